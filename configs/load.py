@@ -1,0 +1,152 @@
+"""YAML files into frozen, validated objects.
+
+A name finds a file of the package (``configs/variants/B-224.yaml``), a path finds the user's own.
+An unknown key or a wrong type is a `UserError` that names the key, the file and the nearest key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lorat.configs.schema import RecipeConfig, VariantConfig
+from lorat.shards.errors import UserError, nearest, unknown
+
+__all__ = ["load_data_roots", "load_recipe", "load_variant", "names", "parse", "read_yaml"]
+
+PATHS_FILE = "paths.yaml"
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def names(kind: str) -> list[str]:
+    """Return the names that the package ships of a kind: ``variants`` or ``recipes``."""
+    folder = resources.files("lorat.configs") / kind
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
+
+
+def load_variant(name_or_path: str) -> VariantConfig:
+    """Read a variant by its name (``B-224``) or from a YAML file.
+
+    Raises:
+        UserError: if the name is unknown, the file is missing, or a key or value does not fit.
+    """
+    values, source = _find("variants", "variant", name_or_path)
+    values.setdefault("name", Path(name_or_path).stem)
+    return parse(VariantConfig, values, source)
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfig:
+    """Read a recipe by its name (``standard``) or from a YAML file.
+
+    Args:
+        name_or_path: a shipped name, or the path of a file.
+        overrides: ``a.b=c`` each; the value is read as YAML.
+
+    Raises:
+        UserError: if the name is unknown, the file is missing, or a key or value does not fit.
+    """
+    values, source = _find("recipes", "recipe", name_or_path)
+    values.setdefault("name", Path(name_or_path).stem)
+    for text in overrides:
+        _override(values, text)
+    return parse(RecipeConfig, values, f"{source} with --set" if overrides else source)
+
+
+def load_data_roots(folder: Path) -> dict[str, Path]:
+    """Return data set name → root folder from `folder`/paths.yaml; empty where there is no file.
+
+    Raises:
+        UserError: if the file is not a flat mapping of names to folders.
+    """
+    path = folder / PATHS_FILE
+    if not path.is_file():
+        return {}
+    values = read_yaml(path)
+    wrong = [key for key, value in values.items() if not isinstance(value, str | None)]
+    if wrong:
+        raise UserError(f"{path}: '{wrong[0]}' must be a folder, as in 'lasot: /data/LaSOT'")
+    return {str(key): Path(value).expanduser() for key, value in values.items() if value}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        UserError: if the file is missing, is no YAML, or is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    return _parse_yaml(text, str(path))
+
+
+def parse(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """Validate `values` into a frozen `model`; errors name the key, `source` and the nearest key.
+
+    Raises:
+        UserError: at the first key that is unknown or value that does not fit.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = first["loc"]
+        key = ".".join(str(part) for part in place)
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(model, place[:-1])
+            hint = nearest(str(place[-1]), known) or f"; known: {', '.join(sorted(known))}"
+            raise UserError(f"{source}: unknown key '{key}'{hint}") from None
+        raise UserError(f"{source}: key '{key}': {first['msg']}") from None
+
+
+def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    for part in place:
+        annotation = model.model_fields[str(part)].annotation if isinstance(part, str) else None
+        inner = [a for a in getattr(annotation, "__args__", (annotation,)) if a is not type(None)]
+        if not inner or not (isinstance(inner[0], type) and issubclass(inner[0], BaseModel)):
+            return []
+        model = inner[0]
+    return list(model.model_fields)
+
+
+def _find(kind: str, what: str, name_or_path: str) -> tuple[dict[str, Any], str]:
+    if name_or_path.endswith((".yaml", ".yml")):
+        return read_yaml(Path(name_or_path)), name_or_path
+    if name_or_path not in names(kind):
+        raise unknown(what, name_or_path, names(kind))
+    file = resources.files("lorat.configs") / kind / f"{name_or_path}.yaml"
+    source = f"configs/{kind}/{name_or_path}.yaml"
+    return _parse_yaml(file.read_text(encoding="utf-8"), source), source
+
+
+def _parse_yaml(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: is not YAML ({error})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: must hold keys and values, not a {type(values).__name__}")
+    return values
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text}: write it as key=value, such as train.batch_size=64")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--set {text}: '{parent}' has no keys of its own")
+    try:
+        values[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not YAML") from None

@@ -1,0 +1,1 @@
+"""Raw sequence trees become boxes, and boxes become metrics, pictures and submissions."""

@@ -1,0 +1,1 @@
+"""Raw data set trees become audited, compressed shards of frame pairs."""

@@ -1,0 +1,1 @@
+"""The data contract: boxes and crops, samples, shards, manifests, and the training order."""

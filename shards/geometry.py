@@ -1,0 +1,185 @@
+"""Boxes, crop windows and the pixels in them.
+
+Boxes are xyxy float64 in continuous pixel coordinates: pixel column i covers [i, i + 1). Sizes are
+(width, height). The formulas are those of the published system, to which trained weights are tied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Adjusted",
+    "CropTransform",
+    "adjust",
+    "box_mask",
+    "clip_boxes",
+    "crop_frame",
+    "crop_transform",
+    "rasterise",
+    "xywh_to_xyxy",
+    "xyxy_to_xywh",
+]
+
+_EDGE = 1.0 - 1e-4  # a right or bottom edge counts from a ten-thousandth of a pixel on
+
+
+def xywh_to_xyxy(boxes: ArrayLike) -> NDArray[np.float64]:
+    """Turn (…, 4) x, y, w, h into x1, y1, x2, y2 with x2 = x + w (no pixel is subtracted)."""
+    boxes = np.asarray(boxes, dtype=np.float64)
+    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+
+
+def xyxy_to_xywh(boxes: ArrayLike) -> NDArray[np.float64]:
+    """Turn (…, 4) x1, y1, x2, y2 into x, y, w, h."""
+    boxes = np.asarray(boxes, dtype=np.float64)
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def clip_boxes(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Cut (…, 4) xyxy boxes at an image of (width, height); a box outside ends up empty."""
+    width, height = size
+    return np.clip(np.asarray(boxes, dtype=np.float64), 0.0, [width, height, width, height])
+
+
+@dataclass(frozen=True, slots=True)
+class CropTransform:
+    """The axis-aligned map from frame to crop pixels: out = in · scale + translation."""
+
+    scale: tuple[float, float]
+    translation: tuple[float, float]
+
+    def apply(self, boxes: ArrayLike) -> NDArray[np.float64]:
+        """Map (…, 4) xyxy boxes from frame to crop pixels."""
+        return np.asarray(boxes, np.float64) * (self.scale * 2) + self.translation * 2
+
+    def invert(self, boxes: ArrayLike) -> NDArray[np.float64]:
+        """Map (…, 4) xyxy boxes from crop to frame pixels."""
+        return (np.asarray(boxes, np.float64) - self.translation * 2) / (self.scale * 2)
+
+
+def crop_transform(
+    box: ArrayLike, area_factor: float, output_size: tuple[int, int]
+) -> CropTransform:
+    """Return the map that centres a box in the output with its surroundings.
+
+    The source window has size w + (f − 1)(w + h)/2 by h + (f − 1)(w + h)/2 (area A) and is scaled
+    by sqrt(W·H / A) in both axes.
+
+    Args:
+        box: (4,) xyxy with positive size, frame pixels.
+        area_factor: f; 2 for templates, 4 or 5 for search regions.
+        output_size: (W, H) of the crop.
+    """
+    x1, y1, x2, y2 = (float(v) for v in np.asarray(box, dtype=np.float64))
+    width, height = x2 - x1, y2 - y1
+    context = (area_factor - 1.0) * (width + height) * 0.5
+    area = (width + context) * (height + context)
+    scale = float(np.sqrt(output_size[0] * output_size[1] / area))
+    centre = ((x1 + x2) * 0.5, (y1 + y2) * 0.5)
+    translation = tuple(o * 0.5 - c * scale for o, c in zip(output_size, centre, strict=True))
+    return CropTransform((scale, scale), (translation[0], translation[1]))
+
+
+def rasterise(boxes: ArrayLike) -> NDArray[np.int64]:
+    """Return the whole-pixel rectangles (…, 4) that boxes touch, ends exclusive.
+
+    Left and top edges are floor(v), right and bottom edges floor(v + 1 − 1e-4).
+    """
+    boxes = np.asarray(boxes, dtype=np.float64)
+    return np.floor(boxes + np.array([0.0, 0.0, _EDGE, _EDGE])).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """A crop on whole pixels: what is cut out of the frame and where it lands.
+
+    `covered` and `source` are (x1, y1, x2, y2), ends exclusive, in the output and in the frame;
+    None where the crop touches nothing of the frame. Boxes go through `transform` from here on.
+    """
+
+    transform: CropTransform
+    covered: tuple[int, int, int, int] | None
+    source: tuple[int, int, int, int] | None
+
+
+def adjust(
+    transform: CropTransform, frame_size: tuple[int, int], output_size: tuple[int, int]
+) -> Adjusted:
+    """Put a crop on whole pixels and adjust its scale and translation to them.
+
+    The frame's rectangle is mapped into the output, clipped and rasterised: the covered part. That
+    part is mapped back, rasterised and clipped to the frame: the source part. The adjusted scale is
+    covered size / source size, the adjusted translation covered corner − source corner · scale. A
+    crop that touches nothing of the frame keeps its transform.
+    """
+    frame = np.array([0.0, 0.0, *frame_size])
+    covered = rasterise(clip_boxes(transform.apply(frame), output_size))
+    limits = [output_size[0], output_size[1]] * 2
+    covered = np.minimum(covered, limits)
+    if (covered[2:] <= covered[:2]).any():
+        return Adjusted(transform, None, None)
+    source = rasterise(transform.invert(covered))
+    source = np.clip(source, 0, [frame_size[0], frame_size[1]] * 2)
+    if (source[2:] <= source[:2]).any():
+        return Adjusted(transform, None, None)
+    scale = (covered[2:] - covered[:2]) / (source[2:] - source[:2])
+    translation = covered[:2] - source[:2] * scale
+    adjusted = CropTransform(
+        (float(scale[0]), float(scale[1])), (float(translation[0]), float(translation[1]))
+    )
+    return Adjusted(adjusted, tuple(covered.tolist()), tuple(source.tolist()))
+
+
+def crop_frame(
+    frame: NDArray[np.uint8],
+    adjusted: Adjusted,
+    output_size: tuple[int, int],
+    pad: ArrayLike,
+) -> NDArray[np.float32]:
+    """Cut a crop out of a frame as the published system does at test time.
+
+    The covered part is the bilinear resize (half-pixel centres, not antialiased) of the source
+    part; the rest is one colour.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        adjusted: from `adjust`, for this frame's size.
+        output_size: (W, H) of the crop.
+        pad: (3,) colour outside the frame, 0 … 255.
+
+    Returns:
+        (H, W, 3) float32 on 0 … 255.
+    """
+    width, height = output_size
+    out = np.empty((height, width, 3), dtype=np.float32)
+    if adjusted.covered != (0, 0, width, height):
+        out[:] = np.asarray(pad, dtype=np.float32)
+    if adjusted.covered is None or adjusted.source is None:
+        return out
+    cx1, cy1, cx2, cy2 = adjusted.covered
+    sx1, sy1, sx2, sy2 = adjusted.source
+    part = frame[sy1:sy2, sx1:sx2].astype(np.float32)
+    out[cy1:cy2, cx1:cx2] = cv2.resize(part, (cx2 - cx1, cy2 - cy1), interpolation=cv2.INTER_LINEAR)
+    return out
+
+
+def box_mask(box: ArrayLike, image_size: int, grid: int) -> NDArray[np.bool_]:
+    """Return the (grid, grid) cells, row-major [y, x], that a box touches in a square crop.
+
+    Used for the template's foreground tokens and the positive cells of the response map: the box
+    in units of cells is rasterised and clipped to the grid.
+
+    Args:
+        box: (4,) xyxy in crop pixels.
+        image_size: side of the crop in pixels.
+        grid: cells a side.
+    """
+    x1, y1, x2, y2 = np.clip(rasterise(np.asarray(box) * (grid / image_size)), 0, grid)
+    mask = np.zeros((grid, grid), dtype=np.bool_)
+    mask[y1:y2, x1:x2] = True
+    return mask

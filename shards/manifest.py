@@ -1,0 +1,154 @@
+"""The shards of one data set split: receipts, and the manifest that sums them.
+
+A shard without a valid receipt does not exist. The manifest is written last; its fingerprint
+depends on what was built (configuration, counts, checksums) and on nothing else, so a checkpoint
+can name the data it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorat.shards.errors import ShardCorrupt, UserError
+from lorat.shards.storage import read_json, write_json
+
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "Receipt",
+    "load_manifest",
+    "load_receipt",
+    "receipt_path",
+    "shard_name",
+]
+
+VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What one shard holds, written after the shard itself."""
+
+    shard: str
+    """File name."""
+    first_pair: int
+    """Number of the first pair that was drawn for it."""
+    drawn: int
+    """Pairs drawn; `rows` of them were stored."""
+    rows: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+    config: str
+    """Fingerprint of the build configuration and of the annotations."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Reason → pairs that were not stored."""
+    jitter_draws: int = 0
+    """Accepted window draws tried on the stored pairs …"""
+    jitter_outside: int = 0
+    """… and how many would leave the stored window although the frame goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All shards of one data set split."""
+
+    dataset: str
+    split: str
+    config: dict[str, Any]
+    """Everything that defines the bytes: seed, crop options, codec, annotations' fingerprint."""
+    shards: tuple[Receipt, ...]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """``<dataset>-<split>``."""
+        return f"{self.dataset}-{self.split}"
+
+    @property
+    def rows(self) -> int:
+        """Stored pairs over all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    def fingerprint(self) -> str:
+        """Return a hash of what was built, the same wherever the files lie."""
+        what = [self.dataset, self.split, self.config, [s.sha256 for s in self.shards]]
+        text = json.dumps(what, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def save(self) -> None:
+        """Write manifest.json into the folder, atomically."""
+        write_json(self.folder / MANIFEST, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as it is written."""
+        return {
+            "version": VERSION,
+            "dataset": self.dataset,
+            "split": self.split,
+            "config": self.config,
+            "rows": self.rows,
+            "bytes": sum(shard.bytes for shard in self.shards),
+            "fingerprint": self.fingerprint(),
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
+
+def shard_name(dataset: str, split: str, number: int) -> str:
+    """Return a shard's file name: ``lasot-train-00017.tar.zst``."""
+    return f"{dataset}-{split}-{number:05d}.tar.zst"
+
+
+def receipt_path(folder: Path, shard: str) -> Path:
+    """Return where the receipt of a shard file lies."""
+    return folder / (shard.removesuffix(".tar.zst") + ".receipt.json")
+
+
+def load_receipt(folder: Path, shard: str, config: str) -> Receipt | None:
+    """Return the receipt of a finished shard, or None where it has to be built.
+
+    A receipt counts when it was written for the same configuration and the shard file has the
+    length that it names.
+    """
+    path = receipt_path(folder, shard)
+    if not path.is_file():
+        return None
+    try:
+        receipt = Receipt(**read_json(path))
+    except (UserError, TypeError):
+        return None  # half written by another tool or version: the shard is built again
+    file = folder / shard
+    whole = file.is_file() and file.stat().st_size == receipt.bytes
+    return receipt if whole and receipt.config == config else None
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read a folder's manifest.
+
+    Raises:
+        UserError: if there is none.
+        ShardCorrupt: if it is of another version or lacks a field.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder}: no {MANIFEST}; build it with lorat-prep build --datasets …")
+    values = read_json(path)
+    try:
+        if values["version"] != VERSION:
+            raise ShardCorrupt(
+                f"{path}: version {values['version']}, this release reads {VERSION}; build again"
+            )
+        return Manifest(
+            dataset=values["dataset"],
+            split=values["split"],
+            config=values["config"],
+            shards=tuple(Receipt(**shard) for shard in values["shards"]),
+            folder=folder,
+        )
+    except (KeyError, TypeError) as error:
+        raise ShardCorrupt(f"{path}: lacks or garbles a field ({error}); build again") from None

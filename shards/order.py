@@ -1,0 +1,116 @@
+"""The training order: arithmetic, not state.
+
+Promise: which pairs stand in global batch b of epoch e depends on the manifests, the weights, the
+seed and e alone. Ranks and workers only slice. No pair of a data set comes twice before every pair
+came once; each data set's share of the first T draws is exact for every T. Not promised: equal
+losses on another number of ranks (sums are rounded in another order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.shards.rng import Draws
+
+__all__ = ["ORDER_DTYPE", "Pool", "batch_positions", "epoch_order", "quotas"]
+
+ORDER_DTYPE = np.dtype([("dataset", "<i4"), ("shard", "<i4"), ("row", "<i4")])
+"""One position of an epoch: data set number, its shard's number, the shard's row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What the order needs to know of one data set's shards."""
+
+    name: str
+    weight: int
+    rows: tuple[int, ...]
+    """Rows of each shard."""
+
+
+def quotas(weights: Sequence[int], draws: int) -> list[int]:
+    """Return how many of the first `draws` draws of the run each data set supplies.
+
+    With cumulative weights W_d (as shares of the total), data set d supplies
+    floor(W_d · T) − floor(W_{d−1} · T); integers throughout, so nothing drifts.
+    """
+    total = sum(weights)
+    bounds = [draws * int(w) // total for w in np.cumsum([0, *weights])]
+    return [high - low for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+def epoch_order(
+    pools: Sequence[Pool], seed: int, epoch: int, length: int, window: int = 0
+) -> NDArray[np.void]:
+    """Return the (length,) positions of an epoch as `ORDER_DTYPE`.
+
+    Args:
+        pools: the data sets in the recipe's order.
+        seed: of the run.
+        epoch: 0-based.
+        length: pairs an epoch.
+        window: rows are shuffled inside windows of so many shards; 0 means all of them.
+
+    Raises:
+        ValueError: if a pool has no rows.
+    """
+    weights = [pool.weight for pool in pools]
+    first, last = quotas(weights, epoch * length), quotas(weights, (epoch + 1) * length)
+    labels = np.repeat(np.arange(len(pools)), [b - a for a, b in zip(first, last, strict=True)])
+    labels = labels[Draws("labels", seed, epoch).permutation(length)]
+    order = np.zeros(length, dtype=ORDER_DTYPE)
+    order["dataset"] = labels
+    for number, pool in enumerate(pools):
+        shard, row = _draws(pool, seed, first[number], last[number], window)
+        order["shard"][labels == number] = shard
+        order["row"][labels == number] = row
+    return order
+
+
+def batch_positions(step: int, batch_size: int, rank: int, world: int) -> range:
+    """Return the positions of an epoch that `rank` of `world` reads at `step`.
+
+    Raises:
+        ValueError: if the ranks do not divide the batch.
+    """
+    if batch_size % world:
+        raise ValueError(f"{world} processes do not divide a batch of {batch_size}")
+    share = batch_size // world
+    start = step * batch_size + rank * share
+    return range(start, start + share)
+
+
+def _draws(
+    pool: Pool, seed: int, first: int, last: int, window: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return (shard, row) of draws first … last − 1 of one data set over the whole run."""
+    total = sum(pool.rows)
+    if total == 0:
+        raise ValueError(f"{pool.name} has no rows")
+    parts = []
+    while first < last:
+        number, start = divmod(first, total)
+        count = min(last - first, total - start)
+        parts.append(_pass(pool, seed, number, window)[:, start : start + count])
+        first += count
+    both = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0), dtype=np.int32)
+    return both[0], both[1]
+
+
+def _pass(pool: Pool, seed: int, number: int, window: int) -> NDArray[np.int32]:
+    """Return the (2, rows) shard and row numbers of one pass over a data set."""
+    shards = Draws("shards", seed, pool.name, number).permutation(len(pool.rows))
+    step = window or len(pool.rows)
+    blocks = []
+    for at in range(0, len(shards), step):
+        hot = shards[at : at + step]
+        pairs = np.concatenate(
+            [np.stack([np.full(pool.rows[s], s), np.arange(pool.rows[s])]) for s in hot], axis=1
+        )
+        shuffle = Draws("rows", seed, pool.name, number, at).permutation(pairs.shape[1])
+        blocks.append(pairs[:, shuffle].astype(np.int32))
+    return np.concatenate(blocks, axis=1)

@@ -1,0 +1,136 @@
+"""One sample of a shard: two stored crops of one track and everything needed to crop them again.
+
+A sample is three tar members, in this order: ``<key>.json``, ``<key>.search.jpg``,
+``<key>.template.jpg``. A stored image holds real frame pixels only; its pixel u (centres) lies at
+``origin + (u + 0.5) · (window − origin) / size − 0.5`` in the original frame, per axis.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lorat.shards.errors import ShardCorrupt
+
+__all__ = ["PairSample", "StoredImage", "from_members", "sample_key", "to_members"]
+
+VERSION = 1
+_ROLES = ("search", "template")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A window of one frame as it is stored."""
+
+    frame: int
+    """Frame number, 0-based, in the sequence as the tree gives it."""
+    box: tuple[float, float, float, float]
+    """The object, xyxy, in the original frame."""
+    frame_size: tuple[int, int]
+    """(width, height) of the original frame."""
+    mean: tuple[float, float, float]
+    """Mean colour of the whole frame, RGB, 0 … 255."""
+    origin: tuple[int, int]
+    """Left and top of the stored window in the original frame, whole pixels."""
+    window: tuple[int, int]
+    """Right and bottom of the stored window in the original frame, ends exclusive."""
+    size: tuple[int, int]
+    """(width, height) of the stored image."""
+    jpeg: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PairSample:
+    """A template and a search region of one track."""
+
+    key: str
+    dataset: str
+    split: str
+    sequence: str
+    track: int
+    template: StoredImage
+    search: StoredImage
+
+
+def sample_key(dataset: str, split: str, pair: int) -> str:
+    """Return the key of pair number `pair`: ``lasot-train-000000123``."""
+    return f"{dataset}-{split}-{pair:09d}"
+
+
+def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
+    """Return the sample's tar members (name, payload) in their order."""
+    meta: dict[str, Any] = {
+        "version": VERSION,
+        "dataset": sample.dataset,
+        "split": sample.split,
+        "sequence": sample.sequence,
+        "track": sample.track,
+        "template": _image_meta(sample.template),
+        "search": _image_meta(sample.search),
+    }
+    text = json.dumps(meta, separators=(",", ":"), ensure_ascii=True).encode()
+    return [
+        (f"{sample.key}.json", text),
+        (f"{sample.key}.search.jpg", sample.search.jpeg),
+        (f"{sample.key}.template.jpg", sample.template.jpeg),
+    ]
+
+
+def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
+    """Build a sample from its tar members.
+
+    Args:
+        members: (name, payload) as `to_members` gives them.
+        where: shard and row, for errors.
+
+    Raises:
+        ShardCorrupt: if a member is missing or the JSON is not what this version reads.
+    """
+    payloads = {name.partition(".")[2]: data for name, data in members}
+    expected = {"json", *(f"{role}.jpg" for role in _ROLES)}
+    if set(payloads) != expected:
+        raise ShardCorrupt(f"{where}: members are {sorted(payloads)}, expected {sorted(expected)}")
+    try:
+        meta = json.loads(payloads["json"])
+        if meta["version"] != VERSION:
+            raise ShardCorrupt(
+                f"{where}: sample version {meta['version']}, this release reads {VERSION}; "
+                "build the shards again or use the release that wrote them"
+            )
+        images = {r: _image_from(meta[r], payloads[f"{r}.jpg"]) for r in _ROLES}
+        return PairSample(
+            key=members[0][0].partition(".")[0],
+            dataset=meta["dataset"],
+            split=meta["split"],
+            sequence=meta["sequence"],
+            track=meta["track"],
+            **images,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardCorrupt(f"{where}: its JSON lacks or garbles a field ({error!r})") from None
+
+
+def _image_meta(image: StoredImage) -> dict[str, Any]:
+    return {
+        "frame": image.frame,
+        "box": image.box,
+        "frame_size": image.frame_size,
+        "mean": image.mean,
+        "origin": image.origin,
+        "window": image.window,
+        "size": image.size,
+    }
+
+
+def _image_from(meta: dict[str, Any], jpeg: bytes) -> StoredImage:
+    return StoredImage(
+        frame=int(meta["frame"]),
+        box=tuple(float(v) for v in meta["box"]),
+        frame_size=tuple(int(v) for v in meta["frame_size"]),
+        mean=tuple(float(v) for v in meta["mean"]),
+        origin=tuple(int(v) for v in meta["origin"]),
+        window=tuple(int(v) for v in meta["window"]),
+        size=tuple(int(v) for v in meta["size"]),
+        jpeg=jpeg,
+    )

@@ -1,0 +1,91 @@
+"""Writes one shard: a WebDataset tar in which every sample is one zstd frame.
+
+The file is an ordinary ``.tar.zst`` stream. It appears under its name only when it is whole: it is
+written beside, flushed, and renamed; the index (``.idx``) follows the same way. The same samples
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+import zstandard
+from numpy.typing import NDArray
+
+from lorat.shards.sample import PairSample, to_members
+from lorat.shards.storage import atomic_file
+from lorat.shards.tar import END_OF_ARCHIVE, pack_members
+
+__all__ = ["INDEX_DTYPE", "ShardSummary", "index_path", "write_shard"]
+
+LEVEL = 1
+INDEX_DTYPE = np.dtype(
+    [("offset", "<u8"), ("length", "<u4"), ("raw_length", "<u4"), ("xxh64", "<u8")]
+)
+"""One row a frame: where its compressed bytes are, how long they and the tar bytes are, and the
+xxh64 of the compressed bytes. The last row is the end-of-archive frame, not a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """What was written."""
+
+    rows: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+def index_path(shard: Path) -> Path:
+    """Return the index file that belongs to a shard file."""
+    return shard.with_name(shard.name.removesuffix(".tar.zst") + ".idx")
+
+
+def write_shard(path: Path, samples: list[PairSample]) -> ShardSummary:
+    """Write `samples` as the shard `path` and its index, each atomically.
+
+    Args:
+        path: ends in ``.tar.zst``; the folder exists.
+        samples: in row order.
+
+    Raises:
+        OSError: if the disk is full or the folder is not writable; nothing is left under `path`.
+    """
+    compressor = zstandard.ZstdCompressor(
+        level=LEVEL, write_checksum=True, write_content_size=True, threads=0
+    )
+    raws = (pack_members(to_members(sample)) for sample in samples)
+    with atomic_file(path) as file:
+        index, digest = _write_frames(file, compressor, raws)
+    index_bytes = index.tobytes()
+    with atomic_file(index_path(path)) as file:
+        file.write(index_bytes)
+    last = index[-1]
+    return ShardSummary(
+        rows=len(index) - 1,
+        bytes=int(last["offset"]) + int(last["length"]),
+        sha256=digest,
+        index_sha256=hashlib.sha256(index_bytes).hexdigest(),
+    )
+
+
+def _write_frames(
+    file: BinaryIO, compressor: zstandard.ZstdCompressor, raws: Iterable[bytes]
+) -> tuple[NDArray[np.void], str]:
+    rows: list[tuple[int, int, int, int]] = []
+    sha = hashlib.sha256()
+    offset = 0
+    for raw in chain(raws, [END_OF_ARCHIVE]):
+        frame = compressor.compress(raw)
+        file.write(frame)
+        sha.update(frame)
+        rows.append((offset, len(frame), len(raw), xxhash.xxh64_intdigest(frame)))
+        offset += len(frame)
+    return np.array(rows, dtype=INDEX_DTYPE), sha.hexdigest()

@@ -1,0 +1,1 @@
+"""Shards become batches, batches train the network, and the network becomes checkpoints."""
