@@ -65,6 +65,8 @@ class VariantConfig(_Frozen):
     search_factor: float = 4.0
     """Area factor of the search window."""
     drop_path: Share = 0.0
+    recipe: str = "standard"
+    """The recipe that trains it when none is named."""
     mean: Rgb = (0.485, 0.456, 0.406)
     """Of values in [0, 1]; ImageNet's by default."""
     std: Rgb = (0.229, 0.224, 0.225)
@@ -98,10 +100,6 @@ class AugmentConfig(_Frozen):
     """One of greyscale, solarise and Gaussian blur for both crops of every pair."""
     motion_blur: Share = 0.0
     """Probability of a motion blur of the search crop (up to a tenth of its side)."""
-    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
-    """Largest turn of the search crop about the object, in degrees; the box stays around it."""
-    occlusion: Share = 0.0
-    """Probability that a patch of another pair of the batch covers part of the object."""
 
 
 class TrainConfig(_Frozen):

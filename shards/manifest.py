@@ -48,6 +48,8 @@ class Receipt:
     """Fingerprint of the build configuration and of the annotations."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Reason → pairs that were not stored."""
+    bad: tuple[str, ...] = ()
+    """A message for each pair that was lost to a damaged frame."""
     jitter_draws: int = 0
     """Accepted window draws tried on the stored pairs …"""
     jitter_outside: int = 0

@@ -8,6 +8,7 @@ losses on another number of ranks (sums are rounded in another order).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ def quotas(weights: Sequence[int], draws: int) -> list[int]:
     """
     total = sum(weights)
     bounds = [draws * int(w) // total for w in np.cumsum([0, *weights])]
-    return [high - low for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [high - low for low, high in itertools.pairwise(bounds)]
 
 
 def epoch_order(

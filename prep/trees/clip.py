@@ -64,6 +64,8 @@ class Clip:
     """Rows of ground truth in the tree: fewer than the frames where a test set hides them."""
     size: tuple[int, int] | None = None
     """(width, height) where the annotations tell it; None elsewhere."""
+    first: int = 0
+    """Frames that cleaning cut from the head: frame i here is frame first + i of the tree."""
 
     def frame_size(self) -> tuple[int, int]:
         """Return (width, height): from the annotations, else from the first image's header.

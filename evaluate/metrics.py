@@ -1,0 +1,256 @@
+"""One-pass evaluation (OPE): curves and scores of a sequence, in the published convention.
+
+Promise: the numbers are those of the published LoRAT results, which follow the STARK branch of the
+pytracking family: a frame's annotation is valid when its width and height are positive, success
+compares with a strict >, errors with <=, every annotated frame counts in the denominator (absent
+ones and the first one included), and the first prediction is the given box.
+
+Boxes are (N, 4) xyxy float64 in continuous pixels; scores and curves are fractions of 1. Shifting
+predictions and ground truth together by a pixel changes nothing here, so 1-based annotations that
+were read minus 1 score the same. Other conventions of the same measures (exclusion of absent
+frames, areas instead of values at one threshold) are not in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "CENTRE_THRESHOLDS",
+    "CORRECTED",
+    "NORM_THRESHOLDS",
+    "OVERLAP_THRESHOLDS",
+    "Convention",
+    "Curves",
+    "FrameErrors",
+    "centre_errors",
+    "convention_of",
+    "curves_of",
+    "frame_errors",
+    "mean_curves",
+    "norm_centre_errors",
+    "ope_curves",
+    "overlaps",
+]
+
+# Integers divided once: an accumulated arange is an ulp high at 0.65 and 0.75, and a tie flips.
+OVERLAP_THRESHOLDS: Final = np.arange(21) / 20.0
+"""(21,) of the success curve: 0, 0.05, …, 1."""
+CENTRE_THRESHOLDS: Final = np.arange(51.0)
+"""(51,) of the precision curve: 0 … 50 pixels."""
+NORM_THRESHOLDS: Final = np.arange(51) / 100.0
+"""(51,) of the normalised precision curve: 0, 0.01, …, 0.5."""
+
+_AT_20 = 20  # both precision scores are read off at index 20: 20 pixels, or 0.20
+_AT_50, _AT_75 = 10, 15  # overlap 0.50 and 0.75
+
+_HIT, _MISS = -1.0, np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """What a frame without a valid annotation counts as; it is a miss in success anywhere.
+
+    An error of -1 is within every threshold (a hit), an infinite one within none (a miss).
+    """
+
+    absent_centre: float = _MISS
+    """Centre error in pixels of a frame in which the object is flagged absent."""
+    absent_norm: float = _HIT
+    """Its normalised centre error."""
+    empty_centre: float = _MISS
+    """Centre error in pixels of a frame with a visible object whose box has no size."""
+    empty_norm: float = _HIT
+    """Its normalised centre error."""
+
+    @property
+    def flatters(self) -> bool:
+        """Whether absent frames count as hits in a precision curve."""
+        return _HIT in (self.absent_centre, self.absent_norm)
+
+
+def convention_of(dataset: str) -> Convention:
+    """Return the published convention of a data set, by its short name.
+
+    Absent frames are misses throughout in LaSOT and VastTrack. Everywhere else, LaSOT_Extension
+    included, they are hits in normalised precision, and for the UAV sets in precision too. Visible
+    objects whose box has no size are hits in normalised precision even in LaSOT.
+    """
+    if dataset in ("lasot", "vasttrack"):
+        return Convention(absent_norm=_MISS)
+    if dataset.startswith("uav"):
+        return Convention(absent_centre=_HIT, empty_centre=_HIT)
+    return Convention()
+
+
+CORRECTED: Final = Convention(absent_norm=_MISS, empty_norm=_MISS)
+"""No frame without a valid annotation is a hit, in any data set."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FrameErrors:
+    """Errors of each frame: (N,) float64 each."""
+
+    overlap: NDArray[np.float64]
+    """Intersection over union; -1 where the annotation is not valid."""
+    centre: NDArray[np.float64]
+    """Distance of the centres in pixels."""
+    norm_centre: NDArray[np.float64]
+    """Distance of the centres, each axis in units of the annotated box's side."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Curves:
+    """Success and precision curves of a sequence, or their mean over sequences."""
+
+    success: NDArray[np.float64]
+    """(21,) share of frames over each of OVERLAP_THRESHOLDS."""
+    precision: NDArray[np.float64]
+    """(51,) share of frames within each of CENTRE_THRESHOLDS."""
+    norm_precision: NDArray[np.float64]
+    """(51,) share of frames within each of NORM_THRESHOLDS."""
+
+    @property
+    def auc(self) -> float:
+        """Success score: mean of the success curve's 21 points, 20/21 for a perfect tracker."""
+        return float(self.success.mean())
+
+    @property
+    def op50(self) -> float:
+        """Share of frames with an overlap over 0.50."""
+        return float(self.success[_AT_50])
+
+    @property
+    def op75(self) -> float:
+        """Share of frames with an overlap over 0.75."""
+        return float(self.success[_AT_75])
+
+    @property
+    def precision_20(self) -> float:
+        """Precision score: share of frames with a centre error of at most 20 pixels."""
+        return float(self.precision[_AT_20])
+
+    @property
+    def norm_precision_20(self) -> float:
+        """Normalised precision score: share of frames with an error of at most 0.20."""
+        return float(self.norm_precision[_AT_20])
+
+
+def overlaps(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Return the intersection over union of boxes row by row; NaN where both are empty.
+
+    Args:
+        first: (N, 4) xyxy.
+        second: (N, 4) xyxy.
+
+    Returns:
+        (N,) float64 in [0, 1], or NaN.
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, 2:], second[:, 2:])
+    shared = np.maximum(high - low, 0.0).prod(axis=1)
+    union = _sides(first).prod(axis=1) + _sides(second).prod(axis=1) - shared
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return shared / union
+
+
+def centre_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
+    """Return the distance between box centres row by row, (N,) float64 in pixels."""
+    return np.hypot(*_centre_offsets(predicted, truth).T)
+
+
+def norm_centre_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
+    """Return the centre distance with each axis divided by the true box's side, (N,) float64."""
+    truth = np.asarray(truth, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.hypot(*(_centre_offsets(predicted, truth) / _sides(truth)).T)
+
+
+def _sides(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return boxes[:, 2:] - boxes[:, :2]
+
+
+def _centre_offsets(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
+    difference = np.asarray(predicted, np.float64) - np.asarray(truth, np.float64)
+    return (difference[:, :2] + difference[:, 2:]) * 0.5
+
+
+def frame_errors(
+    predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention
+) -> FrameErrors:
+    """Compare predictions with ground truth frame by frame.
+
+    Args:
+        predicted: (N, 4) xyxy. A NaN row is a miss in every curve.
+        truth: (N, 4) xyxy; NaN where there is no box.
+        visible: (N,) bool, the data set's flags. Where box and flag are one (a track's `visible`),
+            a box without size counts as absent.
+        convention: what frames count as in which the object is absent or has no size.
+
+    Returns:
+        The errors, with the convention's values in frames without a valid annotation.
+    """
+    truth, visible = np.asarray(truth, np.float64), np.asarray(visible, bool)
+    sized = (_sides(truth) > 0.0).all(axis=1)
+    kinds = [~visible, ~sized]  # np.select takes the first that applies
+    return FrameErrors(
+        overlap=np.where(visible & sized, overlaps(predicted, truth), -1.0),
+        centre=np.select(
+            kinds,
+            [convention.absent_centre, convention.empty_centre],
+            centre_errors(predicted, truth),
+        ),
+        norm_centre=np.select(
+            kinds,
+            [convention.absent_norm, convention.empty_norm],
+            norm_centre_errors(predicted, truth),
+        ),
+    )
+
+
+def curves_of(errors: FrameErrors) -> Curves:
+    """Return the share of all N frames over, or within, each threshold."""
+    return Curves(
+        success=(errors.overlap[:, None] > OVERLAP_THRESHOLDS).mean(axis=0),
+        precision=(errors.centre[:, None] <= CENTRE_THRESHOLDS).mean(axis=0),
+        norm_precision=(errors.norm_centre[:, None] <= NORM_THRESHOLDS).mean(axis=0),
+    )
+
+
+def ope_curves(
+    predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention
+) -> Curves:
+    """Evaluate one sequence; the first prediction is taken to be the given box.
+
+    A prediction without width or height has no overlap (pytracking repeats the row before it; the
+    published system does not).
+
+    Args:
+        predicted: (N, 4) xyxy, N at least 1, a row for each annotated frame.
+        truth: (N, 4) xyxy; NaN where there is no box.
+        visible: (N,) bool.
+        convention: from `convention_of`.
+    """
+    truth = np.asarray(truth, np.float64)
+    boxes = np.array(predicted, np.float64)
+    boxes[0] = truth[0]
+    return curves_of(frame_errors(boxes, truth, visible, convention))
+
+
+def mean_curves(curves: Sequence[Curves]) -> Curves:
+    """Average curves over sequences; every sequence weighs the same, whatever its length.
+
+    Args:
+        curves: at least one.
+    """
+    return Curves(
+        success=np.mean([c.success for c in curves], axis=0),
+        precision=np.mean([c.precision for c in curves], axis=0),
+        norm_precision=np.mean([c.norm_precision for c in curves], axis=0),
+    )

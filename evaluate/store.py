@@ -1,0 +1,109 @@
+"""The results folder of one evaluation: what is done in it, and by which tracker.
+
+Promise: results of two trackers never mix. ``tracker.json`` says which weights and number type the
+results are of; a second evaluation goes on where the first stopped if it is of the same, and is
+refused otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lorat.evaluate.report import write_json
+from lorat.evaluate.results import has_result, read_result
+from lorat.prep.trees.clip import Clip
+from lorat.shards.errors import UserError
+from lorat.shards.geometry import xyxy_to_xywh
+
+__all__ = ["Identity", "claim", "clear", "is_done", "result_folder", "weights_digest"]
+
+_VERSION = 1
+_IDENTITY = "tracker.json"
+_ROUNDED = 1e-3  # pixels; results are written with four decimals
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What decides a tracker's boxes."""
+
+    weights: str
+    """SHA-256 of the weights file."""
+    variant: str
+    dtype: str
+    """``float32``, ``bfloat16``, ``float16``."""
+
+
+def weights_digest(weights: Path) -> str:
+    """Return the SHA-256 of a weights file.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{weights}: cannot be read ({error.strerror}); name a weights file with --weights, "
+            "or a run with --run"
+        ) from None
+
+
+def result_folder(out: Path, name: str) -> Path:
+    """Return where the results of a test set ``<dataset>-<split>`` stand."""
+    return out / "results" / name
+
+
+def claim(out: Path, identity: Identity) -> None:
+    """Note that the results in `out` are of this tracker.
+
+    Raises:
+        UserError: if there are results of another tracker.
+    """
+    path = out / _IDENTITY
+    there = any((out / "results").glob("*/*.txt"))
+    if there and _read(path) != identity:
+        raise UserError(
+            f"{out}: holds results of other weights, another variant or number type than these "
+            f"({identity.variant}, {identity.dtype}); give another --out, or --overwrite"
+        )
+    write_json(path, {"version": _VERSION, **asdict(identity)})
+
+
+def clear(out: Path) -> None:
+    """Remove all results from `out`, so that another tracker's can take their place."""
+    for file in (out / "results").glob("*/*.txt"):
+        file.unlink()
+
+
+def is_done(out: Path, name: str, clip: Clip) -> bool:
+    """Return whether `out` holds the whole result of a clip of the test set `name`.
+
+    A result with another number of frames, another first box, or lines that do not parse is not
+    whole, and the sequence is tracked again.
+    """
+    folder = result_folder(out, name)
+    if not has_result(folder, clip.name):
+        return False
+    try:
+        result = read_result(folder, clip.name)
+    except UserError:
+        return False
+    first = xyxy_to_xywh(clip.tracks[0].boxes[0])
+    same_box = np.allclose(result.boxes[0], first, rtol=0.0, atol=_ROUNDED)
+    # The first frame always has a score, so one that lacks it lost its scores file.
+    return len(result.boxes) == len(clip.frames) and same_box and np.isfinite(result.scores[0])
+
+
+def _read(path: Path) -> Identity | None:
+    """Return the identity in a file, or None where it is missing or of another version."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Identity(**{k: values[k] for k in ("weights", "variant", "dtype")})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

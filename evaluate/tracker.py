@@ -1,0 +1,382 @@
+"""One object through one video: the box of the first frame in, a box and a score a frame out.
+
+Promise: tracking is deterministic and, with float32, follows the published system's trace: the same
+crops, the same penalty window, the same rule for the next search window. Post-processing is
+`select_box`, a pure function of a batch; where the crop goes and what comes back are pure functions
+of one target, so that one tracker and many side by side compute the same.
+
+Not promised: that bfloat16 and float16 give float32's boxes to the last digit.
+
+Boxes are xyxy float64 in continuous frame pixels unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from lorat.configs.load import load_variant
+from lorat.configs.schema import VariantConfig
+from lorat.shards.errors import UserError
+from lorat.shards.geometry import (
+    CropTransform,
+    adjust,
+    box_mask,
+    clip_boxes,
+    crop_frame,
+    crop_transform,
+)
+from lorat.train.devices import pick_device, pick_dtype
+from lorat.train.network.lorat import LoRAT
+from lorat.train.network.weights import load_network
+
+__all__ = [
+    "Choice",
+    "Predictor",
+    "TargetState",
+    "TemplateInput",
+    "TrackedBox",
+    "Tracker",
+    "check_first_box",
+    "finish",
+    "frame_size",
+    "penalty_window",
+    "prepare_search",
+    "prepare_template",
+    "search_window",
+    "select_box",
+]
+
+WINDOW_WEIGHT = 0.45  # of the penalty window in the ranking of cells (published system)
+MIN_OBJECT_SIZE = 10.0  # pixels; a smaller object is searched as if it were this large
+
+
+class Choice(NamedTuple):
+    """The best cell of each map of a batch."""
+
+    box: Tensor
+    """(B, 4) xyxy in the units of the given boxes."""
+    score: Tensor
+    """(B,) in [0, 1], without the penalty."""
+    cell: Tensor
+    """(B,) int64, row-major index y · G + x."""
+
+
+class TrackedBox(NamedTuple):
+    """What the tracker says of one frame."""
+
+    box: NDArray[np.float64]
+    """(4,) xyxy in frame pixels, cut at the frame; empty where the object is put outside it."""
+    score: float
+    """In [0, 1]."""
+
+
+class TemplateInput(NamedTuple):
+    """The template of one target, ready for the network."""
+
+    crop: NDArray[np.float32]
+    """(h, w, 3) on 0 … 255."""
+    mask: NDArray[np.bool_]
+    """(g, g), True on the tokens that the object touches."""
+    mean: NDArray[np.float32]
+    """(3,) mean colour of the template's frame, 0 … 255; pads every search crop of the target."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TargetState:
+    """All that is remembered of a target between two frames."""
+
+    box: NDArray[np.float64]
+    """(4,) xyxy, the last box with positive size."""
+    mean: NDArray[np.float32]
+    """(3,) the template frame's mean colour."""
+    tokens: Tensor
+    """(T, D) template tokens on the network's device."""
+
+
+def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
+    """Return the (G, G) float32 Hann window (not periodic) that favours the crop's middle."""
+    hann = torch.hann_window(grid, periodic=False, dtype=torch.float32)
+    return torch.outer(hann, hann).to(device)
+
+
+def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
+    """Choose the cell with the highest penalised score in each map of a batch.
+
+    The penalised score is 0.55 · sigmoid(logit) + 0.45 · window (published system).
+
+    Args:
+        score_map: (B, G, G) float32 logits.
+        boxes: (B, G, G, 4) float32 xyxy, one box a cell.
+        window: (G, G) float32 from `penalty_window`, on the same device.
+    """
+    score = score_map.flatten(1).sigmoid()
+    penalised = score * (1.0 - WINDOW_WEIGHT) + window.flatten() * WINDOW_WEIGHT
+    cell = penalised.argmax(dim=1)
+    rows = torch.arange(cell.shape[0], device=cell.device)
+    return Choice(boxes.flatten(1, 2)[rows, cell], score[rows, cell], cell)
+
+
+def search_window(box: ArrayLike) -> NDArray[np.float64]:
+    """Return the box that the search region is cut around: at least 10 px a side, same centre."""
+    box = np.asarray(box, dtype=np.float64)
+    centre = (box[:2] + box[2:]) * 0.5
+    half = np.maximum(box[2:] - box[:2], MIN_OBJECT_SIZE) * 0.5
+    return np.concatenate([centre - half, centre + half])
+
+
+def check_first_box(box: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return a first box as (4,) float64 if a target can be tracked from it.
+
+    Args:
+        box: xyxy.
+        size: (width, height) of the first frame.
+
+    Raises:
+        UserError: if it is not four finite numbers, has no area, or lies outside the frame.
+    """
+    box = np.asarray(box, dtype=np.float64)
+    numbers = ", ".join(f"{value:g}" for value in box.ravel())
+    if box.shape != (4,) or not np.isfinite(box).all():
+        raise UserError(f"first box ({numbers}): not four finite numbers; correct the first box")
+    if (box[2:] <= box[:2]).any():
+        raise UserError(
+            f"first box ({numbers}): no area between x1, y1 and x2, y2; correct the first box"
+        )
+    inside = clip_boxes(box, size)
+    if (inside[2:] <= inside[:2]).any():
+        width, height = size
+        raise UserError(
+            f"first box ({numbers}): outside the {width}x{height} frame; correct the first box"
+        )
+    return box
+
+
+def prepare_template(
+    frame: NDArray[np.uint8], box: NDArray[np.float64], variant: VariantConfig, grid: int
+) -> TemplateInput:
+    """Cut the template around the first box.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        box: (4,) xyxy, as `check_first_box` returns it.
+        variant: gives the template's size and area factor.
+        grid: template tokens a side.
+    """
+    side = variant.template_size
+    size = (side, side)
+    mean = frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
+    adjusted = adjust(crop_transform(box, variant.template_factor, size), frame_size(frame), size)
+    crop = crop_frame(frame, adjusted, size, mean)
+    return TemplateInput(crop, box_mask(adjusted.transform.apply(box), side, grid), mean)
+
+
+def prepare_search(
+    frame: NDArray[np.uint8], state: TargetState, variant: VariantConfig
+) -> tuple[NDArray[np.float32], CropTransform]:
+    """Cut the search region around the last box.
+
+    Returns:
+        The (H, W, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
+    """
+    size = (variant.search_size, variant.search_size)
+    window = crop_transform(search_window(state.box), variant.search_factor, size)
+    adjusted = adjust(window, frame_size(frame), size)
+    return crop_frame(frame, adjusted, size, state.mean), adjusted.transform
+
+
+def finish(
+    row: NDArray[np.float64],
+    transform: CropTransform,
+    size: tuple[int, int],
+    state: TargetState,
+) -> tuple[TrackedBox, TargetState]:
+    """Map a predicted box back to its frame and say where to look next.
+
+    Args:
+        row: (5,) xyxy in crop pixels and the score, as `Predictor.predict` returns it.
+        transform: the search crop's, from `prepare_search`.
+        size: (width, height) of the frame.
+        state: the target before this frame.
+
+    Returns:
+        The frame's result, and the target after it: a box without area leaves the last box.
+    """
+    box = clip_boxes(transform.invert(row[:4]), size)
+    if (box[2:] > box[:2]).all():
+        state = replace(state, box=box)
+    return TrackedBox(box, float(row[4])), state
+
+
+class Predictor:
+    """A network on its device, with one upload and one download a batch of frames."""
+
+    def __init__(
+        self, network: LoRAT, variant: VariantConfig, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Take over a network whose matrices are already held in `dtype`."""
+        self.network = network.to(device).eval()
+        self.variant = variant
+        self.device = device
+        self.dtype = dtype
+        self._mean = torch.tensor(variant.mean, dtype=torch.float32, device=device)
+        self._std = torch.tensor(variant.std, dtype=torch.float32, device=device)
+        self._window = penalty_window(network.search_grid, device)
+
+    @classmethod
+    def load(
+        cls,
+        weights: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        backbone: Path | None = None,
+        variant: str | None = None,
+    ) -> Predictor:
+        """Load weights; see `Tracker.load`."""
+        chosen = pick_device(device)
+        number_type = pick_dtype(dtype, chosen)
+        config = load_variant(variant) if variant is not None else None
+        network, config = load_network(
+            Path(weights), backbone=backbone, variant=config, dtype=number_type
+        )
+        return cls(network, config, chosen, number_type)
+
+    @property
+    def template_grid(self) -> int:
+        """Template tokens a side."""
+        return self.network.template_grid
+
+    def embed(self, templates: Sequence[TemplateInput]) -> Tensor:
+        """Turn templates into the (B, T, D) tokens that stand before every search region."""
+        crops = np.stack([template.crop for template in templates])
+        mask = torch.from_numpy(np.stack([template.mask for template in templates]))
+        with torch.inference_mode():
+            return self.network.embed_template(self._normalise(crops), mask.to(self.device))
+
+    def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Find one target in each search region of a batch.
+
+        Args:
+            tokens: (B, T, D) from `embed`.
+            crops: (B, S, S, 3) float32 on 0 … 255.
+
+        Returns:
+            (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score.
+
+        Raises:
+            UserError: if the network's numbers are not finite.
+        """
+        with torch.inference_mode():
+            prediction = self.network.track(tokens, self._normalise(crops))
+            choice = select_box(prediction.score_map, prediction.boxes, self._window)
+            pixels = choice.box * float(self.variant.search_size)
+            rows = torch.cat([pixels, choice.score[:, None]], dim=1).cpu().numpy()
+        if not np.isfinite(rows).all():
+            name = str(self.dtype).removeprefix("torch.")
+            raise UserError(
+                f"the network gives numbers that are not finite in {name}: the weights are damaged "
+                "or the number type is too narrow; try --dtype float32"
+            )
+        return rows.astype(np.float64)
+
+    def _normalise(self, crops: NDArray[np.float32]) -> Tensor:
+        """Upload (B, H, W, 3) values on 0 … 255; return (B, 3, H, W) float32, normalised."""
+        images = torch.from_numpy(crops)
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        images = images.to(self.device, non_blocking=True)
+        images = (images / 255.0 - self._mean) / self._std
+        return images.permute(0, 3, 1, 2).contiguous()
+
+
+class Tracker:
+    """Tracks one object: `start` with its box in a first frame, then `track` each next frame.
+
+    Example:
+        >>> tracker = Tracker.load(Path("model.safetensors"))
+        >>> tracker.start(frames[0], (120.0, 80.0, 180.0, 160.0))
+        >>> for frame in frames[1:]:
+        ...     box, score = tracker.track(frame)
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.state: TargetState | None = None
+
+    @classmethod
+    def load(
+        cls,
+        weights: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        backbone: Path | None = None,
+        variant: str | None = None,
+    ) -> Tracker:
+        """Load a tracker from a weights file.
+
+        Args:
+            weights: a checkpoint's ``model.safetensors``, or a published file.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>`` or ``mps``.
+            dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+            backbone: the pretrained backbone's file, where the weights do not hold it and it is
+                not where backbones are looked for.
+            variant: a variant's name or file, for weights that do not say what they are.
+
+        Raises:
+            UserError: if a file is missing or does not fit, or the machine lacks the device.
+        """
+        return cls(
+            Predictor.load(weights, device=device, dtype=dtype, backbone=backbone, variant=variant)
+        )
+
+    def start(self, frame: NDArray[np.uint8], box: ArrayLike) -> None:
+        """Take the object in `box` as the target; forgets any target before.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            box: (4,) xyxy in frame pixels.
+
+        Raises:
+            UserError: if the frame is no such image, or the box has no area inside it.
+        """
+        _check_frame(frame)
+        first = check_first_box(box, frame_size(frame))
+        predictor = self.predictor
+        template = prepare_template(frame, first, predictor.variant, predictor.template_grid)
+        self.state = TargetState(first, template.mean, predictor.embed([template])[0])
+
+    def track(self, frame: NDArray[np.uint8]) -> TrackedBox:
+        """Return the target's box and score in the next frame, (H, W, 3) uint8 RGB.
+
+        Raises:
+            UserError: if the frame is no such image, or `start` was not called.
+        """
+        _check_frame(frame)
+        if self.state is None:
+            raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
+        crop, transform = prepare_search(frame, self.state, self.predictor.variant)
+        row = self.predictor.predict(self.state.tokens[None], crop[None])[0]
+        result, self.state = finish(row, transform, frame_size(frame), self.state)
+        return result
+
+
+def frame_size(frame: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the (width, height) of an image of shape (H, W, 3)."""
+    return frame.shape[1], frame.shape[0]
+
+
+def _check_frame(frame: NDArray[np.uint8]) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise UserError(
+            f"a frame of shape {frame.shape} and type {frame.dtype}; "
+            "give (height, width, 3) uint8 RGB"
+        )

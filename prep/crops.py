@@ -1,0 +1,164 @@
+"""Cuts one pair out of its frames: windows, mean colours, boxes, and whether it is usable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.prep.pairs import PairDraw
+from lorat.prep.trees.clip import Clip
+from lorat.shards.geometry import CropTransform, adjust, crop_transform
+from lorat.shards.jitter import Jitter, draw_window
+from lorat.shards.jpeg import encode, read_image
+from lorat.shards.resample import Window, context_window, cut_window, template_window
+from lorat.shards.sample import PairSample, StoredImage
+
+__all__ = ["CropOptions", "FrameSizeChanged", "JitterReport", "cut_pair", "try_jitter"]
+
+_TRIALS = 60
+_MIN_ACCEPTED = 1 / 20
+
+
+@dataclass(frozen=True, slots=True)
+class CropOptions:
+    """What is stored of each frame; `serve` names the search size that it is made for."""
+
+    serve: int = 224
+    context: float = 12.0
+    """Side of the stored search window in geometric-mean object sides."""
+    object_side: int = 96
+    """Most stored pixels for the geometric-mean side of the object."""
+    longest: int = 1024
+    """Most stored pixels for the longer side of an image."""
+    area_factor: float = 4.0
+    """Of the search crops that training will draw; used to try the jitter."""
+    quality: int = 92
+
+    @staticmethod
+    def serving(size: int, quality: int = 92) -> CropOptions:
+        """Return the options for variants of search size 224 or 378."""
+        if size == 378:
+            return CropOptions(378, 14.0, 128, 1536, 5.0, quality)
+        return CropOptions(quality=quality)
+
+
+@dataclass(frozen=True, slots=True)
+class JitterReport:
+    """Windows tried on one pair: how many were drawn, accepted, and left the stored window."""
+
+    tried: int
+    accepted: int
+    outside: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether training will find an accepted window within its attempts."""
+        return self.accepted >= _MIN_ACCEPTED * self.tried
+
+
+class FrameSizeChanged(Exception):
+    """A frame that has another size than the first one of its sequence."""
+
+
+def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> PairSample:
+    """Read the frames of a pair and cut out what is stored.
+
+    Args:
+        clip: the cleaned clip that `pair` indexes.
+        pair: from `lorat.prep.pairs.draw_pair`.
+        key: of the sample.
+        options: window and encoding.
+
+    Raises:
+        ImageError: if a frame does not decode.
+        FrameSizeChanged: if a frame has another size than the sequence.
+    """
+    template_frame = _read_frame(clip, pair.template)
+    same = pair.search == pair.template
+    search_frame = template_frame if same else _read_frame(clip, pair.search)
+    boxes = clip.tracks[pair.track].boxes
+    size = clip.frame_size()
+    template_cut = template_window(boxes[pair.template], size, options.object_side)
+    search_cut = search_window(boxes[pair.search], size, options)
+    first = clip.first
+    template_box, search_box = boxes[pair.template], boxes[pair.search]
+    return PairSample(
+        key=key,
+        dataset=clip.dataset,
+        split=clip.split,
+        sequence=clip.name,
+        track=pair.track,
+        template=_store(template_frame, first + pair.template, template_box, template_cut, options),
+        search=_store(search_frame, first + pair.search, search_box, search_cut, options),
+    )
+
+
+def search_window(
+    box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions
+) -> Window:
+    """Return the window that is stored of a search frame."""
+    return context_window(box, frame_size, options.context, options.object_side, options.longest)
+
+
+def try_jitter(
+    box: NDArray[np.float64],
+    frame_size: tuple[int, int],
+    options: CropOptions,
+    rng: np.random.Generator,
+) -> JitterReport:
+    """Draw training windows for a box and report how they fare on the stored window.
+
+    Args:
+        box: (4,) xyxy, frame pixels.
+        frame_size: (width, height).
+        options: of the build.
+        rng: of this pair; the report defines no bytes.
+    """
+    size = options.serve
+    nominal = crop_transform(box, options.area_factor, (size, size))
+    stored = search_window(box, frame_size, options)
+    accepted = outside = 0
+    for _ in range(_TRIALS):
+        window, ok = draw_window(box, nominal, size, rng, Jitter())
+        accepted += ok
+        outside += ok and _leaves(window, frame_size, size, stored)
+    return JitterReport(_TRIALS, accepted, outside)
+
+
+def _leaves(
+    transform: CropTransform, frame_size: tuple[int, int], size: int, stored: Window
+) -> bool:
+    source = adjust(transform, frame_size, (size, size)).source
+    return source is not None and not stored.contains(source)
+
+
+def _read_frame(clip: Clip, index: int) -> NDArray[np.uint8]:
+    frame = read_image(clip.frames[index])
+    if (frame.shape[1], frame.shape[0]) != clip.frame_size():
+        raise FrameSizeChanged(
+            f"{clip.frames[index]}: {frame.shape[1]}x{frame.shape[0]} instead of "
+            f"{clip.frame_size()[0]}x{clip.frame_size()[1]}"
+        )
+    return frame
+
+
+def _store(
+    frame: NDArray[np.uint8],
+    number: int,
+    box: NDArray[np.float64],
+    window: Window,
+    options: CropOptions,
+) -> StoredImage:
+    mean = frame.reshape(-1, 3).mean(axis=0, dtype=np.float64)
+    return StoredImage(
+        frame=number,
+        box=tuple(round(float(v), 4) for v in box),
+        frame_size=(frame.shape[1], frame.shape[0]),
+        mean=tuple(round(float(v), 2) for v in mean),
+        origin=window.origin,
+        window=window.end,
+        size=window.size,
+        jpeg=encode(cut_window(frame, window), options.quality),
+    )

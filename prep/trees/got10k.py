@@ -1,0 +1,59 @@
+"""GOT-10k: ``<split>/GOT-10k_<Split>_%06d/%08d.jpg`` from 1, listed in ``<split>/list.txt``.
+
+Splits: train, val and test as the tree lists them; ``vot`` and ``vot_clean`` are parts of train.
+``vot`` is the published index list, used unchanged (index i is Train_{i + 1}); that list was drawn
+up off by one, so it keeps most sequences that VOT prohibits. ``vot_clean`` leaves out exactly the
+prohibited names. Test gives the first box only: frames are counted on disk. Visible: absence is 0
+and the box has size; the cover label is kept for stricter rules.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from lorat.prep.trees.clip import Clip, FrameFiles
+from lorat.prep.trees.common import make_track, numbered_images, subfolders
+from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.official import official_names
+from lorat.prep.trees.text import read_boxes, read_flags, read_names
+
+__all__ = ["read"]
+
+_LOG = logging.getLogger("lorat")
+_COVER_LEVELS = 8
+
+
+def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
+    """Read a split in the order of its ``list.txt``, cut to what is there."""
+    part = split in ("vot", "vot_clean")
+    folder = root / ("train" if part else split)
+    there = subfolders(folder)
+    listed = folder / "list.txt"
+    if listed.is_file():
+        names = read_names(listed)
+    else:
+        _LOG.warning("%s: missing; the sequences are the folders beside it", listed)
+        names = tuple(there)
+    keep = set(there)
+    if part:
+        keep &= set(official_names("got10k", split) or ())
+    clip = _test_clip if split == "test" else _clip
+    return [clip(dataset, split, folder / name) for name in names if name in keep]
+
+
+def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
+    xywh = read_boxes(folder / "groundtruth.txt")
+    count = len(xywh)
+    absent = read_flags(folder / "absence.label", count)
+    cover = read_flags(folder / "cover.label", count, highest=_COVER_LEVELS)
+    track = make_track(xywh, count, one_based=dataset.one_based, absent=absent, cover=cover)
+    frames = FrameFiles(folder, range(1, count + 1), "%08d.jpg")
+    return Clip(dataset.name, split, folder.name, frames, (track,), count)
+
+
+def _test_clip(dataset: Dataset, split: str, folder: Path) -> Clip:
+    frames = FrameFiles(folder, numbered_images(folder))
+    xywh = read_boxes(folder / "groundtruth.txt")[: len(frames)]
+    track = make_track(xywh, len(frames), one_based=dataset.one_based)
+    return Clip(dataset.name, split, folder.name, frames, (track,), len(xywh))

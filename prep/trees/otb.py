@@ -1,0 +1,52 @@
+"""OTB: ``<Name>/img/%04d.jpg`` and ``<Name>/groundtruth_rect.txt``, whatever sequences are there.
+
+A folder with several objects has one annotation file each and gives one clip each: ``Jogging_1``
+from ``Jogging/groundtruth_rect.1.txt``. An empty one of several is no object (Human4's first). Some
+sequences are annotated over a part of their frames only; Tiger1 is scored without its first five.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorat.prep.trees.clip import Clip, FrameFiles
+from lorat.prep.trees.common import annotation_files, cut_clip, frame_number, numbered_images
+from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.text import read_boxes, read_text
+
+__all__ = ["read"]
+
+_FIRST_FRAME = {"David": 300, "BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18}
+_LAST_FRAME = {"Football1": 74, "Freeman3": 460, "Freeman4": 283, "Diving": 215}
+_ROWS_SKIPPED = {"Tiger1": 5}
+
+
+def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
+    """Read every sequence folder of `root`."""
+    return [
+        _clip(dataset, split, folder, file)
+        for folder, files in annotation_files(root, "groundtruth_rect*.txt").items()
+        for file in files
+        if len(files) == 1 or read_text(file).strip()
+    ]
+
+
+def _clip(dataset: Dataset, split: str, folder: Path, annotation: Path) -> Clip:
+    which = annotation.name.removeprefix("groundtruth_rect").removesuffix(".txt").strip(".")
+    xywh = read_boxes(annotation)
+    # One mirror has KiteSurf's frames in jpg/ instead.
+    images = folder / ("img" if (folder / "img").is_dir() else "jpg")
+    names = _annotated(folder.name, numbered_images(images), len(xywh))
+    skip = _ROWS_SKIPPED.get(folder.name, 0)
+    name = f"{folder.name}_{which}" if which else folder.name
+    frames = FrameFiles(images, names[skip:])
+    return cut_clip(dataset, split, name, frames, xywh[skip:])
+
+
+def _annotated(sequence: str, names: tuple[str, ...], rows: int) -> tuple[str, ...]:
+    """Return the frames that the rows belong to; as many frames as rows need no table."""
+    if len(names) == rows:
+        return names
+    first = _FIRST_FRAME.get(sequence, 0)
+    last = _LAST_FRAME.get(sequence, frame_number(names[-1]))
+    return tuple(name for name in names if first <= frame_number(name) <= last)

@@ -1,0 +1,39 @@
+"""VOT: ``<sequence>/color/%08d.jpg`` and ``groundtruth.txt``, whatever sequences are there.
+
+A line has 4 numbers (x, y, width, height) or 8 (a polygon's corners, read as its min/max box).
+Frames directly in the sequence's folder, as the first challenges had them, are found too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.prep.trees.clip import Clip, FrameFiles
+from lorat.prep.trees.common import annotation_files, cut_clip, numbered_images
+from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.text import read_boxes
+
+__all__ = ["polygon_boxes", "read"]
+
+
+def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
+    """Read every sequence folder of `root`."""
+    return [_clip(dataset, split, folder) for folder in annotation_files(root, "groundtruth.txt")]
+
+
+def polygon_boxes(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (N, 4) xywh boxes around polygons of (N, 8) corners x1, y1, …, x4, y4."""
+    points = corners.reshape(len(corners), 4, 2)
+    low = points.min(axis=1)
+    return np.concatenate([low, points.max(axis=1) - low], axis=1)
+
+
+def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
+    boxes = read_boxes(folder / "groundtruth.txt", columns=(4, 8))
+    xywh = polygon_boxes(boxes) if boxes.shape[1] == 8 else boxes
+    images = folder / "color" if (folder / "color").is_dir() else folder
+    frames = FrameFiles(images, numbered_images(images))
+    return cut_clip(dataset, split, folder.name, frames, xywh)

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from lorat.prep.trees import DATASETS, read_clips
+from lorat.shards.errors import UserError
+
+LASOT, EXTENSION = DATASETS["lasot"], DATASETS["lasot_ext"]
+
+
+def sequence(boxes="10,20,30,40\n11,21,31,41\n", occluded="0,0", outside="0,0"):
+    return {
+        "groundtruth.txt": boxes,
+        "full_occlusion.txt": occluded + "\n",
+        "out_of_view.txt": outside + "\n",
+    }
+
+
+@pytest.fixture
+def lasot(tmp_path, files):
+    def build(places, **lists):
+        for place, texts in places.items():
+            files(tmp_path / place, texts)
+        files(tmp_path, {f"{name}.txt": text for name, text in lists.items()})
+        return tmp_path
+
+    return build
+
+
+def test_boxes_are_read_minus_one_in_lasot_and_as_they_are_in_the_extension(lasot):
+    root = lasot({"airplane/airplane-1": sequence()})
+    boxes = read_clips(LASOT, "test", root)[0].tracks[0].boxes
+    np.testing.assert_array_equal(boxes[0], [9, 19, 39, 59])
+    boxes = read_clips(EXTENSION, "test", root)[0].tracks[0].boxes
+    np.testing.assert_array_equal(boxes[0], [10, 20, 40, 60])
+
+
+def test_frames_are_the_rows_even_where_there_are_more_images(lasot, images):
+    root = lasot({"monkey/monkey-17": sequence()})
+    images(root / "monkey/monkey-17/img", [f"{i:08d}.jpg" for i in range(1, 5)])
+    (clip,) = read_clips(LASOT, "test", root)
+    assert [path.name for path in clip.frames] == ["00000001.jpg", "00000002.jpg"]
+    assert clip.frame_size() == (8, 8)
+    assert clip.annotated == 2
+
+
+def test_reading_opens_no_image(lasot):
+    root = lasot({"airplane/airplane-1": sequence()})
+    assert len(read_clips(LASOT, "test", root)[0].frames) == 2
+
+
+def test_visible_means_neither_flag_and_a_box_with_size(lasot):
+    boxes = "1,1,5,5\n1,1,5,5\n1,1,5,5\n731,613,247,-11\n0,0,0,0\n"
+    root = lasot({"tiger/tiger-6": sequence(boxes, "0,1,0,0,0", "0,0,1,0,0")})
+    (clip,) = read_clips(LASOT, "test", root)
+    assert clip.tracks[0].visible.tolist() == [True, False, False, False, False]
+
+
+def test_an_absent_frame_keeps_its_box(lasot):
+    root = lasot({"airplane/airplane-1": sequence(occluded="1,0")})
+    assert np.isfinite(read_clips(LASOT, "test", root)[0].tracks[0].boxes).all()
+
+
+def test_the_official_list_is_cut_to_what_is_there(lasot):
+    root = lasot({f"airplane/airplane-{k}": sequence() for k in (1, 2, 10, 13, 21)})
+    assert [c.name for c in read_clips(LASOT, "test", root)] == ["airplane-1", "airplane-13"]
+    assert [c.name for c in read_clips(LASOT, "train", root)] == ["airplane-2", "airplane-10"]
+
+
+def test_the_trees_own_list_comes_first(lasot):
+    places = {f"toy/toy-{k}": sequence() for k in (1, 2, 3)}
+    root = lasot(places, training_set="toy-3\r\ntoy-1\r\ntoy-9\r\n", testing_set="toy-2\n")
+    assert [c.name for c in read_clips(LASOT, "train", root)] == ["toy-3", "toy-1"]
+    assert [c.name for c in read_clips(LASOT, "test", root)] == ["toy-2"]
+
+
+def test_sequences_directly_in_the_root_are_found(lasot):
+    root = lasot({"airplane-1": sequence(), "polar bear/polar bear-1": sequence()})
+    assert [c.name for c in read_clips(EXTENSION, "test", root)] == ["airplane-1", "polar bear-1"]
+
+
+def test_the_extension_takes_every_sequence_in_natural_order(lasot):
+    root = lasot({f"atv/atv-{k}": sequence() for k in (10, 2, 1)})
+    assert [c.name for c in read_clips(EXTENSION, "test", root)] == ["atv-1", "atv-2", "atv-10"]
+
+
+@pytest.mark.parametrize("missing", ["groundtruth.txt", "full_occlusion.txt", "out_of_view.txt"])
+def test_a_missing_annotation_file_is_named(lasot, missing):
+    root = lasot({"airplane/airplane-1": sequence()})
+    (root / "airplane/airplane-1" / missing).unlink()
+    with pytest.raises(UserError, match=rf"airplane-1/{missing}: cannot be read"):
+        read_clips(LASOT, "test", root)
+
+
+def test_flags_of_another_length_are_an_error(lasot):
+    root = lasot({"airplane/airplane-1": sequence(outside="0,0,0")})
+    with pytest.raises(UserError, match=r"out_of_view\.txt: 3 values for 2 boxes"):
+        read_clips(LASOT, "test", root)

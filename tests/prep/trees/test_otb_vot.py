@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorat.prep.trees import DATASETS, read_clips
+from lorat.prep.trees.vot import polygon_boxes
+
+OTB, VOT = DATASETS["otb"], DATASETS["vot"]
+
+
+@pytest.fixture
+def otb(tmp_path, files, images):
+    def build(name, frames, rows, annotation="groundtruth_rect.txt", pattern="%04d.jpg"):
+        text = "".join(f"{i + 1}\t2\t3\t4\n" for i in range(rows))
+        files(tmp_path / name, {annotation: text})
+        images(tmp_path / name / "img", [pattern % i for i in frames])
+        return tmp_path
+
+    return build
+
+
+def numbers(clip):
+    return [int(path.stem) for path in clip.frames]
+
+
+def test_a_plain_sequence_is_read_unshifted(otb):
+    (clip,) = read_clips(OTB, "all", otb("Skiing", range(1, 4), 3))
+    assert numbers(clip) == [1, 2, 3]
+    np.testing.assert_array_equal(clip.tracks[0].boxes[0], [1, 2, 4, 6])
+
+
+def test_five_digit_names_are_found(otb):
+    (clip,) = read_clips(OTB, "all", otb("Board", range(1, 4), 3, pattern="%05d.jpg"))
+    assert clip.frames[0].name == "00001.jpg"
+
+
+def test_several_objects_of_a_folder_are_several_clips(otb):
+    otb("Jogging", range(1, 4), 3, "groundtruth_rect.1.txt")
+    root = otb("Jogging", range(1, 4), 3, "groundtruth_rect.2.txt")
+    clips = read_clips(OTB, "all", root)
+    assert [clip.name for clip in clips] == ["Jogging_1", "Jogging_2"]
+    assert [len(clip.frames) for clip in clips] == [3, 3]
+
+
+def test_an_empty_file_of_several_is_no_object(otb):
+    otb("Human4", range(1, 4), 0, "groundtruth_rect.1.txt")
+    root = otb("Human4", range(1, 4), 3, "groundtruth_rect.2.txt")
+    assert [clip.name for clip in read_clips(OTB, "all", root)] == ["Human4_2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "rows", "expected"),
+    [
+        ("David", range(1, 306), 6, [300, 301, 302, 303, 304, 305]),
+        ("David", range(300, 303), 3, [300, 301, 302]),
+        ("BlurCar1", range(240, 250), 3, [247, 248, 249]),
+        ("BlurCar3", range(1, 6), 3, [3, 4, 5]),
+        ("Football1", range(1, 80), 74, list(range(1, 75))),
+        ("Tiger1", range(1, 9), 8, [6, 7, 8]),
+    ],
+)
+def test_rows_belong_to_the_annotated_frames(otb, name, frames, rows, expected, caplog):
+    (clip,) = read_clips(OTB, "all", otb(name, frames, rows))
+    assert numbers(clip) == expected
+    assert clip.annotated == len(expected) == len(clip.tracks[0].boxes)
+    assert not caplog.records
+
+
+def test_tiger1_loses_its_first_five_rows_with_their_frames(otb):
+    (clip,) = read_clips(OTB, "all", otb("Tiger1", range(1, 9), 8))
+    assert clip.tracks[0].boxes[0, 0] == 6
+
+
+@pytest.mark.parametrize("images_in", ["color", "."])
+def test_vot_reads_four_numbers(tmp_path, files, images, images_in):
+    files(tmp_path / "bag", {"groundtruth.txt": "1.5,2,3,4\n1,2,3,4\n"})
+    images(tmp_path / "bag" / images_in, ["00000001.jpg", "00000002.jpg"])
+    (clip,) = read_clips(VOT, "all", tmp_path)
+    assert (clip.name, numbers(clip)) == ("bag", [1, 2])
+    np.testing.assert_array_equal(clip.tracks[0].boxes[0], [1.5, 2, 4.5, 6])
+
+
+def test_vot_reads_a_polygon_as_its_min_max_box(tmp_path, files, images):
+    files(tmp_path / "bag", {"groundtruth.txt": "5,1,9,4,6,8,2,5\n"})
+    images(tmp_path / "bag/color", ["00000001.jpg"])
+    (clip,) = read_clips(VOT, "all", tmp_path)
+    np.testing.assert_array_equal(clip.tracks[0].boxes, [[2, 1, 9, 8]])
+    assert clip.tracks[0].visible.all()
+
+
+@given(st.lists(st.floats(-1e4, 1e4), min_size=8, max_size=8))
+def test_a_polygons_box_holds_its_corners_and_touches_them_on_each_side(corners):
+    box = polygon_boxes(np.array([corners]))[0]
+    xs, ys = corners[0::2], corners[1::2]
+    assert (box[0], box[1]) == (min(xs), min(ys))
+    assert (box[2], box[3]) == (max(xs) - min(xs), max(ys) - min(ys))
+
+
+def test_real_sequences_are_read_whole(shared):
+    lengths = {clip.name: len(clip.frames) for clip in read_clips(OTB, "all", shared / "real/otb")}
+    assert lengths == {"Crossing": 120, "MotorRolling": 164, "Skiing": 81}
+    clips = read_clips(VOT, "all", shared / "real/vot")
+    assert {clip.name: len(clip.frames) for clip in clips} == {
+        "bag": 196,
+        "bicycle": 150,
+        "car": 200,
+    }
+    assert clips[0].frame_size() == (480, 360)
+    assert all(clip.tracks[0].visible.all() for clip in clips)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from lorat.prep.trees import DATASETS, official_names, read_clips
+from lorat.shards.errors import UserError
+
+TRACKINGNET = DATASETS["trackingnet"]
+
+
+@pytest.fixture
+def chunk(tmp_path, files, images):
+    def build(name, sequence, rows=3, frames=3):
+        files(tmp_path / name, {f"anno/{sequence}.txt": "1.25,2.50,3.00,4.00\n" * rows})
+        images(tmp_path / name / "frames" / sequence, [f"{i}.jpg" for i in range(frames)])
+        return tmp_path
+
+    return build
+
+
+def test_train_frames_count_from_zero_without_padding(chunk):
+    (clip,) = read_clips(TRACKINGNET, "train", chunk("TRAIN_0", "-abc_0"))
+    assert [path.name for path in clip.frames] == ["0.jpg", "1.jpg", "2.jpg"]
+    np.testing.assert_array_equal(clip.tracks[0].boxes[2], [1.25, 2.5, 4.25, 6.5])
+    assert clip.annotated == 3
+
+
+def test_test_frames_are_counted_on_disk_and_sorted_by_number(chunk):
+    (clip,) = read_clips(TRACKINGNET, "test", chunk("TEST", "_id_1", rows=1, frames=12))
+    assert [path.name for path in clip.frames] == [f"{i}.jpg" for i in range(12)]
+    assert (clip.name, clip.annotated) == ("_id_1", 1)
+    assert clip.tracks[0].visible.tolist() == [True] + [False] * 11
+
+
+def test_chunks_come_in_the_order_of_their_numbers_and_missing_ones_are_left_out(chunk):
+    chunk("TRAIN_10", "a_0")
+    chunk("TEST", "t_0")
+    root = chunk("TRAIN_2", "b_0")
+    assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["b_0", "a_0"]
+
+
+def test_annotations_without_frames_are_left_out(chunk, files):
+    root = chunk("TRAIN_0", "a_0")
+    files(root, {"TRAIN_0/anno/b_0.txt": "1,2,3,4\n"})
+    assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["a_0"]
+
+
+def test_a_tree_without_chunks_or_with_unpacked_zips_missing_says_what_to_do(tmp_path, files):
+    with pytest.raises(UserError, match="none of the folders TRAIN_0"):
+        read_clips(TRACKINGNET, "train", tmp_path)
+    files(tmp_path, {"TRAIN_0/anno/a_0.txt": "1,2,3,4\n"})
+    with pytest.raises(UserError, match="TRAIN_0: no folder frames; extract"):
+        read_clips(TRACKINGNET, "train", tmp_path)
+
+
+def test_the_official_test_list_has_511_names():
+    assert len(set(official_names("trackingnet", "test"))) == 511

@@ -1,0 +1,184 @@
+"""``lorat-train``: shards to a trained tracker, on one process or under torchrun.
+
+lorat-train --variant B-224
+torchrun --nproc-per-node 8 -m lorat.train.cli --variant L-224
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+import yaml
+
+from lorat.configs.load import load_recipe, load_variant
+from lorat.configs.schema import RecipeConfig, VariantConfig
+from lorat.shards.console import OUT, start_logging
+from lorat.shards.errors import UserError
+from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
+from lorat.train.batches import Source
+from lorat.train.devices import pick_dtype
+from lorat.train.distributed import World, join_world
+from lorat.train.labels import CropSpec
+from lorat.train.loop import Training, train
+from lorat.train.network.lorat import LoRAT
+from lorat.train.network.variants import build_network
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The command line, read."""
+
+    variant: VariantConfig
+    recipe: RecipeConfig
+    shards: Path
+    run: Path
+    resume: bool
+    backbone: Path | None
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="lorat")
+@click.option(
+    "--variant", default="B-224", show_default=True, help="A name (S-224, g-378, toy) or YAML file."
+)
+@click.option("--recipe", help="A name or a YAML file.  [default: the variant's own, or standard]")
+@click.option(
+    "--shards",
+    type=click.Path(path_type=Path),
+    default=Path("data/shards"),
+    show_default=True,
+    help="Folder that lorat-prep build wrote.",
+)
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    help="Folder of this run.  [default: runs/<variant>-<recipe>]",
+)
+@click.option(
+    "--resume", type=click.Choice(["auto"]), help="Go on from the newest checkpoint, if any."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
+)
+@click.option(
+    "--backbone",
+    type=click.Path(path_type=Path),
+    help="Pretrained weights.  [default: $LORAT_BACKBONES, then timm's hub]",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+def main(
+    variant: str,
+    recipe: str | None,
+    shards: Path,
+    run: Path | None,
+    resume: str | None,
+    overrides: tuple[str, ...],
+    backbone: Path | None,
+    device: str,
+) -> None:
+    """Train a tracker on shards. Exit status 2 when an input is missing or does not fit."""
+    start_logging()
+    chosen = load_variant(variant)
+    plan = load_recipe(recipe or chosen.recipe, overrides)
+    folder = run or Path("runs") / f"{chosen.name}-{plan.name}"
+    request = _Request(chosen, plan, shards, folder, resume is not None, backbone)
+    manifests = _manifests(plan, shards)
+    with join_world(device) as world:
+        _prepare_folder(request, world)
+        torch.manual_seed(plan.train.seed)
+        dtype = pick_dtype(plan.train.dtype, world.device)
+        network = build_network(chosen, backbone=backbone, dtype_frozen=dtype)
+        training = _training(request, manifests, network, dtype)
+        if world.speaks:
+            _introduce(training, network, world)
+        checkpoint = train(training, network, world)
+        if world.speaks:
+            OUT.print(
+                f"weights: {checkpoint / 'model.safetensors'}", highlight=False, soft_wrap=True
+            )
+            OUT.print(f"curves:  {folder / 'curves.png'}", highlight=False, soft_wrap=True)
+
+
+def _manifests(recipe: RecipeConfig, shards: Path) -> tuple[Manifest, ...]:
+    missing = [n for n in recipe.data.datasets if not (shards / n / MANIFEST).is_file()]
+    if missing:
+        raise UserError(
+            f"{shards}: no shards of {', '.join(missing)}; build them with lorat-prep build "
+            f"--datasets {','.join(missing)}, or give --shards or another --recipe"
+        )
+    return tuple(load_manifest(shards / name) for name in recipe.data.datasets)
+
+
+def _prepare_folder(request: _Request, world: World) -> None:
+    """Make the run folder and write the whole resolved configuration into it."""
+    if not world.speaks:
+        return
+    if request.run.exists() and any(request.run.iterdir()) and not request.resume:
+        raise UserError(
+            f"{request.run}: exists; go on with --resume auto, or name another folder with --run"
+        )
+    request.run.mkdir(parents=True, exist_ok=True)
+    config = {
+        "variant": request.variant.model_dump(mode="json"),
+        "recipe": request.recipe.model_dump(mode="json"),
+        "shards": str(request.shards),
+    }
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (request.run / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def _training(
+    request: _Request, manifests: tuple[Manifest, ...], network: LoRAT, dtype: torch.dtype
+) -> Training:
+    variant, recipe = request.variant, request.recipe
+    spec = CropSpec(
+        variant.template_size,
+        variant.search_size,
+        network.template_grid,
+        network.search_grid,
+        variant.template_factor,
+        variant.search_factor,
+    )
+    source = Source(
+        manifests=manifests,
+        weights=tuple(recipe.data.datasets.values()),
+        spec=spec,
+        augment=recipe.augment,
+        seed=recipe.train.seed,
+        batch_size=recipe.train.batch_size,
+        pairs_per_epoch=recipe.train.pairs_per_epoch,
+        epochs=recipe.train.epochs,
+        window_shards=recipe.data.window_shards,
+    )
+    return Training(request.run, variant, recipe, source, dtype, request.resume)
+
+
+def _introduce(training: Training, network: LoRAT, world: World) -> None:
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in network.parameters())
+    source = training.source
+    number_type = str(training.dtype).removeprefix("torch.")
+    OUT.print(
+        f"{training.variant.name}: {trained:,} of {every:,} parameters trained; "
+        f"{source.epochs} epochs of {source.pairs_per_epoch:,} pairs, batch {source.batch_size}, "
+        f"{number_type} on {world.size} × {world.device}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for manifest, weight in zip(source.manifests, source.weights, strict=True):
+        draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
+        OUT.print(
+            f"  {manifest.name}: {manifest.rows:,} pairs, each drawn {draws / manifest.rows:.1f} "
+            "times",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

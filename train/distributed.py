@@ -1,0 +1,79 @@
+"""One process or many: what torchrun's environment says, and the few collectives that are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lorat.train.devices import pick_device
+
+__all__ = ["World", "join_world", "mean_over_ranks", "parallel", "sum_over_ranks"]
+
+_TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Join the processes that torchrun started, or be the only one.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; under torchrun each process takes the GPU
+            of its local rank.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = pick_device(device)
+    if size == 1:
+        yield World(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield World(dist.get_rank(), size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def parallel(network: nn.Module, world: World) -> nn.Module:
+    """Wrap a network so that gradients are averaged over the ranks."""
+    if world.size == 1:
+        return network
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        network, device_ids=ids, gradient_as_bucket_view=True
+    )
+
+
+def sum_over_ranks(value: Tensor, world: World) -> Tensor:
+    """Return the sum of a tensor over all ranks."""
+    if world.size > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def mean_over_ranks(value: Tensor, world: World) -> Tensor:
+    """Return the mean of a tensor over all ranks."""
+    return sum_over_ranks(value, world) / world.size

@@ -1,0 +1,73 @@
+"""What a training says: a line on the terminal, ``log.jsonl``, and curves at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+__all__ = ["TrainLog", "open_log", "read_log"]
+
+
+class TrainLog:
+    """Writes each record as a line of ``log.jsonl`` and shows the newest one."""
+
+    def __init__(self, file: IO[str], live: Live, steps: int) -> None:
+        self._file, self._live, self._steps = file, live, steps
+        self._start = time.perf_counter()
+        self._first_step: int | None = None
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Write the values of `step` (steps done) and refresh the line."""
+        elapsed = time.perf_counter() - self._start
+        if self._first_step is None:
+            self._first_step = step
+        done = step - self._first_step
+        left = (self._steps - step) * elapsed / done if done else 0.0
+        entry = {"step": step, "seconds": round(elapsed, 2), **values}
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        self._live.update(_line(step, self._steps, values, left))
+
+    def note(self, text: str) -> None:
+        """Print a line above the refreshing one."""
+        self._live.console.print(text, highlight=False)
+
+
+@contextmanager
+def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
+    """Open a run's log; what it says past `first_step` is cut off, because it comes again."""
+    path = run / "log.jsonl"
+    kept = [entry for entry in read_log(path) if entry["step"] <= first_step]
+    console = Console(stderr=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in kept)
+        with Live(Text("starting"), console=console, refresh_per_second=4) as live:
+            yield TrainLog(file, live, steps)
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Return the records of a ``log.jsonl``; none where there is no file."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    # The last line of a killed run may be half written.
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _line(step: int, steps: int, values: dict[str, float], left: float) -> Text:
+    minutes, seconds = divmod(int(left), 60)
+    return Text(
+        f"step {step:,}/{steps:,}  loss {values['loss']:.3f} (score {values['score']:.3f}, box "
+        f"{values['box']:.3f})  rate {values['rate']:.2e}  norm {values['norm']:.2f}  "
+        f"{values['pairs_per_second']:.1f} pairs/s  data {values['data_wait']:.0%}  "
+        f"{minutes}:{seconds:02d} left",
+        no_wrap=True,
+    )

@@ -1,0 +1,85 @@
+"""A variant's network, from its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lorat.configs.schema import VariantConfig
+from lorat.shards.errors import UserError
+from lorat.train.network.backbone import BackboneWeights, load_backbone
+from lorat.train.network.lora import LoraLinear, add_lora
+from lorat.train.network.lorat import LoRAT
+from lorat.train.network.vit import Dense, Transformer
+
+__all__ = ["assemble", "build_network", "hold_matrices_in"]
+
+
+def build_network(
+    variant: VariantConfig,
+    *,
+    backbone: Path | None = None,
+    dtype_frozen: torch.dtype = torch.float32,
+) -> LoRAT:
+    """Build the network to train: pretrained where the variant says so, with LoRA where it has it.
+
+    New weights are drawn from torch's global generator. With LoRA only the pairs, the token types
+    and the head require gradients; without, everything does.
+
+    Args:
+        variant: what to build.
+        backbone: weights file; otherwise ``$LORAT_BACKBONES`` and then timm's hub are asked.
+        dtype_frozen: number type in which frozen matrices are held. bfloat16 saves the cast of
+            each step under bfloat16 autocast. What is trained stays float32.
+
+    Raises:
+        UserError: if the backbone cannot be had or built, or the sizes do not fit it.
+    """
+    weights = load_backbone(variant.backbone, backbone) if variant.backbone.pretrained else None
+    network = assemble(variant, weights)
+    if weights is not None:
+        network.fingerprint = weights.fingerprint()
+    hold_matrices_in(network, dtype_frozen)
+    return network
+
+
+def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> LoRAT:
+    """Build the network around the given backbone tensors, or around timm's initial values."""
+    if weights is None:
+        transformer = Transformer(variant.backbone, variant.drop_path)
+    else:
+        with torch.device("meta"):
+            transformer = Transformer(variant.backbone, variant.drop_path)
+        weights.load_into(transformer)
+    template, search = (
+        _grid(variant, name, transformer.patch_size) for name in ("template_size", "search_size")
+    )
+    if template > search:
+        raise UserError(f"variant {variant.name}: template_size must not exceed search_size")
+    network = LoRAT(transformer, template, search)
+    if variant.lora is not None:
+        network.requires_grad_(False)
+        network.token_type_embed.requires_grad_(True)
+        network.head.requires_grad_(True)
+        add_lora(network.blocks, variant.lora)
+    return network
+
+
+def hold_matrices_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast frozen matrices (and their biases) in place; norms, scales and tables stay float32."""
+    for module in network.modules():
+        if isinstance(module, Dense | LoraLinear | nn.Conv2d):
+            for parameter in (module.weight, module.bias):
+                if parameter is not None and not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
+
+
+def _grid(variant: VariantConfig, name: str, patch: int) -> int:
+    size = getattr(variant, name)
+    if size % patch:
+        raise UserError(
+            f"variant {variant.name}: {name} {size} is no multiple of the patch size {patch}"
+        )
+    return size // patch
