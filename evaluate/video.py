@@ -17,7 +17,7 @@ from lorat.evaluate.metrics import overlaps
 from lorat.evaluate.results import SequenceResult
 from lorat.prep.trees.clip import Clip
 from lorat.shards.errors import UserError
-from lorat.shards.geometry import xywh_to_xyxy, xyxy_to_xywh
+from lorat.shards.geometry import xywh_to_xyxy
 from lorat.shards.jpeg import ImageError, read_image
 
 __all__ = ["draw_frame", "write_tracking_video"]
@@ -28,6 +28,7 @@ _INK = (235, 235, 235)
 _BAND = (24, 24, 24)
 _SIDES = (640, 1280)  # the longer side is enlarged or reduced into this range
 _BAND_HEIGHT = 34
+_NARROWEST = 480  # a narrower picture is set between margins, or the line below would not fit
 _SHIFT = 4  # OpenCV draws at 1/16 pixel
 
 
@@ -106,28 +107,30 @@ def draw_frame(
     if true is not None:
         _rectangle(picture, true * ratio, _TRUE)
     _rectangle(picture, predicted * ratio, _PREDICTED)
-    band = np.full((_BAND_HEIGHT, size[0], 3), _BAND, dtype=np.uint8)
-    _caption(band, text)
-    return np.concatenate([picture, band])
+    left = max(0, _NARROWEST - size[0]) // 2
+    picture = cv2.copyMakeBorder(
+        picture, 0, _BAND_HEIGHT, left, left, cv2.BORDER_CONSTANT, value=_BAND
+    )
+    _caption(picture[-_BAND_HEIGHT:], text)
+    return picture
 
 
 def _pictures(clip: Clip, result: SequenceResult, limit: int | None) -> Iterator[NDArray[np.uint8]]:
     track = clip.tracks[0]
-    truth = xyxy_to_xywh(track.boxes)
+    boxes = xywh_to_xyxy(result.boxes)
     for index in range(min(len(result.boxes), len(clip.frames), limit or len(result.boxes))):
         try:
             frame = read_image(clip.frames[index])
         except ImageError:
             continue  # nothing to draw on; the engine counted it
         known = index < clip.annotated and bool(track.visible[index])
+        true = track.boxes[index] if known else None
         words = [f"frame {index + 1}/{len(result.boxes)}"]
         if np.isfinite(result.scores[index]):
             words.append(f"score {result.scores[index]:.2f}")
-        if known:
-            overlap = overlaps(result.boxes[index : index + 1], truth[index : index + 1])[0]
-            words.append(f"overlap {max(0.0, float(overlap)):.2f}")
-        box = xywh_to_xyxy(result.boxes[index])
-        yield draw_frame(frame, box, track.boxes[index] if known else None, "   ".join(words))
+        if true is not None:
+            words.append(f"overlap {float(overlaps(boxes[index, None], true[None])[0]):.2f}")
+        yield draw_frame(frame, boxes[index], true, "   ".join(words))
 
 
 def _rectangle(

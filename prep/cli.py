@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from lorat.prep.build import BuildOptions, BuildReport, build
 from lorat.prep.crops import CropOptions
+from lorat.prep.toyworld import ToyWorldConfig, write_toyworld
 from lorat.prep.trees import DATASETS, Dataset, parse_name, read_clips
 from lorat.prep.trees.roots import find_root, missing_roots, parse_roots
 from lorat.shards.console import OUT, progress_bar, start_logging
@@ -120,12 +122,31 @@ def build_command(
     _print_reports(reports, shards)
 
 
+def _config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for every field of the toy world's configuration."""
+    for field in reversed(fields(ToyWorldConfig)):
+        option = "--" + field.name.replace("_", "-")
+        command = click.option(option, type=int, default=field.default, show_default=True)(command)
+    return command
+
+
 @main.command("toyworld")
 @click.argument("raw", type=click.Path(path_type=Path), default=Path("data/raw"))
-@click.option("--seed", type=int, default=1, show_default=True)
+@_config_options
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
-def toyworld_command(raw: Path, seed: int, workers: int | None) -> None:
-    """Write small raw trees in the real layouts, with exact boxes, under RAW."""
+def toyworld_command(raw: Path, workers: int | None, **config: int) -> None:
+    """Write small raw trees in the real layouts, with exact boxes, under RAW (data/raw).
+
+    The same seed and numbers give the same bytes. A finished toy world is left as it is.
+    """
+    with progress_bar("toy world") as update:
+        write_toyworld(
+            raw,
+            ToyWorldConfig(**config),
+            lambda _, done, total: update(done, total),
+            workers or os.cpu_count() or 1,
+        )
+    OUT.print(f"toy world in {raw}", highlight=False, soft_wrap=True)
 
 
 def _sources(datasets: str, raw: Path, roots: dict[str, Path]) -> list[_Source]:

@@ -122,7 +122,7 @@ def make_ground(draws: Draws, size: tuple[int, int], unit: float) -> NDArray[np.
         size: (width, height) in pixels.
         unit: the length in pixels that patterns scale with, such as a quarter of a frame's side.
     """
-    vivid = draws.uniform(0.35, 0.9) if draws.uniform() < 0.3 else draws.uniform(0.05, 0.35)
+    vivid = draws.uniform(0.3, 0.7) if draws.uniform() < 0.2 else draws.uniform(0.05, 0.3)
     base = draws.uniforms(3) * 0.75 + 0.12
     colours = base + (draws.uniforms(9).reshape(3, 3) - 0.5) * draws.uniform(0.3, 0.8)
     colours = colours.mean(1, keepdims=True) * (1 - vivid) + colours * vivid
@@ -160,10 +160,10 @@ def _ground_pattern(draws: Draws, size: tuple[int, int], unit: float) -> Image:
 def _clutter(draws: Draws, ground: NDArray[np.uint8], unit: float, colours: Image) -> None:
     """Paint shapes on the ground, in its own colours, so that edges alone mean little."""
     height, width = ground.shape[:2]
-    count = draws.below(1 + int(width * height / (unit * unit) * 1.5))
+    count = draws.below(1 + int(width * height / (unit * unit)))
     for _ in range(count):
         _, parts = _shape(draws)
-        colour = colours[draws.below(3)] + np.float32(draws.uniform(-0.2, 0.2))
+        colour = colours[draws.below(3)] + np.float32(draws.uniform(-0.12, 0.12))
         centre = np.array([draws.uniform(0, width), draws.uniform(0, height)])
         reach = unit * draws.uniform(0.06, 0.35)
         value = tuple(int(v) for v in np.clip(colour * 255, 0, 255))

@@ -16,7 +16,7 @@ from lorat.shards.rng import Draws
 
 __all__ = ["Motion", "Path2D", "crossing", "drift", "pan", "still", "wander"]
 
-Path2D = NDArray[np.float64]
+Path2D = NDArray[np.floating]
 _STEPS = 24  # points a path segment is sampled with
 
 
@@ -131,7 +131,9 @@ def pan(draws: Draws, room: tuple[int, int], length: int) -> Path2D:
     return np.stack(curves, 1)
 
 
-def _pose(draws: Draws, length: int, side: float) -> tuple[NDArray[np.float64], Path2D]:
+def _pose(
+    draws: Draws, length: int, side: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return half extents (length, 2) and angles (length,)."""
     aspect = 0.62 * (1.6 / 0.62) ** draws.uniform()
     scale = 1 + draws.uniform(0.0, 0.5) * drift(draws, length, 22)

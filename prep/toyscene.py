@@ -255,10 +255,6 @@ def _dressed(
     if draws.uniform() < 0.25:
         soft = np.maximum(drift(draws, length, 16) * draws.uniform(2.0, 4.0) - 0.2, 0.0)
     strength = draws.uniform(0.0, 6.0)
-    amount = (width + 32) * (height + 32) * 3
-    raw = draws.words(-(-amount // 4)).view(np.uint8).astype(np.float32)
-    raw = (raw[:amount] + raw[amount : 2 * amount]) / 255 - 1  # triangular in [-1, 1]
-    noise = np.rint(raw * (2.4 * strength) + 128).astype(np.uint8)
     return Scene(
         size=size,
         layers=layers,
@@ -266,12 +262,20 @@ def _dressed(
         crowd=annotated[1],
         ground=make_ground(draws, large, min(size) / 4),
         ground_path=pan(draws, room, length) if moving else np.zeros((1, 2)),
-        noise=noise.reshape(height + 32, width + 32, 3),
+        noise=_noise(draws, (height + 32, width + 32, 3), strength),
         noise_at=(draws.uniforms(2 * length).reshape(length, 2) * 33).astype(np.int64),
         gain=1 + drift(draws, length, 24) * draws.uniform(0.0, 0.5),
         defocus=soft,
         exposure=draws.uniform(0.4, 0.9) if blurred else 0.0,
     )
+
+
+def _noise(draws: Draws, shape: tuple[int, int, int], strength: float) -> NDArray[np.uint8]:
+    """Return noise around 128 with a standard deviation of about `strength` grey levels."""
+    amount = int(np.prod(shape))
+    raw = draws.words(-(-amount // 4)).view(np.uint8).astype(np.float32)
+    triangular = (raw[:amount] + raw[amount : 2 * amount]) / 255 - 1  # deviation 1 / sqrt(6)
+    return np.rint(triangular * (2.4 * strength) + 128).astype(np.uint8).reshape(shape)
 
 
 class _Mask:
@@ -318,7 +322,8 @@ def _paste(image: NDArray[np.uint8], layer: Layer, t: int, exposure: float) -> _
     sprite = _warped(layer, t, (left, top), sprite_size)
     mask = _Mask(sprite[..., 3], left, top, (width, height))
     if np.abs(smear).max() >= 2:
-        sprite = cv2.filter2D(sprite, -1, _line(smear), borderType=cv2.BORDER_CONSTANT)
+        smeared = cv2.filter2D(sprite, -1, _line(smear), borderType=cv2.BORDER_CONSTANT)
+        sprite = smeared.astype(np.uint8, copy=False)
     u1, v1 = max(0, -left), max(0, -top)
     u2, v2 = min(sprite_size[0], width - left), min(sprite_size[1], height - top)
     if u1 < u2 and v1 < v2:
@@ -344,7 +349,8 @@ def _warped(
     centre = np.full(2, sprite.shape[0] / 2 - 0.5)
     shift = layer.motion.centres[t] - 0.5 - np.array(corner) - linear @ centre
     matrix = np.concatenate([linear, shift[:, None]], axis=1)
-    return cv2.warpAffine(sprite, matrix, size, flags=cv2.INTER_LINEAR)
+    warped = cv2.warpAffine(sprite, matrix, size, flags=cv2.INTER_LINEAR)
+    return warped.astype(np.uint8, copy=False)
 
 
 def _line(smear: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -362,15 +368,16 @@ def _line(smear: NDArray[np.float64]) -> NDArray[np.float32]:
 def _ground(scene: Scene, t: int) -> NDArray[np.uint8]:
     x, y = scene.ground_path[t]
     matrix = np.array([[1.0, 0.0, -x], [0.0, 1.0, -y]])
-    return cv2.warpAffine(scene.ground, matrix, scene.size, borderMode=cv2.BORDER_REFLECT)
+    ground = cv2.warpAffine(scene.ground, matrix, scene.size, borderMode=cv2.BORDER_REFLECT)
+    return ground.astype(np.uint8, copy=False)
 
 
 def _exposed(scene: Scene, image: NDArray[np.uint8], t: int) -> NDArray[np.uint8]:
     """Apply defocus, then brightness, then noise: the order of a camera."""
     sigma = float(scene.defocus[t])
-    if sigma > 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    soft = cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0.3 else image
     width, height = scene.size
     x, y = scene.noise_at[t]
     noise = scene.noise[y : y + height, x : x + width]
-    return cv2.addWeighted(image, float(scene.gain[t]), noise, 1.0, -128.0)
+    exposed = cv2.addWeighted(soft, float(scene.gain[t]), noise, 1.0, -128.0)
+    return exposed.astype(np.uint8, copy=False)

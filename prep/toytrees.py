@@ -264,7 +264,7 @@ def _category(shape: str) -> int:
 
 
 def _write_instances(path: Path, images: list[dict[str, Any]]) -> None:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for result in images:
         for annotation in result["annotations"]:
             annotations.append(annotation | {"id": len(annotations) + 1})

@@ -119,7 +119,5 @@ def restore(
 
 def _checkpoints(run: Path) -> list[Path]:
     folder = run / "checkpoints"
-    found = [
-        p for p in folder.glob("epoch_*") if _NAME.match(p.name) and (p / "state.pt").is_file()
-    ]
-    return sorted(found, key=lambda p: int(_NAME.match(p.name)[1]))  # type: ignore[index]
+    found = [(m, p) for p in folder.glob("epoch_*") if (m := _NAME.match(p.name))]
+    return [p for _, p in sorted(found, key=lambda pair: int(pair[0][1]))]

@@ -98,10 +98,8 @@ def main(
             _introduce(training, network, world)
         checkpoint = train(training, network, world)
         if world.speaks:
-            OUT.print(
-                f"weights: {checkpoint / 'model.safetensors'}", highlight=False, soft_wrap=True
-            )
-            OUT.print(f"curves:  {folder / 'curves.png'}", highlight=False, soft_wrap=True)
+            _say(f"weights: {checkpoint / 'model.safetensors'}")
+            _say(f"curves:  {folder / 'curves.png'}")
 
 
 def _manifests(recipe: RecipeConfig, shards: Path) -> tuple[Manifest, ...]:
@@ -163,21 +161,19 @@ def _introduce(training: Training, network: LoRAT, world: World) -> None:
     every = sum(p.numel() for p in network.parameters())
     source = training.source
     number_type = str(training.dtype).removeprefix("torch.")
-    OUT.print(
+    _say(
         f"{training.variant.name}: {trained:,} of {every:,} parameters trained; "
         f"{source.epochs} epochs of {source.pairs_per_epoch:,} pairs, batch {source.batch_size}, "
-        f"{number_type} on {world.size} × {world.device}",
-        highlight=False,
-        soft_wrap=True,
+        f"{number_type} on {world.size} x {world.device}"
     )
     for manifest, weight in zip(source.manifests, source.weights, strict=True):
         draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
-        OUT.print(
-            f"  {manifest.name}: {manifest.rows:,} pairs, each drawn {draws / manifest.rows:.1f} "
-            "times",
-            highlight=False,
-            soft_wrap=True,
-        )
+        freshness = f"each drawn {draws / manifest.rows:.1f} times"
+        _say(f"  {manifest.name}: {manifest.rows:,} pairs, {freshness}")
+
+
+def _say(text: str) -> None:
+    OUT.print(text, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One process or many: what torchrun's environment says, and the few collectives that are needed."""
+"""One process or many: what torchrun's environment says, and the collectives in use."""
 
 from __future__ import annotations
 

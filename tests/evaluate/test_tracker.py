@@ -119,9 +119,7 @@ def test_a_box_without_area_is_reported_but_the_last_box_stays():
 def test_a_box_is_cut_at_the_frame_and_becomes_the_last_box():
     state = _state([10, 10, 20, 20])
     transform = CropTransform((2.0, 4.0), (1.0, -4.0))
-    tracked, after = finish(
-        np.array([101.0, 36.0, 201.0, 76.0, 0.5]), transform, (64, 48), state
-    )
+    tracked, after = finish(np.array([101.0, 36.0, 201.0, 76.0, 0.5]), transform, (64, 48), state)
     assert tracked.box.tolist() == [50.0, 10.0, 64.0, 20.0]
     np.testing.assert_array_equal(after.box, tracked.box)
     assert after.mean is state.mean

@@ -1,0 +1,33 @@
+# make demo   toy world -> shards -> training -> scored tracker and submission zip, in ./demo
+# make test   lint-free environment, then the whole test suite
+# make lint   ruff (lint and format) and mypy
+# Each sets up what it needs (.venv, the package, libturbojpeg where it may) and can be run again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV)/bin)
+DEMO := demo
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint setup clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt tools/setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/setup.sh
+	touch $@
+
+demo: $(READY)
+	mkdir -p $(DEMO)
+	PATH="$(BIN):$$PATH" sh tools/demo.sh $(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	sh tools/types.sh $(BIN)
+
+clean:
+	rm -rf $(DEMO) .links build *.egg-info

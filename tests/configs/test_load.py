@@ -1,0 +1,85 @@
+"""Configurations are read whole or refused with the key, the file and the nearest key."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from lorat.configs.load import load_data_roots, load_recipe, load_variant, names
+from lorat.shards.errors import UserError
+
+
+@pytest.mark.parametrize("name", names("variants"))
+def test_every_shipped_variant_is_valid_and_named_like_its_file(name):
+    assert load_variant(name).name == name
+
+
+@pytest.mark.parametrize("name", names("recipes"))
+def test_every_shipped_recipe_is_valid_and_named_like_its_file(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.train.pairs_per_epoch % recipe.train.batch_size == 0
+
+
+def test_the_default_recipe_of_every_variant_exists():
+    for name in names("variants"):
+        load_recipe(load_variant(name).recipe)
+
+
+def test_a_mistyped_name_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'B-224'"):
+        load_variant("B224")
+
+
+def test_a_mistyped_key_names_the_file_and_the_nearest_key(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {datasets: {coco-train: 1}}\ntrain: {batchsize: 64}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml.*'train\.batchsize'.*'batch_size'"):
+        load_recipe(str(path))
+
+
+def test_a_wrong_type_names_the_key():
+    with pytest.raises(UserError, match=r"train\.batch_size.*integer"):
+        load_recipe("standard", ["train.batch_size=many"])
+
+
+@pytest.mark.parametrize("text", ["train.lr", "=3", "train.lr.x=3", "train.lr=[1"])
+def test_an_override_that_cannot_be_read_is_refused(text):
+    with pytest.raises(UserError, match=r"--set|train"):
+        load_recipe("standard", [text])
+
+
+def test_overrides_change_only_their_key():
+    changed = load_recipe("standard", ["train.batch_size=64", "train.lr=2e-4"])
+    plain = load_recipe("standard")
+    assert (changed.train.batch_size, changed.train.lr) == (64, 2e-4)
+    assert changed.data == plain.data and changed.train.epochs == plain.train.epochs
+
+
+def test_a_batch_that_does_not_divide_the_epoch_is_refused():
+    with pytest.raises(UserError, match="multiple"):
+        load_recipe("standard", ["train.batch_size=100"])
+
+
+def test_configurations_cannot_be_changed_after_loading():
+    with pytest.raises(ValidationError):
+        load_recipe("standard").train.lr = 1.0
+
+
+def test_a_file_that_is_no_yaml_or_missing_is_named(tmp_path):
+    path = tmp_path / "broken.yaml"
+    for text in ("a: [1", "- 1\n- 2\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"broken\.yaml"):
+            load_recipe(str(path))
+    with pytest.raises(UserError, match=r"gone\.yaml"):
+        load_variant(str(tmp_path / "gone.yaml"))
+
+
+def test_paths_yaml_gives_the_roots_that_are_filled_in(tmp_path):
+    assert load_data_roots(tmp_path) == {}
+    (tmp_path / "paths.yaml").write_text("lasot: /data/LaSOT\ncoco:\n")
+    assert {k: str(v) for k, v in load_data_roots(tmp_path).items()} == {"lasot": "/data/LaSOT"}
+    (tmp_path / "paths.yaml").write_text("lasot: [1]\n")
+    with pytest.raises(UserError, match="lasot"):
+        load_data_roots(tmp_path)

@@ -1,0 +1,152 @@
+"""Builds: the same bytes however they are run, resumable, open about what was not stored."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorat.prep.build import BuildOptions, build, default_pairs
+from lorat.prep.crops import CropOptions, cut_pair
+from lorat.prep.pairs import PairDraw
+from lorat.prep.trees.clip import Clip, Track
+from lorat.shards.errors import UserError
+from lorat.shards.jpeg import decode, read_image
+from lorat.shards.manifest import load_manifest
+from lorat.shards.reader import ShardReader
+
+OPTIONS = BuildOptions(pairs=48, shard_pairs=16, workers=1)
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.glob("*.tar.zst"))}
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tiny_clips, tiny_shards, tmp_path):
+    build(tiny_clips, tmp_path, replace(OPTIONS, workers=2))
+    assert shard_bytes(tmp_path / "toy-train") == shard_bytes(tiny_shards / "toy-train")
+    manifest, other = (load_manifest(f / "toy-train") for f in (tmp_path, tiny_shards))
+    assert manifest.fingerprint() == other.fingerprint()
+
+
+def test_a_finished_build_does_nothing_and_an_unfinished_one_goes_on(tiny_clips, tmp_path):
+    first = build(tiny_clips, tmp_path, OPTIONS)
+    assert (first.built, build(tiny_clips, tmp_path, OPTIONS).built) == (3, 0)
+    folder = tmp_path / "toy-train"
+    before = shard_bytes(folder)
+    (folder / "toy-train-00001.receipt.json").unlink()
+    (folder / "toy-train-00002.tar.zst").write_bytes(b"half")
+    assert build(tiny_clips, tmp_path, OPTIONS).built == 2
+    assert shard_bytes(folder) == before
+
+
+def test_a_longer_build_keeps_the_shards_that_are_there(tiny_clips, tmp_path):
+    build(tiny_clips, tmp_path, replace(OPTIONS, pairs=40))
+    before = shard_bytes(tmp_path / "toy-train")
+    report = build(tiny_clips, tmp_path, replace(OPTIONS, pairs=64))
+    after = shard_bytes(tmp_path / "toy-train")
+    assert report.built == 2  # the last one was short
+    assert [after[n] == before[n] for n in sorted(before)] == [True, True, False]
+    assert report.manifest.rows == 64
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tiny_clips, tmp_path):
+    build(tiny_clips, tmp_path, OPTIONS)
+    before = shard_bytes(tmp_path / "toy-train")
+    with pytest.raises(UserError, match="another seed"):
+        build(tiny_clips, tmp_path, replace(OPTIONS, seed=7))
+    assert shard_bytes(tmp_path / "toy-train") == before
+
+
+def test_a_damaged_frame_stops_the_build_by_name_and_keeps_finished_shards(tiny_clips, tmp_path):
+    clip = tiny_clips[-1]
+    copied = tmp_path / "copy"
+    shutil.copytree(clip.frames.folder, copied)
+    clip = replace(clip, frames=replace(clip.frames, folder=copied))
+    bad = copied / "00000003.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    options = replace(OPTIONS, shard_pairs=4)
+    with pytest.raises(UserError, match=r"00000003\.jpg.*--max-bad 0|00000003\.jpg.*allows 0"):
+        build([clip], tmp_path, options)
+    assert list((tmp_path / "toy-train").glob("*.receipt.json"))
+    report = build([clip], tmp_path, replace(options, max_bad=48))
+    assert report.manifest.rows == 48 - report.skipped["frame does not decode"]
+    assert all(
+        Path(m.split(":")[0]).name == bad.name for s in report.manifest.shards for m in s.bad
+    )
+    bad.write_bytes(whole)
+    mended = build([clip], tmp_path, options)
+    assert mended.manifest.rows == 48
+
+
+def test_a_frame_of_another_size_is_counted_and_left_out(tiny_clips, tmp_path):
+    clip = tiny_clips[1]
+    wrong = replace(clip, size=(127, 96))
+    with pytest.raises(UserError, match="no pair"):
+        build([wrong], tmp_path, OPTIONS)
+    manifest = build([tiny_clips[0], tiny_clips[2]], tmp_path / "b", OPTIONS).manifest
+    assert manifest.rows == 48
+
+
+def test_a_tree_without_a_visible_object_is_refused(tiny_clips, tmp_path):
+    clip = tiny_clips[1]
+    hidden = replace(clip, tracks=(Track(clip.tracks[0].boxes, np.zeros(5, dtype=bool)),))
+    with pytest.raises(UserError, match="no sequence"):
+        build([hidden], tmp_path, OPTIONS)
+
+
+def test_stored_boxes_and_pixels_are_those_of_the_frame(tiny_clips):
+    clip: Clip = replace(tiny_clips[2], size=(128, 96))
+    sample = cut_pair(clip, PairDraw(2, 0, 1, 4), "toy-train-000000000", CropOptions(quality=100))
+    assert (sample.template.frame, sample.search.frame) == (1, 4)
+    np.testing.assert_array_equal(sample.search.box, clip.tracks[0].boxes[4])
+    frame = read_image(clip.frames[4])
+    (left, top), (right, bottom) = sample.search.origin, sample.search.window
+    stored = decode(sample.search.jpeg).astype(int)
+    assert np.abs(stored - frame[top:bottom, left:right]).mean() < 2.0
+    np.testing.assert_allclose(sample.search.mean, frame.reshape(-1, 3).mean(axis=0), atol=0.01)
+
+
+def test_small_trees_get_four_pairs_an_object(tiny_clips):
+    assert default_pairs(tiny_clips) == 4 * (1 + 4 + 6 + 8)
+
+
+def test_a_build_killed_at_random_moments_ends_in_the_same_bytes(tiny_shards, tmp_path):
+    """SIGKILL a real build several times; what is left over is never taken for a shard."""
+    raw, shards = tmp_path / "raw", tmp_path / "shards"
+    command = [sys.executable, "-m", "lorat.prep.cli"]
+    numbers = {"lasot-train": 3, "lasot-test": 1, "lasot-ext": 1, "got10k-train": 2}
+    numbers |= {"got10k-val": 1, "got10k-test": 1, "trackingnet-train": 1, "trackingnet-test": 1}
+    numbers |= {"coco-train": 2, "coco-val": 1, "tnl2k-train": 1, "tnl2k-test": 1}
+    toy = [f"--{name}={count}" for name, count in numbers.items()]
+    lengths = [f"--{name}-length=12" for name in ("lasot", "got10k", "trackingnet", "tnl2k")]
+    toyworld = [*command, "toyworld", str(raw), *toy, *lengths]
+    subprocess.run(toyworld, check=True, capture_output=True)
+
+    def build_command(out: Path) -> list[str]:
+        options = ["--datasets", "lasot", "--pairs", "200", "--shard-pairs", "10", "--workers", "2"]
+        return [*command, "build", "--raw", str(raw), "--shards", str(out), *options]
+
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        process = subprocess.Popen(
+            build_command(shards), start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        time.sleep(float(rng.uniform(0.5, 3.0)))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for receipt in (shards / "lasot-train").glob("*.receipt.json"):
+            shard = receipt.with_name(receipt.name.replace(".receipt.json", ".tar.zst"))
+            ShardReader(shard).read(0)
+    subprocess.run(build_command(shards), check=True, capture_output=True)
+    subprocess.run(build_command(tmp_path / "whole"), check=True, capture_output=True)
+    assert shard_bytes(shards / "lasot-train") == shard_bytes(tmp_path / "whole/lasot-train")

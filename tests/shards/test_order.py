@@ -1,0 +1,73 @@
+"""The training order: exact shares, every pair once before any twice, the same for any slicing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorat.shards.order import Pool, batch_positions, epoch_order, quotas
+
+POOLS = [Pool("a", 2, (5, 3, 4)), Pool("b", 1, (7,))]
+
+
+def rows(order, dataset):
+    mine = order[order["dataset"] == dataset]
+    return list(zip(mine["shard"].tolist(), mine["row"].tolist(), strict=True))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 10_000))
+def test_shares_are_exact_at_every_draw(weights, draws):
+    counts = quotas(weights, draws)
+    assert sum(counts) == draws
+    for weight, count in zip(weights, counts, strict=True):
+        assert abs(count - draws * weight / sum(weights)) < 1
+    later = quotas(weights, draws + sum(weights))
+    assert all(b >= a for a, b in zip(counts, later, strict=True))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 4), st.integers(0, 1000))
+def test_no_pair_comes_twice_before_every_pair_came_once(shard_rows, window, seed):
+    pool = Pool("a", 1, tuple(shard_rows))
+    total = sum(shard_rows)
+    length = 5
+    seen: Counter = Counter()
+    for epoch in range(1 + 2 * total // length):
+        for pair in rows(epoch_order([pool], seed, epoch, length, window), 0):
+            seen[pair] += 1
+            assert max(seen.values()) - (min(seen.values()) if len(seen) == total else 0) <= 1
+
+
+def test_epochs_go_on_where_the_last_one_ended():
+    draws = [pair for epoch in range(3) for pair in rows(epoch_order(POOLS, 3, epoch, 6), 0)]
+    assert sorted(draws) == [(s, r) for s, n in enumerate((5, 3, 4)) for r in range(n)]
+
+
+def test_seeds_and_passes_give_other_orders():
+    first = epoch_order(POOLS, 1, 0, 18)
+    assert (first != epoch_order(POOLS, 2, 0, 18)).any()
+    assert (first != epoch_order(POOLS, 1, 1, 18)).any()
+    np.testing.assert_array_equal(first, epoch_order(POOLS, 1, 0, 18))
+
+
+def test_a_window_keeps_few_shards_hot():
+    pool = Pool("a", 1, (10,) * 8)
+    order = epoch_order([pool], 0, 0, 80, window=2)
+    for at in range(0, 80, 20):
+        assert len(set(order["shard"][at : at + 20].tolist())) == 2
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_ranks_slice_the_same_batches(world):
+    for step in range(3):
+        together = [p for r in range(world) for p in batch_positions(step, 16, r, world)]
+        assert together == list(range(step * 16, (step + 1) * 16))
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="3 processes"):
+        batch_positions(0, 16, 0, 3)

@@ -1,0 +1,90 @@
+"""Crops sampled from stored windows equal crops cut from the frame."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from lorat.shards.geometry import adjust, crop_frame, crop_transform
+from lorat.shards.jitter import Jitter, jitter_window
+from lorat.shards.resample import (
+    Window,
+    context_window,
+    cut_window,
+    sample_crop,
+    template_window,
+)
+
+
+@pytest.fixture(scope="module")
+def frame() -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    return cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC)
+
+
+def test_from_an_unshrunk_window_the_crop_is_that_of_the_frame(frame):
+    rng = np.random.default_rng(1)
+    mean = frame.reshape(-1, 3).mean(axis=0)
+    for _ in range(30):
+        x, y, w, h = rng.uniform((0, 0, 20, 20), (540, 380, 95, 95))
+        box = np.array([x, y, x + w, y + h])
+        window = context_window(box, (640, 480), 12.0, 96, 1024)
+        drawn = jitter_window(box, 4.0, 224, rng, Jitter())
+        if drawn is None:
+            continue
+        adjusted = adjust(drawn, (640, 480), (224, 224))
+        crop, missing = sample_crop(cut_window(frame, window), window, adjusted, 224, mean)
+        if missing == 0.0:
+            expected = crop_frame(frame, adjusted, (224, 224), np.rint(mean))
+            assert np.abs(crop.astype(float) - expected).mean() < 0.6
+
+
+def test_from_a_shrunk_window_the_crop_is_that_of_the_shrunk_frame(frame):
+    box = np.array([200.0, 100.0, 440.0, 340.0])
+    window = context_window(box, (640, 480), 12.0, 96, 1024)
+    assert window.size == (256, 192)
+    adjusted = adjust(crop_transform(box, 4.0, (224, 224)), (640, 480), (224, 224))
+    crop, missing = sample_crop(cut_window(frame, window), window, adjusted, 224, (0, 0, 0))
+    smooth = cv2.resize(cv2.resize(frame, (256, 192), interpolation=cv2.INTER_AREA), (640, 480))
+    expected = crop_frame(smooth, adjusted, (224, 224), (0, 0, 0))
+    assert missing == 0.0
+    assert np.abs(crop - expected).mean() < 2.0
+
+
+def test_outside_the_frame_is_the_mean_and_outside_the_window_edges_repeat(frame):
+    box = np.array([300.0, 200.0, 330.0, 230.0])
+    window = Window((280, 180), (350, 250), (70, 70))
+    adjusted = adjust(crop_transform(box, 50.0, (128, 128)), (640, 480), (128, 128))
+    crop, missing = sample_crop(cut_window(frame, window), window, adjusted, 128, (9, 8, 7))
+    assert 0.13 < missing < 0.14  # nearly all of the frame, which is a seventh of the crop
+    np.testing.assert_array_equal(crop[0, 0], [9, 8, 7])
+    x1, y1, _, _ = adjusted.covered
+    np.testing.assert_array_equal(crop[y1, x1], frame[180, 280])
+
+
+def test_windows_hold_the_object_stay_in_the_frame_and_are_never_enlarged():
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        x, y, w, h = rng.uniform((-50, -50, 4, 4), (600, 440, 300, 300))
+        box = np.clip([x, y, x + w, y + h], 0, [640, 480, 640, 480])
+        if (box[2:] - box[:2] < 1).any():
+            continue
+        for window in (
+            context_window(box, (640, 480), 12.0, 96, 1024),
+            template_window(box, (640, 480), 96),
+        ):
+            assert min(window.origin) >= 0
+            assert window.end[0] <= 640 and window.end[1] <= 480
+            assert window.size[0] <= window.end[0] - window.origin[0]
+            assert window.size[1] <= window.end[1] - window.origin[1]
+            if window.end[0] - window.origin[0] > 500:
+                assert max(window.size) <= 1024
+        assert context_window(box, (640, 480), 12.0, 96, 1024).contains(tuple(box.tolist()))
+
+
+def test_a_template_window_is_what_the_template_shows():
+    box = np.array([300.0, 200.0, 340.0, 240.0])
+    window = template_window(box, (640, 480), 96)
+    source = adjust(crop_transform(box, 2.0, (112, 112)), (640, 480), (112, 112)).source
+    assert (*window.origin, *window.end) == source

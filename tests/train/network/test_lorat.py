@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lorat.configs.load import load_variant
+from lorat.shards.errors import UserError
+from lorat.train.network.lora import merge_lora
+from lorat.train.network.lorat import LoRAT
+from lorat.train.network.variants import assemble, build_network, hold_matrices_in
+
+# Parameters in training form and how many of them are trained.
+SIZES = {
+    "S-224": (27_530_885, 5_902_853),
+    "S-378": (27_712_517, 5_902_853),
+    "B-224": (98_708_741, 12_985_349),
+    "B-378": (99_072_005, 12_985_349),
+    "L-224": (335_744_005, 32_518_149),
+    "L-378": (336_228_357, 32_518_149),
+    "g-224": (1_215_001_093, 80_234_501),
+    "g-378": (1_215_727_621, 80_234_501),
+}
+
+
+def crops(batch=2):
+    torch.manual_seed(2)
+    mask = torch.zeros(batch, 8, 8, dtype=torch.bool)
+    mask[:, 2:5, 3:6] = True
+    return torch.randn(batch, 3, 112, 112), torch.randn(batch, 3, 224, 224), mask
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_shipped_variants_have_the_published_number_of_parameters(name):
+    variant = load_variant(name)
+    with torch.device("meta"):
+        network = assemble(variant, None)
+    counts = [sum(p.numel() for p in network.parameters())]
+    counts.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
+    assert tuple(counts) == SIZES[name]
+    assert variant.template_factor == 2.0
+    assert variant.search_factor == (4.0 if variant.search_size == 224 else 5.0)
+    assert {block.drop_path for block in network.blocks} == {variant.drop_path}
+
+
+def test_a_template_embedded_once_serves_many_search_crops(tiny):
+    network: LoRAT = tiny[0].eval()
+    template, search, mask = crops()
+    with torch.no_grad():
+        tokens = network.embed_template(template, mask)
+        for crop in (search, search.flip(0)):
+            tracked, whole = network.track(tokens, crop), network(template, crop, mask)
+            assert torch.equal(tracked.score_map, whole.score_map)
+            assert torch.equal(tracked.boxes, whole.boxes)
+
+
+def test_template_mask_may_be_bool_or_integer(tiny):
+    network = tiny[0].eval()
+    template, _, mask = crops()
+    with torch.no_grad():
+        assert torch.equal(
+            network.embed_template(template, mask), network.embed_template(template, mask.int())
+        )
+
+
+def test_template_mask_changes_what_is_found(tiny):
+    network = tiny[0].eval()
+    template, search, mask = crops()
+    with torch.no_grad():
+        maps = [network(template, search, m).score_map for m in (mask, ~mask)]
+    assert not torch.allclose(*maps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_predictions_are_float32_and_boxes_hold_their_cell(tiny, dtype):
+    network = tiny[0].eval()
+    merge_lora(network)
+    exact = network(*crops())
+    network.requires_grad_(False)
+    hold_matrices_in(network, dtype)
+    score, boxes = network(*crops())
+    assert score.dtype == boxes.dtype == torch.float32
+    assert score.shape == (2, 16, 16)
+    centre = (torch.arange(16) + 0.5) / 16
+    assert (boxes[..., 0] <= centre).all()
+    assert (boxes[..., 2] >= centre).all()
+    assert (boxes[..., 1] <= centre[:, None]).all()
+    assert (boxes[..., 3] >= centre[:, None]).all()
+    torch.testing.assert_close(score, exact.score_map, rtol=0, atol=0.02)
+
+
+def test_autocast_training_step_gives_float32_gradients_to_the_trained_alone(tiny):
+    network = tiny[0].train()
+    hold_matrices_in(network, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        score, boxes = network(*crops())
+    (score.sum() + boxes.sum()).backward()
+    for name, parameter in network.named_parameters():
+        is_new = name.startswith(("head.", "token_type_embed")) or ".lora_" in name
+        assert parameter.requires_grad == is_new, name
+        assert (parameter.grad is not None) == is_new, name
+        if is_new:
+            assert parameter.dtype == parameter.grad.dtype == torch.float32, name
+
+
+def test_without_lora_everything_is_trained():
+    network = build_network(load_variant("toy"))
+    score, boxes = network(
+        torch.randn(2, 3, 64, 64), torch.randn(2, 3, 128, 128), torch.ones(2, 4, 4)
+    )
+    (score.sum() + boxes.sum()).backward()
+    assert all(p.requires_grad and p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"search_size": 225}, "search_size 225"), ({"template_size": 238}, "must not exceed")],
+)
+def test_sizes_that_do_not_fit_are_refused(make_variant, sizes, message):
+    with pytest.raises(UserError, match=message):
+        assemble(make_variant().model_copy(update=sizes), None)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lorat.configs.load import load_variant
+from lorat.configs.schema import VariantConfig
+from lorat.shards.errors import UserError
+from lorat.train.network.variants import assemble, build_network
+from lorat.train.network.weights import (
+    load_network,
+    load_weights,
+    published_tensors,
+    save_weights,
+)
+
+
+@pytest.fixture
+def backbone(make_variant, tmp_path):
+    config = make_variant().backbone
+    torch.manual_seed(4)
+    model = timm.create_model(config.timm, num_classes=0, **(config.args | {"init_values": 0.5}))
+    path = tmp_path / "backbone.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def saved(make_variant, backbone, tmp_path):
+    """A LoRA network, its variant and its file."""
+    variant = make_variant()
+    network = build_network(variant, backbone=backbone)
+    path = tmp_path / "run" / "model.safetensors"
+    save_weights(path, network, variant, {"epoch": "10"})
+    return network, variant, path
+
+
+def crops(size=224):
+    torch.manual_seed(2)
+    template = size // 14 // 2 * 14 if size == 224 else 196
+    mask = torch.ones(1, template // 14, template // 14, dtype=torch.bool)
+    return torch.randn(1, 3, template, template), torch.randn(1, 3, size, size), mask
+
+
+def same_output(first, second, batch, atol):
+    with torch.no_grad():
+        a, b = first(*batch), second(*batch)
+    torch.testing.assert_close(a.score_map, b.score_map, rtol=0, atol=atol)
+    torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=atol)
+
+
+def test_file_holds_the_published_tensors_and_says_what_it_is(saved):
+    network, variant, path = saved
+    names = {"token_type_embed"}
+    for i in range(3):
+        for layer in ("attn.qkv.q", "attn.qkv.k", "attn.qkv.v", "attn.proj", "mlp.fc1", "mlp.fc2"):
+            names |= {f"blocks.{i}.{layer}.lora.{factor}" for factor in "AB"}
+    for mlp in ("cls_mlp", "reg_mlp"):
+        names |= {f"head.{mlp}.layers.{i}.{part}" for i in range(3) for part in ("weight", "bias")}
+    tensors = load_file(path)
+    assert tensors.keys() == names
+    assert tensors["blocks.1.attn.qkv.k.lora.A"].shape == (8, 64)
+    assert tensors["blocks.1.mlp.fc1.lora.B"].shape == (256, 8)
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert VariantConfig(**json.loads(metadata["variant"])) == variant
+    assert metadata["backbone"] == variant.backbone.timm
+    assert metadata["backbone_fingerprint"] == network.fingerprint != ""
+    assert (metadata["lora_rank"], metadata["lora_alpha"]) == ("8", "16.0")
+    assert metadata["epoch"] == "10"
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_loaded_network_tracks_as_the_trained_one(saved, backbone):
+    network, variant, path = saved
+    loaded, told = load_network(path, backbone=backbone)
+    assert told == variant
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert not any("lora" in name for name, _ in loaded.named_parameters())
+    same_output(network.eval(), loaded, crops(), 1e-5)
+
+
+def test_bfloat16_network_has_matrices_in_bfloat16_and_the_rest_in_float32(saved, backbone):
+    network, _, path = saved
+    loaded, _ = load_network(path, backbone=backbone, dtype=torch.bfloat16)
+    assert loaded.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert loaded.head.cls_mlp.layers[0].weight.dtype == torch.bfloat16
+    assert loaded.norm.weight.dtype == loaded.pos_embed.dtype == torch.float32
+    same_output(network.eval(), loaded, crops(), 0.05)
+
+
+def test_weights_go_back_into_a_network_to_train(saved, backbone):
+    network, variant, path = saved
+    fresh = build_network(variant, backbone=backbone)
+    assert not torch.equal(fresh.blocks[0].attn.qkv.lora_a, network.blocks[0].attn.qkv.lora_a)
+    assert load_weights(path, fresh)["epoch"] == "10"
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, fresh.get_parameter(name)), name
+
+
+def test_files_of_224_serve_378(saved, backbone, make_variant):
+    _, _, path = saved
+    loaded, variant = load_network(path, backbone=backbone, variant=make_variant(378))
+    assert (loaded.search_grid, variant.name) == (27, "tiny-378")
+    assert loaded(*crops(378)).score_map.shape == (1, 27, 27)
+
+
+def test_published_scalars_override_the_variants_scale(saved, backbone, make_variant, tmp_path):
+    network, _, path = saved
+    published = tmp_path / "model.bin"
+    scalars = {"lora_alpha": torch.tensor(16), "use_rslora": torch.tensor(False)}
+    save_file(load_file(path) | scalars, published)
+    loaded, variant = load_network(
+        published, backbone=backbone, variant=make_variant(alpha=1.0, rslora=True)
+    )
+    assert (variant.lora.alpha, variant.lora.rslora) == (16.0, False)
+    same_output(network.eval(), loaded, crops(), 1e-5)
+
+
+def test_published_file_without_scalars_takes_the_variants_scale(saved, backbone, tmp_path):
+    network, variant, path = saved
+    published = tmp_path / "model.safetensors"
+    save_file(load_file(path), published)
+    loaded, _ = load_network(published, backbone=backbone, variant=variant)
+    same_output(network.eval(), loaded, crops(), 1e-5)
+
+
+def test_file_that_does_not_name_its_variant_asks_for_it(saved, backbone, tmp_path):
+    save_file(load_file(saved[2]), tmp_path / "nameless.bin")
+    with pytest.raises(UserError, match="--variant"):
+        load_network(tmp_path / "nameless.bin", backbone=backbone)
+
+
+def test_another_backbone_file_is_refused_by_its_fingerprint(saved, backbone, make_variant):
+    network, variant, path = saved
+    state = load_file(backbone)
+    state["norm.bias"] += 1e-3
+    other = backbone.with_name("other.safetensors")
+    save_file(state, other)
+    with pytest.raises(UserError, match=network.fingerprint):
+        load_network(path, backbone=other)
+    with pytest.raises(UserError, match=network.fingerprint):
+        load_weights(path, build_network(variant, backbone=other))
+
+
+def test_weights_of_another_variant_are_refused(saved, backbone):
+    with pytest.raises(UserError, match=r"tiny-224.*not of B-224"):
+        load_network(saved[2], backbone=backbone, variant=load_variant("B-224"))
+
+
+def test_tensors_that_do_not_fit_are_listed_by_name(saved, tmp_path):
+    network, _, path = saved
+    tensors = load_file(path)
+    del tensors["blocks.0.attn.qkv.q.lora.A"]
+    tensors["blocks.0.attn.qkv.q.lora.C"] = torch.zeros(1)
+    tensors["token_type_embed"] = torch.zeros(2, 64)
+    save_file(tensors, tmp_path / "odd.safetensors")
+    before = network.token_type_embed.clone()
+    with pytest.raises(UserError) as error:
+        load_weights(tmp_path / "odd.safetensors", network)
+    assert "missing: blocks.0.attn.qkv.q.lora.A" in error.value.message
+    assert "unexpected: blocks.0.attn.qkv.q.lora.C" in error.value.message
+    assert "token_type_embed (2, 64) instead of (3, 64)" in error.value.message
+    assert torch.equal(network.token_type_embed, before)
+
+
+def test_network_without_lora_needs_no_backbone_file(tmp_path):
+    variant = load_variant("toy")
+    network = build_network(variant)
+    path = tmp_path / "toy.safetensors"
+    save_weights(path, network, variant)
+    assert "blocks.0.attn.qkv.weight" in load_file(path)
+    loaded, told = load_network(path)
+    assert told == variant
+    batch = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 128, 128), torch.ones(1, 4, 4)
+    same_output(network.eval(), loaded, batch, 0.0)
+    again = build_network(variant)
+    load_weights(path, again)
+    same_output(network.eval(), again.eval(), batch, 0.0)
+
+
+def test_lora_on_a_backbone_that_was_never_pretrained_is_saved_whole(make_variant, tmp_path):
+    variant = make_variant()
+    invented = variant.backbone.model_copy(update={"pretrained": False})
+    variant = variant.model_copy(update={"backbone": invented})
+    network = build_network(variant)
+    path = tmp_path / "whole.safetensors"
+    save_weights(path, network, variant)
+    same_output(network.eval(), load_network(path)[0], crops(), 1e-5)
+
+
+def test_whole_file_is_refused_for_another_search_size(tmp_path):
+    variant = load_variant("toy")
+    path = tmp_path / "toy.safetensors"
+    save_weights(path, build_network(variant), variant)
+    larger = variant.model_copy(update={"search_size": 256})
+    with pytest.raises(UserError, match="64 search cells"):
+        load_network(path, variant=larger)
+
+
+def test_gated_pairs_have_official_names(make_variant):
+    names = published_tensors(assemble(make_variant(gated=True), None))[0]
+    assert names["blocks.0.mlp.w12.lora.B"].shape == (352, 8)
+    assert names["blocks.2.mlp.w3.lora.A"].shape == (8, 176)
+
+
+def test_metadata_that_cannot_be_read_are_a_users_error(saved, tmp_path):
+    path = tmp_path / "future.safetensors"
+    save_file(load_file(saved[2]), path, {"variant": '{"name": "x", "warp": 9}'})
+    with pytest.raises(UserError, match=r"future\.safetensors"):
+        load_network(path)

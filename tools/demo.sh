@@ -1,0 +1,14 @@
+#!/bin/sh
+# The whole way on a toy world, in the folder $1: raw trees, shards, training, score, zip, pictures.
+set -eu
+cd "$1"
+start=$(date +%s)
+lorat-prep toyworld
+lorat-prep build --datasets all
+lorat-train --variant toy --resume auto
+lorat-eval --submit-zip got10k
+end=$(date +%s)
+echo
+echo "Training crops: $PWD/runs/toy-toy/samples.png"
+echo "Training curve: $PWD/runs/toy-toy/curves.png"
+echo "The whole demo took $(((end - start) / 60)) min $(((end - start) % 60)) s."
