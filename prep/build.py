@@ -33,6 +33,7 @@ from lorat.shards.manifest import (
     receipt_path,
     shard_name,
 )
+from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, sample_key
 from lorat.shards.storage import write_json
 from lorat.shards.writer import write_shard
@@ -247,5 +248,5 @@ def _build_shard(plan: _Plan, number: int) -> Receipt:
 def _try_pair(plan: _Plan, pair: PairDraw, number: int) -> JitterReport:
     clip = plan.clips[pair.clip]
     box = clip.tracks[pair.track].boxes[pair.search]
-    rng = np.random.default_rng((plan.options.seed, number))
-    return try_jitter(box, clip.frame_size(), plan.options.crops, rng)
+    draws = Draws("jitter", plan.options.seed, plan.name, number)
+    return try_jitter(box, clip.frame_size(), plan.options.crops, draws)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from lorat.prep.pairs import PairDraw
 from lorat.prep.trees.clip import Clip
-from lorat.shards.geometry import CropTransform, adjust, crop_transform
-from lorat.shards.jitter import Jitter, draw_window
+from lorat.shards.geometry import crop_transform
+from lorat.shards.jitter import MIN_OBJECT, Jitter
 from lorat.shards.jpeg import encode, read_image
 from lorat.shards.resample import Window, context_window, cut_window, template_window
+from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
 
 __all__ = ["CropOptions", "FrameSizeChanged", "JitterReport", "cut_pair", "try_jitter"]
@@ -103,35 +104,37 @@ def search_window(
 
 
 def try_jitter(
-    box: NDArray[np.float64],
-    frame_size: tuple[int, int],
-    options: CropOptions,
-    rng: np.random.Generator,
+    box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions, draws: Draws
 ) -> JitterReport:
     """Draw training windows for a box and report how they fare on the stored window.
+
+    The windows follow `lorat.shards.jitter.jitter_window`, all at once; since the report decides
+    whether a pair is stored, they are drawn from `draws` and not from NumPy's distributions.
 
     Args:
         box: (4,) xyxy, frame pixels.
         frame_size: (width, height).
         options: of the build.
-        rng: of this pair; the report defines no bytes.
+        draws: of this pair.
     """
-    size = options.serve
-    nominal = crop_transform(box, options.area_factor, (size, size))
+    jitter, size = Jitter(), options.serve
+    u = draws.uniforms(6 * _TRIALS).reshape(6, _TRIALS)
+    normal = np.sqrt(-2.0 * np.log1p(-u[:2])) * np.cos(2.0 * np.pi * u[2:4])  # Box and Muller
+    nominal = crop_transform(box, options.area_factor, (size, size)).scale[0]
+    scale = nominal / np.exp(jitter.scale * normal)
+    sides = (box[2:] - box[:2])[:, None]
+    reach = jitter.translation * (sides * scale).sum(axis=0) * 0.5
+    centre = ((box[:2] + box[2:]) * 0.5)[:, None]
+    translation = size * 0.5 - centre * scale + (2.0 * u[4:] - 1.0) * reach
+    low, high = (np.clip(box[k : k + 2, None] * scale + translation, 0, size) for k in (0, 2))
+    accepted = ((high - low) >= MIN_OBJECT).all(axis=0)
+    frame = np.array(frame_size)[:, None]
+    begin, end = (np.clip((edge - translation) / scale, 0, frame) for edge in (0, size))
     stored = search_window(box, frame_size, options)
-    accepted = outside = 0
-    for _ in range(_TRIALS):
-        window, ok = draw_window(box, nominal, size, rng, Jitter())
-        accepted += ok
-        outside += ok and _leaves(window, frame_size, size, stored)
-    return JitterReport(_TRIALS, accepted, outside)
-
-
-def _leaves(
-    transform: CropTransform, frame_size: tuple[int, int], size: int, stored: Window
-) -> bool:
-    source = adjust(transform, frame_size, (size, size)).source
-    return source is not None and not stored.contains(source)
+    before = np.floor(begin) < np.array(stored.origin)[:, None]
+    after = np.ceil(end) > np.array(stored.end)[:, None]
+    outside = accepted & (before | after).any(axis=0)
+    return JitterReport(_TRIALS, int(accepted.sum()), int(outside.sum()))
 
 
 def _read_frame(clip: Clip, index: int) -> NDArray[np.uint8]:

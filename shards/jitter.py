@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 
 from lorat.shards.geometry import CropTransform, clip_boxes, crop_transform
 
-__all__ = ["ATTEMPTS", "Jitter", "draw_window", "jitter_window"]
+__all__ = ["ATTEMPTS", "MIN_OBJECT", "Jitter", "jitter_window"]
 
 ATTEMPTS = 12
-_MIN_OBJECT = 10.0  # output pixels that the object keeps in the crop, in each axis
+MIN_OBJECT = 10.0  # crop pixels that the object keeps in an accepted window, in each axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Jitter:
     """Largest shift, in mean object sides."""
 
 
-def draw_window(
+def _draw_window(
     box: ArrayLike, nominal: CropTransform, size: int, rng: np.random.Generator, jitter: Jitter
 ) -> tuple[CropTransform, bool]:
     """Draw one jittered window and say whether enough of the object is in it.
@@ -57,7 +57,7 @@ def draw_window(
         (float(scale[0]), float(scale[1])), (float(translation[0]), float(translation[1]))
     )
     inside = clip_boxes(window.apply(box), (size, size))
-    return window, bool(((inside[2:] - inside[:2]) >= _MIN_OBJECT).all())
+    return window, bool(((inside[2:] - inside[:2]) >= MIN_OBJECT).all())
 
 
 def jitter_window(
@@ -74,7 +74,7 @@ def jitter_window(
     """
     nominal = crop_transform(box, area_factor, (size, size))
     for _ in range(ATTEMPTS):
-        window, accepted = draw_window(box, nominal, size, rng, jitter)
+        window, accepted = _draw_window(box, nominal, size, rng, jitter)
         if accepted:
             return window
     return None

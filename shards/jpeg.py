@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 import struct
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,12 @@ def _turbo() -> Any | None:
     try:
         return _StrictTurboJPEG()
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        _LOG.warning(
-            "turbojpeg is not usable (%s); OpenCV's codec does the work, more slowly. "
-            "Install libturbojpeg (Debian and Ubuntu: apt-get install libturbojpeg0).",
-            reason,
-        )
+        if multiprocessing.parent_process() is None:  # once a command, not once a worker
+            _LOG.warning(
+                "turbojpeg is not usable (%s); OpenCV's codec does the work, more slowly. "
+                "Install libturbojpeg (Debian and Ubuntu: apt-get install libturbojpeg0).",
+                " ".join(str(error).split())[:120],
+            )
         return None
 
 

@@ -29,16 +29,6 @@ class Window:
     size: tuple[int, int]
     """(width, height) of the stored image."""
 
-    def contains(self, rectangle: tuple[int, int, int, int]) -> bool:
-        """Say whether an (x1, y1, x2, y2) rectangle of the frame lies inside."""
-        left, top, right, bottom = rectangle
-        return (
-            left >= self.origin[0]
-            and top >= self.origin[1]
-            and right <= self.end[0]
-            and bottom <= self.end[1]
-        )
-
 
 def template_window(box: ArrayLike, frame_size: tuple[int, int], object_side: int) -> Window:
     """Return the window that a template of area factor 2 shows, cut at the frame."""

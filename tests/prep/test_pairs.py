@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lorat.prep.crops import CropOptions, search_window, try_jitter
 from lorat.prep.pairs import MAX_GAP, draw_pair, object_frames
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.shards.geometry import adjust, crop_transform
+from lorat.shards.jitter import Jitter, _draw_window
+from lorat.shards.rng import Draws
 
 
 def clip(name: str, visible: list[bool], tracks: int = 1) -> Clip:
@@ -52,3 +56,32 @@ def test_every_other_frame_in_reach_is_drawn():
 
 def test_object_frames_count_every_visible_object():
     assert object_frames([clip("a", [True, False, True], tracks=2), clip("b", [True])]) == 5
+
+
+def test_the_jitter_trial_agrees_with_the_windows_that_training_draws():
+    options = CropOptions()
+    rng = np.random.default_rng(3)
+    for number, (box, frame) in enumerate(
+        [
+            ([300, 200, 360, 250], (1280, 720)),
+            ([5, 5, 60, 300], (320, 320)),
+            ([0, 0, 8, 9], (90, 90)),
+        ]
+    ):
+        box = np.array(box, dtype=np.float64)
+        trials = [try_jitter(box, frame, options, Draws("t", number, i)) for i in range(40)]
+        share = sum(t.accepted for t in trials) / sum(t.tried for t in trials)
+        nominal = crop_transform(box, 4.0, (224, 224))
+        drawn = [_draw_window(box, nominal, 224, rng, Jitter()) for _ in range(2400)]
+        assert abs(share - np.mean([ok for _, ok in drawn])) < 0.05
+        stored = search_window(box, frame, options)
+        sources = [adjust(w, frame, (224, 224)).source for w, ok in drawn if ok]
+        leaves = [
+            s[0] < stored.origin[0]
+            or s[1] < stored.origin[1]
+            or s[2] > stored.end[0]
+            or s[3] > stored.end[1]
+            for s in sources
+        ]
+        outside = sum(t.outside for t in trials) / sum(t.accepted for t in trials)
+        assert abs(outside - np.mean(leaves)) < 0.05

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import cv2
 import numpy as np
 import pytest
@@ -78,3 +80,19 @@ def test_stray_bytes_between_segments_do_no_harm(picture):
     at = data.index(b"\xff\xc4")
     stray = data[:at] + bytes(7) + data[at:]
     np.testing.assert_array_equal(decode(stray), decode(data))
+
+
+def test_without_the_library_opencv_does_the_work_after_one_warning(monkeypatch, caplog, picture):
+    def missing(*_):
+        raise RuntimeError("unable to locate the turbojpeg library")
+
+    monkeypatch.setattr(jpeg, "_StrictTurboJPEG", missing)
+    jpeg._turbo.cache_clear()
+    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+    try:
+        assert jpeg.codec_name().startswith("opencv")
+        assert decode(encode(picture)).shape == picture.shape
+        assert [r.levelname for r in caplog.records] == ["WARNING"]
+        assert "libturbojpeg" in caplog.text
+    finally:
+        jpeg._turbo.cache_clear()

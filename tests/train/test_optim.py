@@ -37,13 +37,13 @@ def test_the_rate_never_leaves_its_bounds_even_after_the_end():
     schedule = Schedule(epochs=3, warmup_epochs=0.5)
     rates = [learning_rate(step, 10, schedule) for step in range(80)]
     assert rates[0] == 1e-7
-    assert max(rates) == rates[5] == 1e-4
+    assert max(rates) == rates[5] == pytest.approx(1e-4)
     assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[-1] == 1e-6
+    assert rates[-1] == pytest.approx(1e-6)
 
 
 def test_no_warm_up_starts_at_the_peak():
-    assert learning_rate(0, 10, Schedule(warmup_epochs=0)) == 1e-4
+    assert learning_rate(0, 10, Schedule(warmup_epochs=0)) == pytest.approx(1e-4)
 
 
 def published_names(name: str) -> set[str]:

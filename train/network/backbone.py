@@ -70,8 +70,10 @@ def load_backbone(config: BackboneConfig, file: Path | None = None) -> BackboneW
         return backbone_weights(str(file), read_tensors(file)[0])
     try:
         model = timm.create_model(config.timm, pretrained=True, num_classes=0, **config.args)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise UserError(_how_to_get(config)) from error
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"backbone {config.timm}: timm cannot load it: {error}") from error
     return backbone_weights(config.timm, model.state_dict())
 
 

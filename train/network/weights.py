@@ -11,6 +11,7 @@ under ``….linear.weight`` with query, key and value apart, and merged networks
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,7 @@ __all__ = ["load_network", "load_weights", "published_tensors", "save_weights"]
 
 FORMAT = "lorat-weights/1"
 _SCALARS = ("lora_alpha", "use_rslora")
+_QUERY = re.compile(r"(.+\.qkv)\.q\.(weight|bias)")
 
 
 def published_tensors(network: LoRAT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -167,18 +169,12 @@ def _copy(path: Path, tensors: Mapping[str, Tensor], network: LoRAT) -> None:
 
 def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Undo the published training layout: drop ``.linear`` and join query, key and value."""
-    plain = {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
-    joined = {}
-    for name, tensor in plain.items():
-        head, fused, tail = name.rpartition(".qkv.")
-        part, _, kind = tail.partition(".")
-        names = [f"{head}.qkv.{p}.{kind}" for p in ("q", "k", "v")]
-        if not fused or part not in ("q", "k", "v") or ".lora." in name or kind.count("."):
-            joined[name] = tensor
-        elif part == "q" and all(n in plain for n in names):
-            joined[f"{head}.qkv.{kind}"] = torch.cat([plain[n] for n in names])
-        elif not all(n in plain for n in names):
-            joined[name] = tensor
+    joined = {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
+    for name in list(joined):
+        match = _QUERY.fullmatch(name)
+        names = [f"{match[1]}.{part}.{match[2]}" for part in ("q", "k", "v")] if match else []
+        if match and all(n in joined for n in names):
+            joined[f"{match[1]}.{match[2]}"] = torch.cat([joined.pop(n) for n in names])
     return joined
 
 
