@@ -98,6 +98,8 @@ class AugmentConfig(_Frozen):
     """Brightness, contrast and saturation factors are drawn from 1 ± this."""
     grey_solarise_blur: bool = True
     """One of greyscale, solarise and Gaussian blur for both crops of every pair."""
+    rotation: Share = 0.0
+    """Probability that the search crop is turned about the object, by any angle."""
     motion_blur: Share = 0.0
     """Probability of a motion blur of the search crop (up to a tenth of its side)."""
 

@@ -78,9 +78,9 @@ def publish(outcome: Evaluation, out: Path, wishes: Wishes, console: Console) ->
     scored = _score(outcome, results)
     label = f"LoRAT {outcome.identity.variant}"
     write_json(out / "metrics.json", metrics_document(scored, _about(outcome, results)))
-    for item in scored:
-        if len(item.tracker.sequences) <= _FEW_SEQUENCES:
-            console.print(sequence_table(item))
+    for score in scored:
+        if len(score.tracker.sequences) <= _FEW_SEQUENCES:
+            console.print(sequence_table(score))
     if scored:
         console.print(score_table(scored, label))
         plot_success(scored, label, out / "success.png")

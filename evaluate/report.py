@@ -232,9 +232,9 @@ def _curves(
     labels: Sequence[str],
 ) -> None:
     for curve, text, colour, dashes in zip(curves, labels, _COLOURS, _DASHES, strict=True):
-        style = {"color": colour, "linestyle": dashes, "linewidth": 1.5}
         # Not clipped: a curve along 100 would lose half its width.
-        axes.plot(thresholds, 100 * curve, label=text, clip_on=False, zorder=3, **style)
+        (line,) = axes.plot(thresholds, 100 * curve, label=text, clip_on=False, zorder=3)
+        line.set(color=colour, linestyle=dashes, linewidth=1.5)
     axes.grid(color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -154,12 +154,13 @@ def _store(
     window: Window,
     options: CropOptions,
 ) -> StoredImage:
-    mean = frame.reshape(-1, 3).mean(axis=0, dtype=np.float64)
+    red, green, blue = frame.reshape(-1, 3).mean(axis=0, dtype=np.float64).round(2).tolist()
+    x1, y1, x2, y2 = box.round(4).tolist()
     return StoredImage(
         frame=number,
-        box=tuple(round(float(v), 4) for v in box),
+        box=(x1, y1, x2, y2),
         frame_size=(frame.shape[1], frame.shape[0]),
-        mean=tuple(round(float(v), 2) for v in mean),
+        mean=(red, green, blue),
         origin=window.origin,
         window=window.end,
         size=window.size,

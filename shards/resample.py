@@ -15,7 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from lorat.shards.geometry import Adjusted, crop_transform, rasterise
 
-__all__ = ["Window", "context_window", "cut_window", "sample_crop", "template_window"]
+Rectangle = tuple[int, int, int, int]
+
+__all__ = [
+    "Turn",
+    "Window",
+    "context_window",
+    "cut_window",
+    "sample_crop",
+    "sample_turned_crop",
+    "template_window",
+    "turn_box",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,18 @@ class Window:
     """Right, bottom, exclusive."""
     size: tuple[int, int]
     """(width, height) of the stored image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How the content of a square crop is turned."""
+
+    angle: float
+    """Radians, from the x axis towards the y axis."""
+    centre: tuple[float, float]
+    """The fixed point, crop pixels."""
+    size: int
+    """Side of the crop in pixels."""
 
 
 def template_window(box: ArrayLike, frame_size: tuple[int, int], object_side: int) -> Window:
@@ -105,14 +128,13 @@ def sample_crop(
     Returns:
         The (size, size, 3) uint8 crop, and the share of its pixels that the window lacked.
     """
-    colour = np.clip(np.rint(np.asarray(mean, dtype=np.float64)), 0, 255).astype(np.uint8)
     crop = np.empty((size, size, 3), dtype=np.uint8)
-    crop[:] = colour
+    crop[:] = _colour(mean)
     if adjusted.covered is None or adjusted.source is None:
         return crop, 0.0
     x1, y1, x2, y2 = adjusted.covered
-    columns, outside_x = _stored_positions(adjusted, window, 0)
-    rows, outside_y = _stored_positions(adjusted, window, 1)
+    columns, outside_x = _stored_positions(adjusted.covered, adjusted.source, window, 0)
+    rows, outside_y = _stored_positions(adjusted.covered, adjusted.source, window, 1)
     map_x, map_y = np.broadcast_arrays(columns[None, :], rows[:, None])
     crop[y1:y2, x1:x2] = cv2.remap(
         stored, np.ascontiguousarray(map_x), np.ascontiguousarray(map_y), cv2.INTER_LINEAR
@@ -123,18 +145,76 @@ def sample_crop(
 
 
 def _stored_positions(
-    adjusted: Adjusted, window: Window, axis: int
+    covered: Rectangle, source: Rectangle, window: Window, axis: int
 ) -> tuple[NDArray[np.float32], float]:
     """Return where the covered pixels of one axis lie in the stored image, and the share outside.
 
     The resize of the published system maps covered pixel i (centre i + 0.5) into the source part
     and stops at the part's edge pixels; the stored image is the source seen at another scale.
     """
-    low, high = adjusted.covered[axis], adjusted.covered[axis + 2]
-    source_low, source_high = adjusted.source[axis], adjusted.source[axis + 2]
+    low, high = covered[axis], covered[axis + 2]
+    source_low, source_high = source[axis], source[axis + 2]
     steps = (np.arange(high - low) + 0.5) * ((source_high - source_low) / (high - low))
     frame = np.clip(source_low + steps, source_low + 0.5, source_high - 0.5)
     origin, end, size = window.origin[axis], window.end[axis], window.size[axis]
     outside = float(((frame < origin) | (frame > end)).mean())
     stored = (frame - origin) * (size / (end - origin)) - 0.5
     return np.clip(stored, 0.0, size - 1.0).astype(np.float32), outside
+
+
+def sample_turned_crop(
+    stored: NDArray[np.uint8],
+    window: Window,
+    adjusted: Adjusted,
+    frame_size: tuple[int, int],
+    mean: ArrayLike,
+    turn: Turn,
+) -> tuple[NDArray[np.uint8], float]:
+    """Sample a square crop whose content is turned about a point, as `sample_crop` does otherwise.
+
+    Args:
+        stored: (h, w, 3) uint8, the stored image.
+        window: where it lies in the frame.
+        adjusted: the crop, not turned, on whole pixels of the original frame.
+        frame_size: (width, height) of the original frame.
+        mean: (3,) colour outside the frame, 0 … 255.
+        turn: the crop's size, and how and about what it is turned.
+
+    Returns:
+        The (size, size, 3) uint8 crop, and the share of its pixels that the window lacked.
+    """
+    along = np.arange(turn.size) + 0.5
+    dx, dy = along[None, :] - turn.centre[0], along[:, None] - turn.centre[1]
+    cos, sin = np.cos(turn.angle), np.sin(turn.angle)
+    before = (turn.centre[0] + cos * dx + sin * dy, turn.centre[1] - sin * dx + cos * dy)
+    scale, translation = adjusted.transform.scale, adjusted.transform.translation
+    maps = []
+    in_frame = in_window = np.ones((turn.size, turn.size), dtype=np.bool_)
+    for axis in (0, 1):
+        frame = (before[axis] - translation[axis]) / scale[axis]
+        origin, end, size = window.origin[axis], window.end[axis], window.size[axis]
+        in_frame = in_frame & (frame >= 0) & (frame <= frame_size[axis])
+        in_window = in_window & (frame >= origin) & (frame <= end)
+        maps.append(((frame - origin) * (size / (end - origin)) - 0.5).astype(np.float32))
+    crop = cv2.remap(stored, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    crop[~in_frame] = _colour(mean)
+    return crop, float((in_frame & ~in_window).mean())
+
+
+def turn_box(box: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
+    """Return the bounding box of a turned object, taking it for the ellipse that fills its box.
+
+    A turned rectangle's bounding box would be too large for most objects by up to 41 %.
+
+    Args:
+        box: (4,) xyxy.
+        angle: radians.
+    """
+    centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
+    cos, sin = np.cos(angle) * half, np.sin(angle) * half
+    reach = np.array([np.hypot(cos[0], sin[1]), np.hypot(sin[0], cos[1])])
+    return np.concatenate([centre - reach, centre + reach])
+
+
+def _colour(mean: ArrayLike) -> NDArray[np.uint8]:
+    return np.clip(np.rint(np.asarray(mean, dtype=np.float64)), 0, 255).astype(np.uint8)

@@ -124,13 +124,20 @@ def _image_meta(image: StoredImage) -> dict[str, Any]:
 
 
 def _image_from(meta: dict[str, Any], jpeg: bytes) -> StoredImage:
+    x1, y1, x2, y2 = (float(v) for v in meta["box"])
+    red, green, blue = (float(v) for v in meta["mean"])
     return StoredImage(
         frame=int(meta["frame"]),
-        box=tuple(float(v) for v in meta["box"]),
-        frame_size=tuple(int(v) for v in meta["frame_size"]),
-        mean=tuple(float(v) for v in meta["mean"]),
-        origin=tuple(int(v) for v in meta["origin"]),
-        window=tuple(int(v) for v in meta["window"]),
-        size=tuple(int(v) for v in meta["size"]),
+        box=(x1, y1, x2, y2),
+        frame_size=_pair(meta["frame_size"]),
+        mean=(red, green, blue),
+        origin=_pair(meta["origin"]),
+        window=_pair(meta["window"]),
+        size=_pair(meta["size"]),
         jpeg=jpeg,
     )
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    first, second = (int(v) for v in values)
+    return first, second

@@ -7,10 +7,10 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lorat.configs.schema import AugmentConfig
 from lorat.shards.errors import UserError
-from lorat.shards.geometry import CropTransform, adjust, crop_transform
-from lorat.shards.jitter import Jitter, jitter_window
+from lorat.shards.geometry import CropTransform, adjust, clip_boxes, crop_transform
+from lorat.shards.jitter import MIN_OBJECT, Jitter, jitter_window
 from lorat.shards.jpeg import decode
 from lorat.shards.manifest import Manifest
 from lorat.shards.order import Pool, batch_positions, epoch_order
 from lorat.shards.reader import ShardReader
-from lorat.shards.resample import Window, sample_crop
+from lorat.shards.resample import Turn, Window, sample_crop, sample_turned_crop, turn_box
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
 from lorat.train.augment import augment_pair
@@ -76,9 +76,10 @@ class Batch:
             cut = slice(at, at + step)
             yield Batch(*(getattr(self, field.name)[cut] for field in fields(self)))
 
-    def _map(self, change: object) -> Batch:
-        values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(change(v) if isinstance(v, Tensor) else v for v in values))
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        names = [field.name for field in fields(self) if field.name != "keys"]
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed)
 
 
 def normalise(
@@ -231,7 +232,8 @@ def _make_pair(
     size = spec.template_size
     nominal = crop_transform(sample.template.box, spec.template_factor, (size, size))
     template, template_box, _ = _crop(sample.template, nominal, size, sample.key)
-    search, search_box, missing = _crop(sample.search, window, spec.search_size, sample.key)
+    angle = rng.uniform(-np.pi, np.pi) if rng.random() < config.rotation else 0.0
+    search, search_box, missing = _crop(sample.search, window, spec.search_size, sample.key, angle)
     crops, boxes = augment_pair((template, search), (template_box, search_box), rng, config)
     labels = make_labels(*boxes, spec)
     return _Pair(
@@ -247,13 +249,27 @@ def _make_pair(
 
 
 def _crop(
-    image: StoredImage, transform: CropTransform, size: int, key: str
+    image: StoredImage, transform: CropTransform, size: int, key: str, angle: float = 0.0
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
-    """Return the crop, the box in it, and the share of pixels that the stored window lacked."""
+    """Return the crop, the box in it, and the share of pixels that the stored window lacked.
+
+    The crop is turned by `angle` about the object, unless too little of it would be left to see.
+    """
     adjusted = adjust(transform, image.frame_size, (size, size))
     window = Window(image.origin, image.window, image.size)
-    crop, missing = sample_crop(decode(image.jpeg, key), window, adjusted, size, image.mean)
-    return crop, adjusted.transform.apply(np.asarray(image.box)), missing
+    stored = decode(image.jpeg, key)
+    box = adjusted.transform.apply(np.asarray(image.box))
+    if angle:
+        turned = turn_box(box, angle)
+        seen = clip_boxes(turned, (size, size))
+        if ((seen[2:] - seen[:2]) >= MIN_OBJECT).all():
+            turn = Turn(angle, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), size)
+            crop, missing = sample_turned_crop(
+                stored, window, adjusted, image.frame_size, image.mean, turn
+            )
+            return crop, turned, missing
+    crop, missing = sample_crop(stored, window, adjusted, size, image.mean)
+    return crop, box, missing
 
 
 def _collate(pairs: list[_Pair | _Failure]) -> Batch | _Failure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lorat.train.devices import pick_device
 
-__all__ = ["World", "join_world", "mean_over_ranks", "parallel", "sum_over_ranks"]
+__all__ = ["World", "join_world", "mean_over_ranks", "parallel", "without_sync"]
 
 _TIMEOUT = timedelta(minutes=10)
 
@@ -66,14 +66,17 @@ def parallel(network: nn.Module, world: World) -> nn.Module:
     )
 
 
-def sum_over_ranks(value: Tensor, world: World) -> Tensor:
-    """Return the sum of a tensor over all ranks."""
-    if world.size > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-    return value
+def without_sync(network: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which backward passes leave gradients on their rank."""
+    if isinstance(network, nn.parallel.DistributedDataParallel):
+        return network.no_sync()
+    return nullcontext()
 
 
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:
     """Return the mean of a tensor over all ranks."""
-    return sum_over_ranks(value, world) / world.size
+    if world.size == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / world.size

@@ -16,7 +16,7 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.errors import UserError
 from lorat.train.batches import Batch, Source, make_loader, normalise
 from lorat.train.checkpoints import Position, find_checkpoint, restore, save_checkpoint
-from lorat.train.distributed import World, mean_over_ranks, parallel
+from lorat.train.distributed import World, mean_over_ranks, parallel, without_sync
 from lorat.train.log import open_log
 from lorat.train.loss import Losses, tracking_loss
 from lorat.train.network.lorat import LoRAT
@@ -105,8 +105,7 @@ def _update(
     totals = torch.zeros(3, device=batch.box.device)
     for number, part in enumerate(batch.split(recipe.accumulate), start=1):
         last = number == recipe.accumulate
-        waits = world.size > 1 and not last
-        with wrapped.no_sync() if waits else nullcontext():
+        with nullcontext() if last else without_sync(wrapped):
             template = normalise(part.template, variant.mean, variant.std, torch.float32)
             search = normalise(part.search, variant.mean, variant.std, torch.float32)
             autocast = training.dtype != torch.float32

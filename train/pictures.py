@@ -76,7 +76,7 @@ def draw_curves(run: Path) -> Path | None:
     rates.set_ylabel("learning rate")
     rates.set_ylim(bottom=0)
     handles = losses.get_lines() + rates.get_lines()
-    losses.legend(handles, [line.get_label() for line in handles], loc="upper right")
+    losses.legend(handles, [str(line.get_label()) for line in handles], loc="upper right")
     path = run / "curves.png"
     figure.savefig(path, dpi=120)
     return path

@@ -9,11 +9,14 @@ import pytest
 from lorat.shards.geometry import adjust, crop_frame, crop_transform
 from lorat.shards.jitter import Jitter, jitter_window
 from lorat.shards.resample import (
+    Turn,
     Window,
     context_window,
     cut_window,
     sample_crop,
+    sample_turned_crop,
     template_window,
+    turn_box,
 )
 
 
@@ -89,3 +92,46 @@ def test_a_template_window_is_what_the_template_shows():
     window = template_window(box, (640, 480), 96)
     source = adjust(crop_transform(box, 2.0, (112, 112)), (640, 480), (112, 112)).source
     assert (*window.origin, *window.end) == source
+
+
+def test_a_crop_turned_by_nothing_is_the_crop(frame):
+    box = np.array([300.0, 200.0, 360.0, 250.0])
+    window = context_window(box, (640, 480), 12.0, 96, 1024)
+    adjusted = adjust(crop_transform(box, 4.0, (128, 128)), (640, 480), (128, 128))
+    stored = cut_window(frame, window)
+    plain, _ = sample_crop(stored, window, adjusted, 128, (0, 0, 0))
+    turn = Turn(0.0, (64.0, 64.0), 128)
+    turned, missing = sample_turned_crop(stored, window, adjusted, (640, 480), (0, 0, 0), turn)
+    assert missing == 0.0
+    assert np.abs(turned.astype(int) - plain).max() <= 1
+
+
+def test_the_object_turns_in_place_and_its_box_holds_it():
+    canvas = np.zeros((480, 640, 3), dtype=np.uint8)
+    cv2.ellipse(canvas, (320, 240), (40, 15), 0, 0, 360, (255, 255, 255), -1)
+    box = np.array([280.0, 225.0, 361.0, 256.0])
+    window = context_window(box, (640, 480), 12.0, 96, 1024)
+    adjusted = adjust(crop_transform(box, 4.0, (224, 224)), (640, 480), (224, 224))
+    flat = adjusted.transform.apply(box)
+    stored = cut_window(canvas, window)
+    for angle in (-2.5, -np.pi / 2, 0.4, np.pi / 2, 3.0):
+        turn = Turn(angle, ((flat[0] + flat[2]) / 2, (flat[1] + flat[3]) / 2), 224)
+        crop, _ = sample_turned_crop(stored, window, adjusted, (640, 480), (0, 0, 0), turn)
+        rows, columns = np.nonzero(crop[..., 0] > 127)
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(seen, turn_box(flat, angle), atol=2.0)
+        tilt = np.cov(columns, rows)[0, 1]
+        assert abs(np.sin(2 * angle)) < 0.1 or np.sign(tilt) == np.sign(np.sin(2 * angle))
+
+
+def test_a_turned_crop_is_padded_outside_the_frame(frame):
+    box = np.array([0.0, 0.0, 60.0, 60.0])
+    window = context_window(box, (640, 480), 12.0, 96, 1024)
+    adjusted = adjust(crop_transform(box, 4.0, (128, 128)), (640, 480), (128, 128))
+    turn = Turn(np.pi, (64.0, 64.0), 128)
+    crop, missing = sample_turned_crop(
+        cut_window(frame, window), window, adjusted, (640, 480), (9, 8, 7), turn
+    )
+    assert missing == 0.0
+    np.testing.assert_array_equal(crop[127, 127], [9, 8, 7])
+    assert (crop[0, 0] != [9, 8, 7]).any()

@@ -47,7 +47,7 @@ def source(tiny_shards: Path) -> Source:
         manifests=tuple(load_manifest(tiny_shards / n) for n in ("toy-train", "toy-val")),
         weights=(2, 1),
         spec=CropSpec(32, 64, 2, 4, 2.0, 4.0),
-        augment=AugmentConfig(motion_blur=0.3),
+        augment=AugmentConfig(motion_blur=0.3, rotation=0.3),
         seed=42,
         batch_size=8,
         pairs_per_epoch=24,

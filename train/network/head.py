@@ -20,8 +20,9 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([Dense(width, width), Dense(width, width), Dense(width, out)])
-        for layer in self.layers:
+        layers = [Dense(width, width), Dense(width, width), Dense(width, out)]
+        self.layers = nn.ModuleList(layers)
+        for layer in layers:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 

@@ -14,6 +14,7 @@ Axes: B batch, T tokens, D channels, H heads, d channels of a head, G cells of a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -43,7 +44,7 @@ class Dense(nn.Linear):
         """Wrap tensors that exist; parameters are taken over as they are."""
         layer = cls(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         layer.weight = _parameter(weight)
-        layer.bias = None if bias is None else _parameter(bias)
+        layer.register_parameter("bias", None if bias is None else _parameter(bias))
         return layer
 
 
@@ -256,7 +257,8 @@ def _is_plain(block: nn.Module) -> bool:
     """Whether `Block` computes the same as timm's block, dropout aside."""
     if type(block) is not TimmBlock or type(block.mlp) not in (Mlp, GluMlp):
         return False
-    attention, mlp = block.attn, block.mlp
+    attention: Any = block.attn
+    mlp: Any = block.mlp
     if isinstance(mlp, GluMlp) and (mlp.gate_last or not isinstance(mlp.act, nn.SiLU)):
         return False
     optional = (attention.q_norm, attention.k_norm, getattr(attention, "norm", None))

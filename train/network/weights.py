@@ -40,7 +40,8 @@ def published_tensors(network: LoRAT) -> tuple[dict[str, Tensor], dict[str, Tens
     Pairs that are stacked in memory appear as views, one per published name, so the tensors can
     be saved or copied into. Without LoRA everything is in the first table.
     """
-    trained, frozen = {}, {}
+    trained: dict[str, Tensor] = {}
+    frozen: dict[str, Tensor] = {}
     for path, module in network.named_modules():
         if isinstance(module, LoraLinear):
             count = module.lora_b.shape[0]
