@@ -49,6 +49,9 @@ class BackboneConfig(_Frozen):
     """Passed on to timm.create_model: other widths, depths, patch sizes."""
     pretrained: bool = True
     """Whether the backbone's weights are loaded; false trains the network from scratch."""
+    initial_positions: Literal["timm", "sincos"] = "timm"
+    """What positions start from where nothing is loaded; with sines and cosines a small network
+    knows where its tokens are from the first step on."""
 
 
 class VariantConfig(_Frozen):
@@ -65,6 +68,8 @@ class VariantConfig(_Frozen):
     search_factor: float = 4.0
     """Area factor of the search window."""
     drop_path: Share = 0.0
+    token_type_std: Annotated[float, Field(gt=0.0)] = 0.02
+    """Standard deviation of new token types; the published value suits trained backbones."""
     recipe: str = "standard"
     """The recipe that trains it when none is named."""
     mean: Rgb = (0.485, 0.456, 0.406)

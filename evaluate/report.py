@@ -19,6 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from rich import box
 from rich.table import Table
 
 from lorat.evaluate.metrics import CENTRE_THRESHOLDS, OVERLAP_THRESHOLDS
@@ -38,6 +39,7 @@ __all__ = [
 STILL = "never moving"
 """What reports call the tracker that repeats its first box."""
 
+_CORRECTED = "Pnorm*"
 _PRECISION_AT = 20.0  # pixels at which precision is read off
 _COLOURS = ("#0072b2", "#8a8a8a")  # of the tracker and the never-moving one
 _DASHES = ("-", (0, (4, 2)))
@@ -71,7 +73,15 @@ def score_table(scored: Sequence[Scored], label: str) -> Table:
         label: what the tracker is called.
     """
     columns = _score_columns(scored)
-    table = Table(title="Scores in per cent", title_justify="left", title_style="bold")
+    table = Table(
+        title="Scores in per cent",
+        title_justify="left",
+        title_style="bold",
+        box=box.HORIZONTALS,
+        padding=(0, 0),
+        caption="Pnorm*: absent frames count as misses" if _CORRECTED in columns else None,
+        caption_justify="left",
+    )
     for heading in ("test set", "tracker"):
         table.add_column(heading, no_wrap=True)
     for heading in columns:
@@ -193,7 +203,7 @@ def _score_columns(scored: Sequence[Scored]) -> dict[str, Callable[[DatasetScore
         "Pnorm": lambda s: _percent(s.norm_precision),
     }
     if any(item.tracker.norm_precision_corrected is not None for item in scored):
-        columns["Pnorm, absent missed"] = lambda s: _percent(s.norm_precision_corrected)
+        columns[_CORRECTED] = lambda s: _percent(s.norm_precision_corrected)
     if any(item.tracker.got10k is not None for item in scored):
         columns["AO"] = lambda s: _percent(s.got10k.ao if s.got10k else None)
         columns["SR0.5"] = lambda s: _percent(s.got10k.sr50 if s.got10k else None)

@@ -41,7 +41,13 @@ class LoRAT(nn.Module):
 
     fingerprint: str = ""
 
-    def __init__(self, backbone: Transformer, template_grid: int, search_grid: int) -> None:
+    def __init__(
+        self,
+        backbone: Transformer,
+        template_grid: int,
+        search_grid: int,
+        token_type_std: float = 0.02,
+    ) -> None:
         """Take over the parts of `backbone`; its positions are resampled to the search grid."""
         super().__init__()
         self.template_grid = template_grid
@@ -50,7 +56,7 @@ class LoRAT(nn.Module):
         width = positions.shape[-1]
         self.pos_embed = nn.Parameter(positions)
         self.token_type_embed = nn.Parameter(torch.empty(3, width))
-        nn.init.trunc_normal_(self.token_type_embed, std=0.02)
+        nn.init.trunc_normal_(self.token_type_embed, std=token_type_std)
         self.patch_embed = backbone.patch_embed
         self.blocks = backbone.blocks
         self.norm = backbone.norm

@@ -58,7 +58,7 @@ def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> LoRAT:
     )
     if template > search:
         raise UserError(f"variant {variant.name}: template_size must not exceed search_size")
-    network = LoRAT(transformer, template, search)
+    network = LoRAT(transformer, template, search, variant.token_type_std)
     if variant.lora is not None:
         network.requires_grad_(False)
         network.token_type_embed.requires_grad_(True)

@@ -27,7 +27,15 @@ from torch import Tensor, nn
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.errors import UserError
 
-__all__ = ["Block", "Dense", "Transformer", "add_residual", "attend", "resize_positions"]
+__all__ = [
+    "Block",
+    "Dense",
+    "Transformer",
+    "add_residual",
+    "attend",
+    "resize_positions",
+    "sincos_positions",
+]
 
 
 class Dense(nn.Linear):
@@ -206,6 +214,24 @@ def resize_positions(positions: Tensor, grid: int) -> Tensor:
     return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def sincos_positions(like: Tensor) -> Tensor:
+    """Return fixed 2D positions (Chen et al., 2021): sines and cosines of the row and the column.
+
+    Args:
+        like: (1, side·side, D) positions whose shape and device to take; D a multiple of 4.
+    """
+    side, quarter = _side(like), like.shape[-1] // 4
+    if like.shape[-1] % 4:
+        raise UserError(
+            f"initial_positions: sincos needs a width that 4 divides, not {like.shape[-1]}"
+        )
+    rates = 10000.0 ** (-torch.arange(quarter, device=like.device) / quarter)
+    angles = torch.arange(side, device=like.device)[:, None] * rates
+    waves = torch.cat((angles.sin(), angles.cos()), dim=1)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    return torch.cat((rows, columns), dim=-1).reshape(1, side * side, -1)
+
+
 def _side(positions: Tensor) -> int:
     return round(positions.shape[1] ** 0.5)
 
@@ -223,6 +249,8 @@ class Transformer(nn.Module):
         model = _create(config)
         self.patch_embed = PatchEmbedding(model.patch_embed.proj)
         self.pos_embed = nn.Parameter(model.pos_embed.detach()[:, _prefix_rows(model) :].clone())
+        if config.initial_positions == "sincos":
+            self.pos_embed = nn.Parameter(sincos_positions(self.pos_embed))
         self.blocks = nn.ModuleList(Block(block, drop_path) for block in model.blocks)
         self.norm = model.norm
 
