@@ -22,7 +22,6 @@ from lorat.evaluate.report import (
     plot_success,
     score_table,
     sequence_table,
-    write_json,
 )
 from lorat.evaluate.results import SequenceResult, read_results
 from lorat.evaluate.scoring import dataset_scores, never_moving_results
@@ -33,6 +32,7 @@ from lorat.evaluate.video import write_tracking_video
 from lorat.prep.trees import official_names
 from lorat.prep.trees.clip import Clip
 from lorat.shards.geometry import xyxy_to_xywh
+from lorat.shards.storage import write_json
 
 __all__ = ["Wishes", "publish"]
 

@@ -6,9 +6,7 @@ of a data set are worth without tracking. Tables and plots are in per cent; JSON
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from rich.table import Table
 
 from lorat.evaluate.metrics import CENTRE_THRESHOLDS, OVERLAP_THRESHOLDS
 from lorat.evaluate.scoring import DatasetScores, SequenceScores
+from lorat.shards.storage import atomic_file
 
 __all__ = [
     "STILL",
@@ -33,7 +32,6 @@ __all__ = [
     "plot_success",
     "score_table",
     "sequence_table",
-    "write_json",
 ]
 
 STILL = "never moving"
@@ -179,14 +177,6 @@ def metrics_document(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict
     return {"version": 1, **about, "datasets": sets}
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write JSON and rename it into place; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
@@ -229,10 +219,8 @@ def _figure(
             axes.set_title(f"{item.name} ({len(item.tracker.sequences)} sequences)")
         for axes in grid.flat[len(scored) :]:
             axes.set_visible(False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format="png")
-        temporary.replace(path)
+        with atomic_file(path) as file:
+            figure.savefig(file, format="png")
 
 
 def _curves(

@@ -12,7 +12,6 @@ width or height. The number of lines is compared with the sequence by whoever kn
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lorat.shards.errors import UserError
+from lorat.shards.storage import atomic_file
 
 __all__ = [
     "SequenceResult",
@@ -139,9 +139,8 @@ def _box_file(folder: Path, name: str) -> Path:
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="ascii", newline="\n")
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        file.write("".join(line + "\n" for line in lines).encode("ascii"))
 
 
 def _read_column(path: Path, rows: int) -> NDArray[np.float64]:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat.evaluate.report import write_json
 from lorat.evaluate.results import has_result, read_result
 from lorat.prep.trees.clip import Clip
 from lorat.shards.errors import UserError
 from lorat.shards.geometry import xyxy_to_xywh
+from lorat.shards.storage import write_json
 
 __all__ = ["Identity", "claim", "clear", "is_done", "result_folder", "weights_digest"]
 

@@ -9,7 +9,6 @@ submitted is refused before a file exists.
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from lorat.evaluate.results import SequenceResult
 from lorat.shards.errors import UserError
 from lorat.shards.geometry import rasterise, xywh_to_xyxy, xyxy_to_xywh
+from lorat.shards.storage import atomic_file
 
 __all__ = ["GOT10K_TEST_NAMES", "Packed", "pack_got10k", "pack_trackingnet"]
 
@@ -269,14 +269,10 @@ def _finish(
             return packed
         if not target.overwrite:
             raise UserError(f"{path}: exists with other content; use --overwrite or another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        _read_back(temporary, path, entries)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(data)
+        file.flush()
+        _read_back(Path(file.name), path, entries)
     return packed
 
 

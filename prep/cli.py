@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
+from rich import box
 from rich.table import Table
 
 from lorat.prep.build import BuildOptions, BuildReport, build
@@ -180,8 +181,10 @@ def _with_split(name: str) -> tuple[Dataset, str]:
 
 
 def _print_reports(reports: list[BuildReport], shards: Path) -> None:
-    table = Table(title=f"Shards in {shards}", title_justify="left")
-    table.add_column("data set")
+    table = Table(
+        title=f"Shards in {shards}", title_justify="left", box=box.HORIZONTALS, padding=(0, 1)
+    )
+    table.add_column("data set", no_wrap=True)
     for column in ("pairs", "shards", "MB", "KB/pair", "windows cut", "skipped"):
         table.add_column(column, justify="right")
     for report in reports:

@@ -152,7 +152,7 @@ def _speeds(draws: Draws, length: int, side: float) -> NDArray[np.float64]:
     speeds = base * (1 + 0.8 * drift(draws, length, 8))
     for _ in range(draws.below(1 + length // 20)):
         at, frames = draws.below(length), 2 + draws.below(3)
-        speeds[at : at + frames] = draws.uniform(0.6, 1.0)
+        speeds[at : at + frames] = draws.uniform(0.5, 0.9)
     return speeds * side
 
 

@@ -110,14 +110,14 @@ def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], le
     unit = min(size) / 240
     object_id = _object(draws, pool)
     side = unit * 28 * (64 / 28) ** draws.uniform()
-    motion = wander(draws, size, length, side, leaves=draws.uniform() < 0.16)
+    motion = wander(draws, size, length, side, leaves=draws.uniform() < 0.1)
     target = Layer(make_look(seed, object_id), motion, object_id)
     before: list[Layer] = []
     behind: list[Layer] = []
     for layer in _distractors(draws, seed, target, pool, size):
         (before if draws.uniform() < 0.25 else behind).append(layer)
     occluders = []
-    if length >= 12 and draws.uniform() < 0.25:
+    if length >= 12 and draws.uniform() < 0.15:
         look = make_occluder(draws)
         occluders.append(Layer(look, crossing(draws, motion, size), None))
     before = [layer for layer in before + occluders if not _meet_at_start(layer, target)]
@@ -194,15 +194,15 @@ def _object(draws: Draws, pool: Pool) -> int:
 def _distractors(
     draws: Draws, seed: int, target: Layer, pool: Pool, size: tuple[int, int]
 ) -> list[Layer]:
-    """Return look-alikes in a third of the scenes and strangers in half of them."""
+    """Return look-alikes in a quarter of the scenes and strangers in a third of them."""
     length = len(target.motion.centres)
     side = float(np.sqrt(target.motion.halves[0].prod())) * 2
     layers = []
     own = int(target.object_id or 0)
-    for alike in range(1, 1 + (1 + draws.below(2) if draws.uniform() < 0.35 else 0)):
+    for alike in range(1, 1 + (1 + draws.below(2) if draws.uniform() < 0.25 else 0)):
         motion = wander(draws, size, length, side * draws.uniform(0.8, 1.2))
         layers.append(Layer(make_look(seed, own, alike), motion, own))
-    for _ in range(1 + draws.below(2) if draws.uniform() < 0.5 else 0):
+    for _ in range(1 + draws.below(2) if draws.uniform() < 0.35 else 0):
         stranger = _object(draws, pool)
         motion = wander(draws, size, length, side * draws.uniform(0.6, 1.4))
         layers.append(Layer(make_look(seed, stranger), motion, stranger))

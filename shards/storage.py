@@ -20,7 +20,11 @@ __all__ = ["atomic_file", "read_json", "write_json"]
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears as `path` when the block ends, and not at all when it raises."""
+    """Open a file that appears as `path` when the block ends, and not at all when it raises.
+
+    The folder is made where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
@@ -33,8 +37,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically, with sorted keys."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+    """Write `value` as JSON, atomically.
+
+    Raises:
+        ValueError: for a number that JSON does not have (NaN, infinities).
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
     with atomic_file(path) as file:
         file.write(text.encode())
 

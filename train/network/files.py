@@ -6,17 +6,17 @@ safetensors. Nothing is unpickled but tensors. A file that is written is either 
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lorat.shards.errors import UserError
+from lorat.shards.storage import atomic_file
 
 __all__ = ["check_tensors", "read_tensors", "write_tensors"]
 
@@ -59,13 +59,9 @@ def _read_pytorch(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file beside `path`, flush it, then give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    save_file(dict(tensors), part, metadata=dict(metadata))
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write a safetensors file, whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(save(dict(tensors), metadata=dict(metadata)))
 
 
 def check_tensors(

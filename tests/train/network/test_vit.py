@@ -10,7 +10,13 @@ import torch.nn.functional as F
 
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.errors import UserError
-from lorat.train.network.vit import Transformer, add_residual, attend, resize_positions
+from lorat.train.network.vit import (
+    Transformer,
+    add_residual,
+    attend,
+    resize_positions,
+    sincos_positions,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 ARGS = {"embed_dim": 32, "depth": 2, "num_heads": 4, "init_values": 0.5}
@@ -106,3 +112,19 @@ def test_wrong_backbone_arguments_are_a_users_error():
     config = BackboneConfig(timm="vit_small_patch14_dinov2", args={"embed_dims": 3})
     with pytest.raises(UserError, match="embed_dims"):
         Transformer(config)
+
+
+def test_sine_positions_tell_every_token_apart_and_neighbours_are_alike():
+    positions = sincos_positions(torch.zeros(1, 64, 32))[0]
+    apart = torch.cdist(positions, positions).fill_diagonal_(torch.inf)
+    assert apart.min() > 0.3
+    grid = positions.view(8, 8, 32)
+    near = (grid[3, 3] - grid[3, 4]).norm()
+    assert near < (grid[3, 3] - grid[3, 7]).norm()
+    torch.testing.assert_close(grid[2, 5, :16], grid[2, 0, :16])
+    torch.testing.assert_close(grid[2, 5, 16:], grid[0, 5, 16:])
+
+
+def test_sine_positions_need_a_width_that_four_divides():
+    with pytest.raises(UserError, match="not 30"):
+        sincos_positions(torch.zeros(1, 4, 30))
