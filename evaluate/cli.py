@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,6 @@ from lorat.shards.errors import UserError, nearest
 
 __all__ = ["main"]
 
-_PATIENCE = 2.0  # seconds of work before a progress bar appears
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -123,7 +119,7 @@ def _evaluate(options: Options) -> int:
         batch=options.batch,
         threads=options.threads,
     )
-    with _progress() as progress:
+    with progress_bar("tracking frames") as progress:
         outcome = evaluate(sets, out, tracker, overwrite=options.overwrite, progress=progress)
     wishes = Wishes(overwrite=options.overwrite, video=options.video, no_video=options.no_video)
     try:
@@ -165,22 +161,6 @@ def _check_video(options: Options, sets: list[TestSet]) -> None:
     if options.video not in known:
         hint = nearest(options.video or "", known)
         raise UserError(f"--video {options.video}: none of the sequences that are tracked{hint}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Give a function (done, total) that shows a bar on stderr once work has taken a while."""
-    begin = time.monotonic()
-    with ExitStack() as stack:
-        shown: list[Callable[[int, int], None]] = []
-
-        def update(done: int, total: int) -> None:
-            if not shown and time.monotonic() - begin > _PATIENCE:
-                shown.append(stack.enter_context(progress_bar("tracking frames", total)))
-            for bar in shown:
-                bar(done, total)
-
-        yield update
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ __all__ = ["OUT", "progress_bar", "start_logging"]
 
 OUT = Console()
 _ERR = Console(stderr=True)
+_PATIENCE = 2.0  # seconds
 
 
 class _Rate(ProgressColumn):
@@ -42,10 +44,11 @@ def start_logging() -> None:
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar with count, rate and time to the end; yields ``update(done, total)``.
 
-    On a terminal the bar refreshes in place; elsewhere nothing but its final state is printed.
+    The bar appears once the work has taken two seconds, and goes when it fails, so that an error is
+    all that is left to read. Where stderr is no terminal only the final state is printed.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -54,6 +57,16 @@ def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[[int,
         _Rate(),
         TimeRemainingColumn(),
     )
+    begin = time.monotonic()
     with Progress(*columns, console=_ERR) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done, whole: progress.update(task, completed=done, total=whole)
+        task = progress.add_task(what, total=None, visible=False)
+
+        def update(done: int, total: int) -> None:
+            late = time.monotonic() - begin > _PATIENCE
+            progress.update(task, completed=done, total=total, visible=late)
+
+        try:
+            yield update
+        except BaseException:
+            progress.update(task, visible=False)
+            raise

@@ -188,7 +188,7 @@ def sample_turned_crop(
     cos, sin = np.cos(turn.angle), np.sin(turn.angle)
     before = (turn.centre[0] + cos * dx + sin * dy, turn.centre[1] - sin * dx + cos * dy)
     scale, translation = adjusted.transform.scale, adjusted.transform.translation
-    maps = []
+    maps: list[NDArray[np.float32]] = []
     in_frame = in_window = np.ones((turn.size, turn.size), dtype=np.bool_)
     for axis in (0, 1):
         frame = (before[axis] - translation[axis]) / scale[axis]
@@ -196,7 +196,7 @@ def sample_turned_crop(
         in_frame = in_frame & (frame >= 0) & (frame <= frame_size[axis])
         in_window = in_window & (frame >= origin) & (frame <= end)
         maps.append(((frame - origin) * (size / (end - origin)) - 0.5).astype(np.float32))
-    crop = cv2.remap(stored, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    crop = cv2.remap(stored, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     crop[~in_frame] = _colour(mean)
     return crop, float((in_frame & ~in_window).mean())
 

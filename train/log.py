@@ -50,7 +50,11 @@ def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in kept)
         with Live(Text("starting"), console=console, refresh_per_second=4) as live:
-            yield TrainLog(file, live, steps)
+            try:
+                yield TrainLog(file, live, steps)
+            except BaseException:
+                live.transient = True  # an error is all that is left to read
+                raise
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -14,11 +14,11 @@ from lorat.evaluate.report import (
     plot_success,
     score_table,
     sequence_table,
-    write_json,
 )
 from lorat.evaluate.results import SequenceResult
 from lorat.evaluate.scoring import dataset_scores, never_moving_results
 from lorat.shards.geometry import xyxy_to_xywh
+from lorat.shards.storage import write_json
 
 
 @pytest.fixture

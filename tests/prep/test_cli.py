@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from lorat.prep.cli import main
+from lorat.shards.jpeg import encode
 
 
 def run(*arguments: str):
@@ -66,3 +68,25 @@ def test_a_toy_world_is_written_built_and_left_alone_the_second_time(tmp_path):
     for name in ("lasot-train", "got10k-vot", "trackingnet-train", "coco-train", "got10k-val"):
         assert name in built.output
         assert (tmp_path / "shards" / name / "manifest.json").is_file()
+
+
+def test_a_frame_that_does_not_decode_is_named_and_what_was_built_stays(tmp_path):
+    folder = tmp_path / "mine" / "train" / "seq"
+    folder.mkdir(parents=True)
+    frame = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    for number in range(6):
+        (folder / f"{number}.jpg").write_bytes(encode(frame))
+    (folder / "groundtruth.txt").write_text("20,15,30,25\n" * 6)
+    options = [f"--root=generic={tmp_path / 'mine'}", f"--shards={tmp_path / 'shards'}"]
+    command = ["build", *options, "--datasets=generic", "--pairs=40", "--shard-pairs=2"]
+    broken = folder / "4.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    line = refused(run(*command, "--workers=1"))
+    assert "4.jpg" in line and "--max-bad" in line
+    built = {p: p.read_bytes() for p in (tmp_path / "shards").rglob("*.tar.zst")}
+    assert built
+    broken.write_bytes(whole)
+    assert run(*command, "--workers=1").exit_code == 0
+    kept = [p for p in built if p.read_bytes() == built[p]]
+    assert len(kept) >= len(built) - 1
