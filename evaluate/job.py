@@ -6,6 +6,7 @@ A sequence that fails is named and leaves the others alone. Results of two track
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,9 @@ def evaluate(
         variant=options.variant,
     )
     dtype = str(predictor.dtype).removeprefix("torch.")
-    outcome = Evaluation(sets, Identity(digest, predictor.variant.name, dtype))
+    settings = predictor.network.fingerprint + predictor.variant.model_dump_json()
+    settings = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    outcome = Evaluation(sets, Identity(digest, predictor.variant.name, dtype, settings))
     if overwrite:
         clear(out)
     claim(out, outcome.identity)

@@ -130,6 +130,10 @@ def _remarks(outcome: Evaluation, scored: Sequence[Scored], results: Results) ->
     """Say what the table does not: cut sets, sets without truth, damaged frames."""
     lines = []
     with_scores = {item.name for item in scored}
+    for score in scored:
+        if hidden := score.tracker.unscored:
+            names = ", ".join(hidden[:5])
+            lines.append(f"{score.name}: {len(hidden)} sequences have no ground truth ({names})")
     for item in outcome.sets:
         if not item.whole:
             lines.append(f"{item.name}: {len(item.clips)} sequences chosen, not the whole test set")
@@ -139,7 +143,8 @@ def _remarks(outcome: Evaluation, scored: Sequence[Scored], results: Results) ->
             frames, names = sum(damaged.values()), ", ".join(list(damaged)[:5])
             lines.append(
                 f"{item.name}: {frames} frames of {len(damaged)} sequences did not decode and kept "
-                f"the last box ({names}{', …' if len(damaged) > 5 else ''})"
+                f"the last box ({names}{', …' if len(damaged) > 5 else ''}); after mending them "
+                "run again with --overwrite"
             )
     return lines
 

@@ -27,7 +27,7 @@ def run_weights(run: Path) -> Path:
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such run; name a folder that lorat-train wrote with --run")
-    files = list((run / _CHECKPOINTS).glob(f"*/{_MODEL}"))
+    files = list((run / _CHECKPOINTS).glob(f"[!.]*/{_MODEL}"))
     if not files:
         raise UserError(
             f"{run}: no {_CHECKPOINTS}/*/{_MODEL}; let the training write one, or use --weights"
@@ -41,7 +41,7 @@ def newest_run(runs: Path = RUNS) -> Path:
     Raises:
         UserError: if no run has weights.
     """
-    files = list(runs.glob(f"*/{_CHECKPOINTS}/*/{_MODEL}"))
+    files = list(runs.glob(f"*/{_CHECKPOINTS}/[!.]*/{_MODEL}"))
     if not files:
         raise UserError(
             f"{runs}: no run with weights there; train one with lorat-train, or name one with "

@@ -36,6 +36,8 @@ class Identity:
     variant: str
     dtype: str
     """``float32``, ``bfloat16``, ``float16``."""
+    settings: str = ""
+    """Hash of the backbone's fingerprint and of the whole variant."""
 
 
 def weights_digest(weights: Path) -> str:
@@ -104,6 +106,6 @@ def _read(path: Path) -> Identity | None:
     """Return the identity in a file, or None where it is missing or of another version."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Identity(**{k: values[k] for k in ("weights", "variant", "dtype")})
+        return Identity(**{k: values[k] for k in ("weights", "variant", "dtype", "settings")})
     except (OSError, ValueError, KeyError, TypeError):
         return None

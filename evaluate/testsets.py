@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorat.prep.trees import DATASETS, Dataset, parse_name, read_clips
 from lorat.prep.trees.clip import Clip
-from lorat.prep.trees.roots import find_root, missing_roots
+from lorat.prep.trees.roots import find_root, is_named, missing_roots
 from lorat.shards.errors import UserError, nearest
 
 __all__ = ["SERVERS", "TestSet", "choose_test_sets", "cut", "default_test_sets"]
+
+_LOG = logging.getLogger("lorat")
 
 SERVERS = ("got10k", "trackingnet")
 """Data sets whose test split is scored by a server, from a zip."""
@@ -52,19 +55,29 @@ def default_test_sets(raw: Path, roots: Mapping[str, Path]) -> list[str]:
     wanted = []
     for dataset in DATASETS.values():
         split = _DEFAULT_SPLITS.get(dataset.name, dataset.eval_split)
-        named = dataset.name in roots
+        named = is_named(dataset, roots)
         if split is None or (dataset.name in _NOT_BY_DEFAULT and not named):
             continue
-        if not named and missing_roots([(dataset, split)], raw, roots):
-            continue
-        root = find_root(dataset, raw, roots, split)
-        if dataset.name not in _DEFAULT_SPLITS or (root / split).is_dir():
+        if named or _is_there(dataset, split, raw, roots):
             wanted.append(f"{dataset.name}-{split}")
     if not wanted:
         raise UserError(
             f"{raw}: no test set's tree there; give --raw RAW, or --root lasot=DIR for each tree"
         )
     return wanted
+
+
+def _is_there(dataset: Dataset, split: str, raw: Path, roots: Mapping[str, Path]) -> bool:
+    """Return whether RAW holds a sequence of a test set that nobody named."""
+    if missing_roots([(dataset, split)], raw, roots):
+        return False
+    root = find_root(dataset, raw, roots, split)
+    if dataset.name in _DEFAULT_SPLITS and not (root / split).is_dir():
+        return False
+    there = bool(dataset.read(dataset, split, root))
+    if not there:
+        _LOG.warning("%s: holds no sequence of %s-%s; left out", root, dataset.name, split)
+    return there
 
 
 def choose_test_sets(

@@ -242,6 +242,8 @@ class Predictor:
     ) -> Predictor:
         """Load weights; see `Tracker.load`."""
         chosen = pick_device(device)
+        if dtype == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
         number_type = pick_dtype(dtype, chosen)
         config = load_variant(variant) if variant is not None else None
         network, config = load_network(

@@ -89,9 +89,10 @@ def main(
     request = _Request(chosen, plan, shards, folder, resume is not None, backbone)
     manifests = _manifests(plan, shards)
     with join_world(device) as world:
+        _check_division(plan, world)
         _prepare_folder(request, world)
         torch.manual_seed(plan.train.seed)
-        dtype = pick_dtype(plan.train.dtype, world.device)
+        dtype = pick_dtype(plan.train.dtype, world.device, training=True)
         network = build_network(chosen, backbone=backbone, dtype_frozen=dtype)
         training = _training(request, manifests, network, dtype)
         if world.speaks:
@@ -100,6 +101,15 @@ def main(
         if world.speaks:
             _say(f"weights: {checkpoint / 'model.safetensors'}")
             _say(f"curves:  {folder / 'curves.png'}")
+
+
+def _check_division(recipe: RecipeConfig, world: World) -> None:
+    batch, parts = recipe.train.batch_size, world.size * recipe.train.accumulate
+    if batch % parts:
+        raise UserError(
+            f"train.batch_size ({batch}) must be a multiple of {world.size} processes times "
+            f"train.accumulate ({recipe.train.accumulate}); change one with --set"
+        )
 
 
 def _manifests(recipe: RecipeConfig, shards: Path) -> tuple[Manifest, ...]:

@@ -49,8 +49,8 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: for an unknown name, or a device that this machine does not have.
     """
-    kind, _, index = name.partition(":")
-    if kind not in DEVICES or (index and (kind != "cuda" or not index.isdecimal())):
+    kind, colon, index = name.partition(":")
+    if kind not in DEVICES or (colon and (kind != "cuda" or index != str(_number(index)))):
         raise unknown("device", name, DEVICES)
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else _metal_or_cpu()
@@ -65,14 +65,15 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> torch.dtype:
     """Return the number type called `name` for `device`.
 
     Args:
         name: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is bfloat16 on CUDA
-            devices that compute in it (float16 on older ones), ``cpu_number_type()`` on a CPU and
-            float32 elsewhere.
+            devices that compute in it (on older ones float16, in training float32),
+            ``cpu_number_type()`` on a CPU and float32 elsewhere.
         device: where the network runs.
+        training: whether gradients are computed.
 
     Raises:
         UserError: for an unknown name, or float16 on a CPU, which few CPUs compute in.
@@ -93,7 +94,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
     # is_bf16_supported() also says yes where it is only emulated, hence the generation.
     major, _ = torch.cuda.get_device_capability(device)
-    return torch.bfloat16 if major >= 8 else torch.float16
+    if major >= 8:
+        return torch.bfloat16
+    # Training in float16 would need its gradients scaled.
+    return torch.float32 if training else torch.float16
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else -1
 
 
 def _metal_or_cpu() -> str:

@@ -149,14 +149,14 @@ class _Meter:
         """Return means over steps and ranks and start anew.
 
         Raises:
-            UserError: if the loss is not finite.
+            UserError: if the loss or a gradient is not finite.
         """
         sums = mean_over_ranks(self._sums, self._world) / self._steps
         loss, score, box, norm = sums.tolist()
         elapsed = time.perf_counter() - self._since
-        if not math.isfinite(loss):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
-                f"the loss is {loss} between steps {step - self._steps} and {step}; lower train.lr "
+                f"the loss is {loss} and the gradient norm {norm} between steps {step - self._steps} and {step}; lower train.lr "
                 "or use --set train.dtype=float32, and go on with --resume auto"
             )
         values = {

@@ -14,7 +14,7 @@ from lorat.configs.load import load_data_roots
 from lorat.prep.trees import DATASETS, Dataset
 from lorat.shards.errors import UserError, unknown
 
-__all__ = ["find_root", "missing_roots", "parse_roots"]
+__all__ = ["find_root", "is_named", "missing_roots", "parse_roots"]
 
 
 def parse_roots(texts: Iterable[str]) -> dict[str, Path]:
@@ -79,6 +79,12 @@ def missing_roots(
             name = dataset.name if split is None else f"{dataset.name}-{split}"
             missing[name] = f"{folder} ({source})"
     return missing
+
+
+def is_named(dataset: Dataset, roots: Mapping[str, Path]) -> bool:
+    """Return whether ``--root``, the environment or ``paths.yaml`` says where a tree is."""
+    variable = os.environ.get(_variable(dataset))
+    return dataset.name in roots or bool(variable) or dataset.name in load_data_roots(Path())
 
 
 def _named_root(

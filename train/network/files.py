@@ -21,6 +21,19 @@ from lorat.shards.storage import atomic_file
 __all__ = ["check_tensors", "read_tensors", "write_tensors"]
 
 
+# What PyTorch's restricted loader raises for files that are not its own, text among them.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return a file's tensors by name and its metadata (empty for PyTorch's own format).
 
@@ -29,8 +42,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
-    with path.open("rb") as file:
-        head = file.read(9)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if head[8:9] == b"{":
         return _read_safetensors(path)
     return _read_pytorch(path), {}
@@ -49,7 +65,7 @@ def _read_pytorch(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:  # by name, PyTorch would go by the suffix
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"{path}: neither a safetensors file nor a PyTorch file of plain tensors, or damaged"
         ) from error

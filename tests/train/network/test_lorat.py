@@ -105,7 +105,7 @@ def test_autocast_training_step_gives_float32_gradients_to_the_trained_alone(tin
 def test_without_lora_everything_is_trained():
     network = build_network(load_variant("toy"))
     score, boxes = network(
-        torch.randn(2, 3, 64, 64), torch.randn(2, 3, 128, 128), torch.ones(2, 4, 4)
+        torch.randn(2, 3, 48, 48), torch.randn(2, 3, 96, 96), torch.ones(2, 6, 6)
     )
     (score.sum() + boxes.sum()).backward()
     assert all(p.requires_grad and p.grad is not None for p in network.parameters())

@@ -179,7 +179,7 @@ def test_network_without_lora_needs_no_backbone_file(tmp_path):
     assert "blocks.0.attn.qkv.weight" in load_file(path)
     loaded, told = load_network(path)
     assert told == variant
-    batch = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 128, 128), torch.ones(1, 4, 4)
+    batch = torch.randn(1, 3, 48, 48), torch.randn(1, 3, 96, 96), torch.ones(1, 6, 6)
     same_output(network.eval(), loaded, batch, 0.0)
     again = build_network(variant)
     load_weights(path, again)
@@ -200,8 +200,8 @@ def test_whole_file_is_refused_for_another_search_size(tmp_path):
     variant = load_variant("toy")
     path = tmp_path / "toy.safetensors"
     save_weights(path, build_network(variant), variant)
-    larger = variant.model_copy(update={"search_size": 256})
-    with pytest.raises(UserError, match="64 search cells"):
+    larger = variant.model_copy(update={"search_size": 192})
+    with pytest.raises(UserError, match="144 search cells"):
         load_network(path, variant=larger)
 
 
