@@ -156,8 +156,9 @@ class _Meter:
         elapsed = time.perf_counter() - self._since
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
-                f"the loss is {loss} and the gradient norm {norm} between steps {step - self._steps} and {step}; lower train.lr "
-                "or use --set train.dtype=float32, and go on with --resume auto"
+                f"the loss is {loss} and the gradient norm {norm} between steps "
+                f"{step - self._steps} and {step}; lower train.lr or use --set "
+                "train.dtype=float32, and go on with --resume auto"
             )
         values = {
             "loss": round(loss, 5),
