@@ -125,7 +125,7 @@ class TrainConfig(_Frozen):
     warmup_epochs: float = 2.0
     weight_decay: float = 0.1
     clip_norm: float = 1.0
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0)] = 42
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number type of autocast: bfloat16 where the processor is fast at it, by default."""
     checkpoint_epochs: Positive = 10

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lorat.prep.build import BuildOptions, BuildReport, build
 from lorat.prep.crops import CropOptions
-from lorat.prep.toyworld import ToyWorldConfig, write_toyworld
+from lorat.prep.toyworld import ToyWorldConfig, plan_jobs, write_toyworld
 from lorat.prep.trees import DATASETS, Dataset, parse_name, read_clips
 from lorat.prep.trees.roots import find_root, missing_roots, parse_roots
 from lorat.shards.console import OUT, progress_bar, start_logging
@@ -140,13 +140,16 @@ def toyworld_command(raw: Path, workers: int | None, **config: int) -> None:
 
     The same seed and numbers give the same bytes. A finished toy world is left as it is.
     """
+    toy = ToyWorldConfig(**config)
+    total, done = len(plan_jobs(toy)), 0
+
+    def advance(*_: object) -> None:
+        nonlocal done
+        done += 1
+        update(done, total)
+
     with progress_bar("toy world") as update:
-        write_toyworld(
-            raw,
-            ToyWorldConfig(**config),
-            lambda _, done, total: update(done, total),
-            workers or os.cpu_count() or 1,
-        )
+        write_toyworld(raw, toy, advance, workers or os.cpu_count() or 1)
     OUT.print(f"toy world in {raw}", highlight=False, soft_wrap=True)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -32,13 +31,19 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.1f}/s" if task.speed else "", style="cyan")
 
 
+class _OneLine(logging.Handler):
+    """Prints a record as one line above any bar, however wide the terminal is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        _ERR.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 def start_logging() -> None:
     """Send the package's warnings and notes to stderr, a line each."""
     log = logging.getLogger("lorat")
     if not log.handlers:
-        handler = RichHandler(console=_ERR, show_time=False, show_path=False, markup=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
+        log.addHandler(_OneLine())
         log.setLevel(logging.INFO)
         log.propagate = False
 

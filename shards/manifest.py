@@ -114,8 +114,8 @@ def receipt_path(folder: Path, shard: str) -> Path:
 def load_receipt(folder: Path, shard: str, config: str) -> Receipt | None:
     """Return the receipt of a finished shard, or None where it has to be built.
 
-    A receipt counts when it was written for the same configuration and the shard file has the
-    length that it names.
+    A receipt counts when it was written for the same configuration, the shard file has the length
+    that it names, and the index is the one that was written.
     """
     path = receipt_path(folder, shard)
     if not path.is_file():
@@ -125,8 +125,12 @@ def load_receipt(folder: Path, shard: str, config: str) -> Receipt | None:
     except (UserError, TypeError):
         return None  # half written by another tool or version: the shard is built again
     file = folder / shard
+    index = folder / (shard.removesuffix(".tar.zst") + ".idx")
     whole = file.is_file() and file.stat().st_size == receipt.bytes
-    return receipt if whole and receipt.config == config else None
+    if not whole or receipt.config != config or not index.is_file():
+        return None
+    same = hashlib.sha256(index.read_bytes()).hexdigest() == receipt.index_sha256
+    return receipt if same else None
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lorat.shards.errors import ShardCorrupt
 from lorat.shards.sample import PairSample, from_members
-from lorat.shards.tar import unpack_members
+from lorat.shards.tar import END_OF_ARCHIVE, unpack_members
 from lorat.shards.writer import INDEX_DTYPE, index_path
 
 __all__ = ["ShardReader", "read_index"]
@@ -45,6 +45,9 @@ class ShardReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._index = read_index(path)
+        last = self._index[-1]
+        if int(last["raw_length"]) != len(END_OF_ARCHIVE):
+            raise ShardCorrupt(f"{index_path(path)}: lacks its last rows; build it again")
         try:
             self._file = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -71,7 +74,9 @@ class ShardReader:
         where = f"{self.path} row {row} at byte {offset}"
         frame = os.pread(self._file, length, offset)
         if len(frame) != length or xxhash.xxh64_intdigest(frame) != int(entry["xxh64"]):
-            raise ShardCorrupt(f"{where}: not the bytes that were written; rebuild this shard")
+            raise ShardCorrupt(
+                f"{where}: not the bytes that were written; delete the shard and build again"
+            )
         try:
             # A decompressor is not safe to share between threads; making one costs microseconds.
             raw = zstandard.ZstdDecompressor().decompress(frame)

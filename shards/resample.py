@@ -92,7 +92,9 @@ def _window(
     limits = [frame_size[0], frame_size[1]] * 2
     left, top, right, bottom = np.clip(rasterise(square), 0, limits).tolist()
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
-    side = float(np.sqrt((x2 - x1) * (y2 - y1)))
+    side = max(1.0, float(np.sqrt((x2 - x1) * (y2 - y1))))
+    left, top = min(left, frame_size[0] - 1), min(top, frame_size[1] - 1)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
     shrink = min(1.0, object_side / side, longest / max(right - left, bottom - top))
     size = (max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink)))
     return Window((left, top), (right, bottom), size)

@@ -2,6 +2,7 @@
 # The whole way on a toy world, in the folder $1: raw trees, shards, training, score, zip, pictures.
 set -eu
 cd "$1"
+unset $(env | sed -n "s/^\(LORAT_[A-Z0-9_]*\)=.*/\1/p")  # the demo looks at its own trees only
 start=$(date +%s)
 lorat-prep toyworld
 lorat-prep build --datasets all

@@ -6,7 +6,7 @@ set -eu
     echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 …" >&2
     exit 2
 }
-[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+[ -x "$VENV/bin/pip" ] || "$PYTHON" -m venv --clear "$VENV"
 "$VENV/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 
 # The JPEG codec's library. Without it OpenCV's codec does the work, more slowly.

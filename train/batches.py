@@ -36,6 +36,7 @@ from lorat.train.labels import CropSpec, make_labels
 __all__ = ["Batch", "Place", "Source", "make_loader", "normalise"]
 
 _REPLACEMENTS = 20
+_OPEN_SHARDS = 64  # a process: far below the usual limit on open files
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,7 +72,9 @@ class Batch:
 
     def split(self, parts: int) -> Iterator[Batch]:
         """Yield `parts` equal micro-batches; the size must be a multiple of `parts`."""
-        step = len(self) // parts
+        step, rest = divmod(len(self), parts)
+        if rest:
+            raise ValueError(f"{parts} micro-batches do not divide {len(self)} pairs")
         for at in range(0, len(self), step):
             cut = slice(at, at + step)
             yield Batch(*(getattr(self, field.name)[cut] for field in fields(self)))
@@ -201,9 +204,11 @@ class _Pairs(Dataset["_Pair | _Failure"]):
         return shard, number - int(ends[shard] - rows[shard])
 
     def _reader(self, path: Path) -> ShardReader:
-        if path not in self._readers:
-            self._readers[path] = ShardReader(path)
-        return self._readers[path]
+        reader = self._readers.pop(path, None) or ShardReader(path)
+        self._readers[path] = reader  # last used, last in the table
+        if len(self._readers) > _OPEN_SHARDS:
+            self._readers.pop(next(iter(self._readers))).close()
+        return reader
 
 
 class _Pair(NamedTuple):

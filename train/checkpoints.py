@@ -7,7 +7,6 @@ beside and renamed, so a checkpoint is whole or not there. The state is loaded w
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shutil
@@ -19,6 +18,7 @@ import torch
 
 from lorat.configs.schema import VariantConfig
 from lorat.shards.errors import UserError
+from lorat.shards.storage import atomic_file
 from lorat.train.network.lorat import LoRAT
 from lorat.train.network.weights import load_weights, save_weights
 
@@ -36,8 +36,8 @@ class Position:
     """Optimiser steps done, over the whole run."""
     data: dict[str, str]
     """Shard set name → fingerprint of its manifest."""
-    order: dict[str, int]
-    """What else decides the batches: seed, batch size, pairs an epoch, window."""
+    order: dict[str, int | str]
+    """What else a run cannot change: the variant, seed, batch size, pairs an epoch, weights."""
 
 
 def save_checkpoint(
@@ -56,7 +56,9 @@ def save_checkpoint(
         The folder.
     """
     folder = run / "checkpoints"
-    beside = folder / f".epoch_{epoch:04d}.{os.getpid()}.tmp"
+    for stale in folder.glob(".epoch_*.tmp"):
+        shutil.rmtree(stale)  # of a process that was killed while it saved
+    beside = folder / f".epoch_{epoch:04d}.tmp"
     beside.mkdir(parents=True)
     save_weights(beside / "model.safetensors", network, variant, {"epoch": str(epoch)})
     state = {
@@ -66,7 +68,8 @@ def save_checkpoint(
         "order": position.order,
         "optimizer": optimizer.state_dict(),
     }
-    torch.save(state, beside / "state.pt")
+    with atomic_file(beside / "state.pt") as file:
+        torch.save(state, file)
     final = folder / f"epoch_{epoch:04d}"
     shutil.rmtree(final, ignore_errors=True)
     beside.replace(final)
@@ -98,8 +101,8 @@ def restore(
     path = checkpoint / "state.pt"
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error) or "empty file").splitlines()[0]
         raise UserError(f"{path}: cannot be loaded ({reason}); delete {checkpoint}") from None
     if state.get("version") != VERSION:
         raise UserError(

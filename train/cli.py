@@ -17,7 +17,9 @@ from lorat.configs.load import load_recipe, load_variant
 from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.console import OUT, start_logging
 from lorat.shards.errors import UserError
+from lorat.shards.jpeg import codec_name
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
+from lorat.shards.storage import atomic_file
 from lorat.train.batches import Source
 from lorat.train.devices import pick_dtype
 from lorat.train.distributed import World, join_world
@@ -83,6 +85,7 @@ def main(
 ) -> None:
     """Train a tracker on shards. Exit status 2 when an input is missing or does not fit."""
     start_logging()
+    codec_name()  # says here, once, if the fast codec is missing
     chosen = load_variant(variant)
     plan = load_recipe(recipe or chosen.recipe, overrides)
     folder = run or Path("runs") / f"{chosen.name}-{plan.name}"
@@ -119,25 +122,38 @@ def _manifests(recipe: RecipeConfig, shards: Path) -> tuple[Manifest, ...]:
             f"{shards}: no shards of {', '.join(missing)}; build them with lorat-prep build "
             f"--datasets {','.join(missing)}, or give --shards or another --recipe"
         )
-    return tuple(load_manifest(shards / name) for name in recipe.data.datasets)
+    manifests = tuple(load_manifest(shards / name) for name in recipe.data.datasets)
+    for manifest in manifests:
+        for receipt in manifest.shards:
+            path = manifest.folder / receipt.shard
+            if not path.is_file() or path.stat().st_size != receipt.bytes:
+                raise UserError(
+                    f"{path}: missing, or not as long as its manifest says; run lorat-prep build "
+                    f"--datasets {manifest.name} again"
+                )
+    return manifests
 
 
 def _prepare_folder(request: _Request, world: World) -> None:
     """Make the run folder and write the whole resolved configuration into it."""
     if not world.speaks:
         return
+    if request.run.is_file():
+        raise UserError(f"{request.run}: is a file; name a folder with --run")
     if request.run.exists() and any(request.run.iterdir()) and not request.resume:
         raise UserError(
             f"{request.run}: exists; go on with --resume auto, or name another folder with --run"
         )
-    request.run.mkdir(parents=True, exist_ok=True)
+    if (request.run / "config.yaml").is_file():
+        return  # a resumed run keeps its record; what differs is refused by the checkpoint
     config = {
         "variant": request.variant.model_dump(mode="json"),
         "recipe": request.recipe.model_dump(mode="json"),
         "shards": str(request.shards),
     }
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    (request.run / "config.yaml").write_text(text, encoding="utf-8")
+    with atomic_file(request.run / "config.yaml") as file:
+        file.write(text.encode())
 
 
 def _training(

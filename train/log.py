@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -13,14 +14,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lorat.shards.storage import atomic_file
+
+_PLAIN_SECONDS = 30.0  # between lines where there is no terminal
+
 __all__ = ["TrainLog", "open_log", "read_log"]
 
 
 class TrainLog:
     """Writes each record as a line of ``log.jsonl`` and shows the newest one."""
 
-    def __init__(self, file: IO[str], live: Live, steps: int) -> None:
-        self._file, self._live, self._steps = file, live, steps
+    def __init__(self, file: IO[str], show: Callable[[Text], None], steps: int) -> None:
+        self._file, self._show, self._steps = file, show, steps
         self._start = time.perf_counter()
         self._first_step: int | None = None
 
@@ -34,11 +39,7 @@ class TrainLog:
         entry = {"step": step, "seconds": round(elapsed, 2), **values}
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
-        self._live.update(_line(step, self._steps, values, left))
-
-    def note(self, text: str) -> None:
-        """Print a line above the refreshing one."""
-        self._live.console.print(text, highlight=False)
+        self._show(_line(step, self._steps, values, left))
 
 
 @contextmanager
@@ -46,15 +47,33 @@ def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
     """Open a run's log; what it says past `first_step` is cut off, because it comes again."""
     path = run / "log.jsonl"
     kept = [entry for entry in read_log(path) if entry["step"] <= first_step]
+    with atomic_file(path) as whole:
+        whole.writelines((json.dumps(entry) + "\n").encode() for entry in kept)
+    with path.open("a", encoding="utf-8") as file, _shown() as show:
+        yield TrainLog(file, show, steps)
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[Text], None]]:
+    """Yield what shows a line: in place on a terminal, now and then a new one elsewhere."""
     console = Console(stderr=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(entry) + "\n" for entry in kept)
-        with Live(Text("starting"), console=console, refresh_per_second=4) as live:
-            try:
-                yield TrainLog(file, live, steps)
-            except BaseException:
-                live.transient = True  # an error is all that is left to read
-                raise
+    if not console.is_terminal:
+        last = -math.inf
+
+        def print_now_and_then(line: Text) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _PLAIN_SECONDS:
+                console.print(line, soft_wrap=True)
+                last = time.monotonic()
+
+        yield print_now_and_then
+        return
+    with Live(Text("starting"), console=console, refresh_per_second=4) as live:
+        try:
+            yield live.update
+        except BaseException:
+            live.transient = True  # an error is all that is left to read
+            raise
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

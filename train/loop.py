@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -197,7 +198,8 @@ def _position(training: Training, step: int) -> Position:
         "train.pairs_per_epoch": source.pairs_per_epoch,
         "data.window_shards": source.window_shards,
     }
-    return Position(step, data, order | weights)
+    variant = hashlib.sha256(training.variant.model_dump_json().encode()).hexdigest()[:16]
+    return Position(step, data, order | weights | {"variant": variant})
 
 
 def _resume(training: Training, network: LoRAT, optimizer: torch.optim.Optimizer) -> int:

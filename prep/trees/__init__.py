@@ -7,6 +7,7 @@ their names or their number are nowhere else.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lorat.prep.trees import coco, generic, got10k, lasot, otb, tnl2k, trackingnet, vot
@@ -85,6 +86,8 @@ def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
 
 def _check_split(dataset: Dataset, split: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", split):
+        raise UserError(f"split '{split}': use letters, digits, - and _ only; rename the folder")
     if not split or (dataset.splits and split not in dataset.splits):
         known = [f"{dataset.name}-{known}" for known in dataset.splits or ("train", "test", "all")]
         raise unknown("split", f"{dataset.name}-{split}", known)

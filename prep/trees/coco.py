@@ -30,6 +30,8 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     folder = root / f"{split}2017"
     if not folder.is_dir():
         folder = root / "images" / f"{split}2017"
+    if not objects:
+        return []
     there = set(image_names(folder))
     boxes = _boxes(path, objects)
     tracks = make_track(boxes, len(boxes), one_based=dataset.one_based)
