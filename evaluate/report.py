@@ -95,9 +95,15 @@ def score_table(scored: Sequence[Scored], label: str) -> Table:
 
 def sequence_table(item: Scored) -> Table:
     """Lay out a row a sequence of one test set: AUC and precision beside never moving."""
-    table = Table(title=item.name, title_justify="left", title_style="bold")
+    table = Table(
+        title=item.name,
+        title_justify="left",
+        title_style="bold",
+        box=box.HORIZONTALS,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("sequence", no_wrap=True)
-    headings = ("frames", "AUC", f"AUC {STILL}", "P", "Pnorm", "fps")
+    headings = ("frames", "AUC", STILL, "P", "Pnorm", "fps")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for ours, still in zip(item.tracker.sequences, item.still.sequences, strict=True):

@@ -58,8 +58,10 @@ class _Request:
 )
 @click.option(
     "--run",
+    "--run-dir",
+    "run",
     type=click.Path(path_type=Path),
-    help="Folder of this run.  [default: runs/<variant>-<recipe>]",
+    help="Folder of this run; write --run-dir under torchrun.  [default: runs/<variant>-<recipe>]",
 )
 @click.option(
     "--resume", type=click.Choice(["auto"]), help="Go on from the newest checkpoint, if any."

@@ -116,7 +116,7 @@ def test_a_run_killed_and_resumed_ends_in_the_same_weights_bit_for_bit(files, tm
 
 def test_two_processes_train_the_same_network_as_one(files, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "lorat.train.cli", *files, f"--run={tmp_path / 'two'}"]
+    command = [*launch, "-m", "lorat.train.cli", *files, f"--run-dir={tmp_path / 'two'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment, timeout=300)
     assert run(*files, f"--run={tmp_path / 'one'}").exit_code == 0
