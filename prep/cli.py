@@ -209,3 +209,7 @@ def _print_reports(reports: list[BuildReport], shards: Path) -> None:
         for reason, count in sorted(report.skipped.items()):
             OUT.print(f"{report.manifest.name}: skipped {count:,} pairs: {reason}")
     OUT.print("'windows cut': share of jittered windows that leave the stored window.")
+
+
+if __name__ == "__main__":
+    main()

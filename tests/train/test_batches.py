@@ -21,7 +21,7 @@ def joined(parts: list[Batch]) -> dict[str, torch.Tensor]:
 
 
 def assert_same(first: list[Batch], second: list[Batch]) -> None:
-    assert [p.keys for p in first] == [p.keys for p in second]
+    assert [k for p in first for k in p.keys] == [k for p in second for k in p.keys]
     for name, tensor in joined(first).items():
         assert torch.equal(tensor, joined(second)[name]), name
 

@@ -153,10 +153,11 @@ def test_missing_shards_are_named_with_the_command_that_builds_them(files):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(files, tmp_path):
-    result = run(
-        *files, "--set=train.lr=1e30", "--set=train.warmup_epochs=0", f"--run={tmp_path}/r"
-    )
-    refused(result, "the loss is", "step")
+    wild = ["--set=train.lr=1e30", "--set=train.warmup_epochs=0"]
+    result = run(*files, *wild, f"--run={tmp_path / 'run'}")
+    assert result.exit_code == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: the loss is") and "step" in last
 
 
 @pytest.mark.parametrize(
