@@ -15,6 +15,7 @@ from typing import Any
 
 from lorat.shards.errors import ShardCorrupt, UserError
 from lorat.shards.storage import read_json, write_json
+from lorat.shards.writer import index_path
 
 __all__ = [
     "MANIFEST",
@@ -125,7 +126,7 @@ def load_receipt(folder: Path, shard: str, config: str) -> Receipt | None:
     except (UserError, TypeError):
         return None  # half written by another tool or version: the shard is built again
     file = folder / shard
-    index = folder / (shard.removesuffix(".tar.zst") + ".idx")
+    index = index_path(file)
     whole = file.is_file() and file.stat().st_size == receipt.bytes
     if not whole or receipt.config != config or not index.is_file():
         return None
