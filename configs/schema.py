@@ -107,6 +107,8 @@ class AugmentConfig(_Frozen):
     """Probability that the search crop is turned about the object, by any angle."""
     motion_blur: Share = 0.0
     """Probability of a motion blur of the search crop (up to a tenth of its side)."""
+    background: Share = 0.0
+    """Probability that the object of the search crop stands before another image of its shard."""
 
 
 class TrainConfig(_Frozen):

@@ -31,6 +31,7 @@ from lorat.shards.resample import Turn, Window, sample_crop, sample_turned_crop,
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
 from lorat.train.augment import augment_pair
+from lorat.train.backgrounds import swap_background
 from lorat.train.labels import CropSpec, make_labels
 
 __all__ = ["Batch", "Place", "Source", "make_loader", "normalise"]
@@ -184,9 +185,14 @@ class _Pairs(Dataset["_Pair | _Failure"]):
         for attempt in range(_REPLACEMENTS):
             if attempt:
                 shard, row = self._replacement(place, attempt)
-            sample = self._reader(manifest.folder / manifest.shards[shard].shard).read(row)
+            reader = self._reader(manifest.folder / manifest.shards[shard].shard)
             rng = np.random.default_rng((source.seed, place.epoch, place.position, attempt))
-            pair = _make_pair(sample, source.spec, source.augment, rng, place.position)
+            other = None
+            if source.augment.background and rng.random() < source.augment.background:
+                # From the same shard: it is open, and on a disk the rows are near each other.
+                other = reader.read(int(rng.integers(manifest.shards[shard].rows)))
+            sample = reader.read(row)
+            pair = _make_pair(sample, source.spec, source.augment, rng, place.position, other)
             if pair is not None:
                 return pair
         raise UserError(
@@ -228,8 +234,12 @@ def _make_pair(
     config: AugmentConfig,
     rng: np.random.Generator,
     position: int,
+    other: PairSample | None = None,
 ) -> _Pair | None:
-    """Crop, augment and label one stored pair; None where no jittered window shows the object."""
+    """Crop, augment and label one stored pair; None where no jittered window shows the object.
+
+    The object of the search crop is put before the search image of `other`, if there is one.
+    """
     jitter = Jitter(config.scale_jitter, config.translation_jitter)
     window = jitter_window(sample.search.box, spec.search_factor, spec.search_size, rng, jitter)
     if window is None:
@@ -239,6 +249,10 @@ def _make_pair(
     template, template_box, _ = _crop(sample.template, nominal, size, sample.key)
     angle = rng.uniform(-np.pi, np.pi) if rng.random() < config.rotation else 0.0
     search, search_box, missing = _crop(sample.search, window, spec.search_size, sample.key, angle)
+    if other is not None and other.sequence != sample.sequence:  # else it would show the object
+        background = decode(other.search.jpeg, other.key)
+        search = swap_background(search, search_box, background, rng)
+        missing = 0.0
     crops, boxes = augment_pair((template, search), (template_box, search_box), rng, config)
     labels = make_labels(*boxes, spec)
     return _Pair(
