@@ -81,7 +81,9 @@ class LoRAT(nn.Module):
         corner = self.pos_embed.view(1, side, side, -1)[
             :, : self.template_grid, : self.template_grid
         ]
-        types = self.token_type_embed[template_mask.flatten(1).long()]
+        # Not indexed by the mask: the gradient of indexing adds in an order that threads decide.
+        background, foreground = self.token_type_embed[0], self.token_type_embed[1]
+        types = torch.where(template_mask.flatten(1).bool()[..., None], foreground, background)
         return self.patch_embed(template) + corner.flatten(1, 2) + types
 
     def track(self, template_tokens: Tensor, search: Tensor) -> Prediction:

@@ -118,3 +118,30 @@ def test_without_lora_everything_is_trained():
 def test_sizes_that_do_not_fit_are_refused(make_variant, sizes, message):
     with pytest.raises(UserError, match=message):
         assemble(make_variant().model_copy(update=sizes), None)
+
+
+def test_the_same_batch_gives_the_same_gradients_whatever_the_threads_do():
+    config = load_variant("toy")
+    network = build_network(config)
+    draw = torch.Generator().manual_seed(1)
+    template, search = (
+        torch.randn(16, 3, side, side, generator=draw)
+        for side in (config.template_size, config.search_size)
+    )
+    grid = network.template_grid
+    mask = torch.rand(16, grid, grid, generator=draw) > 0.5
+
+    def gradients() -> dict[str, torch.Tensor]:
+        network.zero_grad()
+        out = network(template, search, mask)
+        (out.score_map.square().mean() + out.boxes.square().mean()).backward()
+        return {name: p.grad.clone() for name, p in network.named_parameters()}
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first, *others = (gradients() for _ in range(6))
+    finally:
+        torch.set_num_threads(threads)
+    for other in others:
+        assert [n for n in first if not torch.equal(first[n], other[n])] == []
