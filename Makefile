@@ -1,5 +1,6 @@
 # make demo   toy world -> shards -> training -> scored tracker and submission zip, in ./demo
 # make test   lint-free environment, then the whole test suite
+# make bench  how fast building and reading are, against their limits: a table, and bench.json
 # make lint   ruff (lint and format) and mypy
 # Each sets up what it needs (.venv, the package, libturbojpeg where it may) and can be run again.
 
@@ -9,7 +10,7 @@ BIN := $(abspath $(VENV)/bin)
 DEMO := demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test bench lint setup clean
 
 setup: $(READY)
 
@@ -23,6 +24,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.run --json bench.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from lorat.evaluate.resize import RESIZES, Resize
 from lorat.evaluate.runs import default_out, newest_run, run_weights
 from lorat.evaluate.testsets import SERVERS, TestSet, choose_test_sets, cut, default_test_sets
+from lorat.prep.sources import own_trees_option
 from lorat.prep.trees.roots import parse_roots
 from lorat.shards.console import OUT, progress_bar, start_logging
 from lorat.shards.errors import UserError, nearest
@@ -40,6 +42,7 @@ class Options:
     threads: int
     device: str
     dtype: str
+    resize: Resize
     overwrite: bool
     video: str | None
     no_video: bool
@@ -53,6 +56,7 @@ class Options:
 @click.option("--backbone", type=_FILE, help="The pretrained backbone's file, if not found.")
 @click.option("--raw", type=_FOLDER, default=Path("data/raw"), help="Folder of all raw trees.")
 @click.option("--root", multiple=True, metavar="NAME=DIR", help="Where one data set's tree is.")
+@own_trees_option
 @click.option(
     "--datasets",
     metavar="NAMES",
@@ -78,6 +82,13 @@ class Options:
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:<index> or mps.")
 @click.option("--dtype", default="auto", help="auto, float32, bfloat16 or float16.")
+@click.option(
+    "--resize",
+    type=click.Choice(RESIZES),
+    default="published",
+    help="How frames are shrunk into crops: not antialiased, as for the published numbers, or "
+    "averaged over areas, as training on shards saw them.",
+)
 @click.option("--overwrite", is_flag=True, help="Forget the results and zips that are there.")
 @click.option("--video", metavar="NAME", help="Sequence of the video; one is chosen by default.")
 @click.option("--no-video", is_flag=True, help="Write no video.")
@@ -118,6 +129,7 @@ def _evaluate(options: Options) -> int:
         dtype=options.dtype,
         batch=options.batch,
         threads=options.threads,
+        resize=options.resize,
     )
     with progress_bar("tracking frames") as progress:
         outcome = evaluate(sets, out, tracker, overwrite=options.overwrite, progress=progress)

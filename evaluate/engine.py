@@ -190,8 +190,8 @@ class _Stepper:
         if not seen:
             return
         begin = time.perf_counter()
-        variant = self.predictor.variant
-        cuts = self.cutters.map(lambda item: prepare_search(item[2], item[1], variant), seen)
+        variant, resize = self.predictor.variant, self.predictor.resize
+        cuts = self.cutters.map(lambda i: prepare_search(i[2], i[1], variant, resize), seen)
         crops, transforms = zip(*cuts, strict=True)
         tokens = torch.stack([state.tokens for _, state, _ in seen])
         rows = self.predictor.predict(tokens, np.stack(crops))
@@ -218,7 +218,8 @@ class _Stepper:
 
     def _template(self, frame: Frame, box: NDArray[np.float64]) -> TemplateInput:
         predictor = self.predictor
-        return prepare_template(frame, box, predictor.variant, predictor.template_grid)
+        variant, grid = predictor.variant, predictor.template_grid
+        return prepare_template(frame, box, variant, grid, predictor.resize)
 
     def _next(self, slot: _Slot) -> Frame | None:
         """Return the next frame, or None where it does not decode; decode the one after it."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorat.evaluate.engine import Failed, track_clips
+from lorat.evaluate.resize import Resize
 from lorat.evaluate.results import write_result
 from lorat.evaluate.store import Identity, claim, clear, is_done, result_folder, weights_digest
 from lorat.evaluate.testsets import TestSet
@@ -35,6 +36,8 @@ class TrackerOptions:
     """Sequences side by side."""
     threads: int = 4
     """Threads that decode images, and as many that cut crops."""
+    resize: Resize = "published"
+    """How frames are shrunk into crops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,16 @@ def evaluate(
         dtype=options.dtype,
         backbone=options.backbone,
         variant=options.variant,
+        resize=options.resize,
     )
     dtype = str(predictor.dtype).removeprefix("torch.")
     settings = predictor.network.fingerprint + predictor.variant.model_dump_json()
     settings = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    outcome = Evaluation(sets, Identity(digest, predictor.variant.name, dtype, settings))
+    identity = Identity(digest, predictor.variant.name, dtype, settings, options.resize)
+    outcome = Evaluation(sets, identity)
     if overwrite:
         clear(out)
-    claim(out, outcome.identity)
+    claim(out, identity)
     todo = [clip for s in sets for clip in s.clips if not is_done(out, s.name, clip)]
     total = sum(len(clip.frames) for clip in todo)
     done = 0

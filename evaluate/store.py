@@ -38,6 +38,8 @@ class Identity:
     """``float32``, ``bfloat16``, ``float16``."""
     settings: str = ""
     """Hash of the backbone's fingerprint and of the whole variant."""
+    resize: str = "published"
+    """How frames were shrunk into crops: ``published`` or ``shards``."""
 
 
 def weights_digest(weights: Path) -> str:
@@ -71,8 +73,8 @@ def claim(out: Path, identity: Identity) -> None:
     there = any((out / "results").glob("*/*.txt"))
     if there and _read(path) != identity:
         raise UserError(
-            f"{out}: holds results of other weights, another variant or number type than these "
-            f"({identity.variant}, {identity.dtype}); give another --out, or --overwrite"
+            f"{out}: holds results of other weights, another variant, number type or --resize than "
+            f"these ({identity.variant}, {identity.dtype}); give another --out, or --overwrite"
         )
     write_json(path, {"version": _VERSION, **asdict(identity)})
 
@@ -106,6 +108,7 @@ def _read(path: Path) -> Identity | None:
     """Return the identity in a file, or None where it is missing or of another version."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Identity(**{k: values[k] for k in ("weights", "variant", "dtype", "settings")})
+        names = ("weights", "variant", "dtype", "settings")
+        return Identity(**{k: values[k] for k in names}, resize=values.get("resize", "published"))
     except (OSError, ValueError, KeyError, TypeError):
         return None

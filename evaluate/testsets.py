@@ -21,8 +21,9 @@ SERVERS = ("got10k", "trackingnet")
 
 # GOT-10k's test split has no ground truth, so the split that is scored without being asked is val.
 _DEFAULT_SPLITS = {"got10k": "val"}
-# TrackingNet has ground truth for training only, and any folder can be called generic.
-_NOT_BY_DEFAULT = ("trackingnet", "generic")
+# TrackingNet has ground truth for training only, nfs240 is nfs30 with eight times the frames, and
+# any folder can be called generic.
+_NOT_BY_DEFAULT = ("trackingnet", "nfs240", "generic")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -24,15 +24,9 @@ from torch import Tensor
 
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
+from lorat.evaluate.resize import Resize, crop_around, search_scale, template_scale
 from lorat.shards.errors import UserError
-from lorat.shards.geometry import (
-    CropTransform,
-    adjust,
-    box_mask,
-    clip_boxes,
-    crop_frame,
-    crop_transform,
-)
+from lorat.shards.geometry import CropTransform, box_mask, clip_boxes
 from lorat.train.devices import pick_device, pick_dtype
 from lorat.train.network.lorat import LoRAT
 from lorat.train.network.weights import load_network
@@ -110,7 +104,7 @@ def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
 def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
     """Choose the cell with the highest penalised score in each map of a batch.
 
-    The penalised score is 0.55 · sigmoid(logit) + 0.45 · window (published system).
+    Penalised: 0.55 · sigmoid(logit) + 0.45 · window (published system).
 
     Args:
         score_map: (B, G, G) float32 logits.
@@ -152,15 +146,18 @@ def check_first_box(box: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64
         )
     inside = clip_boxes(box, size)
     if (inside[2:] <= inside[:2]).any():
-        width, height = size
         raise UserError(
-            f"first box ({numbers}): outside the {width}x{height} frame; correct the first box"
+            f"first box ({numbers}): outside the {size[0]}x{size[1]} frame; correct the first box"
         )
     return box
 
 
 def prepare_template(
-    frame: NDArray[np.uint8], box: NDArray[np.float64], variant: VariantConfig, grid: int
+    frame: NDArray[np.uint8],
+    box: NDArray[np.float64],
+    variant: VariantConfig,
+    grid: int,
+    resize: Resize = "published",
 ) -> TemplateInput:
     """Cut the template around the first box.
 
@@ -169,27 +166,29 @@ def prepare_template(
         box: (4,) xyxy, as `check_first_box` returns it.
         variant: gives the template's size and area factor.
         grid: template tokens a side.
+        resize: how the frame is shrunk.
     """
-    side = variant.template_size
-    size = (side, side)
+    side, whole = variant.template_size, frame_size(frame)
     mean = frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
-    adjusted = adjust(crop_transform(box, variant.template_factor, size), frame_size(frame), size)
-    crop = crop_frame(frame, adjusted, size, mean)
-    return TemplateInput(crop, box_mask(adjusted.transform.apply(box), side, grid), mean)
+    scale = template_scale(box, whole, variant.search_size) if resize == "shards" else None
+    crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
+    return TemplateInput(crop, box_mask(transform.apply(box), side, grid), mean)
 
 
 def prepare_search(
-    frame: NDArray[np.uint8], state: TargetState, variant: VariantConfig
+    frame: NDArray[np.uint8],
+    state: TargetState,
+    variant: VariantConfig,
+    resize: Resize = "published",
 ) -> tuple[NDArray[np.float32], CropTransform]:
     """Cut the search region around the last box.
 
     Returns:
         The (H, W, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
     """
-    size = (variant.search_size, variant.search_size)
-    window = crop_transform(search_window(state.box), variant.search_factor, size)
-    adjusted = adjust(window, frame_size(frame), size)
-    return crop_frame(frame, adjusted, size, state.mean), adjusted.transform
+    side, whole, box = variant.search_size, frame_size(frame), search_window(state.box)
+    scale = search_scale(box, whole, side) if resize == "shards" else None
+    return crop_around(frame, box, variant.search_factor, side, state.mean, scale)
 
 
 def finish(
@@ -219,9 +218,15 @@ class Predictor:
     """A network on its device, with one upload and one download a batch of frames."""
 
     def __init__(
-        self, network: LoRAT, variant: VariantConfig, device: torch.device, dtype: torch.dtype
+        self,
+        network: LoRAT,
+        variant: VariantConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        resize: Resize = "published",
     ) -> None:
         """Take over a network whose matrices are already held in `dtype`."""
+        self.resize = resize
         self.network = network.to(device).eval()
         self.variant = variant
         self.device = device
@@ -239,6 +244,7 @@ class Predictor:
         dtype: str = "auto",
         backbone: Path | None = None,
         variant: str | None = None,
+        resize: Resize = "published",
     ) -> Predictor:
         """Load weights; see `Tracker.load`."""
         chosen = pick_device(device)
@@ -249,7 +255,7 @@ class Predictor:
         network, config = load_network(
             Path(weights), backbone=backbone, variant=config, dtype=number_type
         )
-        return cls(network, config, chosen, number_type)
+        return cls(network, config, chosen, number_type, resize)
 
     @property
     def template_grid(self) -> int:
@@ -322,6 +328,7 @@ class Tracker:
         dtype: str = "auto",
         backbone: Path | None = None,
         variant: str | None = None,
+        resize: Resize = "published",
     ) -> Tracker:
         """Load a tracker from a weights file.
 
@@ -332,13 +339,20 @@ class Tracker:
             backbone: the pretrained backbone's file, where the weights do not hold it and it is
                 not where backbones are looked for.
             variant: a variant's name or file, for weights that do not say what they are.
+            resize: how frames are shrunk, as `lorat.evaluate.resize` tells.
 
         Raises:
             UserError: if a file is missing or does not fit, or the machine lacks the device.
         """
-        return cls(
-            Predictor.load(weights, device=device, dtype=dtype, backbone=backbone, variant=variant)
+        predictor = Predictor.load(
+            weights,
+            device=device,
+            dtype=dtype,
+            backbone=backbone,
+            variant=variant,
+            resize=resize,
         )
+        return cls(predictor)
 
     def start(self, frame: NDArray[np.uint8], box: ArrayLike) -> None:
         """Take the object in `box` as the target; forgets any target before.
@@ -353,7 +367,9 @@ class Tracker:
         _check_frame(frame)
         first = check_first_box(box, frame_size(frame))
         predictor = self.predictor
-        template = prepare_template(frame, first, predictor.variant, predictor.template_grid)
+        template = prepare_template(
+            frame, first, predictor.variant, predictor.template_grid, predictor.resize
+        )
         self.state = TargetState(first, template.mean, predictor.embed([template])[0])
 
     def track(self, frame: NDArray[np.uint8]) -> TrackedBox:
@@ -365,8 +381,9 @@ class Tracker:
         _check_frame(frame)
         if self.state is None:
             raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
-        crop, transform = prepare_search(frame, self.state, self.predictor.variant)
-        row = self.predictor.predict(self.state.tokens[None], crop[None])[0]
+        predictor = self.predictor
+        crop, transform = prepare_search(frame, self.state, predictor.variant, predictor.resize)
+        row = predictor.predict(self.state.tokens[None], crop[None])[0]
         result, self.state = finish(row, transform, frame_size(frame), self.state)
         return result
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import click
 
 from lorat.prep.cli_build import build_command
+from lorat.prep.cli_check import check_command
+from lorat.prep.cli_doctor import doctor_command
+from lorat.prep.cli_inspect import inspect_command
+from lorat.prep.cli_stats import stats_command
 from lorat.prep.cli_toyworld import toyworld_command
+from lorat.prep.cli_verify import verify_command
 from lorat.shards.console import start_logging
 
 __all__ = ["main"]
@@ -19,7 +24,12 @@ def main() -> None:
 
 
 main.add_command(build_command)
+main.add_command(check_command)
+main.add_command(doctor_command)
+main.add_command(inspect_command)
+main.add_command(stats_command)
 main.add_command(toyworld_command)
+main.add_command(verify_command)
 
 if __name__ == "__main__":
     main()

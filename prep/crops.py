@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -154,7 +155,7 @@ def _store(
     window: Window,
     options: CropOptions,
 ) -> StoredImage:
-    red, green, blue = frame.reshape(-1, 3).mean(axis=0, dtype=np.float64).round(2).tolist()
+    red, green, blue = (round(channel, 2) for channel in cv2.mean(frame)[:3])
     x1, y1, x2, y2 = box.round(4).tolist()
     return StoredImage(
         frame=number,

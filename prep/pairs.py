@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lorat.prep.clipstore import ClipIndex
 from lorat.prep.trees.clip import Clip
 from lorat.shards.rng import Draws
 
@@ -60,4 +61,6 @@ def draw_pair(clips: Sequence[Clip], name: str, seed: int, number: int) -> PairD
 
 def object_frames(clips: Sequence[Clip]) -> int:
     """Return the number of visible objects over all frames."""
+    if isinstance(clips, ClipIndex):
+        return clips.object_frames
     return sum(int(track.visible.sum()) for clip in clips for track in clip.tracks)

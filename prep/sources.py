@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lorat.prep.trees import DATASETS, Dataset, parse_name
+from lorat.prep.trees.own import add_trees
 from lorat.prep.trees.roots import find_root, missing_roots
 from lorat.shards.errors import UserError
 
-__all__ = ["ALL", "Source", "find_sources", "tree_options"]
+__all__ = ["ALL", "Source", "find_sources", "own_trees_option", "tree_options"]
 
 ALL = ("lasot", "got10k", "trackingnet", "coco", "got10k-val")
 
@@ -32,7 +34,8 @@ class Source:
 
 
 def tree_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --raw, --root and --datasets, which `find_sources` reads."""
+    """Add --raw, --root and --datasets, which `find_sources` reads, and --tree."""
+    command = own_trees_option(command)
     command = click.option(
         "--datasets",
         default="all",
@@ -51,18 +54,47 @@ def tree_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def find_sources(datasets: str, raw: Path, roots: dict[str, Path]) -> list[Source]:
+def own_trees_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --tree, which puts the data sets of a user's file into the table before all else."""
+    return click.option(
+        "--tree",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="FILE.py",
+        help="A Python file of yours that defines data sets (docs/data.md); it is run.",
+        callback=_add_trees,
+        expose_value=False,
+    )(command)
+
+
+def _add_trees(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) -> None:
+    if not context.resilient_parsing:  # completion of a half-written command runs nothing
+        for file in files:
+            add_trees(file)
+
+
+def find_sources(
+    datasets: str, raw: Path, roots: dict[str, Path], *, trained: bool = True
+) -> list[Source]:
     """Return the splits that ``--datasets`` names, each with its folder.
+
+    Args:
+        datasets: names separated by commas, or ``all``.
+        raw: the folder of all trees.
+        roots: data set name → folder.
+        trained: whether only data sets that are trained on make sense; otherwise the bare name of
+            a test set means the split that is scored.
 
     Raises:
         UserError: for an unknown name, a data set that is not trained on, or missing trees; all of
             these are listed, with the command that works without them.
     """
     everything = datasets.strip() == "all"
-    names = ALL if everything else tuple(n.strip() for n in datasets.split(",") if n.strip())
+    listed = (name.strip() for name in datasets.split(","))
+    names = ALL if everything else tuple(dict.fromkeys(name for name in listed if name))
     if not names:
         raise UserError("--datasets names no data set; write for example lasot,got10k or all")
-    wanted = [_with_split(name) for name in names]
+    wanted = [_with_split(name, trained) for name in names]
     missing = missing_roots(wanted, raw, roots)
     if missing:
         there = [n for n, w in zip(names, wanted, strict=True) if _name(*w) not in missing]
@@ -76,12 +108,10 @@ def _name(dataset: Dataset, split: str) -> str:
     return f"{dataset.name}-{split}"
 
 
-def _with_split(name: str) -> tuple[Dataset, str]:
+def _with_split(name: str, trained: bool) -> tuple[Dataset, str]:
     dataset, split = parse_name(name)
-    split = split or dataset.prep_split
+    split = split or dataset.prep_split or (None if trained else dataset.eval_split)
     if split is None:
-        trained = [d.name for d in DATASETS.values() if d.prep_split]
-        raise UserError(
-            f"{name} is a test set and is not trained on; prep builds {', '.join(trained)}"
-        )
+        builds = ", ".join(d.name for d in DATASETS.values() if d.prep_split)
+        raise UserError(f"{name} is a test set and is not trained on; prep builds {builds}")
     return dataset, split

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,9 +18,10 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
-__all__ = ["OUT", "progress_bar", "start_logging"]
+__all__ = ["OUT", "plain_table", "progress_bar", "say", "start_logging"]
 
 OUT = Console()
 _ERR = Console(stderr=True)
@@ -37,6 +39,28 @@ class _OneLine(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = f"{record.levelname.lower()}: {record.getMessage()}"
         _ERR.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def say(text: str) -> None:
+    """Print a line on stdout as it is: not wrapped, no markup, no colours."""
+    OUT.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def plain_table(columns: Sequence[str], title: str | None = None) -> Table:
+    """Return a table of names, in its first column, and numbers, in the others."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.HORIZONTALS,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column(columns[0], no_wrap=True)
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    return table
 
 
 def start_logging() -> None:
@@ -63,15 +87,20 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     begin = time.monotonic()
-    with Progress(*columns, console=_ERR) as progress:
-        task = progress.add_task(what, total=None, visible=False)
+    progress = Progress(*columns, console=_ERR)
+    task = progress.add_task(what, total=None)
 
-        def update(done: int, total: int) -> None:
-            late = time.monotonic() - begin > _PATIENCE
-            progress.update(task, completed=done, total=total, visible=late)
+    def update(done: int, total: int) -> None:
+        progress.update(task, completed=done, total=total)
+        # Started before there is a bar to show, it would leave an empty line off a terminal.
+        if time.monotonic() - begin > _PATIENCE:
+            progress.start()
 
-        try:
-            yield update
-        except BaseException:
-            progress.update(task, visible=False)
-            raise
+    try:
+        yield update
+    except BaseException:
+        progress.update(task, visible=False)
+        raise
+    finally:
+        if progress.live.is_started:
+            progress.stop()

@@ -6,6 +6,7 @@ Boxes are xyxy float64 in continuous pixel coordinates: pixel column i covers [i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -117,22 +118,29 @@ def adjust(
     covered size / source size, the adjusted translation covered corner − source corner · scale. A
     crop that touches nothing of the frame keeps its transform.
     """
-    frame = np.array([0.0, 0.0, *frame_size])
-    covered = rasterise(clip_boxes(transform.apply(frame), output_size))
-    limits = [output_size[0], output_size[1]] * 2
-    covered = np.minimum(covered, limits)
-    if (covered[2:] <= covered[:2]).any():
+    scale, shift = transform.scale, transform.translation
+    # Plain floats: the same arithmetic as on arrays of four, in a tenth of the time.
+    along_x = _adjust_axis(scale[0], shift[0], frame_size[0], output_size[0])
+    along_y = _adjust_axis(scale[1], shift[1], frame_size[1], output_size[1])
+    if along_x is None or along_y is None:
         return Adjusted(transform, None, None)
-    source = rasterise(transform.invert(covered))
-    source = np.clip(source, 0, [frame_size[0], frame_size[1]] * 2)
-    if (source[2:] <= source[:2]).any():
-        return Adjusted(transform, None, None)
-    scale = (covered[2:] - covered[:2]) / (source[2:] - source[:2])
-    translation = covered[:2] - source[:2] * scale
-    adjusted = CropTransform(
-        (float(scale[0]), float(scale[1])), (float(translation[0]), float(translation[1]))
-    )
-    return Adjusted(adjusted, tuple(covered.tolist()), tuple(source.tolist()))
+    (cx1, cx2, sx1, sx2), (cy1, cy2, sy1, sy2) = along_x, along_y
+    scale = ((cx2 - cx1) / (sx2 - sx1), (cy2 - cy1) / (sy2 - sy1))
+    adjusted = CropTransform(scale, (cx1 - sx1 * scale[0], cy1 - sy1 * scale[1]))
+    return Adjusted(adjusted, (cx1, cy1, cx2, cy2), (sx1, sy1, sx2, sy2))
+
+
+def _adjust_axis(
+    scale: float, shift: float, frame: int, output: int
+) -> tuple[int, int, int, int] | None:
+    """Return the covered span and the source span of one axis; None where one is empty."""
+    low = math.floor(min(max(shift, 0.0), output))
+    high = min(math.floor(min(max(frame * scale + shift, 0.0), output) + _EDGE), output)
+    if high <= low:
+        return None
+    source_low = min(max(math.floor((low - shift) / scale), 0), frame)
+    source_high = min(max(math.floor((high - shift) / scale + _EDGE), 0), frame)
+    return (low, high, source_low, source_high) if source_high > source_low else None
 
 
 def crop_frame(
@@ -179,7 +187,10 @@ def box_mask(box: ArrayLike, image_size: int, grid: int) -> NDArray[np.bool_]:
         image_size: side of the crop in pixels.
         grid: cells a side.
     """
-    x1, y1, x2, y2 = np.clip(rasterise(np.asarray(box) * (grid / image_size)), 0, grid)
+    cells = grid / image_size
+    x1, y1, x2, y2 = (float(v) * cells for v in np.asarray(box, dtype=np.float64))
+    left, top = max(math.floor(x1), 0), max(math.floor(y1), 0)
+    right, bottom = max(math.floor(x2 + _EDGE), 0), max(math.floor(y2 + _EDGE), 0)
     mask = np.zeros((grid, grid), dtype=np.bool_)
-    mask[y1:y2, x1:x2] = True
+    mask[top:bottom, left:right] = True
     return mask

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lorat.shards.geometry import CropTransform, clip_boxes, crop_transform
+from lorat.shards.geometry import CropTransform, crop_transform
 
 __all__ = ["ATTEMPTS", "MIN_OBJECT", "Jitter", "jitter_window"]
 
@@ -47,17 +47,22 @@ def _draw_window(
     Returns:
         The transform, and whether the box cut at the crop is at least 10 × 10 crop pixels.
     """
-    box = np.asarray(box, dtype=np.float64)
-    scale = np.asarray(nominal.scale) / np.exp(jitter.scale * rng.standard_normal(2))
-    width, height = box[2] - box[0], box[3] - box[1]
-    reach = jitter.translation * (width * scale[0] + height * scale[1]) * 0.5
-    centre = np.array([(box[0] + box[2]) * 0.5, (box[1] + box[3]) * 0.5])
-    translation = size * 0.5 - centre * scale + rng.uniform(-1.0, 1.0, 2) * reach
-    window = CropTransform(
-        (float(scale[0]), float(scale[1])), (float(translation[0]), float(translation[1]))
-    )
-    inside = clip_boxes(window.apply(box), (size, size))
-    return window, bool(((inside[2:] - inside[:2]) >= MIN_OBJECT).all())
+    # Plain floats where they give the same: arrays of two cost more to make than to compute with.
+    x1, y1, x2, y2 = map(float, np.asarray(box, dtype=np.float64))
+    shrink_x, shrink_y = np.exp(jitter.scale * rng.standard_normal(2)).tolist()
+    shift_x, shift_y = rng.uniform(-1.0, 1.0, 2).tolist()
+    scale_x, scale_y = nominal.scale[0] / shrink_x, nominal.scale[1] / shrink_y
+    reach = jitter.translation * ((x2 - x1) * scale_x + (y2 - y1) * scale_y) * 0.5
+    move_x = size * 0.5 - (x1 + x2) * 0.5 * scale_x + shift_x * reach
+    move_y = size * 0.5 - (y1 + y2) * 0.5 * scale_y + shift_y * reach
+    seen_x = _within(x2 * scale_x + move_x, size) - _within(x1 * scale_x + move_x, size)
+    seen_y = _within(y2 * scale_y + move_y, size) - _within(y1 * scale_y + move_y, size)
+    window = CropTransform((scale_x, scale_y), (move_x, move_y))
+    return window, seen_x >= MIN_OBJECT and seen_y >= MIN_OBJECT
+
+
+def _within(value: float, size: int) -> float:
+    return min(max(value, 0.0), size)
 
 
 def jitter_window(

@@ -7,9 +7,13 @@ after one warning. A damaged or truncated image is an `ImageError`, never a half
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import hashlib
 import logging
 import multiprocessing
+import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -58,10 +62,48 @@ def _turbo() -> Any | None:
 
 
 def codec_name() -> str:
-    """Return the JPEG encoder's name and version, which decides the bytes of a shard."""
-    if _turbo() is None:
-        return f"opencv-{cv2.__version__}"
-    return f"turbojpeg-via-PyTurboJPEG-{turbojpeg.__version__}"
+    """Return the JPEG library's name and version, which decides the bytes of a shard.
+
+    ``libjpeg-turbo-2.1.5`` through TurboJPEG, ``opencv-4.10.0-libjpeg-turbo-3.0.3`` through OpenCV.
+    """
+    turbo = _turbo()
+    if turbo is None:
+        built_in = re.search(r"JPEG:.*?(libjpeg[\w-]*).*?(\d[\d.]*)", cv2.getBuildInformation())
+        return "-".join([f"opencv-{cv2.__version__}", *(built_in.groups() if built_in else ())])
+    return _library_name(_library_file(turbo))
+
+
+class _LoadedFrom(ctypes.Structure):
+    """What dladdr(3) tells of an address."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def _library_file(turbo: Any) -> Path:
+    """Return the file that TurboJPEG's functions were loaded from."""
+    found = _LoadedFrom()
+    function = ctypes.cast(turbo._TurboJPEG__init_compress, ctypes.c_void_p)
+    if not ctypes.CDLL(None).dladdr(function, ctypes.byref(found)) or not found.file:
+        raise RuntimeError("the system does not say which file the turbojpeg library is")
+    return Path(os.fsdecode(found.file))
+
+
+@functools.cache
+def _library_name(file: Path) -> str:
+    """Return the name of a TurboJPEG library: its version, or a hash where it carries none.
+
+    The interface has no call for the version, but the library holds it for its error messages.
+    """
+    code = file.read_bytes()
+    version = re.search(rb"libjpeg-turbo version (\d[\w.]*)", code)
+    if version is None:
+        return f"libjpeg-turbo-{hashlib.sha256(code).hexdigest()[:12]}"
+    return f"libjpeg-turbo-{version[1].decode()}"
 
 
 def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lorat.shards.errors import ShardCorrupt, UserError
-from lorat.shards.storage import read_json, write_json
+from lorat.shards.storage import Location, file_size, read_bytes, read_json, write_json
 from lorat.shards.writer import index_path
 
 __all__ = [
@@ -23,6 +22,7 @@ __all__ = [
     "Receipt",
     "load_manifest",
     "load_receipt",
+    "read_manifest",
     "receipt_path",
     "shard_name",
 ]
@@ -56,6 +56,11 @@ class Receipt:
     jitter_outside: int = 0
     """… and how many would leave the stored window although the frame goes on."""
 
+    @property
+    def pairs(self) -> range:
+        """Numbers of the pairs that were drawn for it."""
+        return range(self.first_pair, self.first_pair + self.drawn)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -66,7 +71,7 @@ class Manifest:
     config: dict[str, Any]
     """Everything that defines the bytes: seed, crop options, codec, annotations' fingerprint."""
     shards: tuple[Receipt, ...]
-    folder: Path
+    folder: Location
 
     @property
     def name(self) -> str:
@@ -107,44 +112,76 @@ def shard_name(dataset: str, split: str, number: int) -> str:
     return f"{dataset}-{split}-{number:05d}.tar.zst"
 
 
-def receipt_path(folder: Path, shard: str) -> Path:
+def receipt_path(folder: Location, shard: str) -> Location:
     """Return where the receipt of a shard file lies."""
     return folder / (shard.removesuffix(".tar.zst") + ".receipt.json")
 
 
-def load_receipt(folder: Path, shard: str, config: str) -> Receipt | None:
+def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
     """Return the receipt of a finished shard, or None where it has to be built.
 
-    A receipt counts when it was written for the same configuration, the shard file has the length
-    that it names, and the index is the one that was written.
-    """
-    path = receipt_path(folder, shard)
-    if not path.is_file():
-        return None
-    try:
-        receipt = Receipt(**read_json(path))
-    except (UserError, TypeError):
-        return None  # half written by another tool or version: the shard is built again
-    file = folder / shard
-    index = index_path(file)
-    whole = file.is_file() and file.stat().st_size == receipt.bytes
-    if not whole or receipt.config != config or not index.is_file():
-        return None
-    same = hashlib.sha256(index.read_bytes()).hexdigest() == receipt.index_sha256
-    return receipt if same else None
-
-
-def load_manifest(folder: Path) -> Manifest:
-    """Read a folder's manifest.
+    A receipt counts when it was written for this shard and the same configuration, its counts fit
+    together, the shard file has the length that it names, and the index is the one that was
+    written.
 
     Raises:
-        UserError: if there is none.
+        UserError: if a store does not answer.
+    """
+    file = folder / shard
+    try:
+        receipt = Receipt(**json.loads(read_bytes(receipt_path(folder, shard))))
+        counted = receipt.rows + sum(receipt.skipped.values())
+        if (receipt.shard, receipt.config, receipt.drawn) != (shard, config, counted):
+            return None
+        if file_size(file) != receipt.bytes:
+            return None
+        index = read_bytes(index_path(file))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None  # missing, garbled, or of another version: the shard is built again
+    return receipt if hashlib.sha256(index).hexdigest() == receipt.index_sha256 else None
+
+
+def load_manifest(folder: Location) -> Manifest:
+    """Read a folder's manifest and see that it is the one that was written.
+
+    Raises:
+        UserError: if there is none, or a store does not answer.
+        ShardCorrupt: if it is of another version, lacks a field, or contradicts itself.
+    """
+    values = _read_values(folder)
+    manifest = _parse(values, folder)
+    try:
+        right = manifest.to_json()
+    except TypeError as error:
+        raise _garbled(folder, error) from None
+    wrong = [key for key in ("rows", "bytes", "fingerprint") if values.get(key) != right[key]]
+    if wrong:
+        raise ShardCorrupt(
+            f"{folder / MANIFEST}: says {wrong[0]} {values.get(wrong[0])}, its shards make "
+            f"{right[wrong[0]]}; delete it and run the same lorat-prep build again"
+        )
+    return manifest
+
+
+def read_manifest(folder: Location) -> Manifest:
+    """Read a folder's manifest as it stands, for an audit that tells what is wrong with it.
+
+    Raises:
+        UserError: if there is none, or a store does not answer.
         ShardCorrupt: if it is of another version or lacks a field.
     """
+    return _parse(_read_values(folder), folder)
+
+
+def _read_values(folder: Location) -> Any:
     path = folder / MANIFEST
-    if not path.is_file():
+    if file_size(path) is None:
         raise UserError(f"{folder}: no {MANIFEST}; build it with lorat-prep build --datasets …")
-    values = read_json(path)
+    return read_json(path)
+
+
+def _parse(values: Any, folder: Location) -> Manifest:
+    path = folder / MANIFEST
     try:
         if values["version"] != VERSION:
             raise ShardCorrupt(
@@ -158,4 +195,11 @@ def load_manifest(folder: Path) -> Manifest:
             folder=folder,
         )
     except (KeyError, TypeError) as error:
-        raise ShardCorrupt(f"{path}: lacks or garbles a field ({error}); build again") from None
+        raise _garbled(folder, error) from None
+
+
+def _garbled(folder: Location, error: Exception) -> ShardCorrupt:
+    return ShardCorrupt(
+        f"{folder / MANIFEST}: lacks or garbles a field ({error}); delete it and run the same "
+        "lorat-prep build again"
+    )

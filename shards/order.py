@@ -2,8 +2,9 @@
 
 Promise: which pairs stand in global batch b of epoch e depends on the manifests, the weights, the
 seed and e alone. Ranks and workers only slice. No pair of a data set comes twice before every pair
-came once; each data set's share of the first T draws is exact for every T. Not promised: equal
-losses on another number of ranks (sums are rounded in another order).
+came once; at the end of every epoch each data set's share of all draws so far is exact (inside an
+epoch the data sets are shuffled). Not promised: equal losses on another number of ranks (sums are
+rounded in another order).
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ def epoch_order(
         window: rows are shuffled inside windows of so many shards; 0 means all of them.
 
     Raises:
-        ValueError: if a pool has no rows.
+        ValueError: if a pool has no rows, or its weight gives it less than one pair an epoch.
     """
     weights = [pool.weight for pool in pools]
+    if min(weights) * length < sum(weights):  # its quota could shrink from one epoch to the next
+        raise ValueError(f"an epoch of {length} pairs is too short for weights {weights}")
     first, last = quotas(weights, epoch * length), quotas(weights, (epoch + 1) * length)
     labels = np.repeat(np.arange(len(pools)), [b - a for a, b in zip(first, last, strict=True)])
     labels = labels[Draws("labels", seed, epoch).permutation(length)]
@@ -96,22 +99,30 @@ def _draws(
     while first < last:
         number, start = divmod(first, total)
         count = min(last - first, total - start)
-        parts.append(_pass(pool, seed, number, window)[:, start : start + count])
+        parts.append(_part_of_pass(pool, seed, number, window, range(start, start + count)))
         first += count
     both = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0), dtype=np.int32)
     return both[0], both[1]
 
 
-def _pass(pool: Pool, seed: int, number: int, window: int) -> NDArray[np.int32]:
-    """Return the (2, rows) shard and row numbers of one pass over a data set."""
+def _part_of_pass(
+    pool: Pool, seed: int, number: int, window: int, draws: range
+) -> NDArray[np.int32]:
+    """Return the (2, draws) shard and row numbers of some draws of one pass over a data set.
+
+    Only windows that hold one of them are shuffled, and only those rows are looked up.
+    """
     shards = Draws("shards", seed, pool.name, number).permutation(len(pool.rows))
-    step = window or len(pool.rows)
-    blocks = []
+    rows = np.array(pool.rows)[shards]
+    step = window or len(shards)
+    parts, begin = [], 0
     for at in range(0, len(shards), step):
-        hot = shards[at : at + step]
-        pairs = np.concatenate(
-            [np.stack([np.full(pool.rows[s], s), np.arange(pool.rows[s])]) for s in hot], axis=1
-        )
-        shuffle = Draws("rows", seed, pool.name, number, at).permutation(pairs.shape[1])
-        blocks.append(pairs[:, shuffle].astype(np.int32))
-    return np.concatenate(blocks, axis=1)
+        hot, ends = shards[at : at + step], np.cumsum(rows[at : at + step])
+        starts, total = ends - rows[at : at + step], int(ends[-1])
+        if begin < draws.stop and begin + total > draws.start:
+            shuffle = Draws("rows", seed, pool.name, number, at).permutation(total)
+            wanted = shuffle[max(0, draws.start - begin) : draws.stop - begin]
+            which = np.searchsorted(ends, wanted, side="right")
+            parts.append(np.stack([hot[which], wanted - starts[which]]).astype(np.int32))
+        begin += total
+    return np.concatenate(parts, axis=1)

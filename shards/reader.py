@@ -2,12 +2,16 @@
 
 A row's compressed bytes are compared with the hash in the index before they are decompressed, and
 the decompressed length with the index after. What does not fit is a `ShardCorrupt` that names the
-shard, the row and the byte offset. Nothing is unpickled.
+shard, the row, its key where the rows beside it tell it, and the byte offset; a store that does not
+answer is a `UserError`. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,73 +19,173 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
+from lorat.shards import remote
 from lorat.shards.errors import ShardCorrupt
+from lorat.shards.manifest import Receipt
 from lorat.shards.sample import PairSample, from_members
+from lorat.shards.storage import Location, read_bytes
 from lorat.shards.tar import END_OF_ARCHIVE, unpack_members
 from lorat.shards.writer import INDEX_DTYPE, index_path
 
 __all__ = ["ShardReader", "read_index"]
 
+_LOCAL = threading.local()
+_NEIGHBOURS = 16  # rows on each side that are asked for their keys
 
-def read_index(shard: Path) -> NDArray[np.void]:
+
+def read_index(shard: Location) -> NDArray[np.void]:
     """Read a shard's index: rows of `INDEX_DTYPE`, the end-of-archive frame last.
 
     Raises:
-        ShardCorrupt: if it is missing or is not a whole number of rows.
+        ShardCorrupt: if it is missing, cut, or its rows do not follow each other without a gap.
+        UserError: if a store does not answer.
     """
     path = index_path(shard)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise ShardCorrupt(f"{path}: cannot be read ({error.strerror}); build it again") from None
     if not data or len(data) % INDEX_DTYPE.itemsize:
         raise ShardCorrupt(f"{path}: {len(data)} bytes are no whole index; build it again")
-    return np.frombuffer(data, dtype=INDEX_DTYPE)
+    index = np.frombuffer(data, dtype=INDEX_DTYPE)
+    begins = np.cumsum(index["length"], dtype=np.uint64) - index["length"]
+    wrong = np.flatnonzero(index["offset"] != begins)
+    if len(wrong):
+        at = int(wrong[0]) * INDEX_DTYPE.itemsize
+        raise ShardCorrupt(
+            f"{path}: row {wrong[0]} at byte {at} does not begin where the one before ends; "
+            "build it again"
+        )
+    if int(index[-1]["raw_length"]) != len(END_OF_ARCHIVE):
+        raise ShardCorrupt(f"{path}: lacks its last rows; build it again")
+    return index
 
 
 class ShardReader:
-    """Random access to the samples of one shard; safe to use from several threads."""
+    """Random access to the samples of one shard; safe to use from several threads.
 
-    def __init__(self, path: Path) -> None:
+    A local shard is an open file until `close`; a shard in a store is read row by row, one request
+    each, and holds nothing open.
+
+    Args:
+        path: the shard's file or object; its index lies beside it.
+        receipt: of the shard; its index must be the one that the receipt names.
+        cached: the file lies in a `lorat.shards.cache`: it is locked, shared, while it is open, so
+            that other processes rather drop another one, and errors say so.
+
+    Raises:
+        ShardCorrupt: if the shard or its index is missing, or the index is not what was written.
+        UserError: if a store does not answer.
+    """
+
+    def __init__(
+        self, path: Location, receipt: Receipt | None = None, cached: bool = False
+    ) -> None:
         self.path = path
+        self._receipt = receipt
+        self._remedy = "delete it from the cache" if cached else "delete the shard and build again"
         self._index = read_index(path)
-        last = self._index[-1]
-        if int(last["raw_length"]) != len(END_OF_ARCHIVE):
-            raise ShardCorrupt(f"{index_path(path)}: lacks its last rows; build it again")
-        try:
-            self._file = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ShardCorrupt(f"{path}: cannot be read ({error.strerror})") from None
+        if receipt is not None:
+            digest = hashlib.sha256(self._index.tobytes()).hexdigest()
+            if digest != receipt.index_sha256 or len(self) != receipt.rows:
+                raise ShardCorrupt(
+                    f"{index_path(path)}: not the index that the shard's receipt names; "
+                    "build it again"
+                )
+        self._file = -1
+        if isinstance(path, Path):
+            try:
+                self._file = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise ShardCorrupt(f"{path}: cannot be read ({error.strerror})") from None
+            if cached:
+                fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def __len__(self) -> int:
         return len(self._index) - 1
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+
+    def where(self, row: int) -> str:
+        """Return what errors call a row: its shard, number, key and byte offset.
+
+        A damaged row's key lies between those of the nearest rows that are sound. Where pairs were
+        left out there it is a range; where nothing is known of them there is none.
+        """
+        low, high = self._bound(row, -1), self._bound(row, 1)
+        key = ""
+        if low is not None and high is not None:
+            dataset_split = self.path.name.partition(".")[0].rpartition("-")[0]
+            last = f" to {high:09d}" if high > low else ""
+            key = f" ({dataset_split}-{low:09d}{last})"
+        return f"{self.path} row {row}{key} at byte {int(self._index[row]['offset'])}"
 
     def read(self, row: int) -> PairSample:
         """Read sample `row`.
 
         Raises:
             ShardCorrupt: if its bytes are not those that were written.
+            UserError: if a store does not answer.
             IndexError: if there is no such row.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.path.name} has rows 0 … {len(self) - 1}, not {row}")
-        entry = self._index[row]
-        offset, length = int(entry["offset"]), int(entry["length"])
-        where = f"{self.path} row {row} at byte {offset}"
-        frame = os.pread(self._file, length, offset)
-        if len(frame) != length or xxhash.xxh64_intdigest(frame) != int(entry["xxh64"]):
-            raise ShardCorrupt(
-                f"{where}: not the bytes that were written; delete the shard and build again"
-            )
         try:
-            # A decompressor is not safe to share between threads; making one costs microseconds.
-            raw = zstandard.ZstdDecompressor().decompress(frame)
+            return from_members(self._members(row), "sample")
+        except ShardCorrupt as error:
+            raise ShardCorrupt(f"{self.where(row)}: {error.message}; {self._remedy}") from None
+
+    def _members(self, row: int) -> list[tuple[str, bytes]]:
+        """Return the tar members of a row; errors say what is wrong, not where."""
+        offset, length, raw_length, digest = self._index[row].tolist()
+        frame = self._read_bytes(offset, length)
+        if len(frame) != length:
+            raise ShardCorrupt(f"{len(frame)} of {length} bytes are there")
+        if xxhash.xxh64_intdigest(frame) != digest:
+            raise ShardCorrupt("not the bytes that were written")
+        try:
+            raw = _decompressor().decompress(frame)
         except zstandard.ZstdError as error:
-            raise ShardCorrupt(f"{where}: does not decompress ({error})") from None
-        if len(raw) != int(entry["raw_length"]):
-            raise ShardCorrupt(f"{where}: {len(raw)} bytes instead of {entry['raw_length']}")
-        return from_members(unpack_members(raw, where), where)
+            raise ShardCorrupt(f"does not decompress ({error})") from None
+        if len(raw) != raw_length:
+            raise ShardCorrupt(f"{len(raw)} bytes instead of {raw_length}")
+        return unpack_members(raw, "tar")
+
+    def _read_bytes(self, offset: int, length: int) -> bytes:
+        try:
+            if not isinstance(self.path, Path):
+                return remote.read_range(self.path, offset, length)
+            return os.pread(self._file, length, offset)
+        except FileNotFoundError:
+            raise ShardCorrupt("the shard is missing") from None
+        except OSError as error:
+            raise ShardCorrupt(f"cannot be read ({error.strerror})") from None
+
+    def _bound(self, row: int, step: int) -> int | None:
+        """Return the pair number of a row if none was left out up to the next sound row.
+
+        Step −1 looks at rows before it and gives the least number that it can have, step 1 at rows
+        after it and gives the greatest.
+        """
+        for beside in range(row, row + step * _NEIGHBOURS, step):
+            if not 0 <= beside < len(self):
+                break
+            try:
+                name = self._members(beside)[0][0]
+                return int(name.partition(".")[0].rpartition("-")[2]) + row - beside
+            except (ShardCorrupt, IndexError, ValueError):
+                continue
+        if self._receipt is None:
+            return None
+        left_out = self._receipt.drawn - len(self)
+        return self._receipt.first_pair + row + (left_out if step > 0 else 0)
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """Return this thread's decompressor; making one takes longer than decompressing a sample."""
+    if not hasattr(_LOCAL, "zstd"):
+        _LOCAL.zstd = zstandard.ZstdDecompressor()
+    return _LOCAL.zstd

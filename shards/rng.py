@@ -65,4 +65,8 @@ class Draws:
 
     def permutation(self, n: int) -> NDArray[np.int64]:
         """Return a uniform permutation of 0 … n − 1 (the stable order of n raw words)."""
-        return np.argsort(self.words(n), kind="stable").astype(np.int64)
+        words = self.words(n)
+        ordered = np.sort(words)
+        # Without equal words every order is the stable one, and NumPy's own is twice as fast.
+        equal = (ordered[1:] == ordered[:-1]).any()
+        return np.argsort(words, kind="stable" if equal else None).astype(np.int64, copy=False)

@@ -17,6 +17,7 @@ __all__ = ["PairSample", "StoredImage", "from_members", "sample_key", "to_member
 
 VERSION = 1
 _ROLES = ("search", "template")
+_MEMBERS = frozenset({"json", *(f"{role}.jpg" for role in _ROLES)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,8 @@ def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
         ShardCorrupt: if a member is missing or the JSON is not what this version reads.
     """
     payloads = {name.partition(".")[2]: data for name, data in members}
-    expected = {"json", *(f"{role}.jpg" for role in _ROLES)}
-    if set(payloads) != expected:
-        raise ShardCorrupt(f"{where}: members are {sorted(payloads)}, expected {sorted(expected)}")
+    if payloads.keys() != _MEMBERS:
+        raise ShardCorrupt(f"{where}: members are {sorted(payloads)}, expected {sorted(_MEMBERS)}")
     try:
         meta = json.loads(payloads["json"])
         if meta["version"] != VERSION:
@@ -124,8 +124,8 @@ def _image_meta(image: StoredImage) -> dict[str, Any]:
 
 
 def _image_from(meta: dict[str, Any], jpeg: bytes) -> StoredImage:
-    x1, y1, x2, y2 = (float(v) for v in meta["box"])
-    red, green, blue = (float(v) for v in meta["mean"])
+    x1, y1, x2, y2 = map(float, meta["box"])
+    red, green, blue = map(float, meta["mean"])
     return StoredImage(
         frame=int(meta["frame"]),
         box=(x1, y1, x2, y2),
@@ -139,5 +139,5 @@ def _image_from(meta: dict[str, Any], jpeg: bytes) -> StoredImage:
 
 
 def _pair(values: list[int]) -> tuple[int, int]:
-    first, second = (int(v) for v in values)
+    first, second = map(int, values)
     return first, second

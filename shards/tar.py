@@ -7,6 +7,7 @@ at most 100 bytes, so no extension header is ever needed.
 from __future__ import annotations
 
 import tarfile
+import zlib
 
 from lorat.shards.errors import ShardCorrupt
 
@@ -14,6 +15,7 @@ __all__ = ["END_OF_ARCHIVE", "pack_members", "unpack_members"]
 
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
+_NO_PREFIX = bytes(155)  # of a name longer than 100 bytes
 
 
 def pack_members(members: list[tuple[str, bytes]]) -> bytes:
@@ -43,12 +45,33 @@ def unpack_members(raw: bytes, where: str) -> list[tuple[str, bytes]]:
     at = 0
     while at < len(raw):
         try:
-            info = tarfile.TarInfo.frombuf(raw[at : at + BLOCK], "ascii", "strict")
-        except (tarfile.HeaderError, UnicodeDecodeError) as error:
+            name, size = _parse_header(raw[at : at + BLOCK])
+        except ValueError as error:
             raise ShardCorrupt(f"{where}: damaged tar header at byte {at} ({error})") from None
-        end = at + BLOCK + info.size
-        if not info.isreg() or end > len(raw):
-            raise ShardCorrupt(f"{where}: member {info.name!r} at byte {at} is no whole file")
-        members.append((info.name, raw[at + BLOCK : end]))
-        at = end + -info.size % BLOCK
+        end = at + BLOCK + size
+        if end > len(raw):
+            raise ShardCorrupt(f"{where}: member {name!r} at byte {at} is no whole file")
+        members.append((name, raw[at + BLOCK : end]))
+        at = end + -size % BLOCK
     return members
+
+
+def _parse_header(header: bytes) -> tuple[str, int]:
+    """Return the name and the size of a plain file.
+
+    Only what `pack_members` writes is accepted. The standard library's parser takes ten times as
+    long, which would be a tenth of the time that reading a sample takes in all.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    if len(header) != BLOCK or header[257:265] != b"ustar\x0000":
+        raise ValueError("no USTAR header")
+    # The sum of the bytes, of which the checksum field's own count as eight spaces. The low half of
+    # an Adler-32 is the sum plus one (modulo 65,521), and takes no loop in Python.
+    total = (zlib.adler32(header[:148]) + zlib.adler32(header[156:]) - 2 & 0xFFFF) + 8 * 32
+    if header[148:156] != b"%06o\0 " % total:
+        raise ValueError("bad checksum")
+    if header[156:157] != b"0" or header[345:500] != _NO_PREFIX:
+        raise ValueError("not a plain file with a short name")
+    return header[:100].rstrip(b"\0").decode("ascii"), int(header[124:135], 8)

@@ -1,8 +1,8 @@
 """Writes one shard: a WebDataset tar in which every sample is one zstd frame.
 
 The file is an ordinary ``.tar.zst`` stream. It appears under its name only when it is whole: it is
-written beside, flushed, and renamed; the index (``.idx``) follows the same way. The same samples
-give the same bytes.
+written beside, flushed, and renamed, or uploaded whole to a store; the index (``.idx``) follows the
+same way. The same samples give the same bytes, wherever they are written.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 import xxhash
@@ -20,11 +19,12 @@ import zstandard
 from numpy.typing import NDArray
 
 from lorat.shards.sample import PairSample, to_members
-from lorat.shards.storage import atomic_file
+from lorat.shards.storage import Location, atomic_file
 from lorat.shards.tar import END_OF_ARCHIVE, pack_members
 
 __all__ = ["INDEX_DTYPE", "ShardSummary", "index_path", "write_shard"]
 
+L = TypeVar("L", bound=Location)
 LEVEL = 1
 INDEX_DTYPE = np.dtype(
     [("offset", "<u8"), ("length", "<u4"), ("raw_length", "<u4"), ("xxh64", "<u8")]
@@ -43,20 +43,21 @@ class ShardSummary:
     index_sha256: str
 
 
-def index_path(shard: Path) -> Path:
+def index_path(shard: L) -> L:
     """Return the index file that belongs to a shard file."""
-    return shard.with_name(shard.name.removesuffix(".tar.zst") + ".idx")
+    return cast("L", shard.with_name(shard.name.removesuffix(".tar.zst") + ".idx"))
 
 
-def write_shard(path: Path, samples: list[PairSample]) -> ShardSummary:
+def write_shard(path: Location, samples: Iterable[PairSample]) -> ShardSummary:
     """Write `samples` as the shard `path` and its index, each atomically.
 
     Args:
-        path: ends in ``.tar.zst``; the folder exists.
+        path: ends in ``.tar.zst``.
         samples: in row order.
 
     Raises:
-        OSError: if the disk is full or the folder is not writable; nothing is left under `path`.
+        UserError: if the disk is full, the folder is not writable, or the store fails; nothing is
+            left under the name that failed.
     """
     compressor = zstandard.ZstdCompressor(
         level=LEVEL, write_checksum=True, write_content_size=True, threads=0

@@ -1,23 +1,45 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from lorat.prep.build import BuildOptions, build
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.shards import remote
 from lorat.shards.jpeg import encode
 
 ROOT = Path(__file__).parents[1]
+
+# A busy machine is no failure.
+settings.register_profile("lorat", deadline=None)
+settings.load_profile("lorat")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(2)
     cv2.setNumThreads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indices of test trees do not go into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +92,90 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory, tiny_clips: list[Clip]
     clips = [replace(clip, split="val") for clip in tiny_clips]
     build(clips, folder, BuildOptions(pairs=20, shard_pairs=10, workers=1))
     return folder
+
+
+@dataclass(frozen=True)
+class Store:
+    """A bucket of an S3 server on this machine."""
+
+    endpoint: str
+    bucket: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A moto server in its own process; its address and the process."""
+    with start_s3() as (endpoint, process):
+        yield endpoint, process
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A new bucket; the environment names the server, as it would name another S3."""
+    endpoint, process = s3_server
+    set_s3(monkeypatch, endpoint)
+    return new_bucket(endpoint, process)
+
+
+@pytest.fixture
+def own_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A bucket on a server that only this test uses, and may kill."""
+    with start_s3() as (endpoint, process):
+        set_s3(monkeypatch, endpoint)
+        yield new_bucket(endpoint, process)
+
+
+@contextmanager
+def start_s3() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **quiet)
+    try:
+        endpoint = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while not _answers(f"{endpoint}/moto-api/"):
+            assert process.poll() is None and time.monotonic() < deadline, "moto did not start"
+            time.sleep(0.05)
+        yield endpoint, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def set_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    values = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_MAX_ATTEMPTS": "1",  # a dead server is noticed at once
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "_CLIENTS", {})  # a client keeps the server it was made for
+
+
+def new_bucket(endpoint: str, process: subprocess.Popen[bytes]) -> Store:
+    import boto3
+
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return Store(endpoint, bucket, process)

@@ -9,13 +9,19 @@ set -eu
 [ -x "$VENV/bin/pip" ] || "$PYTHON" -m venv --clear "$VENV"
 "$VENV/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 
-# The JPEG codec's library. Without it OpenCV's codec does the work, more slowly.
+# The JPEG codec's library (without it OpenCV's codec does the work, more slowly), and the zstd
+# command (without it tests that open shards in other tools are skipped).
 has_turbojpeg() {
     "$VENV/bin/python" -c 'import turbojpeg; turbojpeg.TurboJPEG()' 2>/dev/null
 }
-if ! has_turbojpeg && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+has_zstd() {
+    command -v zstd >/dev/null
+}
+if ! { has_turbojpeg && has_zstd; } && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq || true
-    apt-get install -y -qq libturbojpeg0 >/dev/null 2>&1 ||
+    has_zstd || apt-get install -y -qq zstd >/dev/null 2>&1 || true
+    has_turbojpeg || apt-get install -y -qq libturbojpeg0 >/dev/null 2>&1 ||
         apt-get install -y -qq libturbojpeg >/dev/null 2>&1 || true
 fi
 has_turbojpeg || echo "note: no turbojpeg library here; OpenCV's codec does the work" >&2
+has_zstd || echo "note: no zstd command here; tests that need it are skipped" >&2

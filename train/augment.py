@@ -19,7 +19,8 @@ __all__ = ["augment_pair"]
 Image = NDArray[np.uint8]
 Box = NDArray[np.float64]
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601 luma
-_SOLARISE_FROM = 128
+_TO_GREY = np.tile(_GREY, (3, 1))
+_SAME = np.eye(3, dtype=np.float32)
 
 
 def augment_pair(
@@ -52,13 +53,15 @@ def _flip(crop: Image, box: Box, rng: np.random.Generator, p: float) -> tuple[Im
     if rng.random() >= p:
         return crop, box
     width = crop.shape[1]
-    return np.ascontiguousarray(crop[:, ::-1]), np.array(
-        [width - box[2], box[1], width - box[0], box[3]]
-    )
+    return cv2.flip(crop, 1), np.array([width - box[2], box[1], width - box[0], box[3]])
 
 
 def _jitter_colours(crop: Image, rng: np.random.Generator, strength: float) -> Image:
-    """Change brightness, contrast and saturation in random order, clamped after each."""
+    """Change brightness, contrast and saturation in random order, clamped after each.
+
+    The arithmetic is float32. OpenCV mixes the channels and clamps: NumPy's loops over an axis of
+    three, and its clip, would take longer than everything else in this file.
+    """
     if strength == 0.0:
         return crop
     order = rng.permutation(3)
@@ -69,11 +72,14 @@ def _jitter_colours(crop: Image, rng: np.random.Generator, strength: float) -> I
         if change == 0:
             image *= factor
         elif change == 1:
-            mean = np.float32((image.reshape(-1, 3).mean(axis=0) * _GREY).sum())
-            image = image * factor + (1.0 - factor) * mean
+            grey = np.dot(cv2.sumElems(image)[:3], _GREY) / (image.shape[0] * image.shape[1])
+            image *= factor
+            image += (1.0 - factor) * np.float32(grey)
         else:
-            image = image * factor + ((1.0 - factor) * (image @ _GREY))[..., None]
-        np.clip(image, 0.0, 255.0, out=image)
+            image = cv2.transform(image, factor * _SAME + (1.0 - factor) * _TO_GREY)
+        if not 0.0 <= factor <= 1.0:  # else every value stays between two that were in range
+            cv2.threshold(image, 255.0, 0.0, cv2.THRESH_TRUNC, dst=image)
+            cv2.threshold(image, 0.0, 0.0, cv2.THRESH_TOZERO, dst=image)
     return image.astype(np.uint8)  # truncated, as the published system converts
 
 
@@ -85,7 +91,7 @@ def _grey_solarise_or_blur(images: list[Image], rng: np.random.Generator) -> lis
             cv2.cvtColor(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) for i in images
         ]
     if choice == 1:
-        return [np.where(i < _SOLARISE_FROM, i, 255 - i) for i in images]
+        return [np.minimum(i, ~i) for i in images]  # ~i is 255 - i, the smaller from 128 on
     radius = rng.uniform(0.1, 2.0)
     return [cv2.GaussianBlur(i, (0, 0), radius) for i in images]
 

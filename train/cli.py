@@ -15,11 +15,22 @@ import yaml
 
 from lorat.configs.load import load_recipe, load_variant
 from lorat.configs.schema import RecipeConfig, VariantConfig
+from lorat.shards.cache import CacheOptions
 from lorat.shards.console import OUT, start_logging
 from lorat.shards.errors import UserError
 from lorat.shards.jpeg import codec_name
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
-from lorat.shards.storage import atomic_file
+from lorat.shards.storage import (
+    Location,
+    LocationType,
+    atomic_file,
+    children,
+    file_size,
+    is_remote,
+)
+from lorat.shards.units import parse_bytes
+from lorat.shards.writer import index_path
+from lorat.train.ahead import check_room
 from lorat.train.batches import Source
 from lorat.train.devices import pick_dtype
 from lorat.train.distributed import World, join_world
@@ -32,12 +43,21 @@ __all__ = ["main"]
 
 
 @dataclass(frozen=True, slots=True)
+class _Reading:
+    """Where shards are read from and what is done about a damaged sample."""
+
+    shards: Location
+    cache: CacheOptions | None
+    skip_damaged: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Request:
     """The command line, read."""
 
     variant: VariantConfig
     recipe: RecipeConfig
-    shards: Path
+    reading: _Reading
     run: Path
     resume: bool
     backbone: Path | None
@@ -51,10 +71,29 @@ class _Request:
 @click.option("--recipe", help="A name or a YAML file.  [default: the variant's own, or standard]")
 @click.option(
     "--shards",
-    type=click.Path(path_type=Path),
-    default=Path("data/shards"),
+    type=LocationType(),
+    default="data/shards",
     show_default=True,
-    help="Folder that lorat-prep build wrote.",
+    help="Folder or URL (s3://bucket/shards) that lorat-prep build wrote.",
+)
+@click.option(
+    "--shard-cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Local folder that whole shards are copied into before they are read.",
+)
+@click.option(
+    "--shard-cache-size",
+    metavar="SIZE",
+    default="50GB",
+    show_default=True,
+    help="Most that --shard-cache may hold.",
+)
+@click.option(
+    "--on-bad-sample",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What a damaged sample does: ends the training, or is reported and another one taken.",
 )
 @click.option(
     "--run",
@@ -78,7 +117,10 @@ class _Request:
 def main(
     variant: str,
     recipe: str | None,
-    shards: Path,
+    shards: Location,
+    shard_cache: Path | None,
+    shard_cache_size: str,
+    on_bad_sample: str,
     run: Path | None,
     resume: str | None,
     overrides: tuple[str, ...],
@@ -91,8 +133,11 @@ def main(
     chosen = load_variant(variant)
     plan = load_recipe(recipe or chosen.recipe, overrides)
     folder = run or Path("runs") / f"{chosen.name}-{plan.name}"
-    request = _Request(chosen, plan, shards, folder, resume is not None, backbone)
-    manifests = _manifests(plan, shards)
+    cache = CacheOptions(shard_cache, parse_bytes(shard_cache_size)) if shard_cache else None
+    reading = _Reading(shards, cache, on_bad_sample == "skip")
+    request = _Request(chosen, plan, reading, folder, resume is not None, backbone)
+    _check_weights(plan)
+    manifests = _manifests(plan, reading)
     with join_world(device) as world:
         _check_division(plan, world)
         _prepare_folder(request, world)
@@ -117,23 +162,49 @@ def _check_division(recipe: RecipeConfig, world: World) -> None:
         )
 
 
-def _manifests(recipe: RecipeConfig, shards: Path) -> tuple[Manifest, ...]:
-    missing = [n for n in recipe.data.datasets if not (shards / n / MANIFEST).is_file()]
+def _check_weights(recipe: RecipeConfig) -> None:
+    weights, length = recipe.data.datasets, recipe.train.pairs_per_epoch
+    rarest = min(weights, key=lambda name: weights[name])
+    if weights[rarest] * length < sum(weights.values()):
+        raise UserError(
+            f"train.pairs_per_epoch ({length}) is too short for data.datasets: {rarest} with a "
+            f"weight of {weights[rarest]} in {sum(weights.values())} gets less than one pair an "
+            "epoch; change one with --set"
+        )
+
+
+def _manifests(recipe: RecipeConfig, reading: _Reading) -> tuple[Manifest, ...]:
+    """Read the manifests of a recipe and see that their shards are there."""
+    shards, names = reading.shards, list(recipe.data.datasets)
+    missing = [name for name in names if file_size(shards / name / MANIFEST) is None]
     if missing:
         raise UserError(
             f"{shards}: no shards of {', '.join(missing)}; build them with lorat-prep build "
             f"--datasets {','.join(missing)}, or give --shards or another --recipe"
         )
-    manifests = tuple(load_manifest(shards / name) for name in recipe.data.datasets)
+    manifests = tuple(load_manifest(shards / name) for name in names)
     for manifest in manifests:
-        for receipt in manifest.shards:
-            path = manifest.folder / receipt.shard
-            if not path.is_file() or path.stat().st_size != receipt.bytes:
-                raise UserError(
-                    f"{path}: missing, or not as long as its manifest says; run lorat-prep build "
-                    f"--datasets {manifest.name} again"
-                )
+        _check_files(manifest, reading)
+    if reading.cache is not None:
+        check_room(manifests, recipe.data.window_shards, reading.cache)
     return manifests
+
+
+def _check_files(manifest: Manifest, reading: _Reading) -> None:
+    """See that every shard and its index are there, and are not cut where that is cheap to tell.
+
+    A cut shard is one that has damaged samples, so with ``--on-bad-sample skip`` it is read.
+    """
+    there = {place.name for place in children(manifest.folder)}
+    for receipt in manifest.shards:
+        shard = manifest.folder / receipt.shard
+        absent = [place for place in (shard, index_path(shard)) if place.name not in there]
+        measured = not (absent or is_remote(shard) or reading.skip_damaged)
+        if absent or (measured and file_size(shard) != receipt.bytes):
+            raise UserError(
+                f"{(*absent, shard)[0]}: missing, or not as long as its manifest says; run "
+                f"lorat-prep build --datasets {manifest.name} again"
+            )
 
 
 def _prepare_folder(request: _Request, world: World) -> None:
@@ -151,7 +222,7 @@ def _prepare_folder(request: _Request, world: World) -> None:
     config = {
         "variant": request.variant.model_dump(mode="json"),
         "recipe": request.recipe.model_dump(mode="json"),
-        "shards": str(request.shards),
+        "shards": str(request.reading.shards),
     }
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     with atomic_file(request.run / "config.yaml") as file:
@@ -180,6 +251,8 @@ def _training(
         pairs_per_epoch=recipe.train.pairs_per_epoch,
         epochs=recipe.train.epochs,
         window_shards=recipe.data.window_shards,
+        skip_damaged=request.reading.skip_damaged,
+        cache=request.reading.cache,
     )
     return Training(request.run, variant, recipe, source, dtype, request.resume)
 

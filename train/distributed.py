@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from lorat.train.devices import pick_device
 
-__all__ = ["World", "join_world", "mean_over_ranks", "parallel", "without_sync"]
+__all__ = [
+    "World",
+    "join_world",
+    "mean_over_ranks",
+    "parallel",
+    "texts_of_ranks",
+    "without_sync",
+]
 
 _TIMEOUT = timedelta(minutes=10)
 
@@ -80,3 +87,12 @@ def mean_over_ranks(value: Tensor, world: World) -> Tensor:
     value = value.clone()
     dist.all_reduce(value)
     return value / world.size
+
+
+def texts_of_ranks(texts: list[str], world: World) -> list[str]:
+    """Return the texts of all ranks, in their order; every rank has to call it."""
+    if world.size == 1:
+        return texts
+    every: list[list[str]] = [[] for _ in range(world.size)]
+    dist.all_gather_object(every, texts)
+    return [text for part in every for text in part]

@@ -24,8 +24,12 @@ __all__ = ["TrainLog", "open_log", "read_log"]
 class TrainLog:
     """Writes each record as a line of ``log.jsonl`` and shows the newest one."""
 
-    def __init__(self, file: IO[str], show: Callable[[Text], None], steps: int) -> None:
+    def __init__(
+        self, file: IO[str], show: Callable[[Text], None], steps: int, damaged: int
+    ) -> None:
         self._file, self._show, self._steps = file, show, steps
+        self.damaged = damaged
+        """Damaged samples over the whole run, resumed parts included."""
         self._start = time.perf_counter()
         self._first_step: int | None = None
 
@@ -39,7 +43,11 @@ class TrainLog:
         entry = {"step": step, "seconds": round(elapsed, 2), **values}
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
-        self._show(_line(step, self._steps, values, left))
+        self.damaged += int(values["damaged"])
+        line = _line(step, self._steps, values, left)
+        if self.damaged:
+            line.append(f"  {self.damaged:,} damaged samples replaced")
+        self._show(line)
 
 
 @contextmanager
@@ -49,8 +57,9 @@ def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
     kept = [entry for entry in read_log(path) if entry["step"] <= first_step]
     with atomic_file(path) as whole:
         whole.writelines((json.dumps(entry) + "\n").encode() for entry in kept)
+    damaged = sum(int(entry.get("damaged", 0)) for entry in kept)
     with path.open("a", encoding="utf-8") as file, _shown() as show:
-        yield TrainLog(file, show, steps)
+        yield TrainLog(file, show, steps, damaged)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -17,7 +18,13 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.errors import UserError
 from lorat.train.batches import Batch, Source, make_loader, normalise
 from lorat.train.checkpoints import Position, find_checkpoint, restore, save_checkpoint
-from lorat.train.distributed import World, mean_over_ranks, parallel, without_sync
+from lorat.train.distributed import (
+    World,
+    mean_over_ranks,
+    parallel,
+    texts_of_ranks,
+    without_sync,
+)
 from lorat.train.log import open_log
 from lorat.train.loss import Losses, tracking_loss
 from lorat.train.network.lorat import LoRAT
@@ -31,6 +38,9 @@ from lorat.train.optim import (
 from lorat.train.pictures import draw_batch, draw_curves
 
 __all__ = ["Training", "train"]
+
+_LOG = logging.getLogger("lorat")
+_NAMED = 20  # damaged samples of which each gets a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +94,10 @@ def train(training: Training, network: LoRAT, world: World) -> Path:
                     log.record(done, values)
             if due and world.speaks:
                 _save(training, network, optimizer, done)
-    if world.speaks:
+    if log is not None:
         draw_curves(training.run)
+        if log.damaged:
+            _LOG.warning("%d damaged samples were replaced by others in this run", log.damaged)
     return find_checkpoint(training.run) or training.run
 
 
@@ -126,9 +138,11 @@ class _Meter:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._known: set[str] = set()
         self._reset()
 
     def _reset(self) -> None:
+        self._damaged: list[str] = []
         self._sums = torch.zeros(4, device=self._world.device)
         self._steps = 0
         self._waited = 0.0
@@ -139,6 +153,7 @@ class _Meter:
         begin = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - begin
+        self._damaged += [message for messages in batch.damaged for message in messages]
         return batch
 
     def add(self, losses: Losses, norm: Tensor) -> None:
@@ -152,8 +167,9 @@ class _Meter:
         Raises:
             UserError: if the loss or a gradient is not finite.
         """
-        sums = mean_over_ranks(self._sums, self._world) / self._steps
-        loss, score, box, norm = sums.tolist()
+        damaged = self._sums.new_tensor([len(self._damaged)])
+        sums = mean_over_ranks(torch.cat([self._sums / self._steps, damaged]), self._world)
+        loss, score, box, norm, mean_damaged = sums.tolist()
         elapsed = time.perf_counter() - self._since
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
@@ -169,9 +185,23 @@ class _Meter:
             "norm": round(norm, 4),
             "pairs_per_second": round(self._steps * batch_size / elapsed, 2),
             "data_wait": round(self._waited / elapsed, 4),
+            "damaged": round(mean_damaged * self._world.size),
         }
+        if values["damaged"]:
+            self._report(texts_of_ranks(self._damaged, self._world))
         self._reset()
         return values
+
+    def _report(self, damaged: list[str]) -> None:
+        """Name the damaged samples that were not named before."""
+        for message in damaged:
+            if not self._world.speaks or message in self._known:
+                continue
+            self._known.add(message)
+            if len(self._known) <= _NAMED:
+                _LOG.warning("another sample was taken: %s", message)
+            elif len(self._known) == _NAMED + 1:
+                _LOG.warning("more samples are damaged; lorat-prep verify lists them all")
 
 
 def _rate(training: Training, step: int) -> float:

@@ -1,6 +1,7 @@
 """Raw data set trees: one file a data set, each of which yields `Clip`s.
 
-To add a data set: one reader file with ``read(dataset, split, root)``, and one row in `DATASETS`.
+To add a data set: one reader file with ``read(dataset, split, root)``, and one row in `DATASETS`; a
+user's own file does the same through ``--tree`` (`own.add_trees`), with the helpers exported here.
 Reading opens annotation files and lists folders; it opens no image, and lists frames only where
 their names or their number are nowhere else.
 """
@@ -10,10 +11,26 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lorat.prep.trees import coco, generic, got10k, lasot, otb, tnl2k, trackingnet, vot
+from lorat.prep.trees import (
+    coco,
+    generic,
+    got10k,
+    lasot,
+    nfs,
+    otb,
+    tc128,
+    tnl2k,
+    trackingnet,
+    uav,
+    vasttrack,
+    vot,
+)
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.common import cut_clip, image_names, make_track, subfolders
 from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.official import official_names
+from lorat.prep.trees.official import expected_frames, expected_sequences, official_names
+from lorat.prep.trees.reading import is_skipping, read_each
+from lorat.prep.trees.text import read_boxes, read_flags, read_text
 from lorat.shards.errors import UserError, unknown
 
 __all__ = [
@@ -22,26 +39,44 @@ __all__ = [
     "Dataset",
     "FrameFiles",
     "Track",
+    "cut_clip",
+    "expected_frames",
+    "expected_sequences",
+    "image_names",
+    "make_track",
     "official_names",
     "parse_name",
+    "read_boxes",
     "read_clips",
+    "read_each",
+    "read_flags",
+    "read_text",
+    "subfolders",
 ]
 
 _TNL2K = {"train": "TNL2K_TRAIN", "test": "TNL2K_TEST"}
+_VASTTRACK = {"train": "VastTrack_TRAIN", "test": "VastTrack_TEST"}
 _GOT10K = ("train", "vot", "vot_clean", "val", "test")
 _BOTH = ("train", "test")
+_ALL = ("all",)
 
-# name, folder, splits, prep_split, eval_split, one_based, read
+# name, folder, splits, read, prep_split, eval_split, one_based
 _ROWS = (
-    Dataset("lasot", "LaSOT", _BOTH, "train", "test", True, lasot.read),
-    Dataset("lasot_ext", "LaSOT_Extension", ("test",), None, "test", False, lasot.read_extension),
-    Dataset("got10k", "GOT-10k", _GOT10K, "vot", "test", False, got10k.read),
-    Dataset("trackingnet", "TrackingNet", _BOTH, "train", "test", False, trackingnet.read),
-    Dataset("coco", "COCO", ("train", "val"), "train", None, False, coco.read),
-    Dataset("tnl2k", _TNL2K, _BOTH, "train", "test", False, tnl2k.read),
-    Dataset("otb", "OTB", ("all",), None, "all", False, otb.read),
-    Dataset("vot", "VOT", ("all",), None, "all", False, vot.read),
-    Dataset("generic", "generic", (), "train", "all", False, generic.read),
+    Dataset("lasot", "LaSOT", _BOTH, lasot.read, "train", "test", True),
+    Dataset("lasot_ext", "LaSOT_Extension", ("test",), lasot.read_extension, None, "test"),
+    Dataset("got10k", "GOT-10k", _GOT10K, got10k.read, "vot", "test"),
+    Dataset("trackingnet", "TrackingNet", _BOTH, trackingnet.read, "train", "test"),
+    Dataset("coco", "COCO", ("train", "val"), coco.read, "train", None),
+    Dataset("tnl2k", _TNL2K, _BOTH, tnl2k.read, "train", "test"),
+    Dataset("vasttrack", _VASTTRACK, _BOTH, vasttrack.read, "train", "test", True),
+    Dataset("uav123", "UAV123", _ALL, uav.read_short, None, "all"),
+    Dataset("uav20l", "UAV123", _ALL, uav.read_long, None, "all"),
+    Dataset("otb", "OTB", _ALL, otb.read, None, "all"),
+    Dataset("nfs30", "NFS", _ALL, nfs.read_30, None, "all"),
+    Dataset("nfs240", "NFS", _ALL, nfs.read_240, None, "all"),
+    Dataset("tc128", "TempleColor128", _ALL, tc128.read, None, "all"),
+    Dataset("vot", "VOT", _ALL, vot.read, None, "all"),
+    Dataset("generic", "generic", (), generic.read, "train", "all"),
 )
 
 DATASETS: dict[str, Dataset] = {row.name: row for row in _ROWS}
@@ -73,10 +108,15 @@ def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
     Raises:
         UserError: if the split is unknown, an annotation file is missing or does not parse, or
-            there is no sequence at all.
+            there is no sequence at all, or none that is not skipped.
     """
     _check_split(dataset, split)
     clips = dataset.read(dataset, split, root)
+    if not clips and is_skipping():
+        raise UserError(
+            f"{root}: all sequences of {dataset.name}-{split} that are there are excluded; mend "
+            "the tree and run lorat-prep check again, or name other --datasets"
+        )
     if not clips:
         raise UserError(
             f"{root}: holds no sequence of {dataset.name}-{split}; check that this is the data "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterable
@@ -13,21 +12,26 @@ from numpy.typing import NDArray
 
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.reading import report_fault
+from lorat.prep.trees.watch import note
 from lorat.shards.errors import UserError
 
 __all__ = [
     "annotation_files",
+    "counted_images",
     "cut_clip",
+    "file_names",
     "frame_number",
     "image_names",
     "make_track",
     "natural_order",
     "numbered_images",
+    "sequence_folders",
     "subfolders",
 ]
 
-_LOG = logging.getLogger("lorat")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+_SEQUENCE = re.compile(r".+-\d+")
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -48,6 +52,35 @@ def subfolders(folder: Path) -> list[str]:
         UserError: if `folder` is missing.
     """
     return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+
+
+def sequence_folders(root: Path, images: str = "") -> dict[str, Path]:
+    """Return the folders ``<class>/<class>-<k>``, and ``<class>-<k>`` in the root itself, by name.
+
+    Args:
+        root: the tree.
+        images: the folder that only a sequence has, where a class may be called like one.
+
+    Raises:
+        UserError: if `root` is missing.
+    """
+    found: dict[str, Path] = {}
+    for name in subfolders(root):
+        if _SEQUENCE.fullmatch(name) and (root / name / images).is_dir():
+            found[name] = root / name
+            continue
+        nested = (inner for inner in subfolders(root / name) if _SEQUENCE.fullmatch(inner))
+        found.update((inner, root / name / inner) for inner in nested)
+    return found
+
+
+def file_names(folder: Path, suffix: str) -> list[str]:
+    """Return the names in `folder` that end in `suffix`, sorted; hidden files are left out.
+
+    Raises:
+        UserError: if `folder` is missing.
+    """
+    return sorted(entry.name for entry in _entries(folder) if entry.name.endswith(suffix))
 
 
 def image_names(folder: Path) -> tuple[str, ...]:
@@ -75,6 +108,28 @@ def numbered_images(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(names, key=frame_number))
 
 
+def counted_images(folder: Path, first: int) -> tuple[str, ...]:
+    """Return the images of a folder, which alone tells how many frames its sequence has.
+
+    A number that is missing between `first` and the last shifts all frames behind it: a fault.
+
+    Args:
+        folder: the sequence's own, called as the sequence.
+        first: the number of the data set's first frames.
+
+    Raises:
+        UserError: as `numbered_images`.
+    """
+    names = numbered_images(folder)
+    numbers = [frame_number(name) for name in names]
+    missing = sorted(set(range(first, numbers[-1])).difference(numbers))
+    if missing:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        message = f"{folder}: image number {missing[0]}{more} missing; restore the frames"
+        report_fault(folder.name, message, damage=True)
+    return names
+
+
 def frame_number(name: str) -> int:
     """Return the number that an image is named by, or -1."""
     stem = name.rpartition(".")[0]
@@ -88,11 +143,12 @@ def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
     """
     found: dict[Path, list[Path]] = {}
     for name in natural_order(subfolders(root)):
+        note((root / name / pattern).parent)
         files = sorted((root / name).glob(pattern))
         if files:
             found[root / name] = files
         else:
-            _LOG.warning("%s: no %s, so it is not read as a sequence", root / name, pattern)
+            report_fault(name, f"{root / name}: no {pattern}, so it is not read as a sequence")
     return found
 
 
@@ -140,9 +196,11 @@ def cut_clip(
     """
     count = min(len(frames), len(xywh))
     if len(frames) != len(xywh):
-        _LOG.warning(
-            "%s: %d images but %d boxes of %s; only the first %d frames are used",
-            *(frames.folder, len(frames), len(xywh), name, count),
+        report_fault(
+            name,
+            f"{frames.folder}: {len(frames)} images but {len(xywh)} boxes of {name}; only the "
+            f"first {count} frames are used",
+            damage=len(frames) < len(xywh),
         )
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
     track = make_track(xywh[:count], count, one_based=dataset.one_based)
@@ -150,6 +208,7 @@ def cut_clip(
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    note(folder)
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]

@@ -13,6 +13,7 @@ from pathlib import Path
 from lorat.prep.trees.clip import Clip, FrameFiles
 from lorat.prep.trees.common import annotation_files, image_names, make_track, subfolders
 from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.reading import read_each
 from lorat.prep.trees.text import read_boxes, read_flags
 from lorat.shards.errors import UserError
 
@@ -35,7 +36,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
                     f"{folder}: has the same name as {found[folder.name]}; rename one of them"
                 )
             found[folder.name] = folder
-    return [_clip(dataset, split, folder) for folder in found.values()]
+    return read_each(found, lambda folder: _clip(dataset, split, folder))
 
 
 def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:

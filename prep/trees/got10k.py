@@ -13,9 +13,10 @@ import logging
 from pathlib import Path
 
 from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import make_track, numbered_images, subfolders
+from lorat.prep.trees.common import counted_images, make_track, subfolders
 from lorat.prep.trees.dataset import Dataset
 from lorat.prep.trees.official import official_names
+from lorat.prep.trees.reading import read_each
 from lorat.prep.trees.text import read_boxes, read_flags, read_names
 
 __all__ = ["read"]
@@ -39,7 +40,8 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     if part:
         keep &= set(official_names("got10k", split) or ())
     clip = _test_clip if split == "test" else _clip
-    return [clip(dataset, split, folder / name) for name in names if name in keep]
+    kept = {name: folder / name for name in names if name in keep}
+    return read_each(kept, lambda folder: clip(dataset, split, folder))
 
 
 def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
@@ -53,7 +55,7 @@ def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
 
 
 def _test_clip(dataset: Dataset, split: str, folder: Path) -> Clip:
-    frames = FrameFiles(folder, numbered_images(folder))
+    frames = FrameFiles(folder, counted_images(folder, 1))
     xywh = read_boxes(folder / "groundtruth.txt")[: len(frames)]
     track = make_track(xywh, len(frames), one_based=dataset.one_based)
     return Clip(dataset.name, split, folder.name, frames, (track,), len(xywh))

@@ -8,44 +8,53 @@ found too.
 
 from __future__ import annotations
 
-import re
+import logging
 from pathlib import Path
 
 from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import make_track, natural_order, subfolders
+from lorat.prep.trees.common import make_track, natural_order, sequence_folders
 from lorat.prep.trees.dataset import Dataset
 from lorat.prep.trees.official import official_names
+from lorat.prep.trees.reading import read_each
 from lorat.prep.trees.text import read_boxes, read_flags, read_names
 
 __all__ = ["read", "read_extension"]
 
+_LOG = logging.getLogger("lorat")
 _SPLIT_FILES = {"train": "training_set.txt", "test": "testing_set.txt"}
-_SEQUENCE = re.compile(r".+-\d+")
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read LaSOT: the tree's own list of the split, else the official one, cut to what is there."""
     listed = root / _SPLIT_FILES[split]
-    names = read_names(listed) if listed.is_file() else official_names("lasot", split) or ()
-    found = _sequences(root)
-    return [_clip(dataset, split, found[name]) for name in names if name in found]
+    found = sequence_folders(root)
+    names = official_names("lasot", split) or ()
+    if listed.is_file():
+        names, official = read_names(listed), names
+        _compare(listed, found.keys() & set(names), found.keys() & set(official))
+    there = {name: found[name] for name in names if name in found}
+    return read_each(there, lambda folder: _clip(dataset, split, folder))
 
 
 def read_extension(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read LaSOT_Extension: every sequence there is, since the tree has no list."""
-    found = _sequences(root)
-    return [_clip(dataset, split, found[name]) for name in natural_order(found)]
+    found = sequence_folders(root)
+    ordered = {name: found[name] for name in natural_order(found)}
+    return read_each(ordered, lambda folder: _clip(dataset, split, folder))
 
 
-def _sequences(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name in subfolders(root):
-        if _SEQUENCE.fullmatch(name):
-            found[name] = root / name
-            continue
-        nested = (inner for inner in subfolders(root / name) if _SEQUENCE.fullmatch(inner))
-        found.update((inner, root / name / inner) for inner in nested)
-    return found
+def _compare(listed: Path, names: set[str], official: set[str]) -> None:
+    """Warn where the tree's own list chooses otherwise from what is there than the official one.
+
+    A tree without any official sequence of the split is someone's own and needs no warning.
+    """
+    added, missing = sorted(names - official), sorted(official - names)
+    if official and (added or missing):
+        _LOG.warning(
+            "%s: differs from the official list: %d sequences more and %d fewer, the first %s; "
+            "read as it says, delete it to read the official split",
+            *(listed, len(added), len(missing), (added + missing)[0]),
+        )
 
 
 def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:

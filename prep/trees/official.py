@@ -1,16 +1,43 @@
-"""The data sets' official split lists, which ship with the package.
+"""The data sets' official split lists and sizes, which ship with the package.
 
-A reader cuts these to what is on disk; a submission compares with them what the tree holds.
+A reader cuts the lists to what is on disk; a submission and an audit compare with them what the
+tree holds. ``data/<dataset>_<split>.txt`` has a sequence a line, with its frames behind a tab where
+they are known: the rows of its ground truth, computed from the annotations that were published.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from importlib import resources
+from types import MappingProxyType
 
-__all__ = ["got10k_name", "official_names"]
+__all__ = ["expected_frames", "expected_sequences", "got10k_name", "official_names"]
 
 _GOT10K_COUNTS = {"train": 9335, "val": 180, "test": 180}
+
+_LISTED = {
+    ("lasot", "train"): "lasot_train.txt",
+    ("lasot", "test"): "lasot_test.txt",
+    ("trackingnet", "test"): "trackingnet_test.txt",
+    ("tnl2k", "train"): "tnl2k_train.txt",
+    ("tnl2k", "test"): "tnl2k_test.txt",
+    ("vasttrack", "test"): "vasttrack_test.txt",
+    ("uav123", "all"): "uav123_all.txt",
+    ("uav20l", "all"): "uav20l_all.txt",
+    ("otb", "all"): "otb_all.txt",
+    ("nfs30", "all"): "nfs30_all.txt",
+    ("nfs240", "all"): "nfs30_all.txt",
+    ("tc128", "all"): "tc128_all.txt",
+}
+
+# Splits of which only the size is known. COCO: images with an object that is no crowd.
+_COUNTED = {
+    ("trackingnet", "train"): 30132,
+    ("vasttrack", "train"): 47110,
+    ("coco", "train"): 117266,
+    ("coco", "val"): 4952,
+}
 
 
 @functools.cache
@@ -19,15 +46,36 @@ def official_names(dataset: str, split: str) -> tuple[str, ...] | None:
 
     TNL2K's training list differs from the released folders in spaces and ampersands.
     """
-    if dataset == "lasot" and split in ("train", "test"):
-        return _lasot(split)
+    if (dataset, split) in _LISTED:
+        return tuple(_sequences(dataset, split))
     if dataset == "lasot_ext" and split == "test":
         return tuple(f"{kind}-{k}" for kind in _lines("lasot_ext.txt") for k in range(1, 11))
     if dataset == "got10k":
         return _got10k(split)
-    if (dataset, split) in (("trackingnet", "test"), ("tnl2k", "train"), ("tnl2k", "test")):
-        return _lines(f"{dataset}_{split}.txt")
     return None
+
+
+def expected_sequences(dataset: str, split: str) -> int | None:
+    """Return how many sequences (COCO: images) the whole split has, or None where unknown.
+
+    A sequence is a clip as the reader yields it: one for each object where a folder has several.
+    """
+    names = official_names(dataset, split)
+    return _COUNTED.get((dataset, split)) if names is None else len(names)
+
+
+@functools.cache
+def expected_frames(dataset: str, split: str) -> Mapping[str, int] | None:
+    """Return sequence name → frames of the whole split, or None where they are unknown.
+
+    The names are those of the clips; where the mapping is known, it has every official name. The
+    split's total is the sum of its values.
+    """
+    if dataset == "nfs240" or (dataset, split) not in _LISTED:
+        return None
+    counts = _sequences(dataset, split)
+    known = {name: count for name, count in counts.items() if count is not None}
+    return MappingProxyType(known) if known else None
 
 
 def got10k_name(split: str, number: int) -> str:
@@ -35,14 +83,9 @@ def got10k_name(split: str, number: int) -> str:
     return f"GOT-10k_{split.capitalize()}_{number:06d}"
 
 
-def _lasot(split: str) -> tuple[str, ...]:
-    names = []
-    for line in _lines("lasot.txt"):
-        kind, *test = line.split()
-        numbers = [str(k) for k in range(1, 21)]
-        chosen = test if split == "test" else [k for k in numbers if k not in test]
-        names += [f"{kind}-{k}" for k in chosen]
-    return tuple(names)
+def _sequences(dataset: str, split: str) -> dict[str, int | None]:
+    rows = (line.partition("\t") for line in _lines(_LISTED[dataset, split]))
+    return {name: int(count) if tab else None for name, tab, count in rows}
 
 
 def _got10k(split: str) -> tuple[str, ...] | None:

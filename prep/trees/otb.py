@@ -12,6 +12,7 @@ from pathlib import Path
 from lorat.prep.trees.clip import Clip, FrameFiles
 from lorat.prep.trees.common import annotation_files, cut_clip, frame_number, numbered_images
 from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.reading import read_each
 from lorat.prep.trees.text import read_boxes, read_text
 
 __all__ = ["read"]
@@ -23,24 +24,29 @@ _ROWS_SKIPPED = {"Tiger1": 5}
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read every sequence folder of `root`."""
-    return [
-        _clip(dataset, split, folder, file)
-        for folder, files in annotation_files(root, "groundtruth_rect*.txt").items()
+    found = {
+        _name(file): file
+        for files in annotation_files(root, "groundtruth_rect*.txt").values()
         for file in files
         if len(files) == 1 or read_text(file).strip()
-    ]
+    }
+    return read_each(found, lambda file: _clip(dataset, split, file))
 
 
-def _clip(dataset: Dataset, split: str, folder: Path, annotation: Path) -> Clip:
+def _name(annotation: Path) -> str:
     which = annotation.name.removeprefix("groundtruth_rect").removesuffix(".txt").strip(".")
+    return f"{annotation.parent.name}_{which}" if which else annotation.parent.name
+
+
+def _clip(dataset: Dataset, split: str, annotation: Path) -> Clip:
+    folder = annotation.parent
     xywh = read_boxes(annotation)
     # One mirror has KiteSurf's frames in jpg/ instead.
     images = folder / ("img" if (folder / "img").is_dir() else "jpg")
     names = _annotated(folder.name, numbered_images(images), len(xywh))
     skip = _ROWS_SKIPPED.get(folder.name, 0)
-    name = f"{folder.name}_{which}" if which else folder.name
     frames = FrameFiles(images, names[skip:])
-    return cut_clip(dataset, split, name, frames, xywh[skip:])
+    return cut_clip(dataset, split, _name(annotation), frames, xywh[skip:])
 
 
 def _annotated(sequence: str, names: tuple[str, ...], rows: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lorat.prep.trees.watch import note
 from lorat.shards.errors import UserError
 
 __all__ = ["read_boxes", "read_flags", "read_names", "read_text"]
@@ -28,6 +29,7 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: if the file cannot be read.
     """
+    note(path)
     try:
         data = path.read_bytes()
     except OSError as error:

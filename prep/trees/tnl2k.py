@@ -13,6 +13,7 @@ from lorat.prep.trees.clip import Clip, FrameFiles
 from lorat.prep.trees.common import annotation_files, cut_clip, image_names
 from lorat.prep.trees.dataset import Dataset
 from lorat.prep.trees.official import official_names
+from lorat.prep.trees.reading import read_each
 from lorat.prep.trees.text import read_boxes
 from lorat.shards.errors import UserError
 
@@ -29,7 +30,8 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         raise UserError(f"{nested}: no such folder; put TNL2K's {split} sequences there")
     foreign = _official(dataset, other) - _official(dataset, split)
     folders = annotation_files(root, "groundtruth.txt")
-    return [_clip(dataset, split, f) for f in folders if _plain(f.name) not in foreign]
+    found = {folder.name: folder for folder in folders if _plain(folder.name) not in foreign}
+    return read_each(found, lambda folder: _clip(dataset, split, folder))
 
 
 def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import make_track, numbered_images, subfolders
+from lorat.prep.trees.common import counted_images, make_track, subfolders
 from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.reading import read_each, report_fault
 from lorat.prep.trees.text import read_boxes
+from lorat.prep.trees.watch import note
 from lorat.shards.errors import UserError
 
 __all__ = ["read"]
@@ -28,21 +30,28 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
             f"{root}: holds none of the folders {_CHUNKS[split][0]} … of TrackingNet's {split} "
             "split; extract at least one of them there"
         )
-    return [clip for chunk in chunks for clip in _chunk(dataset, split, chunk)]
+    files = {file.stem: file for chunk in chunks for file in _annotations(chunk)}
+    return read_each(files, lambda file: _clip(dataset, split, file))
 
 
-def _chunk(dataset: Dataset, split: str, chunk: Path) -> list[Clip]:
+def _annotations(chunk: Path) -> list[Path]:
     if not (chunk / "frames").is_dir():
         raise UserError(f"{chunk}: no folder frames; extract each file of zips/ to frames/<name>/")
     there = set(subfolders(chunk / "frames"))
+    note(chunk / "anno")
     files = sorted(file for file in (chunk / "anno").glob("*.txt") if file.stem in there)
-    return [_clip(dataset, split, chunk / "frames" / file.stem, file) for file in files]
+    lone = sorted(there.difference(file.stem for file in files))
+    if lone:
+        message = f"{chunk}: {len(lone):,} folders of frames lack their file in anno, such as "
+        report_fault(chunk.name, f"{message}{lone[0]}; they are not read")
+    return files
 
 
-def _clip(dataset: Dataset, split: str, folder: Path, annotation: Path) -> Clip:
+def _clip(dataset: Dataset, split: str, annotation: Path) -> Clip:
+    folder = annotation.parent.parent / "frames" / annotation.stem
     xywh = read_boxes(annotation)
     if split == "test":
-        frames = FrameFiles(folder, numbered_images(folder))
+        frames = FrameFiles(folder, counted_images(folder, 0))
         xywh = xywh[: len(frames)]
     else:
         frames = FrameFiles(folder, range(len(xywh)), "%d.jpg")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lorat.prep.trees.clip import Clip, FrameFiles
 from lorat.prep.trees.common import annotation_files, cut_clip, numbered_images
 from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.reading import read_each
 from lorat.prep.trees.text import read_boxes
 
 __all__ = ["polygon_boxes", "read"]
@@ -21,7 +22,8 @@ __all__ = ["polygon_boxes", "read"]
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read every sequence folder of `root`."""
-    return [_clip(dataset, split, folder) for folder in annotation_files(root, "groundtruth.txt")]
+    found = {folder.name: folder for folder in annotation_files(root, "groundtruth.txt")}
+    return read_each(found, lambda folder: _clip(dataset, split, folder))
 
 
 def polygon_boxes(corners: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,14 +16,29 @@ import pytest
 
 from lorat.prep.build import BuildOptions, build, default_pairs
 from lorat.prep.crops import CropOptions, cut_pair
+from lorat.prep.index import indexed_clips
 from lorat.prep.pairs import PairDraw
-from lorat.prep.trees.clip import Clip, Track
+from lorat.prep.plan import begin, make_plan
+from lorat.prep.trees import DATASETS
+from lorat.prep.trees.clip import Clip
 from lorat.shards.errors import UserError
-from lorat.shards.jpeg import decode, read_image
+from lorat.shards.jpeg import decode, encode, read_image
 from lorat.shards.manifest import load_manifest
 from lorat.shards.reader import ShardReader
 
 OPTIONS = BuildOptions(pairs=48, shard_pairs=16, workers=1)
+
+
+def write_tree(root: Path, sequences: int = 1, frames: int = 6) -> None:
+    """A generic tree of small noise images with a box in the middle."""
+    rng = np.random.default_rng(0)
+    for number in range(sequences):
+        folder = root / "train" / f"seq-{number}"
+        folder.mkdir(parents=True)
+        for frame in range(frames):
+            image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+            (folder / f"{frame}.jpg").write_bytes(encode(image))
+        (folder / "groundtruth.txt").write_text("20,15,30,25\n" * frames)
 
 
 def shard_bytes(folder: Path) -> dict[str, bytes]:
@@ -99,11 +114,43 @@ def test_a_frame_of_another_size_is_counted_and_left_out(tiny_clips, tmp_path):
     assert report.manifest.rows == 48 - left_out
 
 
-def test_a_tree_without_a_visible_object_is_refused(tiny_clips, tmp_path):
-    clip = tiny_clips[1]
-    hidden = replace(clip, tracks=(Track(clip.tracks[0].boxes, np.zeros(5, dtype=bool)),))
+def test_a_tree_without_clips_is_refused(tmp_path):
     with pytest.raises(UserError, match="no sequence"):
-        build([hidden], tmp_path, OPTIONS)
+        build([], tmp_path, OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_configuration_is_refused_while_a_build_is_unfinished(tiny_clips, tmp_path):
+    build(tiny_clips, tmp_path, OPTIONS)
+    (tmp_path / "toy-train" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="another quality"):
+        build(tiny_clips, tmp_path, replace(OPTIONS, crops=CropOptions(quality=80)))
+
+
+def test_nothing_was_built_so_another_configuration_is_fine(tiny_clips, tmp_path):
+    plan = make_plan(tiny_clips, tmp_path, OPTIONS)
+    begin(plan)
+    report = build(tiny_clips, tmp_path, replace(OPTIONS, seed=7))
+    assert report.manifest.config["seed"] == 7
+
+
+def test_finished_shards_are_not_thrown_away_for_fewer_pairs(tiny_clips, tmp_path):
+    build(tiny_clips, tmp_path, OPTIONS)
+    before = shard_bytes(tmp_path / "toy-train")
+    for pairs in (8, 16, 47):
+        with pytest.raises(UserError, match="--pairs 48 or more"):
+            build(tiny_clips, tmp_path, replace(OPTIONS, pairs=pairs))
+    assert shard_bytes(tmp_path / "toy-train") == before
+
+
+def test_an_index_and_a_list_of_the_same_clips_give_the_same_build(tmp_path):
+    write_tree(tmp_path / "mine", sequences=3)
+    index = indexed_clips(DATASETS["generic"], "train", tmp_path / "mine", cache=tmp_path / "c")
+    options = BuildOptions(pairs=24, shard_pairs=8, workers=2)
+    from_index = build(index, tmp_path / "a", options)
+    from_list = build(list(index), tmp_path / "b", options)
+    assert from_index.manifest.fingerprint() == from_list.manifest.fingerprint()
+    assert shard_bytes(tmp_path / "a/generic-train") == shard_bytes(tmp_path / "b/generic-train")
 
 
 def test_stored_boxes_and_pixels_are_those_of_the_frame(tiny_clips):

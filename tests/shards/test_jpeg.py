@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -78,6 +80,16 @@ def test_stray_bytes_between_segments_do_no_harm(picture):
     at = data.index(b"\xff\xc4")
     stray = data[:at] + bytes(7) + data[at:]
     np.testing.assert_array_equal(decode(stray), decode(data))
+
+
+def test_the_codec_is_named_by_the_version_of_its_library(tmp_path):
+    assert re.fullmatch(r"libjpeg-turbo-\d+\.[\d.]+", jpeg.codec_name())
+    library = tmp_path / "libturbojpeg.so"
+    library.write_bytes(b"\0libjpeg-turbo version 3.1.2 (build 20250101)\0")
+    assert jpeg._library_name(library) == "libjpeg-turbo-3.1.2"
+    other = tmp_path / "libother.so"
+    other.write_bytes(b"another TurboJPEG")
+    assert re.fullmatch(r"libjpeg-turbo-[0-9a-f]{12}", jpeg._library_name(other))
 
 
 def test_without_the_library_opencv_does_the_work_after_one_warning(monkeypatch, caplog, picture):

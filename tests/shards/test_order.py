@@ -29,6 +29,37 @@ def test_shares_are_exact_at_every_draw(weights, draws):
     assert all(b >= a for a, b in zip(counts, later, strict=True))
 
 
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.integers(36, 80),
+    st.integers(0, 3),
+    st.integers(0, 1000),
+)
+def test_shares_are_exact_after_every_epoch(weights, length, window, seed):
+    pools = [Pool(f"set{n}", w, (3, 4, n + 1)) for n, w in enumerate(weights)]
+    drawn = np.zeros(len(pools), dtype=int)
+    for epoch in range(4):
+        order = epoch_order(pools, seed, epoch, length, window)
+        drawn += np.bincount(order["dataset"], minlength=len(pools))
+        assert drawn.tolist() == quotas(weights, (epoch + 1) * length)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 99))
+def test_with_several_data_sets_too_none_repeats_a_pair_before_all_came(weights, window, seed):
+    pools = [Pool(f"set{n}", w, (3, 2, n + 1)) for n, w in enumerate(weights)]
+    draws: list[list] = [[] for _ in pools]
+    for epoch in range(5):
+        order = epoch_order(pools, seed, epoch, 36, window)
+        for number, mine in enumerate(draws):
+            mine += rows(order, number)
+    for pool, mine in zip(pools, draws, strict=True):
+        total = sum(pool.rows)
+        for at in range(0, len(mine), total):
+            assert len(set(mine[at : at + total])) == len(mine[at : at + total])
+
+
 @settings(max_examples=40)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 4), st.integers(0, 1000))
 def test_no_pair_comes_twice_before_every_pair_came_once(shard_rows, window, seed):
@@ -45,6 +76,13 @@ def test_no_pair_comes_twice_before_every_pair_came_once(shard_rows, window, see
 def test_epochs_go_on_where_the_last_one_ended():
     draws = [pair for epoch in range(3) for pair in rows(epoch_order(POOLS, 3, epoch, 6), 0)]
     assert sorted(draws) == [(s, r) for s, n in enumerate((5, 3, 4)) for r in range(n)]
+
+
+def test_an_epoch_too_short_for_a_weight_is_refused():
+    pools = [Pool(name, weight, (9,)) for name, weight in (("a", 5), ("b", 1), ("c", 5))]
+    assert len(epoch_order(pools, 0, 0, 11)) == 11
+    with pytest.raises(ValueError, match="10 pairs is too short"):
+        epoch_order(pools, 0, 0, 10)
 
 
 def test_seeds_and_passes_give_other_orders():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lorat.shards.geometry import adjust, crop_frame, crop_transform
 from lorat.shards.jitter import Jitter, jitter_window
@@ -135,3 +137,36 @@ def test_a_turned_crop_is_padded_outside_the_frame(frame):
     assert missing == 0.0
     np.testing.assert_array_equal(crop[127, 127], [9, 8, 7])
     assert (crop[0, 0] != [9, 8, 7]).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    origin=st.tuples(st.integers(0, 40), st.integers(0, 30)),
+    part=st.tuples(st.integers(60, 600), st.integers(60, 440)),
+    shrink=st.floats(1.0, 7.0),
+)
+def test_a_stored_pixel_lies_where_the_map_says_whatever_the_shrinking(origin, part, shrink):
+    end = (origin[0] + part[0], origin[1] + part[1])
+    window = Window(origin, end, (round(part[0] / shrink), round(part[1] / shrink)))
+    ramps = np.zeros((480, 640, 3), dtype=np.float32)  # each pixel says where its centre lies
+    ramps[..., 0] = np.arange(640) + 0.5
+    ramps[..., 1] = (np.arange(480) + 0.5)[:, None]
+    stored = cut_window(ramps, window)
+    assert stored.shape == (window.size[1], window.size[0], 3)
+    for axis in (0, 1):
+        scale = part[axis] / window.size[axis]
+        place = origin[axis] + (np.arange(window.size[axis]) + 0.5) * scale
+        # A mean over fractions of pixels is up to an eighth of a pixel off.
+        np.testing.assert_allclose(stored[..., axis].mean(axis=axis), place, atol=0.13)
+
+
+@pytest.mark.parametrize("detail", [3, 6, 12])
+@pytest.mark.parametrize("shrink", [1.1, 1.5, 1.9, 2.1, 3.0, 3.9, 5.0])
+def test_shrinking_is_close_to_the_mean_of_the_area(detail, shrink):
+    rng = np.random.default_rng(detail)
+    noise = rng.normal(128, 20, (480 // detail, 640 // detail, 3)).clip(0, 255).astype(np.uint8)
+    frame = cv2.resize(noise, (640, 480), interpolation=cv2.INTER_CUBIC)
+    for part in ((640, 480), (301, 299)):  # the second is odd, so it is not halved
+        window = Window((0, 0), part, (round(part[0] / shrink), round(part[1] / shrink)))
+        area = cv2.resize(frame[: part[1], : part[0]], window.size, interpolation=cv2.INTER_AREA)
+        assert np.abs(cut_window(frame, window).astype(int) - area).mean() < 4.0

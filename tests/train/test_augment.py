@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from lorat.configs.schema import AugmentConfig
-from lorat.train.augment import augment_pair
+from lorat.train.augment import _jitter_colours, augment_pair
 
 OFF = AugmentConfig(flip=0, colour_jitter=0, grey_solarise_blur=False)
 
@@ -95,3 +96,40 @@ def test_a_motion_blur_keeps_the_brightness(pair):
     np.testing.assert_array_equal(images[0], pair[0][0])
     assert abs(images[1].mean() - noise.mean()) < 2
     assert images[1].std() < noise.std()
+
+
+def exact_colours(crop: np.ndarray, seed: int, strength: float) -> np.ndarray:
+    """The published formula in double precision, one operation after the other."""
+    rng = np.random.default_rng(seed)
+    order, factors = rng.permutation(3), rng.uniform(1 - strength, 1 + strength, 3)
+    grey = np.array([0.299, 0.587, 0.114])
+    image = crop.astype(np.float64)
+    for change in order:
+        if change == 0:
+            other = np.zeros(1)
+        elif change == 1:
+            other = (image @ grey).mean()
+        else:
+            other = (image @ grey)[..., None]
+        image = np.clip(image * factors[change] + (1 - factors[change]) * other, 0, 255)
+    return np.floor(image + 1e-9)
+
+
+def test_colours_are_those_of_the_formula_in_double_precision():
+    rng = np.random.default_rng(3)
+    different = 0
+    for seed in range(30):
+        crop = cv2.resize(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), (64, 64))
+        got = _jitter_colours(crop, np.random.default_rng(seed), 0.4)
+        expected = exact_colours(crop, seed, 0.4)
+        assert np.abs(got - expected).max() <= 1
+        different += np.count_nonzero(got != expected)
+    assert different < 1e-3 * 30 * 64 * 64 * 3  # whole numbers that rounding puts just below
+
+
+def test_the_crop_given_is_not_changed():
+    crop = np.random.default_rng(4).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    before = crop.copy()
+    for seed in range(6):
+        _jitter_colours(crop, np.random.default_rng(seed), 0.4)
+    np.testing.assert_array_equal(crop, before)

@@ -12,6 +12,7 @@ import torch
 
 from lorat.shards.errors import UserError
 from lorat.shards.manifest import load_manifest
+from lorat.train import pairs
 from lorat.train.batches import Batch, make_loader, normalise
 
 
@@ -26,7 +27,7 @@ def assert_same(first: list[Batch], second: list[Batch]) -> None:
         assert torch.equal(tensor, joined(second)[name]), name
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 1), (1, 2), (2, 0), (4, 1)])
+@pytest.mark.parametrize(("world", "workers"), [(1, 1), (1, 2), (2, 0), (2, 2), (4, 1), (8, 0)])
 def test_global_batches_do_not_depend_on_ranks_or_workers(source, world, workers):
     alone = list(islice(make_loader(source), 5))
     ranks = [list(islice(make_loader(source, 0, r, world, workers), 5)) for r in range(world)]
@@ -68,19 +69,17 @@ def test_micro_batches_are_the_batch(source):
 
 
 def test_a_pair_that_no_window_shows_is_replaced_from_its_own_data_set(source, monkeypatch):
-    from lorat.train import batches
-
-    make = batches._make_pair
+    make = pairs.make_pair
+    plain = next(make_loader(source))
     failed = []
 
-    def fail_at_first(sample, spec, config, rng, position):
-        if position == 3 and not failed:
-            failed.append(sample.key)
+    def fail_at_first(stored, *rest):
+        if stored.sample.key == plain.keys[3] and not failed:
+            failed.append(stored.sample.key)
             return None
-        return make(sample, spec, config, rng, position)
+        return make(stored, *rest)
 
-    plain = next(make_loader(source))
-    monkeypatch.setattr(batches, "_make_pair", fail_at_first)
+    monkeypatch.setattr(pairs, "make_pair", fail_at_first)
     changed = next(make_loader(source))
     assert failed == [plain.keys[3]]
     assert changed.keys[:3] == plain.keys[:3] and changed.keys[4:] == plain.keys[4:]
@@ -97,7 +96,7 @@ def test_a_damaged_shard_is_named_and_leaves_no_traceback(source, tiny_shards, t
         damaged[::50] = bytes(len(damaged[::50]))
         path.write_bytes(damaged)
     broken = replace(source, manifests=(manifest, source.manifests[1]))
-    with pytest.raises(UserError, match=r"toy-train-0000\d\.tar\.zst row \d+ at byte") as error:
+    with pytest.raises(UserError, match=r"toy-train-0000\d\.tar\.zst row \d+ .*at byte") as error:
         list(make_loader(broken, workers=workers))
     assert "Traceback" not in error.value.message
 

@@ -152,6 +152,11 @@ def test_missing_shards_are_named_with_the_command_that_builds_them(files):
     refused(run(*files, text), "lasot-train", "lorat-prep build")
 
 
+def test_an_epoch_too_short_for_a_weight_is_refused(files):
+    result = run(*files, "--set=data.datasets={toy-train: 1, toy-val: 30}")
+    refused(result, "toy-train with a weight of 1 in 31 gets less than one pair")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(files, tmp_path):
     wild = ["--set=train.lr=1e30", "--set=train.warmup_epochs=0"]
     result = run(*files, *wild, f"--run={tmp_path / 'run'}")

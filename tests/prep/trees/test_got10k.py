@@ -41,12 +41,28 @@ def test_visible_is_absence_zero_and_a_box_with_size_whatever_the_cover(got10k):
     assert track.cover.tolist() == [8, 0, 3, 0]
 
 
+def test_the_frame_size_is_the_first_images_and_not_the_one_in_meta_info(got10k, images):
+    root = got10k("train", [7947])
+    folder = root / "train/GOT-10k_Train_007947"
+    (folder / "meta_info.ini").write_text("[METAINFO]\nresolution: (1920, 1080)\n")
+    images(folder, ["00000001.jpg"])
+    assert read_clips(GOT10K, "train", root)[0].frame_size() == (8, 8)
+
+
 def test_a_test_sequence_has_one_row_and_all_frames_on_disk(got10k):
     (clip,) = read_clips(GOT10K, "test", got10k("test", [1]))
     assert [path.name for path in clip.frames] == [f"{i:08d}.jpg" for i in (1, 2, 3)]
     assert clip.annotated == 1
     assert np.isnan(clip.tracks[0].boxes[1:]).all()
     assert clip.tracks[0].visible.tolist() == [True, False, False]
+
+
+def test_a_gap_in_the_frames_of_a_test_sequence_is_a_warning(got10k, caplog):
+    root = got10k("test", [1, 2])
+    assert len(read_clips(GOT10K, "test", root)) == 2 and not caplog.text
+    (root / "test/GOT-10k_Test_000002/00000002.jpg").unlink()
+    assert len(read_clips(GOT10K, "test", root)) == 2
+    assert "GOT-10k_Test_000002: image number 2 missing" in caplog.text
 
 
 def test_a_split_is_its_list_in_order_cut_to_what_is_there(got10k):

@@ -73,6 +73,48 @@ def test_the_trees_own_list_comes_first(lasot):
     assert [c.name for c in read_clips(LASOT, "test", root)] == ["toy-2"]
 
 
+def test_a_list_that_chooses_otherwise_than_the_official_one_is_a_warning(lasot, caplog):
+    places = {f"airplane/airplane-{k}": sequence() for k in (1, 2, 3, 4)}
+    root = lasot(places, training_set="airplane-1\nairplane-2\nairplane-3\n")
+    assert read_clips(LASOT, "train", root)[0].name == "airplane-1"
+    assert (
+        "training_set.txt: differs from the official list: 1 sequences more and 1 fewer, the "
+        in (caplog.text)
+    )
+    assert "first airplane-1;" in caplog.text
+
+
+@pytest.mark.parametrize("listed", ["airplane-2\nairplane-3\nbear-1\n", "toy-1\n"])
+def test_a_list_that_agrees_on_what_is_there_is_no_warning(lasot, caplog, listed):
+    names = [name for name in listed.split() if name != "bear-1"]
+    root = lasot({f"kind/{name}": sequence() for name in names}, training_set=listed)
+    assert [clip.name for clip in read_clips(LASOT, "train", root)] == names
+    assert not caplog.records
+
+
+def test_flags_are_read_from_one_line_or_one_a_line(lasot):
+    root = lasot({"airplane/airplane-1": sequence(occluded="0, 1", outside="0\r\n0\r\n")})
+    assert read_clips(LASOT, "test", root)[0].tracks[0].visible.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "box"),
+    [("tiger-6", "613,731,247,-11"), ("tank-17", "1125,730,155,-10"), ("lion-5", "5,5,0,9")],
+)
+def test_a_box_without_size_is_not_visible_though_no_flag_says_so(lasot, name, box):
+    root = lasot({f"{name.split('-')[0]}/{name}": sequence(f"1,1,5,5\n{box}\n")})
+    split = "train" if name == "tank-17" else "test"
+    (clip,) = read_clips(LASOT, split, root)
+    assert clip.tracks[0].visible.tolist() == [True, False]
+
+
+def test_archives_beside_the_sequences_are_no_sequences(lasot):
+    root = lasot({"airplane/airplane-1": sequence()})
+    (root / "airplane.zip").write_bytes(b"PK")
+    (root / "airplane/airplane-9.zip").write_bytes(b"PK")
+    assert [clip.name for clip in read_clips(LASOT, "test", root)] == ["airplane-1"]
+
+
 def test_sequences_directly_in_the_root_are_found(lasot):
     root = lasot({"airplane-1": sequence(), "polar bear/polar bear-1": sequence()})
     assert [c.name for c in read_clips(EXTENSION, "test", root)] == ["airplane-1", "polar bear-1"]
@@ -91,7 +133,24 @@ def test_a_missing_annotation_file_is_named(lasot, missing):
         read_clips(LASOT, "test", root)
 
 
-def test_flags_of_another_length_are_an_error(lasot):
-    root = lasot({"airplane/airplane-1": sequence(outside="0,0,0")})
-    with pytest.raises(UserError, match=r"out_of_view\.txt: 3 values for 2 boxes"):
-        read_clips(LASOT, "test", root)
+@pytest.mark.parametrize("dataset", [LASOT, EXTENSION], ids=["lasot", "extension"])
+@pytest.mark.parametrize(
+    ("flags", "file"),
+    [({"outside": "0,0,0"}, "out_of_view"), ({"occluded": "0,0,0"}, "full_occlusion")],
+)
+def test_flags_of_another_length_are_an_error(lasot, dataset, flags, file):
+    root = lasot({"airplane/airplane-1": sequence(**flags)})
+    with pytest.raises(UserError, match=rf"{file}\.txt: 3 values for 2 boxes"):
+        read_clips(dataset, "test", root)
+
+
+def test_flags_that_agree_with_each_other_but_not_with_the_boxes_are_an_error(lasot):
+    root = lasot({"atv/atv-1": sequence(occluded="0,0,0", outside="0,0,0")})
+    with pytest.raises(UserError, match="3 values for 2 boxes"):
+        read_clips(EXTENSION, "test", root)
+
+
+def test_no_sentence_is_needed(lasot):
+    root = lasot({"atv/atv-1": sequence()})
+    assert not list(root.rglob("nlp.txt"))
+    assert len(read_clips(EXTENSION, "test", root)) == 1

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from lorat.configs.load import read_yaml
 from lorat.prep.trees import DATASETS, official_names, parse_name, read_clips
 from lorat.prep.trees.common import natural_order
 from lorat.prep.trees.roots import find_root, missing_roots, parse_roots
@@ -130,6 +131,11 @@ def test_an_unknown_name_in_paths_yaml_is_an_error(tmp_path):
     (tmp_path / "paths.yaml").write_text("lasott: /data\n")
     with pytest.raises(UserError, match=r"paths\.yaml 'lasott'.*did you mean 'lasot'"):
         find_root(LASOT, tmp_path, {})
+
+
+def test_the_shipped_paths_yaml_names_every_data_set():
+    shipped = Path(__file__).parents[3] / "configs/paths.yaml"
+    assert list(read_yaml(shipped)) == list(DATASETS)
 
 
 def test_root_options_are_name_and_folder():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat.prep.trees import DATASETS, read_clips
+from lorat.prep.trees import DATASETS, expected_frames, read_clips
 from lorat.prep.trees.vot import polygon_boxes
 
 OTB, VOT = DATASETS["otb"], DATASETS["vot"]
@@ -56,7 +56,11 @@ def test_an_empty_file_of_several_is_no_object(otb):
         ("David", range(300, 303), 3, [300, 301, 302]),
         ("BlurCar1", range(240, 250), 3, [247, 248, 249]),
         ("BlurCar3", range(1, 6), 3, [3, 4, 5]),
+        ("BlurCar4", range(1, 21), 3, [18, 19, 20]),
         ("Football1", range(1, 80), 74, list(range(1, 75))),
+        ("Freeman3", range(1, 471), 460, list(range(1, 461))),
+        ("Freeman4", range(1, 298), 283, list(range(1, 284))),
+        ("Diving", range(1, 232), 215, list(range(1, 216))),
         ("Tiger1", range(1, 9), 8, [6, 7, 8]),
     ],
 )
@@ -70,6 +74,31 @@ def test_rows_belong_to_the_annotated_frames(otb, name, frames, rows, expected, 
 def test_tiger1_loses_its_first_five_rows_with_their_frames(otb):
     (clip,) = read_clips(OTB, "all", otb("Tiger1", range(1, 9), 8))
     assert clip.tracks[0].boxes[0, 0] == 6
+
+
+@pytest.mark.parametrize("row", ["1,2,3,4", "1\t2\t3\t4", " 1  2   3  4 ", "1, 2, 3, 4\r"])
+def test_boxes_are_separated_by_commas_tabs_or_spaces(tmp_path, files, images, row):
+    files(tmp_path / "Deer", {"groundtruth_rect.txt": f"{row}\n"})
+    images(tmp_path / "Deer/img", ["0001.jpg"])
+    (clip,) = read_clips(OTB, "all", tmp_path)
+    np.testing.assert_array_equal(clip.tracks[0].boxes, [[1, 2, 4, 6]])
+
+
+@pytest.mark.parametrize("folder", ["img", "jpg"])
+def test_frames_may_be_png_files(tmp_path, files, images, folder):
+    files(tmp_path / "KiteSurf", {"groundtruth_rect.txt": "1,2,3,4\n" * 2})
+    images(tmp_path / "KiteSurf" / folder, ["0001.png", "0002.png"])
+    (clip,) = read_clips(OTB, "all", tmp_path)
+    assert [path.name for path in clip.frames] == ["0001.png", "0002.png"]
+
+
+def test_names_are_those_of_the_published_counts(otb):
+    otb("Jogging", range(1, 4), 3, "groundtruth_rect.1.txt")
+    otb("Skating2", range(1, 4), 3, "groundtruth_rect.2.txt")
+    otb("Human4", range(1, 4), 3, "groundtruth_rect.2.txt")
+    names = [clip.name for clip in read_clips(OTB, "all", otb("Board", range(1, 4), 3))]
+    assert names == ["Board", "Human4_2", "Jogging_1", "Skating2_2"]
+    assert expected_frames("otb", "all").keys() >= set(names)
 
 
 @pytest.mark.parametrize("images_in", ["color", "."])

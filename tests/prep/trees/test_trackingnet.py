@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lorat.prep.trees import DATASETS, official_names, read_clips
+from lorat.prep.trees.reading import reading
 from lorat.shards.errors import UserError
 
 TRACKINGNET = DATASETS["trackingnet"]
@@ -31,6 +32,17 @@ def test_test_frames_are_counted_on_disk_and_sorted_by_number(chunk):
     assert clip.tracks[0].visible.tolist() == [True] + [False] * 11
 
 
+@pytest.mark.parametrize(("gone", "says"), [([0], "number 0 missing"), ([3, 7], "3 and 1 more")])
+def test_a_gap_in_the_frames_of_a_test_sequence_is_damage(chunk, gone, says):
+    root = chunk("TEST", "a_0", rows=1, frames=12)
+    for number in gone:
+        (root / "TEST/frames/a_0" / f"{number}.jpg").unlink()
+    with reading(faults=(faults := [])):
+        read_clips(TRACKINGNET, "test", root)
+    (fault,) = faults
+    assert (fault.sequence, fault.damage) == ("a_0", True) and says in fault.message
+
+
 def test_chunks_come_in_the_order_of_their_numbers_and_missing_ones_are_left_out(chunk):
     chunk("TRAIN_10", "a_0")
     chunk("TEST", "t_0")
@@ -38,10 +50,40 @@ def test_chunks_come_in_the_order_of_their_numbers_and_missing_ones_are_left_out
     assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["b_0", "a_0"]
 
 
+def test_names_may_begin_with_a_hyphen_or_an_underscore(chunk):
+    for name in ("-Dz7OIf54b0_0", "_id_1", "0-6LB4FqxoE_0"):
+        root = chunk("TRAIN_0", name)
+    names = [clip.name for clip in read_clips(TRACKINGNET, "train", root)]
+    assert names == ["-Dz7OIf54b0_0", "0-6LB4FqxoE_0", "_id_1"]
+
+
+def test_archives_and_other_files_may_stay(chunk, files):
+    root = chunk("TRAIN_0", "a_0")
+    files(root, {"TRAIN_0/zips/a_0.zip": "PK", "TRAIN_0_ANNO.csv": "x", "TRAIN_0/anno/x.csv": "x"})
+    assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["a_0"]
+
+
+def test_a_box_without_size_is_not_visible(chunk, files):
+    root = chunk("TRAIN_0", "a_0")
+    files(root, {"TRAIN_0/anno/a_0.txt": "1.25,2.50,3.00,4.00\n1,1,0.00,5\n-9.5,-9.5,4,4\n"})
+    (clip,) = read_clips(TRACKINGNET, "train", root)
+    # The last lies outside of the frame: what cleaning finds, which knows the frame's size.
+    assert clip.tracks[0].visible.tolist() == [True, False, True]
+
+
 def test_annotations_without_frames_are_left_out(chunk, files):
     root = chunk("TRAIN_0", "a_0")
     files(root, {"TRAIN_0/anno/b_0.txt": "1,2,3,4\n"})
     assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["a_0"]
+
+
+def test_frames_without_annotations_are_left_out_after_one_warning(chunk, caplog):
+    root = chunk("TRAIN_0", "a_0")
+    for name in ("b_0", "c_0"):
+        (root / "TRAIN_0/frames" / name).mkdir()
+    assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["a_0"]
+    assert len(caplog.records) == 1
+    assert "TRAIN_0: 2 folders of frames lack their file in anno, such as b_0" in caplog.text
 
 
 def test_a_tree_without_chunks_or_with_unpacked_zips_missing_says_what_to_do(tmp_path, files):

@@ -1,0 +1,156 @@
+"""What the table shows of each module's numbers, and which of them have targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["MODULES", "ROWS", "Row"]
+
+Numbers = Mapping[str, float | str]
+
+MODULES = ("build", "training", "memory", "index", "order")
+"""Of this package; each has ``run(quick) -> Numbers``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    module: str
+    what: str
+    measured: str
+    """Format string over the module's numbers."""
+    against: str
+    """What the ratio is taken against, in the same run; empty where it is a plain limit."""
+    judged: str
+    """Key of the number that the target is for."""
+    target: float
+    sense: Literal["least", "most"]
+    shown: str
+    """Format string of the judged number and of the target, over ``v``."""
+
+    def reached(self, numbers: Numbers) -> bool:
+        """Return whether the target is met."""
+        value = float(numbers[self.judged])
+        return value >= self.target if self.sense == "least" else value <= self.target
+
+    def cells(self, numbers: Numbers) -> tuple[str, str, str, str, str, str]:
+        """Return the table's cells: what, measured, ratio, against, target, reached."""
+        sign = "≥" if self.sense == "least" else "≤"
+        return (
+            self.what,
+            self.measured.format(**numbers),
+            self.shown.format(v=float(numbers[self.judged])) if self.against else "",
+            self.against,
+            f"{sign} {self.shown.format(v=self.target)}",
+            "yes" if self.reached(numbers) else "no",
+        )
+
+
+_PERCENT, _TIMES, _SECONDS = "{v:.1%}", "{v:.2f}x", "{v:g} s"
+
+ROWS = (
+    Row(
+        "build",
+        "build, one process",
+        "{build_pairs_per_s:.0f} pairs/s",
+        "frames only decoded, crops only encoded",
+        "build_of_floor",
+        0.70,
+        "least",
+        _PERCENT,
+    ),
+    Row(
+        "build",
+        "build, two processes",
+        "{two_pairs_per_s:.0f} pairs/s",
+        "one process",
+        "two_of_one",
+        1.8,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "training",
+        "read a sample",
+        "{read_us:.0f} µs",
+        "decoding it",
+        "read_of_decode",
+        0.05,
+        "most",
+        _PERCENT,
+    ),
+    Row(
+        "training",
+        "training samples, one process",
+        "{samples_per_s:.0f} pairs/s",
+        "only decoding the stored JPEGs",
+        "sample_of_decode",
+        0.50,
+        "least",
+        _PERCENT,
+    ),
+    Row(
+        "training",
+        "the same (10x is the aim)",
+        "{samples_per_s:.0f} pairs/s",
+        "the published way, from frames",
+        "sample_of_published",
+        6.0,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "memory",
+        "a loader worker beyond torch",
+        "{worker_beyond_torch_mb:.0f} MB",
+        "",
+        "worker_beyond_torch_mb",
+        300.0,
+        "most",
+        "{v:.0f} MB",
+    ),
+    Row(
+        "index",
+        "write an index of 14 M frames",
+        "{index_write_s:.0f} s",
+        "",
+        "index_write_s",
+        600.0,
+        "most",
+        _SECONDS,
+    ),
+    Row(
+        "index",
+        "memory while writing it",
+        "{index_write_peak_mb:.0f} MB",
+        "",
+        "index_write_peak_mb",
+        2000.0,
+        "most",
+        "{v:.0f} MB",
+    ),
+    Row("index", "open it", "{index_open_s:.2f} s", "", "index_open_s", 5.0, "most", _SECONDS),
+    Row(
+        "order",
+        "an epoch's order, pool of 4 M",
+        "{order_four_sets_s:.2f} s",
+        "",
+        "order_four_sets_s",
+        1.0,
+        "most",
+        _SECONDS,
+    ),
+    Row(
+        "order",
+        "resume in mid-epoch",
+        "{resume_s:.2f} s",
+        "",
+        "resume_s",
+        2.0,
+        "most",
+        _SECONDS,
+    ),
+)

@@ -1,0 +1,87 @@
+"""What a build did, line by line, in a file beside its shards.
+
+Each line is one JSON object with ``time`` and ``event``: ``start``, ``lost sequence``,
+``estimate``, ``skipped`` (a pair and why), ``shard`` (written, with its counts), and ``end``,
+``merged``, ``stopped`` or ``failed``. Runs append; parts write a file each, since appending over a
+network is not safe. For shards in an object store, which cannot append, the file lies in the
+working folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from lorat.prep.plan import Plan
+from lorat.shards.errors import UserError
+
+__all__ = ["BuildLog", "log_path", "open_log"]
+
+_LOG = logging.getLogger("lorat")
+
+
+def log_path(plan: Plan) -> Path:
+    """Return the log file of a run of a plan."""
+    part = plan.options.part
+    suffix = f"-{part.number}-of-{part.of}" if part else ""
+    if isinstance(plan.folder, Path):
+        return plan.folder / f"build{suffix}.log"
+    return Path(f"{plan.name}-build{suffix}.log")
+
+
+class BuildLog:
+    """Appends events to an open file."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path = path
+        self._file = file
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event.
+
+        Raises:
+            UserError: if the disk is full.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        try:
+            self._file.write(json.dumps({"time": now, "event": event, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def open_log(plan: Plan) -> Iterator[BuildLog]:
+    """Open a plan's log; an error that ends the block is its last line.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    path = log_path(plan)
+    try:
+        whole = not path.is_file() or path.read_bytes()[-1:] in (b"", b"\n")
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    # The descriptor is closed by hand: a full disk makes a buffered close raise once more.
+    log = BuildLog(path, file)
+    try:
+        if not whole:
+            file.write("\n")  # a killed build left half a line
+        yield log
+    except KeyboardInterrupt:
+        with suppress(UserError):
+            log.write("stopped")
+        raise
+    except UserError as error:
+        with suppress(UserError):
+            log.write("failed", error=error.message)
+        raise
+    finally:
+        with suppress(OSError):
+            file.close()

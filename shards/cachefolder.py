@@ -1,0 +1,225 @@
+"""The files of a shard cache: names, locks, stamps, and who goes when room is needed.
+
+Locks are advisory (flock): one a shard while it is fetched, one for the room while files are
+counted, dropped, opened or given their names; a killed process holds none. Only files with the
+cache's own names are ever deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from lorat.shards.manifest import Receipt
+from lorat.shards.writer import index_path
+
+__all__ = ["CacheEntry", "CacheOptions", "entry_of", "locked", "make_part", "room_lock"]
+
+_LOG = logging.getLogger("lorat")
+_NAME = re.compile(r"(?P<entry>.+\.[0-9a-f]{16})\.(tar\.zst|tar\.zst\.part|idx|ok)")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """Where a cache is and how much it may hold."""
+
+    folder: Path
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """The files of one shard, named after its content, so that none goes stale."""
+
+    data: Path
+
+    @property
+    def index(self) -> Path:
+        """The shard's index."""
+        return index_path(self.data)
+
+    @property
+    def part(self) -> Path:
+        """The shard while it is fetched."""
+        return self.data.with_name(f"{self.data.name}.part")
+
+    @property
+    def stamp(self) -> Path:
+        """Says which file was checked last; its own time is that of the last use."""
+        return self.index.with_suffix(".ok")
+
+    @property
+    def lock(self) -> Path:
+        """The lock of whoever fetches or checks the shard.
+
+        One of 256 files, shared by shards: a lock file that is never deleted is never deleted while
+        another process waits for it.
+        """
+        digest = hashlib.sha256(self.data.name.encode()).hexdigest()
+        return self.data.with_name(f"lock-{digest[:2]}")
+
+    def is_checked(self, receipt: Receipt) -> bool:
+        """Return whether the shard is there and untouched since its checksum was compared."""
+        try:
+            same = self.stamp.read_text() == self._state(receipt)
+            index = self.index.read_bytes()
+        except FileNotFoundError:
+            return False
+        return same and hashlib.sha256(index).hexdigest() == receipt.index_sha256
+
+    def check(self, receipt: Receipt) -> bool:
+        """Compare both checksums and stamp the shard where they fit."""
+        try:
+            with self.data.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            index = hashlib.sha256(self.index.read_bytes()).hexdigest()
+            if (digest, index) == (receipt.sha256, receipt.index_sha256):
+                self.write_stamp(receipt)
+                return True
+        except FileNotFoundError:
+            return False
+        _LOG.warning("%s: not the bytes that were written; fetched again", self.data)
+        return False
+
+    def write_stamp(self, receipt: Receipt) -> None:
+        """Note that the shard as it is now has been checked."""
+        self.stamp.write_text(self._state(receipt))
+
+    def touch(self) -> None:
+        """Note that the shard is used now."""
+        now = time.time_ns()  # finer than the time that the file system would take
+        with suppress(FileNotFoundError):
+            os.utime(self.stamp, ns=(now, now))
+
+    def is_open(self) -> bool:
+        """Return whether a process reads the shard (`ShardReader` locks it, shared)."""
+        return _is_locked(self.data)
+
+    def remove(self) -> None:
+        """Delete the shard; who has it open reads on."""
+        for path in (self.stamp, self.data, self.index):
+            path.unlink(missing_ok=True)
+
+    def _state(self, receipt: Receipt) -> str:
+        stat = self.data.stat()
+        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        return f"{receipt.sha256} {' '.join(map(str, state))}"
+
+
+class _Kept(NamedTuple):
+    used: float
+    """Time of the last use, seconds."""
+    size: int
+    entry: CacheEntry
+
+
+def entry_of(folder: Path, receipt: Receipt) -> CacheEntry:
+    """Return where a cache keeps the shard of a receipt."""
+    stem = receipt.shard.removesuffix(".tar.zst")
+    return CacheEntry(folder / f"{stem}.{receipt.sha256[:16]}.tar.zst")
+
+
+def room_lock(folder: Path) -> Path:
+    """Return the lock of the room; nothing is dropped while another holds it."""
+    return folder / "lock-room"
+
+
+@contextmanager
+def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock file's lock, exclusive or ``fcntl.LOCK_SH``, waiting for it."""
+    with path.open("ab") as file:
+        fcntl.flock(file, kind)
+        try:
+            yield
+        finally:
+            # Not left to the closing: a process forked meanwhile would go on holding the lock.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def make_part(
+    options: CacheOptions, entry: CacheEntry, need: int, drop_open: bool
+) -> BinaryIO | None:
+    """Make the file that a shard is fetched into, dropping the least recently used for it.
+
+    Args:
+        options: the cache.
+        entry: the shard; its lock is held.
+        need: bytes the shard will take, index and stamp included. The file has this length from the
+            start, so that processes that fetch at once count each other.
+        drop_open: drop shards that are open where the others do not suffice.
+
+    Returns:
+        The file, locked so that nobody takes it for a killed process's; None if there is no room.
+    """
+    with locked(room_lock(options.folder)):
+        entry.part.unlink(missing_ok=True)  # of a process that was killed
+        kept, total = _scan(options.folder)
+        spared = []
+        while kept and total + need > options.max_bytes:
+            one = kept.pop(0)
+            if one.entry.is_open():
+                spared.append(one)
+            else:
+                one.entry.remove()
+                total -= one.size
+        while drop_open and spared and total + need > options.max_bytes:
+            one = spared.pop(0)
+            one.entry.remove()
+            total -= one.size
+        if total + need > options.max_bytes:
+            return None
+        file = entry.part.open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(need)
+        return file
+
+
+def _scan(folder: Path) -> tuple[list[_Kept], int]:
+    """Return the shards, least recently used first, and the bytes of all files.
+
+    The room's lock is held. Part files that no living process writes are deleted.
+    """
+    sizes: dict[str, int] = {}
+    used: dict[str, float] = {}
+    parts = 0
+    for path in folder.iterdir():
+        name = _NAME.fullmatch(path.name)
+        if name is None:
+            continue
+        with suppress(FileNotFoundError):  # a download that failed this moment
+            stat, key = path.stat(), name["entry"]
+            if path.suffix != ".part":
+                sizes[key] = sizes.get(key, 0) + stat.st_size
+                used[key] = max(used.get(key, 0.0), stat.st_mtime)  # the stamp's, if there is one
+            elif _is_locked(path):
+                parts += stat.st_size
+            else:
+                path.unlink()  # of a process that was killed
+    kept = [_Kept(used[key], size, _entry(folder, key)) for key, size in sizes.items()]
+    kept.sort(key=lambda one: (one.used, one.entry.data.name))
+    return kept, parts + sum(sizes.values())
+
+
+def _entry(folder: Path, key: str) -> CacheEntry:
+    return CacheEntry(folder / f"{key}.tar.zst")
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether a process has locked a file, shared or not; False where it is gone."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

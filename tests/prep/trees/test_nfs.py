@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+
+from lorat.prep.trees import DATASETS, expected_frames, read_clips
+from lorat.shards.errors import UserError
+
+NFS30, NFS240 = DATASETS["nfs30"], DATASETS["nfs240"]
+
+
+def row(frame, lost=0, occluded=0, track=0, label='"ball"'):
+    return f"{track} {frame} 20 {frame + 30} 60 {frame} {lost} {occluded} 1 {label}\n"
+
+
+@pytest.fixture
+def nfs(tmp_path, files, images):
+    def build(rows, frames, name="book", rate=30):
+        files(tmp_path / name / str(rate), {f"{name}.txt": "".join(rows)})
+        images(tmp_path / name / str(rate) / name, [f"{i:05d}.jpg" for i in range(1, frames + 1)])
+        return tmp_path
+
+    return build
+
+
+def lefts(clip):
+    return clip.tracks[0].boxes[:, 0].tolist()
+
+
+def test_every_eighth_row_belongs_to_an_image_at_30_frames_a_second(nfs):
+    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 25)], 3))
+    assert lefts(clip) == [1, 9, 17]
+    assert [path.name for path in clip.frames] == ["00001.jpg", "00002.jpg", "00003.jpg"]
+    assert (clip.name, clip.annotated) == ("book", 3)
+
+
+def test_every_row_does_at_240(nfs):
+    (clip,) = read_clips(NFS240, "all", nfs([row(k) for k in range(1, 25)], 24, rate=240))
+    assert lefts(clip) == list(range(1, 25))
+
+
+def test_boxes_are_corners_and_not_shifted(nfs):
+    (clip,) = read_clips(NFS240, "all", nfs([row(1)], 1, rate=240))
+    np.testing.assert_array_equal(clip.tracks[0].boxes, [[1, 20, 31, 60]])
+
+
+def test_lost_and_occluded_objects_are_not_visible(nfs):
+    rows = [row(1), row(2, lost=1), row(3, occluded=1), row(4)]
+    (clip,) = read_clips(NFS240, "all", nfs(rows, 4, rate=240))
+    assert clip.tracks[0].visible.tolist() == [True, False, False, True]
+    assert np.isfinite(clip.tracks[0].boxes).all()
+
+
+def test_rows_may_count_from_zero(nfs):
+    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(24)], 3))
+    assert lefts(clip) == [0, 8, 16]
+
+
+def test_rows_that_were_thinned_out_already_are_all_used(nfs):
+    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 11)], 10))
+    assert lefts(clip) == list(range(1, 11))
+
+
+def test_rows_of_every_eighth_frame_alone_are_all_used(nfs):
+    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 80, 8)], 10))
+    assert lefts(clip) == list(range(1, 80, 8))
+
+
+@pytest.mark.parametrize(("rows", "count", "annotated"), [(24, 4, 3), (25, 3, 3)])
+def test_a_difference_of_one_is_no_defect(nfs, caplog, rows, count, annotated):
+    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, rows + 1)], count))
+    assert (len(clip.frames), clip.annotated) == (count, annotated)
+    assert len(clip.tracks[0].boxes) == count
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("rows", "count"), [(24, 6), (80, 3)])
+def test_a_larger_difference_is_a_warning(nfs, caplog, rows, count):
+    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, rows + 1)], count))
+    assert clip.annotated == 3
+    assert f"{count} in " in caplog.text
+
+
+def test_an_image_without_a_row_is_not_visible(nfs):
+    (clip,) = read_clips(NFS240, "all", nfs([row(1), row(3)], 3, rate=240))
+    assert clip.tracks[0].visible.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(("dataset", "rate", "annotated"), [(NFS240, 240, 263), (NFS30, 30, 33)])
+def test_pingpong_2_is_annotated_up_to_frame_263(nfs, caplog, dataset, rate, annotated):
+    rows = [row(k) for k in range(1, 401)]
+    root = nfs(rows, 400 * rate // 240, name="pingpong_2", rate=rate)
+    (clip,) = read_clips(dataset, "all", root)
+    assert (len(clip.frames), clip.annotated) == (400 * rate // 240, annotated)
+    assert clip.tracks[0].visible.sum() == annotated
+    assert not caplog.records
+
+
+def test_labels_may_have_spaces(nfs):
+    rows = [row(1, label='"person head" "turned"'), row(2, label="")]
+    assert len(read_clips(NFS240, "all", nfs(rows, 2, rate=240))[0].frames) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(1), "0 1 2 3\n"], r"book\.txt: line 2: expected id, 4 corners"),
+        ([row(1), row(2, track=1)], r"book\.txt: rows of 2 objects"),
+        ([], r"book\.txt: rows of 0 objects"),
+    ],
+)
+def test_a_damaged_file_is_named(nfs, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_clips(NFS240, "all", nfs(rows, 2, rate=240))
+
+
+def test_a_sequence_without_this_rate_is_left_out_after_a_warning(nfs, caplog):
+    nfs([row(1)], 1, name="car", rate=240)
+    root = nfs([row(1)], 1)
+    assert [clip.name for clip in read_clips(NFS30, "all", root)] == ["book"]
+    assert "car: no 30/*.txt" in caplog.text
+
+
+@pytest.fixture
+def pytracking(tmp_path, files, images):
+    files(
+        tmp_path / "anno",
+        {"nfs_book.txt": "1\t2\t3\t4\n5\t6\t7\t8\n", "nfs_car.txt": "1\t1\t1\t1\n"},
+    )
+    images(tmp_path / "sequences/book", ["00001.jpg", "00002.jpg"])
+    return tmp_path
+
+
+def test_pytrackings_tree_has_sides_instead_of_corners_and_the_same_names(pytracking):
+    (clip,) = read_clips(NFS30, "all", pytracking)
+    assert clip.name == "book" and clip.name in expected_frames("nfs30", "all")
+    assert clip.frames[1] == pytracking / "sequences/book/00002.jpg"
+    np.testing.assert_array_equal(clip.tracks[0].boxes, [[1, 2, 4, 6], [5, 6, 12, 14]])
+
+
+def test_pytrackings_tree_is_not_read_at_240(pytracking):
+    with pytest.raises(UserError, match="read it as nfs30"):
+        read_clips(NFS240, "all", pytracking)
