@@ -108,6 +108,10 @@ def make_loader(
     Raises:
         UserError: if a shard is damaged or a pair cannot be made.
     """
+    if workers:
+        # Their processes are forked, and OpenCV's threads do not survive that: a worker would wait
+        # for them for ever where this process has used them.
+        cv2.setNumThreads(1)
     loader = DataLoader(
         Pairs(source),
         batch_sampler=Steps(source, first_step, rank, world),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from dataclasses import replace
 from itertools import islice
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,19 @@ def test_normalising_is_the_published_formula():
     got = normalise(images, mean, std, torch.float32)
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_workers_start_in_a_process_that_has_used_opencv_threads(source):
+    def too_late(*_: object) -> None:
+        raise TimeoutError("the worker gave no batch")
+
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (9, 9), 2.0)
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(60)
+    try:
+        assert len(next(make_loader(source, workers=1))) == 8
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        cv2.setNumThreads(1)
