@@ -30,10 +30,13 @@ import torch
 torch_kb = kb("self", "status", "VmRSS:")
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
 
+import cv2
 from benchmarks.source import loader_source
 from lorat.shards.manifest import load_manifest
 from lorat.train.batches import make_loader
 
+cv2.setNumThreads(1)  # as a worker does
+torch.set_num_threads(1)
 source = loader_source(load_manifest(Path(sys.argv[1])), int(sys.argv[2]))
 for batch in make_loader(source):
     pass
