@@ -175,21 +175,15 @@ def _stored_positions(
     """
     low, high = covered[axis], covered[axis + 2]
     source_low, source_high = source[axis], source[axis + 2]
+    steps = _centres(high - low) * ((source_high - source_low) / (high - low))
+    # Ufuncs, since np.clip takes longer to call than these arrays take to clip.
+    frame = np.minimum(np.maximum(source_low + steps, source_low + 0.5), source_high - 0.5)
     origin, end, size = window.origin[axis], window.end[axis], window.size[axis]
-    step, shrink = (source_high - source_low) / (high - low), size / (end - origin)
-    # From pixel centres of the crop to the stored image in one step, its clamps likewise.
-    stored = _centres(high - low) * (step * shrink) + ((source_low - origin) * shrink - 0.5)
-    edges = (
-        (source_low + 0.5 - origin) * shrink - 0.5,
-        (source_high - 0.5 - origin) * shrink - 0.5,
-    )
-    least, most = (min(max(edge, 0.0), size - 1.0) for edge in edges)
     outside = 0.0
-    if source_low < origin or source_high > end:
-        frame = source_low + _centres(high - low) * step
-        frame = np.minimum(np.maximum(frame, source_low + 0.5), source_high - 0.5)
+    if frame[0] < origin or frame[-1] > end:  # the positions ascend
         outside = float(((frame < origin) | (frame > end)).mean())
-    return np.minimum(np.maximum(stored, least), most).astype(np.float32), outside
+    stored = (frame - origin) * (size / (end - origin)) - 0.5
+    return np.minimum(np.maximum(stored, 0.0), size - 1.0).astype(np.float32), outside
 
 
 @functools.cache

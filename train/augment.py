@@ -68,12 +68,13 @@ def _jitter_colours(crop: Image, rng: np.random.Generator, strength: float) -> I
     factors = rng.uniform(1.0 - strength, 1.0 + strength, 3)
     image = crop.astype(np.float32)
     for change in order:
-        factor = float(factors[change])
+        factor = np.float32(factors[change])
         if change == 0:
-            image *= np.float32(factor)
+            image *= factor
         elif change == 1:
             grey = np.dot(cv2.sumElems(image)[:3], _GREY) / (image.shape[0] * image.shape[1])
-            cv2.addWeighted(image, factor, image, 0.0, (1.0 - factor) * grey, dst=image)
+            image *= factor
+            image += (1.0 - factor) * np.float32(grey)
         else:
             image = cv2.transform(image, factor * _SAME + (1.0 - factor) * _TO_GREY)
         if not 0.0 <= factor <= 1.0:  # else every value stays between two that were in range
@@ -92,9 +93,7 @@ def _grey_solarise_or_blur(images: list[Image], rng: np.random.Generator) -> lis
     if choice == 1:
         return [np.minimum(i, ~i) for i in images]  # ~i is 255 - i, the smaller from 128 on
     radius = rng.uniform(0.1, 2.0)
-    # As cv2.GaussianBlur, but that quantises its weights and takes twice as long on 8-bit images.
-    kernel = cv2.getGaussianKernel(round(6.0 * radius + 1.0) | 1, radius, cv2.CV_32F)
-    return [cv2.sepFilter2D(i, -1, kernel, kernel) for i in images]
+    return [cv2.GaussianBlur(i, (0, 0), radius) for i in images]
 
 
 def _motion_blur(image: Image, rng: np.random.Generator) -> Image:
