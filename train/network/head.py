@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorat.train.network.vit import Dense
+from lorat.train.network.layers import Dense
 
 __all__ = ["Head"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorat.configs.schema import LoraConfig
-from lorat.train.network.vit import Dense
+from lorat.train.network.layers import Dense
 
 __all__ = ["LoraLinear", "add_lora", "lora_scale", "merge_lora"]
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lorat.train.network.head import Head
-from lorat.train.network.vit import Transformer, resize_positions
+from lorat.train.network.positions import resize_positions
+from lorat.train.network.vit import Transformer
 
 __all__ = ["LoRAT", "Prediction"]
 

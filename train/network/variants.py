@@ -10,9 +10,10 @@ from torch import nn
 from lorat.configs.schema import VariantConfig
 from lorat.shards.errors import UserError
 from lorat.train.network.backbone import BackboneWeights, load_backbone
+from lorat.train.network.layers import Dense
 from lorat.train.network.lora import LoraLinear, add_lora
 from lorat.train.network.lorat import LoRAT
-from lorat.train.network.vit import Dense, Transformer
+from lorat.train.network.vit import Transformer
 
 __all__ = ["assemble", "build_network", "hold_matrices_in"]
 

@@ -10,13 +10,9 @@ import torch.nn.functional as F
 
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.errors import UserError
-from lorat.train.network.vit import (
-    Transformer,
-    add_residual,
-    attend,
-    resize_positions,
-    sincos_positions,
-)
+from lorat.train.network.layers import add_residual, attend
+from lorat.train.network.positions import resize_positions, sincos_positions
+from lorat.train.network.vit import Transformer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 ARGS = {"embed_dim": 32, "depth": 2, "num_heads": 4, "init_values": 0.5}
