@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 
@@ -18,6 +17,7 @@ from benchmarks.published import PublishedPair, RawPair, collate, published_pair
 from benchmarks.source import B_224, loader_source
 from benchmarks.timing import in_turn
 from lorat.shards.jpeg import decode
+from lorat.shards.process import settle_worker
 from lorat.shards.reader import ShardReader
 from lorat.shards.sample import PairSample
 from lorat.train.batches import make_loader
@@ -38,8 +38,8 @@ def run(quick: bool) -> dict[str, float | str]:
         Microseconds a pair of every side (medians), the ratios that have targets, and the same
         ratios in processor time.
     """
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    settle_worker()  # as every loader worker does
     size = TreeSize.of(quick)
     pairs = _Pairs.of(size, 32 if quick else 256)
     often = in_turn(2 if quick else 15, {"read": pairs.read, "decode": pairs.decode})
@@ -91,7 +91,10 @@ class _Pairs:
         return _Pairs(loader_source(manifest, _BATCH), readers, samples, raws)
 
     def read(self) -> int:
-        return len([r.read(row) for r in self.readers for row in range(len(r))])
+        for reader in self.readers:
+            for row in range(len(reader)):
+                reader.read(row)
+        return len(self.samples)
 
     def decode(self) -> int:
         for sample in self.samples:

@@ -121,13 +121,15 @@ def sum_up(plan: Plan, receipts: Sequence[Receipt], built: int) -> BuildReport:
         UserError: if no pair could be stored at all.
     """
     manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(receipts), plan.folder)
+    skipped = sum((Counter(receipt.skipped) for receipt in receipts), Counter())
     if plan.options.part is None:
         if manifest.rows == 0:
+            reasons = ", ".join(f"{count:,} times {reason}" for reason, count in skipped.items())
             raise UserError(
-                f"{plan.name}: no pair of {plan.pairs} could be stored; see the warnings"
+                f"{plan.folder}: none of {plan.pairs:,} pairs could be stored ({reasons}); the "
+                "log names them, lorat-prep check finds what is wrong with the tree"
             )
         manifest.save()
-    skipped = sum((Counter(receipt.skipped) for receipt in receipts), Counter())
     return BuildReport(manifest, built, dict(skipped))
 
 

@@ -75,5 +75,6 @@ def print_reports(reports: Sequence[BuildReport], shards: Location) -> None:
     OUT.print(table)
     for report in reports:
         for reason, count in sorted(report.skipped.items()):
-            say(f"{report.manifest.name}: skipped {count:,} pairs: {reason}")
+            pairs = "pair" if count == 1 else "pairs"
+            say(f"{report.manifest.name}: skipped {count:,} {pairs}: {reason}")
     say("'windows cut': share of jittered windows that leave the stored window.")

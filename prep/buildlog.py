@@ -10,7 +10,7 @@ working folder.
 from __future__ import annotations
 
 import json
-import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -21,8 +21,6 @@ from lorat.prep.plan import Plan
 from lorat.shards.errors import UserError
 
 __all__ = ["BuildLog", "log_path", "open_log"]
-
-_LOG = logging.getLogger("lorat")
 
 
 def log_path(plan: Plan) -> Path:
@@ -45,14 +43,14 @@ class BuildLog:
         """Append one event.
 
         Raises:
-            UserError: if the disk is full.
+            UserError: if it cannot be written, such as on a full disk.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
             self._file.write(json.dumps({"time": now, "event": event, **values}) + "\n")
             self._file.flush()
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+            raise _refused(self.path, error) from None
 
 
 @contextmanager
@@ -64,10 +62,10 @@ def open_log(plan: Plan) -> Iterator[BuildLog]:
     """
     path = log_path(plan)
     try:
-        whole = not path.is_file() or path.read_bytes()[-1:] in (b"", b"\n")
         file = path.open("a", encoding="utf-8")
+        whole = _ends_a_line(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        raise _refused(path, error) from None
     # The descriptor is closed by hand: a full disk makes a buffered close raise once more.
     log = BuildLog(path, file)
     try:
@@ -85,3 +83,18 @@ def open_log(plan: Plan) -> Iterator[BuildLog]:
     finally:
         with suppress(OSError):
             file.close()
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+def _refused(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot be written ({error.strerror}); make room or make {path.absolute().parent} "
+        "writable, and run the same command again: finished shards are kept"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from lorat.prep.sources import Source, find_sources, tree_options
 from lorat.prep.trees.roots import parse_roots
 from lorat.shards.console import progress_bar, say
 from lorat.shards.errors import UserError
+from lorat.shards.process import usable_cores
 from lorat.shards.storage import Location, LocationType, is_remote
 from lorat.shards.units import parse_bytes
 
@@ -81,7 +81,7 @@ class _Request:
     def run_with(self) -> Engine:
         if self.engine == "ray":
             return RayEngine(self.ray_address)
-        return LocalEngine(self.workers or os.cpu_count() or 1)
+        return LocalEngine(self.workers or usable_cores())
 
 
 class _Stopped(click.ClickException):
@@ -233,7 +233,10 @@ def _estimates(
     with progress_bar("sample") as update:
         for number, (plan, cost) in enumerate(zip(plans, costs, strict=True)):
             check_folder(plan)
-            done = finished(plan, range(plan.shards()))
+            mine = plan.mine()
+            others = sorted(set(range(plan.shards())) - set(mine))
+            # What other parts lost is theirs to build again.
+            done = finished(plan, mine) | finished(plan, others, all_losses=True)
             missing = [k for k in range(plan.shards()) if k not in done]
             estimates.append(estimate(plan, missing, engine.slots(), cost))
             update(number + 1, len(plans))

@@ -13,13 +13,13 @@ from lorat.prep.check import CheckOptions, audit, read_tree
 from lorat.prep.check_report import SplitAudit, save_report
 from lorat.prep.sources import Source, find_sources, tree_options
 from lorat.prep.trees.roots import parse_roots
-from lorat.shards.console import OUT, plain_table, progress_bar, say
+from lorat.shards.console import INTERRUPTED, OUT, plain_table, progress_bar, say
 from lorat.shards.errors import UserError
+from lorat.shards.process import usable_cores
 
 __all__ = ["check_command"]
 
 _SHOWN = 10  # findings of damage printed a split; the report has all of them
-_INTERRUPTED = 130
 
 
 @click.command("check")
@@ -44,12 +44,12 @@ def check_command(
     """
     sources = find_sources(datasets, raw, parse_roots(roots), trained=False)
     _refuse_unwritable(report)
-    options = CheckOptions(deep, workers or os.cpu_count() or 1)
+    options = CheckOptions(deep, workers or usable_cores())
     try:
         audits = [_audit(source, options) for source in sources]
     except KeyboardInterrupt:
         click.echo("Stopped; no report was written.", err=True)
-        raise SystemExit(_INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None
     save_report(report, audits)
     _print(audits, report)
     if any(each.damaged for each in audits):

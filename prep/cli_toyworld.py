@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 
 from lorat.prep.toyworld import ToyWorldConfig, plan_jobs, write_toyworld
 from lorat.shards.console import OUT, progress_bar
+from lorat.shards.process import usable_cores
 
 __all__ = ["toyworld_command"]
 
@@ -41,5 +41,5 @@ def toyworld_command(raw: Path, workers: int | None, **config: int) -> None:
         update(done, total)
 
     with progress_bar("toy world") as update:
-        write_toyworld(raw, toy, advance, workers or os.cpu_count() or 1)
+        write_toyworld(raw, toy, advance, workers or usable_cores())
     OUT.print(f"toy world in {raw}", highlight=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -14,7 +13,8 @@ from rich.table import Table
 
 from lorat.prep.engines import LocalEngine, Tell
 from lorat.prep.shard_sets import find_sets
-from lorat.shards.console import OUT, plain_table, progress_bar, say
+from lorat.shards.console import INTERRUPTED, OUT, plain_table, progress_bar, say
+from lorat.shards.process import usable_cores
 from lorat.shards.storage import Location, LocationType, write_json
 from lorat.shards.verify import Fault, SetPlan, ShardAudit, ShardJob, audit_shard, plan_audit
 
@@ -22,7 +22,6 @@ __all__ = ["verify_command"]
 
 _RUN = 4  # so many rows in a row with the same fault are printed as one line
 _DAMAGED = 1
-_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +63,10 @@ def verify_command(
     plans = [plan_audit(folder, deep) for folder in sets.folders]
     jobs = tuple(job for plan in plans for job in plan.jobs)
     try:
-        audits = _run(jobs, workers or os.cpu_count() or 1)
+        audits = _run(jobs, workers or usable_cores())
     except KeyboardInterrupt:
         click.echo("Stopped before the end.", err=True)
-        raise SystemExit(_INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None
     results = _sort(plans, audits)
     for line in _fault_lines([fault for result in results for fault in result.faults]):
         say(f"damaged: {line}")

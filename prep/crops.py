@@ -17,7 +17,14 @@ from lorat.shards.resample import Window, context_window, cut_window, template_w
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
 
-__all__ = ["CropOptions", "FrameSizeChanged", "JitterReport", "cut_pair", "try_jitter"]
+__all__ = [
+    "CropOptions",
+    "FrameSizeChanged",
+    "JitterReport",
+    "cut_pair",
+    "search_window",
+    "try_jitter",
+]
 
 _TRIALS = 60
 _MIN_ACCEPTED = 1 / 20

@@ -25,6 +25,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from lorat.shards.jpeg import codec_name, decode, encode
+from lorat.shards.process import usable_cores
 
 __all__ = [
     "DiskSpeed",
@@ -82,8 +83,7 @@ def cores(group: Path = _CGROUP) -> Finding:
     Args:
         group: where Linux says how much a container may use.
     """
-    has_affinity = hasattr(os, "sched_getaffinity")
-    usable = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    usable = usable_cores()
     quota = _quota(group)
     if quota is not None and quota < usable:
         whole = max(1, int(quota))
@@ -95,7 +95,7 @@ def cores(group: Path = _CGROUP) -> Finding:
         )
     total = os.cpu_count() or 1
     found = str(usable) if usable == total else f"{usable} of {total}"
-    return Finding("cores", found, f"builds run {total} processes unless --workers says otherwise")
+    return Finding("cores", found, f"builds run {usable} processes unless --workers says otherwise")
 
 
 def memory(meminfo: Path = _MEMINFO, group: Path = _CGROUP) -> Finding:

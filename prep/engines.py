@@ -12,6 +12,7 @@ import multiprocessing
 import re
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,17 +20,17 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
-from typing import Any, Protocol
-
-import cv2
+from typing import Any, NoReturn, Protocol
 
 from lorat.shards.errors import UserError
+from lorat.shards.process import one_core, settle_worker
 
 __all__ = ["Engine", "LocalEngine", "RayEngine", "Tell", "Work"]
 
 Tell = Callable[[Any], None]
 Work = Callable[[Any, int, Tell], None]
 _PATIENCE = 5.0  # seconds that a process gets to clean up before it is killed
+_TERMINATED = 128 + signal.SIGTERM  # exit status of a worker that was asked to end
 
 
 class Engine(Protocol):
@@ -62,13 +63,13 @@ class LocalEngine:
             tell: called in this process.
 
         Raises:
-            UserError: from the work, or when a process was killed.
+            UserError: from the work, or when a process cannot be started or was killed.
         """
         workers = min(self.workers, len(jobs))
         if workers > 1:
             _run_in_processes(work, shared, jobs, tell, workers)
             return
-        with _one_opencv_thread():
+        with one_core():
             for job in jobs:
                 work(shared, job, tell)
 
@@ -145,7 +146,7 @@ def _lost(error: Exception) -> UserError:
 
 def _collect(work: Work, shared: Any, job: int) -> list[Any]:
     """Run one job on a Ray worker and return what it told."""
-    cv2.setNumThreads(1)
+    settle_worker()
     messages: list[Any] = []
     work(shared, job, messages.append)
     return messages
@@ -178,19 +179,27 @@ def _run_in_processes(
                 else:
                     del busy[connection]
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        with _interrupts_held():  # who presses twice would leave processes to the interpreter's end
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
 
 
 class _Process:
     """A process that does one job after another; it ends when this process is gone."""
 
     def __init__(self, context: SpawnContext) -> None:
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        try:
+            self.connection, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self._process.start()
+        except OSError as error:
+            raise UserError(
+                f"a worker process cannot be started ({error.strerror}); run the same command "
+                "again with fewer --workers, or raise the limits on open files and processes "
+                "(ulimit -n, ulimit -u)"
+            ) from None
         theirs.close()  # so that the end of that process is the end of the pipe
 
     def send(self, what: Any) -> None:
@@ -205,7 +214,7 @@ class _Process:
         except (EOFError, OSError):
             self._process.join(_PATIENCE)
             code = self._process.exitcode
-            if code is not None and code > 0:
+            if code is not None and code > 0 and code != _TERMINATED:
                 raise RuntimeError("a worker process failed; its error stands above") from None
             raise UserError(
                 "a worker process was killed (out of memory?); run the same command again with "
@@ -229,8 +238,8 @@ class _Process:
 def _serve(connection: Connection) -> None:
     """Take the work and then jobs from the pipe until its other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGTERM, _leave)
-    cv2.setNumThreads(1)  # the processes are the parallelism
+    signal.signal(signal.SIGTERM, lambda *_: _leave(_TERMINATED))
+    settle_worker()
     try:
         work, shared = _take(connection)
         while True:
@@ -238,6 +247,7 @@ def _serve(connection: Connection) -> None:
             work(shared, job, lambda message: _send(connection, message))
             _send(connection, None)
     except UserError as error:
+        _ignore_termination()
         _send(connection, error)
 
 
@@ -245,36 +255,49 @@ def _take(connection: Connection) -> Any:
     try:
         return connection.recv()
     except (EOFError, ConnectionError):
-        sys.exit(0)  # the parent is done, or gone
+        _leave(0)  # the parent is done, or gone
 
 
 def _send(connection: Connection, message: Any) -> None:
     try:
         connection.send(message)
     except ConnectionError:
-        sys.exit(0)
+        _leave(0)
 
 
-def _leave(*_: object) -> None:
-    sys.exit(128 + signal.SIGTERM)  # unlike the signal itself, this runs what cleans up
+def _leave(status: int) -> NoReturn:
+    """End this process; unlike a signal's own way, this runs what cleans up."""
+    _ignore_termination()
+    sys.exit(status)
+
+
+def _ignore_termination() -> None:
+    """Let no SIGTERM interrupt the end of this process: files would stay, a traceback be printed.
+
+    It is the rule and not the exception that one comes: the parent closes the pipe, which ends a
+    worker that waits, and then terminates those that work.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while processes start; they inherit the block and never see it."""
+    """Hold Ctrl-C back while processes start or end; those that start never see it.
+
+    They inherit the block. Here it is not enough: another thread, such as that of a progress bar,
+    takes the signal then, and Python calls the handler in the main thread all the same.
+    """
+    pressed: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    held = callable(handler) and threading.current_thread() is threading.main_thread()
+    if held:
+        signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """One worker is one core, in this process too."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
+        if held:
+            signal.signal(signal.SIGINT, handler)
+    if pressed and callable(handler):
+        handler(signal.SIGINT, None)

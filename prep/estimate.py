@@ -17,6 +17,7 @@ import zstandard
 from lorat.prep.jobs import Skip, make_pair
 from lorat.prep.plan import Plan
 from lorat.shards.errors import UserError
+from lorat.shards.process import one_core
 from lorat.shards.sample import to_members
 from lorat.shards.storage import Location
 from lorat.shards.tar import pack_members
@@ -73,7 +74,7 @@ class Estimate:
 def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS) -> Cost:
     """Cut a sample of the pairs of some shards, evenly spread, and return what one costs.
 
-    Pairs that are not stored count with no bytes.
+    Pairs that are not stored count with no bytes. OpenCV gets one thread, as in a worker.
 
     Args:
         plan: of the data set.
@@ -82,24 +83,12 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
             the machine.
     """
     size = plan.options.shard_pairs
-    total = sum(len(plan.pair_range(number)) for number in shards)
+    total = _count(plan, shards)
     count = min(_SAMPLE, -(-total // _SHARE))
-    compressor = zstandard.ZstdCompressor(level=LEVEL)
-    if count:
-        make_pair(plan, shards[0] * size)  # what the first pair alone pays for is not timed
-    stored, done, begin = 0, 0, time.perf_counter()
-    for step in range(count):
-        at = total * step // count
-        made = make_pair(plan, shards[at // size] * size + at % size)
-        if not isinstance(made, Skip):
-            frame = compressor.compress(pack_members(to_members(made[0])))
-            stored += len(frame) + INDEX_DTYPE.itemsize
-        done += 1
-        spent = time.perf_counter() - begin
-        if seconds is not None and spent > seconds and done >= _LEAST:
-            break
-    spent = time.perf_counter() - begin
-    return Cost(done, stored / max(1, done), spent / max(1, done))
+    numbers = (total * step // count for step in range(count))
+    pairs = [shards[at // size] * size + at % size for at in numbers]
+    with one_core():
+        return _cut(plan, pairs, seconds)
 
 
 def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None = None) -> Estimate:
@@ -113,8 +102,10 @@ def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None =
     """
     cost = cost or measure(plan, missing)
     mine = sorted(set(missing) & set(plan.mine()))
-    pairs = sum(len(plan.pair_range(number)) for number in mine)
-    lacking = sum(len(plan.pair_range(number)) for number in missing)
+    pairs = _count(plan, mine)
+    lacking = _count(plan, missing)
+    # Shards are not divided: three of them keep one of two processes busy with two.
+    longest = _count(plan, mine[:: max(1, slots)])
     return Estimate(
         name=plan.name,
         pairs=plan.pairs,
@@ -123,7 +114,7 @@ def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None =
         bytes=round(pairs * cost.bytes),
         lacking=round(lacking * cost.bytes),
         bytes_per_pair=round(cost.bytes, 1),
-        seconds=round(pairs * cost.seconds / max(1, min(slots, len(mine))), 1),
+        seconds=round(longest * cost.seconds, 1),
         sampled=cost.sampled,
     )
 
@@ -169,3 +160,27 @@ def check_room(needed: int, shards: Location) -> str | None:
             "--budget, or go on with --force"
         )
     return f"{room}, which may not fit"
+
+
+def _cut(plan: Plan, pairs: Sequence[int], seconds: float | None) -> Cost:
+    """Cut these pairs, or as many as the time allows, and return what one costs."""
+    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    if pairs:
+        make_pair(plan, pairs[0])  # what the first pair alone pays for is not timed
+    stored, done, begin = 0, 0, time.perf_counter()
+    for number in pairs:
+        made = make_pair(plan, number)
+        if not isinstance(made, Skip):
+            frame = compressor.compress(pack_members(to_members(made[0])))
+            stored += len(frame) + INDEX_DTYPE.itemsize
+        done += 1
+        spent = time.perf_counter() - begin
+        if seconds is not None and spent > seconds and done >= _LEAST:
+            break
+    spent = time.perf_counter() - begin
+    return Cost(done, stored / max(1, done), spent / max(1, done))
+
+
+def _count(plan: Plan, shards: Sequence[int]) -> int:
+    """Return the number of pairs of some shards."""
+    return sum(len(plan.pair_range(number)) for number in shards)

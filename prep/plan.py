@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from lorat.prep.clipstore import ClipIndex
@@ -44,6 +45,7 @@ __all__ = [
 _LOG = logging.getLogger("lorat")
 
 PLAN = "plan.json"
+_VERSION = 1  # of that file
 _MOST_PAIRS = 500_000
 _PAIRS_PER_OBJECT_FRAME = 4
 _WARNED = 10  # lost sequences that are warned about; the log of the build has them all
@@ -193,19 +195,20 @@ def check_folder(plan: Plan) -> None:
         UserError: if its shards were built with another configuration, or go past the last pair of
             this plan: shortening would throw finished shards away.
     """
-    last = _last_receipt(plan)
-    before = _written_config(plan, last is not None)
+    numbers = _receipt_numbers(plan)
+    before = _written_config(plan, bool(numbers))
     if before is not None:
         _refuse_other_build(plan, before)
-    if last is None:
-        return
-    receipt = load_receipt(plan.folder, plan.shard(last), plan.fingerprint())
-    if receipt is not None and receipt.first_pair + receipt.drawn > plan.pairs:
-        there = receipt.first_pair + receipt.drawn
-        raise UserError(
-            f"{plan.folder}: holds shards up to pair {there:,}, {plan.pairs:,} are asked for; ask "
-            f"for --pairs {there} or more, delete the folder, or build into another --shards"
-        )
+    # Backwards from the end: one damaged shard there must not hide the whole ones before it.
+    for number in takewhile(lambda number: number >= plan.shards() - 1, reversed(numbers)):
+        receipt = load_receipt(plan.folder, plan.shard(number), plan.fingerprint())
+        if receipt is not None and receipt.pairs.stop > plan.pairs:
+            there = receipt.pairs.stop
+            raise UserError(
+                f"{plan.folder}: holds shards up to pair {there:,}, {plan.pairs:,} are asked for; "
+                f"ask for --pairs {there} or more (or a larger --budget), delete the folder, or "
+                "build into another --shards"
+            )
 
 
 def begin(plan: Plan) -> None:
@@ -215,17 +218,16 @@ def begin(plan: Plan) -> None:
         UserError: as `check_folder`, or if it cannot be written.
     """
     check_folder(plan)
-    note = plan.folder / PLAN
     parts = plan.options.part.of if plan.options.part else 1
-    now = {"version": 1, "config": plan.config, "parts": parts}
-    if file_size(note) is None or read_json(note) != now:
-        write_json(note, now)
+    now = {"version": _VERSION, "config": plan.config, "parts": parts}
+    if _read_note(plan) != now:
+        write_json(plan.folder / PLAN, now)
 
 
 def planned_parts(plan: Plan) -> int:
     """Return how many parts the last run in the folder was one of; 1 where none was begun."""
-    note = plan.folder / PLAN
-    return int(read_json(note)["parts"]) if file_size(note) is not None else 1
+    note = _read_note(plan)
+    return int(note["parts"]) if note else 1
 
 
 def finished(plan: Plan, numbers: Sequence[int], all_losses: bool = False) -> dict[int, Receipt]:
@@ -293,14 +295,31 @@ def _written_config(plan: Plan, has_shards: bool) -> dict[str, Any] | None:
     """Return the configuration of what is in the folder; None where that is nothing."""
     if file_size(plan.folder / MANIFEST) is not None:
         return load_manifest(plan.folder).config
-    note = plan.folder / PLAN
-    if has_shards and file_size(note) is not None:
-        return dict(read_json(note)["config"])
-    return None
+    note = _read_note(plan) if has_shards else None
+    return dict(note["config"]) if note else None
 
 
-def _last_receipt(plan: Plan) -> int | None:
-    """Return the highest number of a shard that has a receipt."""
+def _read_note(plan: Plan) -> dict[str, Any] | None:
+    """Return what `begin` wrote into the folder; None where it did not.
+
+    Raises:
+        UserError: if it is of another version, or not what was written.
+    """
+    file = plan.folder / PLAN
+    if file_size(file) is None:
+        return None
+    note = read_json(file)
+    known = isinstance(note, dict) and note.get("version") == _VERSION
+    if known and isinstance(note.get("config"), dict) and isinstance(note.get("parts"), int):
+        return note
+    raise UserError(
+        f"{file}: is not what this release writes (version {_VERSION}); if the shards beside it "
+        "were built with the same options, delete it and run again"
+    )
+
+
+def _receipt_numbers(plan: Plan) -> list[int]:
+    """Return the numbers of the shards that have a receipt, ascending."""
     receipts = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
     found = (receipts.fullmatch(file.name) for file in children(plan.folder))
-    return max((int(match[1]) for match in found if match), default=None)
+    return sorted(int(match[1]) for match in found if match)

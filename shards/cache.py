@@ -27,6 +27,7 @@ from typing import BinaryIO
 from lorat.shards.cachefolder import (
     CacheEntry,
     CacheOptions,
+    bytes_needed,
     entry_of,
     locked,
     make_part,
@@ -35,6 +36,7 @@ from lorat.shards.cachefolder import (
 from lorat.shards.errors import ShardCorrupt, UserError
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.reader import ShardReader
+from lorat.shards.sample import PairSample
 from lorat.shards.storage import (
     Location,
     atomic_file,
@@ -43,7 +45,7 @@ from lorat.shards.storage import (
     read_range,
     remove_leftovers,
 )
-from lorat.shards.writer import INDEX_DTYPE, index_path
+from lorat.shards.writer import index_path
 
 __all__ = ["CacheOptions", "ShardCache", "open_shard"]
 
@@ -52,7 +54,6 @@ _REQUEST = 16 << 20  # bytes a request of a download
 _QUEUE = 32  # shards that wait to be fetched ahead
 _TRIES = 100
 _POLL = 0.05  # seconds
-_STAMP = 256  # bytes, at most
 
 
 class ShardCache:
@@ -77,9 +78,7 @@ class ShardCache:
             ShardCorrupt: if the shard is missing or is not the one of its receipt.
             UserError: if the store does not answer, the disk is full, or the limit is too small.
         """
-        entry = self._fetch(shard, receipt)
-        entry.touch()
-        return entry.data
+        return self._fetch(shard, receipt).data
 
     def open(self, shard: Location, receipt: Receipt) -> ShardReader:
         """Return a reader of the local copy of a shard.
@@ -87,29 +86,32 @@ class ShardCache:
         Raises:
             ShardCorrupt, UserError: as `get`.
         """
+        folder = self.options.folder
         for _ in range(_TRIES):
-            path = self.get(shard, receipt)
+            entry = self._fetch(shard, receipt)
             # Nothing is dropped while this lock is held.
-            with locked(room_lock(self.options.folder), fcntl.LOCK_SH):
-                if path.exists() and index_path(path).exists():
-                    return ShardReader(path, receipt, cached=True)
-        raise UserError(
-            f"{self.options.folder}: shards are dropped before they are opened; raise its limit"
-        )
+            with explain_disk(folder), locked(room_lock(folder), fcntl.LOCK_SH):
+                if entry.data.exists() and entry.index.exists():
+                    return _CopyReader(entry, receipt, shard)
+        raise UserError(f"{folder}: shards are dropped before they are opened; raise its limit")
 
-    def prefetch(self, shards: Sequence[tuple[Location, Receipt]]) -> None:
+    def prefetch(self, shards: Sequence[tuple[Location, Receipt]]) -> int:
         """Fetch shards in the background, in this order, as far as they fit.
 
         What is left out, for want of room or because the store failed, is fetched when it is
         opened. Together they may take half of the cache, so that they do not push out each other.
+
+        Returns:
+            How many of them, from the first on, were taken in; of too many at once not all are.
         """
         if self._ahead is None or self._ahead.process != os.getpid():
             self._ahead = _Ahead(self)  # threads do not survive a fork
         room = self.options.max_bytes // 2
-        for shard, receipt in shards:
+        for number, (shard, receipt) in enumerate(shards):
             room -= receipt.bytes
             if room < 0 or not self._ahead.add(shard, receipt):
-                return
+                return number
+        return len(shards)
 
     def fetch_ahead(self, shard: Location, receipt: Receipt) -> None:
         """Download a shard if it is not there and no shard that is open has to go for it.
@@ -122,26 +124,26 @@ class ShardCache:
     def _fetch(self, shard: Location, receipt: Receipt, ahead: bool = False) -> CacheEntry:
         folder = self.options.folder
         entry = entry_of(folder, receipt)
-        if entry.is_checked(receipt):
-            return entry
         with explain_disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(entry.lock):
-                # Another process may have fetched it while this one waited for the lock.
-                if not entry.is_checked(receipt) and not entry.check(receipt):
-                    entry.remove()
-                    self._download(shard, receipt, entry, ahead)
+            if not entry.is_checked(receipt):
+                folder.mkdir(parents=True, exist_ok=True)
+                with locked(entry.lock):
+                    # Another process may have fetched it while this one waited for the lock.
+                    if not entry.is_checked(receipt) and not entry.check(receipt):
+                        with locked(room_lock(folder)):
+                            entry.remove()
+                        self._download(shard, receipt, entry, ahead)
+            if not ahead:
+                entry.touch()
         return entry
 
     def _download(self, shard: Location, receipt: Receipt, entry: CacheEntry, ahead: bool) -> None:
         with self._reserved(receipt, entry, ahead) as file:
             if file is None:
                 return
-            try:
-                digest = _copy(shard, receipt.bytes, file)
+            digest = _copy(shard, receipt.bytes, file)
+            with _explain_source(index_path(shard)):
                 index = read_bytes(index_path(shard))
-            except FileNotFoundError:
-                raise ShardCorrupt(f"{shard}: it or its index is missing; build it again") from None
             if digest != receipt.sha256:
                 raise ShardCorrupt(f"{shard}: not the bytes that its receipt names; build it again")
             if hashlib.sha256(index).hexdigest() != receipt.index_sha256:
@@ -160,7 +162,7 @@ class ShardCache:
         self, receipt: Receipt, entry: CacheEntry, ahead: bool
     ) -> Iterator[BinaryIO | None]:
         """Yield a part file to fill; None where no shard that is closed can go for it."""
-        need = receipt.bytes + (receipt.rows + 1) * INDEX_DTYPE.itemsize + _STAMP
+        need = bytes_needed(receipt)
         if need > self.options.max_bytes:
             raise UserError(
                 f"{self.options.folder}: {receipt.shard} needs {need:,} bytes, the cache's limit "
@@ -178,6 +180,37 @@ class ShardCache:
                 fcntl.flock(file, fcntl.LOCK_UN)
         finally:
             entry.part.unlink(missing_ok=True)
+
+
+class _CopyReader(ShardReader):
+    """Reads a copy; a row that is damaged in the copy alone is read where the shard lies.
+
+    What a run reads must not depend on the state of a cache, so no row may count as damaged that is
+    sound in the shard itself.
+
+    Args:
+        entry: the copy. It is locked, shared, while it is open, so that rather others are dropped.
+        receipt: of the shard.
+        home: the shard itself.
+    """
+
+    def __init__(self, entry: CacheEntry, receipt: Receipt, home: Location) -> None:
+        super().__init__(entry.data, receipt)
+        self._entry, self._home = entry, home
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def _instead_of(self, row: int, damage: ShardCorrupt) -> PairSample:
+        place = self.where(row)
+        _LOG.warning("%s: %s; read from %s instead", place, damage.message, self._home)
+        self._entry.distrust()  # whoever opens the shard next mends the copy
+        try:
+            home = ShardReader(self._home, self._receipt)
+        except ShardCorrupt as error:
+            raise UserError(error.message) from None  # it is gone: no damage of this row
+        try:
+            return home.read(row)
+        finally:
+            home.close()
 
 
 class _Ahead:
@@ -235,15 +268,22 @@ def _copy(shard: Location, size: int, file: BinaryIO) -> str:
     digest = hashlib.sha256()
     for offset in range(0, size, _REQUEST):
         length = min(_REQUEST, size - offset)
-        try:
+        with _explain_source(shard):
             data = read_range(shard, offset, length)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise UserError(f"{shard}: cannot be read ({error.strerror}); run again") from None
         if len(data) != length:
             end = offset + len(data)
             raise ShardCorrupt(f"{shard}: ends at byte {end} of {size}; build it again")
         file.write(data)
         digest.update(data)
     return digest.hexdigest()
+
+
+@contextmanager
+def _explain_source(path: Location) -> Iterator[None]:
+    """Name the file that is copied where it is that one, not the copy, which cannot be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ShardCorrupt(f"{path}: missing; build it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run again") from None

@@ -20,12 +20,21 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lorat.shards.manifest import Receipt
-from lorat.shards.writer import index_path
+from lorat.shards.writer import INDEX_DTYPE, index_path
 
-__all__ = ["CacheEntry", "CacheOptions", "entry_of", "locked", "make_part", "room_lock"]
+__all__ = [
+    "CacheEntry",
+    "CacheOptions",
+    "bytes_needed",
+    "entry_of",
+    "locked",
+    "make_part",
+    "room_lock",
+]
 
 _LOG = logging.getLogger("lorat")
 _NAME = re.compile(r"(?P<entry>.+\.[0-9a-f]{16})\.(tar\.zst|tar\.zst\.part|idx|ok)")
+_STAMP = 256  # bytes, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ class CacheEntry:
     def is_checked(self, receipt: Receipt) -> bool:
         """Return whether the shard is there and untouched since its checksum was compared."""
         try:
-            same = self.stamp.read_text() == self._state(receipt)
+            same = self.stamp.read_bytes() == self._state(receipt)
             index = self.index.read_bytes()
         except FileNotFoundError:
             return False
@@ -92,16 +101,20 @@ class CacheEntry:
 
     def write_stamp(self, receipt: Receipt) -> None:
         """Note that the shard as it is now has been checked."""
-        self.stamp.write_text(self._state(receipt))
+        self.stamp.write_bytes(self._state(receipt))
+
+    def distrust(self) -> None:
+        """Take the stamp away, so that both checksums are compared before the next use."""
+        self.stamp.unlink(missing_ok=True)
 
     def touch(self) -> None:
         """Note that the shard is used now."""
         now = time.time_ns()  # finer than the time that the file system would take
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, PermissionError):  # dropped, or another user's
             os.utime(self.stamp, ns=(now, now))
 
     def is_open(self) -> bool:
-        """Return whether a process reads the shard (`ShardReader` locks it, shared)."""
+        """Return whether a process reads the shard (who opens a copy locks it, shared)."""
         return _is_locked(self.data)
 
     def remove(self) -> None:
@@ -109,10 +122,10 @@ class CacheEntry:
         for path in (self.stamp, self.data, self.index):
             path.unlink(missing_ok=True)
 
-    def _state(self, receipt: Receipt) -> str:
+    def _state(self, receipt: Receipt) -> bytes:
         stat = self.data.stat()
         state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        return f"{receipt.sha256} {' '.join(map(str, state))}"
+        return f"{receipt.sha256} {' '.join(map(str, state))}".encode()
 
 
 class _Kept(NamedTuple):
@@ -126,6 +139,11 @@ def entry_of(folder: Path, receipt: Receipt) -> CacheEntry:
     """Return where a cache keeps the shard of a receipt."""
     stem = receipt.shard.removesuffix(".tar.zst")
     return CacheEntry(folder / f"{stem}.{receipt.sha256[:16]}.tar.zst")
+
+
+def bytes_needed(receipt: Receipt) -> int:
+    """Return what a shard takes of a cache's limit: itself, its index and its stamp."""
+    return receipt.bytes + (receipt.rows + 1) * INDEX_DTYPE.itemsize + _STAMP
 
 
 def room_lock(folder: Path) -> Path:
@@ -218,6 +236,8 @@ def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not left to the closing, as above: readers would wait for the forked process for ever.
+            fcntl.flock(file, fcntl.LOCK_UN)
     except BlockingIOError:
         return True
     except FileNotFoundError:

@@ -8,7 +8,6 @@ answer is a `UserError`. Nothing is unpickled.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import threading
@@ -20,7 +19,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from lorat.shards import remote
-from lorat.shards.errors import ShardCorrupt
+from lorat.shards.errors import ShardCorrupt, UserError
 from lorat.shards.manifest import Receipt
 from lorat.shards.sample import PairSample, from_members
 from lorat.shards.storage import Location, read_bytes
@@ -44,7 +43,7 @@ def read_index(shard: Location) -> NDArray[np.void]:
     try:
         data = read_bytes(path)
     except OSError as error:
-        raise ShardCorrupt(f"{path}: cannot be read ({error.strerror}); build it again") from None
+        raise _unreadable(path, error) from None
     if not data or len(data) % INDEX_DTYPE.itemsize:
         raise ShardCorrupt(f"{path}: {len(data)} bytes are no whole index; build it again")
     index = np.frombuffer(data, dtype=INDEX_DTYPE)
@@ -70,20 +69,15 @@ class ShardReader:
     Args:
         path: the shard's file or object; its index lies beside it.
         receipt: of the shard; its index must be the one that the receipt names.
-        cached: the file lies in a `lorat.shards.cache`: it is locked, shared, while it is open, so
-            that other processes rather drop another one, and errors say so.
 
     Raises:
         ShardCorrupt: if the shard or its index is missing, or the index is not what was written.
         UserError: if a store does not answer.
     """
 
-    def __init__(
-        self, path: Location, receipt: Receipt | None = None, cached: bool = False
-    ) -> None:
+    def __init__(self, path: Location, receipt: Receipt | None = None) -> None:
         self.path = path
         self._receipt = receipt
-        self._remedy = "delete it from the cache" if cached else "delete the shard and build again"
         self._index = read_index(path)
         if receipt is not None:
             digest = hashlib.sha256(self._index.tobytes()).hexdigest()
@@ -97,17 +91,16 @@ class ShardReader:
             try:
                 self._file = os.open(path, os.O_RDONLY)
             except OSError as error:
-                raise ShardCorrupt(f"{path}: cannot be read ({error.strerror})") from None
-            if cached:
-                fcntl.flock(self._file, fcntl.LOCK_SH)
+                raise _unreadable(path, error) from None
 
     def __len__(self) -> int:
         return len(self._index) - 1
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; reading on is an error, closing again is none."""
         if self._file >= 0:
             os.close(self._file)
+            self._file = -1  # the number may be another file's from now on
 
     def where(self, row: int) -> str:
         """Return what errors call a row: its shard, number, key and byte offset.
@@ -128,7 +121,7 @@ class ShardReader:
 
         Raises:
             ShardCorrupt: if its bytes are not those that were written.
-            UserError: if a store does not answer.
+            UserError: if a store does not answer, or has the shard no more.
             IndexError: if there is no such row.
         """
         if not 0 <= row < len(self):
@@ -136,7 +129,13 @@ class ShardReader:
         try:
             return from_members(self._members(row), "sample")
         except ShardCorrupt as error:
-            raise ShardCorrupt(f"{self.where(row)}: {error.message}; {self._remedy}") from None
+            return self._instead_of(row, error)
+
+    def _instead_of(self, row: int, damage: ShardCorrupt) -> PairSample:
+        """Return a damaged row from elsewhere; here there is no other place to look."""
+        raise ShardCorrupt(
+            f"{self.where(row)}: {damage.message}; delete the shard and build again"
+        ) from None
 
     def _members(self, row: int) -> list[tuple[str, bytes]]:
         """Return the tar members of a row; errors say what is wrong, not where."""
@@ -160,7 +159,8 @@ class ShardReader:
                 return remote.read_range(self.path, offset, length)
             return os.pread(self._file, length, offset)
         except FileNotFoundError:
-            raise ShardCorrupt("the shard is missing") from None
+            # No row is damaged, so whoever skips damaged ones must not take this for one.
+            raise UserError(f"{self.path}: the shard is missing; build it again") from None
         except OSError as error:
             raise ShardCorrupt(f"cannot be read ({error.strerror})") from None
 
@@ -182,6 +182,12 @@ class ShardReader:
             return None
         left_out = self._receipt.drawn - len(self)
         return self._receipt.first_pair + row + (left_out if step > 0 else 0)
+
+
+def _unreadable(path: Location, error: OSError) -> ShardCorrupt:
+    missing = isinstance(error, FileNotFoundError)
+    remedy = "build it again" if missing else "mend what the system names, or build it again"
+    return ShardCorrupt(f"{path}: cannot be read ({error.strerror}); {remedy}")
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:

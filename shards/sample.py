@@ -139,5 +139,5 @@ def _image_from(meta: dict[str, Any], jpeg: bytes) -> StoredImage:
 
 
 def _pair(values: list[int]) -> tuple[int, int]:
-    first, second = map(int, values)
-    return first, second
+    first, second = values
+    return int(first), int(second)

@@ -15,7 +15,7 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
@@ -193,8 +193,9 @@ def remove_leftovers(place: Location) -> int:
     for path in folder.glob(".*.tmp"):
         found = _LEFTOVER.fullmatch(path.name)
         if found and not _is_running(int(found[1])):
-            path.unlink(missing_ok=True)
-            removed += 1
+            with suppress(PermissionError):  # another user's, in the machine's temporary folder
+                path.unlink(missing_ok=True)
+                removed += 1
     return removed
 
 
@@ -225,22 +226,34 @@ def file_size(place: Location) -> int | None:
     """Return a file's size in bytes, or None where there is no file.
 
     Raises:
-        UserError: if a store does not answer.
+        UserError: if a store does not answer, or a disk refuses.
     """
     if not isinstance(place, Path):
         return remote.object_size(place)
-    return place.stat().st_size if place.is_file() else None
+    with _explain_reading(place):
+        return place.stat().st_size if place.is_file() else None
 
 
 def children(folder: Location) -> list[Location]:
     """Return what lies directly in a folder, sorted by name; nothing where it is missing.
 
     Raises:
-        UserError: if a store does not answer.
+        UserError: if a store does not answer, or a disk refuses.
     """
     if not isinstance(folder, Path):
         return list(remote.children(folder))
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    with _explain_reading(folder):
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+@contextmanager
+def _explain_reading(place: Location) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{place}: cannot be read ({error.strerror}); see that it is there and may be read"
+        ) from None
 
 
 def read_bytes(place: Location) -> bytes:
@@ -287,9 +300,9 @@ def read_json(place: Location) -> Any:
     Raises:
         UserError: if the file is missing or is no JSON.
     """
+    with _explain_reading(place):
+        data = read_bytes(place)
     try:
-        return json.loads(read_bytes(place))
-    except OSError as error:
-        raise UserError(f"{place}: cannot be read ({error.strerror})") from None
+        return json.loads(data)
     except ValueError as error:
         raise UserError(f"{place}: is not JSON ({error}); delete it and run again") from None

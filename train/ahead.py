@@ -6,6 +6,7 @@ trains knows the order, so it does the asking; workers find the shards in the ca
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import NamedTuple
 
@@ -13,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.shards.cache import CacheOptions, ShardCache
+from lorat.shards.cachefolder import bytes_needed
 from lorat.shards.errors import UserError
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.storage import Location
 
 __all__ = ["Ahead", "check_room", "shards_in_use"]
+
+
+_NARROW = (8, 1)  # windows that are proposed where a cache is too small
 
 
 class _Coming(NamedTuple):
@@ -55,11 +60,13 @@ class Ahead:
             self._asked.popleft()
         taken = sum(shard.receipt.bytes for shard in self._asked)
         while self._coming and taken + self._coming[0].receipt.bytes <= self._room:
-            shard = self._coming.popleft()
+            shard = self._coming[0]
             if shard.after >= pair:  # whoever reads an earlier one fetches it at once
-                self._cache.prefetch([(shard.place, shard.receipt)])
+                if not self._cache.prefetch([(shard.place, shard.receipt)]):
+                    return  # too many wait; it is asked for again at the next step
                 self._asked.append(shard)
                 taken += shard.receipt.bytes
+            self._coming.popleft()
 
     def _one(self, after: int, dataset: int, shard: int) -> _Coming:
         manifest = self._manifests[dataset]
@@ -78,16 +85,30 @@ def check_room(manifests: tuple[Manifest, ...], window: int, options: CacheOptio
     Raises:
         UserError: if shards would be dropped and fetched again and again.
     """
-    sizes = [sorted((s.bytes for s in m.shards), reverse=True) for m in manifests]
-    in_use = sum(sum(size[: window or None]) for size in sizes)
-    everything = sum(map(sum, sizes))
-    if min(everything, 2 * in_use) > options.max_bytes:
-        narrow = 2 * sum(sum(size[:8]) for size in sizes)
-        needed = min(everything, 2 * in_use)
+    needed = _room(manifests, window)
+    if needed > options.max_bytes:
         how = f"data.window_shards={window}" if window else "data.window_shards=0: all of them"
-        raise UserError(
-            f"{options.folder}: its limit of {options.max_bytes / 1e9:.1f} GB is too small for the "
-            f"shards that are read in turn ({how}), which need {needed / 1e9:.1f} GB; raise "
-            "--shard-cache-size or narrow the window (--set data.window_shards=8 needs "
-            f"{min(everything, narrow) / 1e9:.1f} GB)"
+        fits = [n for n in _NARROW if _room(manifests, n) < needed]
+        narrower = (
+            f" or narrow the window (--set data.window_shards={fits[0]} needs "
+            f"{_megabytes(_room(manifests, fits[0]))})"
+            if fits
+            else ""
         )
+        raise UserError(
+            f"{options.folder}: its limit of {options.max_bytes / 1e6:,.1f} MB is too small for "
+            f"the shards that are read in turn ({how}), which need {_megabytes(needed)}; raise "
+            f"--shard-cache-size{narrower}"
+        )
+
+
+def _room(manifests: tuple[Manifest, ...], window: int) -> int:
+    """Return the bytes that the largest windows and their successors take in a cache."""
+    sizes = [sorted((bytes_needed(s) for s in m.shards), reverse=True) for m in manifests]
+    in_use = sum(sum(size[: window or None]) for size in sizes)
+    return min(sum(map(sum, sizes)), 2 * in_use)
+
+
+def _megabytes(size: int) -> str:
+    """Return a size, rounded up, so that a limit of what is printed suffices."""
+    return f"{math.ceil(size / 1e5) / 10:,.1f} MB"

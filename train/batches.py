@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lorat.shards.errors import UserError
+from lorat.shards.process import settle_worker
 from lorat.train.pairs import Failure, Pairs, TrainingPair
 from lorat.train.places import Place, Source, Steps
 
@@ -151,5 +152,5 @@ def _collate(pairs: list[TrainingPair | Failure]) -> Batch | Failure:
 
 
 def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)  # the workers are the parallelism
+    settle_worker()
     torch.set_num_threads(1)

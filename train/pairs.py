@@ -80,6 +80,7 @@ class Pairs(Dataset["TrainingPair | Failure"]):
         in_use = shards_in_use(source.manifests, source.window_shards)
         self._most_open = max(1, min(_MOST_OPEN, in_use)) if self._cache else _MOST_OPEN
         self._readers: dict[tuple[int, int], ShardReader] = {}
+        self._uncached: set[tuple[int, int]] = set()
 
     def __getitem__(self, place: Place) -> TrainingPair | Failure:
         try:
@@ -164,11 +165,24 @@ class Pairs(Dataset["TrainingPair | Failure"]):
         at = (dataset, shard)
         reader = self._readers.pop(at, None)
         if reader is None:
-            reader = open_shard(self._source.manifests[dataset], shard, self._cache)
+            reader = self._open(at)
         self._readers[at] = reader  # last used, last in the table
         if len(self._readers) > self._most_open:  # a cache keeps what is open
             self._readers.pop(next(iter(self._readers))).close()
         return reader
+
+    def _open(self, at: tuple[int, int]) -> ShardReader:
+        manifest, shard = self._source.manifests[at[0]], at[1]
+        if at not in self._uncached:
+            try:
+                return open_shard(manifest, shard, self._cache)
+            except ShardCorrupt:
+                if self._cache is None:
+                    raise
+                # A cache refuses a damaged shard whole. Its sound rows are read where it lies, so
+                # that the same rows count as damaged as without a cache; if it is gone, this fails.
+                self._uncached.add(at)
+        return open_shard(manifest, shard)
 
 
 def _too_damaged(where: str, damaged: list[str]) -> UserError:

@@ -17,8 +17,9 @@ import pytest
 from lorat.prep.build import BuildOptions, build, default_pairs
 from lorat.prep.crops import CropOptions, cut_pair
 from lorat.prep.index import indexed_clips
+from lorat.prep.merge import merge
 from lorat.prep.pairs import PairDraw
-from lorat.prep.plan import begin, make_plan
+from lorat.prep.plan import PLAN, begin, make_plan
 from lorat.prep.trees import DATASETS
 from lorat.prep.trees.clip import Clip
 from lorat.shards.errors import UserError
@@ -106,7 +107,7 @@ def test_a_damaged_frame_stops_the_build_by_name_and_keeps_finished_shards(tiny_
 def test_a_frame_of_another_size_is_counted_and_left_out(tiny_clips, tmp_path):
     clip = tiny_clips[1]
     wrong = replace(clip, size=(127, 96))
-    with pytest.raises(UserError, match="no pair"):
+    with pytest.raises(UserError, match=r"none of 48 pairs .*48 times frame size differs"):
         build([wrong], tmp_path, OPTIONS)
     report = build([wrong, tiny_clips[2]], tmp_path / "mixed", OPTIONS)
     left_out = report.skipped["frame size differs within the sequence"]
@@ -141,6 +142,29 @@ def test_finished_shards_are_not_thrown_away_for_fewer_pairs(tiny_clips, tmp_pat
         with pytest.raises(UserError, match="--pairs 48 or more"):
             build(tiny_clips, tmp_path, replace(OPTIONS, pairs=pairs))
     assert shard_bytes(tmp_path / "toy-train") == before
+
+
+def test_a_damaged_last_shard_does_not_hide_the_finished_ones_before_it(tiny_clips, tmp_path):
+    build(tiny_clips, tmp_path, OPTIONS)
+    (tmp_path / "toy-train/toy-train-00002.idx").write_bytes(b"damaged")
+    before = shard_bytes(tmp_path / "toy-train")
+    with pytest.raises(UserError, match="--pairs 32 or more"):
+        build(tiny_clips, tmp_path, replace(OPTIONS, pairs=16))
+    assert shard_bytes(tmp_path / "toy-train") == before
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"version": 2, "config": {}, "parts": 1}', "half"])
+def test_a_plan_of_another_kind_is_refused_by_name_and_may_be_deleted(tiny_clips, tmp_path, text):
+    build(tiny_clips, tmp_path, OPTIONS)
+    folder = tmp_path / "toy-train"
+    (folder / "manifest.json").unlink()
+    (folder / PLAN).write_text(text)
+    plan = make_plan(tiny_clips, tmp_path, OPTIONS)
+    for run in (lambda: build(tiny_clips, tmp_path, OPTIONS), lambda: merge(plan)):
+        with pytest.raises(UserError, match=r"plan\.json: is not .*delete it and run again"):
+            run()
+    (folder / PLAN).unlink()
+    assert build(tiny_clips, tmp_path, OPTIONS).built == 0
 
 
 def test_an_index_and_a_list_of_the_same_clips_give_the_same_build(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -100,6 +101,25 @@ def test_parts_and_merge_are_the_build(here):
     assert "80" in done(run(here, "--merge", "--shard-pairs=8"))
     done(run(here, "--shard-pairs=8", shards="whole"))
     assert manifest(here).to_json() == manifest(here, "whole").to_json()
+
+
+def test_a_part_keeps_its_losses_whatever_the_other_parts_lost(here):
+    damage(here / "mine/train/seq-2/0.jpg")
+    done(run(here, "--shard-pairs=8", "--max-bad=80", shards="counted"))
+    lost = [len(receipt.bad) for receipt in manifest(here, "counted").shards]
+    most = max(sum(lost[0::2]), sum(lost[1::2]))
+    assert most < sum(lost)
+    options = ("--shard-pairs=8", f"--max-bad={most}")
+    for part in ("1/2", "2/2"):
+        done(run(here, *options, f"--part={part}"))
+    assert "generic-train 80 80 0" in done(run(here, *options, "--part=1/2"))
+    assert f"--max-bad allows {most}" in refused(run(here, *options, "--merge"))
+
+
+def test_there_are_as_many_workers_as_cores_that_may_be_used(here, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
+    options = [f"--root=generic={here / 'mine'}", f"--shards={here / 's'}", "--datasets=generic"]
+    assert "3 at once" in done(CliRunner().invoke(main, ["build", *options]))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +71,76 @@ def fail():
 def test_what_a_process_cannot_unpack_is_one_line_too():
     with pytest.raises(UserError, match="this process cannot open it"):
         LocalEngine(2).run(double, Unreadable(), [1, 2], lambda _: None)
+
+
+def end_itself(shared: None, job: int, tell: Tell) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+def test_a_worker_that_someone_terminates_is_the_users_matter_and_no_defect(capfd):
+    with pytest.raises(UserError, match="worker process was killed"):
+        LocalEngine(2).run(end_itself, None, [1, 2], lambda _: None)
+    assert capfd.readouterr().err == ""
+
+
+def clean_up_under_fire(shared: Path, job: int, tell: Tell) -> None:
+    """Wait for the end in one of two ways, and be terminated once more on the way out."""
+    file = shared / f"{job}.tmp"
+    file.touch()
+    try:
+        while True:
+            if job == 1:
+                tell(job)
+            time.sleep(0.01)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        file.unlink()
+
+
+def tell_until_all_began(folder: Path, stop: BaseException) -> Tell:
+    def tell(_: int) -> None:
+        if len(list(folder.iterdir())) == 2:
+            raise stop
+
+    return tell
+
+
+def test_a_worker_that_is_told_twice_to_end_cleans_up_and_prints_nothing(tmp_path, capfd):
+    with pytest.raises(UserError, match="enough"):
+        tell = tell_until_all_began(tmp_path, UserError("enough"))
+        LocalEngine(2).run(clean_up_under_fire, tmp_path, [1, 2], tell)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr().err == ""
+
+
+def test_who_presses_ctrl_c_again_still_leaves_no_process_behind(tmp_path):
+    presses = [
+        threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (0.1, 0.3)
+    ]
+
+    def tell(_: int) -> None:
+        if len(list(tmp_path.iterdir())) == 2:
+            for press in presses:
+                press.start()
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalEngine(2).run(clean_up_under_fire, tmp_path, [1, 2], tell)
+    for press in presses:
+        press.join()
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_cannot_be_started_are_one_line(monkeypatch):
+    def refuse_pipe(self):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(multiprocessing.context.SpawnContext, "Pipe", refuse_pipe)
+    with pytest.raises(UserError, match=r"cannot be started \(Too many open files\).*--workers"):
+        LocalEngine(2).run(double, 1, [1, 2], lambda _: None)
 
 
 @pytest.fixture(scope="module")

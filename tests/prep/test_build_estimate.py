@@ -7,13 +7,15 @@ import shutil
 from collections import namedtuple
 from dataclasses import replace
 
+import cv2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.prep.build import BuildOptions, build, run_plan
 from lorat.prep.engines import LocalEngine
-from lorat.prep.estimate import check_room, estimate, measure, pairs_within
+from lorat.prep.estimate import Cost, check_room, estimate, measure, pairs_within
+from lorat.prep.jobs import make_pair
 from lorat.prep.plan import Part, finished, make_plan
 from lorat.shards.errors import UserError
 from lorat.shards.units import parse_bytes
@@ -51,6 +53,31 @@ def test_only_what_is_missing_is_estimated(tiny_clips, tmp_path):
     assert (share.to_build, share.lacking) == (64, expected.bytes)
     nothing = estimate(plan, [], slots=1)
     assert (nothing.to_build, nothing.bytes, nothing.sampled) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("slots, seconds", [(1, 140), (2, 76), (3, 64), (4, 44), (5, 32), (9, 32)])
+def test_minutes_are_those_of_the_process_with_most_shards(tiny_clips, tmp_path, slots, seconds):
+    """Shards of 32, 32, 32, 32 and 12 pairs, a second a pair."""
+    plan = make_plan(tiny_clips, tmp_path, replace(OPTIONS, pairs=140))
+    assert estimate(plan, range(5), slots, Cost(1, 10.0, 1.0)).seconds == seconds
+
+
+def test_a_pair_is_timed_as_a_worker_cuts_it(tiny_clips, tmp_path, monkeypatch):
+    threads = []
+
+    def counted(*arguments):
+        threads.append(cv2.getNumThreads())
+        return make_pair(*arguments)
+
+    monkeypatch.setattr("lorat.prep.estimate.make_pair", counted)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        measure(make_plan(tiny_clips, tmp_path, OPTIONS), range(8))
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
+    assert set(threads) == {1}
 
 
 def test_small_builds_are_not_cut_twice(tiny_clips, tmp_path):

@@ -73,6 +73,12 @@ def test_an_error_is_the_last_line(damaged, tmp_path):
     assert (last["event"], last["error"]) == ("failed", caught.value.message)
 
 
+def test_a_log_that_cannot_be_written_says_what_to_do(tiny_clips, tmp_path):
+    (tmp_path / "toy-train/build.log").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"build\.log: cannot be written .*toy-train writable"):
+        build(tiny_clips, tmp_path, OPTIONS)
+
+
 def test_parts_have_a_log_each(tiny_clips, tmp_path):
     for number in (1, 2):
         plan = make_plan(tiny_clips, tmp_path, replace(OPTIONS, part=Part(number, 2)))

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, replace
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
+from lorat.shards.manifest import Manifest, Receipt, shard_name
 from lorat.shards.sample import PairSample, StoredImage
+from lorat.shards.storage import Location
+from lorat.shards.writer import write_shard
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +40,35 @@ def _make_sample(number: int, size: int = 500) -> PairSample:
         for side in (32, 64)
     ]
     return PairSample(f"toy-train-{number:09d}", "toy", "train", "seq 1", 0, *images)
+
+
+@pytest.fixture(scope="session")
+def write_set(make_sample) -> Callable[..., Manifest]:
+    """``write_set(folder, shards, size)``: shard k holds samples 4 k … 4 k + 3."""
+
+    def write(folder: Location, shards: int, size: int = 500) -> Manifest:
+        receipts = []
+        for number in range(shards):
+            name = shard_name("toy", "train", number)
+            rows = range(4 * number, 4 * (number + 1))
+            summary = write_shard(folder / name, [make_sample(i, size) for i in rows])
+            receipts.append(Receipt(name, rows.start, len(rows), **asdict(summary), config="c"))
+        return Manifest("toy", "train", {}, tuple(receipts), folder)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, write_set) -> Manifest:
+    """Six shards on a disk that is far away."""
+    return write_set(tmp_path_factory.mktemp("far"), 6)
+
+
+@pytest.fixture
+def damageable(shards, tmp_path) -> Manifest:
+    """A copy of them."""
+    shutil.copytree(shards.folder, tmp_path / "far")
+    return replace(shards, folder=tmp_path / "far")
 
 
 class Wire:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -95,6 +96,24 @@ def test_a_missing_or_cut_index_is_named(shard):
     index_path(shard).unlink()
     with pytest.raises(ShardCorrupt, match=r"toy-train-00000\.idx"):
         ShardReader(shard)
+
+
+def test_a_shard_that_is_missing_is_named_with_a_remedy(shard):
+    shard.unlink()
+    with pytest.raises(
+        ShardCorrupt, match=r"tar\.zst: cannot be read \(No such .*; build it again"
+    ):
+        ShardReader(shard)
+
+
+def test_a_closed_reader_closes_and_reads_no_file_that_was_opened_since(shard):
+    reader = ShardReader(shard)
+    reader.close()
+    with shard.open("rb") as other:  # it is given the same number
+        reader.close()
+        assert os.fstat(other.fileno())
+        with pytest.raises(ShardCorrupt, match="Bad file descriptor"):
+            reader.read(0)
 
 
 def test_a_file_that_fails_half_way_leaves_the_older_one(tmp_path):

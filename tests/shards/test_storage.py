@@ -205,6 +205,35 @@ def test_what_a_killed_process_leaves_is_found_and_what_a_living_one_writes_stay
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_another_user_left_in_a_folder_for_all_stays(tmp_path, monkeypatch):
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    left = tmp_path / f".lorat-upload-x.{storage._HOST}-{int(done.stdout)}.tmp"
+    left.touch()
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # as the system does in a sticky folder
+    assert remove_leftovers(tmp_path) == 0
+    monkeypatch.undo()
+    assert remove_leftovers(tmp_path) == 1
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for look in (file_size, children):
+        with pytest.raises(UserError) as refused:
+            look(tmp_path / "file")
+        one_line(refused.value, tmp_path / "file", "Permission denied", "see that it is there")
+
+
 def test_a_killed_writer_never_leaves_half_a_file(tmp_path):
     """Killed at random moments while it writes the same file again and again."""
     code = (

@@ -18,7 +18,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from lorat.shards.cache import open_shard
+from lorat.shards.cache import CacheOptions, open_shard
 from lorat.shards.errors import UserError
 from lorat.shards.jpeg import encode
 from lorat.shards.manifest import Manifest, load_manifest
@@ -112,6 +112,42 @@ def test_resuming_where_samples_are_damaged_equals_never_having_stopped(copied):
             assert torch.equal(tensor, joined(whole[first:])[name])
 
 
+def with_cache(source: Source, folder: Path) -> Source:
+    return replace(source, cache=CacheOptions(folder, 10**8), skip_damaged=True)
+
+
+def assert_same(first: list[Batch], second: list[Batch]) -> None:
+    assert [batch.keys for batch in first] == [batch.keys for batch in second]
+    assert damaged(first) == damaged(second)
+    there = joined(second)
+    for name, tensor in joined(first).items():
+        assert torch.equal(tensor, there[name]), name
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cache_changes_nothing_where_samples_are_damaged(copied, tmp_path, workers):
+    names = damage(copied.manifests[0], 1, [2, 9, 15])
+    path = copied.manifests[0].folder / copied.manifests[0].shards[2].shard
+    path.write_bytes(path.read_bytes()[:-30000])
+    plain = list(make_loader(replace(copied, skip_damaged=True)))
+    assert names and any(damaged(plain))
+    cached = with_cache(copied, tmp_path / "cache")
+    assert_same(list(make_loader(cached, workers=workers)), plain)
+    with pytest.raises(UserError, match=r"row \d+ \(toy-train-\d+\) at byte .*--on-bad-sample"):
+        list(make_loader(replace(cached, skip_damaged=False), workers=workers))
+
+
+def test_a_copy_that_is_damaged_while_it_is_read_changes_nothing(source, copied, tmp_path):
+    cached = with_cache(copied, tmp_path / "cache")
+    batches = make_loader(cached)
+    first = [next(batches)]
+    for path in (tmp_path / "cache").glob("*.tar.zst"):
+        whole = bytearray(path.read_bytes())
+        whole[::40] = bytes(len(whole[::40]))
+        path.write_bytes(whole)
+    assert_same([*first, *batches], list(make_loader(source)))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_background_is_replaced_and_its_pair_stays(source, copied, workers):
     config = source.augment.model_copy(update={"background": 1.0})
@@ -164,6 +200,11 @@ def test_an_image_that_does_not_decode_or_has_another_size_is_a_damaged_sample(c
         batches = list(make_loader(replace(bad, skip_damaged=True)))
         assert len(batches) == STEPS
         assert key not in {k for batch in batches for k in batch.keys}
+
+
+def test_a_size_without_a_cache_is_refused(command):
+    refused = CliRunner().invoke(main, [*command, "--shard-cache-size=9GB"])
+    assert refused.exit_code == 2 and "name its folder with --shard-cache" in refused.stderr
 
 
 def test_a_data_set_that_is_damaged_throughout_ends_the_run_in_one_line(copied):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorat.shards.cache import CacheOptions
+from lorat.shards.cachefolder import bytes_needed
 from lorat.shards.errors import UserError
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.order import ORDER_DTYPE, epoch_order
+from lorat.shards.units import parse_bytes
 from lorat.train import ahead
 from lorat.train.ahead import Ahead, check_room, shards_in_use
 from lorat.train.places import Place, Source, Steps
@@ -86,8 +89,9 @@ class Recorder:
     def __init__(self, options: CacheOptions) -> None:
         self.asked = []
 
-    def prefetch(self, shards) -> None:
+    def prefetch(self, shards) -> int:
         self.asked += [place.name for place, _ in shards]
+        return len(shards)
 
 
 @pytest.fixture
@@ -116,6 +120,20 @@ def test_shards_are_asked_for_in_the_order_of_their_first_use_while_they_fit(rec
     assert plan._cache.asked[2:] == ["a-train-3", "a-train-1"]
 
 
+def test_what_found_no_place_in_the_queue_is_asked_for_again(recorder, monkeypatch):
+    plan = Ahead(POOLS, CacheOptions(Path("/nowhere"), 10_000))
+    plan.begin(order_of(2, 0, 1, 3, 3, 3))
+    take, full = recorder.prefetch, [False, False, True, False]
+    monkeypatch.setattr(
+        recorder, "prefetch", lambda cache, shards: 0 if full.pop(0) else take(cache, shards)
+    )
+    plan.reach(0)
+    assert plan._cache.asked == ["a-train-2", "a-train-0"]
+    full += [False] * 9
+    plan.reach(1)
+    assert plan._cache.asked == ["a-train-2", "a-train-0", "a-train-1", "a-train-3"]
+
+
 def test_what_was_passed_before_there_was_room_is_not_asked_for(recorder):
     plan = Ahead(POOLS, CacheOptions(Path("/nowhere"), 200))
     plan.begin(order_of(0, 1, 2, 3, 3))
@@ -141,11 +159,31 @@ def test_every_rank_asks_for_its_own_shards_epoch_by_epoch(source, recorder, mon
         assert made[rank].asked == []
 
 
+def room(*shards: Receipt) -> CacheOptions:
+    return CacheOptions(Path("/nowhere"), sum(map(bytes_needed, shards)))
+
+
 def test_a_cache_that_cannot_hold_what_is_read_in_turn_is_refused_with_a_remedy():
-    everything = CacheOptions(Path("/nowhere"), 600)
+    everything = room(*POOLS[0].shards, *POOLS[1].shards)
     check_room(POOLS, 0, everything)
     assert shards_in_use(POOLS, 0) == 6 and shards_in_use(POOLS, 1) == 2
-    narrow = CacheOptions(Path("/nowhere"), 400)
+    with pytest.raises(UserError, match=r"data\.window_shards=0.*--shard-cache-size or narrow"):
+        check_room(POOLS, 0, replace(everything, max_bytes=everything.max_bytes - 1))
+    largest = POOLS[0].shards[2], POOLS[1].shards[0]
+    narrow = room(*largest, *largest)
     check_room(POOLS, 1, narrow)
-    with pytest.raises(UserError, match=r"data\.window_shards=0.*--shard-cache-size"):
-        check_room(POOLS, 0, narrow)
+    with pytest.raises(UserError, match=r"data\.window_shards=2\).*--set data\.window_shards=1 "):
+        check_room(POOLS, 2, narrow)
+    with pytest.raises(UserError, match=r"raise --shard-cache-size$"):  # none is narrower
+        check_room(POOLS, 1, replace(narrow, max_bytes=narrow.max_bytes - 1))
+
+
+@pytest.mark.parametrize("size", [70, 70_000, 123_456_789])
+def test_the_size_that_is_named_suffices(size):
+    pools = (manifest("a-train", (5,) * 20, size),)
+    with pytest.raises(UserError) as refused:
+        check_room(pools, 0, CacheOptions(Path("/nowhere"), 9))
+    named = re.findall(r"needs? ([\d,.]+ MB)", refused.value.message)
+    for window, text in zip((0, 8), named, strict=True):
+        enough = parse_bytes(text.replace(",", ""))
+        check_room(pools, window, CacheOptions(Path("/nowhere"), enough))

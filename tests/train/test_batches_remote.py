@@ -12,8 +12,9 @@ import yaml
 from click.testing import CliRunner
 
 from lorat.shards.cache import CacheOptions
+from lorat.shards.errors import UserError
 from lorat.shards.manifest import load_manifest
-from lorat.shards.storage import children, locate, write_json
+from lorat.shards.storage import children, locate, remove_file, write_json
 from lorat.train.batches import Batch, Source, make_loader
 from lorat.train.cli import main
 from lorat.train.network.weights import load_network
@@ -68,6 +69,16 @@ def test_two_ranks_share_a_cache(source, stored, tmp_path):
     whole = list(islice(make_loader(source), 4))
     keys = [ranks[0][step].keys + ranks[1][step].keys for step in range(4)]
     assert keys == [batch.keys for batch in whole]
+
+
+def test_a_shard_that_goes_from_the_store_is_never_skipped(stored):
+    batches = make_loader(replace(stored, skip_damaged=True))
+    next(batches)
+    for manifest in stored.manifests:
+        for receipt in manifest.shards:
+            remove_file(manifest.folder / receipt.shard)
+    with pytest.raises(UserError, match=r"tar\.zst: the shard is missing; build it again"):
+        list(batches)
 
 
 @pytest.fixture

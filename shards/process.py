@@ -1,0 +1,62 @@
+"""A process among others: the cores it may use, and how it treats threads and memory.
+
+glibc returns large blocks to the system as soon as they are freed. A process that decodes a frame
+of some megabytes, drops it and decodes the next gets every page of every frame zeroed by the kernel
+again: a sixth of a build's time where two processes do so at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+
+__all__ = ["keep_freed_memory", "one_core", "settle_worker", "usable_cores"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of malloc.h
+_LARGEST_BLOCK = 32 << 20
+"""The most that glibc takes; a frame of 3840 by 2160 pixels fits. Larger blocks are still mapped
+and returned one by one."""
+_KEPT = 256 << 20
+"""Free memory above this is returned."""
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: fewer than the machine has under a scheduler."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, macOS does not
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def settle_worker() -> None:
+    """Make this process a worker among others: one core, its images' memory used again."""
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Work inside the block as a worker does, and give OpenCV its threads back after it."""
+    before = cv2.getNumThreads()
+    settle_worker()
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep freed blocks for the next image, in all its threads.
+
+    Returns:
+        Whether that was done; other systems than Linux with glibc have allocators of their own.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
