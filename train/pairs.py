@@ -187,7 +187,7 @@ class Pairs(Dataset["TrainingPair | Failure"]):
 
 def _too_damaged(where: str, damaged: list[str]) -> UserError:
     return UserError(
-        f"{where}: {len(damaged)} of {_REPLACEMENTS} samples in a row are damaged (last: "
+        f"{where}: {len(damaged)} samples in a row are damaged (last: "
         f"{damaged[-1]}); build this data set again"
     )
 
