@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lorat.evaluate.cli_export import export_command
 from lorat.evaluate.resize import RESIZES, Resize
 from lorat.evaluate.runs import default_out, newest_run, run_weights
 from lorat.evaluate.testsets import SERVERS, TestSet, choose_test_sets, cut, default_test_sets
@@ -16,9 +16,11 @@ from lorat.prep.sources import own_trees_option
 from lorat.prep.trees.roots import parse_roots
 from lorat.shards.console import OUT, progress_bar, start_logging
 from lorat.shards.errors import UserError, nearest
+from lorat.shards.process import usable_cores
 
 __all__ = ["main"]
 
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -31,6 +33,7 @@ class Options:
     weights: Path | None
     variant: str | None
     backbone: Path | None
+    force_backbone: bool
     raw: Path
     root: tuple[str, ...]
     datasets: str | None
@@ -43,6 +46,7 @@ class Options:
     device: str
     dtype: str
     resize: Resize
+    compile: bool
     overwrite: bool
     video: str | None
     no_video: bool
@@ -54,6 +58,9 @@ class Options:
 @click.option("--weights", type=_FILE, help="A weights file, instead of a run.")
 @click.option("--variant", help="Variant of weights that do not name theirs (B-224, a YAML file).")
 @click.option("--backbone", type=_FILE, help="The pretrained backbone's file, if not found.")
+@click.option(
+    "--force-backbone", is_flag=True, help="Take another backbone than the weights were trained on."
+)
 @click.option("--raw", type=_FOLDER, default=Path("data/raw"), help="Folder of all raw trees.")
 @click.option("--root", multiple=True, metavar="NAME=DIR", help="Where one data set's tree is.")
 @own_trees_option
@@ -76,7 +83,7 @@ class Options:
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    default=min(8, os.cpu_count() or 1),
+    default=min(8, usable_cores()),
     show_default="one a core, at most 8",
     help="Threads that decode images.",
 )
@@ -88,6 +95,11 @@ class Options:
     default="published",
     help="How frames are shrunk into crops: not antialiased, as for the published numbers, or "
     "averaged over areas, as training on shards saw them.",
+)
+@click.option(
+    "--compile",
+    is_flag=True,
+    help="Compile the network first, which takes a minute or so.",
 )
 @click.option("--overwrite", is_flag=True, help="Forget the results and zips that are there.")
 @click.option("--video", metavar="NAME", help="Sequence of the video; one is chosen by default.")
@@ -108,6 +120,10 @@ def main(context: click.Context, **values: Any) -> None:
     start_logging()
     if context.invoked_subcommand is None:
         context.exit(_evaluate(Options(**values)))
+    given = [name for name in values if context.get_parameter_source(name) is COMMANDLINE]
+    if given:
+        option = given[0].replace("_", "-")
+        raise UserError(f"--{option}: write it after {context.invoked_subcommand}, not before")
 
 
 def _evaluate(options: Options) -> int:
@@ -125,11 +141,13 @@ def _evaluate(options: Options) -> int:
         weights=weights,
         variant=options.variant,
         backbone=options.backbone,
+        force_backbone=options.force_backbone,
         device=options.device,
         dtype=options.dtype,
         batch=options.batch,
         threads=options.threads,
         resize=options.resize,
+        compile=options.compile,
     )
     with progress_bar("tracking frames") as progress:
         outcome = evaluate(sets, out, tracker, overwrite=options.overwrite, progress=progress)
@@ -174,6 +192,8 @@ def _check_video(options: Options, sets: list[TestSet]) -> None:
         hint = nearest(options.video or "", known)
         raise UserError(f"--video {options.video}: none of the sequences that are tracked{hint}")
 
+
+main.add_command(export_command)
 
 if __name__ == "__main__":
     main()

@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lorat.evaluate.predictor import Predictor, TemplateInput
 from lorat.evaluate.results import SequenceResult
 from lorat.evaluate.tracker import (
-    Predictor,
     TargetState,
-    TemplateInput,
     check_first_box,
     finish,
     frame_size,

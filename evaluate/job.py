@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorat.evaluate.engine import Failed, track_clips
+from lorat.evaluate.predictor import Predictor
 from lorat.evaluate.resize import Resize
 from lorat.evaluate.results import write_result
 from lorat.evaluate.store import Identity, claim, clear, is_done, result_folder, weights_digest
 from lorat.evaluate.testsets import TestSet
-from lorat.evaluate.tracker import Predictor
 from lorat.prep.trees.clip import Clip
 
 __all__ = ["Evaluation", "TrackerOptions", "evaluate"]
@@ -30,6 +30,8 @@ class TrackerOptions:
     variant: str | None = None
     """Name or file, for weights that do not say what they are."""
     backbone: Path | None = None
+    force_backbone: bool = False
+    """Whether another backbone than the weights were trained on is taken."""
     device: str = "auto"
     dtype: str = "auto"
     batch: int = 16
@@ -38,6 +40,8 @@ class TrackerOptions:
     """Threads that decode images, and as many that cut crops."""
     resize: Resize = "published"
     """How frames are shrunk into crops."""
+    compile: bool = False
+    """Whether the work of a frame becomes one compiled graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,11 @@ def evaluate(
         device=options.device,
         dtype=options.dtype,
         backbone=options.backbone,
+        force_backbone=options.force_backbone,
         variant=options.variant,
         resize=options.resize,
     )
-    dtype = str(predictor.dtype).removeprefix("torch.")
+    dtype = str(predictor.dtype).removeprefix("torch.") + (" compiled" if options.compile else "")
     settings = predictor.network.fingerprint + predictor.variant.model_dump_json()
     settings = hashlib.sha256(settings.encode()).hexdigest()[:16]
     identity = Identity(digest, predictor.variant.name, dtype, settings, options.resize)
@@ -95,6 +100,8 @@ def evaluate(
     todo = [clip for s in sets for clip in s.clips if not is_done(out, s.name, clip)]
     total = sum(len(clip.frames) for clip in todo)
     done = 0
+    if options.compile and todo:
+        predictor.compile(min(options.batch, len(todo)))
 
     def advance(frames: int) -> None:
         nonlocal done

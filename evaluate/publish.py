@@ -25,7 +25,7 @@ from lorat.evaluate.report import (
 )
 from lorat.evaluate.results import SequenceResult, read_results
 from lorat.evaluate.scoring import dataset_scores, never_moving_results
-from lorat.evaluate.store import result_folder
+from lorat.evaluate.store import METRICS, result_folder
 from lorat.evaluate.submission import Packed, pack_got10k, pack_trackingnet
 from lorat.evaluate.testsets import TestSet
 from lorat.evaluate.video import write_tracking_video
@@ -34,7 +34,7 @@ from lorat.prep.trees.clip import Clip
 from lorat.shards.geometry import xyxy_to_xywh
 from lorat.shards.storage import write_json
 
-__all__ = ["Wishes", "publish"]
+__all__ = ["Wishes", "publish", "write_scores"]
 
 _FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
 _VIDEO_FRAMES = 300  # of a video that nobody asked for by name
@@ -54,7 +54,15 @@ class Wishes:
     no_video: bool = False
 
 
-def publish(outcome: Evaluation, out: Path, wishes: Wishes, console: Console) -> None:
+def write_scores(outcome: Evaluation, out: Path) -> list[Scored]:
+    """Score the results in `out` and write metrics.json; see `publish`."""
+    results = _results(outcome, out)
+    scored = _score(outcome, results)
+    write_json(out / METRICS, metrics_document(scored, _about(outcome, results)))
+    return scored
+
+
+def publish(outcome: Evaluation, out: Path, wishes: Wishes, console: Console) -> list[Scored]:
     """Score the results in `out`; write and print all that a person reads of them.
 
     Writes metrics.json, success.png, precision.png, the zips that the test sets ask for, and
@@ -66,18 +74,14 @@ def publish(outcome: Evaluation, out: Path, wishes: Wishes, console: Console) ->
         wishes: what else is wanted.
         console: where tables and paths are printed.
 
+    Returns:
+        The scores of the test sets that have ground truth.
+
     Raises:
         UserError: if a zip or the video cannot be made; what was written before stays.
     """
-    results = {
-        item.name: read_results(
-            result_folder(out, item.name), [clip.name for clip in outcome.done(item)]
-        )
-        for item in outcome.sets
-    }
-    scored = _score(outcome, results)
+    scored, results = write_scores(outcome, out), _results(outcome, out)
     label = f"LoRAT {outcome.identity.variant}"
-    write_json(out / "metrics.json", metrics_document(scored, _about(outcome, results)))
     for score in scored:
         if len(score.tracker.sequences) <= _FEW_SEQUENCES:
             console.print(sequence_table(score))
@@ -90,7 +94,7 @@ def publish(outcome: Evaluation, out: Path, wishes: Wishes, console: Console) ->
     for item in outcome.sets:
         if item.submit:
             _zip(outcome, item, results[item.name], out / _ZIPS[item.dataset.name], wishes, console)
-    _path(console, "metrics", out / "metrics.json")
+    _path(console, "metrics", out / METRICS)
     if scored:
         _path(console, "plots", out / "success.png", out / "precision.png")
     if not wishes.no_video and (chosen := _video_clip(outcome, scored, wishes.video)):
@@ -98,6 +102,16 @@ def publish(outcome: Evaluation, out: Path, wishes: Wishes, console: Console) ->
         limit = None if wishes.video else _VIDEO_FRAMES
         video = write_tracking_video(chosen, result, out / "video.mp4", limit=limit)
         _path(console, f"video of {chosen.name}", video)
+    return scored
+
+
+def _results(outcome: Evaluation, out: Path) -> Results:
+    return {
+        item.name: read_results(
+            result_folder(out, item.name), [clip.name for clip in outcome.done(item)]
+        )
+        for item in outcome.sets
+    }
 
 
 def _score(outcome: Evaluation, results: Results) -> list[Scored]:

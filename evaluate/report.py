@@ -32,6 +32,7 @@ __all__ = [
     "plot_success",
     "score_table",
     "sequence_table",
+    "summary",
 ]
 
 STILL = "never moving"
@@ -181,6 +182,25 @@ def metrics_document(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict
         for item in scored
     }
     return {"version": 1, **about, "datasets": sets}
+
+
+def summary(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
+    """Return test set → the tracker's scores, fractions of 1, without those that it has not.
+
+    GOT-10k's own measures are ``ao``, ``sr50`` and ``sr75``.
+    """
+    values = {}
+    for item in scored:
+        tracker = item.tracker
+        own = tracker.got10k
+        numbers = {
+            "auc": tracker.auc,
+            "precision": tracker.precision,
+            "norm_precision": tracker.norm_precision,
+            **({"ao": own.ao, "sr50": own.sr50, "sr75": own.sr75} if own else {}),
+        }
+        values[item.name] = {k: v for k, v in _plain(numbers).items() if v is not None}
+    return values
 
 
 def _percent(value: float | None) -> str:

@@ -20,7 +20,19 @@ from lorat.shards.errors import UserError
 from lorat.shards.geometry import xyxy_to_xywh
 from lorat.shards.storage import write_json
 
-__all__ = ["Identity", "claim", "clear", "is_done", "result_folder", "weights_digest"]
+__all__ = [
+    "METRICS",
+    "Identity",
+    "claim",
+    "clear",
+    "forget_others",
+    "is_done",
+    "result_folder",
+    "weights_digest",
+]
+
+METRICS = "metrics.json"
+"""Where the scores of an evaluation stand, in its folder."""
 
 _VERSION = 1
 _IDENTITY = "tracker.json"
@@ -35,7 +47,7 @@ class Identity:
     """SHA-256 of the weights file."""
     variant: str
     dtype: str
-    """``float32``, ``bfloat16``, ``float16``."""
+    """``float32``, ``bfloat16``, ``float16``; ``compiled`` after it where the network was."""
     settings: str = ""
     """Hash of the backbone's fingerprint and of the whole variant."""
     resize: str = "published"
@@ -73,8 +85,9 @@ def claim(out: Path, identity: Identity) -> None:
     there = any((out / "results").glob("*/*.txt"))
     if there and _read(path) != identity:
         raise UserError(
-            f"{out}: holds results of other weights, another variant, number type or --resize than "
-            f"these ({identity.variant}, {identity.dtype}); give another --out, or --overwrite"
+            f"{out}: holds results of other weights, another variant, number type, --compile or "
+            f"--resize than these ({identity.variant}, {identity.dtype}); give another --out, or "
+            "--overwrite"
         )
     write_json(path, {"version": _VERSION, **asdict(identity)})
 
@@ -83,6 +96,19 @@ def clear(out: Path) -> None:
     """Remove all results from `out`, so that another tracker's can take their place."""
     for file in (out / "results").glob("*/*.txt"):
         file.unlink()
+
+
+def forget_others(out: Path, weights: Path) -> None:
+    """Remove results and scores from `out` unless they are of these weights.
+
+    Raises:
+        UserError: if the weights cannot be read.
+    """
+    path = out / _IDENTITY
+    there = _read(path)
+    if path.is_file() and (there is None or there.weights != weights_digest(weights)):
+        clear(out)
+        (out / METRICS).unlink(missing_ok=True)
 
 
 def is_done(out: Path, name: str, clip: Clip) -> bool:

@@ -12,7 +12,14 @@ from lorat.prep.trees.clip import Clip
 from lorat.prep.trees.roots import find_root, is_named, missing_roots
 from lorat.shards.errors import UserError, nearest
 
-__all__ = ["SERVERS", "TestSet", "choose_test_sets", "cut", "default_test_sets"]
+__all__ = [
+    "SERVERS",
+    "TestSet",
+    "choose_test_sets",
+    "cut",
+    "default_test_sets",
+    "share_of",
+]
 
 _LOG = logging.getLogger("lorat")
 
@@ -139,3 +146,25 @@ def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) ->
         if clips:
             kept.append(replace(item, clips=clips, whole=whole))
     return kept
+
+
+def share_of(sets: Sequence[TestSet], part: int, parts: int) -> list[TestSet]:
+    """Return one of `parts` shares of the sequences, which have about as many frames each.
+
+    The longest sequences are dealt out first, each to the share with the fewest frames so far.
+    """
+    every = [(item.name, clip) for item in sets for clip in item.clips]
+    loads = [0] * parts
+    mine = set()
+    for name, clip in sorted(every, key=lambda pair: -len(pair[1].frames)):
+        least = loads.index(min(loads))
+        loads[least] += len(clip.frames)
+        if least == part:
+            mine.add((name, clip.name))
+    shares = []
+    for item in sets:
+        clips = tuple(clip for clip in item.clips if (item.name, clip.name) in mine)
+        if clips:
+            whole = item.whole and len(clips) == len(item.clips)
+            shares.append(replace(item, clips=clips, whole=whole))
+    return shares

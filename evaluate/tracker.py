@@ -1,66 +1,42 @@
 """One object through one video: the box of the first frame in, a box and a score a frame out.
 
 Promise: tracking is deterministic and, with float32, follows the published system's trace: the same
-crops, the same penalty window, the same rule for the next search window. Post-processing is
-`select_box`, a pure function of a batch; where the crop goes and what comes back are pure functions
-of one target, so that one tracker and many side by side compute the same.
-
-Not promised: that bfloat16 and float16 give float32's boxes to the last digit.
+crops, the same penalty window, the same rule for the next search window. Where the crop goes and
+what comes back are pure functions of one target, so that one tracker and many side by side compute
+the same.
 
 Boxes are xyxy float64 in continuous frame pixels unless a name says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
+from lorat.evaluate.predictor import Predictor, TemplateInput
 from lorat.evaluate.resize import Resize, crop_around, search_scale, template_scale
 from lorat.shards.errors import UserError
 from lorat.shards.geometry import CropTransform, box_mask, clip_boxes
-from lorat.train.devices import pick_device, pick_dtype
-from lorat.train.network.lorat import LoRAT
-from lorat.train.network.weights import load_network
 
 __all__ = [
-    "Choice",
-    "Predictor",
     "TargetState",
-    "TemplateInput",
     "TrackedBox",
     "Tracker",
     "check_first_box",
     "finish",
     "frame_size",
-    "penalty_window",
     "prepare_search",
     "prepare_template",
     "search_window",
-    "select_box",
 ]
 
-WINDOW_WEIGHT = 0.45  # of the penalty window in the ranking of cells (published system)
 MIN_OBJECT_SIZE = 10.0  # pixels; a smaller object is searched as if it were this large
-
-
-class Choice(NamedTuple):
-    """The best cell of each map of a batch."""
-
-    box: Tensor
-    """(B, 4) xyxy in the units of the given boxes."""
-    score: Tensor
-    """(B,) in [0, 1], without the penalty."""
-    cell: Tensor
-    """(B,) int64, row-major index y · G + x."""
 
 
 class TrackedBox(NamedTuple):
@@ -70,17 +46,6 @@ class TrackedBox(NamedTuple):
     """(4,) xyxy in frame pixels, cut at the frame; empty where the object is put outside it."""
     score: float
     """In [0, 1]."""
-
-
-class TemplateInput(NamedTuple):
-    """The template of one target, ready for the network."""
-
-    crop: NDArray[np.float32]
-    """(h, w, 3) on 0 … 255."""
-    mask: NDArray[np.bool_]
-    """(g, g), True on the tokens that the object touches."""
-    mean: NDArray[np.float32]
-    """(3,) mean colour of the template's frame, 0 … 255; pads every search crop of the target."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -93,29 +58,6 @@ class TargetState:
     """(3,) the template frame's mean colour."""
     tokens: Tensor
     """(T, D) template tokens on the network's device."""
-
-
-def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
-    """Return the (G, G) float32 Hann window (not periodic) that favours the crop's middle."""
-    hann = torch.hann_window(grid, periodic=False, dtype=torch.float32)
-    return torch.outer(hann, hann).to(device)
-
-
-def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
-    """Choose the cell with the highest penalised score in each map of a batch.
-
-    Penalised: 0.55 · sigmoid(logit) + 0.45 · window (published system).
-
-    Args:
-        score_map: (B, G, G) float32 logits.
-        boxes: (B, G, G, 4) float32 xyxy, one box a cell.
-        window: (G, G) float32 from `penalty_window`, on the same device.
-    """
-    score = score_map.flatten(1).sigmoid()
-    penalised = score * (1.0 - WINDOW_WEIGHT) + window.flatten() * WINDOW_WEIGHT
-    cell = penalised.argmax(dim=1)
-    rows = torch.arange(cell.shape[0], device=cell.device)
-    return Choice(boxes.flatten(1, 2)[rows, cell], score[rows, cell], cell)
 
 
 def search_window(box: ArrayLike) -> NDArray[np.float64]:
@@ -212,97 +154,6 @@ def finish(
     if (box[2:] > box[:2]).all():
         state = replace(state, box=box)
     return TrackedBox(box, float(row[4])), state
-
-
-class Predictor:
-    """A network on its device, with one upload and one download a batch of frames."""
-
-    def __init__(
-        self,
-        network: LoRAT,
-        variant: VariantConfig,
-        device: torch.device,
-        dtype: torch.dtype,
-        resize: Resize = "published",
-    ) -> None:
-        """Take over a network whose matrices are already held in `dtype`."""
-        self.resize = resize
-        self.network = network.to(device).eval()
-        self.variant = variant
-        self.device = device
-        self.dtype = dtype
-        self._mean = torch.tensor(variant.mean, dtype=torch.float32, device=device)
-        self._std = torch.tensor(variant.std, dtype=torch.float32, device=device)
-        self._window = penalty_window(network.search_grid, device)
-
-    @classmethod
-    def load(
-        cls,
-        weights: Path,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        backbone: Path | None = None,
-        variant: str | None = None,
-        resize: Resize = "published",
-    ) -> Predictor:
-        """Load weights; see `Tracker.load`."""
-        chosen = pick_device(device)
-        if dtype == "float32":
-            torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
-        number_type = pick_dtype(dtype, chosen)
-        config = load_variant(variant) if variant is not None else None
-        network, config = load_network(
-            Path(weights), backbone=backbone, variant=config, dtype=number_type
-        )
-        return cls(network, config, chosen, number_type, resize)
-
-    @property
-    def template_grid(self) -> int:
-        """Template tokens a side."""
-        return self.network.template_grid
-
-    def embed(self, templates: Sequence[TemplateInput]) -> Tensor:
-        """Turn templates into the (B, T, D) tokens that stand before every search region."""
-        crops = np.stack([template.crop for template in templates])
-        mask = torch.from_numpy(np.stack([template.mask for template in templates]))
-        with torch.inference_mode():
-            return self.network.embed_template(self._normalise(crops), mask.to(self.device))
-
-    def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Find one target in each search region of a batch.
-
-        Args:
-            tokens: (B, T, D) from `embed`.
-            crops: (B, S, S, 3) float32 on 0 … 255.
-
-        Returns:
-            (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score.
-
-        Raises:
-            UserError: if the network's numbers are not finite.
-        """
-        with torch.inference_mode():
-            prediction = self.network.track(tokens, self._normalise(crops))
-            choice = select_box(prediction.score_map, prediction.boxes, self._window)
-            pixels = choice.box * float(self.variant.search_size)
-            rows = torch.cat([pixels, choice.score[:, None]], dim=1).cpu().numpy()
-        if not np.isfinite(rows).all():
-            name = str(self.dtype).removeprefix("torch.")
-            raise UserError(
-                f"the network gives numbers that are not finite in {name}: the weights are damaged "
-                "or the number type is too narrow; try --dtype float32"
-            )
-        return rows.astype(np.float64)
-
-    def _normalise(self, crops: NDArray[np.float32]) -> Tensor:
-        """Upload (B, H, W, 3) values on 0 … 255; return (B, 3, H, W) float32, normalised."""
-        images = torch.from_numpy(crops)
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        images = images.to(self.device, non_blocking=True)
-        images = (images / 255.0 - self._mean) / self._std
-        return images.permute(0, 3, 1, 2).contiguous()
 
 
 class Tracker:

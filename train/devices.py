@@ -71,17 +71,22 @@ def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> to
     Args:
         name: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is bfloat16 on CUDA
             devices that compute in it (on older ones float16, in training float32),
-            ``cpu_number_type()`` on a CPU and float32 elsewhere.
+            ``cpu_number_type()`` on a CPU and float32 elsewhere. Float16 on a CPU is exact enough
+            but slow, so that it has to be asked for.
         device: where the network runs.
         training: whether gradients are computed.
 
     Raises:
-        UserError: for an unknown name, or float16 on a CPU, which few CPUs compute in.
+        UserError: for an unknown name, or bfloat16 on a Mac that lacks it.
     """
     if name not in NUMBER_TYPES:
         raise unknown("number type", name, NUMBER_TYPES)
-    if name == "float16" and device.type == "cpu":
-        raise UserError("--dtype float16: not on a CPU; use --dtype bfloat16 or float32")
+    if (
+        name == "bfloat16"
+        and device.type == "mps"
+        and not torch.backends.mps.is_macos_or_newer(14, 0)
+    ):
+        raise UserError("--dtype bfloat16: Metal has it from macOS 14 on; use float16 or float32")
     if name != "auto":
         return {
             "float32": torch.float32,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lorat.configs.schema import BackboneConfig, VariantConfig
-from lorat.evaluate.tracker import Predictor
+from lorat.evaluate.predictor import Predictor
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
 from lorat.shards.jpeg import encode
 from lorat.train.network.variants import build_network

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from lorat.evaluate.cli import main
 from lorat.evaluate.engine import track_clips
+from lorat.evaluate.predictor import Predictor
 from lorat.evaluate.resize import crop_around, search_scale, template_scale
-from lorat.evaluate.tracker import Predictor, Tracker, prepare_template
+from lorat.evaluate.tracker import Tracker, prepare_template
 from lorat.shards.geometry import adjust, crop_frame, crop_transform, xywh_to_xyxy
 from lorat.shards.jpeg import read_image
 

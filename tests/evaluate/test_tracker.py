@@ -9,17 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
+from lorat.evaluate.predictor import Predictor, penalty_window, select_box
 from lorat.evaluate.tracker import (
     MIN_OBJECT_SIZE,
-    Predictor,
     TargetState,
     Tracker,
     check_first_box,
     finish,
-    penalty_window,
     prepare_search,
     search_window,
-    select_box,
 )
 from lorat.shards.errors import UserError
 from lorat.shards.geometry import CropTransform

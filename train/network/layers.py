@@ -9,12 +9,64 @@ Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Dense", "FeedForward", "PatchEmbedding", "SwiGlu", "add_residual", "attend"]
+__all__ = [
+    "Block",
+    "Dense",
+    "FeedForward",
+    "PatchEmbedding",
+    "SwiGlu",
+    "add_residual",
+    "attend",
+    "autocasts",
+    "operand",
+    "product",
+    "split_heads",
+    "template_types",
+]
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast chooses the number type of products of x; it never does on meta tensors."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def operand(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x in the number type of its product with `weight`: autocast's, or else the weight's.
+
+    Layers that share an input share one cast, and keep one copy, if it is done before them.
+    """
+    return x.to(torch.get_autocast_dtype(x.device.type) if autocasts(x) else weight.dtype)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``x · weightᵀ + bias`` of tensors of one number type; nothing gets a gradient."""
+    quick = bias is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    if quick and not torch.compiler.is_compiling() and _adds_bias_inside():
+        # F.linear writes the bias out first and adds the product to it: a third more time.
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+@cache
+def _adds_bias_inside() -> bool:
+    """Whether PyTorch has oneDNN's product with a bias, and the processor what that needs."""
+    names = ("_linear_pointwise", "_is_mkldnn_bf16_supported")
+    there = all(hasattr(torch.ops.mkldnn, name) for name in names)
+    return there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``x · weightᵀ + bias`` in the number type of `weight`, unless autocast chooses."""
+    if autocasts(x):
+        return F.linear(x, weight, bias)
+    multiply = F.linear if torch.is_grad_enabled() else product
+    return multiply(x.to(weight.dtype), weight, bias)
 
 
 class Dense(nn.Linear):
@@ -22,9 +74,17 @@ class Dense(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, out) for x (…, in)."""
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.weight.dtype)
-        return F.linear(x, self.weight, self.bias)
+        return _linear(x, self.weight, self.bias)
+
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Return outputs `start` to `stop` alone, (…, stop - start), for x (…, in)."""
+        bias = None if self.bias is None else self.bias[start:stop]
+        return _linear(x, self.weight[start:stop], bias)
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> Dense:
+        """Return the layer in this form, with the same parameters."""
+        return cls.holding(layer.weight, layer.bias)
 
     @classmethod
     def holding(cls, weight: Tensor, bias: Tensor | None) -> Dense:
@@ -49,6 +109,22 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return tokens (B, T, D), rows of patches one after another, for (B, 3, height, width)."""
         return self.proj(images.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
+
+
+def template_types(table: Tensor, mask: Tensor) -> Tensor:
+    """Return what a template's tokens add to say background or object, (B, T, D).
+
+    Args:
+        table: (2 or more, D), background in row 0, the object in row 1.
+        mask: (B, g, g) bool or integer, true on cells of the object.
+    """
+    # Not indexed by the mask: the gradient of indexing adds in an order that threads decide.
+    return torch.where(mask.flatten(1).bool()[..., None], table[1], table[0])
+
+
+def split_heads(x: Tensor, heads: int, count: int = 1) -> tuple[Tensor, ...]:
+    """Split (B, T, count·H·d) into `count` tensors (B, H, T, d)."""
+    return x.unflatten(-1, (count, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -120,3 +196,47 @@ def add_residual(
     size = max(int(batch * (1.0 - drop_rate)), 1)
     chosen = torch.randperm(batch, device=x.device)[:size]
     return kept.index_add(0, chosen, branch(x[chosen]).to(x.dtype), alpha=batch / size)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: attention, then an MLP, each added to what went in.
+
+    Any attention serves that maps (B, T, D) and a number of leading tokens to skip to
+    (B, T - skip, D), and any MLP that maps (B, T, D) to (B, T, D).
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        mlp: nn.Module,
+        norms: tuple[nn.Module, nn.Module],
+        scales: tuple[nn.Module, nn.Module],
+        drop_path: float = 0.0,
+    ) -> None:
+        """Take over the parts; `norms` and `scales` are the attention's and the MLP's."""
+        super().__init__()
+        self.norm1 = norms[0]
+        self.attn = attention
+        self.ls1 = scales[0]
+        self.norm2 = norms[1]
+        self.mlp = mlp
+        self.ls2 = scales[1]
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, skip: int = 0, *context: Tensor) -> Tensor:
+        """Return the tokens from `skip` on, (B, T - skip, D), after attention to all of x.
+
+        Args:
+            x: (B, T, D).
+            skip: leading tokens whose own result nobody reads.
+            context: what else the attention takes, without a batch axis (rotations in EVA-02).
+        """
+        rate = self.drop_path if self.training else 0.0
+
+        def gather(x: Tensor) -> Tensor:
+            return self.ls1(self.attn(self.norm1(x), skip, *context))
+
+        def think(x: Tensor) -> Tensor:
+            return self.ls2(self.mlp(self.norm2(x)))
+
+        return add_residual(add_residual(x, gather, rate, skip), think, rate)

@@ -1,15 +1,20 @@
 """Low-rank pairs on frozen linear layers: trained beside them, merged into them for inference.
 
-A layer computes ``x · (W + s·B·A)ᵀ + b``. Training forms the sum anew for every product instead of
-running x through A and B: for hundreds of tokens a sample that is cheaper than the two thin
-products, and equal to what the merged network computes. The gradients of A and B come from thin
-products; the frozen weight never gets a gradient, and only x is kept for the backward pass.
+A layer computes ``x · (W + s·B·A)ᵀ + b`` (Hu et al., 2022). Training forms the sum anew for every
+product instead of running x through A and B: for hundreds of tokens a sample that is cheaper than
+the two thin products, and equal to what the merged network computes. Under autocast the sum is
+rounded once, as the weights of a network trained whole are. The gradients of A and B come from thin
+products; the frozen weight never gets a gradient. For the backward pass x and the sum are kept.
+
+Axes: N rows (tokens of all samples), P pairs of a layer, r rank.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +22,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorat.configs.schema import LoraConfig
-from lorat.train.network.layers import Dense
+from lorat.train.network.adapters import TARGETS, replace_layers
+from lorat.train.network.layers import Dense, autocasts, operand, product
 
-__all__ = ["LoraLinear", "add_lora", "lora_scale", "merge_lora"]
-
-FUSED = {"qkv": ("q", "k", "v")}
-"""Layers that are one product in memory but several with a pair each in files."""
+__all__ = ["LoraLinear", "add_lora", "lora_scale", "merge_lora", "unmerge_lora"]
 
 
 def lora_scale(config: LoraConfig) -> float:
@@ -30,68 +33,105 @@ def lora_scale(config: LoraConfig) -> float:
     return config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
 
 
-class LoraLinear(nn.Module):
-    """A frozen linear layer with a trained low-rank pair for each of its P parts.
+class _Pairing(NamedTuple):
+    """Which rows of a weight its pairs are for."""
 
-    The parts split the output evenly (query, key, value) and share the input.
+    slots: tuple[int, ...]
+    """Of each pair: the number of its part, from 0."""
+    count: int
+    """Parts of the weight, all of the same height."""
+    scale: float
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with trained low-rank pairs.
+
+    The output may be several results side by side (query, key, value) that share the input. Each
+    of them then has a pair of its own, or none if it is no target.
 
     Attributes:
         weight: (out, in), frozen, in any float type.
         bias: (out,) or None, frozen.
-        lora_a: (P·rank, in) float32, the parts one after another.
-        lora_b: (P, out / P, rank) float32.
+        parts: names of the results that have a pair, in order; empty where there is one result.
+        lora_a: (P·r, in) float32, the pairs one after another.
+        lora_b: (P, out / results, r) float32.
     """
 
-    def __init__(self, linear: nn.Linear, config: LoraConfig, parts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, linear: nn.Linear, config: LoraConfig, results: tuple[str, ...] = ()
+    ) -> None:
+        """Take over a layer's tensors.
+
+        Args:
+            linear: the frozen layer.
+            config: of the pairs.
+            results: names of its results where there are several, at least one of them a target.
+        """
         super().__init__()
-        self.parts = parts
-        self.scale = lora_scale(config)
+        slots = tuple(i for i, name in enumerate(results) if name in config.targets) or (0,)
+        self.pairing = _Pairing(slots, max(len(results), 1), lora_scale(config))
+        self.parts = tuple(results[slot] for slot in slots if results)
         self.dropout = config.dropout
         self.weight = linear.weight.requires_grad_(False)
         self.bias = None if linear.bias is None else linear.bias.requires_grad_(False)
-        count, device = max(len(parts), 1), linear.weight.device
-        wide, out = linear.in_features, linear.out_features // count
-        self.lora_a = nn.Parameter(torch.empty(count * config.rank, wide, device=device))
-        self.lora_b = nn.Parameter(torch.empty(count, out, config.rank, device=device))
+        wide, out = linear.in_features, linear.out_features // self.pairing.count
+        pairs, rank, device = len(slots), config.rank, linear.weight.device
+        self.lora_a = nn.Parameter(torch.empty(pairs * rank, wide, device=device))
+        self.lora_b = nn.Parameter(torch.empty(pairs, out, rank, device=device))
         nn.init.trunc_normal_(self.lora_a, std=0.02)
         nn.init.trunc_normal_(self.lora_b, std=0.02)
 
+    @property
+    def scale(self) -> float:
+        """What multiplies B·A."""
+        return self.pairing.scale
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, out) for x (…, in), in autocast's number type or else the weight's."""
-        kind = x.device.type
-        dtype = (
-            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
-        )
-        x = x.to(dtype)
+        x = operand(x, self.weight)
         if self.dropout and self.training:
             return self._with_dropout(x)
-        return _MergedProduct.apply(x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)
+        return _MergedProduct.apply(
+            x, self.weight, self.bias, self.lora_a, self.lora_b, self.pairing
+        )
 
     def _with_dropout(self, x: Tensor) -> Tensor:
-        """Run a thinned x through the pairs alone, which no merged weight can do."""
+        """Run a thinned x, the same for all pairs, through them alone; no merged weight does."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        a, b = self.lora_a.to(x.dtype), self.lora_b.to(x.dtype)
-        thin = F.linear(F.dropout(x, self.dropout), a).unflatten(-1, (b.shape[0], -1))
-        update = torch.einsum("...pr,por->...po", thin, b).flatten(-2)
-        return F.linear(x, self.weight.to(x.dtype), bias) + self.scale * update
+        pieces = list(F.linear(x, self.weight.to(x.dtype), bias).chunk(self.pairing.count, -1))
+        thin = F.linear(F.dropout(x, self.dropout) * self.scale, self.lora_a.to(x.dtype))
+        pairs = zip(self.pairing.slots, thin.chunk(len(self.lora_b), -1), self.lora_b, strict=True)
+        for slot, part, b in pairs:
+            pieces[slot] = pieces[slot] + F.linear(part, b.to(x.dtype))
+        return torch.cat(pieces, dim=-1)
 
     def merged(self) -> Dense:
-        """Return the plain layer that computes the same; summed in float32, kept in weight's type.
+        """Return the plain frozen layer that computes the same; it shares no tensor with this one.
 
-        The result is frozen.
+        The sum is formed in float32 and kept in the weight's type.
         """
-        weight = _merge(self.weight.float(), self.lora_a, self.lora_b, self.scale)
-        layer = Dense.holding(weight.to(self.weight.dtype), self.bias)
+        weight = _merge(self.weight.float(), self.lora_a, self.lora_b, self.pairing)
+        bias = None if self.bias is None else self.bias.detach().clone()
+        layer = Dense.holding(weight.to(self.weight.dtype), bias).train(self.training)
         return layer.requires_grad_(False)
 
 
-def _merge(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def _merge(weight: Tensor, a: Tensor, b: Tensor, pairing: _Pairing) -> Tensor:
     """Return W + s·B·A (out, in) in the number type of `weight`."""
-    parts, out, rank = b.shape
-    base = weight.detach().view(parts, out, -1)
-    b, a = b.detach().to(weight.dtype), a.detach().to(weight.dtype).view(parts, rank, -1)
-    with torch.autocast(weight.device.type, enabled=False):
-        return torch.baddbmm(base, b, a, alpha=scale).view_as(weight)
+    base = weight.detach().view(pairing.count, -1, weight.shape[1])
+    b = b.detach().to(weight.dtype)
+    a = a.detach().to(weight.dtype).view(b.shape[0], b.shape[2], -1)
+    with _no_autocast(weight):
+        if b.shape[0] == pairing.count:
+            return torch.baddbmm(base, b, a, alpha=pairing.scale).view_as(weight)
+        parts = list(base)
+        for pair, slot in enumerate(pairing.slots):
+            parts[slot] = torch.addmm(parts[slot], b[pair], a[pair], alpha=pairing.scale)
+        return torch.cat(parts)
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
 
 
 class _MergedProduct(torch.autograd.Function):
@@ -105,56 +145,68 @@ class _MergedProduct(torch.autograd.Function):
         bias: Tensor | None,
         a: Tensor,
         b: Tensor,
-        scale: float,
+        pairing: _Pairing,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, a, b)
-        ctx.scale = scale
-        merged = _merge(weight, a, b, scale).to(x.dtype)
-        return F.linear(x, merged, None if bias is None else bias.to(x.dtype))
+        merged = _merge(weight, a, b, pairing).to(x.dtype)
+        ctx.save_for_backward(x, merged, a, b)
+        ctx.pairing = pairing
+        return product(x, merged, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b = ctx.saved_tensors
-        parts, rank = b.shape[0], b.shape[2]
-        with torch.autocast(x.device.type, enabled=False):
+        x, merged, a, b = ctx.saved_tensors
+        pairing = ctx.pairing
+        with _no_autocast(x):
             rows, grad = x.flatten(0, -2), grad.flatten(0, -2)
-            grad_x = None
-            if ctx.needs_input_grad[0]:
-                grad_x = (grad @ _merge(weight, a, b, ctx.scale).to(x.dtype)).view_as(x)
-            thin = rows @ a.to(x.dtype).t()
-            columns = b.to(x.dtype)
+            grad_x = (grad @ merged).view_as(x) if ctx.needs_input_grad[0] else None
+            thin = (rows @ a.to(x.dtype).t()).chunk(b.shape[0], dim=1)
+            columns, parts = b.to(x.dtype), grad.chunk(pairing.count, dim=1)
             pieces, grads_b = [], []
-            for part, piece in enumerate(grad.chunk(parts, dim=1)):
-                pieces.append(piece @ columns[part])
-                grads_b.append(piece.t() @ thin[:, part * rank : (part + 1) * rank])
-            grad_a = torch.cat(pieces, dim=1).t() @ rows
+            for pair, slot in enumerate(pairing.slots):
+                pieces.append(parts[slot] @ columns[pair])
+                grads_b.append(parts[slot].t() @ thin[pair])
+            # The long side first, which processors are quicker at.
+            grad_a = (rows.t() @ torch.cat(pieces, dim=1)).t()
         return (
             grad_x,
             None,
             None,
-            grad_a.to(a.dtype).mul_(ctx.scale),
-            torch.stack(grads_b).to(b.dtype).mul_(ctx.scale),
+            grad_a.to(a.dtype, memory_format=torch.contiguous_format).mul_(pairing.scale),
+            torch.stack(grads_b).to(b.dtype).mul_(pairing.scale),
             None,
         )
 
 
 def add_lora(blocks: nn.Module, config: LoraConfig) -> None:
-    """Replace every linear layer inside `blocks` by a `LoraLinear`, in place."""
-    for parent, name, layer in _layers(blocks, nn.Linear):
-        setattr(parent, name, LoraLinear(layer, config, FUSED.get(name, ())))
+    """Replace the linear layers inside `blocks` that the configuration names, in place."""
+
+    def adapt(path: str, layer: nn.Linear) -> nn.Module:
+        results = TARGETS[path.rpartition(".")[2]]
+        if not set(results) & set(config.targets):
+            return layer
+        return LoraLinear(layer, config, results if len(results) > 1 else ())
+
+    replace_layers(blocks, nn.Linear, adapt)
 
 
-def merge_lora(network: nn.Module) -> None:
-    """Replace every `LoraLinear` of `network` by the plain layer that computes the same."""
-    for parent, name, layer in _layers(network, LoraLinear):
-        setattr(parent, name, layer.merged())
+def merge_lora(network: nn.Module) -> dict[str, LoraLinear]:
+    """Replace every `LoraLinear` of `network` by the plain layer that computes the same.
+
+    Returns:
+        What `unmerge_lora` needs: the replaced layers. Drop it, and their memory is free.
+    """
+    replaced: dict[str, LoraLinear] = {}
+
+    def merge(path: str, layer: LoraLinear) -> nn.Module:
+        replaced[path] = layer
+        return layer.merged()
+
+    replace_layers(network, LoraLinear, merge)
+    return replaced
 
 
-def _layers(root: nn.Module, kind: type[nn.Module]) -> list[tuple[nn.Module, str, Any]]:
-    return [
-        (parent, name, child)
-        for parent in root.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, kind)
-    ]
+def unmerge_lora(network: nn.Module, replaced: Mapping[str, LoraLinear]) -> None:
+    """Undo `merge_lora`: the layers that were there come back, bit for bit as they were."""
+    for path, layer in replaced.items():
+        network.set_submodule(path, layer)

@@ -26,8 +26,9 @@ def build_network(
 ) -> LoRAT:
     """Build the network to train: pretrained where the variant says so, with LoRA where it has it.
 
-    New weights are drawn from torch's global generator. With LoRA only the pairs, the token types
-    and the head require gradients; without, everything does.
+    New weights are drawn from torch's global generator. With LoRA only the pairs, the token types,
+    the head and the norm before the blocks (CLIP has one) require gradients; without, everything
+    does.
 
     Args:
         variant: what to build.
@@ -58,12 +59,16 @@ def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> LoRAT:
         _grid(variant, name, transformer.patch_size) for name in ("template_size", "search_size")
     )
     if template > search:
-        raise UserError(f"variant {variant.name}: template_size must not exceed search_size")
+        raise UserError(
+            f"variant {variant.name}: template_size {variant.template_size} must not exceed "
+            f"search_size {variant.search_size}, whose positions it shares"
+        )
     network = LoRAT(transformer, template, search, variant.token_type_std)
     if variant.lora is not None:
         network.requires_grad_(False)
         network.token_type_embed.requires_grad_(True)
-        network.head.requires_grad_(True)
+        for part in (network.norm_pre, network.head):
+            part.requires_grad_(True)
         add_lora(network.blocks, variant.lora)
     return network
 
@@ -80,7 +85,10 @@ def hold_matrices_in(network: nn.Module, dtype: torch.dtype) -> None:
 def _grid(variant: VariantConfig, name: str, patch: int) -> int:
     size = getattr(variant, name)
     if size % patch:
+        below = size // patch * patch
+        nearest = f"{below} or {below + patch}" if below else f"{patch}"
         raise UserError(
-            f"variant {variant.name}: {name} {size} is no multiple of the patch size {patch}"
+            f"variant {variant.name}: {name} {size} is no multiple of the patch size {patch} of "
+            f"{variant.backbone.timm}; take {nearest}"
         )
     return size // patch

@@ -5,63 +5,56 @@ A LoRA variant's file holds what was trained, under the published names
 frozen backbone comes from its own file, and the metadata hold its fingerprint. A variant without
 LoRA, or on a backbone that was never pretrained, is saved whole. All values are float32.
 
-Reading also accepts published files: scalars ``lora_alpha`` and ``use_rslora``, frozen tensors
-under ``….linear.weight`` with query, key and value apart, and merged networks.
+Reading also accepts published files: every container, scalars for the scale of the pairs or none,
+frozen tensors beside the pairs, other ranks, and merged networks.
 """
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from lorat.configs.schema import LoraConfig, VariantConfig
+from lorat.configs.schema import VariantConfig
 from lorat.shards.errors import UserError
 from lorat.train.network.backbone import BackboneWeights, load_backbone
 from lorat.train.network.files import check_tensors, read_tensors, write_tensors
-from lorat.train.network.lora import LoraLinear, merge_lora
 from lorat.train.network.lorat import LoRAT
+from lorat.train.network.published import (
+    from_file,
+    is_gated,
+    live_pairs,
+    merge_pairs,
+    pairs_of,
+    published_tensors,
+    shown_names,
+    to_file,
+)
+from lorat.train.network.reading import (
+    WeightsFile,
+    check_layout,
+    is_new,
+    lora_in,
+    read_weights,
+)
 from lorat.train.network.variants import assemble, hold_matrices_in
 
-__all__ = ["load_network", "load_weights", "published_tensors", "save_weights"]
+__all__ = [
+    "BackboneWeights",
+    "load_network",
+    "load_weights",
+    "metadata_of",
+    "network_of",
+    "published_tensors",
+    "save_weights",
+    "weights_to_save",
+]
 
 FORMAT = "lorat-weights/1"
-_SCALARS = ("lora_alpha", "use_rslora")
-_QUERY = re.compile(r"(.+\.qkv)\.q\.(weight|bias)")
-
-
-def published_tensors(network: LoRAT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the network's live tensors under published names: what LoRA trains, and the rest.
-
-    Pairs that are stacked in memory appear as views, one per published name, so the tensors can
-    be saved or copied into. Without LoRA everything is in the first table.
-    """
-    trained: dict[str, Tensor] = {}
-    frozen: dict[str, Tensor] = {}
-    for path, module in network.named_modules():
-        if isinstance(module, LoraLinear):
-            count = module.lora_b.shape[0]
-            parts = [f"{path}.{part}.lora" for part in module.parts] or [f"{path}.lora"]
-            for part, a, b in zip(
-                parts, module.lora_a.detach().chunk(count), module.lora_b.detach(), strict=True
-            ):
-                trained[f"{part}.A"], trained[f"{part}.B"] = a, b
-    has_lora = bool(trained)
-    for name, parameter in network.named_parameters():
-        if name.endswith((".lora_a", ".lora_b")):
-            continue
-        table = trained if not has_lora or _is_new(name) else frozen
-        table[name] = parameter.detach()
-    return trained, frozen
-
-
-def _is_new(name: str) -> bool:
-    """Whether a tensor belongs to the tracker rather than to the backbone."""
-    return name == "token_type_embed" or name.startswith("head.") or ".lora." in name
+_LOG = logging.getLogger("lorat")
 
 
 def save_weights(
@@ -75,14 +68,28 @@ def save_weights(
         variant: recorded whole in the metadata.
         extra: more metadata, such as the epoch; the file's own keys win.
     """
+    tensors = {
+        name: tensor.to(device="cpu", dtype=torch.float32, copy=True)
+        for name, tensor in weights_to_save(network, variant).items()
+    }
+    write_tensors(path, tensors, dict(extra or {}) | metadata_of(variant, network.fingerprint))
+
+
+def weights_to_save(network: LoRAT, variant: VariantConfig) -> dict[str, Tensor]:
+    """Return the live tensors that a file of this variant holds, under its names."""
     trained, frozen = published_tensors(network)
     if not variant.backbone.pretrained:
         trained |= frozen
-    metadata = dict(extra or {}) | {
+    return to_file(trained, variant.backbone.layout)
+
+
+def metadata_of(variant: VariantConfig, fingerprint: str) -> dict[str, str]:
+    """Return what a file says of itself: variant, LoRA's scale, backbone and its fingerprint."""
+    metadata = {
         "format": FORMAT,
         "variant": variant.model_dump_json(),
         "backbone": variant.backbone.timm,
-        "backbone_fingerprint": network.fingerprint,
+        "backbone_fingerprint": fingerprint,
     }
     if variant.lora is not None:
         metadata |= {
@@ -90,24 +97,48 @@ def save_weights(
             "lora_alpha": str(variant.lora.alpha),
             "lora_rslora": str(variant.lora.rslora).lower(),
         }
-    tensors = {
-        name: tensor.to(device="cpu", dtype=torch.float32, copy=True).contiguous()
-        for name, tensor in trained.items()
-    }
-    write_tensors(path, tensors, metadata)
+    return metadata
 
 
-def load_weights(path: Path, network: LoRAT) -> dict[str, str]:
+def load_weights(
+    path: Path, network: LoRAT, *, layout: str | None = None, force_backbone: bool = False
+) -> dict[str, str]:
     """Copy a file's weights into a network to train and return the file's metadata.
+
+    Where the file's pairs have another scale than the network's, B takes up the difference, so the
+    network computes what the file's did. Frozen tensors in the file must be those of the network,
+    where that has a pretrained backbone, and are not copied then.
+
+    Args:
+        path: a file of `save_weights` or a published one.
+        network: gets the values.
+        layout: the variant's ``backbone.layout``, to refuse files of the other family.
+        force_backbone: take a file that was trained on another backbone.
 
     Raises:
         UserError: if the file is of another network or another backbone.
     """
     tensors, metadata = read_tensors(path)
-    _check_backbone(path, metadata, network)
-    for name in _SCALARS:
-        tensors.pop(name, None)
-    _copy(path, _joined(tensors), network)
+    trained, frozen = published_tensors(network)
+    live = live_pairs(network)
+    if layout is not None:
+        check_layout(path, tensors, layout)
+    gated = layout != "official" and is_gated(trained | frozen)
+    named, scales = from_file(path, tensors, gated)
+    _check_ranks(path, named, live)
+    expected = trained
+    if live and network.fingerprint:
+        _check_backbone(path, metadata, network.fingerprint, force_backbone)
+        named = _without_backbone(path, named, frozen, force_backbone)
+    elif not named.keys().isdisjoint(frozen):
+        expected = trained | frozen
+    check_tensors(path, named, expected, shown_names(expected, layout or "official"))
+    for layer, (a, b) in pairs_of(named).items():
+        own, wanted = live[layer][2], scales.of(layer, a.shape[0], lora_in(path, metadata))
+        if wanted is not None and wanted != own:
+            named[f"{layer}.lora.B"] = b.float() * (wanted / own)
+    for name, tensor in named.items():
+        expected[name].copy_(tensor)
     return metadata
 
 
@@ -117,6 +148,7 @@ def load_network(
     backbone: Path | None = None,
     variant: VariantConfig | None = None,
     dtype: torch.dtype = torch.float32,
+    force_backbone: bool = False,
 ) -> tuple[LoRAT, VariantConfig]:
     """Load a network to track with: LoRA merged in float32, frozen, in eval mode.
 
@@ -127,113 +159,98 @@ def load_network(
         variant: needed where the file does not say its own. Where it does, another crop size of
             the same network may be asked for.
         dtype: number type of the matrices; the rest stays float32.
+        force_backbone: take another backbone than the one that the file was trained on.
 
     Returns:
-        The network, and the variant with the LoRA scale that the file was trained with.
+        The network, and the variant with the rank and the scale that the file was trained with.
 
     Raises:
         UserError: if the file is damaged or of another network, or the backbone is not the one
             that it was trained on.
     """
-    tensors, metadata = read_tensors(path)
-    scalars = {name: tensors.pop(name).item() for name in _SCALARS if name in tensors}
-    variant = _with_scale(_variant_of(path, metadata, variant), scalars)
-    tensors = _joined(tensors)
-    base = {name: tensor for name, tensor in tensors.items() if not _is_new(name)}
-    merged = bool(base) and not any(".lora." in name for name in tensors)
-    if base:
-        _check_positions(path, base, variant)
-        weights = BackboneWeights(str(path), {name: t.float() for name, t in base.items()})
-    else:
-        if variant.lora is None or not variant.backbone.pretrained:
-            raise UserError(f"{path}: holds no backbone, which variant {variant.name} trains whole")
-        weights = load_backbone(variant.backbone, backbone)
-    network = assemble(variant.model_copy(update={"lora": None}) if merged else variant, weights)
-    if not base:
-        network.fingerprint = weights.fingerprint()
-        _check_backbone(path, metadata, network)
-    _copy(path, tensors, network)
-    merge_lora(network)
-    network.requires_grad_(False)
+    file = read_weights(path, variant, force_backbone=force_backbone)
+    network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
-    return network.eval(), variant
+    return network, file.variant
 
 
-def _copy(path: Path, tensors: Mapping[str, Tensor], network: LoRAT) -> None:
-    """Copy tensors into the network; the frozen ones may be absent, all of them together."""
-    trained, frozen = published_tensors(network)
-    expected = trained if tensors.keys().isdisjoint(frozen) else trained | frozen
-    check_tensors(path, tensors, expected)
-    for name, tensor in tensors.items():
-        expected[name].copy_(tensor)
+def network_of(
+    file: WeightsFile, backbone: Path | None = None, *, force_backbone: bool = False
+) -> LoRAT:
+    """Build the network of a file, LoRA merged in float32, frozen, in eval mode.
+
+    Raises:
+        UserError: as for `load_network`.
+    """
+    pairs = pairs_of(file.trained)
+    if file.needs_backbone:
+        weights = load_backbone(file.variant.backbone, backbone)
+        fingerprint = weights.fingerprint()
+        _check_backbone(file.path, file.metadata, fingerprint, force_backbone)
+    else:
+        if backbone is not None:
+            _LOG.warning("%s holds the whole network; %s is not read", file.path, backbone)
+        weights = BackboneWeights(str(file.path), {n: t.float() for n, t in file.base().items()})
+        fingerprint = file.metadata.get("backbone_fingerprint", "")
+    scales = {layer: file.scale(layer) for layer in pairs}
+    merged = BackboneWeights(weights.source, merge_pairs(weights.tensors, file.trained, scales))
+    plain = file.variant.model_copy(update={"lora": None})
+    network = assemble(plain, merged).requires_grad_(False).eval()
+    network.fingerprint = fingerprint
+    live, _ = published_tensors(network)
+    _check_positions(file, live["pos_embed"])
+    for name in live.keys() & file.trained.keys():
+        if pairs or is_new(name):
+            live[name].copy_(file.trained[name])
+    return network
 
 
-def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo the published training layout: drop ``.linear`` and join query, key and value."""
-    joined = {name.replace(".linear.", "."): tensor for name, tensor in tensors.items()}
-    for name in list(joined):
-        match = _QUERY.fullmatch(name)
-        names = [f"{match[1]}.{part}.{match[2]}" for part in ("q", "k", "v")] if match else []
-        if match and all(n in joined for n in names):
-            joined[f"{match[1]}.{match[2]}"] = torch.cat([joined.pop(n) for n in names])
-    return joined
-
-
-def _variant_of(
-    path: Path, metadata: Mapping[str, str], given: VariantConfig | None
-) -> VariantConfig:
-    """Return the variant to build: the given one, with what the file knows better."""
-    if "variant" not in metadata:
-        if given is None:
-            raise UserError(f"{path}: does not say which variant it is; name it with --variant")
-        return given
-    try:
-        own = VariantConfig.model_validate_json(metadata["variant"])
-    except ValidationError as error:
+def _check_positions(file: WeightsFile, built: Tensor) -> None:
+    """Refuse positions that were resampled: they were fixed for another search size."""
+    own = (file.frozen | file.trained).get("pos_embed")
+    if own is not None and own.shape != built.shape:
         raise UserError(
-            f"{path}: its metadata hold a variant that this version cannot read; name it with "
-            "--variant, or update lorat"
-        ) from error
-    if given is None:
-        return own
-    if given.backbone != own.backbone or (given.lora is None) != (own.lora is None):
-        raise UserError(
-            f"{path}: weights of variant {own.name} ({own.backbone.timm}), not of {given.name} "
-            f"({given.backbone.timm}); leave --variant out or give other weights"
+            f"{file.path}: holds positions for {own.shape[1]} search cells, but variant "
+            f"{file.variant.name} has {built.shape[1]}; name the variant it was trained as"
         )
-    return given.model_copy(update={"lora": own.lora})
 
 
-def _with_scale(variant: VariantConfig, scalars: Mapping[str, float]) -> VariantConfig:
-    """Let the scalars of a published file override the variant's LoRA scale."""
-    if variant.lora is None or not scalars:
-        return variant
-    lora = LoraConfig(
-        rank=variant.lora.rank,
-        alpha=scalars.get("lora_alpha", variant.lora.alpha),
-        rslora=bool(scalars.get("use_rslora", variant.lora.rslora)),
-        dropout=variant.lora.dropout,
-    )
-    return variant.model_copy(update={"lora": lora})
+def _check_ranks(
+    path: Path, found: Mapping[str, Tensor], live: Mapping[str, tuple[Tensor, Tensor, float]]
+) -> None:
+    for layer, (a, _) in pairs_of(found).items():
+        if layer in live and a.dim() == 2 and a.shape[0] != live[layer][0].shape[0]:
+            raise UserError(
+                f"{path}: its pairs have rank {a.shape[0]}, those of the network to train "
+                f"{live[layer][0].shape[0]} ({layer}); set lora.rank in a variant file of your own"
+            )
 
 
-def _check_backbone(path: Path, metadata: Mapping[str, str], network: LoRAT) -> None:
+def _check_backbone(path: Path, metadata: Mapping[str, str], here: str, force: bool) -> None:
+    """Compare the fingerprint of the backbone that is used with that in the file's metadata."""
     wanted = metadata.get("backbone_fingerprint", "")
-    if wanted and network.fingerprint and wanted != network.fingerprint:
-        raise UserError(
-            f"{path}: trained on another backbone file of {metadata.get('backbone', 'its kind')} "
-            f"(fingerprint {wanted}, not {network.fingerprint}); give that one with --backbone"
-        )
+    if not wanted or not here or wanted == here:
+        return
+    text = (
+        f"{path}: trained on another backbone file of {metadata.get('backbone', 'its kind')} "
+        f"(fingerprint {wanted}, not {here})"
+    )
+    if not force:
+        raise UserError(f"{text}; give that one with --backbone, or --force-backbone")
+    _LOG.warning("%s; taken all the same", text)
 
 
-def _check_positions(path: Path, base: Mapping[str, Tensor], variant: VariantConfig) -> None:
-    """Refuse to resample positions that were fixed for another search size."""
-    patches, positions = base.get("patch_embed.proj.weight"), base.get("pos_embed")
-    if patches is None or positions is None:
-        return  # the comparison of all names reports them
-    grid = variant.search_size // patches.shape[-1]
-    if positions.shape[1] != grid * grid:
-        raise UserError(
-            f"{path}: holds positions for {positions.shape[1]} search cells, but variant "
-            f"{variant.name} has {grid * grid}; name the variant it was trained as"
-        )
+def _without_backbone(
+    path: Path, named: dict[str, Tensor], frozen: Mapping[str, Tensor], force: bool
+) -> dict[str, Tensor]:
+    """Drop the frozen tensors, which must be those of the network; positions may be resampled."""
+    common = sorted(named.keys() & frozen.keys() - {"pos_embed"})
+    check = {name: named[name] for name in common}
+    check_tensors(path, check, {name: frozen[name] for name in common})
+    other = [n for n in common if not torch.equal(check[n].to(frozen[n]), frozen[n])]
+    if other:
+        text = f"{path}: holds another backbone than the network's ({other[0]} differs)"
+        if not force:
+            raise UserError(f"{text}; give that one with --backbone, or --force-backbone")
+        _LOG.warning("%s; the network keeps its own", text)
+    return {name: tensor for name, tensor in named.items() if name not in frozen}

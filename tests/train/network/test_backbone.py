@@ -1,13 +1,27 @@
 from __future__ import annotations
 
+import huggingface_hub
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
 
+from lorat.configs.schema import BackboneConfig
 from lorat.shards.errors import UserError
-from lorat.train.network.backbone import backbone_weights, load_backbone
+from lorat.train.network.backbone import backbone_weights, how_to_get, load_backbone
 from lorat.train.network.variants import build_network
+from tests.train.network.published_files import FAMILIES, make, write
+
+EVA = {
+    "attn.q_proj.bias": "attn.q_bias",
+    "attn.v_proj.bias": "attn.v_bias",
+    "mlp.fc1_g": "mlp.w1",
+    "mlp.fc1_x": "mlp.w2",
+    "mlp.fc2": "mlp.w3",
+    "mlp.norm": "mlp.ffn_ln",
+}
+"""timm's names → those of the files that EVA-02's authors released."""
 
 
 @pytest.fixture(params=[False, True], ids=["mlp", "gated"])
@@ -63,21 +77,138 @@ def test_folder_of_backbones_is_searched_by_timm_name(forms, index, tmp_path, mo
     assert build_network(variant).fingerprint
 
 
-def test_unreachable_hub_says_what_to_fetch_and_where_to_put_it(make_variant, monkeypatch):
-    def offline(*_args, **_options):
-        raise OSError("no route to host")
+def test_folder_may_hold_the_file_under_its_authors_name(forms, tmp_path, monkeypatch):
+    variant, _, official = forms
+    size = "s" if "small" in variant.backbone.timm else "g"
+    official.rename(tmp_path / f"dinov2_vit{size}14_pretrain.pth")
+    monkeypatch.setenv("LORAT_BACKBONES", str(tmp_path))
+    assert build_network(variant).fingerprint
+
+
+def test_folder_that_is_not_there_is_named(make_variant, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAT_BACKBONES", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"LORAT_BACKBONES=.*nowhere"):
+        build_network(make_variant())
+
+
+def test_hub_is_asked_for_timms_safetensors_by_name(forms, monkeypatch):
+    variant, timms, _ = forms
+    asked = []
+
+    def download(place, name):
+        asked.append((place, name))
+        return str(timms)
 
     monkeypatch.delenv("LORAT_BACKBONES", raising=False)
-    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert build_network(variant).fingerprint == build_network(variant, backbone=timms).fingerprint
+    assert asked == [(f"timm/{variant.backbone.timm}", "model.safetensors")]
+
+
+def test_what_the_hub_sent_once_is_not_asked_for_again(forms, monkeypatch):
+    variant, timms, _ = forms
+    monkeypatch.delenv("LORAT_BACKBONES", raising=False)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(timms))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    assert build_network(variant).fingerprint
+
+
+def test_unreachable_hub_says_what_to_fetch_and_where_to_put_it(make_variant, monkeypatch):
+    def offline(*_args, **_options):
+        raise LocalEntryNotFoundError("no route to host")
+
+    monkeypatch.delenv("LORAT_BACKBONES", raising=False)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     with pytest.raises(UserError) as error:
         load_backbone(make_variant().backbone)
+    assert "\n" not in error.value.message
     for part in (
         "https://huggingface.co/timm/vit_small_patch14_dinov2.lvd142m/resolve/main/",
+        "dinov2_vits14_pretrain.pth",
         "--backbone",
-        "$LORAT_BACKBONES",
+        "LORAT_BACKBONES",
         "vit_small_patch14_dinov2.lvd142m.safetensors",
     ):
         assert part in error.value.message
+
+
+def test_clip_is_fetched_from_where_timm_keeps_it(tmp_path, monkeypatch):
+    # the quickgelu models share their files with the others
+    config = BackboneConfig(timm="vit_large_patch14_clip_quickgelu_336.openai")
+    assert "timm/vit_large_patch14_clip_336.openai/resolve" in how_to_get(config)
+    monkeypatch.setenv("LORAT_BACKBONES", str(tmp_path))
+    file = tmp_path / "vit_large_patch14_clip_336.openai.safetensors"
+    save_file({"norm.weight": torch.ones(3)}, file)
+    assert load_backbone(config).source == str(file)
+
+
+@pytest.mark.parametrize("timm_name", ["vit_base_patch14_dinov2.nosuch", "vit_nosuch"])
+def test_names_that_timm_does_not_know_are_a_users_error(timm_name, monkeypatch):
+    monkeypatch.delenv("LORAT_BACKBONES", raising=False)
+    with pytest.raises(UserError, match=timm_name):
+        load_backbone(BackboneConfig(timm=timm_name))
+
+
+@pytest.mark.parametrize("name", ["register_tokens", "reg_token"])
+def test_backbone_with_registers_is_refused_where_the_variant_has_none(name, forms, tmp_path):
+    variant, timms, _ = forms
+    path = tmp_path / "reg4.safetensors"
+    save_file(load_file(timms) | {name: torch.zeros(1, 4, 64)}, path)
+    with pytest.raises(UserError, match=rf"reg4\.safetensors.*register tokens \({name}\)"):
+        build_network(variant, backbone=path)
+
+
+def test_backbone_with_registers_serves_a_variant_that_names_it(make_variant, tmp_path):
+    variant = make_variant()
+    config = variant.backbone.model_copy(update={"timm": "vit_small_patch14_reg4_dinov2.lvd142m"})
+    model = timm.create_model(config.timm, num_classes=0, **config.args)
+    save_file(model.state_dict(), tmp_path / "reg4.safetensors")
+    variant = variant.model_copy(update={"backbone": config})
+    network = build_network(variant, backbone=tmp_path / "reg4.safetensors")
+    assert network.pos_embed.shape == (1, 256, 64)
+
+
+def test_official_and_timm_files_of_eva_are_the_same_backbone(tmp_path):
+    tracker = make("eva")
+    official = {"mask_token": torch.zeros(1), "norm.weight": torch.ones(32)}
+    for name, tensor in tracker.backbone.items():
+        for ours, theirs in EVA.items():
+            name = name.replace(ours, theirs)
+        official[name] = tensor
+    del official["fc_norm.weight"], official["fc_norm.bias"]
+    files = [
+        write(tmp_path / "timm.safetensors", tracker.backbone),
+        write(tmp_path / "official.pth", official),
+        tmp_path / "nested.pt",
+    ]
+    torch.save({"model": official}, files[2])
+    prints = {load_backbone(tracker.variant.backbone, file).fingerprint() for file in files}
+    assert len(prints) == 1
+    assert build_network(tracker.variant, backbone=files[1]).fingerprint in prints
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_timms_files_of_every_family_are_read(family, tmp_path):
+    tracker = make(family)
+    head = {"head.weight": torch.zeros(5, 32), "head.bias": torch.zeros(5)}
+    file = write(tmp_path / "timm.safetensors", tracker.backbone | head)
+    network = build_network(tracker.variant, backbone=file)
+    last = network.blocks[-1]
+    mlp = last.mlp.w3 if "gated" in family else last.mlp.fc2
+    assert torch.equal(mlp.weight, tracker.backbone["blocks.2.mlp.fc2.weight"])
+    assert torch.equal(last.norm1.bias, tracker.backbone["blocks.2.norm1.bias"])
+
+
+def test_reading_a_backbone_does_not_change_its_file(forms):
+    variant, timms, _ = forms
+    before = timms.read_bytes()
+    network = build_network(variant.model_copy(update={"lora": None}), backbone=timms)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    assert timms.read_bytes() == before
 
 
 def test_tensors_that_do_not_fit_are_listed_by_name(forms, tmp_path):

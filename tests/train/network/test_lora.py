@@ -1,20 +1,34 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lorat.configs.load import parse
 from lorat.configs.schema import LoraConfig
-from lorat.train.network.lora import LoraLinear, lora_scale, merge_lora
+from lorat.shards.errors import UserError
+from lorat.train.network.adapters import replace_layers
+from lorat.train.network.lora import LoraLinear, add_lora, lora_scale, merge_lora, unmerge_lora
+from lorat.train.network.published import published_tensors
+from lorat.train.network.variants import assemble, hold_matrices_in
 
-PARTS = [(), ("q", "k", "v")]
+ALL = ("q", "k", "v", "proj", "mlp")
+LAYERS = [
+    ((), ALL),
+    (("q", "k", "v"), ALL),
+    (("q", "k", "v"), ("q", "v")),
+    (("q", "k", "v"), ("k",)),
+]
+"""Results of a layer and targets."""
 
 
-def make(parts=(), dropout=0.0, bias=True):
+def make(results=(), targets=ALL, dropout=0.0, bias=True):
     torch.manual_seed(0)
-    config = LoraConfig(rank=4, alpha=6.0, dropout=dropout)
-    layer = LoraLinear(nn.Linear(10, 12, bias=bias), config, parts)
+    config = LoraConfig(rank=4, alpha=6.0, dropout=dropout, targets=targets)
+    layer = LoraLinear(nn.Linear(10, 12, bias=bias), config, results)
     with torch.no_grad():
         layer.lora_a.normal_()
         layer.lora_b.normal_()
@@ -22,16 +36,19 @@ def make(parts=(), dropout=0.0, bias=True):
 
 
 def textbook(layer, x):
-    """x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, part by part."""
+    """x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, result by result."""
+    pieces = list(F.linear(x, layer.weight, layer.bias).chunk(layer.pairing.count, dim=-1))
     pairs = zip(layer.lora_a.chunk(len(layer.lora_b)), layer.lora_b, strict=True)
-    update = torch.cat([F.linear(F.linear(x, a), b) for a, b in pairs], dim=-1)
-    return F.linear(x, layer.weight, layer.bias) + layer.scale * update
+    for name, (a, b) in zip(layer.parts or ("q",), pairs, strict=True):
+        number = "qkv".index(name)
+        pieces[number] = pieces[number] + layer.scale * F.linear(F.linear(x, a), b)
+    return torch.cat(pieces, dim=-1)
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize(("results", "targets"), LAYERS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_output_and_gradients_are_those_of_the_textbook_form(parts, bias):
-    layer = make(parts, bias=bias)
+def test_output_and_gradients_are_those_of_the_textbook_form(results, targets, bias):
+    layer = make(results, targets, bias=bias)
     x = torch.randn(2, 5, 10, requires_grad=True)
     wanted = (x, layer.lora_a, layer.lora_b)
     expected = textbook(layer, x)
@@ -59,21 +76,16 @@ def test_bfloat16_autocast_is_close_and_gradients_stay_float32(frozen):
     assert (layer.lora_a.grad - exact_grad).norm() / exact_grad.norm() < 0.02
 
 
-def test_frozen_weights_get_no_gradient_and_only_the_input_is_kept():
+def test_frozen_weights_get_no_gradient():
     layer = make()
-    kept = []
-    x = torch.randn(3, 10)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        layer(x).sum()
-    owned = {t.data_ptr() for t in (x, layer.weight, layer.lora_a, layer.lora_b)}
-    assert {t.data_ptr() for t in kept} == owned
-    assert layer.weight.requires_grad is False
-    assert layer.bias.requires_grad is False
+    layer(torch.randn(3, 10)).sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is None
 
 
-@pytest.mark.parametrize("parts", PARTS)
-def test_merged_layer_computes_the_same(parts):
-    layer = make(parts)
+@pytest.mark.parametrize(("results", "targets"), LAYERS)
+def test_merged_layer_computes_the_same(results, targets):
+    layer = make(results, targets)
     network = nn.Sequential(nn.Sequential(layer), nn.GELU())
     x = torch.randn(7, 10)
     before = network(x)
@@ -83,8 +95,51 @@ def test_merged_layer_computes_the_same(parts):
     torch.testing.assert_close(network(x), before, rtol=0, atol=1e-5)
 
 
-def test_dropout_thins_the_pairs_in_training_only():
-    layer = make(("q", "k", "v"), dropout=0.5)
+@pytest.mark.parametrize("frozen", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_merge_is_the_float32_sum_and_is_undone_bit_for_bit(frozen):
+    layer = make(("q", "k", "v"), ("q", "v"))
+    network = nn.Sequential(layer, nn.GELU())
+    hold_matrices_in(network, frozen)
+    names = list(network.state_dict())
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    exact = textbook(copy.deepcopy(layer).float(), torch.eye(10)) - layer.bias.float()
+    replaced = merge_lora(network)
+    assert torch.equal(network[0].weight[4:8], before["0.weight"][4:8])  # the key's
+    torch.testing.assert_close(network[0].weight, exact.t().to(frozen), rtol=0, atol=1e-2)
+    if frozen == torch.float32:
+        torch.testing.assert_close(network[0].weight, exact.t(), rtol=0, atol=1e-5)
+    hold_matrices_in(network, torch.float32)
+    network[0].weight.fill_(0.0)
+    network[0].bias.fill_(0.0)
+    unmerge_lora(network, replaced)
+    assert network[0] is layer
+    assert list(network.state_dict()) == names
+    for name, tensor in network.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_network_merged_and_unmerged_is_the_same_network(tiny):
+    network = tiny[0].eval()
+    draw = torch.Generator().manual_seed(2)
+    crops = [torch.randn(1, 3, side, side, generator=draw) for side in (112, 224)]
+    mask = torch.ones(1, 8, 8)
+    with torch.no_grad():
+        before = network(*crops, mask)
+        replaced = merge_lora(network)
+        merged = network(*crops, mask)
+        unmerge_lora(network, replaced)
+        after = network(*crops, mask)
+    for one, other, back in zip(before, merged, after, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
+        assert torch.equal(back, one)
+
+
+@pytest.mark.parametrize(
+    ("results", "targets"), [((), ALL), (("q", "k", "v"), ALL), (("q", "k", "v"), ("q", "v"))]
+)
+def test_dropout_thins_the_pairs_in_training_only(results, targets):
+    layer = make(results, targets, dropout=0.5)
     x = torch.randn(4000, 10)
     torch.testing.assert_close(layer.eval()(x), textbook(layer, x), rtol=1e-5, atol=1e-5)
     thinned = layer.train()(x)
@@ -92,6 +147,96 @@ def test_dropout_thins_the_pairs_in_training_only():
     mean_gap = (thinned - textbook(layer, x)).mean(0).abs().max()
     assert not torch.allclose(thinned, textbook(layer, x))
     assert mean_gap < 0.2 * update.std()
+
+
+def pairs(network):
+    return {n for n, p in network.named_parameters() if ".lora_" in n and n.startswith("blocks.0")}
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers"),
+    [
+        (("q", "v"), ["attn.qkv"]),
+        (("proj",), ["attn.proj"]),
+        (("mlp",), ["mlp.fc1", "mlp.fc2"]),
+        (("k", "mlp"), ["attn.qkv", "mlp.fc1", "mlp.fc2"]),
+    ],
+)
+def test_only_targets_have_pairs(make_variant, targets, layers):
+    network = assemble(make_variant(targets=targets), None)
+    assert pairs(network) == {f"blocks.0.{layer}.lora_{x}" for layer in layers for x in "ab"}
+    frozen = [p for n, p in network.blocks.named_parameters() if ".lora_" not in n]
+    assert not any(p.requires_grad for p in frozen)
+
+
+def test_query_and_value_alone_leave_the_key_as_it_was(make_variant):
+    network = assemble(make_variant(targets=("v", "q")), None)
+    layer = network.blocks[0].attn.qkv
+    assert layer.parts == ("q", "v")
+    assert layer.lora_a.shape == (16, 64)
+    assert layer.lora_b.shape == (2, 64, 8)
+    x = torch.randn(5, 64)
+    base = F.linear(x, layer.weight, layer.bias)
+    same = [
+        torch.allclose(a, b) for a, b in zip(layer(x).chunk(3, 1), base.chunk(3, 1), strict=True)
+    ]
+    assert same == [False, True, False]
+    trained, frozen = published_tensors(network)
+    names = {name for name in trained if name.startswith("blocks.0.")}
+    assert names == {f"blocks.0.attn.qkv.{part}.lora.{x}" for part in "qv" for x in "AB"}
+    assert "blocks.0.attn.qkv.weight" in frozen
+
+
+def test_separate_projections_have_a_pair_where_they_are_targets():
+    names = ["q_proj", "k_proj", "v_proj", "proj"]
+    block = nn.ModuleDict(
+        {
+            "attn": nn.ModuleDict({name: nn.Linear(8, 8, name != "k_proj") for name in names}),
+            "mlp": nn.ModuleDict({name: nn.Linear(8, 8) for name in ("fc1_g", "fc1_x", "fc2")}),
+        }
+    )
+    add_lora(block, LoraConfig(rank=2, targets=("k", "v", "mlp")))
+    found = {path for path, layer in block.named_modules() if isinstance(layer, LoraLinear)}
+    assert found == {"attn.k_proj", "attn.v_proj", "mlp.fc1_g", "mlp.fc1_x", "mlp.fc2"}
+    layer, x = block["attn"]["k_proj"], torch.randn(3, 8)
+    torch.testing.assert_close(layer(x), textbook(layer, x), rtol=1e-5, atol=1e-6)
+
+
+def test_targets_are_checked_and_kept_in_one_order():
+    assert LoraConfig().targets == ALL
+    assert LoraConfig(targets=["mlp", "v", "q", "v"]).targets == ("q", "v", "mlp")
+    for wrong, message in (
+        (["q", "w"], "targets.1.*'q', 'k', 'v', 'proj' or 'mlp'"),
+        ([], "targets"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse(LoraConfig, {"targets": wrong}, "mine.yaml")
+
+
+def test_another_adapter_may_take_the_layers_places():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 3), nn.GELU()))
+    kept, seen = network[0], []
+
+    def replace(path, layer):
+        seen.append(path)
+        return layer if path == "0" else nn.Sequential(layer, nn.Linear(3, 4))
+
+    replace_layers(network, nn.Linear, replace)
+    assert seen == ["0", "1.0"]
+    assert network[0] is kept
+    assert network(torch.ones(1, 2)).shape == (1, 4)
+
+
+def test_layers_without_data_say_their_shapes():
+    with torch.device("meta"):
+        layer = LoraLinear(nn.Linear(8, 12), LoraConfig(rank=2), ("q", "k", "v"))
+        x = torch.randn(3, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.sum().backward()
+    assert y.shape == (3, 12)
+    assert x.grad.shape == x.shape
+    assert layer.lora_b.grad.shape == layer.lora_b.shape
 
 
 def test_both_factors_start_truncated_normal():

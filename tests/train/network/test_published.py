@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lorat.train.loss import tracking_loss
 from lorat.train.network.lora import merge_lora
@@ -55,13 +55,12 @@ def test_outputs_are_those_of_the_published_network(
 
 
 def test_rank_stabilised_scale_is_that_of_the_published_network(
-    golden_network, make_variant, golden_arrays, golden_inputs
+    make_variant, golden_state, golden_arrays, golden_inputs, tmp_path
 ):
-    # the scalars in the file say rslora is off; the network's own scale rules once it is built
-    network = golden_network(make_variant()).eval()
-    for module in network.modules():
-        if hasattr(module, "lora_a"):
-            module.scale = 16.0 / 8**0.5
+    tensors = load_file(golden_state) | {"use_rslora": torch.tensor(True)}
+    save_file(tensors, tmp_path / "model.bin")
+    network, variant = load_network(tmp_path / "model.bin", variant=make_variant())
+    assert variant.lora.rslora
     with torch.no_grad():
         assert_same(network(*golden_inputs(golden_arrays)), golden_arrays, "rslora_")
 

@@ -1,61 +1,116 @@
+"""Blocks and backbones compute what timm's do; what cannot be computed is refused by name."""
+
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from lorat.configs.schema import BackboneConfig
+from lorat.configs.schema import BackboneConfig, LoraConfig
 from lorat.shards.errors import UserError
-from lorat.train.network.layers import add_residual, attend
-from lorat.train.network.positions import resize_positions, sincos_positions
-from lorat.train.network.vit import Transformer
+from lorat.train.network.layers import Dense, add_residual, attend
+from lorat.train.network.lora import add_lora
+from lorat.train.network.vit import Attention, Transformer, drop_rates
 
-GOLDEN = Path(__file__).parents[2] / "golden"
-ARGS = {"embed_dim": 32, "depth": 2, "num_heads": 4, "init_values": 0.5}
-
-
-@pytest.mark.parametrize("grid", [16, 27])
-def test_positions_are_resampled_as_published(grid):
-    arrays = np.load(GOLDEN / "g4_pos_embed.npz")
-    resized = resize_positions(torch.from_numpy(arrays["pos_embed"]), grid)
-    np.testing.assert_allclose(resized, arrays[f"to_{grid}"], rtol=0, atol=1e-6)
-
-
-def test_positions_of_the_same_grid_stay_as_they_are():
-    positions = torch.randn(1, 37 * 37, 3)
-    assert torch.equal(resize_positions(positions, 37), positions)
+ARGS = {"embed_dim": 32, "depth": 2, "num_heads": 4}
+FAMILIES = {
+    "vit_small_patch14_dinov2": {"init_values": 0.5, "img_size": 56},
+    "vit_giant_patch14_dinov2": {"init_values": 0.5, "img_size": 56},
+    "vit_base_patch16_clip_quickgelu_224": {"img_size": 64},
+    "vit_base_patch16_224.mae": {"img_size": 64},
+    "eva02_base_patch14_224": {"img_size": 56},
+}
+OFFICIAL = {"mlp.fc1": "mlp.w12", "mlp.fc2": "mlp.w3"}
 
 
-@pytest.mark.parametrize(
-    "name", ["vit_small_patch14_dinov2", "vit_giant_patch14_dinov2", "vit_base_patch16_224.mae"]
-)
-def test_blocks_compute_what_those_of_timm_compute(name):
-    config = BackboneConfig(timm=name, args=ARGS, pretrained=False)
+def small(name: str) -> BackboneConfig:
+    """A backbone of four by four patches that timm computes without a class token, too."""
+    pool = {"class_token": False, "global_pool": "avg"}
+    pool |= {} if name.startswith("eva02") else {"fc_norm": False}
+    return BackboneConfig(timm=name, args=ARGS | FAMILIES[name] | pool, pretrained=False)
+
+
+def twins(name: str):
+    """timm's model with invented values, and ours with the same ones."""
+    config = small(name)
     torch.manual_seed(0)
-    theirs = timm.create_model(name, num_classes=0, **ARGS).eval()
-    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=0, **config.args).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
     ours = Transformer(config).eval()
-    x = torch.randn(2, 9, 32)
-    expected, got = x, x
-    for a, b in zip(theirs.blocks, ours.blocks, strict=True):
-        expected, got = a(expected), b(got)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    state = {}
+    for key, tensor in theirs.state_dict().items():
+        for old, new in OFFICIAL.items() if "giant" in name else ():
+            key = key.replace(old, new)
+        state[key] = tensor
+    state = {key: tensor for key, tensor in state.items() if not key.startswith("fc_norm.")}
+    ours.load_state_dict(state)
+    return theirs, ours
 
 
+def dinov2(drop_path: float = 0.0) -> Transformer:
+    args = ARGS | {"init_values": 0.5}
+    return Transformer(BackboneConfig(timm="vit_small_patch14_dinov2", args=args), drop_path)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_computes_what_timm_computes(name):
+    theirs, ours = twins(name)
+    image = torch.randn(2, 3, *[FAMILIES[name]["img_size"]] * 2)
+    context = () if ours.rotary is None else (ours.rotary.table((4,)),)
+    with torch.no_grad():
+        x = ours.norm_pre(ours.patch_embed(image) + ours.positions_for(4))
+        for block in ours.blocks:
+            x = block(x, 0, *context)
+        torch.testing.assert_close(
+            ours.norm(x), theirs.forward_features(image), rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5])
-def test_skipped_tokens_do_not_change_the_others(rate):
-    block = Transformer(
-        BackboneConfig(timm="vit_small_patch14_dinov2", args=ARGS), drop_path=rate
-    ).blocks[0]
+def test_skipped_tokens_do_not_change_the_others(name, rate):
+    network = Transformer(small(name), rate)
+    block = network.blocks[-1]
+    context = () if network.rotary is None else (network.rotary.table((1, 2, 2)),)
     x = torch.randn(4, 9, 32)
     torch.manual_seed(5)
-    whole = block(x)
+    whole = block(x, 0, *context)
     torch.manual_seed(5)
-    torch.testing.assert_close(block(x, skip=3), whole[:, 3:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(block(x, 3, *context), whole[:, 3:], rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_tokens_that_ask_pass_the_query_projection():
+    torch.manual_seed(0)
+    attention = Attention(Dense(32, 96), Dense(32, 32), heads=4)
+    x = torch.randn(2, 9, 32, requires_grad=True)
+    whole = attention(x)[:, 3:]
+    got = attention(x, 3)
+    torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-6)
+    wanted = (x, attention.qkv.weight, attention.qkv.bias)
+    push = torch.randn_like(got)
+    for a, b in zip(
+        torch.autograd.grad(got, wanted, push),
+        torch.autograd.grad(whole, wanted, push),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    seen = []
+    attention.qkv.outputs = lambda x, a, b: (
+        seen.append((x.shape[1], b - a)) or x.repeat(1, 1, (b - a) // 32)
+    )
+    attention(x, 3)
+    assert seen == [(6, 32), (9, 64)]
+
+
+def test_skipped_tokens_do_not_change_the_others_under_an_adapter():
+    block = dinov2().blocks[0]
+    add_lora(nn.ModuleList([block]), LoraConfig(rank=4))
+    x = torch.randn(2, 9, 32)
+    torch.testing.assert_close(block(x, 3), block(x)[:, 3:], rtol=1e-5, atol=1e-5)
 
 
 def test_low_drop_path_zeroes_whole_samples_and_keeps_the_mean():
@@ -82,10 +137,18 @@ def test_high_drop_path_runs_the_branch_on_a_part_of_the_batch(batch, rate, size
 
 
 def test_drop_path_acts_in_training_only():
-    config = BackboneConfig(timm="vit_small_patch14_dinov2", args=ARGS)
-    block = Transformer(config, drop_path=0.4).blocks[0].eval()
+    block = dinov2(drop_path=0.4).blocks[0].eval()
     x = torch.randn(4, 9, 32)
     assert torch.equal(block(x), block(x))
+
+
+def test_drop_path_is_the_same_everywhere_or_grows_with_depth():
+    assert drop_rates("official", 0.4, 4) == [0.4] * 4
+    assert drop_rates("timm", 0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert max(drop_rates("timm", 0.1, 24)) == 0.1  # above it, part of the batch would be left out
+    assert drop_rates("timm", 0.4, 1) == [0.0]
+    config = BackboneConfig(timm="vit_small_patch14_dinov2", args=ARGS, layout="timm")
+    assert [block.drop_path for block in Transformer(config, 0.4).blocks] == [0.0, 0.4]
 
 
 def test_bfloat16_attention_on_a_processor_is_close_to_float32():
@@ -96,31 +159,36 @@ def test_bfloat16_attention_on_a_processor_is_close_to_float32():
     torch.testing.assert_close(rough.float(), exact, rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize(
-    "name", ["eva02_tiny_patch14_224", "vit_base_patch16_clip_224", "resnet18", "no_such_model"]
-)
-def test_other_backbones_are_refused_by_name(name):
-    with pytest.raises(UserError, match=name), torch.device("meta"):
-        Transformer(BackboneConfig(timm=name, pretrained=False))
+REFUSED = {
+    "resnet18": ({}, "ResNet"),
+    "no_such_model": ({}, "timm cannot build it"),
+    "vit_small_patch14_dinov2": ({"qk_norm": True}, "query and key norms"),
+    "vit_small_patch14_reg4_dinov2": ({"proj_drop_rate": 0.1}, "dropout"),
+    "vit_base_patch14_dinov2": ({"drop_path_rate": 0.1}, "drop_path of the variant"),
+    "vit_large_patch14_dinov2": ({"pos_embed": "none"}, "no learned positions"),
+    "vit_base_patch16_224.mae": ({"scale_mlp_norm": True}, "a norm inside the MLP"),
+    "vit_large_patch16_224.mae": ({"img_size": (224, 448)}, "oblong"),
+    "vit_huge_patch14_224.mae": ({"patch_drop_rate": 0.5}, "dropped patches"),
+    "vit_base_patch16_rpn_224": ({}, "blocks of type ResPostBlock"),
+    "vit_tiny_r_s16_p8_224": ({}, "patches of type HybridEmbed"),
+    "eva02_tiny_patch14_224": ({}, "EvaAttention with GluMlp|fused query"),
+    "eva02_base_patch14_224": ({"qk_norm": True}, "query and key norms"),
+    "eva02_large_patch14_224": ({"use_rot_pos_emb": False}, "positions of type NoneType"),
+    "vit_small_patch16_dinov3": ({}, "RotaryEmbeddingDinoV3|no learned positions"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_computed_is_refused_by_name(name):
+    args, reason = REFUSED[name]
+    with (
+        pytest.raises(UserError, match=f"backbone {name}:.*({reason})"),
+        torch.device("meta"),
+    ):
+        Transformer(BackboneConfig(timm=name, args=args, pretrained=False))
 
 
 def test_wrong_backbone_arguments_are_a_users_error():
     config = BackboneConfig(timm="vit_small_patch14_dinov2", args={"embed_dims": 3})
     with pytest.raises(UserError, match="embed_dims"):
         Transformer(config)
-
-
-def test_sine_positions_tell_every_token_apart_and_neighbours_are_alike():
-    positions = sincos_positions(torch.zeros(1, 64, 32))[0]
-    apart = torch.cdist(positions, positions).fill_diagonal_(torch.inf)
-    assert apart.min() > 0.3
-    grid = positions.view(8, 8, 32)
-    near = (grid[3, 3] - grid[3, 4]).norm()
-    assert near < (grid[3, 3] - grid[3, 7]).norm()
-    torch.testing.assert_close(grid[2, 5, :16], grid[2, 0, :16])
-    torch.testing.assert_close(grid[2, 5, 16:], grid[0, 5, 16:])
-
-
-def test_sine_positions_need_a_width_that_four_divides():
-    with pytest.raises(UserError, match="not 30"):
-        sincos_positions(torch.zeros(1, 4, 30))

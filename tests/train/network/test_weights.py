@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import timm
@@ -148,6 +149,78 @@ def test_another_backbone_file_is_refused_by_its_fingerprint(saved, backbone, ma
         load_network(path, backbone=other)
     with pytest.raises(UserError, match=network.fingerprint):
         load_weights(path, build_network(variant, backbone=other))
+
+
+def test_another_backbone_is_taken_with_a_warning_when_forced(
+    saved, backbone, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+    network, variant, path = saved
+    state = load_file(backbone)
+    state["norm.bias"] += 1e-3
+    other = tmp_path / "other.safetensors"
+    save_file(state, other)
+    loaded, _ = load_network(path, backbone=other, force_backbone=True)
+    assert loaded.fingerprint != network.fingerprint
+    assert network.fingerprint in caplog.text
+    assert loaded.fingerprint in caplog.text
+    caplog.clear()
+    fresh = build_network(variant, backbone=other)
+    load_weights(path, fresh, force_backbone=True)
+    assert network.fingerprint in caplog.text
+    assert torch.equal(fresh.token_type_embed, network.token_type_embed)
+    assert torch.equal(fresh.norm.bias, state["norm.bias"])
+
+
+def test_another_backbone_by_name_is_taken_when_forced(saved, backbone, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+    _, variant, path = saved
+    config = variant.backbone.model_copy(update={"timm": "vit_small_patch14_dinov2"})
+    renamed = variant.model_copy(update={"backbone": config, "name": "other"})
+    with pytest.raises(UserError, match="tiny-224"):
+        load_network(path, backbone=backbone, variant=renamed)
+    _, told = load_network(path, backbone=backbone, variant=renamed, force_backbone=True)
+    assert told.backbone == config
+    assert "onto the backbone of other" in caplog.text
+
+
+def test_backbone_beside_a_whole_file_is_said_to_be_idle(tmp_path, backbone, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+    variant = load_variant("toy")
+    save_weights(tmp_path / "toy.safetensors", build_network(variant), variant)
+    load_network(tmp_path / "toy.safetensors", backbone=backbone)
+    assert "is not read" in caplog.text
+
+
+@pytest.mark.parametrize("targets", [("q", "v"), ("mlp",), ("k", "proj")])
+def test_pairs_on_some_layers_only_are_saved_and_loaded(targets, make_variant, backbone, tmp_path):
+    variant = make_variant(targets=targets)
+    network = build_network(variant, backbone=backbone)
+    path = tmp_path / "some.safetensors"
+    save_weights(path, network, variant)
+    layers = {name.split(".", 2)[2] for name in load_file(path) if name.endswith(".lora.A")}
+    wanted = {f"attn.qkv.{part}" for part in "qkv" if part in targets}
+    wanted |= {"attn.proj"} if "proj" in targets else set()
+    wanted |= {"mlp.fc1", "mlp.fc2"} if "mlp" in targets else set()
+    assert layers == {f"{layer}.lora.A" for layer in wanted}
+    same_output(network.eval(), load_network(path, backbone=backbone)[0], crops(), 1e-5)
+    again = build_network(variant, backbone=backbone)
+    load_weights(path, again)
+    same_output(network, again.eval(), crops(), 0.0)
+    with pytest.raises(UserError, match=r"missing: blocks\.0"):
+        save_file(load_file(path), tmp_path / "nameless.bin")
+        load_network(tmp_path / "nameless.bin", variant=make_variant())
+
+
+def test_metadata_of_another_version_do_not_matter_where_the_variant_is_named(
+    saved, backbone, make_variant, tmp_path
+):
+    network, _, path = saved
+    future = tmp_path / "future.safetensors"
+    told = {"variant": '{"name": "x", "warp": 9}', "lora_alpha": "16.0", "lora_rslora": "false"}
+    save_file(load_file(path), future, told)
+    loaded, _ = load_network(future, backbone=backbone, variant=make_variant(alpha=1.0))
+    same_output(network.eval(), loaded, crops(), 1e-5)
 
 
 def test_weights_of_another_variant_are_refused(saved, backbone):

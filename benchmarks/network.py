@@ -1,0 +1,147 @@
+"""A training step of B-224 with our LoRA, and with LoRA as its formula reads.
+
+The plain side is the oracle of the tests: query, key and value as layers of their own with a pair
+each, frozen weights in float32 under bfloat16 autocast. All else is the same code on both sides,
+on random weights: forward, loss, backward, gradient norm, AdamW.
+
+Each side has a process of its own, as a training has, and they do steps in turn. Memory: a process
+notes its resident set once everything is imported; then it builds network and optimiser. The peak
+resident set from then to the end, less the first figure, is what counts: weights, activations,
+gradients, the optimiser's state and what the allocator wastes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import in_turn
+from lorat.configs.load import load_variant
+from lorat.configs.schema import VariantConfig
+from lorat.train.loss import tracking_loss
+from lorat.train.network.variants import build_network
+from lorat.train.optim import build_optimizer, clip_gradients, set_learning_rate
+from tests.train.network.plain_lora import make_plain
+
+__all__ = ["SIDES", "run", "training_step"]
+
+SIDES = ("plain", "ours")
+
+_CHILD = """
+import json, sys
+from pathlib import Path
+from benchmarks.network import training_step
+
+def kb(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+before = kb("VmRSS:")
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+step = training_step(sys.argv[1], bool(int(sys.argv[2])))
+for line in sys.stdin:
+    step()
+    print(json.dumps(kb("VmHWM:") - before), flush=True)
+"""
+
+
+class _Side:
+    """A process that does training steps of one side when told to."""
+
+    def __init__(self, side: str, quick: bool) -> None:
+        self.peak_mb = 0.0
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, side, str(int(quick))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            cwd=Path(__file__).parents[1],  # where the process finds these packages
+        )
+
+    def step(self) -> int:
+        """Wait for one step and return 1."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("step\n")
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process ended with status {self._process.wait()}")
+        self.peak_mb = int(json.loads(answer)) * 1.024e-3
+        return 1
+
+    def end(self) -> None:
+        """Let the process end."""
+        self._process.communicate()
+
+
+def run(quick: bool) -> dict[str, float | str]:
+    """Measure both sides.
+
+    Args:
+        quick: two blocks of a small width, batch 2, one round.
+
+    Returns:
+        Milliseconds a step and MB (10⁶ bytes) of each side, and the ratios that have targets.
+    """
+    sides = {side: _Side(side, quick) for side in SIDES}
+    try:
+        times = in_turn(1 if quick else 9, {name: side.step for name, side in sides.items()})
+    finally:
+        for side in sides.values():
+            side.end()
+    plain, ours = (sides[name].peak_mb for name in SIDES)
+    return {
+        "step_plain_ms": round(times.median("plain") * 1e3, 1),
+        "step_ms": round(times.median("ours") * 1e3, 1),
+        "step_speedup": round(times.ratio("plain", "ours"), 3),
+        "step_plain_peak_mb": round(plain, 1),
+        "step_peak_mb": round(ours, 1),
+        "step_peak_of_plain": round(ours / plain, 3),
+    }
+
+
+def training_step(side: str, quick: bool = False) -> Callable[[], int]:
+    """Build network and optimiser and return what does one step, and returns 1.
+
+    Args:
+        side: ``plain`` or ``ours``.
+        quick: as for `run`.
+    """
+    torch.manual_seed(0)
+    variant = _variant(quick)
+    frozen = torch.bfloat16 if side == "ours" else torch.float32
+    network = build_network(variant, dtype_frozen=frozen).train()
+    if side == "plain":
+        make_plain(network)
+    optimizer = build_optimizer(network)
+    set_learning_rate(optimizer, 1e-4)
+    batch, cells = 2 if quick else 8, network.search_grid
+    template = torch.randn(batch, 3, variant.template_size, variant.template_size)
+    search = torch.randn(batch, 3, variant.search_size, variant.search_size)
+    mask = torch.ones(batch, network.template_grid, network.template_grid, dtype=torch.bool)
+    positive = torch.zeros(batch, cells, cells, dtype=torch.bool)
+    positive[:, 4:9, 5:11] = True
+    box = torch.tensor([[5.0, 4.0, 11.0, 9.0]]).expand(batch, 4) / cells
+
+    def step() -> int:
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction = network(template, search, mask)
+        tracking_loss(prediction, positive, box).total.backward()
+        clip_gradients(network, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return 1
+
+    return step
+
+
+def _variant(quick: bool) -> VariantConfig:
+    variant = load_variant("B-224")
+    args = {"embed_dim": 128, "depth": 2, "num_heads": 2} if quick else {}
+    backbone = variant.backbone.model_copy(update={"pretrained": False, "args": args})
+    return variant.model_copy(update={"backbone": backbone})

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lorat.train.network import layers
+from lorat.train.network.layers import Dense, operand, product
+
+
+def tensors(dtype, rows=(3, 5)):
+    torch.manual_seed(0)
+    return (torch.randn(*shape).to(dtype) for shape in ((*rows, 8), (6, 8), (6,)))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_is_that_of_float32_rounded(dtype, with_bias, fused, monkeypatch):
+    if not fused:
+        monkeypatch.setattr(layers, "_adds_bias_inside", lambda: False)
+    x, weight, bias = tensors(dtype)
+    bias = bias if with_bias else None
+    exact = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    for rows, expected in ((x, exact), (x[:, 1:], exact[:, 1:]), (x[0, :1], exact[0, :1])):
+        got = product(rows, weight, bias)
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, expected.to(dtype), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dense_layer_computes_the_same_with_and_without_gradients(dtype):
+    x, weight, bias = tensors(dtype)
+    layer = Dense.holding(weight, bias)
+    x = x.float()
+    followed = layer(x)
+    assert followed.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), followed, rtol=1e-2, atol=1e-2)
+        part = layer.outputs(x, 2, 5)
+    torch.testing.assert_close(part, followed[..., 2:5].detach(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("autocast", "weight", "expected"),
+    [
+        (True, torch.float32, torch.bfloat16),
+        (False, torch.bfloat16, torch.bfloat16),
+        (False, torch.float32, torch.float32),
+    ],
+)
+def test_autocast_or_else_the_weight_decides_the_number_type_of_an_operand(
+    autocast, weight, expected
+):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert operand(torch.ones(2), nn.Linear(2, 2).to(weight).weight).dtype == expected
