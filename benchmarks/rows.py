@@ -10,7 +10,7 @@ __all__ = ["MODULES", "ROWS", "Row"]
 
 Numbers = Mapping[str, float | str]
 
-MODULES = ("build", "training", "memory", "index", "order")
+MODULES = ("build", "training", "memory", "index", "order", "network", "inference")
 """Of this package; each has ``run(quick) -> Numbers``."""
 
 
@@ -136,9 +136,9 @@ ROWS = (
     Row(
         "order",
         "an epoch's order, pool of 4 M",
-        "{order_four_sets_s:.2f} s",
+        "{order_slowest_s:.2f} s",
         "",
-        "order_four_sets_s",
+        "order_slowest_s",
         1.0,
         "most",
         _SECONDS,
@@ -152,5 +152,55 @@ ROWS = (
         2.0,
         "most",
         _SECONDS,
+    ),
+    Row(
+        "network",
+        "training step of B-224, batch 8",
+        "{step_ms:.0f} ms ({step_speedup_of_pairs:.2f}x by pairs alone)",
+        "LoRA and attention as their formulas read",
+        "step_speedup",
+        1.2,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "network",
+        "its peak memory",
+        "{step_peak_mb:.0f} MB",
+        "the same",
+        "step_peak_of_plain",
+        0.85,
+        "most",
+        _TIMES,
+    ),
+    Row(
+        "inference",
+        "a frame of B-224, bfloat16",
+        "{frame_ours_bfloat16_ms:.0f} ms",
+        "float32",
+        "frame_bfloat16_speedup",
+        2.5,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "inference",
+        "the same",
+        "{frame_ours_bfloat16_ms:.0f} ms",
+        "LoRA not merged, whole last block",
+        "frame_speedup_bfloat16",
+        1.1,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "inference",
+        "a frame of B-224, float32",
+        "{frame_ours_float32_ms:.0f} ms",
+        "LoRA not merged, whole last block",
+        "frame_speedup_float32",
+        1.1,
+        "least",
+        _TIMES,
     ),
 )

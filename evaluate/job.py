@@ -18,6 +18,7 @@ from lorat.evaluate.results import write_result
 from lorat.evaluate.store import Identity, claim, clear, is_done, result_folder, weights_digest
 from lorat.evaluate.testsets import TestSet
 from lorat.prep.trees.clip import Clip
+from lorat.shards.process import ALL_FREED, keep_freed_memory
 
 __all__ = ["Evaluation", "TrackerOptions", "evaluate"]
 
@@ -89,6 +90,8 @@ def evaluate(
         variant=options.variant,
         resize=options.resize,
     )
+    if predictor.device.type == "cpu":
+        keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
     dtype = str(predictor.dtype).removeprefix("torch.") + (" compiled" if options.compile else "")
     settings = predictor.network.fingerprint + predictor.variant.model_dump_json()
     settings = hashlib.sha256(settings.encode()).hexdigest()[:16]

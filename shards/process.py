@@ -15,14 +15,16 @@ from contextlib import contextmanager
 
 import cv2
 
-__all__ = ["keep_freed_memory", "one_core", "settle_worker", "usable_cores"]
+__all__ = ["ALL_FREED", "keep_freed_memory", "one_core", "settle_worker", "usable_cores"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of malloc.h
 _LARGEST_BLOCK = 32 << 20
 """The most that glibc takes; a frame of 3840 by 2160 pixels fits. Larger blocks are still mapped
 and returned one by one."""
 _KEPT = 256 << 20
-"""Free memory above this is returned."""
+"""Enough for a worker: some frames and what is made of them."""
+ALL_FREED = (1 << 31) - 1
+"""The most that glibc takes: for a process whose every step needs the same memory again."""
 
 
 def usable_cores() -> int:
@@ -48,8 +50,11 @@ def one_core() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(kept: int = _KEPT) -> bool:
     """Let this process keep freed blocks for the next image, in all its threads.
+
+    Args:
+        kept: bytes of free memory above which it is returned.
 
     Returns:
         Whether that was done; other systems than Linux with glibc have allocators of their own.
@@ -59,4 +64,4 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) and mallopt(_M_TRIM_THRESHOLD, kept))

@@ -9,7 +9,6 @@ Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,6 @@ __all__ = [
     "attend",
     "autocasts",
     "operand",
-    "product",
     "split_heads",
     "template_types",
 ]
@@ -44,29 +42,11 @@ def operand(x: Tensor, weight: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(x.device.type) if autocasts(x) else weight.dtype)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return ``x · weightᵀ + bias`` of tensors of one number type; nothing gets a gradient."""
-    quick = bias is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu"
-    if quick and not torch.compiler.is_compiling() and _adds_bias_inside():
-        # F.linear writes the bias out first and adds the product to it: a third more time.
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
-
-
-@cache
-def _adds_bias_inside() -> bool:
-    """Whether PyTorch has oneDNN's product with a bias, and the processor what that needs."""
-    names = ("_linear_pointwise", "_is_mkldnn_bf16_supported")
-    there = all(hasattr(torch.ops.mkldnn, name) for name in names)
-    return there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``x · weightᵀ + bias`` in the number type of `weight`, unless autocast chooses."""
-    if autocasts(x):
-        return F.linear(x, weight, bias)
-    multiply = F.linear if torch.is_grad_enabled() else product
-    return multiply(x.to(weight.dtype), weight, bias)
+    if not autocasts(x):
+        x = x.to(weight.dtype)
+    return F.linear(x, weight, bias)
 
 
 class Dense(nn.Linear):

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from lorat.configs.schema import LoraConfig
 from lorat.train.network.adapters import TARGETS, replace_layers
-from lorat.train.network.layers import Dense, autocasts, operand, product
+from lorat.train.network.layers import Dense, autocasts, operand
 
 __all__ = ["LoraLinear", "add_lora", "lora_scale", "merge_lora", "unmerge_lora"]
 
@@ -150,7 +150,7 @@ class _MergedProduct(torch.autograd.Function):
         merged = _merge(weight, a, b, pairing).to(x.dtype)
         ctx.save_for_backward(x, merged, a, b)
         ctx.pairing = pairing
-        return product(x, merged, None if bias is None else bias.to(x.dtype))
+        return F.linear(x, merged, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable

@@ -1,17 +1,18 @@
 """LoRA as its formula reads: the oracle for results, and what cost is compared with.
 
 Query, key and value are layers of their own, each with a pair; frozen weights are float32 and
-autocast casts them; autograd keeps what it likes.
+autocast casts them; attention is PyTorch's; autograd keeps what it likes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorat.train.network.adapters import replace_layers
-from lorat.train.network.layers import attend
 from lorat.train.network.lora import LoraLinear
 from lorat.train.network.vit import Attention
 
@@ -49,8 +50,9 @@ class PlainLora(nn.Module):
 class PlainAttention(nn.Module):
     """Self-attention with three layers for query, key and value."""
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, attend: Callable[..., Tensor]) -> None:
         super().__init__()
+        self.attend = attend
         self.q, self.k, self.v = PlainLora.parts_of(attention.qkv)
         (self.proj,) = PlainLora.parts_of(attention.proj)
         self.heads = attention.heads
@@ -60,12 +62,14 @@ class PlainAttention(nn.Module):
             layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, tokens in ((self.q, x[:, skip:]), (self.k, x), (self.v, x))
         )
-        return self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+        return self.proj(self.attend(query, key, value).transpose(1, 2).flatten(2))
 
 
-def make_plain(network: nn.Module) -> nn.Module:
+def make_plain(
+    network: nn.Module, attend: Callable[..., Tensor] = F.scaled_dot_product_attention
+) -> nn.Module:
     """Put plain layers in the place of the network's, in place, with copies of their values."""
-    replace_layers(network, Attention, lambda path, layer: PlainAttention(layer))
+    replace_layers(network, Attention, lambda path, layer: PlainAttention(layer, attend))
     replace_layers(network, LoraLinear, lambda path, layer: PlainLora.parts_of(layer)[0])
     return network
 
