@@ -4,7 +4,7 @@ A layer computes ``x · (W + s·B·A)ᵀ + b`` (Hu et al., 2022). Training forms
 product instead of running x through A and B: for hundreds of tokens a sample that is cheaper than
 the two thin products, and equal to what the merged network computes. Under autocast the sum is
 rounded once, as the weights of a network trained whole are. The gradients of A and B come from thin
-products; the frozen weight never gets a gradient. For the backward pass x and the sum are kept.
+products; the frozen weight never gets a gradient. For the backward pass x alone is kept.
 
 Axes: N rows (tokens of all samples), P pairs of a layer, r rank.
 """
@@ -148,18 +148,21 @@ class _MergedProduct(torch.autograd.Function):
         pairing: _Pairing,
     ) -> Tensor:
         merged = _merge(weight, a, b, pairing).to(x.dtype)
-        ctx.save_for_backward(x, merged, a, b)
+        ctx.save_for_backward(x, weight, a, b)  # merging again costs less than keeping the sum
         ctx.pairing = pairing
         return F.linear(x, merged, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, merged, a, b = ctx.saved_tensors
+        x, weight, a, b = ctx.saved_tensors
         pairing = ctx.pairing
+        merged = None
+        if ctx.needs_input_grad[0]:
+            merged = _merge(weight, a, b, pairing).to(x.dtype)
         with _no_autocast(x):
             rows, grad = x.flatten(0, -2), grad.flatten(0, -2)
-            grad_x = (grad @ merged).view_as(x) if ctx.needs_input_grad[0] else None
+            grad_x = None if merged is None else (grad @ merged).view_as(x)
             thin = (rows @ a.to(x.dtype).t()).chunk(b.shape[0], dim=1)
             columns, parts = b.to(x.dtype), grad.chunk(pairing.count, dim=1)
             pieces, grads_b = [], []
@@ -207,6 +210,10 @@ def merge_lora(network: nn.Module) -> dict[str, LoraLinear]:
 
 
 def unmerge_lora(network: nn.Module, replaced: Mapping[str, LoraLinear]) -> None:
-    """Undo `merge_lora`: the layers that were there come back, bit for bit as they were."""
+    """Undo `merge_lora`: the layers that were there come back, bit for bit as they were.
+
+    They train, or not, as the layers that stood for them did last.
+    """
     for path, layer in replaced.items():
+        layer.train(network.get_submodule(path).training)
         network.set_submodule(path, layer)

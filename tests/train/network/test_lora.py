@@ -135,6 +135,15 @@ def test_a_network_merged_and_unmerged_is_the_same_network(tiny):
         assert torch.equal(back, one)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_come_back_to_training_or_not_as_the_merged_ones_were_last(training):
+    network = nn.Sequential(make(dropout=0.5)).train(not training)
+    replaced = merge_lora(network)
+    network.train(training)
+    unmerge_lora(network, replaced)
+    assert network[0].training == training
+
+
 @pytest.mark.parametrize(
     ("results", "targets"), [((), ALL), (("q", "k", "v"), ALL), (("q", "k", "v"), ("q", "v"))]
 )
