@@ -71,7 +71,8 @@ def stats_command(
     say("'windows cut': share of jittered windows that leave the stored window.")
     for each in stats:
         for reason, count in sorted(each.skipped.items()):
-            say(f"{each.name}: skipped {count:,} pairs: {reason}")
+            noun = "pair" if count == 1 else "pairs"
+            say(f"{each.name}: skipped {count:,} {noun}: {reason}")
     OUT.print(_quantile_table("Object side, sqrt(w·h), pixels", "in the", stats, _OBJECTS))
     OUT.print(_quantile_table("Stored images", "", stats, _IMAGES))
     OUT.print(_gap_table(stats))
