@@ -10,7 +10,7 @@ __all__ = ["MODULES", "ROWS", "Row"]
 
 Numbers = Mapping[str, float | str]
 
-MODULES = ("build", "training", "memory", "index", "order", "network", "inference")
+MODULES = ("build", "training", "memory", "index", "order", "network", "inference", "trainer")
 """Of this package; each has ``run(quick) -> Numbers``."""
 
 
@@ -202,5 +202,65 @@ ROWS = (
         1.1,
         "least",
         _TIMES,
+    ),
+    Row(
+        "trainer",
+        "a step beside its computation",
+        "{outside_ms:.1f} ms",
+        "the whole step, B-224, batch 8",
+        "outside_share",
+        0.05,
+        "most",
+        _PERCENT,
+    ),
+    Row(
+        "trainer",
+        "waiting for data, one worker",
+        "{wait_share:.1%}",
+        "the whole step, B-224, batch 8",
+        "wait_share",
+        0.02,
+        "most",
+        _PERCENT,
+    ),
+    Row(
+        "trainer",
+        "training without computation",
+        "{stub_pairs_per_s:.0f} pairs/s",
+        "the loader alone",
+        "stub_of_loader",
+        0.85,
+        "least",
+        _PERCENT,
+    ),
+    Row(
+        "trainer",
+        "a step over two processes",
+        "{two_processes_step_s:.2f} s",
+        "one process with both cores",
+        "two_processes_of_one",
+        0.8,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "trainer",
+        "a checkpoint of B-224",
+        "{save_ms:.0f} ms",
+        "the default interval, 30 min",
+        "save_share",
+        0.01,
+        "most",
+        "{v:.2%}",
+    ),
+    Row(
+        "trainer",
+        "start to first step, S-224",
+        "{first_step_s:.1f} s",
+        "",
+        "first_step_s",
+        15.0,
+        "most",
+        _SECONDS,
     ),
 )

@@ -17,7 +17,15 @@ from pydantic import BaseModel, ValidationError
 from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.errors import UserError, nearest, unknown
 
-__all__ = ["load_data_roots", "load_recipe", "load_variant", "names", "parse", "read_yaml"]
+__all__ = [
+    "load_data_roots",
+    "load_recipe",
+    "load_variant",
+    "names",
+    "override",
+    "parse",
+    "read_yaml",
+]
 
 PATHS_FILE = "paths.yaml"
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,15 +37,21 @@ def names(kind: str) -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
 
 
-def load_variant(name_or_path: str) -> VariantConfig:
+def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> VariantConfig:
     """Read a variant by its name (``B-224``) or from a YAML file.
+
+    Args:
+        name_or_path: a shipped name, or the path of a file.
+        overrides: ``a.b=c`` each; the value is read as YAML.
 
     Raises:
         UserError: if the name is unknown, the file is missing, or a key or value does not fit.
     """
     values, source = _find("variants", "variant", name_or_path)
     values.setdefault("name", Path(name_or_path).stem)
-    return parse(VariantConfig, values, source)
+    for text in overrides:
+        override(values, text)
+    return parse(VariantConfig, values, f"{source} with --set" if overrides else source)
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfig:
@@ -53,7 +67,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfi
     values, source = _find("recipes", "recipe", name_or_path)
     values.setdefault("name", Path(name_or_path).stem)
     for text in overrides:
-        _override(values, text)
+        override(values, text)
     return parse(RecipeConfig, values, f"{source} with --set" if overrides else source)
 
 
@@ -137,7 +151,12 @@ def _parse_yaml(text: str, source: str) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict[str, Any], text: str) -> None:
+def override(values: dict[str, Any], text: str) -> None:
+    """Change a key of nested mappings, in place: ``a.b=c``, with the value read as YAML.
+
+    Raises:
+        UserError: if the text is not of that form, or goes below a value that has no keys.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"--set {text}: write it as key=value, such as train.batch_size=64")

@@ -6,9 +6,9 @@ floats such as 1.0e-4 with a dot; without it YAML reads a string, which is accep
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "AugmentConfig",
@@ -29,8 +29,11 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+LoraTarget = Literal["q", "k", "v", "proj", "mlp"]
+
+
 class LoraConfig(_Frozen):
-    """Low-rank pairs on every linear layer of every block."""
+    """Low-rank pairs on linear layers of every block."""
 
     rank: Positive = 64
     alpha: float = 64.0
@@ -38,6 +41,13 @@ class LoraConfig(_Frozen):
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead."""
     dropout: Share = 0.0
+    targets: Annotated[tuple[LoraTarget, ...], Field(min_length=1)] = get_args(LoraTarget)
+    """Which layers have a pair: query, key, value, attention's projection, both MLP layers."""
+
+    @field_validator("targets")
+    @classmethod
+    def _in_order(cls, targets: tuple[LoraTarget, ...]) -> tuple[LoraTarget, ...]:
+        return tuple(name for name in get_args(LoraTarget) if name in targets)
 
 
 class BackboneConfig(_Frozen):
@@ -47,6 +57,11 @@ class BackboneConfig(_Frozen):
     """timm's model name with its tag, such as vit_base_patch14_dinov2.lvd142m."""
     args: dict[str, Any] = {}
     """Passed on to timm.create_model: other widths, depths, patch sizes."""
+    layout: Literal["official", "timm"] = "official"
+    """Which published system the variant follows, in three things together. Positions: "official"
+    resamples the backbone's grid to the search grid, "timm" takes the top-left part of it and
+    resamples (with antialiasing) only a grid that is smaller. Drop path: "official" has one rate
+    for all blocks, "timm" grows linearly from 0 to it. Names of tensors in published files."""
     pretrained: bool = True
     """Whether the backbone's weights are loaded; false trains the network from scratch."""
     initial_positions: Literal["timm", "sincos"] = "timm"
@@ -88,6 +103,12 @@ class DataConfig(_Frozen):
     """Loader processes a rank; the batches do not depend on it."""
     prefetch: Positive = 4
     """Batches that each worker prepares ahead."""
+    negatives: Share = 0.0
+    """Share of pairs whose search crop comes from another sequence: the object is not in it."""
+    validation: str = ""
+    """Shard set (got10k-val) whose losses are computed now and then; none where this is empty."""
+    validation_pairs: Positive = 4096
+    """Pairs of a validation, rounded up to whole batches."""
 
 
 class AugmentConfig(_Frozen):
@@ -128,10 +149,34 @@ class TrainConfig(_Frozen):
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     seed: Annotated[int, Field(ge=0)] = 42
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number type of autocast: bfloat16 where the processor is fast at it, by default."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number type of autocast: bfloat16 where the device is fast at it, by default. The loss is
+    scaled for float16, and a step whose gradients overflow all the same is left out."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Each block learns at this times the rate of the block after it; 1 is the same for all."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What many processes share: gradients (DDP), or also the weights (FSDP2), of which each then
+    holds its part."""
+    checkpoint_activations: bool = False
+    """Keep the input of each block alone and compute the rest again in the backward pass: much less
+    memory, a third more time, the same gradients."""
+    compile: bool = False
+    """Compile forward pass, loss and gradients into one graph; the first step takes minutes."""
+    validate_epochs: Positive = 1
+    """Epochs between two validations, where ``data.validation`` names shards."""
     checkpoint_epochs: Positive = 10
+    """A checkpoint after every so many epochs, and after the last."""
     keep_checkpoints: Positive = 5
+    """Newest ones of those that are kept; of rolling ones, by steps and minutes, two are."""
+    checkpoint_steps: Annotated[int, Field(ge=0)] = 0
+    """A rolling checkpoint after every so many steps; 0 means none."""
+    checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 30.0
+    """A rolling checkpoint after so many minutes without one; 0 means none."""
+    evaluate_epochs: Positive = 10
+    """GOT-10k val is tracked after every so many epochs, where its tree is; a checkpoint is written
+    there too. Test sets are tracked after the last one."""
+    evaluate_batch: Positive = 16
+    """Sequences that are tracked side by side, a rank."""
     log_steps: Positive = 10
 
 
@@ -157,5 +202,10 @@ class RecipeConfig(_Frozen):
             raise ValueError(
                 f"train.batch_size ({train.batch_size}) must be a multiple of "
                 f"train.accumulate ({train.accumulate})"
+            )
+        if train.compile and train.parallel == "fsdp":
+            raise ValueError(
+                "train.compile makes one graph of a step, which train.parallel=fsdp would cut at "
+                "every block; set one of them alone"
             )
         return self

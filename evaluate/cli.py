@@ -106,7 +106,7 @@ class Options:
 @click.option("--no-video", is_flag=True, help="Write no video.")
 @click.pass_context
 def main(context: click.Context, **values: Any) -> None:
-    r"""Track test sets and score the tracker.
+    """Track test sets and score the tracker.
 
     Tracks every sequence from its first box, prints a table beside a tracker that never moves,
     and writes results, metrics.json, plots and a video. What is tracked already is not tracked
@@ -116,7 +116,7 @@ def main(context: click.Context, **values: Any) -> None:
     lorat-eval --run runs/B-224-standard --datasets lasot,got10k-val --submit-zip got10k
 
     Exit status: 0 done; 1 some sequences failed, the others are done; 2 wrong input.
-    """
+    """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     if context.invoked_subcommand is None:
         context.exit(_evaluate(Options(**values)))

@@ -91,7 +91,7 @@ class Options:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 def export_command(**values: Any) -> None:
-    r"""Write weights in another form.
+    """Write weights in another form.
 
     \b
     lorat-eval export-weights --merged --run runs/B-224-standard
@@ -99,7 +99,7 @@ def export_command(**values: Any) -> None:
     lorat-eval export-weights --onnx --out lorat.onnx
 
     Exit status 2 when an input is missing or does not fit.
-    """
+    """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     options = Options(**values)
     _check(options)

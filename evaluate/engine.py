@@ -99,7 +99,8 @@ def track_clips(
                 slots = [slot for slot in slots if not slot.ended]
         except torch.OutOfMemoryError:
             raise UserError(
-                f"--batch {batch}: the device's memory does not hold it; give a smaller one"
+                f"--batch {batch}: the device's memory does not hold it; give a smaller one (of a "
+                "training: train.evaluate_batch)"
             ) from None
 
 

@@ -184,12 +184,12 @@ def metrics_document(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict
     return {"version": 1, **about, "datasets": sets}
 
 
-def summary(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
-    """Return test set → the tracker's scores, fractions of 1, without those that it has not.
+def summary(scored: Sequence[Scored]) -> dict[str, float]:
+    """Return the tracker's scores by ``<test set>/<measure>``, fractions of 1.
 
     GOT-10k's own measures are ``ao``, ``sr50`` and ``sr75``.
     """
-    values = {}
+    values: dict[str, float] = {}
     for item in scored:
         tracker = item.tracker
         own = tracker.got10k
@@ -199,7 +199,8 @@ def summary(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
             "norm_precision": tracker.norm_precision,
             **({"ao": own.ao, "sr50": own.sr50, "sr75": own.sr75} if own else {}),
         }
-        values[item.name] = {k: v for k, v in _plain(numbers).items() if v is not None}
+        known = {name: value for name, value in _plain(numbers).items() if value is not None}
+        values |= {f"{item.name}/{name}": value for name, value in known.items()}
     return values
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "read_range",
     "remove_file",
     "remove_leftovers",
+    "sync_folder",
     "write_json",
 ]
 
@@ -130,7 +131,7 @@ def atomic_file(place: Location) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         with explain_disk(place):
             beside.replace(place)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -166,11 +167,11 @@ def _make_folder(folder: Path) -> None:
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _sync_folder(made.parent)
+        sync_folder(made.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's names to disk, where its file system can."""
+def sync_folder(folder: Path) -> None:
+    """Flush a local folder's names to disk, where its file system can."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

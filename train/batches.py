@@ -7,13 +7,14 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -21,10 +22,11 @@ from lorat.shards.errors import UserError
 from lorat.shards.process import settle_worker
 from lorat.train.pairs import Failure, Pairs, TrainingPair
 from lorat.train.places import Place, Source, Steps
+from lorat.train.signals import outlive_signals
 
 __all__ = ["Batch", "Place", "Source", "make_loader", "normalise"]
 
-_NO_TENSORS = ("keys", "damaged")
+_NO_TENSORS = ("keys", "damaged", "seconds")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,6 +50,8 @@ class Batch:
     keys: tuple[str, ...]
     damaged: tuple[tuple[str, ...], ...]
     """For each pair the damaged samples that were read before it was found; most often none."""
+    seconds: NDArray[np.float32]
+    """(B, 2) that a worker spent on each pair: reading stored bytes; decoding and all the rest."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -95,7 +99,7 @@ def make_loader(
     world: int = 1,
     workers: int = 0,
     prefetch: int = 4,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield this rank's batches from `first_step` of the run to its end.
 
     Args:
@@ -148,9 +152,11 @@ def _collate(pairs: list[TrainingPair | Failure]) -> Batch | Failure:
         missing=torch.tensor([pair.missing for pair in made], dtype=torch.float32),
         keys=tuple(pair.key for pair in made),
         damaged=tuple(pair.damaged for pair in made),
+        seconds=np.array([pair.seconds for pair in made], dtype=np.float32),
     )
 
 
 def _one_thread(_: int) -> None:
+    outlive_signals()
     settle_worker()
     torch.set_num_threads(1)

@@ -2,79 +2,79 @@
 
 lorat-train --variant B-224
 torchrun --nproc-per-node 8 -m lorat.train.cli --variant L-224
+
+The command line is read here, and nothing else; the heavy packages are imported once it is.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-import yaml
 
 from lorat.configs.load import load_recipe, load_variant
-from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.cache import CacheOptions
-from lorat.shards.console import OUT, start_logging
+from lorat.shards.console import start_logging
 from lorat.shards.errors import UserError
 from lorat.shards.jpeg import codec_name
-from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
-from lorat.shards.storage import (
-    Location,
-    LocationType,
-    atomic_file,
-    children,
-    file_size,
-    is_remote,
-)
+from lorat.shards.storage import Location, LocationType, locate
 from lorat.shards.units import parse_bytes
-from lorat.shards.writer import index_path
-from lorat.train.ahead import check_room
-from lorat.train.batches import Source
-from lorat.train.devices import pick_dtype
-from lorat.train.distributed import World, join_world
-from lorat.train.labels import CropSpec
-from lorat.train.loop import Training, train
-from lorat.train.network.lorat import LoRAT
-from lorat.train.network.variants import build_network
+from lorat.train.cli_evaluation import Evaluator, Network, evaluation_options, find_trees
+
+if TYPE_CHECKING:
+    from lorat.train.record import RunRecord
+    from lorat.train.setup import Request
 
 __all__ = ["main"]
 
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """Where shards are read from and what is done about a damaged sample."""
-
-    shards: Location
-    cache: CacheOptions | None
-    skip_damaged: bool
+_CACHE_SIZE = "50GB"
+_SHARDS = "data/shards"
+_VARIANT = "B-224"
+_IN_RECORD = ("variant", "recipe", "weights", "on_bad_sample")
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """The command line, read."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The command line, as click parsed it."""
 
-    variant: VariantConfig
-    recipe: RecipeConfig
-    reading: _Reading
-    run: Path
-    resume: bool
+    config: Path | None
+    variant: str | None
+    recipe: str | None
+    shards: Location | None
+    shard_cache: Path | None
+    shard_cache_size: str | None
+    on_bad_sample: str | None
+    run: Path | None
+    resume: str | None
+    overrides: tuple[str, ...]
     backbone: Path | None
+    weights: Path | None
+    force_backbone: bool
+    device: str
+    raw: Path | None
+    root: tuple[str, ...]
+    no_eval: bool
+    wandb: str
+    profile: bool
+    replay: Path | None
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="lorat")
-@click.option(
-    "--variant", default="B-224", show_default=True, help="A name (S-224, g-378, toy) or YAML file."
-)
+@click.option("--variant", help=f"A name (S-224, g-378, toy) or YAML file.  [default: {_VARIANT}]")
 @click.option("--recipe", help="A name or a YAML file.  [default: the variant's own, or standard]")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Repeat a run from its config.yaml: variant, recipe, shards and first weights.",
+)
 @click.option(
     "--shards",
     type=LocationType(),
-    default="data/shards",
-    show_default=True,
-    help="Folder or URL (s3://bucket/shards) that lorat-prep build wrote.",
+    help=f"Folder or URL (s3://bucket/shards) that lorat-prep build wrote.  [default: {_SHARDS}]",
 )
 @click.option(
     "--shard-cache",
@@ -84,16 +84,13 @@ class _Request:
 @click.option(
     "--shard-cache-size",
     metavar="SIZE",
-    default="50GB",
-    show_default=True,
-    help="Most that --shard-cache may hold.",
+    help=f"Most that --shard-cache may hold.  [default: {_CACHE_SIZE}]",
 )
 @click.option(
     "--on-bad-sample",
     type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What a damaged sample does: ends the training, or is reported and another one taken.",
+    help="What a damaged sample does: ends the training, or is reported and another one taken.  "
+    "[default: stop]",
 )
 @click.option(
     "--run",
@@ -106,175 +103,159 @@ class _Request:
     "--resume", type=click.Choice(["auto"]), help="Go on from the newest checkpoint, if any."
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a key of the recipe, such as train.lr, or of the variant (variant.lora.rank).",
 )
 @click.option(
     "--backbone",
     type=click.Path(path_type=Path),
     help="Pretrained weights.  [default: $LORAT_BACKBONES, then timm's hub]",
 )
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Start from these trained weights: a checkpoint's or a published file.",
+)
+@click.option(
+    "--force-backbone",
+    is_flag=True,
+    help="Start or go on from weights that were trained on another backbone.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-def main(
-    variant: str,
-    recipe: str | None,
-    shards: Location,
-    shard_cache: Path | None,
-    shard_cache_size: str,
-    on_bad_sample: str,
-    run: Path | None,
-    resume: str | None,
-    overrides: tuple[str, ...],
-    backbone: Path | None,
-    device: str,
-) -> None:
-    """Train a tracker on shards. Exit status 2 when an input is missing or does not fit."""
+@click.option(
+    "--wandb",
+    type=click.Choice(["online", "offline", "off"]),
+    default="off",
+    show_default=True,
+    help="Log to wandb.ai too, or to files for wandb sync; online without a key is offline.",
+)
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Train nothing; say what a step and a frame cost. Needs no shards and no weights.",
+)
+@click.option(
+    "--replay",
+    metavar="DUMP",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Train nothing; do a step again whose loss was not finite (runs/…/faults/step_…).",
+)
+@evaluation_options
+def main(**values: Any) -> None:
+    """Train a tracker on shards, and track test sets with it.
+
+    Exit status: 0 done; 1 trained, but test sets could not all be tracked; 2 an input is missing or
+    does not fit.
+    """
     start_logging()
     codec_name()  # says here, once, if the fast codec is missing
-    chosen = load_variant(variant)
-    plan = load_recipe(recipe or chosen.recipe, overrides)
-    folder = run or Path("runs") / f"{chosen.name}-{plan.name}"
-    cache = CacheOptions(shard_cache, parse_bytes(shard_cache_size)) if shard_cache else None
-    reading = _Reading(shards, cache, on_bad_sample == "skip")
-    request = _Request(chosen, plan, reading, folder, resume is not None, backbone)
-    _check_weights(plan)
-    manifests = _manifests(plan, reading)
-    with join_world(device) as world:
-        _check_division(plan, world)
-        _prepare_folder(request, world)
-        torch.manual_seed(plan.train.seed)
-        dtype = pick_dtype(plan.train.dtype, world.device, training=True)
-        network = build_network(chosen, backbone=backbone, dtype_frozen=dtype)
-        training = _training(request, manifests, network, dtype)
-        if world.speaks:
-            _introduce(training, network, world)
-        checkpoint = train(training, network, world)
-        if world.speaks:
-            _say(f"weights: {checkpoint / 'model.safetensors'}")
-            _say(f"curves:  {folder / 'curves.png'}")
+    sys.exit(_run(Options(**values)))
 
 
-def _check_division(recipe: RecipeConfig, world: World) -> None:
-    batch, parts = recipe.train.batch_size, world.size * recipe.train.accumulate
-    if batch % parts:
-        raise UserError(
-            f"train.batch_size ({batch}) must be a multiple of {world.size} processes times "
-            f"train.accumulate ({recipe.train.accumulate}); change one with --set"
-        )
+def _run(options: Options) -> int:
+    """Do what is asked for and return the exit status."""
+    if options.replay is not None:
+        from lorat.train.replay import load_dump, print_replay, replay
 
+        dump = load_dump(options.replay)
+        print_replay(dump, replay(dump, options.device, options.backbone))
+        return 0
+    request = _request(options)
+    if options.profile:
+        from lorat.train.profile import profile_variant
+        from lorat.train.profile_tables import print_profile
 
-def _check_weights(recipe: RecipeConfig) -> None:
-    weights, length = recipe.data.datasets, recipe.train.pairs_per_epoch
-    rarest = min(weights, key=lambda name: weights[name])
-    if weights[rarest] * length < sum(weights.values()):
-        raise UserError(
-            f"train.pairs_per_epoch ({length}) is too short for data.datasets: {rarest} with a "
-            f"weight of {weights[rarest]} in {sum(weights.values())} gets less than one pair an "
-            "epoch; change one with --set"
-        )
+        print_profile(profile_variant(request.variant, request.recipe, options.device))
+        return 0
+    from lorat.train.distributed import join_world
+    from lorat.train.faults import explain_memory
+    from lorat.train.loop import train
+    from lorat.train.result import describe, read_best
+    from lorat.train.setup import find_shards, introduce, prepare, say
 
-
-def _manifests(recipe: RecipeConfig, reading: _Reading) -> tuple[Manifest, ...]:
-    """Read the manifests of a recipe and see that their shards are there."""
-    shards, names = reading.shards, list(recipe.data.datasets)
-    missing = [name for name in names if file_size(shards / name / MANIFEST) is None]
-    if missing:
-        raise UserError(
-            f"{shards}: no shards of {', '.join(missing)}; build them with lorat-prep build "
-            f"--datasets {','.join(missing)}, or give --shards or another --recipe"
-        )
-    manifests = tuple(load_manifest(shards / name) for name in names)
-    for manifest in manifests:
-        _check_files(manifest, reading)
-    if reading.cache is not None:
-        check_room(manifests, recipe.data.window_shards, reading.cache)
-    return manifests
-
-
-def _check_files(manifest: Manifest, reading: _Reading) -> None:
-    """See that every shard and its index are there, and are not cut where that is cheap to tell.
-
-    A cut shard is one that has damaged samples, so with ``--on-bad-sample skip`` it is read.
-    """
-    there = {place.name for place in children(manifest.folder)}
-    for receipt in manifest.shards:
-        shard = manifest.folder / receipt.shard
-        absent = [place for place in (shard, index_path(shard)) if place.name not in there]
-        measured = not (absent or is_remote(shard) or reading.skip_damaged)
-        if absent or (measured and file_size(shard) != receipt.bytes):
-            raise UserError(
-                f"{(*absent, shard)[0]}: missing, or not as long as its manifest says; run "
-                f"lorat-prep build --datasets {manifest.name} again"
+    manifests = find_shards(request)
+    trees = find_trees(options.raw, options.root, options.no_eval)
+    with join_world(options.device) as world:
+        training, network = prepare(request, manifests, world)
+        evaluator = None
+        if trees is not None:
+            batch = request.recipe.train.evaluate_batch
+            tracker = Network(
+                backbone=request.backbone, force_backbone=request.force_backbone, batch=batch
             )
+            evaluator = Evaluator(trees, tracker, request.recipe.train.epochs, world)
+        if world.speaks:
+            introduce(training, network, world)
+        with explain_memory(request.recipe, request.variant, world):
+            checkpoint = train(training, network, world, evaluator)
+        if evaluator is not None:
+            evaluator.publish()
+        if world.speaks:
+            say(f"weights: {checkpoint / 'model.safetensors'}")
+            if best := read_best(request.run):
+                say(f"best:    {request.run / best['weights']} ({describe(best)})")
+            say(f"curves:  {request.run / 'curves.png'}")
+    return 1 if evaluator is not None and evaluator.failed else 0
 
 
-def _prepare_folder(request: _Request, world: World) -> None:
-    """Make the run folder and write the whole resolved configuration into it."""
-    if not world.speaks:
-        return
-    if request.run.is_file():
-        raise UserError(f"{request.run}: is a file; name a folder with --run")
-    if request.run.exists() and any(request.run.iterdir()) and not request.resume:
-        raise UserError(
-            f"{request.run}: exists; go on with --resume auto, or name another folder with --run"
-        )
-    if (request.run / "config.yaml").is_file():
-        return  # a resumed run keeps its record; what differs is refused by the checkpoint
-    config = {
-        "variant": request.variant.model_dump(mode="json"),
-        "recipe": request.recipe.model_dump(mode="json"),
-        "shards": str(request.reading.shards),
-    }
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    with atomic_file(request.run / "config.yaml") as file:
-        file.write(text.encode())
+def _request(options: Options) -> Request:
+    from lorat.train.setup import Reading, Request
 
-
-def _training(
-    request: _Request, manifests: tuple[Manifest, ...], network: LoRAT, dtype: torch.dtype
-) -> Training:
-    variant, recipe = request.variant, request.recipe
-    spec = CropSpec(
-        variant.template_size,
-        variant.search_size,
-        network.template_grid,
-        network.search_grid,
-        variant.template_factor,
-        variant.search_factor,
+    record = _record(options)
+    if record is None:
+        of_variant, of_recipe = _overrides(options.overrides)
+        variant = load_variant(options.variant or _VARIANT, of_variant)
+        recipe = load_recipe(options.recipe or variant.recipe, of_recipe)
+        shards, weights = options.shards or locate(_SHARDS), options.weights
+        bad = options.on_bad_sample
+    else:
+        variant, recipe, bad = record.variant, record.recipe, record.on_bad_sample
+        shards = options.shards or locate(record.shards)
+        weights = Path(record.weights) if record.weights else None
+    cache = _cache_options(options.shard_cache, options.shard_cache_size)
+    return Request(
+        variant=variant,
+        recipe=recipe,
+        reading=Reading(shards, cache, bad == "skip"),
+        run=options.run or Path("runs") / f"{variant.name}-{recipe.name}",
+        resume=options.resume is not None,
+        backbone=options.backbone,
+        weights=weights,
+        force_backbone=options.force_backbone,
+        repeats=record,
+        wandb=options.wandb,
     )
-    source = Source(
-        manifests=manifests,
-        weights=tuple(recipe.data.datasets.values()),
-        spec=spec,
-        augment=recipe.augment,
-        seed=recipe.train.seed,
-        batch_size=recipe.train.batch_size,
-        pairs_per_epoch=recipe.train.pairs_per_epoch,
-        epochs=recipe.train.epochs,
-        window_shards=recipe.data.window_shards,
-        skip_damaged=request.reading.skip_damaged,
-        cache=request.reading.cache,
-    )
-    return Training(request.run, variant, recipe, source, dtype, request.resume)
 
 
-def _introduce(training: Training, network: LoRAT, world: World) -> None:
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    every = sum(p.numel() for p in network.parameters())
-    source = training.source
-    number_type = str(training.dtype).removeprefix("torch.")
-    _say(
-        f"{training.variant.name}: {trained:,} of {every:,} parameters trained; "
-        f"{source.epochs} epochs of {source.pairs_per_epoch:,} pairs, batch {source.batch_size}, "
-        f"{number_type} on {world.size} x {world.device}"
-    )
-    for manifest, weight in zip(source.manifests, source.weights, strict=True):
-        draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
-        freshness = f"each drawn {draws / manifest.rows:.1f} times"
-        _say(f"  {manifest.name}: {manifest.rows:,} pairs, {freshness}")
+def _record(options: Options) -> RunRecord | None:
+    """Return the record that --config names, changed as --set says."""
+    if options.config is None:
+        return None
+    from lorat.train.record import read_record
+
+    for name in _IN_RECORD:
+        if getattr(options, name) is not None:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: stands in {options.config}; leave it or --config out")
+    return read_record(options.config, options.overrides)
 
 
-def _say(text: str) -> None:
-    OUT.print(text, highlight=False, soft_wrap=True)
+def _overrides(texts: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return what --set changes of the variant, and of the recipe."""
+    start = "variant."
+    of_variant = [text.removeprefix(start) for text in texts if text.startswith(start)]
+    return of_variant, [text for text in texts if not text.startswith(start)]
+
+
+def _cache_options(folder: Path | None, size: str | None) -> CacheOptions | None:
+    if folder is not None:
+        return CacheOptions(folder.expanduser(), parse_bytes(size or _CACHE_SIZE))
+    if size is not None:
+        raise UserError("--shard-cache-size: no cache is used; name its folder with --shard-cache")
+    return None
 
 
 if __name__ == "__main__":

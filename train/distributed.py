@@ -6,13 +6,20 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lorat.shards.process import ALL_FREED, keep_freed_memory
 from lorat.train.devices import pick_device
+from lorat.train.joining import (
+    check_environment,
+    explain_joining,
+    explain_parting,
+    meet,
+    rank_timeout,
+)
 
 __all__ = [
     "World",
@@ -22,8 +29,6 @@ __all__ = [
     "texts_of_ranks",
     "without_sync",
 ]
-
-_TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +52,30 @@ def join_world(device: str) -> Iterator[World]:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``; under torchrun each process takes the GPU
             of its local rank.
+
+    Raises:
+        UserError: if the other ranks are not reached, or are lost inside the block.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = pick_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory(ALL_FREED)  # every step needs the memory of the one before
     if size == 1:
         yield World(0, 1, chosen)
         return
+    check_environment(chosen.type)
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    with explain_joining():
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        store, rank, size = meet(rank_timeout())
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=rank_timeout()
+        )
     try:
-        yield World(dist.get_rank(), size, chosen)
+        with explain_parting():
+            yield World(dist.get_rank(), size, chosen)
     finally:
         dist.destroy_process_group()
 

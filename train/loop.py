@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import math
-import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.shards.errors import UserError
-from lorat.train.batches import Batch, Source, make_loader, normalise
-from lorat.train.checkpoints import Position, find_checkpoint, restore, save_checkpoint
-from lorat.train.distributed import (
-    World,
-    mean_over_ranks,
-    parallel,
-    texts_of_ranks,
-    without_sync,
-)
-from lorat.train.log import open_log
-from lorat.train.loss import Losses, tracking_loss
+from lorat.train.batches import Source, make_loader
+from lorat.train.checkpoints import Position, Snapshot, Stateful, find_checkpoint, restore
+from lorat.train.distributed import World, texts_of_ranks
+from lorat.train.engine import Engine, build_engine, make_scaler
+from lorat.train.evaluating import Evaluate, Evaluations
+from lorat.train.faults import Scene
+from lorat.train.fixed import fixed_settings
 from lorat.train.network.lorat import LoRAT
+from lorat.train.objective import Objective
 from lorat.train.optim import (
     Schedule,
     build_optimizer,
-    clip_gradients,
     learning_rate,
     set_learning_rate,
 )
-from lorat.train.pictures import draw_batch, draw_curves
+from lorat.train.pictures import draw_batch
+from lorat.train.reporting import reporting
+from lorat.train.saving import Saver
+from lorat.train.signals import hear_signals
+from lorat.train.step import update
+from lorat.train.validation import validate, validation_due
 
 __all__ = ["Training", "train"]
-
-_LOG = logging.getLogger("lorat")
-_NAMED = 20  # damaged samples of which each gets a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +46,24 @@ class Training:
     dtype: torch.dtype
     """Of autocast."""
     resume: bool
+    validation: Source | None = None
+    """Where validation pairs come from, if there is validation."""
+    force_backbone: bool = False
+    """Whether a checkpoint that was trained on another backbone is taken."""
+    wandb: str = "off"
+    """Where records go beside the run's log: ``online``, ``offline`` or ``off``."""
 
 
-def train(training: Training, network: LoRAT, world: World) -> Path:
+def train(
+    training: Training, network: LoRAT, world: World, evaluate: Evaluate | None = None
+) -> Path:
     """Train a network to the end of the recipe.
 
     Args:
         training: what to do.
         network: freshly built for the variant.
         world: this process.
+        evaluate: tracks test sets now and then, if that is wanted.
 
     Returns:
         The folder of the newest checkpoint.
@@ -71,137 +72,51 @@ def train(training: Training, network: LoRAT, world: World) -> Path:
         UserError: if shards are damaged, the loss stops being finite, or a checkpoint does not fit.
     """
     source, data = training.source, training.recipe.data
-    network.to(world.device).train()
-    optimizer = build_optimizer(network, training.recipe.train.weight_decay)
-    first_step = _resume(training, network, optimizer)
-    wrapped = parallel(network, world)
+    plan = training.recipe.train
+    sharded = plan.parallel == "fsdp" and world.size > 1
+    if not sharded:  # else only this process's part goes to its device
+        network.to(world.device)
+    network.train()
+    network.checkpoint_activations = plan.checkpoint_activations
+    optimizer = build_optimizer(network, plan.weight_decay, plan.layer_decay)
+    scaler = make_scaler(training.dtype, world.device)
+    stateful: dict[str, Stateful] = {"optimizer": optimizer, "scaler": scaler}
+    first_step, newest = _resume(training, network, stateful, world)
+    objective = Objective(network, training.variant, training.dtype)
+    if training.recipe.train.compile:
+        objective.compile_whole(world.device)
+    engine = build_engine(objective, optimizer, scaler, world, sharded=sharded)
     batches = make_loader(source, first_step, world.rank, world.size, data.workers, data.prefetch)
     steps = source.epochs * source.steps_per_epoch
-    with open_log(training.run, steps, first_step) if world.speaks else nullcontext() as log:
-        meter = _Meter(world)
+    scene = Scene(training.run, training.variant, training.recipe, source, training.dtype, world)
+    telling = reporting(scene, first_step, training.wandb)
+    # Closed here, workers end whatever happens; the interpreter alone would wait for them for ever.
+    with closing(batches), hear_signals(world.speaks) as heard, telling as reporter:
+        saver = Saver(training.run, plan, source.steps_per_epoch, world, heard)
+        evaluations = Evaluations(evaluate, plan, source.steps_per_epoch, reporter, heard)
+        evaluations.after(first_step, newest)
         for step in range(first_step, steps):
-            batch = meter.wait_for(batches)
+            batch = reporter.meter.wait_for(batches)
             if step == 0 and world.speaks:
                 draw_batch(batch, training.run / "samples.png")
             rate = _rate(training, step)
-            set_learning_rate(optimizer, rate)
-            meter.add(*_update(training, wrapped, optimizer, batch.to(world.device), step, world))
+            set_learning_rate(engine.optimizer, rate)
+            batch = batch.to(world.device)
+            reporter.meter.add(*update(engine, plan, batch, step))
             done = step + 1
-            due = _checkpoint_due(training, done)
-            if due or done % training.recipe.train.log_steps == 0:
-                values = meter.read(rate, source.batch_size, done)
-                if log is not None:
-                    log.record(done, values)
-            if due and world.speaks:
-                _save(training, network, optimizer, done)
-    if log is not None:
-        draw_curves(training.run)
-        if log.damaged:
-            _LOG.warning("%d damaged samples were replaced by others in this run", log.damaged)
-    return find_checkpoint(training.run) or training.run
-
-
-def _update(
-    training: Training,
-    wrapped: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    step: int,
-    world: World,
-) -> tuple[Losses, Tensor]:
-    """Do one optimiser step and return its losses (means over micro-batches) and gradient norm."""
-    recipe, variant = training.recipe.train, training.variant
-    # Drop path draws from (seed, step, rank), so a resumed run draws the same.
-    torch.manual_seed(recipe.seed * 1_000_003 + step * 4099 + world.rank)
-    positives = batch.positive.sum(dtype=torch.float32)
-    positives = mean_over_ranks(positives, world).clamp(min=1.0)
-    totals = torch.zeros(3, device=batch.box.device)
-    for number, part in enumerate(batch.split(recipe.accumulate), start=1):
-        last = number == recipe.accumulate
-        with nullcontext() if last else without_sync(wrapped):
-            template = normalise(part.template, variant.mean, variant.std, torch.float32)
-            search = normalise(part.search, variant.mean, variant.std, torch.float32)
-            autocast = training.dtype != torch.float32
-            with torch.autocast(world.device.type, training.dtype, enabled=autocast):
-                prediction = wrapped(template, search, part.template_mask)
-            losses = tracking_loss(prediction, part.positive, part.box, positives)
-            losses.total.backward()
-        totals += torch.stack([losses.total.detach(), losses.score, losses.box])
-    norm = clip_gradients(wrapped, recipe.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return Losses(*totals), norm
-
-
-class _Meter:
-    """Sums what happened since the last record, without waiting for the device until it is read."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._known: set[str] = set()
-        self._reset()
-
-    def _reset(self) -> None:
-        self._damaged: list[str] = []
-        self._sums = torch.zeros(4, device=self._world.device)
-        self._steps = 0
-        self._waited = 0.0
-        self._since = time.perf_counter()
-
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """Return the next batch and count how long it took to come."""
-        begin = time.perf_counter()
-        batch = next(batches)
-        self._waited += time.perf_counter() - begin
-        self._damaged += [message for messages in batch.damaged for message in messages]
-        return batch
-
-    def add(self, losses: Losses, norm: Tensor) -> None:
-        """Count one step."""
-        self._sums += torch.stack([losses.total, losses.score, losses.box, norm])
-        self._steps += 1
-
-    def read(self, rate: float, batch_size: int, step: int) -> dict[str, float]:
-        """Return means over steps and ranks and start anew.
-
-        Raises:
-            UserError: if the loss or a gradient is not finite.
-        """
-        damaged = self._sums.new_tensor([len(self._damaged)])
-        sums = mean_over_ranks(torch.cat([self._sums / self._steps, damaged]), self._world)
-        loss, score, box, norm, mean_damaged = sums.tolist()
-        elapsed = time.perf_counter() - self._since
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
-                f"the loss is {loss} and the gradient norm {norm} between steps "
-                f"{step - self._steps} and {step}; lower train.lr or use --set "
-                "train.dtype=float32, and go on with --resume auto"
-            )
-        values = {
-            "loss": round(loss, 5),
-            "score": round(score, 5),
-            "box": round(box, 5),
-            "rate": rate,
-            "norm": round(norm, 4),
-            "pairs_per_second": round(self._steps * batch_size / elapsed, 2),
-            "data_wait": round(self._waited / elapsed, 4),
-            "damaged": round(mean_damaged * self._world.size),
-        }
-        if values["damaged"]:
-            self._report(texts_of_ranks(self._damaged, self._world))
-        self._reset()
-        return values
-
-    def _report(self, damaged: list[str]) -> None:
-        """Name the damaged samples that were not named before."""
-        for message in damaged:
-            if not self._world.speaks or message in self._known:
-                continue
-            self._known.add(message)
-            if len(self._known) <= _NAMED:
-                _LOG.warning("another sample was taken: %s", message)
-            elif len(self._known) == _NAMED + 1:
-                _LOG.warning("more samples are damaged; lorat-prep verify lists them all")
+            due = saver.due(done)
+            validates = validation_due(plan, done, source.steps_per_epoch)
+            if due or validates or done % plan.log_steps == 0:
+                values = reporter.read(engine, rate)
+                if validates and training.validation is not None:
+                    values |= validate(engine, training.validation, data, plan.accumulate)
+                    reporter.meter.restart()
+                reporter.record(done, values)
+            if due:
+                saver.save(due, _snapshot(training, engine), _position(training, done))
+                evaluations.after(done, saver.newest)
+        saver.finish()
+    return saver.newest or newest or training.run
 
 
 def _rate(training: Training, step: int) -> float:
@@ -218,41 +133,25 @@ def _rate(training: Training, step: int) -> float:
 
 def _position(training: Training, step: int) -> Position:
     source = training.source
-    data = {m.name: m.fingerprint() for m in source.manifests}
-    weights = {
-        f"weight of {m.name}": w for m, w in zip(source.manifests, source.weights, strict=True)
-    }
-    order = {
-        "train.seed": source.seed,
-        "train.batch_size": source.batch_size,
-        "train.pairs_per_epoch": source.pairs_per_epoch,
-        "data.window_shards": source.window_shards,
-    }
-    variant = hashlib.sha256(training.variant.model_dump_json().encode()).hexdigest()[:16]
-    return Position(step, data, order | weights | {"variant": variant})
+    settings = fixed_settings(training.variant, training.recipe, source.manifests)
+    return Position(step, step // source.steps_per_epoch, settings)
 
 
-def _resume(training: Training, network: LoRAT, optimizer: torch.optim.Optimizer) -> int:
-    checkpoint = find_checkpoint(training.run) if training.resume else None
-    if checkpoint is None:
-        return 0
-    return restore(checkpoint, network, optimizer, _position(training, 0))
+def _resume(
+    training: Training, network: LoRAT, stateful: Mapping[str, Stateful], world: World
+) -> tuple[int, Path | None]:
+    """Return the steps done, and the checkpoint that says so."""
+    if not training.resume:
+        return 0, None
+    found = find_checkpoint(training.run) if world.speaks else None
+    found = Path(name) if (name := texts_of_ranks([str(found or "")], world)[0]) else None
+    if found is None:
+        return 0, None
+    settings, force = _position(training, 0).settings, training.force_backbone
+    return restore(found, network, stateful, settings, force_backbone=force), found
 
 
-def _checkpoint_due(training: Training, done: int) -> bool:
-    source = training.source
-    epoch, inside = divmod(done, source.steps_per_epoch)
-    last = epoch == source.epochs
-    return inside == 0 and (last or epoch % training.recipe.train.checkpoint_epochs == 0)
-
-
-def _save(training: Training, network: LoRAT, optimizer: torch.optim.Optimizer, done: int) -> None:
-    save_checkpoint(
-        training.run,
-        done // training.source.steps_per_epoch,
-        network,
-        training.variant,
-        optimizer,
-        _position(training, done),
-        keep=training.recipe.train.keep_checkpoints,
-    )
+def _snapshot(training: Training, engine: Engine) -> Snapshot:
+    whole = engine.whole()
+    state = {"optimizer": whole.optimizer, "scaler": engine.scaler.state_dict()}
+    return Snapshot(whole.network, training.variant, state)

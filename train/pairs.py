@@ -7,7 +7,10 @@ damaged one where that is allowed; which row it is depends on the place and the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +33,15 @@ from lorat.train.backgrounds import swap_background
 from lorat.train.labels import CropSpec, make_labels
 from lorat.train.places import Place, Source
 
-__all__ = ["Failure", "Pairs", "StoredPair", "TrainingPair", "make_pair", "training_crop"]
+__all__ = [
+    "Failure",
+    "Pairs",
+    "StoredPair",
+    "TrainingPair",
+    "make_pair",
+    "training_crop",
+    "without_object",
+]
 
 _REPLACEMENTS = 20
 _MOST_OPEN = 64  # shards a process: far below the usual limit on open files
@@ -55,6 +66,8 @@ class TrainingPair(NamedTuple):
     """In its epoch."""
     damaged: tuple[str, ...] = ()
     """The damaged samples that were read before this pair was found."""
+    seconds: tuple[float, float] = (0.0, 0.0)
+    """Spent on reading stored bytes, and on the rest: decoding, cropping, augmenting."""
 
 
 class Failure(NamedTuple):
@@ -81,24 +94,42 @@ class Pairs(Dataset["TrainingPair | Failure"]):
         self._most_open = max(1, min(_MOST_OPEN, in_use)) if self._cache else _MOST_OPEN
         self._readers: dict[tuple[int, int], ShardReader] = {}
         self._uncached: set[tuple[int, int]] = set()
+        self._read_for = 0.0
 
     def __getitem__(self, place: Place) -> TrainingPair | Failure:
+        begin, self._read_for = time.perf_counter(), 0.0
         try:
-            return self._make(place)
+            pair = self._make(place)
         except UserError as error:
             return Failure(error.message)
+        rest = time.perf_counter() - begin - self._read_for
+        return pair._replace(seconds=(self._read_for, rest))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._read_for += time.perf_counter() - begin
 
     def _make(self, place: Place) -> TrainingPair:
         source = self._source
         damaged: list[str] = []
         for attempt in range(_REPLACEMENTS):
             shard, row = self._row(place, attempt)
-            reader = self._reader(place.dataset, shard)  # a shard that is gone is never skipped
+            with self._reading():
+                reader = self._reader(place.dataset, shard)  # one that is gone is never skipped
             try:
-                stored = _read(reader, row)
+                with self._reading():
+                    sample = reader.read(row)
+                stored = _decoded(sample, reader, row)
             except ShardCorrupt as error:
                 self._skip(error, damaged)
                 continue
+            negative = self._is_negative(place)
+            if negative:
+                stored = self._astray(place, attempt, reader, stored, damaged)
             rng = np.random.default_rng((source.seed, place.epoch, place.position, attempt))
             background = None
             if source.augment.background and rng.random() < source.augment.background:
@@ -106,6 +137,7 @@ class Pairs(Dataset["TrainingPair | Failure"]):
                 background = self._background(reader, rows, stored.sample, damaged)
             pair = make_pair(stored, source.spec, source.augment, rng, background)
             if pair is not None:
+                pair = without_object(pair) if negative else pair
                 return pair._replace(position=place.position, damaged=tuple(damaged))
         raise self._gave_up(place.dataset, damaged)
 
@@ -119,6 +151,47 @@ class Pairs(Dataset["TrainingPair | Failure"]):
         ends = np.cumsum(rows)
         shard = int(np.searchsorted(ends, number, side="right"))
         return shard, number - int(ends[shard] - rows[shard])
+
+    def _is_negative(self, place: Place) -> bool:
+        share = self._source.negatives
+        if not share:
+            return False
+        # Draws of its own: all other pairs stay what they are without negative ones.
+        draws = Draws("negative", self._source.seed, place.epoch, place.position)
+        return draws.uniform() < share
+
+    def _astray(
+        self,
+        place: Place,
+        attempt: int,
+        reader: ShardReader,
+        stored: StoredPair,
+        damaged: list[str],
+    ) -> StoredPair:
+        """Return the pair with the search image of another sequence, from a row of its shard.
+
+        Raises:
+            UserError: if no such row is found, or a row is damaged and may not be skipped.
+        """
+        draws = Draws("astray", self._source.seed, place.epoch, place.position, attempt)
+        sample = stored.sample
+        for _ in range(_REPLACEMENTS):
+            row = draws.below(len(reader))
+            try:
+                with self._reading():
+                    other = reader.read(row)
+                if other.sequence == sample.sequence:
+                    continue
+                search = _decode(other.search, reader, row, f"{other.key}.search.jpg")
+            except ShardCorrupt as error:
+                self._skip(error, damaged)
+                continue
+            mixed = replace(sample, key=f"{sample.key}+{other.key}", search=other.search)
+            return StoredPair(mixed, stored.template, search)
+        raise UserError(
+            f"{reader.path}: {_REPLACEMENTS} draws found no sequence but {sample.sequence} for a "
+            "negative pair; build this data set from more sequences or set data.negatives=0"
+        )
 
     def _background_rows(self, place: Place, attempt: int, first: int) -> Iterator[int]:
         """Yield rows of the pair's own shard, which is open: on a disk they are near each other."""
@@ -139,7 +212,8 @@ class Pairs(Dataset["TrainingPair | Failure"]):
         """
         for row in rows:
             try:
-                other = reader.read(row)
+                with self._reading():
+                    other = reader.read(row)
                 if other.sequence == sample.sequence:
                     return None
                 return _decode(other.search, reader, row, f"{other.key}.search.jpg")
@@ -192,13 +266,12 @@ def _too_damaged(where: str, damaged: list[str]) -> UserError:
     )
 
 
-def _read(reader: ShardReader, row: int) -> StoredPair:
-    """Read and decode one sample.
+def _decoded(sample: PairSample, reader: ShardReader, row: int) -> StoredPair:
+    """Decode the images of a row of `reader`.
 
     Raises:
-        ShardCorrupt: if its bytes are not those that were written, or an image does not decode.
+        ShardCorrupt: if one does not decode.
     """
-    sample = reader.read(row)
     template = _decode(sample.template, reader, row, f"{sample.key}.template.jpg")
     return StoredPair(
         sample, template, _decode(sample.search, reader, row, f"{sample.key}.search.jpg")
@@ -262,6 +335,11 @@ def make_pair(
         missing,
         sample.key,
     )
+
+
+def without_object(pair: TrainingPair) -> TrainingPair:
+    """Return the pair with the labels of one whose search crop lacks the object."""
+    return pair._replace(positive=np.zeros_like(pair.positive), box=np.zeros_like(pair.box))
 
 
 def training_crop(

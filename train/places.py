@@ -48,6 +48,8 @@ class Source:
     window_shards: int = 0
     skip_damaged: bool = False
     """A damaged sample is replaced by another row, and reported; otherwise it ends the run."""
+    negatives: float = 0.0
+    """Share of pairs whose search crop is another sequence's."""
     cache: CacheOptions | None = None
     """Whole shards are copied there before they are read; the batches do not depend on it."""
 

@@ -132,9 +132,9 @@ def _setting(variant: VariantConfig, recipe: RecipeConfig, name: str) -> tuple[S
         dtype = pick_dtype(asked, device, training=True)
         return Setting(variant, recipe.train, device, dtype), True
     # What `pick_dtype` takes on the usual devices of that kind.
-    bf16 = asked == "bfloat16" or (asked == "auto" and name == "cuda")
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    return Setting(variant, recipe.train, torch.device(name), dtype), False
+    if asked == "auto":
+        asked = "bfloat16" if name == "cuda" else "float32"
+    return Setting(variant, recipe.train, torch.device(name), getattr(torch, asked)), False
 
 
 def usable_share(device: torch.device) -> float:

@@ -51,6 +51,13 @@ def test_merged_file_needs_neither_backbone_nor_variant(here):
     assert not any("lora" in name for name, _ in network.named_parameters())
 
 
+@pytest.mark.parametrize("command", [["export-weights"], []])
+def test_help_shows_a_command_a_line(command):
+    lines = CliRunner().invoke(main, [*command, "--help"]).stdout.splitlines()
+    assert any(line.strip().startswith("lorat-eval ") for line in lines)
+    assert "\\b" not in "".join(lines)
+
+
 def test_number_type_of_the_merged_file_is_chosen(here):
     backbone = ("--backbone", "dinov2_pretrain.pth")
     assert export(*MERGE, *backbone).exit_code == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lorat.configs.schema import AugmentConfig, BackboneConfig, RecipeConfig, VariantConfig
 from lorat.shards.manifest import load_manifest
@@ -53,3 +54,19 @@ def source(tiny_shards: Path) -> Source:
         pairs_per_epoch=24,
         epochs=3,
     )
+
+
+@pytest.fixture
+def files(
+    tmp_path: Path, tiny_variant: VariantConfig, tiny_recipe: RecipeConfig, tiny_shards: Path
+) -> list[str]:
+    """The command line of a small training."""
+    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
+        text = yaml.safe_dump(config.model_dump(mode="json"))
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return [
+        f"--variant={tmp_path / 'variant.yaml'}",
+        f"--recipe={tmp_path / 'recipe.yaml'}",
+        f"--shards={tiny_shards}",
+        "--device=cpu",
+    ]

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from lorat.train.checkpoints import find_checkpoint
+from lorat.train.checkpoints import checkpoints_of, find_checkpoint
 from lorat.train.cli import main
 from lorat.train.network.weights import load_network
 
@@ -32,6 +32,7 @@ def files(tmp_path, tiny_variant, tiny_recipe, tiny_shards):
         f"--recipe={tmp_path / 'recipe.yaml'}",
         f"--shards={tiny_shards}",
         "--device=cpu",
+        "--no-eval",
     ]
 
 
@@ -140,10 +141,11 @@ def test_resuming_with_other_data_or_order_is_refused_by_name(files, tmp_path):
     refused(run(*again, "--set=data.datasets={toy-train: 1}"), "toy-val")
 
 
-def test_a_damaged_checkpoint_is_named(files, tmp_path):
+def test_where_all_checkpoints_are_damaged_nothing_starts_anew(files, tmp_path):
     folder = tmp_path / "run"
     assert run(*files, f"--run={folder}").exit_code == 0
-    (find_checkpoint(folder) / "state.pt").write_bytes(b"no checkpoint")
+    for checkpoint in checkpoints_of(folder):
+        (checkpoint / "state.pt").write_bytes(b"no checkpoint")
     refused(run(*files, f"--run={folder}", "--resume=auto"), "state.pt", "delete")
 
 

@@ -15,6 +15,7 @@ from lorat.train.optim import (
     clip_gradients,
     learning_rate,
     parameter_groups,
+    rate_share,
     set_learning_rate,
 )
 
@@ -72,6 +73,50 @@ def test_frozen_parameters_are_in_no_group():
     network.weight.requires_grad_(False)
     groups = parameter_groups(network.named_parameters(), 0.1)
     assert [group["names"] for group in groups] == [[], ["bias"]]
+
+
+def test_rates_fall_with_the_distance_from_the_head():
+    with torch.device("meta"):
+        network = assemble(load_variant("B-224"), None)
+    groups = parameter_groups(network.named_parameters(), 0.1, layer_decay=0.5)
+    shares = {name: group["rate_share"] for group in groups for name in group["names"]}
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert shares.keys() == trained
+    for name, share in shares.items():
+        block = name.split(".")[1] if name.startswith("blocks.") else "12"
+        assert share == 0.5 ** (12 - int(block)), name
+    decays = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    plain = parameter_groups(network.named_parameters(), 0.1)
+    assert decays == {name: g["weight_decay"] for g in plain for name in g["names"]}
+    assert {group["rate_share"] for group in plain} == {1.0}
+
+
+def test_without_lora_everything_is_trained_and_what_comes_before_the_blocks_moves_least():
+    variant = load_variant("S-224").model_copy(update={"lora": None})
+    with torch.device("meta"):
+        network = assemble(variant, None)
+    groups = parameter_groups(network.named_parameters(), 0.1, layer_decay=0.75)
+    assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
+    for name in ("patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"):
+        assert rate_share(name, 12, 0.75) == pytest.approx(0.75**13)
+    for name in ("token_type_embed", "norm.weight", "head.cls_mlp.layers.0.weight"):
+        assert rate_share(name, 12, 0.75) == 1.0
+    assert rate_share("blocks.0.attn.qkv.weight", 12, 0.75) == pytest.approx(0.75**12)
+    assert rate_share("blocks.11.norm1.bias", 12, 0.75) == 0.75
+    bare = {name for g in groups if not g["weight_decay"] for name in g["names"]}
+    assert {"pos_embed", "patch_embed.proj.weight", "blocks.3.ls1.gamma"} <= bare
+    assert "blocks.3.attn.qkv.weight" not in bare
+
+
+def test_a_group_gets_its_share_of_the_rate_after_loading_too():
+    network = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])})
+    optimizer = build_optimizer(network, 0.1, layer_decay=0.5)
+    assert optimizer.defaults["fused"]
+    loaded = build_optimizer(network, 0.1, layer_decay=0.5)
+    loaded.load_state_dict(optimizer.state_dict())
+    set_learning_rate(loaded, 0.08)
+    rates = [group["lr"] for group in loaded.param_groups]
+    assert rates == pytest.approx([0.04, 0.04, 0.02, 0.02])
 
 
 def test_optimiser_moves_by_the_rate_that_was_set():

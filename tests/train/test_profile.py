@@ -83,6 +83,20 @@ def test_any_kind_of_variant_is_counted(name):
     assert 0 < cost.activations < cost.peak
 
 
+@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_the_number_type_asked_for_is_counted_where_the_device_is_not_here(
+    tiny, device, asked, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    recipe = load_recipe("toy")
+    train = recipe.train.model_copy(update={"dtype": asked})
+    found = profile_variant(tiny, recipe.model_copy(update={"train": train}), device)
+    usual = {"cuda": "bfloat16", "mps": "float32"}[device]
+    assert str(found.setting.dtype) == f"torch.{usual if asked == 'auto' else asked}"
+
+
 def test_what_clip_trains_beside_lora_is_told():
     backbone = count_parameters(load_variant("clip-B-256"))[0]
     assert backbone.trained == 2 * 768

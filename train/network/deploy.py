@@ -12,6 +12,7 @@ Axes: B batch, T template tokens, D channels; g and G are the sides of the two g
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import tempfile
@@ -56,7 +57,11 @@ class _Normalise(nn.Module):
 class _TemplateGraph(nn.Module):
     def __init__(self, network: LoRAT, variant: VariantConfig) -> None:
         super().__init__()
-        self.network, self.normalise = network, _Normalise(variant)
+        self.network, self.normalise = copy.copy(network), _Normalise(variant)
+        # A torch.export file holds every tensor of its module, used or not.
+        unused = ("blocks", "norm", "head")
+        parts = {name: part for name, part in network.named_children() if name not in unused}
+        self.network.__dict__["_modules"] = parts
 
     def forward(self, template: Tensor, template_mask: Tensor) -> Tensor:
         """Return tokens (B, T, D) for a (B, h, w, 3) crop and a (B, g, g) bool mask."""

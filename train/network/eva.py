@@ -51,7 +51,7 @@ class RotaryAttention(nn.Module):
             skip: leading tokens that ask nothing.
             rotation: (2, T, d / 2) sines and cosines (see `Rotary.table`).
         """
-        x = operand(x, self.q_proj.weight)
+        x = operand(x, self.q_proj)
         (query,) = split_heads(self.q_proj(x[:, skip:]), self.heads)
         (key,) = split_heads(self.k_proj(x), self.heads)
         (value,) = split_heads(self.v_proj(x), self.heads)
@@ -71,7 +71,7 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, D)."""
-        x = operand(x, self.fc1_g.weight)
+        x = operand(x, self.fc1_g)
         hidden = F.silu(self.fc1_g(x)) * self.fc1_x(x)
         return self.fc2(self.norm(hidden.float()))
 

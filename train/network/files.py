@@ -79,7 +79,8 @@ def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         raise UserError(
-            f"{path}: neither a safetensors file nor a PyTorch file of plain tensors, or damaged"
+            f"{path}: neither a safetensors file nor a PyTorch file of plain tensors, or damaged; "
+            "fetch it again, or save its weights alone"
         ) from error
     for level in (state, *(_below(state, name) for name in ("model", "state_dict"))):
         if isinstance(level, dict) and all(isinstance(v, Tensor) for v in level.values()):

@@ -9,6 +9,7 @@ Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +35,12 @@ def autocasts(x: Tensor) -> bool:
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
-def operand(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x in the number type of its product with `weight`: autocast's, or else the weight's.
+def operand(x: Tensor, layer: nn.Module) -> Tensor:
+    """Return x in the number type of its product with `layer`: autocast's, or else its weight's.
 
     Layers that share an input share one cast, and keep one copy, if it is done before them.
     """
+    weight = cast("Tensor", layer.weight)
     return x.to(torch.get_autocast_dtype(x.device.type) if autocasts(x) else weight.dtype)
 
 

@@ -38,7 +38,7 @@ class _Pairing(NamedTuple):
 
     slots: tuple[int, ...]
     """Of each pair: the number of its part, from 0."""
-    count: int
+    results: int
     """Parts of the weight, all of the same height."""
     scale: float
 
@@ -74,7 +74,7 @@ class LoraLinear(nn.Module):
         self.dropout = config.dropout
         self.weight = linear.weight.requires_grad_(False)
         self.bias = None if linear.bias is None else linear.bias.requires_grad_(False)
-        wide, out = linear.in_features, linear.out_features // self.pairing.count
+        wide, out = linear.in_features, linear.out_features // self.pairing.results
         pairs, rank, device = len(slots), config.rank, linear.weight.device
         self.lora_a = nn.Parameter(torch.empty(pairs * rank, wide, device=device))
         self.lora_b = nn.Parameter(torch.empty(pairs, out, rank, device=device))
@@ -88,7 +88,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, out) for x (…, in), in autocast's number type or else the weight's."""
-        x = operand(x, self.weight)
+        x = operand(x, self)
         if self.dropout and self.training:
             return self._with_dropout(x)
         return _MergedProduct.apply(
@@ -98,7 +98,7 @@ class LoraLinear(nn.Module):
     def _with_dropout(self, x: Tensor) -> Tensor:
         """Run a thinned x, the same for all pairs, through them alone; no merged weight does."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        pieces = list(F.linear(x, self.weight.to(x.dtype), bias).chunk(self.pairing.count, -1))
+        pieces = list(F.linear(x, self.weight.to(x.dtype), bias).chunk(self.pairing.results, -1))
         thin = F.linear(F.dropout(x, self.dropout) * self.scale, self.lora_a.to(x.dtype))
         pairs = zip(self.pairing.slots, thin.chunk(len(self.lora_b), -1), self.lora_b, strict=True)
         for slot, part, b in pairs:
@@ -118,11 +118,11 @@ class LoraLinear(nn.Module):
 
 def _merge(weight: Tensor, a: Tensor, b: Tensor, pairing: _Pairing) -> Tensor:
     """Return W + s·B·A (out, in) in the number type of `weight`."""
-    base = weight.detach().view(pairing.count, -1, weight.shape[1])
+    base = weight.detach().view(pairing.results, -1, weight.shape[1])
     b = b.detach().to(weight.dtype)
     a = a.detach().to(weight.dtype).view(b.shape[0], b.shape[2], -1)
     with _no_autocast(weight):
-        if b.shape[0] == pairing.count:
+        if b.shape[0] == pairing.results:
             return torch.baddbmm(base, b, a, alpha=pairing.scale).view_as(weight)
         parts = list(base)
         for pair, slot in enumerate(pairing.slots):
@@ -164,7 +164,7 @@ class _MergedProduct(torch.autograd.Function):
             rows, grad = x.flatten(0, -2), grad.flatten(0, -2)
             grad_x = None if merged is None else (grad @ merged).view_as(x)
             thin = (rows @ a.to(x.dtype).t()).chunk(b.shape[0], dim=1)
-            columns, parts = b.to(x.dtype), grad.chunk(pairing.count, dim=1)
+            columns, parts = b.to(x.dtype), grad.chunk(pairing.results, dim=1)
             pieces, grads_b = [], []
             for pair, slot in enumerate(pairing.slots):
                 pieces.append(parts[slot] @ columns[pair])

@@ -169,11 +169,19 @@ def _variant_of(
     if (other and not force) or (given.lora is None) != (own.lora is None):
         raise UserError(
             f"{path}: weights of variant {own.name} ({own.backbone.timm}), not of {given.name} "
-            f"({given.backbone.timm}); leave --variant out or give other weights"
+            f"({given.backbone.timm}): other {', '.join(_differences(own, given))}; leave "
+            "--variant out or give other weights"
         )
     if other:
         _LOG.warning("%s: weights of %s go onto the backbone of %s", path, own.name, given.name)
     return given.model_copy(update={"lora": own.lora})
+
+
+def _differences(own: VariantConfig, given: VariantConfig) -> list[str]:
+    """Return the keys in which the networks of two variants differ, crops and ranks apart."""
+    ours, theirs = own.backbone.model_dump(), given.backbone.model_dump()
+    found = [f"backbone.{name}" for name, value in ours.items() if theirs[name] != value]
+    return found + ["lora"] * ((own.lora is None) != (given.lora is None))
 
 
 def lora_in(path: Path, metadata: Mapping[str, str]) -> LoraConfig | None:

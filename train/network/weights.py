@@ -125,7 +125,7 @@ def load_weights(
         check_layout(path, tensors, layout)
     gated = layout != "official" and is_gated(trained | frozen)
     named, scales = from_file(path, tensors, gated)
-    _check_ranks(path, named, live)
+    _check_pairs(path, named, live)
     expected = trained
     if live and network.fingerprint:
         _check_backbone(path, metadata, network.fingerprint, force_backbone)
@@ -215,9 +215,18 @@ def _check_positions(file: WeightsFile, built: Tensor) -> None:
         )
 
 
-def _check_ranks(
+def _check_pairs(
     path: Path, found: Mapping[str, Tensor], live: Mapping[str, tuple[Tensor, Tensor, float]]
 ) -> None:
+    if (
+        live
+        and any(name.startswith("blocks.") for name in found)
+        and not any(".lora." in name for name in found)
+    ):
+        raise UserError(
+            f"{path}: a network without LoRA pairs (merged, or trained whole), but the one to "
+            "train has them; give the file that was not merged, or a variant with lora: null"
+        )
     for layer, (a, _) in pairs_of(found).items():
         if layer in live and a.dim() == 2 and a.shape[0] != live[layer][0].shape[0]:
             raise UserError(

@@ -37,4 +37,4 @@ def test_autocast_or_else_the_weight_decides_the_number_type_of_an_operand(
     autocast, weight, expected
 ):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        assert operand(torch.ones(2), nn.Linear(2, 2).to(weight).weight).dtype == expected
+        assert operand(torch.ones(2), nn.Linear(2, 2).to(weight)).dtype == expected

@@ -37,7 +37,7 @@ def make(results=(), targets=ALL, dropout=0.0, bias=True):
 
 def textbook(layer, x):
     """x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, result by result."""
-    pieces = list(F.linear(x, layer.weight, layer.bias).chunk(layer.pairing.count, dim=-1))
+    pieces = list(F.linear(x, layer.weight, layer.bias).chunk(layer.pairing.results, dim=-1))
     pairs = zip(layer.lora_a.chunk(len(layer.lora_b)), layer.lora_b, strict=True)
     for name, (a, b) in zip(layer.parts or ("q",), pairs, strict=True):
         number = "qkv".index(name)

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.shards.errors import UserError
+from lorat.train.network.export import export_merged
+from lorat.train.network.reading import read_weights
 from lorat.train.network.variants import assemble, build_network
 from lorat.train.network.weights import (
     load_network,
@@ -223,9 +225,31 @@ def test_metadata_of_another_version_do_not_matter_where_the_variant_is_named(
     same_output(network.eval(), loaded, crops(), 1e-5)
 
 
-def test_weights_of_another_variant_are_refused(saved, backbone):
-    with pytest.raises(UserError, match=r"tiny-224.*not of B-224"):
-        load_network(saved[2], backbone=backbone, variant=load_variant("B-224"))
+def test_weights_of_another_variant_are_refused_with_what_differs(saved, backbone):
+    _, variant, path = saved
+    with pytest.raises(
+        UserError, match=r"tiny-224.*not of B-224.*other backbone\.timm, back.*\.args"
+    ):
+        load_network(path, backbone=backbone, variant=load_variant("B-224"))
+    timms = variant.backbone.model_copy(update={"layout": "timm"})
+    for changes, told in (
+        ({"backbone": timms}, r"other backbone\.layout;"),
+        ({"lora": None}, "other lora;"),
+    ):
+        with pytest.raises(UserError, match=told):
+            load_network(path, backbone=backbone, variant=variant.model_copy(update=changes))
+
+
+def test_pairs_are_not_trained_on_from_a_merged_file(saved, backbone, tmp_path):
+    network, variant, path = saved
+    merged = tmp_path / "merged.safetensors"
+    export_merged(read_weights(path), merged, torch.float32, backbone=backbone)
+    for force in (False, True):
+        with pytest.raises(UserError, match=r"without LoRA pairs.*lora: null"):
+            load_weights(merged, build_network(variant, backbone=backbone), force_backbone=force)
+    whole = build_network(variant.model_copy(update={"lora": None}), backbone=backbone)
+    load_weights(merged, whole)
+    same_output(network.eval(), whole.eval(), crops(), 1e-5)
 
 
 def test_tensors_that_do_not_fit_are_listed_by_name(saved, tmp_path):

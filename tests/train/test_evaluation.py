@@ -1,0 +1,159 @@
+"""A training ends in a result, which costs it nothing but time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from lorat.evaluate import engine
+from lorat.evaluate.cli import main as evaluate
+from lorat.evaluate.testsets import choose_test_sets, share_of
+from lorat.shards.jpeg import encode
+from lorat.train.cli import main
+
+LENGTHS = (4, 9, 6)
+NAMES = [f"GOT-10k_Val_{n:06d}" for n in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """GOT-10k's val split with three sequences of a still patch on noise."""
+    folder = tmp_path_factory.mktemp("raw")
+    val = folder / "GOT-10k" / "val"
+    for name, frames in zip(NAMES, LENGTHS, strict=True):
+        (val / name).mkdir(parents=True)
+        image = np.random.default_rng(frames).integers(0, 255, (72, 96, 3), dtype=np.uint8)
+        for index in range(frames):
+            (val / name / f"{index + 1:08d}.jpg").write_bytes(encode(image, 90))
+        (val / name / "groundtruth.txt").write_text("30,20,24,18\n" * frames)
+        (val / name / "absence.label").write_text("0\n" * frames)
+        (val / name / "cover.label").write_text("8\n" * frames)
+    (val / "list.txt").write_text("\n".join(NAMES) + "\n")
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path, tiny_variant, tiny_recipe, tiny_shards, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    files = ["--variant=variant.yaml", "--recipe=recipe.yaml", f"--shards={tiny_shards}"]
+    return [*files, "--device=cpu", "--set=train.evaluate_epochs=1"]
+
+
+def train(*arguments: str, status: int = 0):
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == status, result.output
+    return result
+
+
+def scores(run: str, epoch: int) -> dict:
+    path = Path(run, "eval", f"epoch_{epoch:04d}", "metrics.json")
+    return json.loads(path.read_text())["datasets"]["got10k-val"]
+
+
+def test_weights_are_equal_bit_for_bit_with_and_without_evaluation(files, raw):
+    drops = ["--set=variant.drop_path=0.2"]  # which draws from torch's generator
+    printed = train(*files, *drops, f"--raw={raw}", "--run=a").output
+    train(*files, *drops, "--no-eval", "--run=b")
+    a, b = (load_file(f"{run}/checkpoints/epoch_0003/model.safetensors") for run in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert not Path("b/eval").exists()
+    for epoch in (1, 2, 3):
+        assert set(scores("a", epoch)["sequences"]) == set(NAMES)
+    assert "never moving" in printed and "best:    a/best.safetensors" in printed
+
+
+def test_the_best_and_the_last_weights_are_named_and_logged(files, raw):
+    train(*files, f"--raw={raw}", "--run=a", "--set=train.keep_checkpoints=1")
+    result = json.loads(Path("a/result.json").read_text())
+    log = [json.loads(line) for line in Path("a/log.jsonl").read_text().splitlines()]
+    reached = {e["step"] // 3: e["got10k-val/ao"] for e in log if "got10k-val/ao" in e}
+    assert reached == {n: scores("a", n)["tracker"]["got10k"]["ao"] for n in (1, 2, 3)}
+    assert result["best"]["score"] == max(reached.values())
+    assert reached[result["best"]["epoch"]] == max(reached.values())
+    assert load_file("a/best.safetensors").keys() == load_file(f"a/{weights(result)}").keys()
+
+
+def weights(result: dict) -> str:
+    assert result["last"]["epoch"] == 3
+    return result["last"]["weights"]
+
+
+def test_a_damaged_sequence_is_reported_and_does_not_end_the_training(files, raw, tmp_path):
+    damaged = tmp_path / "damaged" / "GOT-10k" / "val"
+    damaged.mkdir(parents=True)
+    for name in NAMES:
+        (damaged / name).symlink_to(raw / "GOT-10k" / "val" / name)
+    (damaged / "list.txt").write_text("\n".join(NAMES) + "\n")
+    (damaged / NAMES[1]).unlink()
+    (damaged / NAMES[1]).mkdir()
+    for file in (raw / "GOT-10k" / "val" / NAMES[1]).iterdir():
+        if file.name != "00000005.jpg":
+            (damaged / NAMES[1] / file.name).symlink_to(file)
+    result = train(*files, f"--raw={damaged.parents[1]}", "--run=a", status=1)
+    assert NAMES[1] in result.stderr
+    assert Path("a/checkpoints/epoch_0003/model.safetensors").is_file()
+    assert NAMES[1] not in scores("a", 3)["sequences"]
+
+
+def test_two_processes_track_what_one_does(files, raw):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "lorat.train.cli", *files, f"--raw={raw}", "--run-dir=two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment, timeout=300)
+    assert set(scores("two", 3)["sequences"]) == set(NAMES)
+    checkpoint = "two/checkpoints/epoch_0003/model.safetensors"
+    again = ["--weights", checkpoint, "--raw", str(raw), "--out=one", "--device=cpu", "--no-video"]
+    assert CliRunner().invoke(evaluate, again).exit_code == 0
+    alone = json.loads(Path("one/metrics.json").read_text())["datasets"]["got10k-val"]
+    assert scores("two", 3)["tracker"]["got10k"] == pytest.approx(alone["tracker"]["got10k"])
+
+
+def test_an_evaluation_that_was_stopped_goes_on(files, raw, monkeypatch):
+    train(*files, f"--raw={raw}", "--run=a")
+    out = Path("a/eval/epoch_0003")
+    (out / "metrics.json").unlink()
+    (out / "results/got10k-val" / f"{NAMES[1]}.txt").unlink()
+    opened, real = [], engine._Stepper.open
+    monkeypatch.setattr(
+        engine._Stepper, "open", lambda self, clip: opened.append(clip.name) or real(self, clip)
+    )
+    train(*files, f"--raw={raw}", "--run=a", "--resume=auto")
+    assert opened == [NAMES[1]] and set(scores("a", 3)["sequences"]) == set(NAMES)
+    # What lorat-eval would track is there.
+    again = ["--run=a", "--raw", str(raw), "--device=cpu", "--no-video"]
+    assert CliRunner().invoke(evaluate, again).exit_code == 0
+    assert opened == [NAMES[1]]
+
+
+def test_a_run_without_test_sets_says_so_and_a_wrong_folder_is_refused_at_once(files):
+    result = train(*files, "--run=a", "--set=train.epochs=1")
+    assert "ends without a result" in result.stderr and not Path("a/eval").exists()
+    result = train(*files, "--raw=nowhere", "--run=b", status=2)
+    assert "nowhere" in result.stderr and not Path("b").exists()
+    result = train(*files, "--root=got10k=nowhere", "--run=b", status=2)
+    assert "nowhere" in result.stderr and not Path("b").exists()
+
+
+def test_shares_hold_every_sequence_once_and_are_of_equal_length(raw):
+    sets = choose_test_sets(["got10k-val"], [], raw, {})
+    for parts in (1, 2, 3, 5):
+        shares = [share_of(sets, part, parts) for part in range(parts)]
+        names = [clip.name for share in shares for item in share for clip in item.clips]
+        assert sorted(names) == sorted(NAMES)
+    loads = [
+        sum(len(clip.frames) for item in share_of(sets, part, 2) for clip in item.clips)
+        for part in range(2)
+    ]
+    assert sorted(loads) == [9, 10]

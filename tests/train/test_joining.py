@@ -1,0 +1,52 @@
+"""Ranks meet those of their own start alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+
+from lorat.train import joining
+from lorat.train.joining import meet
+
+PATIENCE = timedelta(seconds=20)
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Let so many ranks meet on a store that outlives them."""
+    store = dist.HashStore()
+
+    def start(size: int) -> list[dist.Store]:
+        ranks = iter(range(size))
+        monkeypatch.setattr(
+            joining, "rendezvous", lambda *_, **__: iter([(store, next(ranks), size)])
+        )
+        with ThreadPoolExecutor(size) as pool:
+            met = [each.result() for each in [pool.submit(meet, PATIENCE) for _ in range(size)]]
+        assert sorted(rank for _, rank, _ in met) == list(range(size))
+        return [own for own, _, _ in sorted(met, key=lambda one: one[1])]
+
+    start.store = store
+    return start
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_all_ranks_of_a_start_share_what_they_write(start, size):
+    stores = start(size)
+    stores[0].set("address", "here")
+    assert {store.get("address") for store in stores} == {b"here"}
+
+
+def test_ranks_that_start_again_see_nothing_of_those_before(start):
+    start(3)[1].set("address", "of a dead rank")
+    start.store.set("asks/2", "of a rank that died while it asked")
+    assert not any(store.check(["address"]) for store in start(3))
+
+
+def test_a_rank_that_does_not_come_is_named(start, monkeypatch):
+    monkeypatch.setattr(joining, "rendezvous", lambda *_, **__: iter([(start.store, 0, 3)]))
+    with pytest.raises(RuntimeError, match="no word of rank 1, 2"):
+        meet(timedelta(seconds=0.2))

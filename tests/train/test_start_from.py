@@ -1,0 +1,90 @@
+"""``lorat-train`` starts from trained weights, and knows on which backbone they were trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from lorat.train.cli import main
+from tests.train.network.published_files import make, write
+
+RECIPE = {
+    "name": "standing",
+    "data": {"datasets": {"toy-train": 1}, "workers": 0},
+    "train": {
+        "batch_size": 4,
+        "pairs_per_epoch": 8,
+        "epochs": 2,
+        "lr": 0.0,
+        "lr_min": 0.0,
+        "lr_warmup": 0.0,
+        "warmup_epochs": 0.0,
+        "checkpoint_epochs": 1,
+        "dtype": "float32",
+    },
+}
+"""Learns nothing, so the weights at the end are those at the start."""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    tracker = make("timm-dinov2")
+    write(Path("lorat.bin"), tracker.trained())
+    write(Path("backbone.safetensors"), tracker.backbone)
+    write(Path("other.safetensors"), tracker.backbone | {"norm.bias": torch.ones(32)})
+    Path("small.yaml").write_text(tracker.variant.model_dump_json())
+    Path("standing.yaml").write_text(yaml.safe_dump(RECIPE))
+    return tmp_path
+
+
+@pytest.fixture
+def run_train(here: Path, tiny_shards: Path):
+    def run(*arguments: str, backbone: str = "backbone.safetensors"):
+        fixed = ["--variant", "small.yaml", "--recipe", "standing.yaml", "--device", "cpu"]
+        fixed += ["--shards", str(tiny_shards), "--run", "run", "--backbone", backbone]
+        return CliRunner().invoke(main, [*fixed, *arguments])
+
+    return run
+
+
+def test_training_starts_from_a_published_file(run_train):
+    result = run_train("--weights", "lorat.bin")
+    assert result.exit_code == 0, result.output
+    trained, published = (
+        load_file("run/checkpoints/epoch_0002/model.safetensors"),
+        load_file("lorat.bin"),
+    )
+    assert trained.keys() == published.keys()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in published.items())
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["weights"] == "lorat.bin"
+
+
+def test_resuming_on_another_backbone_needs_force(run_train):
+    assert run_train("--weights", "lorat.bin").exit_code == 0
+    result = run_train("--resume", "auto", backbone="other.safetensors")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].count("--force-backbone") == 1
+    result = run_train("--resume", "auto", "--force-backbone", backbone="other.safetensors")
+    assert result.exit_code == 0, result.output
+    assert "another backbone" in result.stderr
+
+
+def test_checkpoint_goes_before_the_weights_that_a_run_started_from(run_train):
+    assert run_train("--weights", "lorat.bin").exit_code == 0
+    Path("lorat.bin").unlink()
+    assert run_train("--weights", "lorat.bin", "--resume", "auto").exit_code == 0
+
+
+def test_a_start_that_fails_leaves_no_run_behind(run_train):
+    result = run_train("--weights", "absent.bin")
+    assert result.exit_code == 2
+    assert "absent.bin: no such weights file" in result.stderr
+    assert run_train(backbone="absent.pth").exit_code == 2
+    assert not Path("run").exists()
+    assert run_train("--weights", "lorat.bin").exit_code == 0

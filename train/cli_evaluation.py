@@ -1,0 +1,315 @@
+"""A training ends in a result: test sets tracked with its weights, by all of its processes.
+
+GOT-10k val is tracked every ``train.evaluate_epochs`` epochs, every test set whose tree is there at
+the end. A checkpoint's weights file is what is tracked with, so that the network in training is
+not touched, and ``lorat-eval --run`` goes on from the same results. Ranks track a share of the
+sequences each; results are files of the run folder, which rank 0 scores.
+
+Promise: the weights of a run do not depend on whether it is evaluated. What fails (a damaged
+sequence, a test set that cannot be read) is reported and leaves the training alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lorat.evaluate.runs import default_out
+from lorat.evaluate.store import METRICS, forget_others, is_done
+from lorat.evaluate.testsets import TestSet, choose_test_sets, default_test_sets, share_of
+from lorat.prep.sources import own_trees_option
+from lorat.prep.trees import parse_name
+from lorat.prep.trees.roots import find_root, parse_roots
+from lorat.shards.console import OUT
+from lorat.shards.errors import UserError
+from lorat.shards.process import usable_cores
+from lorat.train.result import Result, note_result
+
+if TYPE_CHECKING:
+    from lorat.evaluate.job import Evaluation
+    from lorat.train.distributed import World
+
+__all__ = ["BETWEEN", "Evaluator", "Trees", "evaluation_options", "find_trees"]
+
+BETWEEN = "got10k-val"
+"""The test set that is tracked while the training goes on."""
+
+_MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")
+"""What weights are compared by: the first that there is."""
+_RAW = Path("data/raw")
+# Ranks end their shares at different times; one that dies is noticed at once.
+_PATIENCE = timedelta(hours=24)
+_LOG = logging.getLogger("lorat")
+Value = TypeVar("Value")
+
+
+def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --raw, --root, --tree and --no-eval, which `find_trees` reads."""
+    command = click.option(
+        "--no-eval", is_flag=True, help="Track no test sets, neither in between nor at the end."
+    )(command)
+    command = own_trees_option(command)
+    command = click.option(
+        "--root", multiple=True, metavar="NAME=DIR", help="Where one data set's tree is."
+    )(command)
+    return click.option(
+        "--raw",
+        type=click.Path(path_type=Path, file_okay=False),
+        help=f"Folder of all raw trees; test sets found there are tracked.  [default: {_RAW}]",
+    )(command)
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """Test sets whose trees are there."""
+
+    names: tuple[str, ...]
+    """``<dataset>-<split>``."""
+    raw: Path
+    roots: Mapping[str, Path]
+
+    def read(self, name: str) -> TestSet:
+        """Read the tree of one of them.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        return choose_test_sets([name], [], self.raw, self.roots)[0]
+
+
+def find_trees(raw: Path | None, root: Sequence[str], no_eval: bool) -> Trees | None:
+    """Look for test sets, as lorat-eval does; None where none are wanted or there.
+
+    Raises:
+        UserError: if a tree or the folder of trees that the user named is missing.
+    """
+    if no_eval:
+        return None
+    roots = parse_roots(root)
+    try:
+        names = default_test_sets(raw or _RAW, roots)
+    except UserError as error:
+        if raw is not None or roots:
+            raise
+        _LOG.warning("the run ends without a result: %s, or --no-eval", error.message)
+        return None
+    for name in names:
+        dataset, split = parse_name(name)
+        find_root(dataset, raw or _RAW, roots, split)
+    return Trees(tuple(names), raw or _RAW, roots)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """How a weights file becomes a tracker."""
+
+    backbone: Path | None
+    force_backbone: bool
+    batch: int
+    """Sequences side by side."""
+
+
+class Evaluator:
+    """Tracks test sets with the weights of a run, on all ranks at once; every rank calls alike."""
+
+    def __init__(self, trees: Trees, network: Network, epochs: int, world: World) -> None:
+        self._trees, self._network, self._world = trees, network, world
+        self._epochs = epochs
+        self._last: tuple[Evaluation, Path] | None = None
+        self.failed = False
+        """Whether something could not be tracked or scored."""
+
+    def __call__(self, weights: Path, epoch: int, show: Callable[[str], None]) -> dict[str, float]:
+        """Track every test set after the last epoch, GOT-10k val before, unless that is done.
+
+        Args:
+            weights: of the checkpoint of `epoch` finished epochs.
+            epoch: finished ones.
+            show: shows how far this is; may raise, to end it early.
+
+        Returns:
+            ``got10k-val/ao`` → score and so on, on rank 0; empty where there is nothing new.
+        """
+        last = epoch == self._epochs
+        names = self._trees.names if last else tuple({BETWEEN} & {*self._trees.names})
+        if not names:
+            return {}
+
+        def progress(done: int, total: int) -> None:
+            share = f"{done:,} of {total:,} frames" if total else ""
+            show(f"epoch {epoch}: tracking {', '.join(names)}  {share}")
+
+        outcome = self._track(names, weights, progress, again=last)
+        if outcome is None:
+            return {}
+        self._last = outcome, default_out(weights)
+        return self._guarded(lambda: self._scores(outcome, weights, epoch)) or {}
+
+    def _scores(self, outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
+        """Write the scores and note which weights are the best."""
+        from lorat.evaluate.publish import write_scores
+        from lorat.evaluate.report import summary
+
+        scored = write_scores(outcome, default_out(weights))
+        scores = summary(scored)
+        measure = next((m for m in _MEASURES if m in scores), None)
+        if measure is not None:
+            sequences = next(len(s.tracker.sequences) for s in scored if s.name == BETWEEN)
+            note_result(weights, Result(measure, scores[measure], sequences, epoch))
+        return scores
+
+    def publish(self) -> None:
+        """Print and draw the scores after the last epoch, on rank 0."""
+        if self._last is None:
+            return
+        from lorat.evaluate.publish import Wishes, publish
+
+        outcome, out = self._last
+        self._guarded(lambda: publish(outcome, out, Wishes(no_video=True), OUT))
+
+    def _guarded(self, work: Callable[[], Value]) -> Value | None:
+        """Do what only rank 0 does; a user's error in it is reported and remembered."""
+        try:
+            return work()
+        except UserError as error:
+            self._report(error.message)
+            return None
+
+    def _report(self, message: str) -> None:
+        self.failed = True
+        if self._world.speaks:
+            _LOG.error("evaluation: %s", message)
+
+    def _track(
+        self,
+        names: Sequence[str],
+        weights: Path,
+        progress: Callable[[int, int], None],
+        *,
+        again: bool,
+    ) -> Evaluation | None:
+        """Track this rank's share and wait for the others.
+
+        Args:
+            names: of test sets.
+            weights: of the tracker.
+            progress: called with this rank's frames done and in all.
+            again: score what is tracked and scored already, too.
+
+        Returns:
+            What came out on all ranks, on rank 0; None on the others, or where that failed.
+        """
+        out = default_out(weights)
+        with _meeting(self._world) as meet:
+            if self._world.speaks:
+                self._guarded(lambda: forget_others(out, weights))
+            wanted = again or not (out / METRICS).is_file()
+            # Rank 0 decides: another node may see the folder later.
+            if not meet(wanted)[0]:
+                return None
+            sets, unread = self._read(names)
+            outcome, reason = self._share(sets, out, weights, progress)
+            ends = meet((outcome.failed if outcome else {}, reason))
+        for rank, (failed, message) in enumerate(ends):
+            for name, sequences in failed.items():
+                for sequence, why in sequences.items():
+                    self._report(f"{name} {sequence}: {why}")
+            if message:
+                self._report(f"rank {rank}: {message}" if self._world.size > 1 else message)
+        for message in unread:
+            self._report(message)
+        if outcome is None or not self._world.speaks or any(message for _, message in ends):
+            return None
+        return self._gathered(sets, outcome, [failed for failed, _ in ends], out)
+
+    def _gathered(
+        self,
+        sets: Sequence[TestSet],
+        own: Evaluation,
+        failures: Sequence[Mapping[str, Mapping[str, str]]],
+        out: Path,
+    ) -> Evaluation:
+        """Return the outcome of all ranks; a sequence without a result is one that failed."""
+        from lorat.evaluate.job import Evaluation
+
+        failed: dict[str, dict[str, str]] = {}
+        for part in failures:
+            for name, sequences in part.items():
+                failed.setdefault(name, {}).update(sequences)
+        for item in sets:
+            for clip in item.clips:
+                known = clip.name in failed.get(item.name, {})
+                if not known and not is_done(out, item.name, clip):
+                    reason = "another rank's result is not here; share the run folder of all nodes"
+                    failed.setdefault(item.name, {})[clip.name] = reason
+                    self._report(f"{item.name} {clip.name}: {reason}")
+        return Evaluation(sets, own.identity, failed)
+
+    def _read(self, names: Sequence[str]) -> tuple[list[TestSet], list[str]]:
+        sets, errors = [], []
+        for name in names:
+            try:
+                sets.append(self._trees.read(name))
+            except UserError as error:
+                errors.append(error.message)
+        return sets, errors
+
+    def _share(
+        self,
+        sets: Sequence[TestSet],
+        out: Path,
+        weights: Path,
+        progress: Callable[[int, int], None],
+    ) -> tuple[Evaluation | None, str]:
+        """Track this rank's sequences; returns the outcome, or why there is none."""
+        import torch
+
+        from lorat.evaluate.job import TrackerOptions, evaluate
+
+        device, here = self._world.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        options = TrackerOptions(
+            weights=weights,
+            backbone=self._network.backbone,
+            force_backbone=self._network.force_backbone,
+            device=str(device),
+            batch=self._network.batch,
+            threads=max(1, min(8, usable_cores() // here)),
+        )
+        own = share_of(sets, self._world.rank, self._world.size)
+        try:
+            with torch.random.fork_rng(devices=()):
+                return evaluate(own, out, options, progress=progress), ""
+        except UserError as error:
+            return None, error.message
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+@contextmanager
+def _meeting(world: World) -> Iterator[Callable[[Value], list[Value]]]:
+    """Yield what exchanges a value with all ranks, and waits for them as long as it takes."""
+    if world.size == 1:
+        yield lambda value: [value]
+        return
+    import torch.distributed as dist
+
+    group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def meet(value: Value) -> list[Value]:
+        every: list[Any] = [None] * world.size
+        dist.all_gather_object(every, value, group=group)
+        return every
+
+    try:
+        yield meet
+    finally:
+        dist.destroy_process_group(group)

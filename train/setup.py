@@ -1,0 +1,311 @@
+"""From a request to a training that can start; nothing is written before everything fits.
+
+What is missing or does not fit is a `UserError` that says what to do about it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lorat.configs.schema import RecipeConfig, VariantConfig
+from lorat.shards.cache import CacheOptions
+from lorat.shards.console import OUT
+from lorat.shards.errors import UserError
+from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
+from lorat.shards.storage import Location, children, file_size, is_remote
+from lorat.shards.writer import index_path
+from lorat.train.ahead import check_room
+from lorat.train.batches import Source
+from lorat.train.checkpoints import checkpoints_of
+from lorat.train.devices import pick_dtype
+from lorat.train.distributed import World
+from lorat.train.labels import CropSpec
+from lorat.train.loop import Training
+from lorat.train.network.lorat import LoRAT
+from lorat.train.network.variants import build_network
+from lorat.train.network.weights import load_weights
+from lorat.train.record import CONFIG, Made, RunRecord, file_digest, write_record
+from lorat.train.validation import validation_source
+
+__all__ = ["Reading", "Request", "find_shards", "introduce", "prepare", "say"]
+
+_LOG = logging.getLogger("lorat")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where shards are read from and what is done about a damaged sample."""
+
+    shards: Location
+    cache: CacheOptions | None
+    skip_damaged: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """The command line, read."""
+
+    variant: VariantConfig
+    recipe: RecipeConfig
+    reading: Reading
+    run: Path
+    resume: bool
+    backbone: Path | None
+    weights: Path | None
+    force_backbone: bool
+    wandb: str = "off"
+    """Where records go beside the run's log: ``online``, ``offline`` or ``off``."""
+    repeats: RunRecord | None = None
+    """The record of the run that is done again, if one is."""
+
+
+def find_shards(request: Request) -> tuple[Manifest, ...]:
+    """Read the manifests of a recipe and see that their shards are there, and those asked for.
+
+    Raises:
+        UserError: if shards are missing or cut, are not those of the run that is repeated, or the
+            cache is too small for them.
+    """
+    reading, recipe = request.reading, request.recipe
+    _check_weights(recipe)
+    shards, names = reading.shards, list(recipe.data.datasets)
+    missing = [name for name in names if file_size(shards / name / MANIFEST) is None]
+    if missing:
+        raise UserError(
+            f"{shards}: no shards of {', '.join(missing)}; build them with lorat-prep build "
+            f"--datasets {','.join(missing)}, or give --shards or another --recipe"
+        )
+    manifests = tuple(load_manifest(shards / name) for name in names)
+    for manifest in manifests:
+        _check_files(manifest, reading)
+    if request.repeats is not None:
+        for manifest in manifests:
+            _check_same(manifest, request.repeats)
+    if reading.cache is not None:
+        check_room(manifests, recipe.data.window_shards, reading.cache)
+    return manifests
+
+
+def prepare(
+    request: Request, manifests: tuple[Manifest, ...], world: World
+) -> tuple[Training, LoRAT]:
+    """Build the network, give it the weights to start from, and write the run's record.
+
+    Raises:
+        UserError: if the batch cannot be divided, the folder is taken, or weights do not fit.
+    """
+    recipe = request.recipe
+    _check_division(recipe, world)
+    _check_folder(request, world)
+    torch.manual_seed(recipe.train.seed)
+    dtype = pick_dtype(recipe.train.dtype, world.device, training=True)
+    network = build_network(request.variant, backbone=request.backbone, dtype_frozen=dtype)
+    _start_from(request, network)
+    if request.repeats is not None:
+        _check_repetition(request, request.repeats, network, world)
+    if world.speaks and not (request.run / CONFIG).is_file():
+        # A resumed run keeps its record; what differs is refused by the checkpoint.
+        write_record(request.run / CONFIG, _record(request, manifests, network, dtype, world))
+    return _training(request, manifests, network, dtype, world), network
+
+
+def introduce(training: Training, network: LoRAT, world: World) -> None:
+    """Print what is about to be trained, on what."""
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in network.parameters())
+    source = training.source
+    number_type = str(training.dtype).removeprefix("torch.")
+    say(
+        f"{training.variant.name}: {trained:,} of {every:,} parameters trained; "
+        f"{source.epochs} epochs of {source.pairs_per_epoch:,} pairs, batch {source.batch_size}, "
+        f"{number_type} on {world.size} x {world.device}"
+    )
+    for manifest, weight in zip(source.manifests, source.weights, strict=True):
+        draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
+        freshness = f"each drawn {draws / manifest.rows:.1f} times"
+        say(f"  {manifest.name}: {manifest.rows:,} pairs, {freshness}")
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    OUT.print(text, highlight=False, soft_wrap=True)
+
+
+def _start_from(request: Request, network: LoRAT) -> None:
+    """Give the network the weights to start from, unless a checkpoint replaces them anyway."""
+    if request.weights is None or _goes_on(request):
+        return
+    load_weights(
+        request.weights,
+        network,
+        layout=request.variant.backbone.layout,
+        force_backbone=request.force_backbone,
+    )
+
+
+def _goes_on(request: Request) -> bool:
+    """Return whether a checkpoint is there that the run goes on from."""
+    return request.resume and bool(checkpoints_of(request.run))
+
+
+def _check_division(recipe: RecipeConfig, world: World) -> None:
+    batch, parts = recipe.train.batch_size, world.size * recipe.train.accumulate
+    if batch % parts == 0:
+        return
+    pairs = recipe.train.pairs_per_epoch
+    sizes = [size for size in range(parts, pairs + 1, parts) if pairs % size == 0]
+    below, above = [s for s in sizes if s < batch][-1:], [s for s in sizes if s > batch][:1]
+    near = " or ".join(f"train.batch_size={size}" for size in below + above)
+    remedy = f"--set {near}" if near else "another number of processes, or train.accumulate"
+    raise UserError(
+        f"train.batch_size ({batch}) must be a multiple of {world.size} processes times "
+        f"train.accumulate ({recipe.train.accumulate}); take {remedy}"
+    )
+
+
+def _check_weights(recipe: RecipeConfig) -> None:
+    weights, length = recipe.data.datasets, recipe.train.pairs_per_epoch
+    rarest = min(weights, key=lambda name: weights[name])
+    if weights[rarest] * length < sum(weights.values()):
+        raise UserError(
+            f"train.pairs_per_epoch ({length}) is too short for data.datasets: {rarest} with a "
+            f"weight of {weights[rarest]} in {sum(weights.values())} gets less than one pair an "
+            "epoch; change one with --set"
+        )
+
+
+def _check_files(manifest: Manifest, reading: Reading) -> None:
+    """See that every shard and its index are there, and are not cut where that is cheap to tell.
+
+    A cut shard is one that has damaged samples, so with ``--on-bad-sample skip`` it is read.
+    """
+    there = {place.name for place in children(manifest.folder)}
+    for receipt in manifest.shards:
+        shard = manifest.folder / receipt.shard
+        absent = [place for place in (shard, index_path(shard)) if place.name not in there]
+        measured = not (absent or is_remote(shard) or reading.skip_damaged)
+        if absent or (measured and file_size(shard) != receipt.bytes):
+            raise UserError(
+                f"{(*absent, shard)[0]}: missing, or not as long as its manifest says; run "
+                f"lorat-prep build --datasets {manifest.name} again"
+            )
+
+
+def _check_same(manifest: Manifest, repeated: RunRecord) -> None:
+    wanted = repeated.data.get(manifest.name)
+    if wanted is not None and wanted != manifest.fingerprint():
+        raise UserError(
+            f"{manifest.folder}: holds other shards ({manifest.fingerprint()}) than the run to "
+            f"repeat was trained on ({wanted}); name those with --shards"
+        )
+
+
+def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, world: World) -> None:
+    """See that backbone and first weights are those of the run that is repeated."""
+    wanted, force = repeated.backbone_fingerprint, request.force_backbone
+    if wanted is not None and wanted != network.fingerprint and not force:
+        raise UserError(
+            f"--config: the run to repeat had another backbone (fingerprint {wanted or 'none'}, "
+            f"not {network.fingerprint or 'none'}); give that one with --backbone, or "
+            "--force-backbone"
+        )
+    first = None if _goes_on(request) else request.weights
+    if first is not None and file_digest(first) != repeated.weights_sha256:
+        raise UserError(
+            f"{request.weights}: not the file that the run to repeat started from (its SHA-256 "
+            f"was {repeated.weights_sha256}); restore it"
+        )
+    made = repeated.made
+    if world.speaks and made is not None and made.processes != world.size:
+        _LOG.warning(
+            "the run to repeat had %d processes, this one has %d: same batches, but weights are "
+            "equal within rounding only",
+            made.processes,
+            world.size,
+        )
+
+
+def _check_folder(request: Request, world: World) -> None:
+    """See that the run folder is new, or is to be gone on with."""
+    if not world.speaks:
+        return
+    if request.run.is_file():
+        raise UserError(f"{request.run}: is a file; name a folder with --run")
+    if request.run.exists() and any(request.run.iterdir()) and not request.resume:
+        raise UserError(
+            f"{request.run}: exists; go on with --resume auto, or name another folder with --run"
+        )
+
+
+def _record(
+    request: Request,
+    manifests: tuple[Manifest, ...],
+    network: LoRAT,
+    dtype: torch.dtype,
+    world: World,
+) -> RunRecord:
+    """Return everything that decides the weights, the number type resolved."""
+    number_type = {"dtype": str(dtype).removeprefix("torch.")}
+    recipe = request.recipe
+    train = recipe.train.model_copy(update=number_type)
+    return RunRecord(
+        variant=request.variant,
+        recipe=recipe.model_copy(update={"train": train}),
+        shards=str(request.reading.shards),
+        data={manifest.name: manifest.fingerprint() for manifest in manifests},
+        on_bad_sample="skip" if request.reading.skip_damaged else "stop",
+        backbone_fingerprint=network.fingerprint,
+        weights=None if request.weights is None else str(request.weights),
+        weights_sha256=None if request.weights is None else file_digest(request.weights),
+        made=Made.here(world.size, world.device.type),
+    )
+
+
+def _training(
+    request: Request,
+    manifests: tuple[Manifest, ...],
+    network: LoRAT,
+    dtype: torch.dtype,
+    world: World,
+) -> Training:
+    variant, recipe = request.variant, request.recipe
+    spec = CropSpec(
+        variant.template_size,
+        variant.search_size,
+        network.template_grid,
+        network.search_grid,
+        variant.template_factor,
+        variant.search_factor,
+    )
+    source = Source(
+        manifests=manifests,
+        weights=tuple(recipe.data.datasets.values()),
+        spec=spec,
+        augment=recipe.augment,
+        seed=recipe.train.seed,
+        batch_size=recipe.train.batch_size,
+        pairs_per_epoch=recipe.train.pairs_per_epoch,
+        epochs=recipe.train.epochs,
+        window_shards=recipe.data.window_shards,
+        skip_damaged=request.reading.skip_damaged,
+        cache=request.reading.cache,
+        negatives=recipe.data.negatives,
+    )
+    validation = validation_source(recipe.data, source, request.reading.shards, world)
+    if validation is not None:
+        _check_files(validation.manifests[0], request.reading)
+    return Training(
+        run=request.run,
+        variant=variant,
+        recipe=recipe,
+        source=source,
+        dtype=dtype,
+        resume=request.resume,
+        validation=validation,
+        force_backbone=request.force_backbone,
+        wandb=request.wandb,
+    )
