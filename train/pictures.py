@@ -63,15 +63,16 @@ def _pair(batch: Batch, index: int) -> NDArray[np.uint8]:
 def draw_curves(run: Path) -> Path | None:
     """Draw what a run's log says as ``curves.png``; None for a log without records.
 
-    Losses with those of validation, rate, gradient norm, speed, waiting, and scores of test sets
-    where there are any.
+    Losses with those of validation, rate, gradient norm, speed, waiting, and AO and AUC of test
+    sets where there are any.
     """
     lines = read_log(run / "log.jsonl")
     records = [line for line in lines if "loss" in line]
     if not records:
         return None
     others = [line for line in lines if "loss" not in line]
-    scores = sorted({name for line in others for name in line} - _NO_SCORES)
+    names = {name for line in others for name in line} - _NO_SCORES
+    scores = sorted(name for name in names if name.endswith(("/ao", "/auc")))
     # Half a second of imports, which no start of a training has to wait for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
