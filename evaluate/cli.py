@@ -12,7 +12,7 @@ from lorat.evaluate.cli_export import export_command
 from lorat.evaluate.resize import RESIZES, Resize
 from lorat.evaluate.runs import default_out, newest_run, run_weights
 from lorat.evaluate.testsets import SERVERS, TestSet, choose_test_sets, cut, default_test_sets
-from lorat.prep.sources import own_trees_option
+from lorat.prep.sources import RAW, root_options
 from lorat.prep.trees.roots import parse_roots
 from lorat.shards.console import OUT, progress_bar, start_logging
 from lorat.shards.errors import UserError, nearest
@@ -35,7 +35,7 @@ class Options:
     backbone: Path | None
     force_backbone: bool
     raw: Path
-    root: tuple[str, ...]
+    roots: tuple[str, ...]
     datasets: str | None
     sequences: str | None
     limit: int | None
@@ -61,9 +61,8 @@ class Options:
 @click.option(
     "--force-backbone", is_flag=True, help="Take another backbone than the weights were trained on."
 )
-@click.option("--raw", type=_FOLDER, default=Path("data/raw"), help="Folder of all raw trees.")
-@click.option("--root", multiple=True, metavar="NAME=DIR", help="Where one data set's tree is.")
-@own_trees_option
+@click.option("--raw", type=_FOLDER, default=RAW, help="Folder of all raw trees.")
+@root_options
 @click.option(
     "--datasets",
     metavar="NAMES",
@@ -172,7 +171,7 @@ def _weights(options: Options) -> Path:
 
 
 def _test_sets(options: Options) -> list[TestSet]:
-    roots = parse_roots(options.root)
+    roots = parse_roots(options.roots)
     names = _names(options.datasets)
     if not names:
         names = default_test_sets(options.raw, roots)

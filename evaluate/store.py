@@ -7,7 +7,6 @@ refused otherwise.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from lorat.evaluate.results import has_result, read_result
 from lorat.prep.trees.clip import Clip
 from lorat.shards.errors import UserError
 from lorat.shards.geometry import xyxy_to_xywh
-from lorat.shards.storage import write_json
+from lorat.shards.storage import file_digest, write_json
 
 __all__ = [
     "METRICS",
@@ -60,14 +59,7 @@ def weights_digest(weights: Path) -> str:
     Raises:
         UserError: if it cannot be read.
     """
-    try:
-        with weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(
-            f"{weights}: cannot be read ({error.strerror}); name a weights file with --weights, "
-            "or a run with --run"
-        ) from None
+    return file_digest(weights, "name a weights file with --weights, or a run with --run")
 
 
 def result_folder(out: Path, name: str) -> Path:

@@ -14,9 +14,11 @@ from lorat.prep.trees.own import add_trees
 from lorat.prep.trees.roots import find_root, missing_roots
 from lorat.shards.errors import UserError
 
-__all__ = ["ALL", "Source", "find_sources", "own_trees_option", "tree_options"]
+__all__ = ["ALL", "RAW", "Source", "find_sources", "root_options", "tree_options"]
 
 ALL = ("lasot", "got10k", "trackingnet", "coco", "got10k-val")
+RAW = Path("data/raw")
+"""Where all trees are unless --raw says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +37,28 @@ class Source:
 
 def tree_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add --raw, --root and --datasets, which `find_sources` reads, and --tree."""
-    command = own_trees_option(command)
+    command = root_options(command)
     command = click.option(
         "--datasets",
         default="all",
         show_default=True,
         help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.",
     )(command)
-    command = click.option(
-        "--root", "roots", multiple=True, metavar="NAME=DIR", help="Where one tree is."
-    )(command)
     return click.option(
         "--raw",
         type=click.Path(path_type=Path),
-        default=Path("data/raw"),
+        default=RAW,
         show_default=True,
         help="Folder of all trees (RAW/LaSOT, RAW/GOT-10k, …).",
     )(command)
 
 
-def own_trees_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --tree, which puts the data sets of a user's file into the table before all else."""
-    return click.option(
+def root_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --root, as `roots`, and --tree.
+
+    --tree puts the data sets of a user's file into the table before all else.
+    """
+    command = click.option(
         "--tree",
         type=click.Path(path_type=Path),
         multiple=True,
@@ -64,6 +66,13 @@ def own_trees_option(command: Callable[..., Any]) -> Callable[..., Any]:
         help="A Python file of yours that defines data sets (docs/data.md); it is run.",
         callback=_add_trees,
         expose_value=False,
+    )(command)
+    return click.option(
+        "--root",
+        "roots",
+        multiple=True,
+        metavar="NAME=DIR",
+        help="Where one data set's tree is.",
     )(command)
 
 

@@ -9,6 +9,7 @@ most a temporary file, which `remove_leftovers` finds.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -31,6 +32,7 @@ __all__ = [
     "atomic_file",
     "children",
     "explain_disk",
+    "file_digest",
     "file_size",
     "is_remote",
     "locate",
@@ -255,6 +257,19 @@ def _explain_reading(place: Location) -> Iterator[None]:
         raise UserError(
             f"{place}: cannot be read ({error.strerror}); see that it is there and may be read"
         ) from None
+
+
+def file_digest(path: Path, remedy: str) -> str:
+    """Return the SHA-256 of a local file.
+
+    Raises:
+        UserError: if it cannot be read; ends in `remedy`.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
 
 
 def read_bytes(place: Location) -> bytes:

@@ -55,7 +55,7 @@ class Options:
     force_backbone: bool
     device: str
     raw: Path | None
-    root: tuple[str, ...]
+    roots: tuple[str, ...]
     no_eval: bool
     wandb: str
     profile: bool
@@ -177,7 +177,7 @@ def _run(options: Options) -> int:
     from lorat.train.setup import find_shards, introduce, prepare, say
 
     manifests = find_shards(request)
-    trees = find_trees(options.raw, options.root, options.no_eval)
+    trees = find_trees(options.raw, options.roots, options.no_eval)
     with join_world(options.device) as world:
         training, network = prepare(request, manifests, world)
         evaluator = None

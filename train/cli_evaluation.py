@@ -25,7 +25,7 @@ import click
 from lorat.evaluate.runs import default_out
 from lorat.evaluate.store import METRICS, forget_others, is_done
 from lorat.evaluate.testsets import TestSet, choose_test_sets, default_test_sets, share_of
-from lorat.prep.sources import own_trees_option
+from lorat.prep.sources import RAW, root_options
 from lorat.prep.trees import parse_name
 from lorat.prep.trees.roots import find_root, parse_roots
 from lorat.shards.console import OUT
@@ -44,7 +44,6 @@ BETWEEN = "got10k-val"
 
 _MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")
 """What weights are compared by: the first that there is."""
-_RAW = Path("data/raw")
 # Ranks end their shares at different times; one that dies is noticed at once.
 _PATIENCE = timedelta(hours=24)
 _LOG = logging.getLogger("lorat")
@@ -56,14 +55,11 @@ def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--no-eval", is_flag=True, help="Track no test sets, neither in between nor at the end."
     )(command)
-    command = own_trees_option(command)
-    command = click.option(
-        "--root", multiple=True, metavar="NAME=DIR", help="Where one data set's tree is."
-    )(command)
+    command = root_options(command)
     return click.option(
         "--raw",
         type=click.Path(path_type=Path, file_okay=False),
-        help=f"Folder of all raw trees; test sets found there are tracked.  [default: {_RAW}]",
+        help=f"Folder of all raw trees; test sets found there are tracked.  [default: {RAW}]",
     )(command)
 
 
@@ -85,7 +81,7 @@ class Trees:
         return choose_test_sets([name], [], self.raw, self.roots)[0]
 
 
-def find_trees(raw: Path | None, root: Sequence[str], no_eval: bool) -> Trees | None:
+def find_trees(raw: Path | None, roots: Sequence[str], no_eval: bool) -> Trees | None:
     """Look for test sets, as lorat-eval does; None where none are wanted or there.
 
     Raises:
@@ -93,18 +89,18 @@ def find_trees(raw: Path | None, root: Sequence[str], no_eval: bool) -> Trees | 
     """
     if no_eval:
         return None
-    roots = parse_roots(root)
+    places = parse_roots(roots)
     try:
-        names = default_test_sets(raw or _RAW, roots)
+        names = default_test_sets(raw or RAW, places)
     except UserError as error:
-        if raw is not None or roots:
+        if raw is not None or places:
             raise
         _LOG.warning("the run ends without a result: %s, or --no-eval", error.message)
         return None
     for name in names:
         dataset, split = parse_name(name)
-        find_root(dataset, raw or _RAW, roots, split)
-    return Trees(tuple(names), raw or _RAW, roots)
+        find_root(dataset, raw or RAW, places, split)
+    return Trees(tuple(names), raw or RAW, places)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

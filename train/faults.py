@@ -230,7 +230,7 @@ def _out_of_memory(where: str, recipe: RecipeConfig, variant: VariantConfig, wor
         helps.append(f"--set train.accumulate={_next_divisor(share, train.accumulate)}")
     if not train.checkpoint_activations:
         helps.append("--set train.checkpoint_activations=true")
-    if world.size > 1 and getattr(train, "parallel", "ddp") != "fsdp":
+    if world.size > 1 and train.parallel != "fsdp":
         helps.append("--set train.parallel=fsdp")
     helps.append("a smaller --variant")
     pairs = f"{part} pairs" if part > 1 else "one pair"

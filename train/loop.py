@@ -83,7 +83,7 @@ def train(
     stateful: dict[str, Stateful] = {"optimizer": optimizer, "scaler": scaler}
     first_step, newest = _resume(training, network, stateful, world)
     objective = Objective(network, training.variant, training.dtype)
-    if training.recipe.train.compile:
+    if plan.compile:
         objective.compile_whole(world.device)
     engine = build_engine(objective, optimizer, scaler, world, sharded=sharded)
     batches = make_loader(source, first_step, world.rank, world.size, data.workers, data.prefetch)

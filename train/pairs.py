@@ -133,7 +133,7 @@ class Pairs(Dataset["TrainingPair | Failure"]):
             rng = np.random.default_rng((source.seed, place.epoch, place.position, attempt))
             background = None
             if source.augment.background and rng.random() < source.augment.background:
-                rows = self._background_rows(place, attempt, int(rng.integers(len(reader))))
+                rows = self._background_rows(place, attempt, reader, int(rng.integers(len(reader))))
                 background = self._background(reader, rows, stored.sample, damaged)
             pair = make_pair(stored, source.spec, source.augment, rng, background)
             if pair is not None:
@@ -193,14 +193,14 @@ class Pairs(Dataset["TrainingPair | Failure"]):
             "negative pair; build this data set from more sequences or set data.negatives=0"
         )
 
-    def _background_rows(self, place: Place, attempt: int, first: int) -> Iterator[int]:
+    def _background_rows(
+        self, place: Place, attempt: int, reader: ShardReader, first: int
+    ) -> Iterator[int]:
         """Yield rows of the pair's own shard, which is open: on a disk they are near each other."""
         yield first
-        dataset = self._source.manifests[place.dataset]
-        rows = dataset.shards[self._row(place, attempt)[0]].rows
         for again in range(1, _REPLACEMENTS):
             key = (self._source.seed, place.epoch, place.position, attempt, again)
-            yield Draws("background", *key).below(rows)
+            yield Draws("background", *key).below(len(reader))
 
     def _background(
         self, reader: ShardReader, rows: Iterator[int], sample: PairSample, damaged: list[str]

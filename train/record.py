@@ -7,7 +7,6 @@ than the record names are refused.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +17,9 @@ from pydantic import BaseModel, ConfigDict
 
 from lorat.configs.load import override, parse, read_yaml
 from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.shards.errors import UserError
 from lorat.shards.storage import atomic_file
 
-__all__ = ["CONFIG", "Made", "RunRecord", "file_digest", "read_record", "write_record"]
+__all__ = ["CONFIG", "Made", "RunRecord", "read_record", "write_record"]
 
 CONFIG = "config.yaml"
 
@@ -86,16 +84,3 @@ def write_record(path: Path, record: RunRecord) -> None:
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     with atomic_file(path) as file:
         file.write(text.encode())
-
-
-def file_digest(path: Path) -> str:
-    """Return a file's SHA-256.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -13,6 +13,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -117,10 +118,9 @@ class _Exchange:
 
     def __init__(self, world: World) -> None:
         # A group of its own: these meetings run beside those of the gradients.
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None
         if world.size > 1:
-            group = dist.new_group(backend="gloo", timeout=rank_timeout())
-            self._group = group if isinstance(group, dist.ProcessGroup) else None
+            self._group = dist.new_group(backend="gloo", timeout=rank_timeout())
         self._pending: tuple[Tensor, dist.Work | None] | None = None
 
     def __call__(self, *mine: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from lorat.shards.cache import CacheOptions
 from lorat.shards.console import OUT
 from lorat.shards.errors import UserError
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
-from lorat.shards.storage import Location, children, file_size, is_remote
+from lorat.shards.storage import Location, children, file_digest, file_size, is_remote
 from lorat.shards.writer import index_path
 from lorat.train.ahead import check_room
 from lorat.train.batches import Source
@@ -28,7 +28,7 @@ from lorat.train.loop import Training
 from lorat.train.network.lorat import LoRAT
 from lorat.train.network.variants import build_network
 from lorat.train.network.weights import load_weights
-from lorat.train.record import CONFIG, Made, RunRecord, file_digest, write_record
+from lorat.train.record import CONFIG, Made, RunRecord, write_record
 from lorat.train.validation import validation_source
 
 __all__ = ["Reading", "Request", "find_shards", "introduce", "prepare", "say"]
@@ -214,7 +214,7 @@ def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, wor
             "--force-backbone"
         )
     first = None if _goes_on(request) else request.weights
-    if first is not None and file_digest(first) != repeated.weights_sha256:
+    if first is not None and file_digest(first, "restore it") != repeated.weights_sha256:
         raise UserError(
             f"{request.weights}: not the file that the run to repeat started from (its SHA-256 "
             f"was {repeated.weights_sha256}); restore it"
@@ -250,7 +250,7 @@ def _record(
 ) -> RunRecord:
     """Return everything that decides the weights, the number type resolved."""
     number_type = {"dtype": str(dtype).removeprefix("torch.")}
-    recipe = request.recipe
+    recipe, weights = request.recipe, request.weights
     train = recipe.train.model_copy(update=number_type)
     return RunRecord(
         variant=request.variant,
@@ -259,8 +259,8 @@ def _record(
         data={manifest.name: manifest.fingerprint() for manifest in manifests},
         on_bad_sample="skip" if request.reading.skip_damaged else "stop",
         backbone_fingerprint=network.fingerprint,
-        weights=None if request.weights is None else str(request.weights),
-        weights_sha256=None if request.weights is None else file_digest(request.weights),
+        weights=None if weights is None else str(weights),
+        weights_sha256=None if weights is None else file_digest(weights, "name a whole file"),
         made=Made.here(world.size, world.device.type),
     )
 
