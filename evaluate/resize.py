@@ -77,6 +77,7 @@ def crop_around(
     side: int,
     pad: ArrayLike,
     scale: float | None,
+    out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], CropTransform]:
     """Cut a square crop around a box.
 
@@ -88,6 +89,7 @@ def crop_around(
         pad: (3,) colour outside the frame, 0 … 255.
         scale: the source part is averaged over areas to this scale first, and then sampled as
             training samples stored windows; None cuts the crop as published.
+        out: (side, side, 3) contiguous, where the crop is written; a new array if it is not given.
 
     Returns:
         The (side, side, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
@@ -96,9 +98,12 @@ def crop_around(
     window = crop_transform(box, area_factor, size)
     adjusted = adjust(window, (frame.shape[1], frame.shape[0]), size)
     if scale is None or adjusted.source is None:
-        return crop_frame(frame, adjusted, size, pad), adjusted.transform
+        return crop_frame(frame, adjusted, size, pad, out), adjusted.transform
     x1, y1, x2, y2 = adjusted.source
     small = (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale)))
     part = Window((x1, y1), (x2, y2), small)
     crop, _ = sample_crop(cut_window(frame, part), part, adjusted, side, pad)
-    return crop.astype(np.float32), adjusted.transform
+    if out is None:
+        return crop.astype(np.float32), adjusted.transform
+    out[:] = crop
+    return out, adjusted.transform

@@ -8,6 +8,7 @@ refused otherwise.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ __all__ = [
     "clear",
     "forget_others",
     "is_done",
+    "machines_of",
+    "note_machine",
+    "read_identity",
     "result_folder",
     "weights_digest",
 ]
@@ -35,6 +39,7 @@ METRICS = "metrics.json"
 
 _VERSION = 1
 _IDENTITY = "tracker.json"
+_MACHINES = "speed.json"
 _ROUNDED = 1e-3  # pixels; results are written with four decimals
 
 
@@ -62,9 +67,18 @@ def weights_digest(weights: Path) -> str:
     return file_digest(weights, "name a weights file with --weights, or a run with --run")
 
 
-def result_folder(out: Path, name: str) -> Path:
-    """Return where the results of a test set ``<dataset>-<split>`` stand."""
-    return out / "results" / name
+def result_folder(out: Path, name: str, run: int = 1) -> Path:
+    """Return where the results of a test set ``<dataset>-<split>`` stand.
+
+    Those of repeated runs stand in ``run_002`` and so on under those of the first.
+    """
+    folder = out / "results" / name
+    return folder if run == 1 else folder / f"run_{run:03d}"
+
+
+def _result_files(out: Path) -> Iterator[Path]:
+    for pattern in ("*/*.txt", "*/run_*/*.txt"):
+        yield from (out / "results").glob(pattern)
 
 
 def claim(out: Path, identity: Identity) -> None:
@@ -74,8 +88,8 @@ def claim(out: Path, identity: Identity) -> None:
         UserError: if there are results of another tracker.
     """
     path = out / _IDENTITY
-    there = any((out / "results").glob("*/*.txt"))
-    if there and _read(path) != identity:
+    there = any(_result_files(out))
+    if there and read_identity(out) != identity:
         raise UserError(
             f"{out}: holds results of other weights, another variant, number type, --compile or "
             f"--resize than these ({identity.variant}, {identity.dtype}); give another --out, or "
@@ -86,8 +100,25 @@ def claim(out: Path, identity: Identity) -> None:
 
 def clear(out: Path) -> None:
     """Remove all results from `out`, so that another tracker's can take their place."""
-    for file in (out / "results").glob("*/*.txt"):
+    for file in list(_result_files(out)):
         file.unlink()
+    (out / _MACHINES).unlink(missing_ok=True)
+
+
+def note_machine(out: Path, machine: str) -> None:
+    """Note on what the results in `out`, or some of them, were computed."""
+    machines = machines_of(out)
+    if machine not in machines:
+        write_json(out / _MACHINES, {"version": _VERSION, "measured_on": [*machines, machine]})
+
+
+def machines_of(out: Path) -> list[str]:
+    """Return on what the results in `out` were computed, as far as that was noted."""
+    try:
+        values = json.loads((out / _MACHINES).read_text(encoding="utf-8"))["measured_on"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(value) for value in values]
 
 
 def forget_others(out: Path, weights: Path) -> None:
@@ -97,19 +128,19 @@ def forget_others(out: Path, weights: Path) -> None:
         UserError: if the weights cannot be read.
     """
     path = out / _IDENTITY
-    there = _read(path)
+    there = read_identity(out)
     if path.is_file() and (there is None or there.weights != weights_digest(weights)):
         clear(out)
         (out / METRICS).unlink(missing_ok=True)
 
 
-def is_done(out: Path, name: str, clip: Clip) -> bool:
+def is_done(out: Path, name: str, clip: Clip, run: int = 1) -> bool:
     """Return whether `out` holds the whole result of a clip of the test set `name`.
 
     A result with another number of frames, another first box, or lines that do not parse is not
     whole, and the sequence is tracked again.
     """
-    folder = result_folder(out, name)
+    folder = result_folder(out, name, run)
     if not has_result(folder, clip.name):
         return False
     try:
@@ -122,10 +153,10 @@ def is_done(out: Path, name: str, clip: Clip) -> bool:
     return len(result.boxes) == len(clip.frames) and same_box and np.isfinite(result.scores[0])
 
 
-def _read(path: Path) -> Identity | None:
-    """Return the identity in a file, or None where it is missing or of another version."""
+def read_identity(out: Path) -> Identity | None:
+    """Return whose results `out` holds, or None where that is not said or in another version."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads((out / _IDENTITY).read_text(encoding="utf-8"))
         names = ("weights", "variant", "dtype", "settings")
         return Identity(**{k: values[k] for k in names}, resize=values.get("resize", "published"))
     except (OSError, ValueError, KeyError, TypeError):

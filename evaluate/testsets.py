@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorat.prep.trees import DATASETS, Dataset, parse_name, read_clips
 from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.reading import Fault, reading
 from lorat.prep.trees.roots import find_root, is_named, missing_roots
 from lorat.shards.errors import UserError, nearest
 
@@ -18,7 +19,6 @@ __all__ = [
     "choose_test_sets",
     "cut",
     "default_test_sets",
-    "share_of",
 ]
 
 _LOG = logging.getLogger("lorat")
@@ -47,6 +47,10 @@ class TestSet:
     """Whether that is all that the tree holds."""
     submit: bool = False
     """Whether a zip is made of the results."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Sequence → why it cannot be tracked: its annotations do not parse, or images are missing."""
+    runs: int = 1
+    """How often each sequence is tracked."""
 
     @property
     def name(self) -> str:
@@ -82,14 +86,20 @@ def _is_there(dataset: Dataset, split: str, raw: Path, roots: Mapping[str, Path]
     root = find_root(dataset, raw, roots, split)
     if dataset.name in _DEFAULT_SPLITS and not (root / split).is_dir():
         return False
-    there = bool(dataset.read(dataset, split, root))
+    faults: list[Fault] = []
+    with reading(faults=faults):
+        there = bool(dataset.read(dataset, split, root) or faults)
     if not there:
         _LOG.warning("%s: holds no sequence of %s-%s; left out", root, dataset.name, split)
     return there
 
 
 def choose_test_sets(
-    names: Sequence[str], submit: Sequence[str], raw: Path, roots: Mapping[str, Path]
+    names: Sequence[str],
+    submit: Sequence[str],
+    raw: Path,
+    roots: Mapping[str, Path],
+    runs: Mapping[str, int] | None = None,
 ) -> list[TestSet]:
     """Read the trees of the named test sets.
 
@@ -98,9 +108,10 @@ def choose_test_sets(
         submit: of `SERVERS`; their test splits are added.
         raw: the folder of all trees.
         roots: data set name → folder, which wins over `raw`.
+        runs: data set name → how often its sequences are tracked; once where it is not there.
 
     Raises:
-        UserError: if a name is unknown or a tree is missing or damaged.
+        UserError: if a name is unknown, a tree is missing, or no sequence of it can be read.
     """
     chosen: dict[tuple[str, str], bool] = {}
     for name in names:
@@ -115,8 +126,32 @@ def choose_test_sets(
     for (name, split), zipped in chosen.items():
         dataset = DATASETS[name]
         root = find_root(dataset, raw, roots, split)
-        sets.append(TestSet(dataset, split, tuple(read_clips(dataset, split, root)), submit=zipped))
+        clips, unread = _read(dataset, split, root)
+        repeats = (runs or {}).get(name, 1)
+        sets.append(TestSet(dataset, split, clips, submit=zipped, unread=unread, runs=repeats))
     return sets
+
+
+def _read(dataset: Dataset, split: str, root: Path) -> tuple[tuple[Clip, ...], dict[str, str]]:
+    """Return the clips of a tree that can be tracked, and why the others cannot.
+
+    Raises:
+        UserError: if the tree is missing, or nothing in it can be read.
+    """
+    faults: list[Fault] = []
+    try:
+        with reading(faults=faults):
+            clips = read_clips(dataset, split, root)
+    except UserError:
+        damaged = [fault for fault in faults if fault.damage]
+        if not damaged:
+            raise
+        raise UserError(f"{damaged[0].message} (and no other sequence can be read)") from None
+    unread = {fault.sequence: fault.message for fault in faults if fault.damage}
+    for fault in faults:
+        if not fault.damage:
+            _LOG.warning("%s", fault.message)
+    return tuple(clip for clip in clips if clip.name not in unread), unread
 
 
 def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) -> list[TestSet]:
@@ -127,7 +162,7 @@ def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) ->
     """
     if not sequences and limit is None:
         return list(sets)
-    known = {clip.name for item in sets for clip in item.clips}
+    known = {name for item in sets for name in (*(clip.name for clip in item.clips), *item.unread)}
     for name in sequences:
         if name not in known:
             places = ", ".join(item.name for item in sets)
@@ -137,34 +172,13 @@ def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) ->
     for item in sets:
         named = [clip for clip in item.clips if not sequences or clip.name in sequences]
         clips = tuple(named[:limit])
-        whole = len(clips) == len(item.clips)
+        unread = {k: why for k, why in item.unread.items() if not sequences or k in sequences}
+        whole = len(clips) == len(item.clips) and len(unread) == len(item.unread)
         if item.submit and not whole:
             raise UserError(
                 f"--submit-zip {item.dataset.name}: takes the whole test set; drop --limit and "
                 "--sequences"
             )
-        if clips:
-            kept.append(replace(item, clips=clips, whole=whole))
+        if clips or unread:
+            kept.append(replace(item, clips=clips, whole=whole, unread=unread))
     return kept
-
-
-def share_of(sets: Sequence[TestSet], part: int, parts: int) -> list[TestSet]:
-    """Return one of `parts` shares of the sequences, which have about as many frames each.
-
-    The longest sequences are dealt out first, each to the share with the fewest frames so far.
-    """
-    every = [(item.name, clip) for item in sets for clip in item.clips]
-    loads = [0] * parts
-    mine = set()
-    for name, clip in sorted(every, key=lambda pair: -len(pair[1].frames)):
-        least = loads.index(min(loads))
-        loads[least] += len(clip.frames)
-        if least == part:
-            mine.add((name, clip.name))
-    shares = []
-    for item in sets:
-        clips = tuple(clip for clip in item.clips if (item.name, clip.name) in mine)
-        if clips:
-            whole = item.whole and len(clips) == len(item.clips)
-            shares.append(replace(item, clips=clips, whole=whole))
-    return shares

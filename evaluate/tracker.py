@@ -122,15 +122,23 @@ def prepare_search(
     state: TargetState,
     variant: VariantConfig,
     resize: Resize = "published",
+    out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], CropTransform]:
     """Cut the search region around the last box.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        state: the target before this frame.
+        variant: gives the crop's size and area factor.
+        resize: how the frame is shrunk.
+        out: (S, S, 3) contiguous float32, where the crop is written; a new array if not given.
 
     Returns:
         The (H, W, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
     """
     side, whole, box = variant.search_size, frame_size(frame), search_window(state.box)
     scale = search_scale(box, whole, side) if resize == "shards" else None
-    return crop_around(frame, box, variant.search_factor, side, state.mean, scale)
+    return crop_around(frame, box, variant.search_factor, side, state.mean, scale, out)
 
 
 def finish(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich import box
 from rich.console import Console
@@ -27,6 +28,13 @@ INTERRUPTED = 130  # exit status after Ctrl-C, as shells give it
 OUT = Console()
 _ERR = Console(stderr=True)
 _PATIENCE = 2.0  # seconds
+
+
+class Update(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: int, total: int | None, text: str = ..., /) -> None:
+        """Show how much is done, of how much, and of what."""
 
 
 class _Rate(ProgressColumn):
@@ -74,8 +82,11 @@ def start_logging() -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Update]:
     """Show a bar with count, rate and time to the end; yields ``update(done, total)``.
+
+    A third argument takes the place of `what`. A total of None is one that nobody knows: count and
+    rate are shown.
 
     The bar appears once the work has taken two seconds, and goes when it fails, so that an error is
     all that is left to read. Where stderr is no terminal only the final state is printed.
@@ -91,8 +102,8 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     progress = Progress(*columns, console=_ERR)
     task = progress.add_task(what, total=None)
 
-    def update(done: int, total: int) -> None:
-        progress.update(task, completed=done, total=total)
+    def update(done: int, total: int | None, text: str = what) -> None:
+        progress.update(task, completed=done, total=total, description=text)
         # Started before there is a bar to show, it would leave an empty line off a terminal.
         if time.monotonic() - begin > _PATIENCE:
             progress.start()

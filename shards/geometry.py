@@ -26,6 +26,8 @@ __all__ = [
     "xyxy_to_xywh",
 ]
 
+_SPARSE = 2.5  # source rows a row of output, from where it pays to take two of them
+_BAND = 64  # rows that are floats at once
 _EDGE = 1.0 - 1e-4  # a right or bottom edge counts from a ten-thousandth of a pixel on
 
 
@@ -148,6 +150,7 @@ def crop_frame(
     adjusted: Adjusted,
     output_size: tuple[int, int],
     pad: ArrayLike,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Cut a crop out of a frame as the published system does at test time.
 
@@ -159,21 +162,58 @@ def crop_frame(
         adjusted: from `adjust`, for this frame's size.
         output_size: (W, H) of the crop.
         pad: (3,) colour outside the frame, 0 … 255.
+        out: (H, W, 3) contiguous, where the crop is written; a new array if it is not given.
 
     Returns:
-        (H, W, 3) float32 on 0 … 255.
+        (H, W, 3) float32 on 0 … 255: `out`.
     """
     width, height = output_size
-    out = np.empty((height, width, 3), dtype=np.float32)
-    if adjusted.covered != (0, 0, width, height):
+    if out is None:
+        out = np.empty((height, width, 3), dtype=np.float32)
+    whole = adjusted.covered == (0, 0, width, height)
+    if not whole:
         out[:] = np.asarray(pad, dtype=np.float32)
     if adjusted.covered is None or adjusted.source is None:
         return out
     cx1, cy1, cx2, cy2 = adjusted.covered
     sx1, sy1, sx2, sy2 = adjusted.source
-    part = frame[sy1:sy2, sx1:sx2].astype(np.float32)
-    out[cy1:cy2, cx1:cx2] = cv2.resize(part, (cx2 - cx1, cy2 - cy1), interpolation=cv2.INTER_LINEAR)
+    part, place = frame[sy1:sy2, sx1:sx2], out if whole else out[cy1:cy2, cx1:cx2]
+    if part.shape[0] > _SPARSE * place.shape[0]:
+        _resize_sparsely(part, place)
+    else:
+        size = (cx2 - cx1, cy2 - cy1)
+        floats = part.astype(np.float32)
+        resized = cv2.resize(
+            floats, size, dst=out if whole else None, interpolation=cv2.INTER_LINEAR
+        )
+        if not whole:
+            place[:] = resized
     return out
+
+
+def _resize_sparsely(part: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+    """Do what ``cv2.resize`` does, to rounding, where most of the rows are in no result.
+
+    Only the two rows that a row of the output lies between are turned into floats, a few at a time
+    so that they stay in the cache: two thirds of the time for a part of 700 rows and 224 of output.
+
+    Args:
+        part: (h, w, 3).
+        out: (H, W, 3), written; h is at least 2·H.
+    """
+    height, width = out.shape[:2]
+    at = (np.arange(height) + 0.5) * (part.shape[0] / height) - 0.5
+    above = np.floor(at).astype(np.int64)
+    rows = np.stack([above, above + 1], axis=1).ravel()
+    across = np.empty((2 * height, width, 3), dtype=np.float32)
+    for start in range(0, 2 * height, _BAND):
+        floats = part[rows[start : start + _BAND]].astype(np.float32)
+        band = across[start : start + _BAND]
+        cv2.resize(floats, (width, len(band)), dst=band, interpolation=cv2.INTER_LINEAR)
+    upper, lower = across[0::2], across[1::2]
+    np.subtract(lower, upper, out=out)
+    out *= (at - above).astype(np.float32)[:, None, None]
+    out += upper
 
 
 def box_mask(box: ArrayLike, image_size: int, grid: int) -> NDArray[np.bool_]:

@@ -2,8 +2,8 @@
 
 GOT-10k val is tracked every ``train.evaluate_epochs`` epochs, every test set whose tree is there at
 the end. A checkpoint's weights file is what is tracked with, so that the network in training is
-not touched, and ``lorat-eval --run`` goes on from the same results. Ranks track a share of the
-sequences each; results are files of the run folder, which rank 0 scores.
+not touched, and ``lorat-eval --run`` goes on from the same results. Ranks share the sequences;
+results are files of the run folder, which rank 0 scores.
 
 Promise: the weights of a run do not depend on whether it is evaluated. What fails (a damaged
 sequence, a test set that cannot be read) is reported and leaves the training alone.
@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lorat.evaluate.runs import default_out
-from lorat.evaluate.store import METRICS, forget_others, is_done
-from lorat.evaluate.testsets import TestSet, choose_test_sets, default_test_sets, share_of
+from lorat.evaluate.store import METRICS, forget_others
+from lorat.evaluate.testsets import TestSet, choose_test_sets, default_test_sets
 from lorat.prep.sources import RAW, root_options
 from lorat.prep.trees import parse_name
 from lorat.prep.trees.roots import find_root, parse_roots
@@ -34,7 +32,8 @@ from lorat.shards.process import usable_cores
 from lorat.train.result import Result, note_result
 
 if TYPE_CHECKING:
-    from lorat.evaluate.job import Evaluation
+    from lorat.evaluate.job import Evaluation, Progress
+    from lorat.evaluate.ranks import Ranks
     from lorat.train.distributed import World
 
 __all__ = ["BETWEEN", "Evaluator", "Trees", "evaluation_options", "find_trees"]
@@ -44,8 +43,6 @@ BETWEEN = "got10k-val"
 
 _MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")
 """What weights are compared by: the first that there is."""
-# Ranks end their shares at different times; one that dies is noticed at once.
-_PATIENCE = timedelta(hours=24)
 _LOG = logging.getLogger("lorat")
 Value = TypeVar("Value")
 
@@ -139,8 +136,8 @@ class Evaluator:
         if not names:
             return {}
 
-        def progress(done: int, total: int) -> None:
-            share = f"{done:,} of {total:,} frames" if total else ""
+        def progress(so_far: Progress) -> None:
+            share = f"{so_far.frames:,} of {so_far.of_frames:,} frames"
             show(f"epoch {epoch}: tracking {', '.join(names)}  {share}")
 
         outcome = self._track(names, weights, progress, again=last)
@@ -151,11 +148,12 @@ class Evaluator:
 
     def _scores(self, outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
         """Write the scores and note which weights are the best."""
-        from lorat.evaluate.publish import write_scores
+        from lorat.evaluate.outcome import summarise, write_metrics
         from lorat.evaluate.report import summary
 
-        scored = write_scores(outcome, default_out(weights))
-        scores = summary(scored)
+        summed = summarise(outcome, default_out(weights))
+        write_metrics(summed, default_out(weights))
+        scored, scores = summed.scored, summary(summed.scored)
         measure = next((m for m in _MEASURES if m in scores), None)
         if measure is not None:
             sequences = next(len(s.tracker.sequences) for s in scored if s.name == BETWEEN)
@@ -188,66 +186,40 @@ class Evaluator:
         self,
         names: Sequence[str],
         weights: Path,
-        progress: Callable[[int, int], None],
+        progress: Callable[[Progress], None],
         *,
         again: bool,
     ) -> Evaluation | None:
-        """Track this rank's share and wait for the others.
+        """Track together with the other ranks.
 
         Args:
             names: of test sets.
             weights: of the tracker.
-            progress: called with this rank's frames done and in all.
+            progress: called now and then.
             again: score what is tracked and scored already, too.
 
         Returns:
-            What came out on all ranks, on rank 0; None on the others, or where that failed.
+            What came out, on rank 0; None on the others, or where that failed.
         """
-        out = default_out(weights)
-        with _meeting(self._world) as meet:
-            if self._world.speaks:
+        from lorat.evaluate.ranks import share_ranks
+
+        out, world = default_out(weights), self._world
+        with share_ranks(world.rank, world.size, world.store) as ranks:
+            if world.speaks:
                 self._guarded(lambda: forget_others(out, weights))
-            wanted = again or not (out / METRICS).is_file()
             # Rank 0 decides: another node may see the folder later.
-            if not meet(wanted)[0]:
+            if not ranks.first(again or not (out / METRICS).is_file()):
                 return None
             sets, unread = self._read(names)
-            outcome, reason = self._share(sets, out, weights, progress)
-            ends = meet((outcome.failed if outcome else {}, reason))
-        for rank, (failed, message) in enumerate(ends):
-            for name, sequences in failed.items():
-                for sequence, why in sequences.items():
-                    self._report(f"{name} {sequence}: {why}")
-            if message:
-                self._report(f"rank {rank}: {message}" if self._world.size > 1 else message)
-        for message in unread:
-            self._report(message)
-        if outcome is None or not self._world.speaks or any(message for _, message in ends):
+            for message in unread:
+                self._report(message)
+            outcome = self._guarded(lambda: self._evaluate(sets, out, weights, progress, ranks))
+        if outcome is None:
             return None
-        return self._gathered(sets, outcome, [failed for failed, _ in ends], out)
-
-    def _gathered(
-        self,
-        sets: Sequence[TestSet],
-        own: Evaluation,
-        failures: Sequence[Mapping[str, Mapping[str, str]]],
-        out: Path,
-    ) -> Evaluation:
-        """Return the outcome of all ranks; a sequence without a result is one that failed."""
-        from lorat.evaluate.job import Evaluation
-
-        failed: dict[str, dict[str, str]] = {}
-        for part in failures:
-            for name, sequences in part.items():
-                failed.setdefault(name, {}).update(sequences)
-        for item in sets:
-            for clip in item.clips:
-                known = clip.name in failed.get(item.name, {})
-                if not known and not is_done(out, item.name, clip):
-                    reason = "another rank's result is not here; share the run folder of all nodes"
-                    failed.setdefault(item.name, {})[clip.name] = reason
-                    self._report(f"{item.name} {clip.name}: {reason}")
-        return Evaluation(sets, own.identity, failed)
+        for name, sequences in outcome.failed.items():
+            for sequence, why in sequences.items():
+                self._report(f"{name} {sequence}: {why}")
+        return outcome if world.speaks else None
 
     def _read(self, names: Sequence[str]) -> tuple[list[TestSet], list[str]]:
         sets, errors = [], []
@@ -258,14 +230,14 @@ class Evaluator:
                 errors.append(error.message)
         return sets, errors
 
-    def _share(
+    def _evaluate(
         self,
         sets: Sequence[TestSet],
         out: Path,
         weights: Path,
-        progress: Callable[[int, int], None],
-    ) -> tuple[Evaluation | None, str]:
-        """Track this rank's sequences; returns the outcome, or why there is none."""
+        progress: Callable[[Progress], None],
+        ranks: Ranks,
+    ) -> Evaluation:
         import torch
 
         from lorat.evaluate.job import TrackerOptions, evaluate
@@ -279,33 +251,9 @@ class Evaluator:
             batch=self._network.batch,
             threads=max(1, min(8, usable_cores() // here)),
         )
-        own = share_of(sets, self._world.rank, self._world.size)
         try:
             with torch.random.fork_rng(devices=()):
-                return evaluate(own, out, options, progress=progress), ""
-        except UserError as error:
-            return None, error.message
+                return evaluate(sets, out, options, progress=progress, ranks=ranks)
         finally:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-
-
-@contextmanager
-def _meeting(world: World) -> Iterator[Callable[[Value], list[Value]]]:
-    """Yield what exchanges a value with all ranks, and waits for them as long as it takes."""
-    if world.size == 1:
-        yield lambda value: [value]
-        return
-    import torch.distributed as dist
-
-    group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
-
-    def meet(value: Value) -> list[Value]:
-        every: list[Any] = [None] * world.size
-        dist.all_gather_object(every, value, group=group)
-        return every
-
-    try:
-        yield meet
-    finally:
-        dist.destroy_process_group(group)

@@ -38,6 +38,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    store: dist.Store | None = None
+    """Of all ranks; None where there is one."""
 
     @property
     def speaks(self) -> bool:
@@ -75,7 +77,7 @@ def join_world(device: str) -> Iterator[World]:
         )
     try:
         with explain_parting():
-            yield World(dist.get_rank(), size, chosen)
+            yield World(dist.get_rank(), size, chosen, store)
     finally:
         dist.destroy_process_group()
 

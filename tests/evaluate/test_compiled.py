@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from lorat.evaluate.cli import main
-from lorat.evaluate.engine import track_clips
+from lorat.evaluate.engine import group_sizes, track_clips
 from lorat.evaluate.predictor import Predictor
+from lorat.evaluate.slots import Work
 from lorat.train import compiling
 
 
@@ -29,15 +30,19 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-def test_sequences_that_begin_and_end_are_tracked_by_one_graph(tiny_predictor, make_clip, graphs):
-    clips = [make_clip(f"s{n}", frames, n) for n, frames in enumerate((7, 1, 4, 9, 2))]
-    plain = {o.clip.name: o.result for o in track_clips(tiny_predictor, clips, batch=3)}
+@pytest.mark.parametrize("batch", [3, 9])
+def test_sequences_that_begin_and_end_are_tracked_by_one_graph(
+    tiny_predictor, make_clip, graphs, batch
+):
+    lengths = (7, 1, 4, 9, 2, 3, 5, 6, 8)
+    work = [Work(make_clip(f"s{n}", frames, n)) for n, frames in enumerate(lengths)]
+    plain = {o.work.clip.name: o.result for o in track_clips(tiny_predictor, work, batch=batch)}
     predictor = Predictor(
         tiny_predictor.network, tiny_predictor.variant, tiny_predictor.device, torch.float32
     )
-    predictor.compile(3)
-    for outcome in track_clips(predictor, clips, batch=3):
-        expected = plain[outcome.clip.name]
+    predictor.compile(group_sizes(batch)[0])
+    for outcome in track_clips(predictor, work, batch=batch):
+        expected = plain[outcome.work.clip.name]
         np.testing.assert_allclose(outcome.result.boxes, expected.boxes, rtol=0, atol=0.01)
         np.testing.assert_allclose(outcome.result.scores, expected.scores, rtol=0, atol=1e-4)
     assert graphs.frame_count == 1

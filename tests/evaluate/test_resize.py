@@ -14,6 +14,7 @@ from lorat.evaluate.cli import main
 from lorat.evaluate.engine import track_clips
 from lorat.evaluate.predictor import Predictor
 from lorat.evaluate.resize import crop_around, search_scale, template_scale
+from lorat.evaluate.slots import Work
 from lorat.evaluate.tracker import Tracker, prepare_template
 from lorat.shards.geometry import adjust, crop_frame, crop_transform, xywh_to_xyxy
 from lorat.shards.jpeg import read_image
@@ -78,9 +79,9 @@ def large(predictor: Predictor) -> Predictor:
 
 def test_one_and_many_targets_are_cut_the_same_way(tiny_predictor, make_clip):
     predictor = large(tiny_predictor)
-    clips = [make_clip("a", 6), make_clip("b", 4, 2)]
-    for outcome in track_clips(predictor, clips, batch=2):
-        clip, tracker = outcome.clip, Tracker(predictor)
+    work = [Work(make_clip("a", 6)), Work(make_clip("b", 4, 2))]
+    for outcome in track_clips(predictor, work, batch=2):
+        clip, tracker = outcome.work.clip, Tracker(predictor)
         tracker.start(read_image(clip.frames[0]), clip.tracks[0].boxes[0])
         boxes = [tracker.track(read_image(path)).box for path in list(clip.frames)[1:]]
         tracked = xywh_to_xyxy(outcome.result.boxes[1:])

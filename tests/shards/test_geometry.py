@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorat.shards.geometry import (
+    Adjusted,
     CropTransform,
     adjust,
     box_mask,
@@ -148,3 +150,32 @@ def test_adjusting_moves_a_box_by_less_than_a_source_pixel(xywh, factor, size):
     inside = clip_boxes(box, (320, 240))
     moved = np.abs(transform.apply(inside) - adjusted.transform.apply(inside))
     assert (moved <= 1.0 + 2 * max(transform.scale)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(112, 400),
+    width=st.integers(20, 400),
+    size=st.tuples(st.integers(3, 48), st.integers(3, 44)),
+    seed=st.integers(0, 99),
+)
+def test_rows_that_are_in_no_result_are_skipped_without_a_trace(height, width, size, seed):
+    """The crop is the plain bilinear resize of its source part, however much that is shrunk."""
+    rng = np.random.default_rng(seed)
+    frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    identity = CropTransform((1.0, 1.0), (0.0, 0.0))
+    adjusted = Adjusted(identity, (0, 0, *size), (0, 0, width, height))
+    crop = crop_frame(frame, adjusted, size, (0, 0, 0))
+    plain = cv2.resize(frame.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(crop, plain, rtol=0, atol=1e-3)
+
+
+def test_a_crop_is_written_where_it_is_wanted():
+    frame = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for box in ((50, 40, 70, 60), (-5, -5, 20, 18), (0, 0, 120, 90)):
+        transform = crop_transform(np.array(box, float), 4.0, (32, 32))
+        adjusted = adjust(transform, (120, 90), (32, 32))
+        out = np.full((2, 32, 32, 3), np.nan, np.float32)
+        given = crop_frame(frame, adjusted, (32, 32), (1, 2, 3), out[1])
+        assert given.base is out and np.isnan(out[0]).all()
+        np.testing.assert_array_equal(out[1], crop_frame(frame, adjusted, (32, 32), (1, 2, 3)))

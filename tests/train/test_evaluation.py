@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from lorat.evaluate import engine
 from lorat.evaluate.cli import main as evaluate
-from lorat.evaluate.testsets import choose_test_sets, share_of
 from lorat.shards.jpeg import encode
 from lorat.train.cli import main
 
@@ -117,7 +116,10 @@ def test_two_processes_track_what_one_does(files, raw):
     again = ["--weights", checkpoint, "--raw", str(raw), "--out=one", "--device=cpu", "--no-video"]
     assert CliRunner().invoke(evaluate, again).exit_code == 0
     alone = json.loads(Path("one/metrics.json").read_text())["datasets"]["got10k-val"]
-    assert scores("two", 3)["tracker"]["got10k"] == pytest.approx(alone["tracker"]["got10k"])
+    measures = [each["tracker"]["got10k"] for each in (scores("two", 3), alone)]
+    for measured in measures:
+        measured.pop("speed")
+    assert measures[0] == pytest.approx(measures[1])
 
 
 def test_an_evaluation_that_was_stopped_goes_on(files, raw, monkeypatch):
@@ -125,9 +127,11 @@ def test_an_evaluation_that_was_stopped_goes_on(files, raw, monkeypatch):
     out = Path("a/eval/epoch_0003")
     (out / "metrics.json").unlink()
     (out / "results/got10k-val" / f"{NAMES[1]}.txt").unlink()
-    opened, real = [], engine._Stepper.open
+    opened, real = [], engine.Slot
     monkeypatch.setattr(
-        engine._Stepper, "open", lambda self, clip: opened.append(clip.name) or real(self, clip)
+        engine,
+        "Slot",
+        lambda work, readers: opened.append(work.clip.name) or real(work, readers),
     )
     train(*files, f"--raw={raw}", "--run=a", "--resume=auto")
     assert opened == [NAMES[1]] and set(scores("a", 3)["sequences"]) == set(NAMES)
@@ -144,16 +148,3 @@ def test_a_run_without_test_sets_says_so_and_a_wrong_folder_is_refused_at_once(f
     assert "nowhere" in result.stderr and not Path("b").exists()
     result = train(*files, "--root=got10k=nowhere", "--run=b", status=2)
     assert "nowhere" in result.stderr and not Path("b").exists()
-
-
-def test_shares_hold_every_sequence_once_and_are_of_equal_length(raw):
-    sets = choose_test_sets(["got10k-val"], [], raw, {})
-    for parts in (1, 2, 3, 5):
-        shares = [share_of(sets, part, parts) for part in range(parts)]
-        names = [clip.name for share in shares for item in share for clip in item.clips]
-        assert sorted(names) == sorted(NAMES)
-    loads = [
-        sum(len(clip.frames) for item in share_of(sets, part, 2) for clip in item.clips)
-        for part in range(2)
-    ]
-    assert sorted(loads) == [9, 10]
