@@ -7,15 +7,15 @@ ones and the first one included), and the first prediction is the given box.
 
 Boxes are (N, 4) xyxy float64 in continuous pixels; scores and curves are fractions of 1. Shifting
 predictions and ground truth together by a pixel changes nothing here, so 1-based annotations that
-were read minus 1 score the same. Other conventions of the same measures (exclusion of absent
-frames, areas instead of values at one threshold) are not in this module.
+were read minus 1 score the same. Other conventions of the same measures are in `matlab` and
+`toolkits`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,9 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "CENTRE_THRESHOLDS",
     "CORRECTED",
+    "HIT",
+    "MISS",
     "NORM_THRESHOLDS",
     "OVERLAP_THRESHOLDS",
     "Convention",
+    "ConventionName",
     "Curves",
     "FrameErrors",
     "centre_errors",
@@ -38,6 +41,9 @@ __all__ = [
     "overlaps",
 ]
 
+ConventionName = Literal["published", "matlab"]
+"""Whose definition of the OPE scores is meant: that of this module, or that of `matlab`."""
+
 # Integers divided once: an accumulated arange is an ulp high at 0.65 and 0.75, and a tie flips.
 OVERLAP_THRESHOLDS: Final = np.arange(21) / 20.0
 """(21,) of the success curve: 0, 0.05, …, 1."""
@@ -49,29 +55,29 @@ NORM_THRESHOLDS: Final = np.arange(51) / 100.0
 _AT_20 = 20  # both precision scores are read off at index 20: 20 pixels, or 0.20
 _AT_50, _AT_75 = 10, 15  # overlap 0.50 and 0.75
 
-_HIT, _MISS = -1.0, np.inf
+HIT: Final = -1.0
+"""An error that is within every threshold."""
+MISS: Final = np.inf
+"""An error that is within none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """What a frame without a valid annotation counts as; it is a miss in success anywhere.
+    """What a frame without a valid annotation counts as; it is a miss in success anywhere."""
 
-    An error of -1 is within every threshold (a hit), an infinite one within none (a miss).
-    """
-
-    absent_centre: float = _MISS
+    absent_centre: float = MISS
     """Centre error in pixels of a frame in which the object is flagged absent."""
-    absent_norm: float = _HIT
+    absent_norm: float = HIT
     """Its normalised centre error."""
-    empty_centre: float = _MISS
+    empty_centre: float = MISS
     """Centre error in pixels of a frame with a visible object whose box has no size."""
-    empty_norm: float = _HIT
+    empty_norm: float = HIT
     """Its normalised centre error."""
 
     @property
     def flatters(self) -> bool:
         """Whether absent frames count as hits in a precision curve."""
-        return _HIT in (self.absent_centre, self.absent_norm)
+        return HIT in (self.absent_centre, self.absent_norm)
 
 
 def convention_of(dataset: str) -> Convention:
@@ -82,13 +88,13 @@ def convention_of(dataset: str) -> Convention:
     objects whose box has no size are hits in normalised precision even in LaSOT.
     """
     if dataset in ("lasot", "vasttrack"):
-        return Convention(absent_norm=_MISS)
+        return Convention(absent_norm=MISS)
     if dataset.startswith("uav"):
-        return Convention(absent_centre=_HIT, empty_centre=_HIT)
+        return Convention(absent_centre=HIT, empty_centre=HIT)
     return Convention()
 
 
-CORRECTED: Final = Convention(absent_norm=_MISS, empty_norm=_MISS)
+CORRECTED: Final = Convention(absent_norm=MISS, empty_norm=MISS)
 """No frame without a valid annotation is a hit, in any data set."""
 
 

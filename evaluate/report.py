@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
+from lorat.evaluate.attributes import AttributeScores
 from lorat.evaluate.metrics import CENTRE_THRESHOLDS, OVERLAP_THRESHOLDS
 from lorat.evaluate.scoring import DatasetScores, SequenceScores
 from lorat.shards.storage import atomic_file
@@ -279,6 +280,8 @@ def _legend() -> dict[str, Any]:
 
 def _scores(scores: DatasetScores) -> dict[str, Any]:
     values: dict[str, Any] = {
+        "convention": scores.convention,
+        "runs": scores.runs,
         "auc": scores.auc,
         "op50": scores.op50,
         "op75": scores.op75,
@@ -294,6 +297,7 @@ def _scores(scores: DatasetScores) -> dict[str, Any]:
             "sr50": got10k.sr50,
             "sr75": got10k.sr75,
             "frames": got10k.frames,
+            "speed": got10k.speed,
         }
     if scores.trackingnet is not None:
         trackingnet = scores.trackingnet
@@ -302,10 +306,22 @@ def _scores(scores: DatasetScores) -> dict[str, Any]:
             "precision": trackingnet.precision,
             "norm_precision": trackingnet.norm_precision,
         }
+    values["attributes"] = {item.code: _attribute(item) for item in scores.attributes}
     values["success_curve"] = scores.success_curve.tolist()
     values["precision_curve"] = scores.precision_curve.tolist()
     values["norm_precision_curve"] = scores.norm_precision_curve.tolist()
     return _plain(values)
+
+
+def _attribute(scores: AttributeScores) -> dict[str, Any]:
+    return {
+        "title": scores.title,
+        "sequences": scores.sequences,
+        "auc": scores.auc,
+        "precision": scores.precision,
+        "norm_precision": scores.norm_precision,
+        "success_curve": scores.success_curve.tolist(),
+    }
 
 
 def _sequence(scores: SequenceScores) -> dict[str, Any]:

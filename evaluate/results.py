@@ -156,9 +156,28 @@ def _read_column(path: Path, rows: int) -> NDArray[np.float64]:
 
 def _read_numbers(path: Path, columns: int) -> NDArray[np.float64]:
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
+        text = path.read_text(encoding="ascii")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file of numbers; replace it") from error
+    lines = text.splitlines()
+    rows = _load_table(text.replace(",", " ").splitlines())
+    if rows is not None and rows.shape == (len(lines), columns):
+        return rows
+    return _parse_lines(path, lines, columns)
+
+
+def _load_table(lines: list[str]) -> NDArray[np.float64] | None:
+    """Parse all lines at once; None where they are no table of numbers."""
+    if not lines or not lines[0].strip():
+        return None  # numpy warns of a text without any number
+    try:
+        return np.loadtxt(lines, np.float64, comments=None, ndmin=2)
+    except ValueError:
+        return None
+
+
+def _parse_lines(path: Path, lines: list[str], columns: int) -> NDArray[np.float64]:
+    """Parse line by line and name the first bad one: the meaning that `_load_table` shortcuts."""
     rows = np.empty((len(lines), columns))
     for number, line in enumerate(lines, start=1):
         fields = line.replace(",", " ").split()

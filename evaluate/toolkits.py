@@ -50,7 +50,10 @@ class Got10kScores:
     sr75: float
     """Share of frames with an overlap over 0.75."""
     frames: int
-    """Frames that count: the first of each sequence and those with cover 0 do not."""
+    """Frames that count: the first of each sequence and those with cover 0 do not. Those of
+    repeated runs count again."""
+    speed: float | None = None
+    """Frames a second: the mean of 1/t over all frames that took a time t; None without times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +89,29 @@ def got10k_overlaps(
     return np.clip(np.nan_to_num(values[counts], nan=0.0), 0.0, 1.0)  # two empty boxes: 0
 
 
-def got10k_scores(values: Sequence[NDArray[np.float64]]) -> Got10kScores:
+def got10k_scores(
+    values: Sequence[NDArray[np.float64]], times: Sequence[NDArray[np.float64]] = ()
+) -> Got10kScores:
     """Pool the overlaps of all sequences (and of repeated runs) into AO, SR0.50 and SR0.75.
 
     Args:
         values: the result of `got10k_overlaps` for each sequence and run; with no frame that
             counts, the scores are NaN.
+        times: (N,) seconds a frame of each sequence and run, the first frame included; those that
+            are NaN or not positive are left out.
     """
+    speed = _speed(times)
     pooled = np.concatenate([np.zeros(0), *values])
     if not len(pooled):
-        return Got10kScores(np.nan, np.nan, np.nan, 0)
+        return Got10kScores(np.nan, np.nan, np.nan, 0, speed)
     above = (pooled[:, None] > _GOT10K_THRESHOLDS[[50, 75]]).mean(axis=0)
-    return Got10kScores(float(pooled.mean()), float(above[0]), float(above[1]), len(pooled))
+    return Got10kScores(float(pooled.mean()), float(above[0]), float(above[1]), len(pooled), speed)
+
+
+def _speed(times: Sequence[NDArray[np.float64]]) -> float | None:
+    pooled = np.concatenate([np.zeros(0), *times])
+    measured = pooled[pooled > 0.0]  # NaN is not > 0
+    return float((1.0 / measured).mean()) if len(measured) else None
 
 
 def _bounded(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
@@ -119,8 +133,7 @@ def trackingnet_curves(predicted: ArrayLike, truth: ArrayLike) -> Curves:
         predicted: (N, 4) xyxy, N at least 1.
         truth: (N, 4) xyxy.
     """
-    true_boxes = xywh_to_xyxy(np.round(xyxy_to_xywh(truth)))
-    boxes = xywh_to_xyxy(np.round(xyxy_to_xywh(predicted)))
+    true_boxes, boxes = _rounded(truth), _rounded(predicted)
     boxes[0] = true_boxes[0]
     centre, norm = centre_errors(boxes, true_boxes), norm_centre_errors(boxes, true_boxes)
     return Curves(
@@ -128,6 +141,11 @@ def trackingnet_curves(predicted: ArrayLike, truth: ArrayLike) -> Curves:
         precision=(centre[:, None] <= _TRACKINGNET_CENTRE).mean(axis=0),
         norm_precision=(norm[:, None] <= _TRACKINGNET_NORM).mean(axis=0),
     )
+
+
+def _rounded(boxes: ArrayLike) -> NDArray[np.float64]:
+    # (x + w) - x is not always w: only its first decimals tell what is a half.
+    return xywh_to_xyxy(np.round(np.round(xyxy_to_xywh(boxes), 6)))
 
 
 def trackingnet_scores(curves: Sequence[Curves]) -> TrackingNetScores:

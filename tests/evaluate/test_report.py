@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from rich.console import Console
 
+from lorat.evaluate.attributes import AttributeScores
 from lorat.evaluate.report import (
     Scored,
     metrics_document,
@@ -17,6 +19,7 @@ from lorat.evaluate.report import (
 )
 from lorat.evaluate.results import SequenceResult
 from lorat.evaluate.scoring import dataset_scores, never_moving_results
+from lorat.evaluate.toolkits import Got10kScores
 from lorat.shards.geometry import xyxy_to_xywh
 from lorat.shards.storage import write_json
 
@@ -29,8 +32,8 @@ def scored(make_clip) -> Scored:
         boxes = xyxy_to_xywh(clip.tracks[0].boxes)
         count = len(boxes)
         results[clip.name] = SequenceResult(clip.name, boxes, np.ones(count), np.full(count, 0.02))
-    still = dataset_scores(clips, never_moving_results(clips))
-    return Scored("got10k-val", dataset_scores(clips, results), still)
+    still = dataset_scores(clips, [never_moving_results(clips)])
+    return Scored("got10k-val", dataset_scores(clips, [results]), still)
 
 
 def _text(table) -> str:
@@ -70,7 +73,29 @@ def test_the_document_is_plain_json_and_holds_every_score(scored, tmp_path):
     assert values["never_moving"]["fps"] is None
     assert values["sequences"]["second"]["tracker"]["frames"] == 9
     assert len(values["tracker"]["success_curve"]) == 21
+    assert (values["tracker"]["convention"], values["tracker"]["runs"]) == ("published", 1)
+    assert values["tracker"]["attributes"] == {}
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+
+
+def test_the_document_holds_each_toolkits_measures_and_the_attributes(scored):
+    tracker = replace(
+        scored.tracker,
+        got10k=Got10kScores(0.7, 0.8, np.nan, 13, None),
+        attributes=(
+            AttributeScores("IV", "Illumination variation", 2, 0.5, 0.6, 0.7, np.ones(21)),
+        ),
+        convention="matlab",
+        runs=3,
+    )
+    document = metrics_document([Scored("got10k-val", tracker, scored.still)], {})
+    values = document["datasets"]["got10k-val"]["tracker"]
+    assert values["got10k"] == {"ao": 0.7, "sr50": 0.8, "sr75": None, "frames": 13, "speed": None}
+    assert (values["convention"], values["runs"]) == ("matlab", 3)
+    attribute = values["attributes"]["IV"]
+    assert (attribute["title"], attribute["sequences"]) == ("Illumination variation", 2)
+    assert [attribute[k] for k in ("auc", "precision", "norm_precision")] == [0.5, 0.6, 0.7]
+    assert attribute["success_curve"] == [1.0] * 21
 
 
 @pytest.mark.parametrize("plot", [plot_success, plot_precision])

@@ -91,6 +91,19 @@ def test_a_damaged_result_is_refused_by_name_and_line(tmp_path, text, says):
     assert "car-1.txt" in error.value.message and "\n" not in error.value.message
 
 
+def test_any_number_that_a_line_can_hold_is_read(tmp_path):
+    # Some are no number to the parser of whole files, which only goes first.
+    (tmp_path / "car-1.txt").write_text("1_0,2,3,4\n 1e1\t2.  3 4 \n10,,2,3,4\n")
+    assert read_result(tmp_path, "car-1").boxes.tolist() == [[10.0, 2, 3, 4]] * 3
+
+
+@pytest.mark.parametrize("text", ["\n", ",\n", "1,2,3,4\n\n5,6,7,8\n", "1,2,3,4\n,,,\n"])
+def test_a_line_without_numbers_is_no_box(tmp_path, text):
+    (tmp_path / "car-1.txt").write_text(text)
+    with pytest.raises(UserError, match="should be 4 numbers"):
+        read_result(tmp_path, "car-1")
+
+
 def test_a_missing_result_and_times_of_another_length_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"no result of sequence car-1"):
         read_result(tmp_path, "car-1")

@@ -96,6 +96,6 @@ def test_a_tree_without_the_long_sequences_annotations_says_so(uav):
 
 def test_sequences_with_absent_rows_are_scored(uav):
     clips = read_clips(UAV123, "all", uav("bike1", folders=["bike1"]))
-    scores = dataset_scores(clips, never_moving_results(clips))
+    scores = dataset_scores(clips, [never_moving_results(clips)])
     assert scores.sequences[0].invalid_frames == 1
     assert np.isfinite([scores.auc, scores.precision, scores.norm_precision]).all()
