@@ -2,8 +2,8 @@
 
 Promise: a zip that these functions return has exactly the expected sequences, a row for every
 frame, four finite numbers a row with positive width and height, in the layout the servers'
-toolkits write; it was read back and parsed. The same results give the same bytes. What cannot be
-submitted is refused before a file exists.
+toolkits write. It passed the judge of any zip (`zipcheck`) before there was a file, and was read
+back and parsed after. The same results give the same bytes. What cannot be submitted is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.evaluate.results import SequenceResult
+from lorat.evaluate.zipcheck import FARTHEST, SERVER_NAMES, Expected, judge_zip
+from lorat.evaluate.zipfindings import KINDS, Server, finding_lines
+from lorat.evaluate.ziplayout import MOST_RUNS
+from lorat.evaluate.ziptext import parse_table
 from lorat.shards.errors import UserError
 from lorat.shards.geometry import rasterise, xywh_to_xyxy, xyxy_to_xywh
 from lorat.shards.storage import atomic_file
@@ -27,9 +31,8 @@ __all__ = ["GOT10K_TEST_NAMES", "Packed", "pack_got10k", "pack_trackingnet"]
 GOT10K_TEST_NAMES = tuple(f"GOT-10k_Test_{number:06d}" for number in range(1, 181))
 """The official test set of GOT-10k."""
 
-_MOST_RUNS = 3  # what the toolkit's protocol asks for at most
-_FARTHEST = 1e5  # pixels; a coordinate beyond is a tracker's or a parser's fault
 _SHOWN = 5  # sequences an error or a note lists by name
+_REMEDIES = {"one pixel off": "shift the results by one pixel"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Packed:
     """The zip; its name ends in ``-unofficial`` where the sequences are not the official set."""
     sequences: int
     notes: tuple[str, ...]
-    """What the user should know, a line each: unofficial set, missing times, odd boxes."""
+    """What the user should know, a line a kind: unofficial set, missing times, odd boxes."""
 
 
 def pack_got10k(
@@ -49,6 +52,7 @@ def pack_got10k(
     out_zip: Path,
     *,
     first_boxes: Mapping[str, NDArray] | None = None,
+    frame_sizes: Mapping[str, tuple[int, int]] | None = None,
     overwrite: bool = False,
 ) -> Packed:
     """Write the submission of GOT-10k's test set.
@@ -62,6 +66,8 @@ def pack_got10k(
         expected: frames of every sequence of the tree, by name.
         out_zip: where to write; its folder is made.
         first_boxes: (4,) x, y, w, h given in the first frame, by name, to compare with.
+        frame_sizes: (width, height), by name; without it only boxes left of the image and above
+            it are noticed.
         overwrite: replace a zip that exists with other content.
 
     Returns:
@@ -71,23 +77,21 @@ def pack_got10k(
         UserError: naming sequence and reason, if the results cannot be submitted, or if a zip with
             other content exists and `overwrite` is off.
     """
-    if not 1 <= len(runs) <= _MOST_RUNS:
-        raise UserError(f"{out_zip}: GOT-10k takes 1 to {_MOST_RUNS} runs, not {len(runs)}")
+    if not 1 <= len(runs) <= MOST_RUNS:
+        raise UserError(f"{out_zip}: GOT-10k takes 1 to {MOST_RUNS} runs, not {len(runs)}")
     notes: list[str] = []
     entries: dict[str, _Table] = {}
     for number, results in enumerate(runs, start=1):
-        for name, boxes in _checked(results, expected, out_zip, first_boxes, notes).items():
+        where = f"{out_zip}: run {number}" if len(runs) > 1 else f"{out_zip}"
+        for name, boxes in _checked(results, expected, where, notes).items():
             entries[f"{name}/{name}_{number:03d}.txt"] = _Table(boxes, decimals=4)
     for name in expected:
         times = np.stack([results[name].times for results in runs], axis=1)
         if (np.round(times, 8) > 0.0).all():
             entries[f"{name}/{name}_time.txt"] = _Table(times, decimals=8)
-        else:
-            notes.append(f"{name}: no time for every frame, so its time file is left out")
-    if len(runs) > 1 and all(_same_boxes(runs, name) for name in expected):
-        notes.append(f"all {len(runs)} runs are identical: one is enough")
-    target = _Target(out_zip, "GOT-10k test", GOT10K_TEST_NAMES, overwrite)
-    return _finish(entries, expected, target, notes)
+    wanted = _wanted(expected, first_boxes, frame_sizes)
+    target = _Target(out_zip, "got10k", GOT10K_TEST_NAMES, overwrite)
+    return _finish(entries, wanted, target, notes)
 
 
 def pack_trackingnet(
@@ -97,6 +101,7 @@ def pack_trackingnet(
     *,
     official: Collection[str],
     first_boxes: Mapping[str, NDArray] | None = None,
+    frame_sizes: Mapping[str, tuple[int, int]] | None = None,
     overwrite: bool = False,
 ) -> Packed:
     """Write the submission of TrackingNet's test set.
@@ -110,6 +115,8 @@ def pack_trackingnet(
         out_zip: where to write; its folder is made.
         official: names of the 511 official test sequences.
         first_boxes: (4,) x, y, w, h given in the first frame, by name, to compare with.
+        frame_sizes: (width, height), by name; without it only boxes left of the image and above
+            it are noticed.
         overwrite: replace a zip that exists with other content.
 
     Returns:
@@ -119,10 +126,11 @@ def pack_trackingnet(
         UserError: as `pack_got10k`.
     """
     notes: list[str] = []
-    boxes = _checked(results, expected, out_zip, first_boxes, notes)
+    boxes = _checked(results, expected, f"{out_zip}", notes)
     entries = {f"{name}.txt": _Table(rows, decimals=2) for name, rows in boxes.items()}
-    target = _Target(out_zip, "TrackingNet test", official, overwrite)
-    return _finish(entries, expected, target, notes)
+    wanted = _wanted(expected, first_boxes, frame_sizes)
+    target = _Target(out_zip, "trackingnet", official, overwrite)
+    return _finish(entries, wanted, target, notes)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -139,18 +147,10 @@ class _Table:
 
     def reads_back(self, data: bytes) -> bool:
         """Return whether the bytes are plain lines of numbers that mean this table."""
-        lines = data.decode("ascii", errors="replace").split("\n")
-        fields = [line.split(",") for line in lines[:-1]]
-        if lines[-1] or {len(row) for row in fields} != {self.rows.shape[1]}:
+        table = parse_table(data)
+        if table.faults or table.rows is None or table.rows.shape != self.rows.shape:
             return False
-        if any(field.strip("-.0123456789") for row in fields for field in row):
-            return False
-        try:
-            values = np.array(fields, dtype=np.float64)
-        except ValueError:
-            return False
-        half = 0.5000001 * 10.0**-self.decimals
-        return values.shape == self.rows.shape and bool((np.abs(values - self.rows) <= half).all())
+        return bool((np.abs(table.rows - self.rows) <= 0.5000001 * 10.0**-self.decimals).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +158,26 @@ class _Target:
     """Where a submission goes and which sequences its server expects."""
 
     path: Path
-    server: str
+    server: Server
     official: Collection[str]
     overwrite: bool
 
 
-def _checked(
-    results: Mapping[str, SequenceResult],
+def _wanted(
     expected: Mapping[str, int],
-    out_zip: Path,
     first_boxes: Mapping[str, NDArray] | None,
-    notes: list[str],
+    frame_sizes: Mapping[str, tuple[int, int]] | None,
+) -> Expected:
+    return Expected(
+        names=tuple(sorted(expected)),
+        frames=expected,
+        first_boxes=first_boxes or {},
+        frame_sizes=frame_sizes or {},
+    )
+
+
+def _checked(
+    results: Mapping[str, SequenceResult], expected: Mapping[str, int], where: str, notes: list[str]
 ) -> dict[str, NDArray[np.float64]]:
     """Return (N, 4) whole-pixel x, y, w, h of every expected sequence; add to the notes.
 
@@ -176,65 +185,43 @@ def _checked(
         UserError: naming the sequence and the reason.
     """
     if not expected:
-        raise UserError(f"{out_zip}: the tree has no sequence to submit; check the tree")
+        raise UserError(f"{where}: the tree has no sequence to submit; check the tree")
     for kind, names in (
         ("no result of", expected.keys() - results.keys()),
         ("results of unexpected sequences", results.keys() - expected.keys()),
     ):
         if names:
-            raise UserError(f"{out_zip}: {kind} {_listed(names)}; track exactly the tree's list")
-    checked = {}
+            raise UserError(f"{where}: {kind} {_listed(names)}; track exactly the tree's list")
+    checked, empty = {}, []
     for name in sorted(expected):
-        reason = _refusal(results[name].boxes, name, expected[name])
+        boxes = results[name].boxes
+        reason = _refusal(boxes, name, expected[name])
         if reason:
-            raise UserError(f"{out_zip}: {name}: {reason}; track the sequence again")
-        if first_boxes is not None and name in first_boxes:
-            note = _compare_first(results[name].boxes[0], first_boxes[name], f"{out_zip}: {name}")
-            notes.extend([f"{name}: {note}"] if note else [])
-        checked[name] = _whole_pixels(results[name].boxes)
-        notes.extend(f"{name}: {oddity}" for oddity in _oddities(results[name].boxes))
+            raise UserError(f"{where}: {name}: {reason}; track the sequence again")
+        checked[name] = _whole_pixels(boxes)
+        if count := int((boxes[:, 2:] == 0.0).any(axis=1).sum()):
+            empty.append(f"{name} ({count:,})")
+    if empty:
+        listed = _listed(empty)
+        notes.append(f"boxes that have no size are written a pixel wide or high: {listed}")
     return checked
 
 
 def _refusal(boxes: NDArray[np.float64], name: str, frames: int) -> str | None:
     """Return why a sequence's boxes cannot be submitted, or None."""
-    if not name.isascii() or "/" in name or "\\" in name:
+    if not name.isascii() or not name.isprintable() or "/" in name or "\\" in name:
         return "the name cannot be a zip entry"
     if len(boxes) != frames:
         return f"{len(boxes)} boxes for {frames} frames"
     faults = (
         ("is not finite", ~np.isfinite(boxes).all(axis=1)),
         ("has a negative size", (boxes[:, 2:] < 0.0).any(axis=1)),
-        (f"is {_FARTHEST:.0f} pixels away or more", (np.abs(boxes) >= _FARTHEST).any(axis=1)),
+        (f"is {FARTHEST:.0f} pixels away or more", (np.abs(boxes) >= FARTHEST).any(axis=1)),
     )
     for what, rows in faults:
         if rows.any():
             return f"the box of frame {int(np.flatnonzero(rows)[0]) + 1} {what}"
     return None
-
-
-def _oddities(boxes: NDArray[np.float64]) -> list[str]:
-    """Return what is odd about boxes that can be submitted all the same."""
-    empty = int((boxes[:, 2:] == 0.0).any(axis=1).sum())
-    outside = int((boxes[:, :2] + boxes[:, 2:] <= 0.0).any(axis=1).sum())
-    notes = [f"{empty} boxes have no size and are written a pixel wide or high"] if empty else []
-    return [*notes, f"{outside} boxes lie left of or above the image"] if outside else notes
-
-
-def _compare_first(box: NDArray[np.float64], given: NDArray, where: str) -> str | None:
-    """Compare a result's first box with the given one; return what is odd, or None.
-
-    Raises:
-        UserError: if the box is off by exactly a pixel in both axes, as mixed-up bases make it.
-    """
-    difference = box - np.asarray(given, np.float64)
-    shifted = np.isclose(np.abs(difference), [1.0, 1.0, 0.0, 0.0], atol=1e-3).all()
-    if shifted and difference[0] * difference[1] > 0.0:
-        raise UserError(
-            f"{where}: the first box is one pixel off the given one in x and y, as 1-based boxes "
-            "are; shift the results by one pixel"
-        )
-    return "the first box is not the given one" if (np.abs(difference) > 1.0).any() else None
 
 
 def _whole_pixels(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -245,25 +232,25 @@ def _whole_pixels(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return whole
 
 
-def _same_boxes(runs: Sequence[Mapping[str, SequenceResult]], name: str) -> bool:
-    return all(np.array_equal(run[name].boxes, runs[0][name].boxes) for run in runs[1:])
-
-
 def _finish(
-    entries: Mapping[str, _Table], expected: Mapping[str, int], target: _Target, notes: list[str]
+    entries: Mapping[str, _Table], wanted: Expected, target: _Target, notes: list[str]
 ) -> Packed:
-    """Write the zip beside its name, read it back, and only then give it its name."""
+    """Judge the zip, write it beside its name, read it back, and only then give it its name."""
     path = target.path
-    if set(expected) != set(target.official):
+    if set(wanted.names) != set(target.official):
         notes = [
-            f"{len(expected)} sequences are not the official {len(target.official)} of "
-            f"{target.server}: the zip is named -unofficial, and the server would not score it",
+            f"{len(wanted.names)} sequences are not the official {len(target.official)} of "
+            f"{SERVER_NAMES[target.server]}: the zip is named -unofficial, and the server would "
+            "not score it",
             *notes,
         ]
         if not path.stem.endswith("-unofficial"):
             path = path.with_name(f"{path.stem}-unofficial{path.suffix}")
-    packed = Packed(path, len(expected), tuple(notes))
     data = _zip_bytes({name: table.text() for name, table in entries.items()})
+    warnings = _judged(data, path, target.server, wanted)
+    packed = Packed(path, len(wanted.names), (*notes, *warnings))
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the zip another name")
     if path.exists():
         if path.read_bytes() == data:
             return packed
@@ -274,6 +261,20 @@ def _finish(
         file.flush()
         _read_back(Path(file.name), path, entries)
     return packed
+
+
+def _judged(data: bytes, path: Path, server: Server, wanted: Expected) -> list[str]:
+    """Return the judge's warnings, a line a kind.
+
+    Raises:
+        UserError: for the gravest error that the judge finds.
+    """
+    judgement = judge_zip(io.BytesIO(data), str(path), server, wanted)
+    for kind, line in finding_lines(judgement.errors):
+        effect = KINDS[kind].effect(server)
+        remedy = _REMEDIES.get(kind, "correct the results or the tree")
+        raise UserError(f"{path}: {line}: the server would {effect}; {remedy}")
+    return [line for _, line in finding_lines(judgement.warnings)]
 
 
 def _zip_bytes(texts: Mapping[str, str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +111,11 @@ def test_repeated_runs_stand_beside_each_other(tmp_path, results):
     files = contents(packed.path)
     assert files[f"{name}/{name}_001.txt"] != files[f"{name}/{name}_002.txt"]
     assert files[f"{name}/{name}_time.txt"].splitlines()[0] == "0.01911500,0.01911500"
-    assert not any("identical" in note for note in packed.notes)
+    assert not any("same" in note for note in packed.notes)
     same = pack_got10k([results] * 3, frames_of(results), tmp_path / "same.zip")
-    assert "identical" in same.notes[-1]
+    assert same.notes[-1].startswith(
+        "sequences whose runs are all the same (3): GOT-10k_Test_000001"
+    )
     with pytest.raises(UserError, match="1 to 3 runs, not 4"):
         pack_got10k([results] * 4, frames_of(results), tmp_path / "four.zip")
 
@@ -188,7 +191,8 @@ def test_a_box_thinner_than_a_pixel_keeps_a_pixel(tmp_path, results):
         changed(results, name, boxes=boxes), frames_of(results), tmp_path / "t.zip", official=[]
     )
     assert contents(packed.path)[f"{name}.txt"].splitlines()[5] == "7.00,8.00,1.00,1.00"
-    assert any(n.startswith(f"{name}: ") and "have no size" in n for n in packed.notes)
+    assert "no size are written a pixel wide or high" in packed.notes[1]
+    assert f"{name} (3)" in packed.notes[1]
 
 
 def test_a_first_box_that_is_one_based_is_refused_and_another_is_noted(tmp_path, results):
@@ -199,11 +203,16 @@ def test_a_first_box_that_is_one_based_is_refused_and_another_is_noted(tmp_path,
     notes = pack_got10k([results], frames, out, first_boxes=first).notes
     assert not any("first box" in note for note in notes)
     moved = first | {name: first[name] - [1, 1, 0, 0]}
-    with pytest.raises(UserError, match=f"{name}: the first box is one pixel off"):
-        pack_got10k([results], frames, out, first_boxes=moved)
+    for pack in (pack_got10k, partial(pack_trackingnet, official=())):
+        given = [results] if pack is pack_got10k else results
+        with pytest.raises(UserError, match=f"one pixel off.*{name}.*shift the results by one"):
+            pack(given, frames, tmp_path / "none" / "t.zip", first_boxes=moved)
+    assert not (tmp_path / "none").exists()
     moved = first | {name: first[name] - [1, 5, 0, 0]}
     notes = pack_got10k([results], frames, out, first_boxes=moved).notes
-    assert f"{name}: the first box is not the given one" in notes
+    assert any(
+        n.startswith(f"files that do not begin with the given box (1): {name}") for n in notes
+    )
 
 
 def test_without_times_there_is_no_time_file_and_a_note(tmp_path, results):
@@ -214,7 +223,7 @@ def test_without_times_there_is_no_time_file_and_a_note(tmp_path, results):
         [changed(results, name, times=times)], frames_of(results), tmp_path / "t.zip"
     )
     assert f"{name}/{name}_time.txt" not in contents(packed.path)
-    assert any(note.startswith(f"{name}: no time") for note in packed.notes)
+    assert f"sequences without a time file (1): {name}" in packed.notes
 
 
 def test_boxes_beside_the_image_are_noted(tmp_path, results):
@@ -224,7 +233,16 @@ def test_boxes_beside_the_image_are_noted(tmp_path, results):
     packed = pack_got10k(
         [changed(results, name, boxes=boxes)], frames_of(results), tmp_path / "t.zip"
     )
-    assert f"{name}: 2 boxes lie left of or above the image" in packed.notes
+    entry = f"{name}/{name}_001.txt"
+    note = f"files with boxes outside the image (1): {entry} (2 rows, row 6 the first)"
+    assert packed.notes[2:] == (note,)
+    sizes = dict.fromkeys(results, (2000, 2000))
+    boxes[5:7] = [2000, 8, 20, 20]
+    right = [changed(results, name, boxes=boxes)]
+    for known, expected in ((None, ()), (sizes, (note,))):
+        out = tmp_path / f"{len(expected)}.zip"
+        packed = pack_got10k(right, frames_of(results), out, frame_sizes=known)
+        assert packed.notes[2:] == expected
 
 
 def test_a_zip_that_does_not_read_back_never_gets_its_name(tmp_path, results, monkeypatch):
@@ -237,10 +255,13 @@ def test_a_zip_that_does_not_read_back_never_gets_its_name(tmp_path, results, mo
     monkeypatch.setattr(submission, "_zip_bytes", damaged)
     for bad in (";", ",,", "-,", "e1,", "\r\n"):
         replacement = bad
-        with pytest.raises(UserError, match="do not read back as written"):
+        with pytest.raises(UserError, match=r"t-unofficial\.zip: files .*_000001_001\.txt"):
             pack_got10k([results], frames_of(results), tmp_path / "t.zip")
+    replacement = "9,"  # another number, which only the results can tell
+    with pytest.raises(UserError, match="do not read back as written"):
+        pack_got10k([results], frames_of(results), tmp_path / "t.zip")
     monkeypatch.setattr(submission, "_zip_bytes", lambda texts: good(texts)[:-30])
-    with pytest.raises(UserError, match="does not read back"):
+    with pytest.raises(UserError, match="not a zip that can be read"):
         pack_got10k([results], frames_of(results), tmp_path / "t.zip")
     assert list(tmp_path.iterdir()) == []
 
@@ -250,3 +271,24 @@ def test_lines_are_plain_numbers(tmp_path, results):
         pack_got10k([results], frames_of(results), tmp_path / "t.zip").path
     ).values():
         assert text.endswith("\n") and "\r" not in text and "e" not in text and " " not in text
+
+
+def test_a_run_that_lacks_a_sequence_is_named(tmp_path, results):
+    fewer = {name: result for name, result in results.items() if not name.endswith("2")}
+    with pytest.raises(UserError, match=r"run 2: no result of GOT-10k_Test_000002"):
+        pack_got10k([results, fewer], frames_of(results), tmp_path / "t.zip")
+
+
+def test_names_a_server_would_take_for_one_another_are_refused(tmp_path):
+    boxes = np.array([[10.0, 20, 30, 40]] * 2)
+    names = ("cat_0", "wildcat_0")
+    results = {n: SequenceResult(n, boxes, np.ones(2), np.ones(2)) for n in names}
+    with pytest.raises(UserError, match=r"more than one file matches \(1\): cat_0.*all-zero boxes"):
+        pack_trackingnet(results, frames_of(results), tmp_path / "t.zip", official=names)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_the_zips_name_is_left_alone(tmp_path, results):
+    (tmp_path / "t-unofficial.zip").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        pack_got10k([results], frames_of(results), tmp_path / "t.zip", overwrite=True)
