@@ -1,35 +1,34 @@
-"""A tracked sequence as a video: the predicted box, the true one, and the score, frame by frame.
+"""Tracking as a video, frame by frame.
 
-The file is an .mp4 (MPEG-4 Part 2). Where this OpenCV was built without that encoder, it is an .avi
-of JPEG images, which OpenCV writes by itself; the path that is returned says which.
+Promise: a video is written beside its name and renamed when it is whole, so nobody finds half a
+one, and its length costs no memory. The file is an .mp4 (MPEG-4 Part 2). Where this OpenCV was
+built without that encoder, it is an .avi of JPEG images, which OpenCV writes by itself; the path
+that is returned says which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lorat.evaluate.drawing import draw_frame
 from lorat.evaluate.metrics import overlaps
 from lorat.evaluate.results import SequenceResult
 from lorat.prep.trees.clip import Clip
 from lorat.shards.errors import UserError
 from lorat.shards.geometry import xywh_to_xyxy
 from lorat.shards.jpeg import ImageError, read_image
+from lorat.shards.storage import explain_disk
 
-__all__ = ["draw_frame", "write_tracking_video"]
+__all__ = ["VIDEO_SUFFIXES", "VideoFile", "draw_frame", "write_tracking_video"]
 
-_PREDICTED = (255, 140, 0)  # RGB: orange
-_TRUE = (60, 220, 90)  # green
-_INK = (235, 235, 235)
-_BAND = (24, 24, 24)
-_SIDES = (640, 1280)  # the longer side is enlarged or reduced into this range
-_BAND_HEIGHT = 34
-_NARROWEST = 480  # a narrower picture is set between margins, or the line below would not fit
-_SHIFT = 4  # OpenCV draws at 1/16 pixel
+VIDEO_SUFFIXES = (".mp4", ".avi")
 
 
 def write_tracking_video(
@@ -55,64 +54,99 @@ def write_tracking_video(
     Raises:
         UserError: if no image decodes, or this OpenCV writes neither format.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     frames = _pictures(clip, result, limit)
     first = next(frames, None)
     if first is None:
         raise UserError(f"{clip.frames.folder}: no image decodes; restore the images")
-    size = (first.shape[1], first.shape[0])
-    for suffix, codec in ((".mp4", "mp4v"), (".avi", "MJPG")):
-        out = path.with_suffix(suffix)
-        temporary = out.with_name(f".{out.stem}.tmp{suffix}")
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*codec), fps, size)
-        if not writer.isOpened():
-            temporary.unlink(missing_ok=True)
-            continue
-        writer.write(cv2.cvtColor(first, cv2.COLOR_RGB2BGR))
-        for picture in frames:
-            writer.write(cv2.cvtColor(_fit(picture, size), cv2.COLOR_RGB2BGR))
-        writer.release()
-        temporary.replace(out)
-        return out
-    raise UserError(
-        f"{path}: this OpenCV writes neither mp4v nor MJPG; install opencv-python-headless from "
-        "PyPI, or use --no-video"
-    )
+    with VideoFile(path, fps, overwrite=True) as file:
+        for picture in chain([first], frames):
+            file.write(picture)
+    return file.path
 
 
-def draw_frame(
-    frame: NDArray[np.uint8],
-    predicted: NDArray[np.float64],
-    true: NDArray[np.float64] | None,
-    text: str,
-) -> NDArray[np.uint8]:
-    """Draw boxes on a copy of a frame, enlarged or reduced to a legible size, and a line below it.
+class VideoFile:
+    """A video that has its name when the block ends, and leaves nothing when the block raises."""
 
-    Args:
-        frame: (H, W, 3) uint8 RGB.
-        predicted: (4,) xyxy in frame pixels.
-        true: (4,) xyxy, or None where the object is absent or its box is not known.
-        text: the line below the picture.
+    def __init__(self, path: Path, fps: float, *, overwrite: bool = False) -> None:
+        """Prepare a video; nothing is written before the first picture, which gives its size.
 
-    Returns:
-        (H', W', 3) uint8 RGB, both sides even, as video encoders want them.
-    """
-    height, width = frame.shape[:2]
-    longer = max(height, width)
-    scale = float(np.clip(longer, *_SIDES)) / longer
-    size = tuple(max(2, round(side * scale / 2) * 2) for side in (width, height))
-    enlarge = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-    picture = cv2.resize(frame, size, interpolation=enlarge)
-    ratio = np.array([size[0] / width, size[1] / height] * 2)
-    if true is not None:
-        _rectangle(picture, true * ratio, _TRUE)
-    _rectangle(picture, predicted * ratio, _PREDICTED)
-    left = max(0, _NARROWEST - size[0]) // 2
-    picture = cv2.copyMakeBorder(
-        picture, 0, _BAND_HEIGHT, left, left, cv2.BORDER_CONSTANT, value=_BAND
-    )
-    _caption(picture[-_BAND_HEIGHT:], text)
-    return picture
+        Args:
+            path: ends in ``.mp4``, or in ``.avi`` for JPEG images.
+            fps: frames a second.
+            overwrite: replace a file of that name.
+        """
+        self.path, self.fps, self.overwrite = path, fps, overwrite
+        self.written = 0
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def write(self, picture: NDArray[np.uint8]) -> None:
+        """Add a picture, (H, W, 3) uint8 RGB; one of another size than the first is stretched.
+
+        Raises:
+            UserError: if the file exists, cannot be written, or this OpenCV has no encoder for it.
+        """
+        if self._writer is None:
+            self._size = (picture.shape[1], picture.shape[0])
+            self._writer = self._open()
+        self._writer.write(cv2.cvtColor(_fit(picture, self._size), cv2.COLOR_RGB2BGR))
+        self.written += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        """Finish the file.
+
+        Raises:
+            UserError: if it does not hold every picture, as on a full disk.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        try:
+            if kind is None:
+                self._check()
+                with explain_disk(self.path):
+                    self._beside.replace(self.path)
+        finally:
+            self._beside.unlink(missing_ok=True)
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_name(f".{self.path.stem}.tmp{self.path.suffix}")
+
+    def _open(self) -> cv2.VideoWriter:
+        codecs = {".mp4": "mp4v", ".avi": "MJPG"}
+        for suffix in VIDEO_SUFFIXES[VIDEO_SUFFIXES.index(self.path.suffix) :]:
+            self.path = self.path.with_suffix(suffix)
+            if self.path.exists() and not self.overwrite:
+                raise UserError(f"{self.path}: exists; give another --out, or --overwrite")
+            with explain_disk(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._beside.touch()
+            codec = cv2.VideoWriter.fourcc(*codecs[suffix])
+            writer = cv2.VideoWriter(str(self._beside), codec, self.fps, self._size)
+            if writer.isOpened():
+                return writer
+            self._beside.unlink(missing_ok=True)
+        raise UserError(
+            f"{self.path}: this OpenCV writes neither mp4v nor MJPG; install "
+            "opencv-python-headless from PyPI (an evaluation can do with --no-video)"
+        )
+
+    def _check(self) -> None:
+        """Count the frames on the disk: the encoder does not tell when a write fails."""
+        capture = cv2.VideoCapture(str(self._beside))
+        there = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        capture.release()
+        if there != self.written:
+            raise UserError(
+                f"{self.path}: only {max(there, 0)} of {self.written} frames reached the disk; "
+                "make room, or write elsewhere"
+            )
 
 
 def _pictures(clip: Clip, result: SequenceResult, limit: int | None) -> Iterator[NDArray[np.uint8]]:
@@ -131,29 +165,6 @@ def _pictures(clip: Clip, result: SequenceResult, limit: int | None) -> Iterator
         if true is not None:
             words.append(f"overlap {float(overlaps(boxes[index, None], true[None])[0]):.2f}")
         yield draw_frame(frame, boxes[index], true, "   ".join(words))
-
-
-def _rectangle(
-    picture: NDArray[np.uint8], box: NDArray[np.float64], colour: tuple[int, int, int]
-) -> None:
-    """Draw the outline of a box of positive size, dark below bright to stand out on any ground."""
-    if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-        return
-    x1, y1, x2, y2 = (int(v) for v in np.rint((box - 0.5) * 2**_SHIFT))
-    for tone, thickness in (((0, 0, 0), 4), (colour, 2)):
-        cv2.rectangle(picture, (x1, y1), (x2, y2), tone, thickness, cv2.LINE_AA, _SHIFT)
-
-
-def _caption(band: NDArray[np.uint8], text: str) -> None:
-    """Write the text on the left and the colours' meaning on the right."""
-    font, size, baseline = cv2.FONT_HERSHEY_SIMPLEX, 0.5, _BAND_HEIGHT - 12
-    cv2.putText(band, text, (10, baseline), font, size, _INK, 1, cv2.LINE_AA)
-    right = band.shape[1] - 10
-    for word, colour in (("true", _TRUE), ("predicted", _PREDICTED)):
-        (width, _), _ = cv2.getTextSize(word, font, size, 1)
-        right -= width
-        cv2.putText(band, word, (right, baseline), font, size, colour, 1, cv2.LINE_AA)
-        right -= 16
 
 
 def _fit(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

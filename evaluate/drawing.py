@@ -1,0 +1,176 @@
+"""Pictures for people: a frame with boxes and a line of text, or under a ruled grid.
+
+Frames are enlarged or reduced to a legible size. Colours are RGB.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["draw_frame", "draw_ruler", "draw_thumbnail"]
+
+_PREDICTED = (255, 140, 0)  # RGB: orange
+_TRUE = (60, 220, 90)  # green
+_INK = (235, 235, 235)
+_BAND = (24, 24, 24)
+_SIDES = (640, 1280)  # the longer side is enlarged or reduced into this range
+_BAND_HEIGHT = 34
+_NARROWEST = 480  # a narrower picture is set between margins, or the line below would not fit
+_RULED_SIDES = (1000, 2400)
+_THUMBNAIL_SIDES = (240, 320)
+_RULER_MARGINS = (26, 54)  # above and on the left
+_LABEL_ROOM = 50  # pixels from line to line
+_FINER = 5  # faint lines between two with labels
+_FONT, _FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+_SHIFT = 4  # OpenCV draws at 1/16 pixel
+
+
+def draw_frame(
+    frame: NDArray[np.uint8],
+    predicted: NDArray[np.float64],
+    true: NDArray[np.float64] | None,
+    text: str,
+    *,
+    legend: bool = True,
+) -> NDArray[np.uint8]:
+    """Draw boxes on a copy of a frame, enlarged or reduced to a legible size, and a line below it.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        predicted: (4,) xyxy in frame pixels.
+        true: (4,) xyxy, or None where the object is absent or its box is not known.
+        text: the line below the picture.
+        legend: say in that line which colour is which box.
+
+    Returns:
+        (H', W', 3) uint8 RGB, both sides even, as video encoders want them.
+    """
+    picture, ratio = _legible(frame, _SIDES)
+    if true is not None:
+        _rectangle(picture, true * ratio, _TRUE)
+    _rectangle(picture, predicted * ratio, _PREDICTED)
+    left = max(0, _NARROWEST - picture.shape[1]) // 2
+    picture = cv2.copyMakeBorder(
+        picture, 0, _BAND_HEIGHT, left, left, cv2.BORDER_CONSTANT, value=_BAND
+    )
+    _caption(picture[-_BAND_HEIGHT:], text, legend)
+    return picture
+
+
+def draw_thumbnail(
+    frame: NDArray[np.uint8], predicted: NDArray[np.float64], true: NDArray[np.float64] | None
+) -> NDArray[np.uint8]:
+    """Draw boxes on a small copy of a frame; arguments as of `draw_frame`.
+
+    Returns:
+        (H', W', 3) uint8 RGB, the longer side at most 320 pixels.
+    """
+    picture, ratio = _legible(frame, _THUMBNAIL_SIDES)
+    if true is not None:
+        _rectangle(picture, true * ratio, _TRUE)
+    _rectangle(picture, predicted * ratio, _PREDICTED)
+    return picture
+
+
+def draw_ruler(
+    frame: NDArray[np.uint8], box: NDArray[np.float64] | None = None
+) -> NDArray[np.uint8]:
+    """Draw a frame under a grid that is labelled in the frame's pixels, to read a box off it.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        box: (4,) xyxy in frame pixels, drawn to see whether it fits.
+
+    Returns:
+        (H', W', 3) uint8 RGB: the frame, enlarged or reduced, with labels on the top and the left.
+    """
+    height, width = frame.shape[:2]
+    picture, ratio = _legible(frame, _RULED_SIDES)
+    steps = [_grid_step(float(ratio[axis])) for axis in (0, 1)]
+    if min(steps) >= _FINER:
+        picture = _ruled(picture, ratio, [step // _FINER for step in steps], 0.12)
+    picture = _ruled(picture, ratio, steps, 0.5)
+    if box is not None:
+        _rectangle(picture, box * ratio, _PREDICTED)
+    top, left = _RULER_MARGINS
+    right = max(0, _NARROWEST - left - picture.shape[1])
+    picture = cv2.copyMakeBorder(
+        picture, top, _BAND_HEIGHT, left, right, cv2.BORDER_CONSTANT, value=_BAND
+    )
+    for value in range(0, width, steps[0]):
+        _write(picture, str(value), (left + int(value * ratio[0]), top - 8))
+    for value in range(0, height, steps[1]):
+        _write(picture, str(value), (8, top + int(value * ratio[1]) + 5))
+    said = f"{width} x {height} pixels   --box left,top,width,height"
+    _caption(picture[-_BAND_HEIGHT:], said, legend=False)
+    return picture
+
+
+def _ruled(
+    picture: NDArray[np.uint8], ratio: NDArray[np.float64], steps: list[int], strength: float
+) -> NDArray[np.uint8]:
+    """Return a picture with lines every so many frame pixels in x and in y."""
+    lines = picture.copy()
+    for beside, tone in ((1, 0), (0, 255)):  # dark beside bright is seen on any ground
+        for axis, across in ((0, lines.swapaxes(0, 1)), (1, lines)):
+            values = np.arange(0, len(across) / ratio[axis], steps[axis])
+            places = (values * ratio[axis]).astype(int) + beside
+            across[np.minimum(places, len(across) - 1)] = tone
+    return cv2.addWeighted(picture, 1 - strength, lines, strength, 0.0)
+
+
+def _grid_step(ratio: float) -> int:
+    """Return the least of 1, 2, 5, 10, … frame pixels that leaves room for labels."""
+    steps = (factor * 10**power for power in range(6) for factor in (1, 2, 5))
+    return next(step for step in steps if step * ratio >= _LABEL_ROOM)
+
+
+def _legible(
+    frame: NDArray[np.uint8], sides: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Return a copy whose longer side is in a range, and (4,) its scale in x, y, x, y.
+
+    Both sides are even.
+    """
+    height, width = frame.shape[:2]
+    longer = max(height, width)
+    scale = float(np.clip(longer, *sides)) / longer
+    size = tuple(max(2, round(side * scale / 2) * 2) for side in (width, height))
+    method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    picture = cv2.resize(frame, size, interpolation=method)
+    return picture, np.array([size[0] / width, size[1] / height] * 2)
+
+
+def _rectangle(
+    picture: NDArray[np.uint8], box: NDArray[np.float64], colour: tuple[int, int, int]
+) -> None:
+    """Draw the outline of a box of positive size, dark below bright to stand out on any ground."""
+    if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
+        return
+    x1, y1, x2, y2 = (int(v) for v in np.rint((box - 0.5) * 2**_SHIFT))
+    for tone, thickness in (((0, 0, 0), 4), (colour, 2)):
+        cv2.rectangle(picture, (x1, y1), (x2, y2), tone, thickness, cv2.LINE_AA, _SHIFT)
+
+
+def _caption(band: NDArray[np.uint8], text: str, legend: bool) -> None:
+    """Write the text on the left and the colours' meaning on the right."""
+    baseline = _BAND_HEIGHT - 12
+    _write(band, text, (10, baseline))
+    right = band.shape[1] - 10
+    for word, colour in (("true", _TRUE), ("predicted", _PREDICTED)) if legend else ():
+        (width, _), _ = cv2.getTextSize(word, _FONT, _FONT_SIZE, 1)
+        right -= width
+        _write(band, word, (right, baseline), colour)
+        right -= 16
+
+
+def _write(
+    picture: NDArray[np.uint8],
+    text: str,
+    place: tuple[int, int],
+    colour: tuple[int, int, int] = _INK,
+) -> None:
+    """Write text whose baseline begins at a place."""
+    cv2.putText(picture, text, place, _FONT, _FONT_SIZE, colour, 1, cv2.LINE_AA)

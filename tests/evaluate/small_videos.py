@@ -1,0 +1,75 @@
+"""Small real videos for tests, and containers changed in place as other programs write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tests.evaluate.conftest import SIZE, picture
+
+CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+
+
+def write_video(path: Path, frames: int = 12, fps: float = 29.97) -> Path:
+    """Write the pictures of conftest as a video of 96 x 72 pixels."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*CODECS[path.suffix]), fps, SIZE)
+    assert writer.isOpened()
+    for index in range(frames):
+        writer.write(cv2.cvtColor(picture(index % 20, 0), cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+def read_video(path: Path) -> tuple[float, list[np.ndarray]]:
+    """Return a video's frame rate and all its frames, RGB."""
+    capture = cv2.VideoCapture(str(path))
+    rate, frames = capture.get(cv2.CAP_PROP_FPS), []
+    while (read := capture.read())[0]:
+        frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+    return rate, frames
+
+
+def damage(path: Path, frames: list[int]) -> None:
+    """Fill frames of an .avi with zeros."""
+    data, places = bytearray(path.read_bytes()), []
+    at = data.index(b"movi")  # the header names the stream too
+    while (at := data.find(b"00dc", at + 4)) >= 0:
+        places.append(at)
+    for frame in frames:
+        begin = places[frame] + 8
+        size = int.from_bytes(data[begin - 4 : begin], "little")
+        data[begin : begin + size] = bytes(size)
+    path.write_bytes(data)
+
+
+def turn(path: Path) -> None:
+    """Let an .mp4 say that players must turn it by 90 degrees clockwise."""
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    values = (0, 1 << 16, 0, -1 << 16, 0, 0, SIZE[1] << 16, 0, 1 << 30)
+    data[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in values)
+    path.write_bytes(data)
+
+
+def slow_down(path: Path, frames: int, first: int) -> None:
+    """Let the frames of an .mp4 from `first` on last three times as long."""
+    data = path.read_bytes()
+    at = data.index(b"stts")
+    delta = int.from_bytes(data[at + 16 : at + 20], "big")
+    entries = ((first, delta), (frames - first, 3 * delta))
+    table = b"".join(n.to_bytes(4, "big") for entry in entries for n in entry)
+    data = bytearray(
+        data[: at + 8] + (2).to_bytes(4, "big") + table + data[at + 20 :]  # 8 bytes more
+    )
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stts"):
+        size = data.rindex(name, 0, at + 4) - 4
+        grown = int.from_bytes(data[size : size + 4], "big") + 8
+        data[size : size + 4] = grown.to_bytes(4, "big")
+    played = data.index(b"elst") + 12
+    data[played : played + 4] = (3 * int.from_bytes(data[played : played + 4], "big")).to_bytes(
+        4, "big"
+    )
+    assert data.index(b"mdat") < data.index(b"moov"), "offsets of frames stay as they are"
+    path.write_bytes(data)
