@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from lorat.evaluate.cli_export import export_command
+from lorat.evaluate.cli_report import report_command
+from lorat.evaluate.cli_results import export_results_command
+from lorat.evaluate.cli_score import score_command
+from lorat.evaluate.cli_video import video_command
+from lorat.evaluate.cli_zip import check_zip_command
+from lorat.evaluate.metrics import ConventionName
 from lorat.evaluate.resize import RESIZES, Resize
 from lorat.evaluate.runs import default_out, newest_run, run_weights
 from lorat.evaluate.testsets import SERVERS, TestSet, choose_test_sets, cut, default_test_sets
 from lorat.prep.sources import RAW, root_options
+from lorat.prep.trees import DATASETS
 from lorat.prep.trees.roots import parse_roots
-from lorat.shards.console import OUT, progress_bar, start_logging
+from lorat.shards.console import INTERRUPTED, OUT, progress_bar, start_logging
 from lorat.shards.errors import UserError, nearest
 from lorat.shards.process import usable_cores
 
+if TYPE_CHECKING:
+    from lorat.evaluate.job import Evaluation, Progress
+
 __all__ = ["main"]
 
+_PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}
+"""How often the published system tracks a data set."""
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -50,11 +65,20 @@ class Options:
     overwrite: bool
     video: str | None
     no_video: bool
+    repeats: int | None
+    published: bool
+    convention: ConventionName
 
 
 @click.group(invoke_without_command=True, context_settings={"show_default": True})
 @click.version_option(package_name="lorat", prog_name="lorat-eval")
-@click.option("--run", type=_FOLDER, help="A run folder; its last checkpoint is evaluated.")
+@click.option(
+    "--run",
+    "--run-dir",
+    "run",
+    type=_FOLDER,
+    help="A run folder; its last checkpoint is evaluated. Write --run-dir under torchrun.",
+)
 @click.option("--weights", type=_FILE, help="A weights file, instead of a run.")
 @click.option("--variant", help="Variant of weights that do not name theirs (B-224, a YAML file).")
 @click.option("--backbone", type=_FILE, help="The pretrained backbone's file, if not found.")
@@ -82,9 +106,9 @@ class Options:
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    default=min(8, usable_cores()),
+    default=max(1, min(8, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))),
     show_default="one a core, at most 8",
-    help="Threads that decode images.",
+    help="Threads that decode images, in each process.",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:<index> or mps.")
 @click.option("--dtype", default="auto", help="auto, float32, bfloat16 or float16.")
@@ -100,6 +124,23 @@ class Options:
     is_flag=True,
     help="Compile the network first, which takes a minute or so.",
 )
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    help="Track every sequence so often and average; tracking is deterministic, so once is enough.",
+)
+@click.option(
+    "--published",
+    is_flag=True,
+    help="As published numbers are made: LaSOT_Extension and GOT-10k three times, the others once.",
+)
+@click.option(
+    "--convention",
+    type=click.Choice(get_args(ConventionName)),
+    default="published",
+    help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published numbers, or "
+    "as their MATLAB toolkits do.",
+)
 @click.option("--overwrite", is_flag=True, help="Forget the results and zips that are there.")
 @click.option("--video", metavar="NAME", help="Sequence of the video; one is chosen by default.")
 @click.option("--no-video", is_flag=True, help="Write no video.")
@@ -113,6 +154,7 @@ def main(context: click.Context, **values: Any) -> None:
 
     \b
     lorat-eval --run runs/B-224-standard --datasets lasot,got10k-val --submit-zip got10k
+    torchrun --nproc-per-node 8 -m lorat.evaluate.cli --run-dir runs/B-224-standard
 
     Exit status: 0 done; 1 some sequences failed, the others are done; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
@@ -133,24 +175,21 @@ def _evaluate(options: Options) -> int:
         _check_video(options, sets)
     out = options.out or default_out(weights)
     # torch, timm and matplotlib take seconds to import: help and mistakes need not wait for them.
-    from lorat.evaluate.job import TrackerOptions, evaluate
     from lorat.evaluate.publish import Wishes, publish
 
-    tracker = TrackerOptions(
-        weights=weights,
-        variant=options.variant,
-        backbone=options.backbone,
-        force_backbone=options.force_backbone,
-        device=options.device,
-        dtype=options.dtype,
-        batch=options.batch,
-        threads=options.threads,
-        resize=options.resize,
-        compile=options.compile,
+    try:
+        outcome = _track(options, weights, sets, out)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
+        return INTERRUPTED
+    if outcome is None:
+        return 0
+    wishes = Wishes(
+        overwrite=options.overwrite,
+        video=options.video,
+        no_video=options.no_video,
+        convention=options.convention,
     )
-    with progress_bar("tracking frames") as progress:
-        outcome = evaluate(sets, out, tracker, overwrite=options.overwrite, progress=progress)
-    wishes = Wishes(overwrite=options.overwrite, video=options.video, no_video=options.no_video)
     try:
         publish(outcome, out, wishes, OUT)
     finally:
@@ -158,6 +197,43 @@ def _evaluate(options: Options) -> int:
             for sequence, reason in failures.items():
                 click.echo(f"failed: {name} {sequence}: {reason}", err=True)
     return 1 if outcome.failed else 0
+
+
+def _track(options: Options, weights: Path, sets: list[TestSet], out: Path) -> Evaluation | None:
+    """Track together with the other ranks; None on all but the first, which has the outcome."""
+    from lorat.evaluate.job import TrackerOptions, evaluate
+    from lorat.evaluate.ranks import share_ranks
+    from lorat.train.distributed import join_world
+
+    with (
+        join_world(options.device) as world,
+        share_ranks(world.rank, world.size, world.store) as ranks,
+    ):
+        tracker = TrackerOptions(
+            weights=weights,
+            variant=options.variant,
+            backbone=options.backbone,
+            force_backbone=options.force_backbone,
+            device=str(world.device),
+            dtype=options.dtype,
+            batch=options.batch,
+            threads=options.threads,
+            resize=options.resize,
+            compile=options.compile,
+        )
+        if not world.speaks:
+            with suppress(UserError):  # raised on all ranks alike, and the first one says it
+                evaluate(sets, out, tracker, overwrite=options.overwrite, ranks=ranks)
+            return None
+        with progress_bar("tracking frames") as bar:
+
+            def show(so_far: Progress) -> None:
+                text = f"sequence {so_far.sequences} of {so_far.of_sequences}, frame"
+                bar(so_far.frames, so_far.of_frames, text)
+
+            return evaluate(
+                sets, out, tracker, overwrite=options.overwrite, progress=show, ranks=ranks
+            )
 
 
 def _weights(options: Options) -> Path:
@@ -175,8 +251,16 @@ def _test_sets(options: Options) -> list[TestSet]:
     names = _names(options.datasets)
     if not names:
         names = default_test_sets(options.raw, roots)
-    sets = choose_test_sets(names, options.submit_zip, options.raw, roots)
+    sets = choose_test_sets(names, options.submit_zip, options.raw, roots, _runs(options))
     return cut(sets, _names(options.sequences), options.limit)
+
+
+def _runs(options: Options) -> Mapping[str, int]:
+    if options.published and options.repeats is not None:
+        raise UserError("--published and --repeats: give one of them")
+    if options.published:
+        return _PUBLISHED_RUNS
+    return dict.fromkeys(DATASETS, options.repeats or 1)
 
 
 def _names(text: str | None) -> list[str]:
@@ -192,7 +276,15 @@ def _check_video(options: Options, sets: list[TestSet]) -> None:
         raise UserError(f"--video {options.video}: none of the sequences that are tracked{hint}")
 
 
-main.add_command(export_command)
+for command in (
+    check_zip_command,
+    export_command,
+    export_results_command,
+    report_command,
+    score_command,
+    video_command,
+):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -65,29 +65,29 @@ def test_a_second_run_tracks_nothing_and_says_the_same(run_eval, monkeypatch):
     def refuse(*_):
         raise AssertionError("tracked again")
 
-    monkeypatch.setattr(engine._Stepper, "start", refuse)
-    monkeypatch.setattr(engine._Stepper, "open", refuse)
+    monkeypatch.setattr(engine, "Slot", refuse)
     assert run_eval("--no-video").exit_code == 0
     assert (OUT / "metrics.json").read_bytes() == before
 
 
 def test_a_stopped_run_keeps_what_ended_and_goes_on_with_the_rest(run_eval, monkeypatch):
     steps = 0
-    real = engine._Stepper.step
+    real = engine._Stages.launch
 
-    def stop_late(self, slots):
+    def stop_late(self, group):
         nonlocal steps
         steps += 1
         if steps > 8:
             raise KeyboardInterrupt
-        real(self, slots)
+        return real(self, group)
 
-    monkeypatch.setattr(engine._Stepper, "step", stop_late)
-    assert run_eval("--batch", "1").exit_code != 0
+    monkeypatch.setattr(engine._Stages, "launch", stop_late)
+    stopped = run_eval("--batch", "1")
+    assert stopped.exit_code == 130 and "the same command goes on" in stopped.stderr
     folder = OUT / "results" / "got10k-val"
     (done,) = list_results(folder)
     written = (folder / f"{done}.txt").stat().st_mtime_ns
-    monkeypatch.setattr(engine._Stepper, "step", real)
+    monkeypatch.setattr(engine._Stages, "launch", real)
     assert run_eval("--batch", "1").exit_code == 0
     assert len(list_results(folder)) == 3
     assert (folder / f"{done}.txt").stat().st_mtime_ns == written
@@ -132,6 +132,53 @@ def test_a_failed_sequence_is_named_and_stops_neither_the_others_nor_the_scores(
     assert "GOT-10k_Val_000002" in document["failed"]["got10k-val"]
     assert not list(OUT.glob("*.zip"))
     assert "no zip of got10k-test" in result.stdout
+
+
+def test_annotations_that_do_not_parse_fail_their_sequence_and_no_other(run_eval, got10k_raw):
+    broken = got10k_raw / "GOT-10k/val/GOT-10k_Val_000002/groundtruth.txt"
+    broken.write_text(broken.read_text().replace("21.0", "2x.0"))
+    (got10k_raw / "GOT-10k/test/GOT-10k_Test_000002/groundtruth.txt").write_text("\n")
+    result = run_eval("--submit-zip", "got10k", "--no-video")
+    assert result.exit_code == 1, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 2 and "GOT-10k_Val_000002" in lines[0] and "line" in lines[0]
+    assert set(list_results(OUT / "results/got10k-val")) == {
+        "GOT-10k_Val_000001",
+        "GOT-10k_Val_000003",
+    }
+    document = json.loads((OUT / "metrics.json").read_text())
+    assert set(document["failed"]["got10k-val"]) == {"GOT-10k_Val_000002"}
+    assert "no zip of got10k-test: 1 of its 2 sequences failed" in result.stdout
+    chosen = run_eval("--sequences", "GOT-10k_Val_000002", "--no-video")
+    assert chosen.exit_code == 1 and "GOT-10k_Val_000002" in chosen.stderr
+
+
+def test_a_tree_of_which_nothing_can_be_read_is_a_mistake(run_eval, got10k_raw):
+    for file in (got10k_raw / "GOT-10k/val").glob("*/groundtruth.txt"):
+        file.write_text("nothing\n")
+    _one_line_error(run_eval(), "groundtruth.txt", "line 1")
+
+
+def test_repeated_runs_stand_beside_the_first_and_all_go_into_the_zip(run_eval, monkeypatch):
+    assert run_eval("--published", "--submit-zip", "got10k", "--no-video").exit_code == 0
+    folder = OUT / "results" / "got10k-val"
+    for run in ("run_002", "run_003"):
+        for name in list_results(folder):
+            same = (folder / run / f"{name}.txt").read_bytes()
+            assert same == (folder / f"{name}.txt").read_bytes()
+    document = json.loads((OUT / "metrics.json").read_text())["datasets"]["got10k-val"]
+    assert document["tracker"]["runs"] == 3
+    assert document["tracker"]["got10k"]["frames"] == 3 * (4 + 5 + 6)
+    (packed,) = OUT.glob("*.zip")
+    with zipfile.ZipFile(packed) as archive:
+        assert "GOT-10k_Test_000002/GOT-10k_Test_000002_003.txt" in archive.namelist()
+    once = run_eval("--no-video")  # the first of the runs that are there
+    assert once.exit_code == 0
+    single = json.loads((OUT / "metrics.json").read_text())["datasets"]["got10k-val"]
+    assert single["tracker"]["auc"] == pytest.approx(document["tracker"]["auc"])
+    taken = []
+    monkeypatch.setattr(engine, "Slot", lambda *work: taken.append(work))
+    assert run_eval("--repeats", "3", "--no-video").exit_code == 0 and not taken
 
 
 def test_damaged_frames_are_reported_also_by_a_second_run(run_eval, got10k_raw):
@@ -179,6 +226,7 @@ def test_without_options_the_newest_run_is_taken(run_eval, tmp_path):
         (("--video", "none"), ("--video none",)),
         (("--video", "GOT-10k_Val_000002", "--no-video"), ("give one of them",)),
         (("--submit-zip", "got10k", "--limit", "1"), ("whole test set",)),
+        (("--published", "--repeats", "2"), ("give one of them",)),
         (("--device", "gpu"), ("unknown device 'gpu'", "cuda")),
         (("--dtype", "half"), ("unknown number type 'half'",)),
         (("--weights", "x.safetensors"), ("give one of them",)),
