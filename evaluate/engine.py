@@ -2,7 +2,9 @@
 
 The sequences under way stand in two groups. While the network works on the one, the other's boxes
 are computed, its next crops cut and its next frames decoded, so that neither the processor nor the
-accelerator waits for the other. A sequence that ends makes room for the next.
+accelerator waits for the other. Where the network itself takes all cores there is one group, and
+images come before the network: its threads wait for each other, so a core that decodes for a while
+would hold up all of them. A sequence that ends makes room for the next.
 
 Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in
 float32), and its result comes as soon as it ends. A frame that does not decode keeps the last box
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,8 +38,9 @@ from lorat.evaluate.tracker import (
 )
 from lorat.shards.errors import UserError
 from lorat.shards.geometry import CropTransform
+from lorat.shards.process import usable_cores
 
-__all__ = ["group_sizes", "track_clips"]
+__all__ = ["group_sizes", "track_clips", "works_beside"]
 
 _FEWEST_IN_TWO_GROUPS = 8
 Answer = TypeVar("Answer")
@@ -57,7 +60,8 @@ def track_clips(
         predictor: the loaded network.
         work: what to track, taken one by one as there is room; the longest should come first, so
             that none is left to run alone. ``clip.tracks[0].boxes[0]`` is the first box.
-        batch: sequences side by side, half of them in a batch of the network.
+        batch: sequences side by side; half of them in a batch of the network, where there are two
+            groups.
         threads: threads that decode images, and as many that cut crops.
         on_frames: called with the number of frames done since the last call.
 
@@ -67,9 +71,10 @@ def track_clips(
     Raises:
         UserError: if the device's memory does not hold the batch.
     """
-    waiting = iter(work)
-    with _Stages(predictor, threads) as stages:
-        groups = [_Group(predictor.room_for_crops(size)) for size in group_sizes(batch)]
+    waiting, beside = iter(work), works_beside(predictor.device)
+    with _Stages(predictor, threads, ahead=beside) as stages:
+        sizes = group_sizes(batch, predictor.device)
+        groups = [_Group(predictor.room_for_crops(size)) for size in sizes]
         try:
             yield from _take_turns(stages, groups, waiting, on_frames)
         except torch.OutOfMemoryError:
@@ -79,12 +84,19 @@ def track_clips(
             ) from None
 
 
-def group_sizes(batch: int) -> list[int]:
+def works_beside(device: torch.device) -> bool:
+    """Return whether there is a core for images while the network works on a device."""
+    return device.type != "cpu" or torch.get_num_threads() < usable_cores()
+
+
+def group_sizes(batch: int, device: torch.device) -> list[int]:
     """Return the sizes of the groups that take turns at the network, the largest first.
 
     Few sequences stay together: what a batch costs beside its frames would be paid twice.
     """
-    return [(batch + 1) // 2, batch // 2] if batch >= _FEWEST_IN_TWO_GROUPS else [batch]
+    if batch < _FEWEST_IN_TWO_GROUPS or not works_beside(device):
+        return [batch]
+    return [(batch + 1) // 2, batch // 2]
 
 
 def _take_turns(
@@ -103,7 +115,7 @@ def _take_turns(
                 if (item := next(waiting, None)) is None:
                     more = False
                 else:
-                    arrivals.append(Slot(item, stages.readers))
+                    arrivals.append(Slot(item, stages.readers, stages.ahead))
             started, failures = stages.start(arrivals)
             yield from failures
             group.slots += started
@@ -145,13 +157,17 @@ class _Group:
 
 
 class _Stages:
-    """What a frame goes through: threads that decode, threads that cut, one for the network."""
+    """What a frame goes through: threads that decode, threads that cut, the network."""
 
-    def __init__(self, predictor: Predictor, threads: int) -> None:
-        self.predictor = predictor
+    def __init__(self, predictor: Predictor, threads: int, *, ahead: bool) -> None:
+        self.predictor, self.ahead = predictor, ahead
         self.readers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.cutters = ThreadPoolExecutor(threads, thread_name_prefix="crop")
-        self.network = ThreadPoolExecutor(1, thread_name_prefix="network")
+        # Where nothing goes on beside it, the network works in the caller's thread: another one
+        # would bring threads of its own for the same cores.
+        self.network: Executor = (
+            ThreadPoolExecutor(1, thread_name_prefix="network") if ahead else _Here()
+        )
 
     def __enter__(self) -> _Stages:
         return self
@@ -192,6 +208,8 @@ class _Stages:
         """
         seen: list[tuple[Slot, TargetState, Frame]] = []
         moving = [slot for slot in group.slots if not slot.ended]
+        for slot in moving:
+            slot.request()
         for slot in moving:
             frame = slot.next()
             assert slot.state is not None, "start() comes before launch()"
@@ -238,6 +256,17 @@ class _Stages:
     ) -> CropTransform:
         _, state, frame = seen
         return prepare_search(frame, state, self.predictor.variant, self.predictor.resize, out)[1]
+
+
+class _Here(Executor):
+    """Does the work at once."""
+
+    def submit(
+        self, work: Callable[..., Answer], /, *arguments: Any, **options: Any
+    ) -> Future[Answer]:
+        done: Future[Answer] = Future()
+        done.set_result(work(*arguments, **options))
+        return done
 
 
 def _timed(work: Callable[..., Answer], *arguments: Any) -> tuple[Answer, float]:

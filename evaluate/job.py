@@ -207,7 +207,7 @@ class _Tracking:
         share = -(-len(self._todo) // self._ranks.size)
         batch = max(1, min(options.batch, share))
         if options.compile and share:
-            predictor.compile(group_sizes(batch)[0])
+            predictor.compile(group_sizes(batch, predictor.device)[0])
         outcomes = track_clips(
             predictor,
             self._work(failed),

@@ -55,6 +55,8 @@ class Slot:
     work: Work
     readers: Executor
     """Threads that decode."""
+    ahead: bool = True
+    """Whether the next frame is decoded while the network has the one before."""
     boxes: NDArray[np.float64] = field(init=False)
     """(N, 4) xyxy, the first `done` rows."""
     scores: NDArray[np.float64] = field(init=False)
@@ -63,7 +65,7 @@ class Slot:
     done: int = 0
     """Frames that have a result."""
     _pending: Future[Frame] | None = field(init=False)
-    """The next frame, decoded before it is known where to look in it."""
+    """The next frame, being decoded; nobody needs to know yet where to look in it."""
 
     def __post_init__(self) -> None:
         """Begin to decode the first frame."""
@@ -77,20 +79,28 @@ class Slot:
         return self.done >= len(self.boxes)
 
     def first(self) -> tuple[Frame, NDArray[np.float64]]:
-        """Return the first frame and the (4,) xyxy box given in it; decode the second frame.
+        """Return the first frame and the (4,) xyxy box given in it.
 
         Raises:
             UserError: if images are missing, the first does not decode, or the box is not in it.
         """
         assert self._pending is not None, "the first frame is taken once"
-        frame = self._pending.result()
-        self._read_ahead(1)
+        frame, self._pending = self._pending.result(), None
+        if self.ahead:
+            self._read(1)
         return frame, check_first_box(self.work.clip.tracks[0].boxes[0], frame_size(frame))
 
+    def request(self) -> None:
+        """See that the next frame is being decoded."""
+        if self._pending is None:
+            self._read(self.done)
+
     def next(self) -> Frame | None:
-        """Return the next frame, or None where it does not decode; decode the one after it."""
-        pending = self._pending
-        self._read_ahead(self.done + 1)
+        """Return the next frame, or None where it does not decode."""
+        self.request()
+        pending, self._pending = self._pending, None
+        if self.ahead:
+            self._read(self.done + 1)
         try:
             return pending.result() if pending is not None else None
         except ImageError:
@@ -108,10 +118,10 @@ class Slot:
         name, boxes = self.work.clip.name, xyxy_to_xywh(self.boxes)
         return Tracked(self.work, SequenceResult(name, boxes, self.scores, self.times))
 
-    def _read_ahead(self, index: int) -> None:
+    def _read(self, index: int) -> None:
         frames = self.work.clip.frames
-        known = index < len(frames)
-        self._pending = self.readers.submit(read_image, frames[index]) if known else None
+        if index < len(frames):
+            self._pending = self.readers.submit(read_image, frames[index])
 
 
 def _first_image(clip: Clip) -> Frame:

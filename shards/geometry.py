@@ -26,7 +26,7 @@ __all__ = [
     "xyxy_to_xywh",
 ]
 
-_SPARSE = 2.5  # source rows a row of output, from where it pays to take two of them
+_SPARSE = 2.0  # source rows a row of output, from where it pays to take two of them
 _BAND = 64  # rows that are floats at once
 _EDGE = 1.0 - 1e-4  # a right or bottom edge counts from a ten-thousandth of a pixel on
 
@@ -172,7 +172,8 @@ def crop_frame(
         out = np.empty((height, width, 3), dtype=np.float32)
     whole = adjusted.covered == (0, 0, width, height)
     if not whole:
-        out[:] = np.asarray(pad, dtype=np.float32)
+        # A row at a time: NumPy would be slow in repeating three values.
+        out.reshape(height, -1)[:] = np.tile(np.asarray(pad, dtype=np.float32), width)
     if adjusted.covered is None or adjusted.source is None:
         return out
     cx1, cy1, cx2, cy2 = adjusted.covered

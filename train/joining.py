@@ -54,7 +54,7 @@ def check_environment(device: str) -> None:
     if missing:
         raise UserError(
             f"$WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; start "
-            "ranks with torchrun, or unset WORLD_SIZE to train in one process"
+            "ranks with torchrun, or unset WORLD_SIZE to work in one process"
         )
 
 
@@ -135,8 +135,8 @@ def explain_parting() -> Iterator[None]:
             raise
         raise UserError(
             f"{_who()} lost the others, or waited {_patience()} for them ({_reason(error)}); see "
-            "what they printed, whether one was killed or out of memory, and the network; then go "
-            "on with --resume auto (torchrun --max-restarts does so by itself)"
+            "what they printed, whether one was killed or out of memory, and the network; then "
+            "start again, a training with --resume auto (torchrun --max-restarts does so by itself)"
         ) from None
 
 

@@ -40,7 +40,7 @@ def test_sequences_that_begin_and_end_are_tracked_by_one_graph(
     predictor = Predictor(
         tiny_predictor.network, tiny_predictor.variant, tiny_predictor.device, torch.float32
     )
-    predictor.compile(group_sizes(batch)[0])
+    predictor.compile(group_sizes(batch, predictor.device)[0])
     for outcome in track_clips(predictor, work, batch=batch):
         expected = plain[outcome.work.clip.name]
         np.testing.assert_allclose(outcome.result.boxes, expected.boxes, rtol=0, atol=0.01)

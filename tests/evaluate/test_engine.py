@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorat.evaluate import engine
+from lorat.evaluate import engine, slots
 from lorat.evaluate.engine import track_clips
 from lorat.evaluate.slots import Failed, Tracked, Work
 from lorat.evaluate.tracker import Tracker
@@ -38,8 +38,12 @@ def _by_name(outcomes):
     return {outcome.work.clip.name: outcome for outcome in outcomes}
 
 
+@pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 9])
-def test_batched_results_equal_one_by_one_results(tiny_predictor, make_clip, batch):
+def test_batched_results_equal_one_by_one_results(
+    tiny_predictor, make_clip, batch, beside, monkeypatch
+):
+    monkeypatch.setattr(engine, "works_beside", lambda device: beside)
     lengths = (7, 1, 4, 9, 2, 1, 5, 3, 6, 2, 8)
     clips = [make_clip(f"s{n}", frames, n) for n, frames in enumerate(lengths)]
     found = _by_name(_track(tiny_predictor, clips, batch=batch, threads=2))
@@ -80,6 +84,28 @@ def test_repeated_runs_are_told_apart(tiny_predictor, make_clip):
     assert sorted(outcome.work.run for outcome in outcomes) == [1, 2, 3]
 
 
+def test_where_the_network_takes_all_cores_nothing_is_decoded_beside_it(
+    tiny_predictor, make_clip, monkeypatch
+):
+    decoding, seen, read, predict = [0], [], slots.read_image, tiny_predictor.predict
+
+    def counted_read(path):
+        decoding[0] += 1
+        image = read(path)
+        decoding[0] -= 1
+        return image
+
+    def seen_predict(*arguments):
+        seen.append(decoding[0])
+        return predict(*arguments)
+
+    monkeypatch.setattr(engine, "usable_cores", lambda: torch.get_num_threads())
+    monkeypatch.setattr(slots, "read_image", counted_read)
+    monkeypatch.setattr(tiny_predictor, "predict", seen_predict)
+    list(_track(tiny_predictor, [make_clip(f"s{n}", 4, n) for n in range(8)], batch=8, threads=3))
+    assert seen == [0, 0, 0]
+
+
 def test_the_network_works_while_crops_are_cut(tiny_predictor, make_clip, monkeypatch):
     """Each group's crops are cut while the network has the other's: seen by who waits for whom."""
     import threading
@@ -98,6 +124,7 @@ def test_the_network_works_while_crops_are_cut(tiny_predictor, make_clip, monkey
             met.set()
         return cut(*arguments)
 
+    monkeypatch.setattr(engine, "works_beside", lambda device: True)
     monkeypatch.setattr(tiny_predictor, "predict", slow_predict)
     monkeypatch.setattr(engine, "prepare_search", seen_cut)
     list(_track(tiny_predictor, [make_clip(f"s{n}", 3, n) for n in range(8)], batch=8))
