@@ -50,7 +50,7 @@ def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> VariantCon
     values, source = _find("variants", "variant", name_or_path)
     values.setdefault("name", Path(name_or_path).stem)
     for text in overrides:
-        override(values, text)
+        override(values, text, f"variant.{text}")
     return parse(VariantConfig, values, f"{source} with --set" if overrides else source)
 
 
@@ -116,7 +116,11 @@ def parse(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
             known = _known_keys(model, place[:-1])
             hint = nearest(str(place[-1]), known) or f"; known: {', '.join(sorted(known))}"
             raise UserError(f"{source}: unknown key '{key}'{hint}") from None
-        raise UserError(f"{source}: key '{key}': {first['msg']}") from None
+        what = first["msg"].removeprefix("Value error, ")
+        # A rule for several keys together names them itself.
+        raise UserError(
+            f"{source}: key '{key}': {what}" if place else f"{source}: {what}"
+        ) from None
 
 
 def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
@@ -151,21 +155,27 @@ def _parse_yaml(text: str, source: str) -> dict[str, Any]:
     return values
 
 
-def override(values: dict[str, Any], text: str) -> None:
+def override(values: dict[str, Any], text: str, said: str | None = None) -> None:
     """Change a key of nested mappings, in place: ``a.b=c``, with the value read as YAML.
+
+    Args:
+        values: what to change.
+        text: the change.
+        said: what the user wrote, where that is another text.
 
     Raises:
         UserError: if the text is not of that form, or goes below a value that has no keys.
     """
+    said = said or text
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UserError(f"--set {text}: write it as key=value, such as train.batch_size=64")
+        raise UserError(f"--set {said}: write it as key=value, such as train.batch_size=64")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise UserError(f"--set {text}: '{parent}' has no keys of its own")
+            raise UserError(f"--set {said}: '{parent}' has no keys of its own")
     try:
         values[last] = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value is not YAML") from None
+        raise UserError(f"--set {said}: the value is not YAML") from None

@@ -21,12 +21,16 @@ __all__ = [
 ]
 
 Positive = Annotated[int, Field(gt=0)]
+AboveZero = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rgb = tuple[float, float, float]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 LoraTarget = Literal["q", "k", "v", "proj", "mlp"]
@@ -78,18 +82,18 @@ class VariantConfig(_Frozen):
     """None trains the backbone whole."""
     template_size: Positive
     search_size: Positive
-    template_factor: float = 2.0
+    template_factor: AboveZero = 2.0
     """Area factor of the template's window (see lorat.shards.geometry.crop_transform)."""
-    search_factor: float = 4.0
+    search_factor: AboveZero = 4.0
     """Area factor of the search window."""
     drop_path: Share = 0.0
-    token_type_std: Annotated[float, Field(gt=0.0)] = 0.02
+    token_type_std: AboveZero = 0.02
     """Standard deviation of new token types; the published value suits trained backbones."""
     recipe: str = "standard"
     """The recipe that trains it when none is named."""
     mean: Rgb = (0.485, 0.456, 0.406)
     """Of values in [0, 1]; ImageNet's by default."""
-    std: Rgb = (0.229, 0.224, 0.225)
+    std: tuple[AboveZero, AboveZero, AboveZero] = (0.229, 0.224, 0.225)
 
 
 class DataConfig(_Frozen):
@@ -114,9 +118,9 @@ class DataConfig(_Frozen):
 class AugmentConfig(_Frozen):
     """How a stored pair becomes a training pair."""
 
-    scale_jitter: float = 0.25
+    scale_jitter: NotNegative = 0.25
     """Standard deviation of the log scale of the search window, an axis each."""
-    translation_jitter: float = 3.0
+    translation_jitter: NotNegative = 3.0
     """Largest shift of the search window, in mean object sides."""
     flip: Share = 0.5
     """Probability of a horizontal flip, template and search each."""
@@ -141,13 +145,14 @@ class TrainConfig(_Frozen):
     """Micro-batches a step: less memory, the same step."""
     pairs_per_epoch: Positive = 131072
     epochs: Positive = 170
-    lr: float = 1.0e-4
-    lr_min: float = 1.0e-6
-    lr_warmup: float = 1.0e-7
+    lr: NotNegative = 1.0e-4
+    lr_min: NotNegative = 1.0e-6
+    lr_warmup: NotNegative = 1.0e-7
     """Rate at the first step of the warm-up."""
-    warmup_epochs: float = 2.0
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
+    warmup_epochs: NotNegative = 2.0
+    weight_decay: NotNegative = 0.1
+    clip_norm: AboveZero = 1.0
+    """Longest gradient; a longer one is scaled down to it. A large number clips nothing."""
     seed: Annotated[int, Field(ge=0)] = 42
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number type of autocast: bfloat16 where the device is fast at it, by default. The loss is
@@ -170,7 +175,7 @@ class TrainConfig(_Frozen):
     """Newest ones of those that are kept; of rolling ones, by steps and minutes, two are."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
     """A rolling checkpoint after every so many steps; 0 means none."""
-    checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 30.0
+    checkpoint_minutes: NotNegative = 30.0
     """A rolling checkpoint after so many minutes without one; 0 means none."""
     evaluate_epochs: Positive = 10
     """GOT-10k val is tracked after every so many epochs, where its tree is; a checkpoint is written

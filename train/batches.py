@@ -24,7 +24,7 @@ from lorat.train.pairs import Failure, Pairs, TrainingPair
 from lorat.train.places import Place, Source, Steps
 from lorat.train.signals import outlive_signals
 
-__all__ = ["Batch", "Place", "Source", "make_loader", "normalise"]
+__all__ = ["Batch", "Place", "Source", "make_loader", "normalise", "scale_and_shift"]
 
 _NO_TENSORS = ("keys", "damaged", "seconds")
 
@@ -61,7 +61,7 @@ class Batch:
         return self._map(lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Copy the tensors to pinned memory; the loader calls this where there is a GPU."""
+        """Copy the tensors to pinned memory; the loader calls this where a GPU trains."""
         return self._map(Tensor.pin_memory)
 
     def split(self, parts: int) -> Iterator[Batch]:
@@ -79,17 +79,22 @@ class Batch:
         return replace(self, **changed)
 
 
-def normalise(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
-) -> Tensor:
-    """Turn (B, 3, H, W) images on 0 … 255 into (value / 255 − mean) / std of `dtype`.
-
-    The arithmetic is float32 on the images' device.
-    """
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Return what `normalise` multiplies by and then subtracts, (1, 3, 1, 1) float32 each."""
     scale, shift = torch.tensor(std), torch.tensor(mean)
-    scale, shift = (1.0 / (255.0 * scale)).view(1, 3, 1, 1), (shift / scale).view(1, 3, 1, 1)
-    scale, shift = scale.to(images.device), shift.to(images.device)
-    return (images.to(torch.float32) * scale - shift).to(dtype)
+    return (1.0 / (255.0 * scale)).view(1, 3, 1, 1), (shift / scale).view(1, 3, 1, 1)
+
+
+def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Turn (B, 3, H, W) images on 0 … 255 into (value / 255 − mean) / std, float32.
+
+    Args:
+        images: on any device.
+        scale: of `scale_and_shift`, on the same device: copied there anew for every batch it would
+            make the processor wait for a GPU.
+        shift: likewise.
+    """
+    return images.to(torch.float32) * scale - shift
 
 
 def make_loader(
@@ -99,6 +104,8 @@ def make_loader(
     world: int = 1,
     workers: int = 0,
     prefetch: int = 4,
+    *,
+    pin: bool = False,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's batches from `first_step` of the run to its end.
 
@@ -109,6 +116,7 @@ def make_loader(
         world: number of processes; must divide the batch size.
         workers: loader processes; 0 makes the batches here.
         prefetch: batches that each worker prepares ahead.
+        pin: whether they are copied to pinned memory, from which a GPU fetches them by itself.
 
     Raises:
         UserError: if a shard is damaged or a pair cannot be made.
@@ -124,7 +132,7 @@ def make_loader(
         collate_fn=_collate,
         worker_init_fn=_one_thread,
         prefetch_factor=prefetch if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
     )
     for batch in loader:
         if isinstance(batch, Failure):

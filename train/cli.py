@@ -8,6 +8,8 @@ The command line is read here, and nothing else; the heavy packages are imported
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import click
 
 from lorat.configs.load import load_recipe, load_variant
 from lorat.shards.cache import CacheOptions
-from lorat.shards.console import start_logging
+from lorat.shards.console import say, start_logging
 from lorat.shards.errors import UserError
 from lorat.shards.jpeg import codec_name
 from lorat.shards.storage import Location, LocationType, locate
@@ -151,6 +153,8 @@ def main(**values: Any) -> None:
     does not fit.
     """
     start_logging()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
+        logging.getLogger("lorat").setLevel(logging.ERROR)  # rank 0 has the same to say
     codec_name()  # says here, once, if the fast codec is missing
     sys.exit(_run(Options(**values)))
 
@@ -163,23 +167,33 @@ def _run(options: Options) -> int:
         dump = load_dump(options.replay)
         print_replay(dump, replay(dump, options.device, options.backbone))
         return 0
-    request = _request(options)
     if options.profile:
         from lorat.train.profile import profile_variant
         from lorat.train.profile_tables import print_profile
 
+        request = _request(options)
         print_profile(profile_variant(request.variant, request.recipe, options.device))
         return 0
+    return _train(options)
+
+
+def _train(options: Options) -> int:
+    """Train and return the exit status; what ranks find by themselves, they agree on first."""
+    from lorat.train.agreeing import agreed, check_alike, common_settings
     from lorat.train.distributed import join_world
     from lorat.train.faults import explain_memory
     from lorat.train.loop import train
     from lorat.train.result import describe, read_best
-    from lorat.train.setup import find_shards, introduce, prepare, say
+    from lorat.train.setup import find_shards, introduce, note_run, prepare
 
-    manifests = find_shards(request)
-    trees = find_trees(options.raw, options.roots, options.no_eval)
     with join_world(options.device) as world:
-        training, network = prepare(request, manifests, world)
+        request = agreed(lambda: _request(options), world)
+        manifests = agreed(lambda: find_shards(request), world)
+        trees = agreed(lambda: find_trees(options.raw, options.roots, options.no_eval), world)
+        training, network = agreed(lambda: prepare(request, manifests, world), world)
+        test_sets = trees.names if trees else ()
+        check_alike(common_settings(training, network.fingerprint, test_sets), world)
+        agreed(lambda: note_run(request, training, network, world), world)
         evaluator = None
         if trees is not None:
             batch = request.recipe.train.evaluate_batch
@@ -197,7 +211,8 @@ def _run(options: Options) -> int:
             say(f"weights: {checkpoint / 'model.safetensors'}")
             if best := read_best(request.run):
                 say(f"best:    {request.run / best['weights']} ({describe(best)})")
-            say(f"curves:  {request.run / 'curves.png'}")
+            if (curves := request.run / "curves.png").is_file():
+                say(f"curves:  {curves}")
     return 1 if evaluator is not None and evaluator.failed else 0
 
 

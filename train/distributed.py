@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lorat.shards.errors import UserError
 from lorat.shards.process import ALL_FREED, keep_freed_memory
 from lorat.train.devices import pick_device
 from lorat.train.joining import (
@@ -46,6 +47,11 @@ class World:
         """Whether this process prints and writes."""
         return self.rank == 0
 
+    @property
+    def pins(self) -> bool:
+        """Whether batches are copied to pinned memory on their way to the device."""
+        return self.device.type == "cuda"
+
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
@@ -56,7 +62,8 @@ def join_world(device: str) -> Iterator[World]:
             of its local rank.
 
     Raises:
-        UserError: if the other ranks are not reached, or are lost inside the block.
+        UserError: if there is no GPU for this process, or the other ranks are not reached, or are
+            lost inside the block.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = pick_device(device)
@@ -67,7 +74,7 @@ def join_world(device: str) -> Iterator[World]:
         return
     check_environment(chosen.type)
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        chosen = _own_gpu(int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
     with explain_joining():
         backend = "nccl" if chosen.type == "cuda" else "gloo"
@@ -82,13 +89,24 @@ def join_world(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def _own_gpu(number: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise UserError(
+            f"rank {os.environ['RANK']} is process {number} of its machine, counted from 0, which "
+            f"has {count} CUDA devices; give torchrun --nproc-per-node {count}, or --device cpu"
+        )
+    return torch.device("cuda", number)
+
+
 def parallel(network: nn.Module, world: World) -> nn.Module:
     """Wrap a network so that gradients are averaged over the ranks."""
     if world.size == 1:
         return network
     ids = [world.device.index] if world.device.type == "cuda" else None
+    # Buffers are constants here; they would be sent before every forward pass.
     return nn.parallel.DistributedDataParallel(
-        network, device_ids=ids, gradient_as_bucket_view=True
+        network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
     )
 
 

@@ -8,7 +8,6 @@ again: the batch, the weights and the circumstances, as safetensors and JSON.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -17,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.errors import UserError
+from lorat.shards.storage import explain_disk, write_json
 from lorat.train.batches import Batch, Source, make_loader
 from lorat.train.distributed import World, mean_over_ranks, texts_of_ranks
+from lorat.train.network.files import write_tensors
+from lorat.train.network.lorat import LoRAT
+from lorat.train.network.weights import save_weights
 
 __all__ = [
     "DUMP",
@@ -123,29 +125,49 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
         optimizer.step()
 
 
-def write_dump(fault: Fault, scene: Scene, weights: Path) -> UserError:
-    """Keep the step of a fault and return the error that says so.
+def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
+    """Keep the step of a fault and return the error that says so, or why it could not be kept.
 
     The batch, of all ranks, is made again, since it follows from the step.
 
     Args:
         fault: what was seen.
         scene: of the run.
-        weights: file of `save_weights` with the weights before the step; moved into the dump.
+        network: with the weights before the step.
     """
-    batch = next(make_loader(scene.source, fault.step))
     folder = scene.run / "faults" / f"step_{fault.step + 1:08d}"
+    keys: tuple[str, ...] = ()
+    try:
+        batch = next(make_loader(scene.source, fault.step))
+        keys = batch.keys
+        _keep(folder, _story(fault, scene, batch), scene.variant, batch, network)
+    except UserError as error:
+        return UserError(_message(fault, keys, f"it could not be kept ({error.message}); go on"))
+    see = f"see which sample and which layer with lorat-train --replay {folder}, then go on"
+    return UserError(_message(fault, keys, see))
+
+
+def _keep(
+    folder: Path,
+    story: dict[str, object],
+    variant: VariantConfig,
+    batch: Batch,
+    network: LoRAT,
+) -> None:
     beside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    weights.replace(beside / "model.safetensors")
-    tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
-    save_file(tensors, beside / "batch.safetensors")
-    text = json.dumps(_story(fault, scene, batch), indent=1)
-    (beside / DUMP).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)  # of the same step before a resume
-    beside.replace(folder)
-    return UserError(_message(fault, batch, folder))
+    with explain_disk(folder):
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    try:
+        save_weights(beside / "model.safetensors", network, variant)
+        tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
+        write_tensors(beside / "batch.safetensors", tensors, {})
+        write_json(beside / DUMP, story)
+        with explain_disk(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # of the same step before a resume
+            beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _story(fault: Fault, scene: Scene, batch: Batch) -> dict[str, object]:
@@ -166,18 +188,25 @@ def _story(fault: Fault, scene: Scene, batch: Batch) -> dict[str, object]:
     }
 
 
-def _message(fault: Fault, batch: Batch, folder: Path) -> str:
+def _message(fault: Fault, batch: tuple[str, ...], what: str) -> str:
+    """Return what is told of a fault.
+
+    Args:
+        fault: what was seen.
+        batch: keys of the samples of all ranks, or none where they could not be read.
+        what: what is to be done about it.
+    """
     share = len(batch) // len(fault.losses)
-    keys = [key for r in fault.suspects for key in batch.keys[r * share : (r + 1) * share]]
+    keys = [key for r in fault.suspects for key in batch[r * share : (r + 1) * share]]
     more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    samples = f", samples {', '.join(keys[:_NAMED])}{more}" if keys else ""
     where = ""
     if 1 < len(fault.losses) != len(fault.suspects):
         where = f" on rank {', '.join(map(str, fault.suspects))}"
     return (
         f"the loss is {fault.losses[fault.suspects[0]]:g} and the gradient norm {fault.norm:g} at "
-        f"step {fault.step + 1}{where}, samples {', '.join(keys[:_NAMED])}{more}; see which sample "
-        f"and which layer with lorat-train --replay {folder}, then go on with --set "
-        "train.dtype=float32 --resume auto, or train anew with a lower train.lr"
+        f"step {fault.step + 1}{where}{samples}; {what} with --set train.dtype=float32 --resume "
+        "auto, or train anew with a lower train.lr"
     )
 
 
@@ -191,19 +220,22 @@ def explain_memory(recipe: RecipeConfig, variant: VariantConfig, world: World) -
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        where = _memory_of(error, world)
+        # Where a batch was waited for, what ended a worker is the cause of another error.
+        where = _memory_of(error, world) or _memory_of(error.__cause__, world)
         if where is None:
             raise
         raise UserError(_out_of_memory(where, recipe, variant, world)) from error
 
 
 _WORKER = "DataLoader worker"
+_OF_CUDA = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Of memory that PyTorch's own allocator does not hand out."""
 
 
-def _memory_of(error: BaseException, world: World) -> str | None:
+def _memory_of(error: BaseException | None, world: World) -> str | None:
     """Return whose memory an error says is not enough; None if it says something else."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or any(part in text for part in _OF_CUDA):
         return f"the {world.device.type.upper()} device"
     if "MPS backend out of memory" in text:
         return "the MPS device"
@@ -230,7 +262,7 @@ def _out_of_memory(where: str, recipe: RecipeConfig, variant: VariantConfig, wor
         helps.append(f"--set train.accumulate={_next_divisor(share, train.accumulate)}")
     if not train.checkpoint_activations:
         helps.append("--set train.checkpoint_activations=true")
-    if world.size > 1 and train.parallel != "fsdp":
+    if world.size > 1 and train.parallel != "fsdp" and not train.compile:
         helps.append("--set train.parallel=fsdp")
     helps.append("a smaller --variant")
     pairs = f"{part} pairs" if part > 1 else "one pair"

@@ -15,7 +15,7 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.errors import UserError
 from lorat.shards.manifest import Manifest
 
-__all__ = ["FREE", "check_same", "fixed_settings"]
+__all__ = ["FREE", "check_same", "fixed_settings", "leaves"]
 
 FREE = frozenset(
     {
@@ -48,8 +48,8 @@ def fixed_settings(
     variant: VariantConfig, recipe: RecipeConfig, manifests: Iterable[Manifest]
 ) -> dict[str, Any]:
     """Return key → JSON value of all that has to be the same on resume."""
-    network = _leaves("variant", variant.model_dump(mode="json", exclude={"recipe"}))
-    plan = _leaves("", recipe.model_dump(mode="json"))
+    network = leaves("variant", variant.model_dump(mode="json", exclude={"recipe"}))
+    plan = leaves("", recipe.model_dump(mode="json"))
     shards = {f"shards of {m.name}": m.fingerprint() for m in manifests}
     settings = {**dict(network), **{k: v for k, v in plan if k not in FREE}, **shards}
     decoded: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists
@@ -78,10 +78,11 @@ def check_same(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]
     )
 
 
-def _leaves(above: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def leaves(above: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their keys, as in ``train.lr``, below `above`."""
     for name, value in tree.items():
         key = f"{above}.{name}" if above else name
         if isinstance(value, dict):
-            yield from _leaves(key, value)
+            yield from leaves(key, value)
         else:
             yield key, value

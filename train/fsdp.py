@@ -104,11 +104,15 @@ def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
 
 
 def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's ``state_dict`` with whole tensors; every rank has to call this."""
+    """Return an optimiser's ``state_dict`` with whole tensors; every rank has to call this.
+
+    They are in the processor's memory of rank 0; on the others they have no values.
+    """
+    keeper = "cpu" if torch.distributed.get_rank() == 0 else "meta"
     state = optimizer.state_dict()
     state["state"] = {
         number: {
-            key: _whole(value).cpu() if isinstance(value, DTensor) else value
+            key: _whole(value).to(keeper) if isinstance(value, DTensor) else value
             for key, value in values.items()
         }
         for number, values in state["state"].items()

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from lorat.shards.storage import atomic_file
+from lorat.shards.storage import atomic_file, explain_disk
 
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal
 
@@ -51,6 +51,7 @@ class TrainLog:
         """Damaged samples over the whole run, resumed parts included."""
         self._before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
         self._validation = _newest(kept, "val_loss")
+        self._known = [entry for entry in kept if entry["step"] == first_step]
         self._start = self._since = time.perf_counter()
         self._first_step = first_step
         self._settled = False
@@ -69,8 +70,17 @@ class TrainLog:
         standing = Standing(step, self._steps, left, self.damaged, self._validation)
         self._screen.show(lambda width: status_line(standing, values, width))
 
+    def has(self, step: int, name: str) -> bool:
+        """Return whether a run that goes on after `step` told a value of that name of it before."""
+        return any(name in entry for entry in self._known if entry["step"] == step)
+
     def add(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write other results of `step`, such as ``val_loss``, as a line of their own."""
+        """Write other results of `step`, such as ``val_loss``, as a line of their own.
+
+        What a run that went on found once more, such as the scores at its end, is left out.
+        """
+        if any(e["step"] == step and values.items() <= e.items() for e in self._known):
+            return
         self._write(step, values)
         self._validation = values.get("val_loss", self._validation)
 
@@ -85,8 +95,9 @@ class TrainLog:
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         seconds = self._before + time.perf_counter() - self._start
         entry = {"step": step, "seconds": round(seconds, 2), **values}
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        with explain_disk(Path(self._file.name)):
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
         for listener in self._listeners:
             listener(step, values)
 
@@ -115,8 +126,14 @@ def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
     kept = [entry for entry in read_log(path) if entry["step"] <= first_step]
     with atomic_file(path) as whole:
         whole.writelines((json.dumps(entry) + "\n").encode() for entry in kept)
-    with path.open("a", encoding="utf-8") as file, _screen() as screen:
-        yield TrainLog(file, screen, steps, kept, first_step)
+    with explain_disk(path):
+        file = path.open("a", encoding="utf-8")
+    try:
+        with _screen() as screen:
+            yield TrainLog(file, screen, steps, kept, first_step)
+    finally:
+        with suppress(OSError):  # every line is flushed; what the disk refused has been told
+            file.close()
 
 
 @dataclass(frozen=True, slots=True)

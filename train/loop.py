@@ -25,12 +25,11 @@ from lorat.train.optim import (
     learning_rate,
     set_learning_rate,
 )
-from lorat.train.pictures import draw_batch
 from lorat.train.reporting import reporting
 from lorat.train.saving import Saver
 from lorat.train.signals import hear_signals
 from lorat.train.step import update
-from lorat.train.validation import validate, validation_due
+from lorat.train.validation import Validations, validation_due
 
 __all__ = ["Training", "train"]
 
@@ -86,7 +85,9 @@ def train(
     if plan.compile:
         objective.compile_whole(world.device)
     engine = build_engine(objective, optimizer, scaler, world, sharded=sharded)
-    batches = make_loader(source, first_step, world.rank, world.size, data.workers, data.prefetch)
+    batches = make_loader(
+        source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins
+    )
     steps = source.epochs * source.steps_per_epoch
     scene = Scene(training.run, training.variant, training.recipe, source, training.dtype, world)
     telling = reporting(scene, first_step, training.wandb)
@@ -94,23 +95,34 @@ def train(
     with closing(batches), hear_signals(world.speaks) as heard, telling as reporter:
         saver = Saver(training.run, plan, source.steps_per_epoch, world, heard)
         evaluations = Evaluations(evaluate, plan, source.steps_per_epoch, reporter, heard)
+        validations = Validations(
+            training.validation,
+            data,
+            plan,
+            source.steps_per_epoch,
+            engine,
+            reporter,
+            saver.asked_to_end,
+        )
+        validations.catch_up(first_step)
         evaluations.after(first_step, newest)
         for step in range(first_step, steps):
             batch = reporter.meter.wait_for(batches)
-            if step == 0 and world.speaks:
-                draw_batch(batch, training.run / "samples.png")
+            if step == 0:
+                reporter.show(batch)
             rate = _rate(training, step)
             set_learning_rate(engine.optimizer, rate)
             batch = batch.to(world.device)
             reporter.meter.add(*update(engine, plan, batch, step))
             done = step + 1
             due = saver.due(done)
-            validates = validation_due(plan, done, source.steps_per_epoch)
-            if due or validates or done % plan.log_steps == 0:
+            ends = validation_due(plan, done, source.steps_per_epoch)
+            if due or ends or done % plan.log_steps == 0:
                 values = reporter.read(engine, rate)
-                if validates and training.validation is not None:
-                    values |= validate(engine, training.validation, data, plan.accumulate)
-                    reporter.meter.restart()
+                if validations.due(done) and not (due and due.stop):
+                    losses = validations.after()
+                    due = due if losses else saver.due_at_end(done)
+                    values |= losses
                 reporter.record(done, values)
             if due:
                 saver.save(due, _snapshot(training, engine), _position(training, done))

@@ -55,7 +55,8 @@ def tracking_loss(
     divisor = count_positives(positive) if positives is None else positives
     # Outside, both boxes become the unit square: no division by zero, and no gradient.
     inside = positive.unsqueeze(-1)
-    unit = box.new_tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float32)
+    # Made on the device: a copy of four numbers would wait there for the whole forward pass.
+    unit = (torch.arange(4, device=box.device) > 1).to(torch.float32)
     iou, giou = box_overlaps(
         torch.where(inside, boxes, unit), torch.where(inside, box.float()[:, None, None], unit)
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorat.configs.schema import VariantConfig
-from lorat.train.batches import normalise
+from lorat.train.batches import normalise, scale_and_shift
 from lorat.train.compiling import check_compiler
 from lorat.train.loss import Losses, tracking_loss
 from lorat.train.network.lorat import LoRAT
@@ -20,18 +20,25 @@ __all__ = ["Objective"]
 class Objective(nn.Module):
     """Normalises crops, runs the network under autocast and compares with the labels."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: LoRAT, variant: VariantConfig, dtype: torch.dtype) -> None:
         """Hold the network, which stays the caller's.
 
         Args:
-            network: what is trained.
+            network: what is trained, on the device that it is trained on or sharded from.
             variant: gives the statistics of its inputs.
             dtype: of autocast; float32 is none.
         """
         super().__init__()
         self.network = network
-        self.statistics = (variant.mean, variant.std)
         self.dtype = dtype
+        device = network.token_type_embed.device
+        for name, value in zip(
+            ("scale", "shift"), scale_and_shift(variant.mean, variant.std), strict=True
+        ):
+            self.register_buffer(name, value.to(device), persistent=False)
 
     def forward(
         self,
@@ -52,8 +59,8 @@ class Objective(nn.Module):
             box: (B, 4) float32, as `tracking_loss` takes it.
             positives: scalar float32 to divide by.
         """
-        template = normalise(template, *self.statistics, torch.float32)
-        search = normalise(search, *self.statistics, torch.float32)
+        template = normalise(template, self.scale, self.shift)
+        search = normalise(search, self.scale, self.shift)
         autocast = self.dtype != torch.float32
         with torch.autocast(search.device.type, self.dtype, enabled=autocast):
             prediction = self.network(template, search, template_mask)

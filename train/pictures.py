@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lorat.shards.storage import atomic_file
 from lorat.train.batches import Batch
 from lorat.train.log import Entry, read_log
 
@@ -29,6 +30,9 @@ def draw_batch(batch: Batch, path: Path, columns: int = 4, most: int = 16) -> No
 
     Each pair is its template, with the tokens marked as the object, and its search crop, with the
     target box.
+
+    Raises:
+        UserError: if the disk refuses.
     """
     tiles = [_pair(batch, i) for i in range(min(most, len(batch)))]
     height, width = tiles[0].shape[:2]
@@ -40,7 +44,9 @@ def draw_batch(batch: Batch, path: Path, columns: int = 4, most: int = 16) -> No
         y, x = divmod(number, columns)
         top, left = _GAP + y * (height + _GAP), _GAP + x * (width + _GAP)
         sheet[top : top + height, left : left + width] = tile
-    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    _, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    with atomic_file(path) as file:
+        file.write(png.tobytes())
 
 
 def _pair(batch: Batch, index: int) -> NDArray[np.uint8]:
@@ -65,6 +71,9 @@ def draw_curves(run: Path) -> Path | None:
 
     Losses with those of validation, rate, gradient norm, speed, waiting, and AO and AUC of test
     sets where there are any.
+
+    Raises:
+        UserError: if the disk refuses.
     """
     lines = read_log(run / "log.jsonl")
     records = [line for line in lines if "loss" in line]
@@ -103,7 +112,8 @@ def draw_curves(run: Path) -> Path | None:
             _points(axes, lines, name, name, f"C{number}")
         _finish(axes, "scores")
     path = run / "curves.png"
-    figure.savefig(path, dpi=110)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     return path
 
 

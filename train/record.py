@@ -74,7 +74,7 @@ def read_record(path: Path, overrides: Sequence[str] = ()) -> RunRecord:
     """
     values = read_yaml(path)
     for text in overrides:
-        override(values, text if text.startswith("variant.") else f"recipe.{text}")
+        override(values, text if text.startswith("variant.") else f"recipe.{text}", text)
     return parse(RunRecord, values, f"{path} with --set" if overrides else str(path))
 
 

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lorat.shards.errors import UserError
+from lorat.train.batches import Batch
 from lorat.train.distributed import texts_of_ranks
 from lorat.train.engine import Engine
 from lorat.train.faults import Fault, Scene, write_dump
 from lorat.train.log import TrainLog, open_log
 from lorat.train.meter import Meter
-from lorat.train.network.weights import save_weights
-from lorat.train.pictures import draw_curves
+from lorat.train.pictures import draw_batch, draw_curves
 from lorat.train.verdict import circumstances_of, judge
 from lorat.train.wandb_log import WandbRun, wandb_run
 
@@ -55,6 +56,12 @@ class Reporter:
             self._stop(fault, engine)
         return self.meter.read(rate)
 
+    def show(self, batch: Batch) -> None:
+        """Draw the first batch, on rank 0."""
+        if self.log is not None:
+            with _no_reason_to_end():
+                draw_batch(batch, self._scene.run / "samples.png")
+
     def record(self, done: int, values: dict[str, Any]) -> None:
         """Show and write values of `done` steps, on rank 0."""
         if self.log is None:
@@ -75,12 +82,19 @@ class Reporter:
         network, world = engine.whole().network, self._scene.world
         error: Exception | None = None
         if world.speaks:
-            weights = self._scene.run / "faults" / ".model.safetensors"
-            save_weights(weights, network, self._scene.variant)
-            error = write_dump(fault, self._scene, weights)
+            error = write_dump(fault, self._scene, network)
         # Met here, no rank ends while rank 0 writes: torchrun would end them all then.
         texts_of_ranks([], world)
         raise error or SystemExit(2)
+
+
+@contextmanager
+def _no_reason_to_end() -> Iterator[None]:
+    """Warn where a picture cannot be written."""
+    try:
+        yield
+    except UserError as error:
+        _LOG.warning("the training goes on without a picture: %s", error.message)
 
 
 @contextmanager
@@ -102,6 +116,7 @@ def reporting(scene: Scene, first_step: int, wandb_mode: str) -> Iterator[Report
         if listener is not None:
             log.also(listener)
         yield Reporter(scene, log, first_step)
-    draw_curves(scene.run)
+    with _no_reason_to_end():
+        draw_curves(scene.run)
     if log.damaged:
         _LOG.warning("%d damaged samples were replaced by others in this run", log.damaged)

@@ -53,13 +53,28 @@ class Saver:
         self._world, self._heard = world, heard
         self._exchange = _Exchange(world)
         self._saved_at, self._saved_step = time.monotonic(), 0
+        self._stop = 0
         self.newest: Path | None = None
         """The newest checkpoint that was written since the start of this process."""
 
     def due(self, done: int) -> Due | None:
         """Return what is due after `done` steps; every rank calls it once a step."""
         asked = done if self._world.speaks and self._late() else 0
-        stop, asked = self._exchange(self._heard.number, asked)
+        return self._due(done, *self._exchange(self._heard.number, asked))
+
+    def asked_to_end(self) -> bool:
+        """Return whether a signal asked for the end, the same on all ranks; every rank calls it.
+
+        For what takes long between two steps. If it does, `due_at_end` is what is left to do.
+        """
+        self._stop, _ = self._exchange(self._heard.number, 0)
+        return self._stop > 0
+
+    def due_at_end(self, done: int) -> Due | None:
+        """Return what is due after `done` steps where a signal ended what followed them."""
+        return self._due(done, self._stop, 0)
+
+    def _due(self, done: int, stop: int, asked: int) -> Due | None:
         epoch, inside = divmod(done, self._steps_per_epoch)
         ends = inside == 0 and epoch == self._recipe.epochs
         recipe = self._recipe

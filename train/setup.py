@@ -13,7 +13,7 @@ import torch
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.cache import CacheOptions
-from lorat.shards.console import OUT
+from lorat.shards.console import say
 from lorat.shards.errors import UserError
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 from lorat.shards.storage import Location, children, file_digest, file_size, is_remote
@@ -31,7 +31,7 @@ from lorat.train.network.weights import load_weights
 from lorat.train.record import CONFIG, Made, RunRecord, write_record
 from lorat.train.validation import validation_source
 
-__all__ = ["Reading", "Request", "find_shards", "introduce", "prepare", "say"]
+__all__ = ["Reading", "Request", "find_shards", "introduce", "note_run", "prepare"]
 
 _LOG = logging.getLogger("lorat")
 
@@ -93,7 +93,7 @@ def find_shards(request: Request) -> tuple[Manifest, ...]:
 def prepare(
     request: Request, manifests: tuple[Manifest, ...], world: World
 ) -> tuple[Training, LoRAT]:
-    """Build the network, give it the weights to start from, and write the run's record.
+    """Build the network and give it the weights to start from; nothing is written.
 
     Raises:
         UserError: if the batch cannot be divided, the folder is taken, or weights do not fit.
@@ -107,10 +107,19 @@ def prepare(
     _start_from(request, network)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
-    if world.speaks and not (request.run / CONFIG).is_file():
-        # A resumed run keeps its record; what differs is refused by the checkpoint.
-        write_record(request.run / CONFIG, _record(request, manifests, network, dtype, world))
     return _training(request, manifests, network, dtype, world), network
+
+
+def note_run(request: Request, training: Training, network: LoRAT, world: World) -> None:
+    """Write the run's record, on rank 0.
+
+    A run that goes on from a checkpoint keeps its own; what differs is refused by the checkpoint.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    if world.speaks and not (_goes_on(request) and (request.run / CONFIG).is_file()):
+        write_record(request.run / CONFIG, _record(request, training, network, world))
 
 
 def introduce(training: Training, network: LoRAT, world: World) -> None:
@@ -128,11 +137,6 @@ def introduce(training: Training, network: LoRAT, world: World) -> None:
         draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
         freshness = f"each drawn {draws / manifest.rows:.1f} times"
         say(f"  {manifest.name}: {manifest.rows:,} pairs, {freshness}")
-
-
-def say(text: str) -> None:
-    """Print a line as it is."""
-    OUT.print(text, highlight=False, soft_wrap=True)
 
 
 def _start_from(request: Request, network: LoRAT) -> None:
@@ -241,22 +245,16 @@ def _check_folder(request: Request, world: World) -> None:
         )
 
 
-def _record(
-    request: Request,
-    manifests: tuple[Manifest, ...],
-    network: LoRAT,
-    dtype: torch.dtype,
-    world: World,
-) -> RunRecord:
+def _record(request: Request, training: Training, network: LoRAT, world: World) -> RunRecord:
     """Return everything that decides the weights, the number type resolved."""
-    number_type = {"dtype": str(dtype).removeprefix("torch.")}
+    number_type = {"dtype": str(training.dtype).removeprefix("torch.")}
     recipe, weights = request.recipe, request.weights
     train = recipe.train.model_copy(update=number_type)
     return RunRecord(
         variant=request.variant,
         recipe=recipe.model_copy(update={"train": train}),
         shards=str(request.reading.shards),
-        data={manifest.name: manifest.fingerprint() for manifest in manifests},
+        data={manifest.name: manifest.fingerprint() for manifest in training.source.manifests},
         on_bad_sample="skip" if request.reading.skip_damaged else "stop",
         backbone_fingerprint=network.fingerprint,
         weights=None if weights is None else str(weights),

@@ -7,7 +7,9 @@ batches, its random draws and its weights are those of a run without validation.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from lorat.shards.storage import Location, file_size
 from lorat.train.batches import Source, make_loader
 from lorat.train.distributed import World, mean_over_ranks, texts_of_ranks
 from lorat.train.engine import Engine
+from lorat.train.reporting import Reporter
 
-__all__ = ["validate", "validation_due", "validation_source"]
+__all__ = ["Validations", "validate", "validation_due", "validation_source"]
 
 _LOG = logging.getLogger("lorat")
 
@@ -74,7 +77,57 @@ def validation_due(recipe: TrainConfig, done: int, steps_per_epoch: int) -> bool
     return inside == 0 and (epoch % recipe.validate_epochs == 0 or epoch == recipe.epochs)
 
 
-def validate(engine: Engine, source: Source, data: DataConfig, accumulate: int) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Validations:
+    """Validates at the ends of epochs; every rank calls alike."""
+
+    source: Source | None
+    """Of `validation_source`; None where nothing is validated."""
+    data: DataConfig
+    recipe: TrainConfig
+    steps_per_epoch: int
+    engine: Engine
+    reporter: Reporter
+    asked_to_end: Callable[[], bool]
+    """Whether a signal asked for the end, the same on all ranks."""
+
+    def due(self, done: int) -> bool:
+        """Return whether `after` is to be called after `done` steps."""
+        due = validation_due(self.recipe, done, self.steps_per_epoch)
+        return self.source is not None and due
+
+    def after(self) -> dict[str, float]:
+        """Return the losses; nothing where a signal asked for the end in the meantime."""
+        assert self.source is not None
+        values = validate(
+            self.engine, self.source, self.data, self.recipe.accumulate, self.asked_to_end
+        )
+        self.reporter.meter.restart()
+        return values
+
+    def catch_up(self, first_step: int) -> None:
+        """Do what a run that goes on after `first_step` steps was asked to end before.
+
+        The log, which is rank 0's, says whether it was done.
+        """
+        if not first_step or not self.due(first_step):
+            return
+        log, world = self.reporter.log, self.engine.world
+        done = log is not None and log.has(first_step, "val_loss")
+        if texts_of_ranks(["done" if done else "missing"], world)[0] == "done":
+            return
+        values = self.after()
+        if values and log is not None:
+            log.add(first_step, values)
+
+
+def validate(
+    engine: Engine,
+    source: Source,
+    data: DataConfig,
+    accumulate: int,
+    asked_to_end: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
     """Return ``val_loss``, ``val_score`` and ``val_box``; every rank has to call this.
 
     They are sums over all pairs and ranks, divided by the positive cells of all: those of one
@@ -85,6 +138,8 @@ def validate(engine: Engine, source: Source, data: DataConfig, accumulate: int) 
         source: of `validation_source`.
         data: says how many processes load.
         accumulate: parts that each batch is computed in.
+        asked_to_end: looked at before every batch; all ranks get the same answer. If it is yes,
+            nothing is returned.
 
     Raises:
         UserError: if a shard is damaged.
@@ -94,12 +149,15 @@ def validate(engine: Engine, source: Source, data: DataConfig, accumulate: int) 
     compute: Any = objective if engine.is_sharded else objective.forward
     one, sums = torch.ones((), device=world.device), torch.zeros(3, device=world.device)
     damaged: list[str] = []
+    batches = make_loader(
+        source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins
+    )
     objective.eval()
     try:
-        with torch.no_grad():
-            for batch in make_loader(
-                source, 0, world.rank, world.size, data.workers, data.prefetch
-            ):
+        with closing(batches), torch.no_grad():
+            for batch in batches:
+                if asked_to_end():
+                    return {}
                 damaged += [message for messages in batch.damaged for message in messages]
                 for part in batch.to(world.device).split(accumulate):
                     images = part.template, part.search, part.template_mask
@@ -108,7 +166,7 @@ def validate(engine: Engine, source: Source, data: DataConfig, accumulate: int) 
                     sums += torch.stack([losses.score, losses.box, positives])
     finally:
         objective.train()
-    engine.reshard()
+        engine.reshard()
     score, box, positives = mean_over_ranks(sums, world).tolist()
     _report(texts_of_ranks(damaged, world), world)
     score, box = score / positives, box / positives

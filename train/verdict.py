@@ -60,6 +60,7 @@ class Circumstances:
     checkpoints: bool
     """Whether activations are computed again instead of kept."""
     compiled: bool
+    """Whether a step is one graph, or cannot be (FSDP2)."""
     remote: bool
     """Whether shards come from a store."""
     cached: bool
@@ -101,7 +102,7 @@ def circumstances_of(
         fast_bfloat16=fast and device != "mps",
         accumulate=plan.accumulate,
         checkpoints=plan.checkpoint_activations,
-        compiled=plan.compile,
+        compiled=plan.compile or plan.parallel == "fsdp",
         remote=any(is_remote(manifest.folder) for manifest in source.manifests),
         cached=source.cache is not None,
         fast_codec=not codec_name().startswith("opencv"),

@@ -26,6 +26,9 @@ __all__ = ["WandbRun", "has_key", "run_id", "wandb_run"]
 _ID = "wandb_id.txt"
 _PATIENCE = 30.0
 """Seconds that an answer of the server is waited for at the start."""
+_LAST_PATIENCE = 300.0
+"""Seconds that the last records may take to arrive; without a limit, a server that is gone would
+keep the training from ending. ``wandb sync`` sends what did not."""
 _SERVER = "https://api.wandb.ai"
 _LOG = logging.getLogger("lorat")
 
@@ -136,8 +139,16 @@ def _open(about: WandbRun, online: bool) -> Any:
 def _start(about: WandbRun, mode: Literal["online", "offline"]) -> Any:
     import wandb
 
+    # Older releases have no limit for the end.
+    known = "finish_timeout" in getattr(wandb.Settings, "model_fields", {})
+    limit: dict[str, Any] = {"finish_timeout": _LAST_PATIENCE} if known else {}
     settings = wandb.Settings(
-        silent=True, console="off", disable_code=True, disable_git=True, init_timeout=_PATIENCE
+        silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        init_timeout=_PATIENCE,
+        **limit,
     )
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "lorat"),

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +76,83 @@ def files(
         f"--shards={tiny_shards}",
         "--device=cpu",
     ]
+
+
+_FORK = """
+import json, os, resource, sys
+import lorat.train.cli, lorat.train.loop, lorat.train.setup
+import matplotlib.backends.backend_agg, matplotlib.figure
+for line in sys.stdin:
+    arguments, errors, environments, limit = json.loads(line)
+    processes = []
+    for environment in environments:
+        processes.append(os.fork())
+        if processes[-1] == 0:
+            os.setsid()
+            for number, name in ((0, os.devnull), (1, os.devnull), (2, errors)):
+                os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+            os.environ.update(environment)
+            if limit:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            lorat.train.cli.main(arguments)
+    print(processes[0], flush=True)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    print(next(filter(None, codes), 0), flush=True)
+"""
+
+
+class Runner:
+    """Runs ``lorat-train`` again and again, in one process or several.
+
+    They are forked from one process that has imported everything, which saves seconds each, and
+    are processes of their own all the same, with loader workers.
+    """
+
+    def __init__(self, server: subprocess.Popen[str], errors: Path) -> None:
+        self._server, self.errors = server, errors
+
+    def start(self, arguments: list[str], *environments: dict[str, str], limit: int = 0) -> int:
+        """Start a run and return its first process, the leader of a group.
+
+        Args:
+            arguments: of the command.
+            environments: what is set on top, for each process.
+            limit: bytes that a file may have; 0 is no limit.
+        """
+        self.errors.write_text("")
+        order = [arguments, str(self.errors), environments or ({},), limit]
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def wait(self) -> tuple[int, str]:
+        """Return the first exit status that is not 0 (or minus the signal), and stderr."""
+        return int(self._server.stdout.readline()), self.errors.read_text()
+
+    def run(
+        self, arguments: list[str], *environments: dict[str, str], limit: int = 0
+    ) -> tuple[int, str]:
+        self.start(arguments, *environments, limit=limit)
+        return self.wait()
+
+    def run_two(self, arguments: list[str]) -> tuple[int, str]:
+        """Run as two ranks that meet over gloo, as torchrun would start them."""
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+        place["LORAT_TIMEOUT"] = "200"  # one that is lost is no hang
+        return self.run(arguments, *({**place, "RANK": r, "LOCAL_RANK": r} for r in "01"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    folder = tmp_path_factory.mktemp("runner")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-c", _FORK], env=environment, **pipes) as server:
+        yield Runner(server, folder / "stderr")
+        server.kill()

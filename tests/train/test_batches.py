@@ -15,7 +15,7 @@ import torch
 from lorat.shards.errors import UserError
 from lorat.shards.manifest import load_manifest
 from lorat.train import pairs
-from lorat.train.batches import Batch, make_loader, normalise
+from lorat.train.batches import Batch, make_loader, normalise, scale_and_shift
 
 
 def joined(parts: list[Batch]) -> dict[str, torch.Tensor]:
@@ -108,7 +108,7 @@ def test_normalising_is_the_published_formula():
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     expected = images.double() / 255
     expected = (expected - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
-    got = normalise(images, mean, std, torch.float32)
+    got = normalise(images, *scale_and_shift(mean, std))
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got, expected, atol=1e-5)
 

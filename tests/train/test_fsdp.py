@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lorat.configs.load import load_recipe
 from lorat.configs.schema import LoraConfig
 from lorat.shards.errors import UserError
-from lorat.train.cli import main
 from lorat.train.network.weights import load_network
 
 OPTIONS = [
@@ -49,36 +44,29 @@ def files(request, tmp_path_factory, tiny_variant, tiny_recipe, tiny_shards) -> 
 
 
 @pytest.fixture(scope="module")
-def alone(files, tmp_path_factory) -> Path:
+def alone(runner, files, tmp_path_factory) -> Path:
     """A run of one process."""
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    on_one(files, folder)
+    on_one(runner, files, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def sharded(files, tmp_path_factory) -> Path:
+def sharded(runner, files, tmp_path_factory) -> Path:
     """The same run with two processes that hold parts of the network."""
     folder = tmp_path_factory.mktemp("runs") / "sharded"
-    on_two(files, folder)
+    on_two(runner, files, folder)
     return folder
 
 
-def on_one(files: list[str], folder: Path, *more: str) -> None:
-    result = CliRunner().invoke(main, [*files, f"--run={folder}", *more])
-    assert result.exit_code == 0, result.output
+def on_one(runner, files: list[str], folder: Path, *more: str) -> None:
+    code, errors = runner.run([*files, f"--run={folder}", *more])
+    assert code == 0, errors
 
 
-def on_two(files: list[str], folder: Path, *more: str) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "lorat.train.cli", *files, f"--run-dir={folder}", *more]
-    result = subprocess.run(
-        [*command, "--set=train.parallel=fsdp"],
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr.decode()
+def on_two(runner, files: list[str], folder: Path, *more: str) -> None:
+    code, errors = runner.run_two([*files, f"--run={folder}", "--set=train.parallel=fsdp", *more])
+    assert code == 0, errors
 
 
 def assert_same_files(first: Path, second: Path, epoch: int = 3) -> None:
@@ -124,18 +112,18 @@ def keep_first_epoch(run: Path, copy: Path) -> Path:
     return copy
 
 
-def test_its_checkpoint_is_gone_on_from_by_one_process(files, alone, sharded, tmp_path):
-    on_one(files, keep_first_epoch(sharded, tmp_path / "one"), "--resume=auto")
+def test_its_checkpoint_is_gone_on_from_by_one_process(runner, files, alone, sharded, tmp_path):
+    on_one(runner, files, keep_first_epoch(sharded, tmp_path / "one"), "--resume=auto")
     assert_same_files(alone, tmp_path / "one")
 
 
-def test_the_checkpoint_of_one_process_is_gone_on_from(files, alone, tmp_path):
-    on_two(files, keep_first_epoch(alone, tmp_path / "two"), "--resume=auto")
+def test_the_checkpoint_of_one_process_is_gone_on_from(runner, files, alone, tmp_path):
+    on_two(runner, files, keep_first_epoch(alone, tmp_path / "two"), "--resume=auto")
     assert_same_files(alone, tmp_path / "two")
 
 
-def test_one_process_has_nothing_to_share(files, alone, tmp_path):
-    on_one(files, tmp_path / "run", "--set=train.parallel=fsdp")
+def test_one_process_has_nothing_to_share(runner, files, alone, tmp_path):
+    on_one(runner, files, tmp_path / "run", "--set=train.parallel=fsdp")
     name = "checkpoints/epoch_0003/model.safetensors"
     first, second = load_file(alone / name), load_file(tmp_path / "run" / name)
     assert all(torch.equal(first[name], second[name]) for name in first)

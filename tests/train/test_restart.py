@@ -1,7 +1,6 @@
 """A run goes on after whatever ended it: kills, signals, a lost rank, a refused write.
 
-Most runs here are forked from one process that has imported everything, which saves seconds each;
-they are processes of their own all the same, with loader workers.
+Most runs here are forked from one process that has imported everything (`runner`, of the conftest).
 """
 
 from __future__ import annotations
@@ -30,54 +29,7 @@ from lorat.train.places import Steps
 from lorat.train.signals import hear_signals
 
 SLOW = 200.0  # seconds that a busy machine may take for anything here
-COMMAND = [sys.executable, "-m", "lorat.train.cli"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
-RUNNER = """
-import json, os, sys
-import lorat.train.cli, lorat.train.loop, lorat.train.setup
-for line in sys.stdin:
-    arguments, errors = json.loads(line)
-    process = os.fork()
-    if process == 0:
-        os.setsid()
-        for number, name in ((0, os.devnull), (1, os.devnull), (2, errors)):
-            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
-        lorat.train.cli.main(arguments)
-    print(process, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-"""
-
-
-class Runner:
-    """Runs ``lorat-train`` again and again, one process after another."""
-
-    def __init__(self, server: subprocess.Popen[str], errors: Path) -> None:
-        self._server, self.errors = server, errors
-
-    def start(self, arguments: list[str]) -> int:
-        """Start a run and return its process, the leader of its group."""
-        self.errors.write_text("")
-        self._server.stdin.write(json.dumps([arguments, str(self.errors)]) + "\n")
-        self._server.stdin.flush()
-        return int(self._server.stdout.readline())
-
-    def wait(self) -> tuple[int, str]:
-        """Return exit status (or minus the signal) and stderr of the run."""
-        return int(self._server.stdout.readline()), self.errors.read_text()
-
-    def run(self, arguments: list[str]) -> tuple[int, str]:
-        self.start(arguments)
-        return self.wait()
-
-
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory) -> Iterator[Runner]:
-    folder = tmp_path_factory.mktemp("runner")
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-c", RUNNER], env=environment, **pipes) as server:
-        yield Runner(server, folder / "stderr")
-        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +118,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_never_stopped(runner, files, 
     assert kills >= 3 and in_saving >= 1
 
 
-def kill_on_the_way(
-    runner: Runner, arguments: list[str], run: Path, rng: random.Random
-) -> tuple[int, int]:
+def kill_on_the_way(runner, arguments: list[str], run: Path, rng: random.Random) -> tuple[int, int]:
     """Kill a run again and again until it ends; return how often, and how often while it saved."""
     goal, kills, in_saving = 0, 0, 0
     while goal < STEPS:
@@ -244,7 +194,7 @@ def test_a_second_ctrl_c_ends_at_once(capfd):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_full_disk_leaves_a_rolling_checkpoint_out_and_stops_at_an_epochs(
+def test_a_limit_on_file_sizes_leaves_rolling_checkpoints_out_and_stops_at_an_epochs(
     runner, files, whole, tmp_path
 ):
     run = tmp_path / "run"
@@ -254,10 +204,9 @@ def test_a_full_disk_leaves_a_rolling_checkpoint_out_and_stops_at_an_epochs(
     for folder in checkpoints_of(run):
         if folder.name != "step_00000022":
             (folder / "checkpoint.json").unlink()
-    limited = f"ulimit -f {size // 2 // 1024}; exec {' '.join([*COMMAND, *arguments])}"
-    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=SLOW)
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+    code, errors = runner.run(arguments, limit=size // 2)
+    assert code == 2, errors
+    last = errors.strip().splitlines()[-1]
     assert "state.pt: cannot be written" in last and "epoch_0008" in last
     assert find_checkpoint(run).name == "step_00000022"
     assert runner.run(arguments)[0] == 0
@@ -325,20 +274,17 @@ def test_other_ranks_go_on_with_the_same_global_batches(source, stop):
         assert batches(stop, world) == unbroken[stop:]
 
 
-def test_a_rank_that_meets_nobody_says_what_to_check(files, tmp_path):
-    for rank, seconds in (("0", "2"), ("1", "2")):
+def test_a_rank_that_meets_nobody_says_what_to_check(runner, files, tmp_path):
+    for rank in ("0", "1"):
         with free_port() as port:
             pass
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LORAT_TIMEOUT": seconds}
-        environment = {**os.environ, **place, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
-        command = [*COMMAND, *files, f"--run={tmp_path / 'run'}"]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=SLOW
-        )
-        assert done.returncode == 2, done.stderr
-        last = done.stderr.strip().splitlines()[-1]
-        assert re.search(rf"rank {rank} of 2 did not meet .*127\.0\.0\.1:{port} within 2 s", last)
-        assert "--rdzv-endpoint" in last and "Traceback" not in done.stderr
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LORAT_TIMEOUT": "1"}
+        alone = {**place, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        code, errors = runner.run([*files, f"--run={tmp_path / 'run'}"], alone)
+        assert code == 2, errors
+        last = errors.strip().splitlines()[-1]
+        assert re.search(rf"rank {rank} of 2 did not meet .*127\.0\.0\.1:{port} within 1 s", last)
+        assert "--rdzv-endpoint" in last and "Traceback" not in errors
     assert not (tmp_path / "run").exists()
 
 

@@ -120,11 +120,32 @@ def test_all_tensors_of_a_step_are_on_the_networks_device(tiny):
     """A tensor made elsewhere would make an operation fail."""
     network, variant = tiny
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    objective = Objective(on_fake_cuda(network.train(), mode), variant, torch.float32)
+    objective = on_fake_cuda(Objective(network.train(), variant, torch.float32), mode)
     inputs = step_inputs()
     with mode:
         losses = objective(*(mode.from_tensor(tensor).to("cuda") for tensor in inputs))
     assert {loss.device.type for loss in losses} == {"cuda"}
+
+
+class NoCopies(TorchDispatchMode):
+    """Fails where a tensor goes from one device to another: the processor would wait for a GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            tensors = [t for t in (*args, result) if isinstance(t, torch.Tensor)]
+            assert {t.device.type for t in tensors} == {"cuda"}, function
+        return result
+
+
+def test_nothing_is_copied_to_the_device_in_a_step_but_its_batch(tiny):
+    network, variant = tiny
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    objective = on_fake_cuda(Objective(network.train(), variant, torch.float32), mode)
+    with mode:
+        inputs = [mode.from_tensor(tensor).to("cuda") for tensor in step_inputs()]
+        with NoCopies():
+            objective(*inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
