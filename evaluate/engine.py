@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -123,14 +123,22 @@ def _take_turns(
             on_frames(done + len(started) + sum(failed.frames_left for failed in failures))
 
 
+class _Cut(NamedTuple):
+    """A sequence whose next crop is cut."""
+
+    slot: Slot
+    state: TargetState
+    transform: CropTransform
+    size: tuple[int, int]
+    """(width, height) of the frame, which is not kept."""
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Flight:
     """A batch that the network works on."""
 
-    seen: Sequence[tuple[Slot, TargetState, Frame]]
-    transforms: Sequence[CropTransform]
-    seconds: float
-    """What its crops took."""
+    cuts: Sequence[_Cut]
     rows: Future[tuple[NDArray[np.float64], float]]
     """(B, 5) boxes and scores, and the seconds that the network took."""
 
@@ -160,7 +168,7 @@ class _Stages:
     """What a frame goes through: threads that decode, threads that cut, the network."""
 
     def __init__(self, predictor: Predictor, threads: int, *, ahead: bool) -> None:
-        self.predictor, self.ahead = predictor, ahead
+        self.predictor, self.threads, self.ahead = predictor, threads, ahead
         self.readers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.cutters = ThreadPoolExecutor(threads, thread_name_prefix="crop")
         # Where nothing goes on beside it, the network works in the caller's thread: another one
@@ -206,26 +214,21 @@ class _Stages:
         Returns:
             Frames that are done already, since they did not decode.
         """
-        seen: list[tuple[Slot, TargetState, Frame]] = []
         moving = [slot for slot in group.slots if not slot.ended]
-        for slot in moving:
-            slot.request()
-        for slot in moving:
-            frame = slot.next()
-            assert slot.state is not None, "start() comes before launch()"
-            if frame is None:
+        found = list(self.cutters.map(self._cut, moving, group.crops))
+        for slot, cut in zip(moving, found, strict=True):
+            if cut is None:
+                assert slot.state is not None, "start() comes before launch()"
                 slot.record(slot.state.box, np.nan, 0.0)
-            else:
-                seen.append((slot, slot.state, frame))
-        if seen:
-            begin = time.perf_counter()
-            transforms = list(self.cutters.map(self._cut, seen, group.crops))
-            cut = time.perf_counter() - begin
-            tokens = torch.stack([state.tokens for _, state, _ in seen])
-            crops = group.crops[: len(seen)]
+        cuts = [cut for cut in found if cut is not None]
+        if cuts:
+            tokens = torch.stack([cut.state.tokens for cut in cuts])
+            crops = group.crops[: len(moving)]
+            if len(cuts) < len(moving):
+                crops = crops[[cut is not None for cut in found]]
             rows = self.network.submit(_timed, self.predictor.predict, tokens, crops)
-            group.flight = _Flight(seen, transforms, cut, rows)
-        return len(moving) - len(seen)
+            group.flight = _Flight(cuts, rows)
+        return len(moving) - len(cuts)
 
     def collect(self, group: _Group) -> int:
         """Wait for the network's answer to a group, note it, and return the frames done."""
@@ -235,15 +238,15 @@ class _Stages:
         rows, seconds = flight.rows.result()
         begin = time.perf_counter()
         ends = [
-            finish(row, transform, frame_size(frame), state)
-            for row, transform, (_, state, frame) in zip(
-                rows, flight.transforms, flight.seen, strict=True
-            )
+            finish(row, cut.transform, cut.size, cut.state)
+            for row, cut in zip(rows, flight.cuts, strict=True)
         ]
-        seconds += flight.seconds + time.perf_counter() - begin
-        for (slot, _, _), (tracked, state) in zip(flight.seen, ends, strict=True):
-            slot.state = state
-            slot.record(tracked.box, tracked.score, seconds / len(ends))
+        seconds += time.perf_counter() - begin
+        # As many crops at once as there are threads.
+        seconds += sum(cut.seconds for cut in flight.cuts) / min(self.threads, len(ends))
+        for cut, (tracked, state) in zip(flight.cuts, ends, strict=True):
+            cut.slot.state = state
+            cut.slot.record(tracked.box, tracked.score, seconds / len(ends))
         return len(ends)
 
     def _template(self, frame: Frame, box: NDArray[np.float64]) -> TemplateInput:
@@ -251,11 +254,17 @@ class _Stages:
         variant, grid = predictor.variant, predictor.template_grid
         return prepare_template(frame, box, variant, grid, predictor.resize)
 
-    def _cut(
-        self, seen: tuple[Slot, TargetState, Frame], out: NDArray[np.float32]
-    ) -> CropTransform:
-        _, state, frame = seen
-        return prepare_search(frame, state, self.predictor.variant, self.predictor.resize, out)[1]
+    def _cut(self, slot: Slot, out: NDArray[np.float32]) -> _Cut | None:
+        """Cut the next crop of a sequence into `out`; None where its frame does not decode."""
+        assert slot.state is not None, "start() comes before launch()"
+        frame = slot.next()
+        if frame is None:
+            return None
+        begin = time.perf_counter()
+        variant, resize = self.predictor.variant, self.predictor.resize
+        _, transform = prepare_search(frame, slot.state, variant, resize, out)
+        seconds = time.perf_counter() - begin
+        return _Cut(slot, slot.state, transform, frame_size(frame), seconds)
 
 
 class _Here(Executor):

@@ -56,7 +56,8 @@ class Slot:
     readers: Executor
     """Threads that decode."""
     ahead: bool = True
-    """Whether the next frame is decoded while the network has the one before."""
+    """Whether the next frame is decoded while the network has the one before; else it is decoded
+    by whoever asks for it."""
     boxes: NDArray[np.float64] = field(init=False)
     """(N, 4) xyxy, the first `done` rows."""
     scores: NDArray[np.float64] = field(init=False)
@@ -90,19 +91,14 @@ class Slot:
             self._read(1)
         return frame, check_first_box(self.work.clip.tracks[0].boxes[0], frame_size(frame))
 
-    def request(self) -> None:
-        """See that the next frame is being decoded."""
-        if self._pending is None:
-            self._read(self.done)
-
     def next(self) -> Frame | None:
         """Return the next frame, or None where it does not decode."""
-        self.request()
-        pending, self._pending = self._pending, None
+        frames, pending = self.work.clip.frames, self._pending
+        self._pending = None
         if self.ahead:
             self._read(self.done + 1)
         try:
-            return pending.result() if pending is not None else None
+            return read_image(frames[self.done]) if pending is None else pending.result()
         except ImageError:
             return None
 
