@@ -25,8 +25,8 @@ VARIANTS = (
     *("eva02-B-224", "eva02-L-224", "toy"),
 )
 HEADER = (
-    "| variant | weights | gradients | AdamW | 128 pairs: kept | most | less: kept | most "
-    "| 16 pairs: kept | most | less: kept | most | 2 pairs: most |"
+    "| variant | weights | gradients | AdamW | 128: kept | most | less: kept | most "
+    "| 16: kept | most | less: kept | most | 2: most |"
 )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -104,10 +106,13 @@ def parallel(network: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return network
     ids = [world.device.index] if world.device.type == "cuda" else None
-    # Buffers are constants here; they would be sent before every forward pass.
-    return nn.parallel.DistributedDataParallel(
-        network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    data_parallel = nn.parallel.DistributedDataParallel
+    # Buffers are constants here; they would be sent before every forward pass. PyTorch 2.14 has
+    # another name for the option.
+    known = inspect.signature(data_parallel.__init__).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    constant: dict[str, Any] = {option: False}
+    return data_parallel(network, device_ids=ids, gradient_as_bucket_view=True, **constant)
 
 
 def without_sync(network: nn.Module) -> AbstractContextManager[None]:

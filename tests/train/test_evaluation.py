@@ -131,7 +131,7 @@ def test_an_evaluation_that_was_stopped_goes_on(files, raw, monkeypatch):
     monkeypatch.setattr(
         engine,
         "Slot",
-        lambda work, readers: opened.append(work.clip.name) or real(work, readers),
+        lambda work, *rest: opened.append(work.clip.name) or real(work, *rest),
     )
     train(*files, f"--raw={raw}", "--run=a", "--resume=auto")
     assert opened == [NAMES[1]] and set(scores("a", 3)["sequences"]) == set(NAMES)
