@@ -192,13 +192,12 @@ def _published_notes(name: str, ours: DatasetScores) -> list[str]:
     """Say what published numbers are, and where they are of something else than ours."""
     numbers = [number for row in published_rows(name) for number in row.numbers.values()]
     sources = sorted({source for number in numbers for source in number.sources})
-    notes = []
+    notes = [f"published: as quoted in {', '.join(sources)}; each value's own on hovering."]
     official = expected_sequences(ours.dataset, ours.split)
     if official is not None and official != len(ours.sequences):
-        notes.append(f"published numbers are over all {official} sequences of the set.")
+        notes.append(f"They are over all {official} sequences of the set.")
     if ours.convention == "matlab":
-        notes.append("published numbers are not in this convention, so they compare loosely.")
-    notes.append(f"published: as quoted in {', '.join(sources)}; each value's own on hovering.")
+        notes.append("They are not in the MATLAB toolkit's convention, so they compare loosely.")
     if any(len(number.sources) == 1 for number in numbers):
         notes.append("¹ one source only.")
     return notes

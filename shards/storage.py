@@ -122,11 +122,11 @@ def atomic_file(place: Location) -> Iterator[BinaryIO]:
         with _spool(place) as file:
             yield file
         return
-    with explain_disk(place):
-        _make_folder(place.parent)
-        beside = place.with_name(f".{place.name}.{_HOST}-{os.getpid()}.tmp")
-        file = beside.open("wb")
-    try:
+    beside = place.with_name(f".{place.name}.{_HOST}-{os.getpid()}.tmp")
+    try:  # opened inside, or Ctrl-C just after would leave the file
+        with explain_disk(place):
+            _make_folder(place.parent)
+            file = beside.open("wb")
         with explain_disk(place, writes_only=True), file:
             yield file
             file.flush()
@@ -135,7 +135,8 @@ def atomic_file(place: Location) -> Iterator[BinaryIO]:
             beside.replace(place)
             sync_folder(place.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):  # its folder may be a file
+            beside.unlink()
 
 
 @contextmanager

@@ -44,12 +44,21 @@ def results_of(clips, error):
     return results
 
 
-def page_of(clips, *, rivals=(), label="LoRAT B-224", variant="B-224", strips=None, remarks=()):
-    ours = dataset_scores(clips, [results_of(clips, 2.0)])
-    still = dataset_scores(clips, [never_moving_results(clips)])
+def page_of(
+    clips,
+    *,
+    rivals=(),
+    label="LoRAT B-224",
+    variant="B-224",
+    strips=None,
+    remarks=(),
+    convention="published",
+):
+    ours = dataset_scores(clips, [results_of(clips, 2.0)], convention)
+    still = dataset_scores(clips, [never_moving_results(clips)], convention)
     name = f"{clips[0].dataset}-test"
     others = [
-        Rival(label=who, sets={name: dataset_scores(part, [results_of(part, error)])})
+        Rival(label=who, sets={name: dataset_scores(part, [results_of(part, error)], convention)})
         for who, part, error in rivals
     ]
     return PageInput(

@@ -79,6 +79,37 @@ def test_the_same_variants_published_row_is_marked_and_single_sources_too(tmp_pa
     assert "<sup>1</sup>" in page and "one source only" in page
 
 
+def test_published_numbers_of_other_sequences_or_another_convention_say_so(tmp_path):
+    clips = clips_of(3, tmp_path)
+    assert "over all 280 sequences" in render_page(page_of(clips))
+    assert "MATLAB" not in render_page(page_of(clips))
+    matlab = Outline(render_page(page_of(clips, convention="matlab")))
+    assert any("not in the MATLAB toolkit's convention" in text for text in matlab.texts)
+
+
+def test_trackingnets_published_numbers_stand_under_the_areas_they_are(tmp_path):
+    page = page_of(clips_of(2, tmp_path, dataset="trackingnet", names=["a_0", "b_0"]))
+    rows = Outline(render_page(page)).rows
+    head, published = rows[0], next(row for row in rows if row[0] == "LoRAT B-224, published")
+    areas = [head.index(name) for name in ("area S", "area P", "area Pn")]
+    assert published[1:] == ["83.5", "82.1", "87.9"]  # cells without a number hold no text
+    shown = re.search(r'published same">.*?</tr>', render_page(page))
+    assert shown is not None
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", shown.group())
+    assert [k + 1 for k, cell in enumerate(cells) if cell] == areas
+
+
+def test_a_flattered_pnorm_has_the_corrected_one_beside_it_and_a_footnote(tmp_path):
+    page = page_of(clips_of(2, tmp_path, dataset="lasot_ext", names=["atv-1", "atv-2"]))
+    text = render_page(page)
+    assert text.count(">Pnorm*<") == 2, "in the scores and by sequence"
+    assert "Pnorm*: frames without the object count as misses" in text
+    scores = page.scored[0].tracker
+    assert scores.norm_precision_corrected is not None
+    assert f">{100 * scores.norm_precision_corrected:.1f}</td>" in text
+    assert "Pnorm*" not in render_page(page_of(clips_of(2, tmp_path)))
+
+
 def test_a_rival_that_lacks_sequences_says_so_and_is_not_compared_where_it_has_none(tmp_path):
     clips = clips_of(4, tmp_path)
     page = render_page(page_of(clips, rivals=[("DiMP", clips[:3], 6.0)]))

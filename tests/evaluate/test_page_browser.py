@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -70,5 +71,43 @@ def test_the_page_renders_sorts_and_filters_without_an_error_or_a_request(page):
             )
             assert tab.errors == []
             assert tab.requests == [page.as_uri()]
+
+    asyncio.run(visit())
+
+
+def test_the_page_fits_a_narrow_window_and_follows_the_dark(tmp_path):
+    # Of LaSOT_Extension, whose wide table has marks far on the right.
+    clips = clips_of(2, tmp_path, dataset="lasot_ext", names=["atv-1", "atv-2"])
+    page = tmp_path / "report.html"
+    write_page(page, page_of(clips))
+
+    async def visit() -> None:
+        async with open_tab(page) as tab:
+            grounds = []
+            for scheme in ("light", "dark"):
+                wish = {"name": "prefers-color-scheme", "value": scheme}
+                await tab.call("Emulation.setEmulatedMedia", features=[wish])
+                ground = await tab.value("getComputedStyle(document.body).backgroundColor")
+                grounds.append(int(re.findall(r"\d+", ground)[0]))
+            assert grounds[0] > 230 and grounds[1] < 50
+            size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+            await tab.call("Emulation.setDeviceMetricsOverride", **size)
+            assert await tab.value("document.documentElement.scrollWidth") <= 400
+
+    asyncio.run(visit())
+
+
+def test_the_page_can_be_read_without_javascript(page):
+    async def visit() -> None:
+        async with open_tab(page) as tab:
+            assert await tab.value("document.querySelectorAll('button, input').length") > 0
+            await tab.call("Emulation.setScriptExecutionDisabled", value=True)
+            await tab.open(page)
+            assert await tab.value("document.querySelectorAll('button, input').length") == 0
+            assert len(await _rows(tab, 0)) == 5
+            heads = f"[...document.querySelectorAll('{_TABLE} th')].map(head => head.innerText)"
+            assert (await tab.value(heads))[:3] == ["sequence", "frames", "AUC"]
+            assert await tab.value(f"document.querySelector('{_TABLE}').offsetHeight") > 100
+            assert tab.errors == []
 
     asyncio.run(visit())
