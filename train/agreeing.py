@@ -30,7 +30,7 @@ def agreed(work: Callable[[], Value], world: World) -> Value:
     Every rank has to call this; `work` must not meet other ranks.
 
     Raises:
-        UserError: on rank 0, if `work` raises one on any rank, which is named where not all do.
+        UserError: on rank 0, if `work` raises one on any rank: the first rank's.
         SystemExit: then, on the other ranks.
     """
     if world.size == 1:
@@ -43,7 +43,7 @@ def agreed(work: Callable[[], Value], world: World) -> Value:
     reasons = texts_of_ranks([reason], world)
     if any(reasons):
         rank = next(r for r, text in enumerate(reasons) if text)
-        of_rank = f"rank {rank}: " if len(set(reasons)) > 1 else ""
+        of_rank = f"rank {rank}: " if rank else ""  # rank 0 speaks for itself
         _end(f"{of_rank}{reasons[rank]}", world)
     return value
 
@@ -63,8 +63,8 @@ def check_alike(settings: Mapping[str, Any], world: World) -> None:
         own = json.loads(text)
         key = next(k for k in first | own if first.get(k) != own.get(k))
         _end(
-            f"rank {rank} has {key} = {own.get(key)}, rank 0 has {first.get(key)}; start all ranks "
-            "with the same command, on the same files",
+            f"rank {rank} has {key} = {_shown(own.get(key))}, rank 0 has {_shown(first.get(key))}; "
+            "start all ranks with the same command, on the same files",
             world,
         )
 
@@ -90,6 +90,10 @@ def common_settings(training: Training, backbone: str, test_sets: Sequence[str])
         "--resume": training.resume,
         "--on-bad-sample skip": source.skip_damaged,
     }
+
+
+def _shown(value: Any) -> Any:
+    return "none" if value in (None, "") else value
 
 
 def _end(text: str, world: World) -> None:

@@ -7,6 +7,7 @@ device.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -27,6 +28,7 @@ from lorat.train.signals import outlive_signals
 __all__ = ["Batch", "Place", "Source", "make_loader", "normalise", "scale_and_shift"]
 
 _NO_TENSORS = ("keys", "damaged", "seconds")
+_GRACE = 1.0  # seconds
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -134,10 +136,22 @@ def make_loader(
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin,
     )
-    for batch in loader:
+    batches = iter(loader)
+    while (batch := _next(batches, workers)) is not None:
         if isinstance(batch, Failure):
             raise UserError(batch.message)
         yield batch
+
+
+def _next(batches: Iterator[Batch | Failure], workers: int) -> Batch | Failure | None:
+    """Return what comes next, or None at the end."""
+    try:
+        return next(batches, None)
+    except (OSError, EOFError, RuntimeError):
+        # A batch that a lost worker announced cannot be had. What ended the worker is raised by
+        # PyTorch here, in the place of that, as soon as the system says so.
+        time.sleep(_GRACE if workers else 0.0)
+        raise
 
 
 def _collate(pairs: list[TrainingPair | Failure]) -> Batch | Failure:

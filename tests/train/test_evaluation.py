@@ -82,6 +82,9 @@ def test_the_best_and_the_last_weights_are_named_and_logged(files, raw):
     assert result["best"]["score"] == max(reached.values())
     assert reached[result["best"]["epoch"]] == max(reached.values())
     assert load_file("a/best.safetensors").keys() == load_file(f"a/{weights(result)}").keys()
+    train(*files, f"--raw={raw}", "--run=a", "--set=train.keep_checkpoints=1", "--resume=auto")
+    again = [json.loads(line) for line in Path("a/log.jsonl").read_text().splitlines()]
+    assert again == log  # scored once more, and told once
 
 
 def weights(result: dict) -> str:

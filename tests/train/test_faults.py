@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,17 @@ def metadata_of(path: Path) -> dict[str, str]:
 def test_a_folder_that_is_no_dump_is_refused(tmp_path):
     result = run(f"--replay={tmp_path}")
     assert result.exit_code == 2 and "no step that a training kept" in last_line(result)
+
+
+def test_a_step_that_cannot_be_kept_is_told_all_the_same(runner, files, tmp_path):
+    run = tmp_path / "run"
+    code, errors = runner.run([*files, *WILD, "--no-eval", f"--run={run}"], limit=50_000)
+    assert code == 2
+    line = errors.splitlines()[-1]
+    assert line.startswith("Error: the loss is nan and the gradient norm nan at step 2, samples ")
+    assert "it could not be kept" in line and "model.safetensors: cannot be written" in line
+    assert "train.dtype=float32" in line and "--replay" not in line
+    assert "Traceback" not in errors and not any((run / "faults").iterdir())
 
 
 def test_two_processes_keep_one_dump_and_one_of_them_speaks(files, tmp_path):
@@ -238,10 +251,40 @@ def test_a_full_device_is_explained_with_what_helps(tiny_recipe, tiny_variant):
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), "the MPS device"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "data.workers"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "--shm-size"),
+        (RuntimeError("CUDA error: out of memory"), "the CPU device"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "the CPU device"),
     ],
 )
 def test_every_way_of_running_out_of_memory_is_explained(error, part, tiny_recipe, tiny_variant):
     assert part in explained(error, tiny_recipe, tiny_variant)
+
+
+def test_a_step_that_is_one_graph_is_not_to_be_cut(tiny_recipe, tiny_variant):
+    plan = tiny_recipe.train.model_copy(update={"compile": True})
+    recipe = tiny_recipe.model_copy(update={"train": plan})
+    world = World(0, 2, torch.device("cuda"))
+    assert "parallel=fsdp" not in explained(MemoryError(), recipe, tiny_variant, world)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are looked up as Linux lists them")
+def test_a_worker_that_is_killed_while_its_batch_is_waited_for_is_explained(
+    runner, files, tmp_path
+):
+    run = tmp_path / "run"
+    more = ["--no-eval", "--set=data.workers=1", "--set=train.epochs=400"]
+    process = runner.start([*files, *more, f"--run={run}"])
+    begin = time.monotonic()
+    while not (run / "log.jsonl").is_file() or (run / "log.jsonl").read_bytes().count(b"\n") < 3:
+        assert time.monotonic() - begin < 200
+        time.sleep(0.01)
+    (worker,) = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    os.kill(int(worker), signal.SIGSTOP)
+    time.sleep(1.0)  # what it made ahead is trained on
+    os.kill(int(worker), signal.SIGKILL)
+    code, errors = runner.wait()
+    assert code == 2, errors
+    assert "out of memory: a loader process" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
 
 
 def test_other_errors_keep_their_traceback(tiny_recipe, tiny_variant):

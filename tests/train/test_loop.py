@@ -17,8 +17,12 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from lorat.shards.errors import UserError
+from lorat.train import batches, pictures
+from lorat.train.batches import make_loader
 from lorat.train.checkpoints import checkpoints_of, find_checkpoint
 from lorat.train.cli import main
+from lorat.train.distributed import World
 from lorat.train.network.weights import load_network
 
 
@@ -174,3 +178,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(files, tmp_path)
 )
 def test_mistyped_names_are_refused(arguments, part):
     refused(run(*arguments), part)
+
+
+def test_folders_are_printed_as_they_are(files, tmp_path):
+    folder = tmp_path / "[bold]" / "[/x]"
+    result = run(*files, "--set=train.epochs=1", f"--run={folder}")
+    assert result.exit_code == 0, result.output
+    assert f"weights: {folder / 'checkpoints/epoch_0001/model.safetensors'}" in result.output
+
+
+def test_a_picture_that_cannot_be_written_is_no_reason_to_end(files, tmp_path, monkeypatch):
+    def refuse(place: Path) -> None:
+        raise UserError(f"{place}: cannot be written")
+
+    monkeypatch.setattr(pictures, "atomic_file", refuse)
+    result = run(*files, f"--run={tmp_path / 'run'}")
+    assert result.exit_code == 0, result.output
+    assert "weights: " in result.output and "curves: " not in result.output
+    for name in ("samples.png", "curves.png"):
+        assert f"without a picture: {tmp_path / 'run' / name}" in result.stderr
+
+
+def test_on_the_processor_a_gpu_is_left_alone(files, source, tmp_path, monkeypatch):
+    """Pinned memory would be asked of it: of one that is full, too."""
+    asked, real = [], batches.DataLoader
+    monkeypatch.setattr(
+        batches, "DataLoader", lambda *a, **k: asked.append(k["pin_memory"]) or real(*a, **k)
+    )
+    next(make_loader(source))
+    result = run(*files, f"--run={tmp_path / 'run'}", "--set=data.validation=toy-val")
+    assert result.exit_code == 0, result.output
+    assert asked == [False] * 5  # the run's and three validations' beside the one above
+    assert World(0, 1, torch.device("cuda")).pins

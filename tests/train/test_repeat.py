@@ -88,3 +88,16 @@ def test_a_record_that_is_missing_or_of_something_else_is_refused(first):
     refused(run("--config=absent.yaml", "--run=b"), "absent.yaml")
     Path("odd.yaml").write_text("variants: 3\n")
     refused(run("--config=odd.yaml", "--run=b"), "odd.yaml")
+
+
+def test_the_record_of_a_run_that_begins_again_is_that_of_what_is_trained(first):
+    """It ended before its first checkpoint, and was started again with another rate."""
+    Path("b").mkdir()
+    shutil.copy("a/config.yaml", "b/config.yaml")
+    assert repeat("--resume=auto", "--set=train.lr=0.002").exit_code == 0
+    assert yaml.safe_load(Path("b/config.yaml").read_text())["recipe"]["train"]["lr"] == 0.002
+    result = repeat("--resume=auto", "--set=train.log_steps=7")
+    assert result.exit_code == 2 and "train.lr = 0.002" in result.stderr
+    assert repeat("--resume=auto", "--set=train.lr=0.002", "--set=train.log_steps=7").exit_code == 0
+    kept = yaml.safe_load(Path("b/config.yaml").read_text())["recipe"]["train"]
+    assert kept["log_steps"] == 1  # it went on from a checkpoint

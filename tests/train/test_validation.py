@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +17,15 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from lorat.configs.schema import DataConfig, TrainConfig
-from lorat.train.batches import make_loader
+from lorat.train.batches import Batch, make_loader
 from lorat.train.checkpoints import find_checkpoint
 from lorat.train.cli import main
 from lorat.train.distributed import World
-from lorat.train.engine import build_engine, make_scaler
+from lorat.train.engine import Engine, build_engine, make_scaler
 from lorat.train.network.variants import build_network
 from lorat.train.objective import Objective
 from lorat.train.optim import build_optimizer
+from lorat.train.step import StepResult, update
 from lorat.train.validation import validate, validation_due, validation_source
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -120,3 +125,52 @@ def test_shards_that_are_missing_are_told_once_and_the_run_goes_on(
     files = tmp_path, tiny_variant, tiny_recipe, tiny_shards
     *_, result = run(*files, "run", "--set=data.validation=got10k-val")
     assert result.stderr.count("lorat-prep build --datasets got10k-val") == 1
+
+
+OPTIONS = ["--set=data.validation=toy-val", "--set=data.validation_pairs=40"]
+
+
+@pytest.fixture
+def asked_to_end(tmp_path, tiny_variant, tiny_recipe, tiny_shards, monkeypatch):
+    """Trains whole, then asked to end by SIGTERM somewhere, then on; it ends as the whole did."""
+    files = tmp_path, tiny_variant, tiny_recipe, tiny_shards
+    seldom = ["--set=train.checkpoint_epochs=3", *OPTIONS]
+    whole, told, _ = run(*files, "whole", *seldom)
+
+    def check(place: str, name: str, hooked: Callable[..., Any], checkpoint: str) -> None:
+        with monkeypatch.context() as patch, pytest.raises(AssertionError):
+            patch.setattr(f"lorat.train.{place}.{name}", hooked)
+            run(*files, "cut", *seldom)  # ends with 143
+        assert find_checkpoint(tmp_path / "cut").name == checkpoint
+        weights, records, _ = run(*files, "cut", *seldom, "--resume=auto")
+        assert all(torch.equal(weights[name], whole[name]) for name in whole)
+        losses = [
+            {r["step"]: r["val_loss"] for r in log if "val_loss" in r} for log in (records, told)
+        ]
+        assert losses[0] == losses[1] and list(losses[0]) == [3, 6, 9]
+
+    return check
+
+
+def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(asked_to_end):
+    """torchrun and Slurm do not wait for long."""
+    taken = []
+
+    def batches(*arguments: Any, **options: Any) -> Iterator[Batch]:
+        for number, batch in enumerate(make_loader(*arguments, **options)):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            taken.append(number)
+            yield batch
+
+    asked_to_end("validation", "make_loader", batches, "step_00000003")
+    assert taken == [0, 1, 2]
+
+
+def test_a_signal_before_a_validation_is_obeyed_before_it(asked_to_end):
+    def one(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> StepResult:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(engine, recipe, batch, step)
+
+    asked_to_end("loop", "update", one, "step_00000006")
