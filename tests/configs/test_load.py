@@ -83,3 +83,39 @@ def test_paths_yaml_gives_the_roots_that_are_filled_in(tmp_path):
     (tmp_path / "paths.yaml").write_text("lasot: [1]\n")
     with pytest.raises(UserError, match="lasot"):
         load_data_roots(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train.clip_norm=0",  # which would train nothing
+        "train.lr=-1e-4",
+        "train.lr=.nan",
+        "train.lr=.inf",
+        "train.warmup_epochs=-1",
+        "train.weight_decay=-0.1",
+        "augment.scale_jitter=-1",
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(text):
+    with pytest.raises(UserError, match=text.partition("=")[0]):
+        load_recipe("standard", [text])
+
+
+def test_a_rule_for_several_keys_is_told_without_a_key():
+    with pytest.raises(UserError) as error:
+        load_recipe("standard", ["train.batch_size=100"])
+    assert error.value.message.startswith(
+        "configs/recipes/standard.yaml with --set: train.pairs_per_epoch (131072) must be"
+    )
+
+
+def test_a_change_of_a_variant_is_quoted_as_it_was_written():
+    with pytest.raises(UserError, match=r"--set variant\.name\.x=1: "):
+        load_variant("B-224", ["name.x=1"])
+
+
+@pytest.mark.parametrize("text", ["search_factor=0", "std=[0, 1, 1]"])
+def test_crops_and_statistics_that_would_be_empty_are_refused(text):
+    with pytest.raises(UserError, match="greater than 0"):
+        load_variant("B-224", [text])

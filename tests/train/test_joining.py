@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from lorat.train import joining
+from lorat.shards.errors import UserError
+from lorat.train import distributed, joining
 from lorat.train.joining import meet
 
 PATIENCE = timedelta(seconds=20)
@@ -50,3 +52,11 @@ def test_a_rank_that_does_not_come_is_named(start, monkeypatch):
     monkeypatch.setattr(joining, "rendezvous", lambda *_, **__: iter([(start.store, 0, 3)]))
     with pytest.raises(RuntimeError, match="no word of rank 1, 2"):
         meet(timedelta(seconds=0.2))
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told_how_many_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("RANK", "10")
+    assert distributed._own_gpu(1) == torch.device("cuda", 1)
+    with pytest.raises(UserError, match=r"rank 10 is process 2 .* has 2 CUDA .*-per-node 2"):
+        distributed._own_gpu(2)

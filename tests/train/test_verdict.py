@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lorat.train.verdict import Circumstances, Pace, judge, sum_of
+from lorat.train.distributed import World
+from lorat.train.verdict import Circumstances, Pace, circumstances_of, judge, sum_of
 
 USUAL = Circumstances(
     workers=2,
@@ -98,3 +99,12 @@ def test_nothing_measured_is_no_error():
 def test_paces_add_up():
     both = sum_of([WAITING, BUSY])
     assert (both.seconds, both.waited, both.pairs) == (20.0, 6.2, 2000)
+
+
+def test_a_step_that_fsdp_cuts_is_not_to_be_one_graph(tiny_recipe, source):
+    plan = tiny_recipe.train.model_copy(update={"parallel": "fsdp"})
+    recipe = tiny_recipe.model_copy(update={"train": plan})
+    world = World(0, 2, torch.device("cpu"))
+    for one, proposed in ((recipe, False), (tiny_recipe, True)):
+        about = circumstances_of(one, source, torch.float32, world)
+        assert ("train.compile" in judge(BUSY, about).text) is proposed

@@ -162,3 +162,19 @@ def test_a_real_training_offline_leaves_files_and_goes_on_under_its_id(files, tm
     assert b"pairs_per_second" in raw and b"pairs_per_epoch" in raw
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(1, 10))
+
+
+def test_a_server_that_is_gone_does_not_keep_a_training_from_ending(monkeypatch, tmp_path):
+    given = {}
+
+    def init(**options):
+        given.update(options)
+        raise RuntimeError("enough seen")
+
+    wandb = pytest.importorskip("wandb")
+    if "finish_timeout" not in wandb.Settings.model_fields:
+        pytest.skip("this release has no limit for the end")
+    monkeypatch.setattr(wandb, "init", init)
+    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+        assert tell is None
+    assert 0 < given["settings"].finish_timeout <= 600 and given["settings"].init_timeout <= 60
