@@ -137,9 +137,10 @@ def asked_to_end(tmp_path, tiny_variant, tiny_recipe, tiny_shards, monkeypatch):
     seldom = ["--set=train.checkpoint_epochs=3", *OPTIONS]
     whole, told, _ = run(*files, "whole", *seldom)
 
-    def check(place: str, name: str, hooked: Callable[..., Any], checkpoint: str) -> None:
+    def check(checkpoint: str, hooks: dict[str, Callable[..., Any]]) -> None:
         with monkeypatch.context() as patch, pytest.raises(AssertionError):
-            patch.setattr(f"lorat.train.{place}.{name}", hooked)
+            for name, hook in hooks.items():
+                patch.setattr(f"lorat.train.{name}", hook)
             run(*files, "cut", *seldom)  # ends with 143
         assert find_checkpoint(tmp_path / "cut").name == checkpoint
         weights, records, _ = run(*files, "cut", *seldom, "--resume=auto")
@@ -163,14 +164,21 @@ def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(asked_to_
             taken.append(number)
             yield batch
 
-    asked_to_end("validation", "make_loader", batches, "step_00000003")
+    asked_to_end("step_00000003", {"validation.make_loader": batches})
     assert taken == [0, 1, 2]
 
 
 def test_a_signal_before_a_validation_is_obeyed_before_it(asked_to_end):
+    validated = []
+
     def one(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> StepResult:
         if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
         return update(engine, recipe, batch, step)
 
-    asked_to_end("loop", "update", one, "step_00000006")
+    def noted(*arguments: Any) -> dict[str, float]:
+        validated.append(arguments)
+        return validate(*arguments)
+
+    asked_to_end("step_00000006", {"loop.update": one, "validation.validate": noted})
+    assert len(validated) == 1  # after the first epoch
