@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.rows import MODULES, ROWS, Numbers
 from lorat.shards.console import OUT
 from lorat.shards.jpeg import codec_name
+from lorat.shards.process import processor_name
 
 __all__ = ["main"]
 
@@ -87,21 +88,12 @@ def _rows(results: dict[str, Numbers]) -> list[dict[str, str | bool]]:
 
 def _machine() -> dict[str, str | int]:
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "opencv-python-headless", "numpy")},
         "codec": codec_name(),
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lorat.evaluate.cli_export import export_command
+from lorat.evaluate.cli_options import convention_option, tracker_options
 from lorat.evaluate.cli_report import report_command
 from lorat.evaluate.cli_results import export_results_command
 from lorat.evaluate.cli_score import score_command
 from lorat.evaluate.cli_video import video_command
 from lorat.evaluate.cli_zip import check_zip_command
 from lorat.evaluate.metrics import ConventionName
-from lorat.evaluate.resize import RESIZES, Resize
-from lorat.evaluate.runs import default_out, newest_run, run_weights
+from lorat.evaluate.resize import Resize
+from lorat.evaluate.runs import chosen_weights, default_out
 from lorat.evaluate.testsets import SERVERS, TestSet, choose_test_sets, cut, default_test_sets
-from lorat.prep.sources import RAW, root_options
+from lorat.prep.sources import RAW, root_options, split_names
 from lorat.prep.trees import DATASETS
 from lorat.prep.trees.roots import parse_roots
 from lorat.shards.console import INTERRUPTED, OUT, progress_bar, start_logging
 from lorat.shards.errors import UserError, nearest
-from lorat.shards.process import usable_cores
+from lorat.shards.process import cores_a_rank
 
 if TYPE_CHECKING:
     from lorat.evaluate.job import Evaluation, Progress
@@ -36,7 +36,6 @@ __all__ = ["main"]
 _PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}
 """How often the published system tracks a data set."""
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -72,19 +71,7 @@ class Options:
 
 @click.group(invoke_without_command=True, context_settings={"show_default": True})
 @click.version_option(package_name="lorat", prog_name="lorat-eval")
-@click.option(
-    "--run",
-    "--run-dir",
-    "run",
-    type=_FOLDER,
-    help="A run folder; its last checkpoint is evaluated. Write --run-dir under torchrun.",
-)
-@click.option("--weights", type=_FILE, help="A weights file, instead of a run.")
-@click.option("--variant", help="Variant of weights that do not name theirs (B-224, a YAML file).")
-@click.option("--backbone", type=_FILE, help="The pretrained backbone's file, if not found.")
-@click.option(
-    "--force-backbone", is_flag=True, help="Take another backbone than the weights were trained on."
-)
+@tracker_options
 @click.option("--raw", type=_FOLDER, default=RAW, help="Folder of all raw trees.")
 @root_options
 @click.option(
@@ -106,18 +93,9 @@ class Options:
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    default=max(1, min(8, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))),
+    default=min(8, cores_a_rank()),
     show_default="one a core, at most 8",
     help="Threads that decode images, in each process.",
-)
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:<index> or mps.")
-@click.option("--dtype", default="auto", help="auto, float32, bfloat16 or float16.")
-@click.option(
-    "--resize",
-    type=click.Choice(RESIZES),
-    default="published",
-    help="How frames are shrunk into crops: not antialiased, as for the published numbers, or "
-    "averaged over areas, as training on shards saw them.",
 )
 @click.option(
     "--compile",
@@ -134,13 +112,7 @@ class Options:
     is_flag=True,
     help="As published numbers are made: LaSOT_Extension and GOT-10k three times, the others once.",
 )
-@click.option(
-    "--convention",
-    type=click.Choice(get_args(ConventionName)),
-    default="published",
-    help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published numbers, or "
-    "as their MATLAB toolkits do.",
-)
+@convention_option
 @click.option("--overwrite", is_flag=True, help="Forget the results and zips that are there.")
 @click.option("--video", metavar="NAME", help="Sequence of the video; one is chosen by default.")
 @click.option("--no-video", is_flag=True, help="Write no video.")
@@ -149,14 +121,15 @@ def main(context: click.Context, **values: Any) -> None:
     """Track test sets and score the tracker.
 
     Tracks every sequence from its first box, prints a table beside a tracker that never moves,
-    and writes results, metrics.json, plots and a video. What is tracked already is not tracked
-    again. Without options: the newest run, every test set whose tree is there.
+    and writes results, metrics.json, plots, a page and a video. What is tracked already is not
+    tracked again. Without options: the newest run, every test set whose tree is there.
 
     \b
     lorat-eval --run runs/B-224-standard --datasets lasot,got10k-val --submit-zip got10k
     torchrun --nproc-per-node 8 -m lorat.evaluate.cli --run-dir runs/B-224-standard
 
-    Exit status: 0 done; 1 some sequences failed, the others are done; 2 wrong input.
+    Exit status: 0 done; 1 some sequences failed, the others are done; 2 wrong input; 130 after
+    Ctrl-C, and the same command goes on.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     if context.invoked_subcommand is None:
@@ -169,7 +142,7 @@ def main(context: click.Context, **values: Any) -> None:
 
 def _evaluate(options: Options) -> int:
     """Do the main job and return the exit status."""
-    weights = _weights(options)
+    weights = chosen_weights(options.run, options.weights)
     sets = _test_sets(options)
     if options.video is not None:
         _check_video(options, sets)
@@ -236,23 +209,13 @@ def _track(options: Options, weights: Path, sets: list[TestSet], out: Path) -> E
             )
 
 
-def _weights(options: Options) -> Path:
-    if options.run is not None and options.weights is not None:
-        raise UserError("--run and --weights: give one of them")
-    if options.weights is None:
-        return run_weights(options.run or newest_run())
-    if not options.weights.is_file():
-        raise UserError(f"{options.weights}: no such weights file; check --weights")
-    return options.weights
-
-
 def _test_sets(options: Options) -> list[TestSet]:
     roots = parse_roots(options.roots)
-    names = _names(options.datasets)
+    names = split_names(options.datasets)
     if not names:
         names = default_test_sets(options.raw, roots)
     sets = choose_test_sets(names, options.submit_zip, options.raw, roots, _runs(options))
-    return cut(sets, _names(options.sequences), options.limit)
+    return cut(sets, split_names(options.sequences), options.limit)
 
 
 def _runs(options: Options) -> Mapping[str, int]:
@@ -261,10 +224,6 @@ def _runs(options: Options) -> Mapping[str, int]:
     if options.published:
         return _PUBLISHED_RUNS
     return dict.fromkeys(DATASETS, options.repeats or 1)
-
-
-def _names(text: str | None) -> list[str]:
-    return [name for part in (text or "").split(",") if (name := part.strip())]
 
 
 def _check_video(options: Options, sets: list[TestSet]) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from lorat.configs.load import load_variant
-from lorat.evaluate.runs import newest_run, run_weights
+from lorat.evaluate.cli_options import weights_options
+from lorat.evaluate.runs import chosen_weights
 from lorat.shards.console import OUT, start_logging
 from lorat.shards.errors import UserError
 
 __all__ = ["export_command"]
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
 _ENDING = {
     "merged": "-merged.safetensors",
     "published": "-published.safetensors",
@@ -67,11 +67,7 @@ class Options:
     flag_value="torch-export",
     help="The same two graphs for torch.export.load.",
 )
-@click.option("--run", type=_FOLDER, help="A run folder; its last checkpoint is exported.")
-@click.option("--weights", type=_FILE, help="A weights file, instead of a run.")
-@click.option("--variant", help="Variant of weights that do not name theirs (B-224, a YAML file).")
-@click.option("--backbone", type=_FILE, help="The pretrained backbone's file, if not found.")
-@click.option("--force-backbone", is_flag=True, help="Take another backbone than the weights' own.")
+@weights_options
 @click.option(
     "--out",
     type=_FILE,
@@ -103,7 +99,7 @@ def export_command(**values: Any) -> None:
     start_logging()
     options = Options(**values)
     _check(options)
-    weights = _weights(options)
+    weights = chosen_weights(options.run, options.weights)
     out = options.out or _default_out(weights, str(options.form))
     graphs = options.form in ("onnx", "torch-export")
     export, what = (_export_graphs, "graph") if graphs else (_export_weights, "weights")
@@ -117,8 +113,6 @@ def _check(options: Options) -> None:
         raise UserError(
             "export-weights: say what to write: --merged, --published, --onnx or --torch-export"
         )
-    if options.run is not None and options.weights is not None:
-        raise UserError("--run and --weights: give one of them")
     given = {
         "--dtype": options.dtype is not None and options.form != "merged",
         "--scalars": options.scalars is not None and options.form != "published",
@@ -127,12 +121,6 @@ def _check(options: Options) -> None:
     odd = [name for name, is_odd in given.items() if is_odd]
     if odd:
         raise UserError(f"{odd[0]}: has no meaning for --{options.form}; leave it out")
-
-
-def _weights(options: Options) -> Path:
-    if options.weights is None:
-        return run_weights(options.run or newest_run())
-    return options.weights
 
 
 def _default_out(weights: Path, form: str) -> Path:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lorat.evaluate.cli_options import convention_option
 from lorat.evaluate.metrics import ConventionName
 from lorat.evaluate.results import has_result
 from lorat.evaluate.runs import default_out, newest_run, run_weights
 from lorat.evaluate.store import is_done, read_identity, result_folder
 from lorat.evaluate.testsets import TestSet, choose_test_sets
-from lorat.prep.sources import RAW, root_options
+from lorat.prep.sources import RAW, root_options, split_names
 from lorat.prep.trees.roots import parse_roots
 from lorat.shards.console import say, start_logging
 from lorat.shards.errors import UserError
@@ -64,12 +65,7 @@ class Options:
     "--worst", type=click.IntRange(min=0), default=5, help="Sequences shown as pictures, a set."
 )
 @click.option("--html", type=_FILE, help="File to write.  [default: report.html in --out]")
-@click.option(
-    "--convention",
-    type=click.Choice(get_args(ConventionName)),
-    default="published",
-    help="As the published numbers, or as the data sets' MATLAB toolkits.",
-)
+@convention_option
 def report_command(**values: Any) -> None:
     """Write the page of an evaluation, with other trackers beside it.
 
@@ -117,7 +113,7 @@ def _report(options: Options) -> int:
 def _sets(options: Options, out: Path) -> list[TestSet]:
     """Return the test sets that have results, as often as they were tracked."""
     there = sorted(path.name for path in (out / "results").glob("*") if path.is_dir())
-    names = [name.strip() for name in (options.datasets or "").split(",") if name.strip()]
+    names = split_names(options.datasets)
     if not (names or there):
         raise UserError(f"{out}: holds no results; run lorat-eval first")
     roots = parse_roots(options.roots)

@@ -16,7 +16,7 @@ from lorat.evaluate.layouts_write import EXPORTS, ResultSet, layout_files, write
 from lorat.evaluate.results import SequenceResult, list_results, read_result
 from lorat.evaluate.runs import default_out, newest_run, run_weights
 from lorat.evaluate.testsets import choose_test_sets
-from lorat.prep.sources import RAW, root_options
+from lorat.prep.sources import RAW, root_options, split_names
 from lorat.prep.trees import Dataset, parse_name
 from lorat.prep.trees.roots import is_named, missing_roots, parse_roots
 from lorat.shards.console import progress_bar, say, start_logging
@@ -125,7 +125,7 @@ def _chosen(folder: Path, datasets: str | None) -> list[Path]:
             f"{folder}: holds no results; track test sets with lorat-eval first, or name an "
             "evaluation's folder with --results"
         )
-    wanted = [name for part in (datasets or "").split(",") if (name := part.strip())]
+    wanted = split_names(datasets)
     chosen: dict[str, Path] = {}
     for name in wanted or there:
         try:

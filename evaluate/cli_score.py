@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
+from lorat.evaluate.cli_options import convention_option
 from lorat.evaluate.layouts_find import LAYOUTS
 from lorat.evaluate.metrics import ConventionName
 from lorat.evaluate.store import METRICS
 from lorat.evaluate.testsets import TestSet, choose_test_sets, cut
-from lorat.prep.sources import RAW, root_options
+from lorat.prep.sources import RAW, root_options, split_names
 from lorat.prep.trees import official_names
 from lorat.prep.trees.roots import parse_roots
 from lorat.shards.console import OUT, plain_table, progress_bar, say, start_logging
@@ -68,13 +69,7 @@ class Options:
     default="auto",
     help="Layout of the results; auto tells it by what is there.",
 )
-@click.option(
-    "--convention",
-    type=click.Choice(get_args(ConventionName)),
-    default="published",
-    help="Which frames are valid and what the others count as: as in published LoRAT numbers, or "
-    "as in the data sets' MATLAB toolkits.",
-)
+@convention_option
 @click.option(
     "--label", help="What tables call the tracker.  [default: the folder's name, or our variant's]"
 )
@@ -176,7 +171,7 @@ def _test_set(options: Options) -> TestSet:
         raise UserError(f"--dataset {options.dataset}: name one test set")
     name = _SCORED_SPLITS.get(options.dataset, options.dataset)
     sets = choose_test_sets([name], (), options.raw, parse_roots(options.roots))
-    wanted = [part.strip() for part in (options.sequences or "").split(",") if part.strip()]
+    wanted = split_names(options.sequences)
     return cut(sets, wanted, None)[0]
 
 

@@ -14,6 +14,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from lorat.evaluate.cli_options import tracker_options
 from lorat.evaluate.drawing import draw_ruler
 from lorat.evaluate.follow import follow, write_tracks
 from lorat.evaluate.footage import (
@@ -25,8 +26,8 @@ from lorat.evaluate.footage import (
     open_footage,
     read_ahead,
 )
-from lorat.evaluate.resize import RESIZES, Resize
-from lorat.evaluate.runs import newest_run, run_weights
+from lorat.evaluate.resize import Resize
+from lorat.evaluate.runs import chosen_weights
 from lorat.evaluate.video import VIDEO_SUFFIXES, VideoFile
 from lorat.shards.console import say, start_logging
 from lorat.shards.errors import UserError
@@ -40,7 +41,6 @@ __all__ = ["video_command"]
 
 _LOG = logging.getLogger("lorat")
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,20 +84,7 @@ class Options:
     type=_FILE,
     help="Only write the first frame as a PNG under a ruled grid, with --box drawn if given.",
 )
-@click.option("--run", type=_FOLDER, help="A run folder; its last checkpoint tracks.")
-@click.option("--weights", type=_FILE, help="A weights file, instead of a run.")
-@click.option("--variant", help="Variant of weights that do not name theirs (B-224, a YAML file).")
-@click.option("--backbone", type=_FILE, help="The pretrained backbone's file, if not found.")
-@click.option("--force-backbone", is_flag=True, help="Take another backbone than the weights' own.")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:<index> or mps.")
-@click.option("--dtype", default="auto", help="auto, float32, bfloat16 or float16.")
-@click.option(
-    "--resize",
-    type=click.Choice(RESIZES),
-    default="published",
-    help="How frames are shrunk into crops: not antialiased, as for the published numbers, or "
-    "averaged over areas, as training on shards saw them.",
-)
+@tracker_options
 @click.option(
     "--start",
     metavar="WHERE",
@@ -147,7 +134,7 @@ def _video(options: Options) -> int:
             "width and height off its grid, and give them as --box x,y,w,h"
         )
     out, csv = _outputs(options)
-    weights = _weights(options)
+    weights = chosen_weights(options.run, options.weights)
     with closing(_open(options, start)) as footage:
         first, image = first_shot(footage)
         # torch takes seconds to import: help and mistakes need not wait for it.
@@ -212,8 +199,6 @@ def _write_first_frame(footage: Footage, box: NDArray[np.float64] | None, path: 
 def _check(options: Options) -> None:
     if (options.source is None) == (options.camera is None):
         raise UserError("video: name one video or folder of images, or give --camera 0")
-    if options.run is not None and options.weights is not None:
-        raise UserError("--run and --weights: give one of them")
     if (path := options.first_frame) is None:
         return
     names = ("out", "csv", "frames", "run", "weights")
@@ -271,14 +256,6 @@ def _open(options: Options, start: Start) -> Footage:
     if options.source is not None:
         return open_footage(options.source, start)
     return open_camera(options.camera or 0, start)
-
-
-def _weights(options: Options) -> Path:
-    if options.weights is None:
-        return run_weights(options.run or newest_run())
-    if not options.weights.is_file():
-        raise UserError(f"{options.weights}: no such weights file; check --weights")
-    return options.weights
 
 
 def _load(options: Options, weights: Path) -> Tracker:

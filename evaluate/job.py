@@ -8,7 +8,6 @@ Several processes share the sequences; what comes out does not depend on how man
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,12 @@ from lorat.evaluate.store import (
 from lorat.evaluate.testsets import TestSet
 from lorat.prep.trees.clip import Clip
 from lorat.shards.errors import UserError
-from lorat.shards.process import ALL_FREED, keep_freed_memory, usable_cores
+from lorat.shards.process import (
+    ALL_FREED,
+    keep_freed_memory,
+    processor_name,
+    usable_cores,
+)
 
 __all__ = ["Evaluation", "Progress", "TrackerOptions", "evaluate"]
 
@@ -109,7 +113,6 @@ def evaluate(
             rank where it is raised on one.
     """
     ranks = ranks or Ranks()
-    tracking: _Tracking | None = None
     failed: dict[str, dict[str, str]] = {}
     reason = ""
     try:
@@ -120,14 +123,14 @@ def evaluate(
             claim(out, identity)
     except UserError as error:
         reason = error.message
-    _agree(reason, ranks)
+    _agree(ranks.exchange(reason))
     tracking = _Tracking(sets, out, ranks, _todo(sets, out, ranks), progress)
     try:
         tracking.track(predictor, options, failed)
     except UserError as error:
         reason = error.message
     ends = ranks.exchange_while((failed, reason), tracking.show)
-    _agree_all([message for _, message in ends])
+    _agree([message for _, message in ends])
     return Evaluation(sets, identity, _failures(sets, out, [failures for failures, _ in ends]))
 
 
@@ -150,12 +153,8 @@ def _load(options: TrackerOptions) -> tuple[Predictor, Identity]:
     return predictor, Identity(digest, predictor.variant.name, dtype, settings, options.resize)
 
 
-def _agree(reason: str, ranks: Ranks) -> None:
+def _agree(reasons: Sequence[str]) -> None:
     """Go on where no rank has a reason not to."""
-    _agree_all(ranks.exchange(reason))
-
-
-def _agree_all(reasons: Sequence[str]) -> None:
     for rank, reason in enumerate(reasons):
         if reason:
             raise UserError(f"rank {rank}: {reason}" if len(reasons) > 1 else reason)
@@ -281,8 +280,7 @@ def _machine(predictor: Predictor, batch: int, options: TrackerOptions, ranks: R
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type == "cpu":
-        cores = usable_cores()
-        name = f"{platform.processor() or platform.machine()} processor, {cores} cores"
+        name = f"{processor_name()}, {usable_cores()} cores"
     else:
         name = device.type
     many = f", {ranks.size} processes" if ranks.size > 1 else ""

@@ -20,10 +20,12 @@ from lorat.evaluate.scoring import dataset_scores, never_moving_results
 from lorat.evaluate.store import METRICS, machines_of, result_folder
 from lorat.shards.storage import write_json
 
-__all__ = ["Results", "Summary", "remarks", "summarise", "write_metrics"]
+__all__ = ["Results", "Runs", "Summary", "remarks", "summarise", "write_metrics"]
 
-Results = Mapping[str, Sequence[Mapping[str, SequenceResult]]]
-"""Test set → runs → sequence → result."""
+Runs = Sequence[Mapping[str, SequenceResult]]
+"""Repeated runs of a test set: sequence → result of each."""
+Results = Mapping[str, Runs]
+"""Test set → runs."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -7,23 +7,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lorat.evaluate.metrics import ConventionName
-from lorat.evaluate.outcome import Summary
+from lorat.evaluate.outcome import Runs, Summary
 from lorat.evaluate.page import PageInput, Rival
-from lorat.evaluate.results import SequenceResult
 from lorat.evaluate.scoring import DatasetScores, dataset_scores
 from lorat.evaluate.store import machines_of, result_folder
 from lorat.evaluate.strips import worst_strips
 from lorat.prep.trees.clip import Clip
 
-__all__ = ["PAGE", "Results", "compare", "page_input"]
+__all__ = ["PAGE", "compare", "page_input"]
 
 PAGE = "report.html"
 """The page's name in an evaluation's folder."""
 
 _SHOWN = 5  # failed sequences that one line names
 _RESIZES = {"published": "not antialiased, as published", "shards": "antialiased, as in shards"}
-Results = Sequence[Mapping[str, SequenceResult]]
-"""Runs → sequence → result."""
 
 
 def page_input(
@@ -83,8 +80,8 @@ def compare(
     label: str,
     ours: DatasetScores,
     clips: Sequence[Clip],
-    our_runs: Results,
-    their_runs: Results,
+    our_runs: Runs,
+    their_runs: Runs,
     convention: ConventionName,
 ) -> tuple[DatasetScores | None, list[str]]:
     """Score another tracker on the sequences that it has results of.

@@ -12,11 +12,26 @@ from pathlib import Path
 
 from lorat.shards.errors import UserError
 
-__all__ = ["RUNS", "default_out", "newest_run", "run_weights"]
+__all__ = ["RUNS", "chosen_weights", "default_out", "newest_run", "run_weights"]
 
 RUNS = Path("runs")
 _CHECKPOINTS = "checkpoints"
 _MODEL = "model.safetensors"
+
+
+def chosen_weights(run: Path | None, weights: Path | None) -> Path:
+    """Return the weights file that --run or --weights mean; the newest run's without both.
+
+    Raises:
+        UserError: if both are given, or there is no such file.
+    """
+    if run is not None and weights is not None:
+        raise UserError("--run and --weights: give one of them")
+    if weights is None:
+        return run_weights(run or newest_run())
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such weights file; check --weights")
+    return weights
 
 
 def run_weights(run: Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorat.prep.sources import split_names
 from lorat.shards.errors import UserError, unknown
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 from lorat.shards.storage import Location, children, file_size
@@ -86,7 +87,7 @@ def _is_folder(place: Location) -> bool:
 
 
 def _named(shards: Location, sets: ShardSets, datasets: str | None) -> ShardSets:
-    names = [name.strip() for name in (datasets or "").split(",") if name.strip()]
+    names = split_names(datasets)
     if not names:
         return sets
     known = {folder.name for folder in sets.folders}

@@ -14,7 +14,7 @@ from lorat.prep.trees.own import add_trees
 from lorat.prep.trees.roots import find_root, missing_roots
 from lorat.shards.errors import UserError
 
-__all__ = ["ALL", "RAW", "Source", "find_sources", "root_options", "tree_options"]
+__all__ = ["ALL", "RAW", "Source", "find_sources", "root_options", "split_names", "tree_options"]
 
 ALL = ("lasot", "got10k", "trackingnet", "coco", "got10k-val")
 RAW = Path("data/raw")
@@ -33,6 +33,11 @@ class Source:
     def name(self) -> str:
         """``<dataset>-<split>``."""
         return _name(self.dataset, self.split)
+
+
+def split_names(text: str | None) -> list[str]:
+    """Return the names of an option that takes several with commas between."""
+    return [name for part in (text or "").split(",") if (name := part.strip())]
 
 
 def tree_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -99,8 +104,7 @@ def find_sources(
             these are listed, with the command that works without them.
     """
     everything = datasets.strip() == "all"
-    listed = (name.strip() for name in datasets.split(","))
-    names = ALL if everything else tuple(dict.fromkeys(name for name in listed if name))
+    names = ALL if everything else tuple(dict.fromkeys(split_names(datasets)))
     if not names:
         raise UserError("--datasets names no data set; write for example lasot,got10k or all")
     wanted = [_with_split(name, trained) for name in names]

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 
-__all__ = ["ALL_FREED", "keep_freed_memory", "one_core", "settle_worker", "usable_cores"]
+__all__ = [
+    "ALL_FREED",
+    "cores_a_rank",
+    "keep_freed_memory",
+    "one_core",
+    "processor_name",
+    "settle_worker",
+    "usable_cores",
+]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of malloc.h
 _LARGEST_BLOCK = 32 << 20
@@ -31,6 +41,21 @@ def usable_cores() -> int:
     """Return how many cores this process may use: fewer than the machine has under a scheduler."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, macOS does not
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def cores_a_rank() -> int:
+    """Return how many of them each of the ranks has that torchrun started on this machine."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def processor_name() -> str:
+    """Return what this machine's processor calls itself."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def settle_worker() -> None:

@@ -12,7 +12,6 @@ sequence, a test set that cannot be read) is reported and leaves the training al
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from lorat.prep.trees import parse_name
 from lorat.prep.trees.roots import find_root, parse_roots
 from lorat.shards.console import OUT
 from lorat.shards.errors import UserError
-from lorat.shards.process import usable_cores
+from lorat.shards.process import cores_a_rank
 from lorat.train.result import Result, note_result
 
 if TYPE_CHECKING:
@@ -242,14 +241,14 @@ class Evaluator:
 
         from lorat.evaluate.job import TrackerOptions, evaluate
 
-        device, here = self._world.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        device = self._world.device
         options = TrackerOptions(
             weights=weights,
             backbone=self._network.backbone,
             force_backbone=self._network.force_backbone,
             device=str(device),
             batch=self._network.batch,
-            threads=max(1, min(8, usable_cores() // here)),
+            threads=min(8, cores_a_rank()),
         )
         try:
             with torch.random.fork_rng(devices=()):

@@ -7,7 +7,6 @@ proposes can be done with the options of ``lorat-train`` or is plainly about the
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -16,6 +15,7 @@ import torch
 
 from lorat.configs.schema import RecipeConfig
 from lorat.shards.jpeg import codec_name
+from lorat.shards.process import cores_a_rank
 from lorat.shards.storage import is_remote
 from lorat.train.devices import cpu_number_type
 from lorat.train.distributed import World
@@ -90,13 +90,12 @@ def circumstances_of(
 ) -> Circumstances:
     """Look up what a run trains with."""
     device, plan = world.device.type, recipe.train
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fast = cpu_number_type() == torch.bfloat16
     if device == "cuda":
         fast = torch.cuda.get_device_capability(world.device)[0] >= 8
     return Circumstances(
         workers=recipe.data.workers,
-        cores=max(1, _cores() // beside),
+        cores=cores_a_rank(),
         device=device,
         dtype=dtype,
         fast_bfloat16=fast and device != "mps",
@@ -107,13 +106,6 @@ def circumstances_of(
         cached=source.cache is not None,
         fast_codec=not codec_name().startswith("opencv"),
     )
-
-
-def _cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def judge(pace: Pace, about: Circumstances) -> Verdict:

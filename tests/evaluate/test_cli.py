@@ -12,6 +12,7 @@ from lorat.evaluate import engine
 from lorat.evaluate.cli import main
 from lorat.evaluate.results import list_results, read_result
 from lorat.train.network.weights import save_weights
+from tests.evaluate.mistakes import one_line_error
 
 
 @pytest.fixture
@@ -27,14 +28,6 @@ def run_eval(tiny_weights: Path, got10k_raw: Path, monkeypatch, tmp_path):
 
 
 OUT = Path("run/eval/epoch_0010")
-
-
-def _one_line_error(result, *words: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.stderr
 
 
 def test_one_command_tracks_scores_draws_and_zips(run_eval):
@@ -110,7 +103,7 @@ def test_results_of_other_weights_are_refused_until_overwrite(run_eval, tiny_pre
     network = tiny_predictor.network
     weights = Path("run/checkpoints/epoch_0010/model.safetensors")
     save_weights(weights, network, tiny_predictor.variant, {"epoch": "11"})
-    _one_line_error(run_eval("--no-video"), "--overwrite", "--out")
+    one_line_error(run_eval("--no-video"), "--overwrite", "--out")
     assert len(list_results(OUT / "results" / "got10k-val")) == 3
     assert run_eval("--no-video", "--overwrite").exit_code == 0
 
@@ -156,7 +149,7 @@ def test_annotations_that_do_not_parse_fail_their_sequence_and_no_other(run_eval
 def test_a_tree_of_which_nothing_can_be_read_is_a_mistake(run_eval, got10k_raw):
     for file in (got10k_raw / "GOT-10k/val").glob("*/groundtruth.txt"):
         file.write_text("nothing\n")
-    _one_line_error(run_eval(), "groundtruth.txt", "line 1")
+    one_line_error(run_eval(), "groundtruth.txt", "line 1")
 
 
 def test_repeated_runs_stand_beside_the_first_and_all_go_into_the_zip(run_eval, monkeypatch):
@@ -235,7 +228,7 @@ def test_without_options_the_newest_run_is_taken(run_eval, tmp_path):
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_two(run_eval, arguments, words):
-    _one_line_error(run_eval(*arguments), *words)
+    one_line_error(run_eval(*arguments), *words)
     assert not OUT.exists()
 
 
@@ -248,13 +241,13 @@ def test_a_users_mistake_is_one_line_and_status_two(run_eval, arguments, words):
     ],
 )
 def test_missing_weights_are_one_line_and_status_two(run_eval, weights, words):
-    _one_line_error(run_eval(weights=weights), *words)
+    one_line_error(run_eval(weights=weights), *words)
 
 
 def test_damaged_weights_are_one_line_and_status_two(run_eval):
     path = Path("run/checkpoints/epoch_0010/model.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
-    _one_line_error(run_eval(), "model.safetensors")
+    one_line_error(run_eval(), "model.safetensors")
 
 
 def test_a_checkpoint_of_whole_epochs_goes_before_a_rolling_one(run_eval):

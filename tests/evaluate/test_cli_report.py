@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from lorat.evaluate.cli import main
+from tests.evaluate.mistakes import one_line_error
 
 OUT = Path("run/eval/epoch_0010")
 NAMES = [f"GOT-10k_Val_{n:06d}" for n in (1, 2, 3)]
@@ -28,12 +29,6 @@ def lorat_eval(tiny_weights: Path, got10k_raw: Path, monkeypatch, tmp_path):
 @pytest.fixture
 def report(lorat_eval, got10k_raw):
     return lambda *arguments: lorat_eval("report", "--raw", str(got10k_raw), *arguments)
-
-
-def _one_line_error(result, *words: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert all(word in result.stderr for word in words), result.stderr
 
 
 def test_the_page_of_an_evaluation_is_made_anew_byte_for_byte(report):
@@ -72,9 +67,9 @@ def test_sequences_without_a_result_are_said_on_the_page_and_by_the_status(repor
 
 
 def test_a_users_mistake_is_one_line_and_status_two(report):
-    _one_line_error(report("--out", "nowhere"), "nowhere", "run lorat-eval first")
-    _one_line_error(report("--run", "run", "--out", "x"), "give one of them")
-    _one_line_error(report("--run", "run", "--results", "DiMP"), "LABEL=DIR")
-    _one_line_error(report("--run", "run", "--results", "DiMP=missing"), "missing")
+    one_line_error(report("--out", "nowhere"), "nowhere", "run lorat-eval first")
+    one_line_error(report("--run", "run", "--out", "x"), "give one of them")
+    one_line_error(report("--run", "run", "--results", "DiMP"), "LABEL=DIR")
+    one_line_error(report("--run", "run", "--results", "DiMP=missing"), "missing")
     twice = ("--results", "A=x", "--results", "A=y")
-    _one_line_error(report("--run", "run", *twice), "given twice")
+    one_line_error(report("--run", "run", *twice), "given twice")

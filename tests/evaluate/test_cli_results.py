@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from lorat.evaluate.cli_results import export_results_command
 from lorat.evaluate.cli_score import score_command
 from lorat.evaluate.results import SequenceResult, write_result
+from tests.evaluate.mistakes import one_line_error
 from tests.evaluate.score_trees import NAMES, tracked, write_lasot, write_ours
 
 
@@ -27,14 +28,6 @@ def export(tmp_path, monkeypatch):
         return CliRunner().invoke(export_results_command, [*fixed, *arguments])
 
     return run
-
-
-def _one_line_error(result, *words: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.stderr
 
 
 def _files(folder: str = "out") -> list[str]:
@@ -83,7 +76,7 @@ def test_the_same_again_writes_nothing_and_other_content_is_refused(export):
     assert {p: p.stat().st_mtime_ns for p in Path("out").rglob("*.txt")} == before
     write_ours(Path("ours"), (5.0,))
     refused = export("--layout", "pytracking")
-    _one_line_error(refused, "out/LoRAT/airplane-1.txt", "2 more", "--overwrite")
+    one_line_error(refused, "out/LoRAT/airplane-1.txt", "2 more", "--overwrite")
     assert {p: p.stat().st_mtime_ns for p in Path("out").rglob("*.txt")} == before
     assert export("--layout", "pytracking", "--overwrite").exit_code == 0
     assert Path("out/LoRAT/airplane-1.txt").stat().st_mtime_ns not in before.values()
@@ -95,7 +88,7 @@ def test_sets_can_be_chosen_and_colliding_names_are_refused(export):
         sequence = "car-1" if name.startswith("lasot") else "bike1"
         result = SequenceResult(sequence, boxes, boxes[:, 0], boxes[:, 0])
         write_result(Path("ours/results") / name, result)
-    _one_line_error(export("--layout", "otb"), "bike1", "uav123-all and uav20l-all", "--datasets")
+    one_line_error(export("--layout", "otb"), "bike1", "uav123-all and uav20l-all", "--datasets")
     assert not Path("out").exists()
     result = export("--layout", "pytracking", "--datasets", "uav123,lasot_ext-test")
     assert result.exit_code == 0, result.output
@@ -116,7 +109,7 @@ def test_results_of_another_length_than_the_tree_are_refused(export):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     for extra in ("scores", "times"):
         path.with_name(f"airplane-9.{extra}.txt").unlink()
-    _one_line_error(export("--layout", "otb"), "airplane-9", "11 rows for 12 frames")
+    one_line_error(export("--layout", "otb"), "airplane-9", "11 rows for 12 frames")
     assert not Path("out").exists()
 
 
@@ -131,7 +124,7 @@ def test_times_that_are_not_there_are_said(export):
 def test_a_run_that_lacks_a_sequence_is_refused(export):
     write_ours(Path("ours"), (3.0, 1.0))
     Path("ours/results/lasot-test/run_002/airplane-9.txt").unlink()
-    _one_line_error(export("--layout", "otb"), "run_002", "airplane-9")
+    one_line_error(export("--layout", "otb"), "run_002", "airplane-9")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +138,7 @@ def test_a_run_that_lacks_a_sequence_is_refused(export):
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_two(export, arguments, words):
-    _one_line_error(export("--layout", "otb", *arguments), *words)
+    one_line_error(export("--layout", "otb", *arguments), *words)
     assert not Path("out").exists()
 
 
@@ -153,4 +146,4 @@ def test_a_folder_without_results_is_refused(export):
     Path("empty").mkdir()
     for folder in ("empty", "nowhere"):
         result = export("--layout", "otb", results=("--results", folder))
-        _one_line_error(result, folder, "holds no results")
+        one_line_error(result, folder, "holds no results")

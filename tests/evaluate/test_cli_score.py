@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from lorat.evaluate.cli_score import score_command
+from tests.evaluate.mistakes import one_line_error
 from tests.evaluate.score_trees import (
     FRAMES,
     NAMES,
@@ -33,14 +34,6 @@ def score(tmp_path, monkeypatch):
         return runner.invoke(score_command, ["--raw", "raw", *arguments])
 
     return run
-
-
-def _one_line_error(result, *words: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.stderr
 
 
 LASOT = ("--dataset", "lasot")
@@ -170,7 +163,7 @@ def test_ground_truth_that_is_not_public_is_no_score(score, got10k_raw):
     result = score(
         "--results", ".", "--dataset", "got10k-test", "--root", f"got10k={got10k_raw}/GOT-10k"
     )
-    _one_line_error(result, "got10k-test", "not public", "--submit-zip")
+    one_line_error(result, "got10k-test", "not public", "--submit-zip")
 
 
 @pytest.mark.parametrize(
@@ -192,16 +185,16 @@ def test_ground_truth_that_is_not_public_is_no_score(score, got10k_raw):
 )
 def test_a_users_mistake_is_one_line_and_status_two(score, arguments, words):
     write_flat(Path("T"))
-    _one_line_error(score(*arguments, "--out", "out"), *words)
+    one_line_error(score(*arguments, "--out", "out"), *words)
     assert not Path("out").exists()
 
 
 def test_a_damaged_file_is_named_by_sequence_and_line(score):
     write_flat(Path("T"))
     Path("T/airplane-9.txt").write_text("1,2,3,4\n1,2,3\n" + "1,2,3,4\n" * (FRAMES - 2))
-    _one_line_error(score("--results", "T", *LASOT), "T/airplane-9.txt", "line 2", "airplane-9")
+    one_line_error(score("--results", "T", *LASOT), "T/airplane-9.txt", "line 2", "airplane-9")
     Path("T/airplane-9.txt").write_text("1,2,3,4\n" * (FRAMES - 1))
-    _one_line_error(score("--results", "T", *LASOT), "airplane-9", "11 rows for 12 frames")
+    one_line_error(score("--results", "T", *LASOT), "airplane-9", "11 rows for 12 frames")
 
 
 def test_a_sequence_whose_annotations_do_not_parse_is_named_and_the_others_are_scored(score):
@@ -214,4 +207,4 @@ def test_a_sequence_whose_annotations_do_not_parse_is_named_and_the_others_are_s
     assert "groundtruth.txt: line 1" in document["failed"]["lasot-test"]["airplane-9"]
     assert len(document["datasets"]["lasot-test"]["sequences"]) == 2
     result = score("--results", "T", *LASOT, "--sequences", "airplane-9")
-    _one_line_error(result, "groundtruth.txt: line 1")
+    one_line_error(result, "groundtruth.txt: line 1")

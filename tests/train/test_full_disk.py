@@ -15,14 +15,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
-from lorat.train.checkpoints import STATE, WEIGHTS, checkpoints_of, find_checkpoint
+from lorat.train.checkpoints import checkpoints_of, find_checkpoint
+from tests.train.states import assert_same_state
 
 SLOW = 200.0  # seconds that a busy machine may take for anything here
 EPOCHS = 8
@@ -104,20 +102,6 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
-def contents(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    state = torch.load(checkpoint / STATE, weights_only=True)
-    return load_file(checkpoint / WEIGHTS), state["optimizer"]["state"]
-
-
-def assert_same(checkpoint: Path, wanted: Path) -> None:
-    """Weights and optimiser are the same bit for bit."""
-    (weights, moments), (expected, expected_moments) = contents(checkpoint), contents(wanted)
-    assert weights.keys() == expected.keys() and moments.keys() == expected_moments.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    for number, values in expected_moments.items():
-        assert all(torch.equal(moments[number][key], value) for key, value in values.items())
-
-
 def told(run: Path) -> list[tuple[int, float]]:
     lines = (run / "log.jsonl").read_text().splitlines()
     return [(entry["step"], entry["loss"]) for entry in map(json.loads, lines)]
@@ -146,11 +130,11 @@ def test_the_checkpoints_of_a_run_fill_its_disk(runner, files, whole, disk):
         assert names(run) == kept
         assert find_checkpoint(run).name == "epoch_0003"
         for name in kept[:3]:
-            assert_same(run / "checkpoints" / name, whole / "checkpoints" / name)
+            assert_same_state(run / "checkpoints" / name, whole / "checkpoints" / name)
     disk.resize(ROOMY)
     code, errors = runner.run(arguments)
     assert code == 0, errors
-    assert_same(find_checkpoint(run), find_checkpoint(whole))
+    assert_same_state(find_checkpoint(run), find_checkpoint(whole))
     assert told(run) == told(whole)
 
 
@@ -185,7 +169,7 @@ def test_another_program_fills_the_disk_to_the_last_byte(runner, files, whole, d
     disk.clear()
     code, errors = runner.run(arguments)
     assert code == 0, errors
-    assert_same(find_checkpoint(run), find_checkpoint(whole))
+    assert_same_state(find_checkpoint(run), find_checkpoint(whole))
     assert told(run) == told(whole)
 
 

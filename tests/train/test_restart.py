@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
-from lorat.train.checkpoints import STATE, WEIGHTS, checkpoints_of, find_checkpoint
+from lorat.train.checkpoints import STATE, checkpoints_of, find_checkpoint
 from lorat.train.places import Steps
 from lorat.train.signals import hear_signals
+from tests.train.states import assert_same_state, contents
 
 SLOW = 200.0  # seconds that a busy machine may take for anything here
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
@@ -63,19 +63,9 @@ def whole(runner, files, tmp_path_factory) -> Path:
     return folder
 
 
-def states(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    newest = find_checkpoint(run)
-    state = torch.load(newest / STATE, weights_only=True)
-    return load_file(newest / WEIGHTS), state["optimizer"]["state"]
-
-
 def assert_same(run: Path, whole: Path) -> None:
     """Weights and optimiser are the same bit for bit, and the log tells of every step once."""
-    (weights, moments), (expected, expected_moments) = states(run), states(whole)
-    assert weights.keys() == expected.keys() and moments.keys() == expected_moments.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    for number, values in expected_moments.items():
-        assert all(torch.equal(moments[number][key], value) for key, value in values.items())
+    assert_same_state(find_checkpoint(run), find_checkpoint(whole))
     told, expected_told = log(run), log(whole)
     assert [r["step"] for r in told] == list(range(1, STEPS + 1))
     assert [r["loss"] for r in told] == [r["loss"] for r in expected_told]
@@ -227,7 +217,7 @@ def test_torchrun_brings_a_run_back_when_a_rank_dies(files, whole, tmp_path):
         output, _ = launcher.communicate(timeout=SLOW)
     assert launcher.returncode == 0, output
     assert [r["step"] for r in log(run)] == list(range(1, STEPS + 1))
-    weights, expected = states(run)[0], states(whole)[0]
+    weights, expected = (contents(find_checkpoint(each))[0] for each in (run, whole))
     assert all(torch.allclose(weights[n], expected[n], atol=2e-3) for n in expected)
 
 
@@ -255,7 +245,7 @@ def test_torchrun_that_is_asked_to_end_saves_and_other_ranks_and_workers_go_on(
     assert f"saved {newest}" in errors.decode().replace("\n", "")
     assert runner.run([*files, f"--run={run}"])[0] == 0
     assert [r["step"] for r in log(run)] == list(range(1, STEPS + 1))
-    weights, expected = states(run)[0], states(whole)[0]
+    weights, expected = (contents(find_checkpoint(each))[0] for each in (run, whole))
     assert all(torch.allclose(weights[n], expected[n], atol=2e-3) for n in expected)
 
 
