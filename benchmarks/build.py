@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from benchmarks.frames import TreeSize, built_shards, hd_clips, scratch
 from benchmarks.timing import in_turn
-from lorat.prep.build import BuildOptions, build
+from lorat.prep.build.run import BuildOptions, build
 from lorat.prep.trees.clip import Clip
-from lorat.shards.jpeg import decode, encode
 from lorat.shards.manifest import Manifest
+from lorat.shards.pixels.jpeg import decode, encode
+from lorat.shards.pixels.resample import Window, cut_window
 from lorat.shards.reader import ShardReader
-from lorat.shards.resample import Window, cut_window
 from lorat.shards.sample import StoredImage
 
 __all__ = ["run"]

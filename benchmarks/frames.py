@@ -21,12 +21,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.build import BuildOptions, build
-from lorat.prep.cleaning import clean as clean_clip
-from lorat.prep.trees import DATASETS, read_clips
+from lorat.prep.annotations.cleaning import clean as clean_clip
+from lorat.prep.build.run import BuildOptions, build
 from lorat.prep.trees.clip import Clip
-from lorat.shards.jpeg import encode
+from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.manifest import Manifest
+from lorat.shards.pixels.jpeg import encode
 
 __all__ = ["SIZES", "TreeSize", "built_shards", "hd_clips", "scratch"]
 

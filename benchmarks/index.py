@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat.shards.jpeg import encode
+from lorat.shards.pixels.jpeg import encode
 
 __all__ = ["run", "write_tree"]
 
@@ -30,9 +30,9 @@ _TEXTS = 251  # different annotation files; each is written many times
 _CHILD = """
 import json, sys, time
 from pathlib import Path
-from lorat.prep.index import indexed_clips
-from lorat.prep.pairs import draw_pair
-from lorat.prep.trees import DATASETS
+from lorat.prep.annotations.index import indexed_clips
+from lorat.prep.pairs.draw import draw_pair
+from lorat.prep.trees.registry import DATASETS
 
 start = time.perf_counter()
 clips = indexed_clips(DATASETS["trackingnet"], "train", Path(sys.argv[1]), cache=Path(sys.argv[2]))

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.train.network.adapters import replace_layers
-from lorat.train.network.lora import LoraLinear, merge_lora
-from lorat.train.network.lorat import Prediction
+from lorat.train.network.blocks.adapters import replace_layers
+from lorat.train.network.blocks.lora import LoraLinear, merge_lora
+from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.variants import assemble, hold_matrices_in
 
 __all__ = ["run"]

@@ -33,7 +33,7 @@ Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
 import cv2
 from benchmarks.source import loader_source
 from lorat.shards.manifest import load_manifest
-from lorat.train.batches import make_loader
+from lorat.train.data.batches import make_loader
 
 cv2.setNumThreads(1)  # as a worker does
 torch.set_num_threads(1)

@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.shards.process import ALL_FREED, keep_freed_memory
-from lorat.train.loss import tracking_loss
-from lorat.train.network.layers import attend
+from lorat.shards.base.process import ALL_FREED, keep_freed_memory
+from lorat.train.network.blocks.layers import attend
 from lorat.train.network.variants import build_network
-from lorat.train.optim import build_optimizer, clip_gradients, set_learning_rate
+from lorat.train.step.loss import tracking_loss
+from lorat.train.step.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from tests.train.network.plain_lora import make_plain
 
 __all__ = ["SIDES", "run", "training_step"]

@@ -23,10 +23,10 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.functional import hflip, pil_to_tensor, to_pil_image
 
-from lorat.shards.geometry import CropTransform, adjust, crop_transform
-from lorat.shards.jitter import Jitter, jitter_window
-from lorat.shards.jpeg import read_image
-from lorat.train.labels import CropSpec, Labels, make_labels
+from lorat.shards.pixels.geometry import CropTransform, adjust, crop_transform
+from lorat.shards.pixels.jitter import Jitter, jitter_window
+from lorat.shards.pixels.jpeg import read_image
+from lorat.train.data.labels import CropSpec, Labels, make_labels
 
 __all__ = ["PublishedPair", "RawPair", "collate", "published_pair"]
 

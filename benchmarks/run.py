@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rows import MODULES, ROWS, Numbers
-from lorat.shards.console import OUT
-from lorat.shards.jpeg import codec_name
-from lorat.shards.process import processor_name
+from lorat.shards.base.console import OUT
+from lorat.shards.base.process import processor_name
+from lorat.shards.pixels.jpeg import codec_name
 
 __all__ = ["main"]
 

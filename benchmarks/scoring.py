@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import in_turn
-from lorat.evaluate.results import SequenceResult, read_results, write_result
-from lorat.evaluate.scoring import dataset_scores, never_moving_results
-from lorat.prep.trees import DATASETS, expected_frames, read_clips
+from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
+from lorat.evaluate.results.files import SequenceResult, read_results, write_result
+from lorat.prep.trees.registry import DATASETS, expected_frames, read_clips
 
 __all__ = ["run"]
 

@@ -34,20 +34,20 @@ from benchmarks.frames import SIZES, TreeSize, hd_clips
 from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.evaluate.engine import track_clips
-from lorat.evaluate.predictor import Predictor, TemplateInput
-from lorat.evaluate.slots import Work
-from lorat.evaluate.tracker import (
+from lorat.evaluate.track.batch import track_clips
+from lorat.evaluate.track.predictor import Predictor, TemplateInput
+from lorat.evaluate.track.slots import Work
+from lorat.evaluate.track.tracker import (
     TargetState,
     finish,
     prepare_search,
     prepare_template,
 )
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
-from lorat.shards.jpeg import read_image
-from lorat.shards.process import ALL_FREED, keep_freed_memory, usable_cores
-from lorat.train.network.lora import merge_lora
-from lorat.train.network.lorat import Prediction
+from lorat.shards.base.process import ALL_FREED, keep_freed_memory, usable_cores
+from lorat.shards.pixels.jpeg import read_image
+from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.variants import assemble, hold_matrices_in
 
 __all__ = ["run"]

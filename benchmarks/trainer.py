@@ -30,13 +30,13 @@ from lorat.configs.load import load_variant
 from lorat.configs.schema import RecipeConfig, TrainConfig, VariantConfig
 from lorat.shards.manifest import Manifest, load_manifest
 from lorat.train import loop
-from lorat.train.batches import make_loader
-from lorat.train.distributed import World, join_world
-from lorat.train.loss import Losses
-from lorat.train.meter import Meter
-from lorat.train.saving import Saver
+from lorat.train.checkpoint.schedule import Saver
+from lorat.train.data.batches import make_loader
+from lorat.train.distributed.world import World, join_world
+from lorat.train.logs.meter import Meter
 from lorat.train.setup import Reading, Request, find_shards, prepare
-from lorat.train.step import StepResult
+from lorat.train.step.loss import Losses
+from lorat.train.step.step import StepResult
 
 __all__ = ["rank_seconds", "run"]
 

@@ -16,12 +16,12 @@ from benchmarks.frames import TreeSize, built_shards, hd_clips
 from benchmarks.published import PublishedPair, RawPair, collate, published_pair
 from benchmarks.source import B_224, loader_source
 from benchmarks.timing import in_turn
-from lorat.shards.jpeg import decode
-from lorat.shards.process import settle_worker
+from lorat.shards.base.process import settle_worker
+from lorat.shards.pixels.jpeg import decode
 from lorat.shards.reader import ShardReader
 from lorat.shards.sample import PairSample
-from lorat.train.batches import make_loader
-from lorat.train.places import Source
+from lorat.train.data.batches import make_loader
+from lorat.train.data.places import Source
 
 __all__ = ["run"]
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.shards.errors import UserError, nearest, unknown
+from lorat.shards.base.errors import UserError, nearest, unknown
 
 __all__ = [
     "load_data_roots",

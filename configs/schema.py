@@ -83,7 +83,7 @@ class VariantConfig(_Frozen):
     template_size: Positive
     search_size: Positive
     template_factor: AboveZero = 2.0
-    """Area factor of the template's window (see lorat.shards.geometry.crop_transform)."""
+    """Area factor of the template's window (see lorat.shards.pixels.geometry.crop_transform)."""
     search_factor: AboveZero = 4.0
     """Area factor of the search window."""
     drop_path: Share = 0.0

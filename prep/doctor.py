@@ -24,8 +24,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from lorat.shards.jpeg import codec_name, decode, encode
-from lorat.shards.process import usable_cores
+from lorat.shards.base.process import usable_cores
+from lorat.shards.pixels.jpeg import codec_name, decode, encode
 
 __all__ = [
     "DiskSpeed",

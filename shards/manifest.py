@@ -12,8 +12,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lorat.shards.errors import ShardCorrupt, UserError
-from lorat.shards.storage import Location, file_size, read_bytes, read_json, write_json
+from lorat.shards.base.errors import ShardCorrupt, UserError
+from lorat.shards.base.storage import Location, file_size, read_bytes, read_json, write_json
 from lorat.shards.writer import index_path
 
 __all__ = [

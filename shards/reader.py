@@ -18,11 +18,11 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
-from lorat.shards import remote
-from lorat.shards.errors import ShardCorrupt, UserError
+from lorat.shards.base import remote
+from lorat.shards.base.errors import ShardCorrupt, UserError
+from lorat.shards.base.storage import Location, read_bytes
 from lorat.shards.manifest import Receipt
 from lorat.shards.sample import PairSample, from_members
-from lorat.shards.storage import Location, read_bytes
 from lorat.shards.tar import END_OF_ARCHIVE, unpack_members
 from lorat.shards.writer import INDEX_DTYPE, index_path
 

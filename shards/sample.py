@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lorat.shards.errors import ShardCorrupt
+from lorat.shards.base.errors import ShardCorrupt
 
 __all__ = ["PairSample", "StoredImage", "from_members", "sample_key", "to_members"]
 

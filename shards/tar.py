@@ -9,7 +9,7 @@ from __future__ import annotations
 import tarfile
 import zlib
 
-from lorat.shards.errors import ShardCorrupt
+from lorat.shards.base.errors import ShardCorrupt
 
 __all__ = ["END_OF_ARCHIVE", "pack_members", "unpack_members"]
 

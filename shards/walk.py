@@ -13,7 +13,7 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
-from lorat.shards.errors import ShardCorrupt
+from lorat.shards.base.errors import ShardCorrupt
 from lorat.shards.writer import INDEX_DTYPE
 
 __all__ = ["walk_frames"]

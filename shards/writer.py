@@ -18,8 +18,8 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
+from lorat.shards.base.storage import Location, atomic_file
 from lorat.shards.sample import PairSample, to_members
-from lorat.shards.storage import Location, atomic_file
 from lorat.shards.tar import END_OF_ARCHIVE, pack_members
 
 __all__ = ["INDEX_DTYPE", "ShardSummary", "index_path", "write_shard"]

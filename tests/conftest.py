@@ -18,10 +18,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from lorat.prep.build import BuildOptions, build
+from lorat.prep.build.run import BuildOptions, build
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
-from lorat.shards import remote
-from lorat.shards.jpeg import encode
+from lorat.shards.base import remote
+from lorat.shards.pixels.jpeg import encode
 
 ROOT = Path(__file__).parents[1]
 

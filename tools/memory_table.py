@@ -14,8 +14,8 @@ import torch
 
 from lorat.configs.load import load_recipe, load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.train.profile import GIB
-from lorat.train.profile_count import Setting, StepCost, count_step
+from lorat.train.profile.count import Setting, StepCost, count_step
+from lorat.train.profile.profile import GIB
 
 VARIANTS = (
     *(f"{size}-{side}" for size in "SBLg" for side in (224, 378)),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorat.configs.schema import TrainConfig
-from lorat.train.reporting import Reporter
-from lorat.train.signals import Heard, exit_status
+from lorat.shards.base.signals import Heard, exit_status
+from lorat.train.logs.report import Reporter
 
 __all__ = ["Evaluate", "Evaluations"]
 

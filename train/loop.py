@@ -10,26 +10,32 @@ from pathlib import Path
 import torch
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.train.batches import Source, make_loader
-from lorat.train.checkpoints import Position, Snapshot, Stateful, find_checkpoint, restore
-from lorat.train.distributed import World, texts_of_ranks
-from lorat.train.engine import Engine, build_engine, make_scaler
+from lorat.shards.base.signals import hear_signals
+from lorat.train.checkpoint.checkpoints import (
+    Position,
+    Snapshot,
+    Stateful,
+    find_checkpoint,
+    restore,
+)
+from lorat.train.checkpoint.fixed import fixed_settings
+from lorat.train.checkpoint.schedule import Saver
+from lorat.train.data.batches import Source, make_loader
+from lorat.train.distributed.world import World, texts_of_ranks
 from lorat.train.evaluating import Evaluate, Evaluations
-from lorat.train.faults import Scene
-from lorat.train.fixed import fixed_settings
-from lorat.train.network.lorat import LoRAT
-from lorat.train.objective import Objective
-from lorat.train.optim import (
+from lorat.train.faults.faults import Scene
+from lorat.train.logs.report import reporting
+from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.step.engine import Engine, build_engine, make_scaler
+from lorat.train.step.objective import Objective
+from lorat.train.step.optimizer import (
     Schedule,
     build_optimizer,
     learning_rate,
     set_learning_rate,
 )
-from lorat.train.reporting import reporting
-from lorat.train.saving import Saver
-from lorat.train.signals import hear_signals
-from lorat.train.step import update
-from lorat.train.validation import Validations, validation_due
+from lorat.train.step.step import update
+from lorat.train.step.validation import Validations, validation_due
 
 __all__ = ["Training", "train"]
 

@@ -12,24 +12,24 @@ from pathlib import Path
 import torch
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.shards.cache import CacheOptions
-from lorat.shards.console import say
-from lorat.shards.errors import UserError
+from lorat.shards.base.console import say
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import Location, children, file_digest, file_size, is_remote
+from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
-from lorat.shards.storage import Location, children, file_digest, file_size, is_remote
 from lorat.shards.writer import index_path
-from lorat.train.ahead import check_room
-from lorat.train.batches import Source
-from lorat.train.checkpoints import checkpoints_of
-from lorat.train.devices import pick_dtype
-from lorat.train.distributed import World
-from lorat.train.labels import CropSpec
+from lorat.train.checkpoint.checkpoints import checkpoints_of
+from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, write_record
+from lorat.train.data.batches import Source
+from lorat.train.data.labels import CropSpec
+from lorat.train.data.prefetch import check_room
+from lorat.train.distributed.world import World
 from lorat.train.loop import Training
-from lorat.train.network.lorat import LoRAT
+from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.deploy.devices import pick_dtype
+from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import build_network
-from lorat.train.network.weights import load_weights
-from lorat.train.record import CONFIG, Made, RunRecord, write_record
-from lorat.train.validation import validation_source
+from lorat.train.step.validation import validation_source
 
 __all__ = ["Reading", "Request", "find_shards", "introduce", "note_run", "prepare"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.shards.jpeg import image_size
+from lorat.shards.pixels.jpeg import image_size
 
 __all__ = ["Clip", "FrameFiles", "Track"]
 

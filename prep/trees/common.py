@@ -14,7 +14,7 @@ from lorat.prep.trees.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.dataset import Dataset
 from lorat.prep.trees.reading import report_fault
 from lorat.prep.trees.watch import note
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
 
 __all__ = [
     "annotation_files",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorat.prep.trees.clip import Clip
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
 
 __all__ = ["Dataset", "Reader"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lorat.prep.trees.clip import Clip
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
 
 __all__ = ["Fault", "is_skipping", "read_each", "reading", "report_fault"]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lorat.configs.load import load_data_roots
-from lorat.prep.trees import DATASETS, Dataset
-from lorat.shards.errors import UserError, unknown
+from lorat.prep.trees.registry import DATASETS, Dataset
+from lorat.shards.base.errors import UserError, unknown
 
 __all__ = ["find_root", "is_named", "missing_roots", "parse_roots"]
 

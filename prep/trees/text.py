@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.trees.watch import note
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
 
 __all__ = ["read_boxes", "read_flags", "read_names", "read_text"]
 

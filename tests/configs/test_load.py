@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from lorat.configs.load import load_data_roots, load_recipe, load_variant, names
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
 
 
 @pytest.mark.parametrize("name", names("variants"))

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lorat.configs.schema import BackboneConfig, VariantConfig
-from lorat.evaluate.predictor import Predictor
+from lorat.evaluate.track.predictor import Predictor
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
-from lorat.shards.jpeg import encode
+from lorat.shards.pixels.jpeg import encode
+from lorat.train.network.trained import save_weights
 from lorat.train.network.variants import build_network
-from lorat.train.network.weights import save_weights
 
 SIZE = (96, 72)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorat.evaluate.page import PageInput, Rival
-from lorat.evaluate.report import Scored
-from lorat.evaluate.results import SequenceResult
-from lorat.evaluate.scoring import dataset_scores, never_moving_results
-from lorat.prep.trees import official_names
+from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
+from lorat.evaluate.report.page import PageInput, Rival
+from lorat.evaluate.report.tables import Scored
+from lorat.evaluate.results.files import SequenceResult
 from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.registry import official_names
 
 NASTY = "<b>a & \"b\" 'c'</b>"
 

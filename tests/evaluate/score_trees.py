@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat.evaluate.results import SequenceResult, write_result
-from lorat.shards.jpeg import encode
+from lorat.evaluate.results.files import SequenceResult, write_result
+from lorat.shards.pixels.jpeg import encode
 
 NAMES = ("airplane-1", "airplane-9", "basketball-1")
 FRAMES = 12

@@ -6,7 +6,7 @@ import io
 import warnings
 import zipfile
 
-from lorat.evaluate.zipcheck import official_sequences
+from lorat.evaluate.submit.judge import official_sequences
 
 GOT10K = official_sequences("got10k")
 TRACKINGNET = official_sequences("trackingnet")

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from lorat.prep.cli import main
-from lorat.shards.jpeg import encode
+from lorat.shards.pixels.jpeg import encode
 
 
 def run(*arguments: str):

@@ -13,9 +13,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lorat.prep import cli_doctor, doctor
+from lorat.prep import doctor
+from lorat.prep.cli import doctor as cli_doctor
 from lorat.prep.cli import main
-from lorat.train.network.backbone import FOLDER_VARIABLE
+from lorat.train.network.weights.backbone import FOLDER_VARIABLE
 
 
 def test_every_part_of_the_machine_is_named_within_80_columns(tmp_path, monkeypatch):

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from lorat.shards.base.storage import Location
 from lorat.shards.manifest import Manifest, Receipt, shard_name
 from lorat.shards.sample import PairSample, StoredImage
-from lorat.shards.storage import Location
 from lorat.shards.writer import write_shard
 
 

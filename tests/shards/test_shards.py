@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorat.shards.errors import ShardCorrupt, UserError
+from lorat.shards.base.errors import ShardCorrupt, UserError
+from lorat.shards.base.storage import atomic_file
 from lorat.shards.manifest import load_manifest, load_receipt
 from lorat.shards.reader import ShardReader, read_index
 from lorat.shards.sample import PairSample, StoredImage, from_members, to_members
-from lorat.shards.storage import atomic_file
 from lorat.shards.tar import pack_members, unpack_members
 from lorat.shards.writer import index_path, write_shard
 

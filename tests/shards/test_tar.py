@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat.shards.errors import ShardCorrupt
+from lorat.shards.base.errors import ShardCorrupt
 from lorat.shards.tar import BLOCK, END_OF_ARCHIVE, pack_members, unpack_members
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=100)

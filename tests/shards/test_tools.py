@@ -13,9 +13,9 @@ import pytest
 import torch
 import webdataset
 
-from lorat.shards.cache import open_shard
-from lorat.shards.jpeg import decode
+from lorat.shards.cache.cache import open_shard
 from lorat.shards.manifest import load_manifest
+from lorat.shards.pixels.jpeg import decode
 from lorat.shards.sample import PairSample, to_members
 
 pytestmark = pytest.mark.skipif(shutil.which("zstd") is None, reason="no zstd command here")

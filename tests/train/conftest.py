@@ -13,8 +13,8 @@ import yaml
 
 from lorat.configs.schema import AugmentConfig, BackboneConfig, RecipeConfig, VariantConfig
 from lorat.shards.manifest import load_manifest
-from lorat.train.batches import Source
-from lorat.train.labels import CropSpec
+from lorat.train.data.batches import Source
+from lorat.train.data.labels import CropSpec
 
 
 @pytest.fixture(scope="session")

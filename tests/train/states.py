@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from lorat.train.checkpoints import STATE, WEIGHTS
+from lorat.train.checkpoint.checkpoints import STATE, WEIGHTS
 
 
 def contents(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -15,9 +15,9 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from lorat.evaluate import engine
 from lorat.evaluate.cli import main as evaluate
-from lorat.shards.jpeg import encode
+from lorat.evaluate.track import batch as engine
+from lorat.shards.pixels.jpeg import encode
 from lorat.train.cli import main
 
 LENGTHS = (4, 9, 6)

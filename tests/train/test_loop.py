@@ -17,13 +17,14 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from lorat.shards.errors import UserError
-from lorat.train import batches, pictures
-from lorat.train.batches import make_loader
-from lorat.train.checkpoints import checkpoints_of, find_checkpoint
+from lorat.shards.base.errors import UserError
+from lorat.train.checkpoint.checkpoints import checkpoints_of, find_checkpoint
 from lorat.train.cli import main
-from lorat.train.distributed import World
-from lorat.train.network.weights import load_network
+from lorat.train.data import batches
+from lorat.train.data.batches import make_loader
+from lorat.train.distributed.world import World
+from lorat.train.logs import curves as pictures
+from lorat.train.network.trained import load_network
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import yaml
 from click.testing import CliRunner
 
 from lorat.configs.load import load_recipe, names
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
 from lorat.train.cli import main
-from lorat.train.distributed import World
+from lorat.train.distributed.world import World
 from lorat.train.setup import _check_division
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorat.train.network.files import write_tensors
-from lorat.train.network.published import Scales, pairs_of, published_tensors, to_file
 from lorat.train.network.reading import WeightsFile
+from lorat.train.network.trained import metadata_of, network_of
 from lorat.train.network.variants import hold_matrices_in
-from lorat.train.network.weights import metadata_of, network_of
+from lorat.train.network.weights.containers import write_tensors
+from lorat.train.network.weights.published import Scales, pairs_of, published_tensors, to_file
 
 __all__ = ["export_merged", "export_published"]
 

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lorat.configs.schema import LoraConfig, VariantConfig
-from lorat.shards.errors import UserError
-from lorat.train.network.files import check_tensors, read_tensors
-from lorat.train.network.published import (
+from lorat.shards.base.errors import UserError
+from lorat.train.network.variants import assemble
+from lorat.train.network.weights.containers import check_tensors, read_tensors
+from lorat.train.network.weights.published import (
     Scales,
     from_file,
     is_gated,
@@ -27,7 +28,6 @@ from lorat.train.network.published import (
     published_tensors,
     shown_names,
 )
-from lorat.train.network.variants import assemble
 
 __all__ = ["WeightsFile", "check_layout", "is_new", "lora_in", "read_weights"]
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from lorat.configs.schema import VariantConfig
-from lorat.shards.errors import UserError
-from lorat.train.network.backbone import BackboneWeights, load_backbone
-from lorat.train.network.layers import Dense
-from lorat.train.network.lora import LoraLinear, add_lora
-from lorat.train.network.lorat import LoRAT
-from lorat.train.network.vit import Transformer
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.layers import Dense
+from lorat.train.network.blocks.lora import LoraLinear, add_lora
+from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.vit import Transformer
+from lorat.train.network.weights.backbone import BackboneWeights, load_backbone
 
 __all__ = ["assemble", "build_network", "hold_matrices_in"]
 

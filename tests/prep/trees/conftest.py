@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorat.shards.jpeg import encode
+from lorat.shards.pixels.jpeg import encode
 
 _IMAGE = encode(np.full((8, 8, 3), 128, np.uint8))
 

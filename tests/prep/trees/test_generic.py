@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees import DATASETS, read_clips
-from lorat.shards.errors import UserError
+from lorat.prep.trees.registry import DATASETS, read_clips
+from lorat.shards.base.errors import UserError
 
 GENERIC = DATASETS["generic"]
 

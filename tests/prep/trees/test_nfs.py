@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees import DATASETS, expected_frames, read_clips
-from lorat.shards.errors import UserError
+from lorat.prep.trees.registry import DATASETS, expected_frames, read_clips
+from lorat.shards.base.errors import UserError
 
 NFS30, NFS240 = DATASETS["nfs30"], DATASETS["nfs240"]
 

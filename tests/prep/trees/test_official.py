@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lorat.prep.trees import DATASETS, expected_frames, expected_sequences, official_names
+from lorat.prep.trees.registry import DATASETS, expected_frames, expected_sequences, official_names
 
 SPLITS = [(row.name, split) for row in DATASETS.values() for split in row.splits]
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat.prep.trees import DATASETS, expected_frames, read_clips
-from lorat.prep.trees.vot import polygon_boxes
+from lorat.prep.trees.datasets.vot import polygon_boxes
+from lorat.prep.trees.registry import DATASETS, expected_frames, read_clips
 
 OTB, VOT = DATASETS["otb"], DATASETS["vot"]
 

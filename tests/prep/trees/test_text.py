@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.prep.trees.text import read_boxes, read_flags, read_names
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees import DATASETS, official_names, read_clips
-from lorat.shards.errors import UserError
+from lorat.prep.trees.registry import DATASETS, official_names, read_clips
+from lorat.shards.base.errors import UserError
 
 TNL2K = DATASETS["tnl2k"]
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees import DATASETS, official_names, read_clips
 from lorat.prep.trees.reading import reading
-from lorat.shards.errors import UserError
+from lorat.prep.trees.registry import DATASETS, official_names, read_clips
+from lorat.shards.base.errors import UserError
 
 TRACKINGNET = DATASETS["trackingnet"]
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees import DATASETS, official_names, read_clips
-from lorat.shards.errors import UserError
+from lorat.prep.trees.registry import DATASETS, official_names, read_clips
+from lorat.shards.base.errors import UserError
 
 VASTTRACK = DATASETS["vasttrack"]
 BOXES = "10,20,30,40\n0,0,0,0\n600,20,90,40\n"

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
-from lorat.train.network.files import read_tensors, write_tensors
+from lorat.train.network.trained import BackboneWeights, load_weights
 from lorat.train.network.variants import assemble
-from lorat.train.network.weights import BackboneWeights, load_weights
+from lorat.train.network.weights.containers import read_tensors, write_tensors
 
 SMALL = Path(__file__).parents[2] / "golden"
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorat.train.network.adapters import replace_layers
-from lorat.train.network.lora import LoraLinear
-from lorat.train.network.vit import Attention
+from lorat.train.network.blocks.adapters import replace_layers
+from lorat.train.network.blocks.lora import LoraLinear
+from lorat.train.network.blocks.vit import Attention
 
 __all__ = ["PlainLora", "make_plain", "pairs_by_name"]
 

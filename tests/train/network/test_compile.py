@@ -11,16 +11,16 @@ from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
-from lorat.evaluate.predictor import Predictor, TemplateInput
-from lorat.shards.errors import UserError
-from lorat.train import compiling
-from lorat.train.checkpoints import find_checkpoint
+from lorat.evaluate.track.predictor import Predictor, TemplateInput
+from lorat.shards.base.errors import UserError
+from lorat.train.checkpoint.checkpoints import find_checkpoint
 from lorat.train.cli import main
-from lorat.train.compiling import check_compiler, compile_whole
-from lorat.train.loss import count_positives
-from lorat.train.network.lora import merge_lora
+from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.deploy.compiling import check_compiler, compile_whole
+from lorat.train.network.deploy.merged import compiling
 from lorat.train.network.variants import assemble
-from lorat.train.objective import Objective
+from lorat.train.step.loss import count_positives
+from lorat.train.step.objective import Objective
 
 CPU = torch.device("cpu")
 NARROW = {"embed_dim": 32, "depth": 2, "num_heads": 2}

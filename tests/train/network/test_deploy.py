@@ -18,20 +18,20 @@ from click.testing import CliRunner
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.evaluate.cli import main
-from lorat.evaluate.predictor import Predictor
-from lorat.evaluate.tracker import Tracker
-from lorat.shards.errors import UserError
-from lorat.train.network import deploy
-from lorat.train.network.deploy import (
+from lorat.evaluate.track.predictor import Predictor
+from lorat.evaluate.track.tracker import Tracker
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.deploy.merged import (
     check_target,
     export_onnx,
     export_torch,
     graph_metadata,
     template_file,
 )
-from lorat.train.network.lora import merge_lora
+from lorat.train.network.deploy.merged import merged as deploy
+from lorat.train.network.trained import save_weights
 from lorat.train.network.variants import assemble
-from lorat.train.network.weights import save_weights
 
 ROOT = Path(__file__).parents[3]
 NARROW = {"embed_dim": 48, "depth": 2, "num_heads": 2}

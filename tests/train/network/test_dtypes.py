@@ -11,14 +11,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lorat.evaluate.predictor import Predictor, TemplateInput
-from lorat.shards.errors import UserError
-from lorat.train import devices
-from lorat.train.devices import pick_device, pick_dtype
-from lorat.train.loss import count_positives
-from lorat.train.network.lora import merge_lora
+from lorat.evaluate.track.predictor import Predictor, TemplateInput
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.deploy.devices import pick_device, pick_dtype
+from lorat.train.network.deploy.merged import devices
 from lorat.train.network.variants import hold_matrices_in
-from lorat.train.objective import Objective
+from lorat.train.step.loss import count_positives
+from lorat.train.step.objective import Objective
 
 CPU, CUDA, METAL = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 

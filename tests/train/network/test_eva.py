@@ -9,9 +9,9 @@ from timm.layers import RotaryEmbeddingCat
 from torch import nn
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
-from lorat.train.network.eva import GatedFeedForward
-from lorat.train.network.layers import Dense
-from lorat.train.network.lora import LoraLinear, merge_lora
+from lorat.train.network.blocks.eva import GatedFeedForward
+from lorat.train.network.blocks.layers import Dense
+from lorat.train.network.blocks.lora import LoraLinear, merge_lora
 from lorat.train.network.variants import assemble, hold_matrices_in
 
 NAME = "eva02_base_patch14_224"

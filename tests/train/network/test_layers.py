@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorat.train.network.layers import Dense, operand
+from lorat.train.network.blocks.layers import Dense, operand
 
 
 def tensors(dtype, rows=(3, 5)):

@@ -9,11 +9,17 @@ from torch import nn
 
 from lorat.configs.load import parse
 from lorat.configs.schema import LoraConfig
-from lorat.shards.errors import UserError
-from lorat.train.network.adapters import replace_layers
-from lorat.train.network.lora import LoraLinear, add_lora, lora_scale, merge_lora, unmerge_lora
-from lorat.train.network.published import published_tensors
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.adapters import replace_layers
+from lorat.train.network.blocks.lora import (
+    LoraLinear,
+    add_lora,
+    lora_scale,
+    merge_lora,
+    unmerge_lora,
+)
 from lorat.train.network.variants import assemble, hold_matrices_in
+from lorat.train.network.weights.published import published_tensors
 
 ALL = ("q", "k", "v", "proj", "mlp")
 LAYERS = [

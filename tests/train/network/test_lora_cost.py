@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorat.configs.schema import LoraConfig
-from lorat.train.loss import tracking_loss
-from lorat.train.network.eva import GatedFeedForward, RotaryAttention
-from lorat.train.network.layers import Dense
-from lorat.train.network.lora import LoraLinear, add_lora
+from lorat.train.network.blocks.eva import GatedFeedForward, RotaryAttention
+from lorat.train.network.blocks.layers import Dense
+from lorat.train.network.blocks.lora import LoraLinear, add_lora
 from lorat.train.network.variants import assemble, hold_matrices_in
+from lorat.train.step.loss import tracking_loss
 from tests.train.network.plain_lora import PlainLora, make_plain, pairs_by_name
 
 
@@ -222,9 +222,9 @@ import copy, sys, torch
 import torch.distributed as dist
 from torch import nn
 from lorat.configs.schema import LoraConfig
-from lorat.train.network.eva import GatedFeedForward, RotaryAttention
-from lorat.train.network.layers import Dense
-from lorat.train.network.lora import LoraLinear, add_lora
+from lorat.train.network.blocks.eva import GatedFeedForward, RotaryAttention
+from lorat.train.network.blocks.layers import Dense
+from lorat.train.network.blocks.lora import LoraLinear, add_lora
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)

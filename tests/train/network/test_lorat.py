@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lorat.configs.load import load_variant
-from lorat.train.network.lora import merge_lora
-from lorat.train.network.lorat import LoRAT
+from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.variants import build_network, hold_matrices_in
 
 

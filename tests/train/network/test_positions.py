@@ -9,8 +9,8 @@ import pytest
 import torch
 from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat, resample_abs_pos_embed
 
-from lorat.shards.errors import UserError
-from lorat.train.network.positions import (
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.positions import (
     Rotary,
     corner,
     place_positions,

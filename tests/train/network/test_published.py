@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorat.train.loss import tracking_loss
-from lorat.train.network.lora import merge_lora
+from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.trained import load_network, load_weights, published_tensors
 from lorat.train.network.variants import build_network
-from lorat.train.network.weights import load_network, load_weights, published_tensors
+from lorat.train.step.loss import tracking_loss
 
 SMALL = Path(__file__).parents[2] / "golden"
 

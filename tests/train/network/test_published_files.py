@@ -13,14 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lorat.configs.load import load_variant
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.positions import place_positions
 from lorat.train.network.export import export_merged, export_published
-from lorat.train.network.files import read_tensors
-from lorat.train.network.positions import place_positions
-from lorat.train.network.published import from_file, is_gated, published_tensors, to_file
 from lorat.train.network.reading import read_weights
+from lorat.train.network.trained import load_network, load_weights, save_weights
 from lorat.train.network.variants import assemble, build_network
-from lorat.train.network.weights import load_network, load_weights, save_weights
+from lorat.train.network.weights.containers import read_tensors
+from lorat.train.network.weights.published import from_file, is_gated, published_tensors, to_file
 from tests.train.network.published_files import (
     DEPTH,
     FAMILIES,

@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lorat.configs.load import load_variant, names
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
-from lorat.shards.errors import UserError
-from lorat.train.network.layers import Dense
-from lorat.train.network.lora import merge_lora
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.layers import Dense
+from lorat.train.network.blocks.lora import merge_lora
 from lorat.train.network.variants import assemble, build_network, hold_matrices_in
 
 # Parameters in training form and how many of them are trained.

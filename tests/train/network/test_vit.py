@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from lorat.configs.schema import BackboneConfig, LoraConfig
-from lorat.shards.errors import UserError
-from lorat.train.network.layers import Dense, add_residual, attend
-from lorat.train.network.lora import add_lora
-from lorat.train.network.vit import Attention, Transformer, drop_rates
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.layers import Dense, add_residual, attend
+from lorat.train.network.blocks.lora import add_lora
+from lorat.train.network.blocks.vit import Attention, Transformer, drop_rates
 
 ARGS = {"embed_dim": 32, "depth": 2, "num_heads": 4}
 FAMILIES = {

@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.shards.errors import UserError
+from lorat.shards.base.errors import UserError
 from lorat.train.network.export import export_merged
 from lorat.train.network.reading import read_weights
-from lorat.train.network.variants import assemble, build_network
-from lorat.train.network.weights import (
+from lorat.train.network.trained import (
     load_network,
     load_weights,
     published_tensors,
     save_weights,
 )
+from lorat.train.network.variants import assemble, build_network
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""The command ``lorat-eval``."""
+
+from lorat.evaluate.cli.track import main
+
+__all__ = ["main"]

@@ -1,0 +1,199 @@
+"""``lorat-eval report``: the page of an evaluation, made anew, with other trackers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lorat.evaluate.cli.options import convention_option
+from lorat.evaluate.measure.ope import ConventionName
+from lorat.evaluate.results.files import has_result
+from lorat.evaluate.track.runs import default_out, newest_run, run_weights
+from lorat.evaluate.track.store import is_done, read_identity, result_folder
+from lorat.evaluate.track.testsets import TestSet, choose_test_sets
+from lorat.prep.commandline import Command, root_options
+from lorat.prep.trees.roots import parse_roots
+from lorat.prep.trees.sources import RAW, split_names
+from lorat.shards.base.console import say, start_logging
+from lorat.shards.base.errors import UserError
+
+if TYPE_CHECKING:
+    from lorat.evaluate.report.outcome import Summary
+    from lorat.evaluate.report.page import Rival
+
+__all__ = ["report_command"]
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The command line, as click parsed it."""
+
+    run: Path | None
+    out: Path | None
+    raw: Path
+    roots: tuple[str, ...]
+    datasets: str | None
+    results: tuple[str, ...]
+    worst: int
+    html: Path | None
+    convention: ConventionName
+
+
+@click.command("report", cls=Command, context_settings={"show_default": True})
+@click.option("--run", type=_FOLDER, help="A run folder; its last checkpoint's evaluation.")
+@click.option("--out", type=_FOLDER, help="An evaluation's folder, instead of a run.")
+@click.option("--raw", type=_FOLDER, default=RAW, help="Folder of all raw trees.")
+@root_options
+@click.option(
+    "--datasets",
+    metavar="NAMES",
+    help="Test sets with commas between.  [default: all that have results]",
+)
+@click.option(
+    "--results",
+    multiple=True,
+    metavar="LABEL=DIR",
+    help="Another tracker's results, in any layout that lorat-eval score reads.",
+)
+@click.option(
+    "--worst", type=click.IntRange(min=0), default=5, help="Sequences shown as pictures, a set."
+)
+@click.option("--html", type=_FILE, help="File to write.  [default: report.html in --out]")
+@convention_option
+def report_command(**values: Any) -> None:
+    """Write the page of an evaluation, with other trackers beside it.
+
+    Reads the results that lorat-eval wrote; nothing is tracked. The page is one file that opens
+    from disk: scores, curves, attributes, sequences, and the worst of them in pictures.
+
+    \b
+    lorat-eval report --run runs/B-224-standard --results DiMP=pytracking/dimp/dimp50
+
+    Exit status: 0 done; 1 sequences have no result, and the page says so; 2 wrong input.
+    """  # noqa: D301 (click's mark is the character itself)
+    start_logging()
+    click.get_current_context().exit(_report(Options(**values)))
+
+
+def _report(options: Options) -> int:
+    """Do the job and return the exit status."""
+    if options.run is not None and options.out is not None:
+        raise UserError("--run and --out: give one of them")
+    out = options.out or default_out(run_weights(options.run or newest_run()))
+    identity = read_identity(out)
+    if identity is None:
+        raise UserError(f"{out}: no evaluation there (tracker.json); run lorat-eval first")
+    sets = _sets(options, out)
+    # torch and matplotlib take seconds to import: help and mistakes need not wait for them.
+    from lorat.evaluate.report.input import PAGE, page_input
+    from lorat.evaluate.report.outcome import remarks, summarise
+    from lorat.evaluate.report.page import write_page
+    from lorat.evaluate.track.session import Evaluation
+
+    failed = _failed(sets, out)
+    summary = summarise(Evaluation(sets, identity, failed), out, options.convention)
+    if not summary.scored:
+        raise UserError(f"{out}: no result of a test set with ground truth; run lorat-eval first")
+    rivals, compared = _rivals(options, summary)
+    page = page_input(summary, out, [*remarks(summary), *compared], rivals, options.worst)
+    path = options.html or out / PAGE
+    write_page(path, page)
+    for line in page.remarks:
+        say(line)
+    say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 1 if failed else 0
+
+
+def _sets(options: Options, out: Path) -> list[TestSet]:
+    """Return the test sets that have results, as often as they were tracked."""
+    there = sorted(path.name for path in (out / "results").glob("*") if path.is_dir())
+    names = split_names(options.datasets)
+    if not (names or there):
+        raise UserError(f"{out}: holds no results; run lorat-eval first")
+    roots = parse_roots(options.roots)
+    sets = choose_test_sets(names or there, (), options.raw, roots)
+    return [
+        TestSet(item.dataset, item.split, item.clips, unread=item.unread, runs=_runs(item, out))
+        for item in sets
+    ]
+
+
+def _runs(item: TestSet, out: Path) -> int:
+    """Return how many runs hold every sequence that the first one holds."""
+    first = [
+        clip.name for clip in item.clips if has_result(result_folder(out, item.name), clip.name)
+    ]
+    runs = 1
+    while first and all(has_result(result_folder(out, item.name, runs + 1), n) for n in first):
+        runs += 1
+    return runs
+
+
+def _failed(sets: Sequence[TestSet], out: Path) -> dict[str, dict[str, str]]:
+    failed: dict[str, dict[str, str]] = {}
+    for item in sets:
+        reasons = dict(item.unread)
+        for clip in item.clips:
+            if not all(is_done(out, item.name, clip, run) for run in range(1, item.runs + 1)):
+                reasons[clip.name] = "no whole result; track it with lorat-eval"
+        if reasons:
+            failed[item.name] = reasons
+    return failed
+
+
+def _rivals(options: Options, summary: Summary) -> tuple[list[Rival], list[str]]:
+    """Return the other trackers' scores, and lines on what they lack.
+
+    Raises:
+        UserError: if a folder holds no result of any of the test sets.
+    """
+    from lorat.evaluate.report.input import compare
+    from lorat.evaluate.report.page import Rival
+    from lorat.evaluate.results.layouts import read_foreign
+
+    outcome, lines, rivals = summary.outcome, [], []
+    items = {item.name: item for item in outcome.sets}
+    for label, folder in _folders(options.results).items():
+        sets, refused = {}, ""
+        for each in summary.scored:
+            clips = outcome.done(items[each.name])
+            try:
+                foreign = read_foreign(folder, clips)
+            except UserError as error:
+                refused = error.message
+                lines.append(f"{each.name}: {label} left out: {error.message}")
+                continue
+            scores, said = compare(
+                label,
+                each.tracker,
+                clips,
+                summary.results[each.name],
+                foreign.runs,
+                options.convention,
+            )
+            lines += [*said, *(f"{each.name}: {label}: {note}" for note in foreign.notes)]
+            if scores is not None:
+                sets[each.name] = scores
+        if not sets:
+            raise UserError(f"--results {label}={folder}: {refused or 'no result of any test set'}")
+        rivals.append(Rival(label=label, sets=sets))
+    return rivals, lines
+
+
+def _folders(texts: Sequence[str]) -> Mapping[str, Path]:
+    folders: dict[str, Path] = {}
+    for text in texts:
+        label, equals, folder = text.partition("=")
+        if not (label and equals and folder):
+            raise UserError(f"--results {text}: write LABEL=DIR")
+        if label in folders:
+            raise UserError(f"--results {label}: given twice; use two labels")
+        folders[label] = Path(folder)
+    return folders

@@ -1,0 +1,1 @@
+"""Boxes to numbers: OPE and the toolkits' own measures. Pure functions."""

@@ -1,0 +1,106 @@
+"""Scores by attribute: what happens in a sequence, as the data sets' authors labelled it.
+
+Labels are known of LaSOT's test split, LaSOT_Extension and VastTrack's test split; they stand in
+``data/``, a line a sequence. Scores are those of the data set over the sequences that have the
+attribute, in the same convention.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.evaluate.measure.ope import Curves
+
+__all__ = ["TITLES", "AttributeScores", "attribute_scores", "attributes_of"]
+
+TITLES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "IV": "Illumination variation",
+        "POC": "Partial occlusion",
+        "DEF": "Deformation",
+        "MB": "Motion blur",
+        "CM": "Camera motion",
+        "ROT": "Rotation",
+        "BC": "Background clutter",
+        "VC": "Viewpoint change",
+        "SV": "Scale variation",
+        "FOC": "Full occlusion",
+        "FM": "Fast motion",
+        "OV": "Out of view",
+        "LR": "Low resolution",
+        "ARC": "Aspect ratio change",
+        "INV": "Invisibility",
+    }
+)
+"""Code → what it stands for, in LaSOT's order; VastTrack has nine of these, and INV."""
+
+_FILES = {
+    ("lasot", "test"): "lasot_test_attributes.txt",
+    ("lasot_ext", "test"): "lasot_ext_test_attributes.txt",
+    ("vasttrack", "test"): "vasttrack_test_attributes.txt",
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class AttributeScores:
+    """OPE scores over the sequences that have an attribute."""
+
+    code: str
+    """As ``IV``."""
+    title: str
+    """As ``Illumination variation``."""
+    sequences: int
+    auc: float
+    precision: float
+    """At 20 pixels."""
+    norm_precision: float
+    """At 0.20."""
+    success_curve: NDArray[np.float64]
+    """(21,)"""
+
+
+@functools.cache
+def attributes_of(dataset: str, split: str) -> Mapping[str, tuple[str, ...]] | None:
+    """Return sequence name → codes, or None where the labels are not known.
+
+    Every sequence of the official split is there, some with no code.
+    """
+    file = _FILES.get((dataset, split))
+    if file is None:
+        return None
+    text = (resources.files("lorat.evaluate.measure") / "data" / file).read_text("utf-8")
+    rows = (line.partition("\t") for line in text.splitlines() if not line.startswith("#"))
+    return MappingProxyType({name: tuple(codes.split()) for name, _, codes in rows})
+
+
+def attribute_scores(
+    labels: Mapping[str, Sequence[str]],
+    curves: Mapping[str, Curves],
+    mean: Callable[[Sequence[Curves]], Curves],
+) -> tuple[AttributeScores, ...]:
+    """Average the curves of the sequences that have each attribute.
+
+    Args:
+        labels: sequence → codes.
+        curves: sequence → its curves; sequences without labels are left out.
+        mean: how curves are averaged in the convention that they are in.
+
+    Returns:
+        One for each attribute that at least one sequence has, in the order of `TITLES`.
+    """
+    scores = []
+    for code, title in TITLES.items():
+        having = [curve for name, curve in curves.items() if code in labels.get(name, ())]
+        if having:
+            of_all = mean(having)
+            numbers = (of_all.auc, of_all.precision_20, of_all.norm_precision_20)
+            scores.append(AttributeScores(code, title, len(having), *numbers, of_all.success))
+    return tuple(scores)

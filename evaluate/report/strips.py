@@ -1,0 +1,124 @@
+"""The sequences in which a tracker did worst, as strips of frames with both boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.evaluate.draw import draw_thumbnail
+from lorat.evaluate.measure.ope import overlaps
+from lorat.evaluate.measure.scores import DatasetScores
+from lorat.evaluate.results.files import SequenceResult
+from lorat.prep.trees.clip import Clip
+from lorat.shards.pixels.geometry import xywh_to_xyxy
+from lorat.shards.pixels.jpeg import ImageError, encode, read_image
+
+__all__ = ["Strip", "StripFrame", "first_loss", "worst_strips"]
+
+_LOST = 0.1  # overlap up to which the object counts as lost
+_LASTING = 10  # frames that it has to stay so, or to the end
+_QUALITY = 72
+_POINTS = 400  # of the overlap over time that are kept
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StripFrame:
+    """One picture of a strip."""
+
+    number: int
+    """Of the frame in the sequence, from 1."""
+    jpeg: bytes
+    size: tuple[int, int]
+    """(width, height) of the picture."""
+    overlap: float | None
+    """None where the object is absent, or its box is not known."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Strip:
+    """A sequence in a few pictures."""
+
+    name: str
+    frames: int
+    auc: float
+    pictures: tuple[StripFrame, ...]
+    overlap: NDArray[np.float64]
+    """(P,) overlap over the sequence, evenly spaced; NaN where the object is absent."""
+    lost: int | None
+    """Number, from 1, of the first frame from which on the object is lost for a while."""
+    undecoded: int
+    """Pictures that are left out since their frames do not decode."""
+
+
+def worst_strips(
+    clips: Sequence[Clip],
+    results: Mapping[str, SequenceResult],
+    scores: DatasetScores,
+    count: int = 5,
+    frames: int = 6,
+) -> list[Strip]:
+    """Draw the sequences with the lowest AUC.
+
+    Args:
+        clips: of the test set.
+        results: of one run, by sequence name.
+        scores: the test set's; its sequences are ranked.
+        count: of sequences.
+        frames: of each, spread evenly, with the one in which the object is first lost among them.
+    """
+    by_name = {clip.name: clip for clip in clips}
+    ranked = sorted(scores.sequences, key=lambda each: (each.auc, each.name))
+    return [
+        _strip(by_name[each.name], results[each.name], each.auc, frames)
+        for each in ranked[:count]
+        if each.name in by_name
+    ]
+
+
+def first_loss(overlap: NDArray[np.float64]) -> int | None:
+    """Return the first index from which the overlap stays low for ten frames, or to the end.
+
+    Args:
+        overlap: (N,) NaN where the object is absent; such frames neither count nor interrupt.
+    """
+    known = np.flatnonzero(np.isfinite(overlap))
+    low = overlap[known] <= _LOST
+    for start in np.flatnonzero(low):
+        if low[start : start + _LASTING].all():
+            return int(known[start])
+    return None
+
+
+def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
+    track, rows = clip.tracks[0], min(len(result.boxes), clip.annotated)
+    boxes = xywh_to_xyxy(result.boxes)
+    overlap = np.where(track.visible[:rows], overlaps(boxes[:rows], track.boxes[:rows]), np.nan)
+    lost = first_loss(overlap)
+    pictures, undecoded = [], 0
+    for index in _shown(rows, count, lost):
+        try:
+            frame = read_image(clip.frames[index])
+        except ImageError:
+            undecoded += 1
+            continue
+        true = track.boxes[index] if track.visible[index] else None
+        picture = draw_thumbnail(frame, boxes[index], true)
+        value = float(overlap[index]) if np.isfinite(overlap[index]) else None
+        size = (picture.shape[1], picture.shape[0])
+        pictures.append(StripFrame(index + 1, encode(picture, _QUALITY), size, value))
+    places = np.unique(np.linspace(0, rows - 1, min(rows, _POINTS)).round().astype(int))
+    number = None if lost is None else lost + 1
+    return Strip(clip.name, rows, auc, tuple(pictures), overlap[places], number, undecoded)
+
+
+def _shown(frames: int, count: int, lost: int | None) -> list[int]:
+    """Return indices spread over a sequence; the one of the loss takes its nearest's place."""
+    spread = np.unique(np.linspace(0, frames - 1, min(frames, count)).round().astype(int))
+    shown = [int(index) for index in spread]
+    if lost is not None and lost not in shown and len(shown) > 1:
+        nearest = min(range(1, len(shown)), key=lambda place: abs(shown[place] - lost))
+        shown[nearest] = lost
+    return sorted(set(shown))

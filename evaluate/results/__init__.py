@@ -1,0 +1,1 @@
+"""Result files: ours, and the layouts of other toolkits."""

@@ -1,0 +1,1 @@
+"""Zips for servers: packed and judged."""

@@ -1,0 +1,1 @@
+"""Frames to boxes: one object, many sequences, many processes."""

@@ -1,0 +1,109 @@
+"""How a frame is shrunk into a crop: as published, or as training on shards saw it.
+
+The published system resizes bilinearly without antialiasing, so detail finer than the crop's pixels
+turns into false patterns. Shards hold windows that were averaged over areas when they were built,
+so weights trained on them never saw those patterns. Cutting test crops the same way makes tracking
+agree with training; cutting them as published makes weights and numbers comparable with others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lorat.shards.pixels.geometry import CropTransform, adjust, crop_frame, crop_transform
+from lorat.shards.pixels.resample import (
+    Window,
+    context_window,
+    cut_window,
+    sample_crop,
+    template_window,
+)
+
+__all__ = [
+    "RESIZES",
+    "Resize",
+    "StoredScale",
+    "crop_around",
+    "search_scale",
+    "stored_scale",
+    "template_scale",
+]
+
+Resize = Literal["published", "shards"]
+RESIZES: tuple[Resize, ...] = ("published", "shards")
+
+
+class StoredScale(NamedTuple):
+    """What a build makes of search regions; the defaults of ``lorat-prep build --serve``."""
+
+    context: float
+    object_side: int
+    longest: int
+
+
+_SERVES_378 = StoredScale(14.0, 128, 1536)
+_SERVES_224 = StoredScale(12.0, 96, 1024)
+
+
+def stored_scale(search_size: int) -> StoredScale:
+    """Return the build options that suit variants with search crops of this size."""
+    return _SERVES_378 if search_size == 378 else _SERVES_224
+
+
+def search_scale(box: ArrayLike, frame_size: tuple[int, int], search_size: int) -> float:
+    """Return the scale, at most 1, at which a shard would hold the surroundings of a box."""
+    stored = stored_scale(search_size)
+    return _scale(
+        context_window(box, frame_size, stored.context, stored.object_side, stored.longest)
+    )
+
+
+def template_scale(box: ArrayLike, frame_size: tuple[int, int], search_size: int) -> float:
+    """Return the scale, at most 1, at which a shard would hold a box as the template."""
+    return _scale(template_window(box, frame_size, stored_scale(search_size).object_side))
+
+
+def _scale(window: Window) -> float:
+    return max(window.size) / max(e - o for o, e in zip(window.origin, window.end, strict=True))
+
+
+def crop_around(
+    frame: NDArray[np.uint8],
+    box: ArrayLike,
+    area_factor: float,
+    side: int,
+    pad: ArrayLike,
+    scale: float | None,
+    out: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], CropTransform]:
+    """Cut a square crop around a box.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        box: (4,) xyxy with positive size, frame pixels.
+        area_factor: of the crop's window, as `crop_transform` tells.
+        side: of the crop in pixels.
+        pad: (3,) colour outside the frame, 0 … 255.
+        scale: the source part is averaged over areas to this scale first, and then sampled as
+            training samples stored windows; None cuts the crop as published.
+        out: (side, side, 3) contiguous, where the crop is written; a new array if it is not given.
+
+    Returns:
+        The (side, side, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
+    """
+    size = (side, side)
+    window = crop_transform(box, area_factor, size)
+    adjusted = adjust(window, (frame.shape[1], frame.shape[0]), size)
+    if scale is None or adjusted.source is None:
+        return crop_frame(frame, adjusted, size, pad, out), adjusted.transform
+    x1, y1, x2, y2 = adjusted.source
+    small = (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale)))
+    part = Window((x1, y1), (x2, y2), small)
+    crop, _ = sample_crop(cut_window(frame, part), part, adjusted, side, pad)
+    if out is None:
+        return crop.astype(np.float32), adjusted.transform
+    out[:] = crop
+    return out, adjusted.transform

@@ -1,0 +1,163 @@
+"""The results folder of one evaluation: what is done in it, and by which tracker.
+
+Promise: results of two trackers never mix. ``tracker.json`` says which weights and number type the
+results are of; a second evaluation goes on where the first stopped if it is of the same, and is
+refused otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lorat.evaluate.results.files import has_result, read_result
+from lorat.prep.trees.clip import Clip
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import file_digest, write_json
+from lorat.shards.pixels.geometry import xyxy_to_xywh
+
+__all__ = [
+    "METRICS",
+    "Identity",
+    "claim",
+    "clear",
+    "forget_others",
+    "is_done",
+    "machines_of",
+    "note_machine",
+    "read_identity",
+    "result_folder",
+    "weights_digest",
+]
+
+METRICS = "metrics.json"
+"""Where the scores of an evaluation stand, in its folder."""
+
+_VERSION = 1
+_IDENTITY = "tracker.json"
+_MACHINES = "speed.json"
+_ROUNDED = 1e-3  # pixels; results are written with four decimals
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What decides a tracker's boxes."""
+
+    weights: str
+    """SHA-256 of the weights file."""
+    variant: str
+    dtype: str
+    """``float32``, ``bfloat16``, ``float16``; ``compiled`` after it where the network was."""
+    settings: str = ""
+    """Hash of the backbone's fingerprint and of the whole variant."""
+    resize: str = "published"
+    """How frames were shrunk into crops: ``published`` or ``shards``."""
+
+
+def weights_digest(weights: Path) -> str:
+    """Return the SHA-256 of a weights file.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    return file_digest(weights, "name a weights file with --weights, or a run with --run")
+
+
+def result_folder(out: Path, name: str, run: int = 1) -> Path:
+    """Return where the results of a test set ``<dataset>-<split>`` stand.
+
+    Those of repeated runs stand in ``run_002`` and so on under those of the first.
+    """
+    folder = out / "results" / name
+    return folder if run == 1 else folder / f"run_{run:03d}"
+
+
+def _result_files(out: Path) -> Iterator[Path]:
+    for pattern in ("*/*.txt", "*/run_*/*.txt"):
+        yield from (out / "results").glob(pattern)
+
+
+def claim(out: Path, identity: Identity) -> None:
+    """Note that the results in `out` are of this tracker.
+
+    Raises:
+        UserError: if there are results of another tracker.
+    """
+    path = out / _IDENTITY
+    there = any(_result_files(out))
+    if there and read_identity(out) != identity:
+        raise UserError(
+            f"{out}: holds results of other weights, another variant, number type, --compile or "
+            f"--resize than these ({identity.variant}, {identity.dtype}); give another --out, or "
+            "--overwrite"
+        )
+    write_json(path, {"version": _VERSION, **asdict(identity)})
+
+
+def clear(out: Path) -> None:
+    """Remove all results from `out`, so that another tracker's can take their place."""
+    for file in list(_result_files(out)):
+        file.unlink()
+    (out / _MACHINES).unlink(missing_ok=True)
+
+
+def note_machine(out: Path, machine: str) -> None:
+    """Note on what the results in `out`, or some of them, were computed."""
+    machines = machines_of(out)
+    if machine not in machines:
+        write_json(out / _MACHINES, {"version": _VERSION, "measured_on": [*machines, machine]})
+
+
+def machines_of(out: Path) -> list[str]:
+    """Return on what the results in `out` were computed, as far as that was noted."""
+    try:
+        values = json.loads((out / _MACHINES).read_text(encoding="utf-8"))["measured_on"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(value) for value in values]
+
+
+def forget_others(out: Path, weights: Path) -> None:
+    """Remove results and scores from `out` unless they are of these weights.
+
+    Raises:
+        UserError: if the weights cannot be read.
+    """
+    path = out / _IDENTITY
+    there = read_identity(out)
+    if path.is_file() and (there is None or there.weights != weights_digest(weights)):
+        clear(out)
+        (out / METRICS).unlink(missing_ok=True)
+
+
+def is_done(out: Path, name: str, clip: Clip, run: int = 1) -> bool:
+    """Return whether `out` holds the whole result of a clip of the test set `name`.
+
+    A result with another number of frames, another first box, or lines that do not parse is not
+    whole, and the sequence is tracked again.
+    """
+    folder = result_folder(out, name, run)
+    if not has_result(folder, clip.name):
+        return False
+    try:
+        result = read_result(folder, clip.name)
+    except UserError:
+        return False
+    first = xyxy_to_xywh(clip.tracks[0].boxes[0])
+    same_box = np.allclose(result.boxes[0], first, rtol=0.0, atol=_ROUNDED)
+    # The first frame always has a score, so one that lacks it lost its scores file.
+    return len(result.boxes) == len(clip.frames) and same_box and np.isfinite(result.scores[0])
+
+
+def read_identity(out: Path) -> Identity | None:
+    """Return whose results `out` holds, or None where that is not said or in another version."""
+    try:
+        values = json.loads((out / _IDENTITY).read_text(encoding="utf-8"))
+        names = ("weights", "variant", "dtype", "settings")
+        return Identity(**{k: values[k] for k in names}, resize=values.get("resize", "published"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

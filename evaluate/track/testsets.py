@@ -1,0 +1,184 @@
+"""Which sequences an evaluation tracks: data sets by name, cut to what the user asks for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.reading import Fault, reading
+from lorat.prep.trees.registry import DATASETS, Dataset, parse_name, read_clips
+from lorat.prep.trees.roots import find_root, is_named, missing_roots
+from lorat.shards.base.errors import UserError, nearest
+
+__all__ = [
+    "SERVERS",
+    "TestSet",
+    "choose_test_sets",
+    "cut",
+    "default_test_sets",
+]
+
+_LOG = logging.getLogger("lorat")
+
+SERVERS = ("got10k", "trackingnet")
+"""Data sets whose test split is scored by a server, from a zip."""
+
+# GOT-10k's test split has no ground truth, so the split that is scored without being asked is val.
+_DEFAULT_SPLITS = {"got10k": "val"}
+# TrackingNet has ground truth for training only, nfs240 is nfs30 with eight times the frames, and
+# any folder can be called generic.
+_NOT_BY_DEFAULT = ("trackingnet", "nfs240", "generic")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TestSet:
+    """One split of one data set."""
+
+    __test__ = False  # pytest collects classes by this name
+
+    dataset: Dataset
+    split: str
+    clips: tuple[Clip, ...]
+    """What is tracked."""
+    whole: bool = True
+    """Whether that is all that the tree holds."""
+    submit: bool = False
+    """Whether a zip is made of the results."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Sequence → why it cannot be tracked: its annotations do not parse, or images are missing."""
+    runs: int = 1
+    """How often each sequence is tracked."""
+
+    @property
+    def name(self) -> str:
+        """``<dataset>-<split>``: result folders and reports call it so."""
+        return f"{self.dataset.name}-{self.split}"
+
+
+def default_test_sets(raw: Path, roots: Mapping[str, Path]) -> list[str]:
+    """Return the names of all test sets with ground truth whose tree is there.
+
+    Raises:
+        UserError: if there is none, or a tree named in `roots` is missing.
+    """
+    wanted = []
+    for dataset in DATASETS.values():
+        split = _DEFAULT_SPLITS.get(dataset.name, dataset.eval_split)
+        named = is_named(dataset, roots)
+        if split is None or (dataset.name in _NOT_BY_DEFAULT and not named):
+            continue
+        if named or _is_there(dataset, split, raw, roots):
+            wanted.append(f"{dataset.name}-{split}")
+    if not wanted:
+        raise UserError(
+            f"{raw}: no test set's tree there; give --raw RAW, or --root lasot=DIR for each tree"
+        )
+    return wanted
+
+
+def _is_there(dataset: Dataset, split: str, raw: Path, roots: Mapping[str, Path]) -> bool:
+    """Return whether RAW holds a sequence of a test set that nobody named."""
+    if missing_roots([(dataset, split)], raw, roots):
+        return False
+    root = find_root(dataset, raw, roots, split)
+    if dataset.name in _DEFAULT_SPLITS and not (root / split).is_dir():
+        return False
+    faults: list[Fault] = []
+    with reading(faults=faults):
+        there = bool(dataset.read(dataset, split, root) or faults)
+    if not there:
+        _LOG.warning("%s: holds no sequence of %s-%s; left out", root, dataset.name, split)
+    return there
+
+
+def choose_test_sets(
+    names: Sequence[str],
+    submit: Sequence[str],
+    raw: Path,
+    roots: Mapping[str, Path],
+    runs: Mapping[str, int] | None = None,
+) -> list[TestSet]:
+    """Read the trees of the named test sets.
+
+    Args:
+        names: ``lasot``, ``got10k-val``, …; a bare name means the split that is scored.
+        submit: of `SERVERS`; their test splits are added.
+        raw: the folder of all trees.
+        roots: data set name → folder, which wins over `raw`.
+        runs: data set name → how often its sequences are tracked; once where it is not there.
+
+    Raises:
+        UserError: if a name is unknown, a tree is missing, or no sequence of it can be read.
+    """
+    chosen: dict[tuple[str, str], bool] = {}
+    for name in names:
+        dataset, split = parse_name(name)
+        split = split or dataset.eval_split
+        if split is None or dataset.eval_split is None:
+            raise UserError(f"--datasets {name}: holds still images; name a set of sequences")
+        chosen.setdefault((dataset.name, split), False)
+    for name in submit:
+        chosen[name, "test"] = True
+    sets = []
+    for (name, split), zipped in chosen.items():
+        dataset = DATASETS[name]
+        root = find_root(dataset, raw, roots, split)
+        clips, unread = _read(dataset, split, root)
+        repeats = (runs or {}).get(name, 1)
+        sets.append(TestSet(dataset, split, clips, submit=zipped, unread=unread, runs=repeats))
+    return sets
+
+
+def _read(dataset: Dataset, split: str, root: Path) -> tuple[tuple[Clip, ...], dict[str, str]]:
+    """Return the clips of a tree that can be tracked, and why the others cannot.
+
+    Raises:
+        UserError: if the tree is missing, or nothing in it can be read.
+    """
+    faults: list[Fault] = []
+    try:
+        with reading(faults=faults):
+            clips = read_clips(dataset, split, root)
+    except UserError:
+        damaged = [fault for fault in faults if fault.damage]
+        if not damaged:
+            raise
+        raise UserError(f"{damaged[0].message} (and no other sequence can be read)") from None
+    unread = {fault.sequence: fault.message for fault in faults if fault.damage}
+    for fault in faults:
+        if not fault.damage:
+            _LOG.warning("%s", fault.message)
+    return tuple(clip for clip in clips if clip.name not in unread), unread
+
+
+def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) -> list[TestSet]:
+    """Keep the named sequences, and of these the first `limit` of each test set.
+
+    Raises:
+        UserError: if a name is in no test set, or a set of which a zip is wanted would be cut.
+    """
+    if not sequences and limit is None:
+        return list(sets)
+    known = {name for item in sets for name in (*(clip.name for clip in item.clips), *item.unread)}
+    for name in sequences:
+        if name not in known:
+            places = ", ".join(item.name for item in sets)
+            hint = nearest(name, known)
+            raise UserError(f"--sequences {name}: no such sequence in {places}{hint}")
+    kept = []
+    for item in sets:
+        named = [clip for clip in item.clips if not sequences or clip.name in sequences]
+        clips = tuple(named[:limit])
+        unread = {k: why for k, why in item.unread.items() if not sequences or k in sequences}
+        whole = len(clips) == len(item.clips) and len(unread) == len(item.unread)
+        if item.submit and not whole:
+            raise UserError(
+                f"--submit-zip {item.dataset.name}: takes the whole test set; drop --limit and "
+                "--sequences"
+            )
+        if clips or unread:
+            kept.append(replace(item, clips=clips, whole=whole, unread=unread))
+    return kept

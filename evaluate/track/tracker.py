@@ -1,0 +1,260 @@
+"""One object through one video: the box of the first frame in, a box and a score a frame out.
+
+Promise: tracking is deterministic and, with float32, follows the published system's trace: the same
+crops, the same penalty window, the same rule for the next search window. Where the crop goes and
+what comes back are pure functions of one target, so that one tracker and many side by side compute
+the same.
+
+Boxes are xyxy float64 in continuous frame pixels unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from lorat.configs.schema import VariantConfig
+from lorat.evaluate.track.crops import Resize, crop_around, search_scale, template_scale
+from lorat.evaluate.track.predictor import Predictor, TemplateInput
+from lorat.shards.base.errors import UserError
+from lorat.shards.pixels.geometry import CropTransform, box_mask, clip_boxes
+
+__all__ = [
+    "TargetState",
+    "TrackedBox",
+    "Tracker",
+    "check_first_box",
+    "finish",
+    "frame_size",
+    "prepare_search",
+    "prepare_template",
+    "search_window",
+]
+
+MIN_OBJECT_SIZE = 10.0  # pixels; a smaller object is searched as if it were this large
+
+
+class TrackedBox(NamedTuple):
+    """What the tracker says of one frame."""
+
+    box: NDArray[np.float64]
+    """(4,) xyxy in frame pixels, cut at the frame; empty where the object is put outside it."""
+    score: float
+    """In [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TargetState:
+    """All that is remembered of a target between two frames."""
+
+    box: NDArray[np.float64]
+    """(4,) xyxy, the last box with positive size."""
+    mean: NDArray[np.float32]
+    """(3,) the template frame's mean colour."""
+    tokens: Tensor
+    """(T, D) template tokens on the network's device."""
+
+
+def search_window(box: ArrayLike) -> NDArray[np.float64]:
+    """Return the box that the search region is cut around: at least 10 px a side, same centre."""
+    box = np.asarray(box, dtype=np.float64)
+    centre = (box[:2] + box[2:]) * 0.5
+    half = np.maximum(box[2:] - box[:2], MIN_OBJECT_SIZE) * 0.5
+    return np.concatenate([centre - half, centre + half])
+
+
+def check_first_box(box: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return a first box as (4,) float64 if a target can be tracked from it.
+
+    Args:
+        box: xyxy.
+        size: (width, height) of the first frame.
+
+    Raises:
+        UserError: if it is not four finite numbers, has no area, or lies outside the frame.
+    """
+    box = np.asarray(box, dtype=np.float64)
+    numbers = ", ".join(f"{value:g}" for value in box.ravel())
+    if box.shape != (4,) or not np.isfinite(box).all():
+        raise UserError(f"first box ({numbers}): not four finite numbers; correct the first box")
+    if (box[2:] <= box[:2]).any():
+        raise UserError(
+            f"first box ({numbers}): no area between x1, y1 and x2, y2; correct the first box"
+        )
+    inside = clip_boxes(box, size)
+    if (inside[2:] <= inside[:2]).any():
+        raise UserError(
+            f"first box ({numbers}): outside the {size[0]}x{size[1]} frame; correct the first box"
+        )
+    return box
+
+
+def prepare_template(
+    frame: NDArray[np.uint8],
+    box: NDArray[np.float64],
+    variant: VariantConfig,
+    grid: int,
+    resize: Resize = "published",
+) -> TemplateInput:
+    """Cut the template around the first box.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        box: (4,) xyxy, as `check_first_box` returns it.
+        variant: gives the template's size and area factor.
+        grid: template tokens a side.
+        resize: how the frame is shrunk.
+    """
+    side, whole = variant.template_size, frame_size(frame)
+    mean = frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
+    scale = template_scale(box, whole, variant.search_size) if resize == "shards" else None
+    crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
+    return TemplateInput(crop, box_mask(transform.apply(box), side, grid), mean)
+
+
+def prepare_search(
+    frame: NDArray[np.uint8],
+    state: TargetState,
+    variant: VariantConfig,
+    resize: Resize = "published",
+    out: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], CropTransform]:
+    """Cut the search region around the last box.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        state: the target before this frame.
+        variant: gives the crop's size and area factor.
+        resize: how the frame is shrunk.
+        out: (S, S, 3) contiguous float32, where the crop is written; a new array if not given.
+
+    Returns:
+        The (H, W, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
+    """
+    side, whole, box = variant.search_size, frame_size(frame), search_window(state.box)
+    scale = search_scale(box, whole, side) if resize == "shards" else None
+    return crop_around(frame, box, variant.search_factor, side, state.mean, scale, out)
+
+
+def finish(
+    row: NDArray[np.float64],
+    transform: CropTransform,
+    size: tuple[int, int],
+    state: TargetState,
+) -> tuple[TrackedBox, TargetState]:
+    """Map a predicted box back to its frame and say where to look next.
+
+    Args:
+        row: (5,) xyxy in crop pixels and the score, as `Predictor.predict` returns it.
+        transform: the search crop's, from `prepare_search`.
+        size: (width, height) of the frame.
+        state: the target before this frame.
+
+    Returns:
+        The frame's result, and the target after it: a box without area leaves the last box.
+    """
+    box = clip_boxes(transform.invert(row[:4]), size)
+    if (box[2:] > box[:2]).all():
+        state = replace(state, box=box)
+    return TrackedBox(box, float(row[4])), state
+
+
+class Tracker:
+    """Tracks one object: `start` with its box in a first frame, then `track` each next frame.
+
+    Example:
+        >>> tracker = Tracker.load(Path("model.safetensors"))
+        >>> tracker.start(frames[0], (120.0, 80.0, 180.0, 160.0))
+        >>> for frame in frames[1:]:
+        ...     box, score = tracker.track(frame)
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.state: TargetState | None = None
+
+    @classmethod
+    def load(
+        cls,
+        weights: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        backbone: Path | None = None,
+        variant: str | None = None,
+        resize: Resize = "published",
+    ) -> Tracker:
+        """Load a tracker from a weights file.
+
+        Args:
+            weights: a checkpoint's ``model.safetensors``, or a published file.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>`` or ``mps``.
+            dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+            backbone: the pretrained backbone's file, where the weights do not hold it and it is
+                not where backbones are looked for.
+            variant: a variant's name or file, for weights that do not say what they are.
+            resize: how frames are shrunk, as `lorat.evaluate.track.crops` tells.
+
+        Raises:
+            UserError: if a file is missing or does not fit, or the machine lacks the device.
+        """
+        predictor = Predictor.load(
+            weights,
+            device=device,
+            dtype=dtype,
+            backbone=backbone,
+            variant=variant,
+            resize=resize,
+        )
+        return cls(predictor)
+
+    def start(self, frame: NDArray[np.uint8], box: ArrayLike) -> None:
+        """Take the object in `box` as the target; forgets any target before.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            box: (4,) xyxy in frame pixels.
+
+        Raises:
+            UserError: if the frame is no such image, or the box has no area inside it.
+        """
+        _check_frame(frame)
+        first = check_first_box(box, frame_size(frame))
+        predictor = self.predictor
+        template = prepare_template(
+            frame, first, predictor.variant, predictor.template_grid, predictor.resize
+        )
+        self.state = TargetState(first, template.mean, predictor.embed([template])[0])
+
+    def track(self, frame: NDArray[np.uint8]) -> TrackedBox:
+        """Return the target's box and score in the next frame, (H, W, 3) uint8 RGB.
+
+        Raises:
+            UserError: if the frame is no such image, or `start` was not called.
+        """
+        _check_frame(frame)
+        if self.state is None:
+            raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
+        predictor = self.predictor
+        crop, transform = prepare_search(frame, self.state, predictor.variant, predictor.resize)
+        row = predictor.predict(self.state.tokens[None], crop[None])[0]
+        result, self.state = finish(row, transform, frame_size(frame), self.state)
+        return result
+
+
+def frame_size(frame: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the (width, height) of an image of shape (H, W, 3)."""
+    return frame.shape[1], frame.shape[0]
+
+
+def _check_frame(frame: NDArray[np.uint8]) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise UserError(
+            f"a frame of shape {frame.shape} and type {frame.dtype}; "
+            "give (height, width, 3) uint8 RGB"
+        )

@@ -1,0 +1,1 @@
+"""One's own video: read, tracked, drawn."""

@@ -1,0 +1,1 @@
+"""Tracks as they are drawn from: cleaned, without what is excluded, indexed."""

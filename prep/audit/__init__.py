@@ -1,0 +1,1 @@
+"""Raw trees read whole and what is wrong with them."""

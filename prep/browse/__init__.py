@@ -1,0 +1,1 @@
+"""Shards looked at: what they hold, in numbers and pictures."""

@@ -1,0 +1,186 @@
+"""What a build will cost, from a sample of its pairs that are really cut.
+
+Sizes scatter by about half their mean, so that 32 pairs tell bytes and minutes to some 10 %. Where
+the sample decides how many pairs are built (a budget), it is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from lorat.prep.build.shard import Skip, make_pair
+from lorat.prep.build.plan import Plan
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.process import one_core
+from lorat.shards.sample import to_members
+from lorat.shards.base.storage import Location
+from lorat.shards.tar import pack_members
+from lorat.shards.writer import INDEX_DTYPE, LEVEL
+
+__all__ = [
+    "Cost",
+    "Estimate",
+    "check_room",
+    "estimate",
+    "free_bytes",
+    "measure",
+    "pairs_within",
+]
+
+_SAMPLE = 32
+_SECONDS = 10.0
+_LEAST = 4  # pairs that are cut however long they take
+_SHARE = 8  # no more than one pair in so many is cut twice
+_SURELY = 0.8  # of the bytes estimated are needed even where the sample was unlucky
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a pair costs on average."""
+
+    sampled: int
+    bytes: float
+    seconds: float
+    """Of one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the build of one data set is expected to take."""
+
+    name: str
+    pairs: int
+    """Of the whole pool."""
+    there: int
+    """Pairs that are built already."""
+    to_build: int
+    """Pairs that this run builds: what is not there, or its part of that."""
+    bytes: int
+    """That the run adds."""
+    lacking: int
+    """Bytes that the pool still lacks, over all parts."""
+    bytes_per_pair: float
+    seconds: float
+    """Of the run, on all its processes."""
+    sampled: int
+
+
+def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS) -> Cost:
+    """Cut a sample of the pairs of some shards, evenly spread, and return what one costs.
+
+    Pairs that are not stored count with no bytes. OpenCV gets one thread, as in a worker.
+
+    Args:
+        plan: of the data set.
+        shards: ascending; the shards that the sample is taken from.
+        seconds: stop after so many; None cuts the whole sample, so that the sizes do not depend on
+            the machine.
+    """
+    size = plan.options.shard_pairs
+    total = _count(plan, shards)
+    count = min(_SAMPLE, -(-total // _SHARE))
+    numbers = (total * step // count for step in range(count))
+    pairs = [shards[at // size] * size + at % size for at in numbers]
+    with one_core():
+        return _cut(plan, pairs, seconds)
+
+
+def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None = None) -> Estimate:
+    """Estimate a run.
+
+    Args:
+        plan: of the data set.
+        missing: the shards that are not there, ascending, over all parts.
+        slots: jobs at once.
+        cost: where it is known already; otherwise it is measured.
+    """
+    cost = cost or measure(plan, missing)
+    mine = sorted(set(missing) & set(plan.mine()))
+    pairs = _count(plan, mine)
+    lacking = _count(plan, missing)
+    # Shards are not divided: three of them keep one of two processes busy with two.
+    longest = _count(plan, mine[:: max(1, slots)])
+    return Estimate(
+        name=plan.name,
+        pairs=plan.pairs,
+        there=plan.pairs - lacking,
+        to_build=pairs,
+        bytes=round(pairs * cost.bytes),
+        lacking=round(lacking * cost.bytes),
+        bytes_per_pair=round(cost.bytes, 1),
+        seconds=round(longest * cost.seconds, 1),
+        sampled=cost.sampled,
+    )
+
+
+def pairs_within(budget: int, wanted: Sequence[tuple[int, int, float]]) -> list[int]:
+    """Divide a budget of bytes among data sets, in proportion to the pairs each gets by default.
+
+    Args:
+        budget: bytes over all data sets.
+        wanted: of each data set the default number of pairs, the most that are worth drawing, and
+            the bytes a pair.
+
+    Returns:
+        The pairs of each, at least 1 and at most the most that are worth drawing; what that leaves
+        of the budget is left.
+    """
+    whole = sum(default * cost for default, _, cost in wanted)
+    scale = budget / whole if whole > 0 else 1.0
+    return [min(most, max(1, int(default * scale))) for default, most, _ in wanted]
+
+
+def free_bytes(shards: Location) -> int | None:
+    """Return the free space where shards will go; None where it cannot be known (a store)."""
+    if not isinstance(shards, Path):
+        return None
+    there = next(folder for folder in (shards, *shards.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def check_room(needed: int, shards: Location) -> str | None:
+    """Return a warning where a disk may be too small for a build.
+
+    Raises:
+        UserError: if it clearly is.
+    """
+    free = free_bytes(shards)
+    if free is None or needed <= free * 0.9:
+        return None
+    room = f"{shards}: {free / 1e9:,.1f} GB are free, the build needs about {needed / 1e9:,.1f} GB"
+    if needed * _SURELY > free:
+        raise UserError(
+            f"{room}; free space, build into another --shards, ask for fewer --pairs or a "
+            "--budget, or go on with --force"
+        )
+    return f"{room}, which may not fit"
+
+
+def _cut(plan: Plan, pairs: Sequence[int], seconds: float | None) -> Cost:
+    """Cut these pairs, or as many as the time allows, and return what one costs."""
+    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    if pairs:
+        make_pair(plan, pairs[0])  # what the first pair alone pays for is not timed
+    stored, done, begin = 0, 0, time.perf_counter()
+    for number in pairs:
+        made = make_pair(plan, number)
+        if not isinstance(made, Skip):
+            frame = compressor.compress(pack_members(to_members(made[0])))
+            stored += len(frame) + INDEX_DTYPE.itemsize
+        done += 1
+        spent = time.perf_counter() - begin
+        if seconds is not None and spent > seconds and done >= _LEAST:
+            break
+    spent = time.perf_counter() - begin
+    return Cost(done, stored / max(1, done), spent / max(1, done))
+
+
+def _count(plan: Plan, shards: Sequence[int]) -> int:
+    """Return the number of pairs of some shards."""
+    return sum(len(plan.pair_range(number)) for number in shards)

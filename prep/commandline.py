@@ -1,0 +1,220 @@
+"""What the three commands share: one line for an error, help in sections, options of dataclasses.
+
+Nothing but command files imports this; everything below them knows no library of command lines.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from lorat.prep.trees.plugin import add_trees
+from lorat.prep.trees.sources import ALL, RAW
+from lorat.shards.base.errors import Stopped, UserError
+from lorat.shards.base.options import Option
+from lorat.shards.base.storage import Location, locate
+
+__all__ = [
+    "Command",
+    "Group",
+    "LocationType",
+    "group_settings",
+    "options_of",
+    "root_options",
+    "tree_options",
+]
+
+group_settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""Context settings of the three commands; their subcommands inherit them."""
+
+
+class LocationType(click.ParamType):
+    """A folder: a path, or a URL such as ``s3://bucket/folder``."""
+
+    name = "path or url"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Location:
+        """Read the text of a command line."""
+        return locate(value) if isinstance(value, str) else typing.cast("Location", value)
+
+
+class _Option(click.Option):
+    def __init__(self, *args: Any, section: str = "Options", **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose errors are one line and whose help has sections."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line; a `UserError` on the way is one line."""
+        with _told():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; a `UserError` is one line and status 2, a `Stopped` 130."""
+        with _told():
+            return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings, in the order of declaration."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Group(Command, click.Group):
+    """Commands under one name; their summaries are shown whole."""
+
+    command_class = Command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then a line a command."""
+        Command.format_options(self, ctx, formatter)
+        summaries = [
+            (name, command.get_short_help_str(limit=200))
+            for name, command in sorted(self.commands.items())
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(summaries)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (UserError, Stopped) as error:
+        raise _OneLine(error) from error
+
+
+class _OneLine(click.ClickException):
+    def __init__(self, error: UserError | Stopped) -> None:
+        super().__init__(error.message)
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+
+def options_of(cls: type, parameter: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add an option for every field of a dataclass that `lorat.shards.base.options` declares.
+
+    The command gets one `cls`, filled, as the argument `parameter`. Flags are fields of bool,
+    choices of Literal; a tuple takes its option several times.
+
+    Raises:
+        UserError: (from the command) what the dataclass itself refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    declared = [field for field in fields(cls) if "option" in field.metadata]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def filled(*args: Any, **values: Any) -> Any:
+            own = {field.name: values.pop(field.name) for field in declared}
+            return command(*args, **{parameter: cls(**own)}, **values)
+
+        for field in reversed(declared):
+            filled = _click_option(field, hints[field.name])(filled)
+        return filled
+
+    return decorate
+
+
+def _click_option(field: Field[Any], hint: Any) -> Callable[..., Any]:
+    about: Option = field.metadata["option"]
+    names = about.names or ("--" + field.name.replace("_", "-"),)
+    settings: dict[str, Any] = {"help": about.help, "metavar": about.metavar}
+    if field.default is MISSING:
+        settings["required"] = True
+    else:
+        settings["default"] = field.default
+        settings["show_default"] = about.shown or field.default not in (None, False, ())
+    if typing.get_origin(hint) is tuple:
+        hint = typing.get_args(hint)[0]
+        settings["multiple"] = True
+    if hint is bool:
+        settings["is_flag"] = True
+    else:
+        settings["type"] = _click_type(hint, about)
+    return click.option(*names, field.name, cls=_Option, section=about.section, **settings)
+
+
+def _click_type(hint: Any, about: Option) -> Any:
+    if hint == Location or hint == Location | None:
+        return LocationType()
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is Literal:
+        return click.Choice(typing.get_args(hint))
+    if hint is Path:
+        return click.Path(
+            path_type=Path,
+            exists=about.exists,
+            file_okay=about.kind != "folder",
+            dir_okay=about.kind != "file",
+        )
+    if hint in (int, float) and (about.least, about.most) != (None, None):
+        of: Any = click.IntRange if hint is int else click.FloatRange
+        return of(about.least, about.most)
+    return hint
+
+
+def tree_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --raw, --root and --datasets, which `find_sources` reads, and --tree."""
+    command = root_options(command)
+    command = click.option(
+        "--datasets",
+        default="all",
+        show_default=True,
+        help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.",
+    )(command)
+    return click.option(
+        "--raw",
+        type=click.Path(path_type=Path),
+        default=RAW,
+        show_default=True,
+        help="Folder of all trees (RAW/LaSOT, RAW/GOT-10k, …).",
+    )(command)
+
+
+def root_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --root, as `roots`, and --tree.
+
+    --tree puts the data sets of a user's file into the table before all else.
+    """
+    command = click.option(
+        "--tree",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="FILE.py",
+        help="A Python file of yours that defines data sets (docs/data.md); it is run.",
+        callback=_add_trees,
+        expose_value=False,
+    )(command)
+    return click.option(
+        "--root",
+        "roots",
+        multiple=True,
+        metavar="NAME=DIR",
+        help="Where one data set's tree is.",
+    )(command)
+
+
+def _add_trees(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) -> None:
+    if not context.resilient_parsing:  # completion of a half-written command runs nothing
+        for file in files:
+            add_trees(file)

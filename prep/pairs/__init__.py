@@ -1,0 +1,1 @@
+"""Which two frames make pair i, and the crops that are cut from them."""

@@ -1,0 +1,176 @@
+"""Cuts one pair out of its frames: windows, mean colours, boxes, and whether it is usable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.prep.pairs.draw import PairDraw
+from lorat.prep.trees.clip import Clip
+from lorat.shards.pixels.geometry import crop_transform
+from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter
+from lorat.shards.pixels.jpeg import encode, read_image
+from lorat.shards.pixels.resample import Window, context_window, cut_window, template_window
+from lorat.shards.rng import Draws
+from lorat.shards.sample import PairSample, StoredImage
+
+__all__ = [
+    "CropOptions",
+    "FrameSizeChanged",
+    "JitterReport",
+    "cut_pair",
+    "search_window",
+    "try_jitter",
+]
+
+_TRIALS = 60
+_MIN_ACCEPTED = 1 / 20
+
+
+@dataclass(frozen=True, slots=True)
+class CropOptions:
+    """What is stored of each frame; `serve` names the search size that it is made for."""
+
+    serve: int = 224
+    context: float = 12.0
+    """Side of the stored search window in geometric-mean object sides."""
+    object_side: int = 96
+    """Most stored pixels for the geometric-mean side of the object."""
+    longest: int = 1024
+    """Most stored pixels for the longer side of an image."""
+    area_factor: float = 4.0
+    """Of the search crops that training will draw; used to try the jitter."""
+    quality: int = 92
+
+    @staticmethod
+    def serving(size: int, quality: int = 92) -> CropOptions:
+        """Return the options for variants of search size 224 or 378."""
+        if size == 378:
+            return CropOptions(378, 14.0, 128, 1536, 5.0, quality)
+        return CropOptions(quality=quality)
+
+
+@dataclass(frozen=True, slots=True)
+class JitterReport:
+    """Windows tried on one pair: how many were drawn, accepted, and left the stored window."""
+
+    tried: int
+    accepted: int
+    outside: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether training will find an accepted window within its attempts."""
+        return self.accepted >= _MIN_ACCEPTED * self.tried
+
+
+class FrameSizeChanged(Exception):
+    """A frame that has another size than the first one of its sequence."""
+
+
+def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> PairSample:
+    """Read the frames of a pair and cut out what is stored.
+
+    Args:
+        clip: the cleaned clip that `pair` indexes.
+        pair: from `lorat.prep.pairs.draw.draw_pair`.
+        key: of the sample.
+        options: window and encoding.
+
+    Raises:
+        ImageError: if a frame does not decode.
+        FrameSizeChanged: if a frame has another size than the sequence.
+    """
+    template_frame = _read_frame(clip, pair.template)
+    same = pair.search == pair.template
+    search_frame = template_frame if same else _read_frame(clip, pair.search)
+    boxes = clip.tracks[pair.track].boxes
+    size = clip.frame_size()
+    template_cut = template_window(boxes[pair.template], size, options.object_side)
+    search_cut = search_window(boxes[pair.search], size, options)
+    first = clip.first
+    template_box, search_box = boxes[pair.template], boxes[pair.search]
+    return PairSample(
+        key=key,
+        dataset=clip.dataset,
+        split=clip.split,
+        sequence=clip.name,
+        track=pair.track,
+        template=_store(template_frame, first + pair.template, template_box, template_cut, options),
+        search=_store(search_frame, first + pair.search, search_box, search_cut, options),
+    )
+
+
+def search_window(
+    box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions
+) -> Window:
+    """Return the window that is stored of a search frame."""
+    return context_window(box, frame_size, options.context, options.object_side, options.longest)
+
+
+def try_jitter(
+    box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions, draws: Draws
+) -> JitterReport:
+    """Draw training windows for a box and report how they fare on the stored window.
+
+    The windows follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report
+    decides whether a pair is stored, they are drawn from `draws` and not from NumPy's distributions.
+
+    Args:
+        box: (4,) xyxy, frame pixels.
+        frame_size: (width, height).
+        options: of the build.
+        draws: of this pair.
+    """
+    jitter, size = Jitter(), options.serve
+    u = draws.uniforms(6 * _TRIALS).reshape(6, _TRIALS)
+    normal = np.sqrt(-2.0 * np.log1p(-u[:2])) * np.cos(2.0 * np.pi * u[2:4])  # Box and Muller
+    nominal = crop_transform(box, options.area_factor, (size, size)).scale[0]
+    scale = nominal / np.exp(jitter.scale * normal)
+    sides = (box[2:] - box[:2])[:, None]
+    reach = jitter.translation * (sides * scale).sum(axis=0) * 0.5
+    centre = ((box[:2] + box[2:]) * 0.5)[:, None]
+    translation = size * 0.5 - centre * scale + (2.0 * u[4:] - 1.0) * reach
+    low, high = (np.clip(box[k : k + 2, None] * scale + translation, 0, size) for k in (0, 2))
+    accepted = ((high - low) >= MIN_OBJECT).all(axis=0)
+    frame = np.array(frame_size)[:, None]
+    begin, end = (np.clip((edge - translation) / scale, 0, frame) for edge in (0, size))
+    stored = search_window(box, frame_size, options)
+    before = np.floor(begin) < np.array(stored.origin)[:, None]
+    after = np.ceil(end) > np.array(stored.end)[:, None]
+    outside = accepted & (before | after).any(axis=0)
+    return JitterReport(_TRIALS, int(accepted.sum()), int(outside.sum()))
+
+
+def _read_frame(clip: Clip, index: int) -> NDArray[np.uint8]:
+    frame = read_image(clip.frames[index])
+    if (frame.shape[1], frame.shape[0]) != clip.frame_size():
+        raise FrameSizeChanged(
+            f"{clip.frames[index]}: {frame.shape[1]}x{frame.shape[0]} instead of "
+            f"{clip.frame_size()[0]}x{clip.frame_size()[1]}"
+        )
+    return frame
+
+
+def _store(
+    frame: NDArray[np.uint8],
+    number: int,
+    box: NDArray[np.float64],
+    window: Window,
+    options: CropOptions,
+) -> StoredImage:
+    red, green, blue = (round(channel, 2) for channel in cv2.mean(frame)[:3])
+    x1, y1, x2, y2 = box.round(4).tolist()
+    return StoredImage(
+        frame=number,
+        box=(x1, y1, x2, y2),
+        frame_size=(frame.shape[1], frame.shape[0]),
+        mean=(red, green, blue),
+        origin=window.origin,
+        window=window.end,
+        size=window.size,
+        jpeg=encode(cut_window(frame, window), options.quality),
+    )

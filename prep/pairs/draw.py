@@ -1,0 +1,66 @@
+"""Which pair has which number.
+
+Promise: pair i of a data set is a pure function of (seed, data set, i) and of the cleaned
+annotations. So any shard can be built alone, in any order, on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lorat.prep.annotations.clipstore import ClipIndex
+from lorat.prep.trees.clip import Clip
+from lorat.shards.rng import Draws
+
+__all__ = ["MAX_GAP", "PairDraw", "draw_pair", "object_frames"]
+
+MAX_GAP = 100  # frames between template and search, in either direction (published recipe)
+
+
+@dataclass(frozen=True, slots=True)
+class PairDraw:
+    """Two frames of one track, as indices into the cleaned clips."""
+
+    clip: int
+    track: int
+    template: int
+    search: int
+
+
+def draw_pair(clips: Sequence[Clip], name: str, seed: int, number: int) -> PairDraw:
+    """Draw pair `number`: sequence, track and template frame uniformly, the search frame near it.
+
+    The search frame is uniform among the other visible frames at most `MAX_GAP` frames away; where
+    there is none (a still image, a lone frame) it is the template frame itself.
+
+    Args:
+        clips: cleaned, so every track has a visible frame.
+        name: ``<dataset>-<split>``.
+        seed: of the build.
+        number: of the pair.
+    """
+    draws = Draws("pair", seed, name, number)
+    clip_index = draws.below(len(clips))
+    clip = clips[clip_index]
+    track_index = draws.below(len(clip.tracks))
+    frames = np.flatnonzero(clip.tracks[track_index].visible)
+    at = draws.below(len(frames))
+    template = int(frames[at])
+    low = int(np.searchsorted(frames, template - MAX_GAP, side="left"))
+    high = int(np.searchsorted(frames, template + MAX_GAP, side="right"))
+    others = high - low - 1
+    if others == 0:
+        return PairDraw(clip_index, track_index, template, template)
+    chosen = low + draws.below(others)
+    search = int(frames[chosen + (chosen >= at)])
+    return PairDraw(clip_index, track_index, template, search)
+
+
+def object_frames(clips: Sequence[Clip]) -> int:
+    """Return the number of visible objects over all frames."""
+    if isinstance(clips, ClipIndex):
+        return clips.object_frames
+    return sum(int(track.visible.sum()) for clip in clips for track in clip.tracks)

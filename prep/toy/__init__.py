@@ -1,0 +1,1 @@
+"""A small world of moving objects, written as raw trees."""

@@ -1,0 +1,383 @@
+"""Renders the toy world's scenes: frames with exact boxes and the share of the object in sight.
+
+Promise: a scene is a pure function of its key, so scenes can be rendered in any order and in any
+process with the same result on the same installation (another OpenCV may differ in a last bit). A
+box is the tight box of the object's own outline in continuous frame pixels, not cut at the frame
+and unaffected by what stands before it; the first frame shows the whole object. Objects of the
+pools train, val and test are disjoint, look-alikes included.
+
+Motion is planned first, as arrays over the frames; rendering then only warps sprites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.prep.toy.looks import Look, make_ground, make_look, make_occluder
+from lorat.prep.toy.motion import Motion, Path2D, crossing, drift, pan, still, wander
+from lorat.shards.rng import Draws
+
+__all__ = ["POOLS", "Frame", "Layer", "Pool", "Scene", "plan_scene", "plan_still", "render"]
+
+Pool = Literal["train", "val", "test"]
+POOLS: dict[Pool, range] = {
+    "train": range(0, 1 << 20),
+    "val": range(1 << 20, 2 << 20),
+    "test": range(2 << 20, 3 << 20),
+}
+"""Object ids each kind of split draws from."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layer:
+    """One thing that moves through a scene of T frames."""
+
+    look: Look
+    motion: Motion
+    object_id: int | None
+    """None for occluders, which are no objects."""
+
+    def box(self, t: int) -> NDArray[np.float64]:
+        """Return the tight box (4,) xyxy of the outline at frame t, not cut at the frame."""
+        points = self.motion.place(self.look.outline, t)
+        return np.concatenate([points.min(0), points.max(0)])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scene:
+    """Everything that decides the pixels of T frames."""
+
+    size: tuple[int, int]
+    """(width, height) of the frames."""
+    layers: tuple[Layer, ...]
+    """From the back to the front."""
+    tracked: tuple[int, ...]
+    """Which layers are annotated."""
+    crowd: tuple[int, ...]
+    """Which layers are annotated together, as one crowd of small objects; stills only."""
+    ground: NDArray[np.uint8]
+    """(height, width, 3), larger than a frame where the ground moves."""
+    ground_path: Path2D
+    """(T, 2) the ground pixel under the frame's top left corner."""
+    noise: NDArray[np.uint8]
+    """(height + 32, width + 32, 3) around 128; each frame takes a window of it."""
+    noise_at: NDArray[np.int64]
+    """(T, 2) where that window begins."""
+    gain: NDArray[np.float64]
+    """(T,) brightness factor."""
+    defocus: NDArray[np.float64]
+    """(T,) Gaussian sigma in pixels; 0 is sharp."""
+    exposure: float
+    """Share of the frame interval the shutter is open: the length of motion blur."""
+
+    def __len__(self) -> int:
+        return len(self.gain)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """One rendered frame and its truth."""
+
+    image: NDArray[np.uint8]
+    """(height, width, 3) RGB."""
+    boxes: NDArray[np.float64]
+    """(K, 4) xyxy of the tracked layers, not cut at the frame."""
+    pixels: NDArray[np.int64]
+    """(K,) how many of each object's own pixels lie inside the frame."""
+    in_frame: NDArray[np.float64]
+    """(K,) share of each object's own pixels that lies inside the frame, 0 … 1."""
+    visible: NDArray[np.float64]
+    """(K,) share that lies inside the frame with nothing before it, 0 … 1."""
+
+
+def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int) -> Scene:
+    """Plan a sequence of one object among distractors and occluders.
+
+    Args:
+        key: the toy world's seed first, then what names the sequence.
+        pool: where the objects come from.
+        size: (width, height) of the frames.
+        length: number of frames, at least 1.
+    """
+    draws = Draws("toy scene", *key)
+    seed = int(key[0])
+    unit = min(size) / 240
+    object_id = _object(draws, pool)
+    side = unit * 28 * (64 / 28) ** draws.uniform()
+    motion = wander(draws, size, length, side, leaves=draws.uniform() < 0.1)
+    target = Layer(make_look(seed, object_id), motion, object_id)
+    before: list[Layer] = []
+    behind: list[Layer] = []
+    for layer in _distractors(draws, seed, target, pool, size):
+        (before if draws.uniform() < 0.25 else behind).append(layer)
+    occluders = []
+    if length >= 12 and draws.uniform() < 0.15:
+        look = make_occluder(draws)
+        occluders.append(Layer(look, crossing(draws, motion, size), None))
+    before = [layer for layer in before + occluders if not _meet_at_start(layer, target)]
+    layers = (*behind, target, *before)
+    return _dressed(draws, size, layers, ((len(behind),), ()), length)
+
+
+def plan_still(
+    key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], count: int, crowd: bool = False
+) -> Scene:
+    """Plan a single picture of about `count` tracked objects that hardly overlap.
+
+    Args:
+        key: the toy world's seed first, then what names the picture.
+        pool: where the objects come from.
+        size: (width, height) of the picture.
+        count: objects to place; fewer where they do not fit.
+        crowd: add a crowd of small copies of one object.
+    """
+    draws = Draws("toy still", *key)
+    seed = int(key[0])
+    unit = min(size) / 240
+    layers: list[Layer] = []
+    for _ in range(count * 4):
+        if len(layers) == count:
+            break
+        side = unit * 26 * (80 / 26) ** draws.uniform()
+        motion = still(draws, size, side)
+        object_id = _object(draws, pool)
+        if layers and draws.uniform() < 0.25:
+            object_id = int(layers[-1].object_id or 0)
+            look = make_look(seed, object_id, 1 + draws.below(4))
+        else:
+            look = make_look(seed, object_id)
+        layer = Layer(look, motion, object_id)
+        if not any(_meet_at_start(layer, other, margin=-0.1) for other in layers):
+            layers.append(layer)
+    tracked = tuple(range(len(layers)))
+    if crowd:
+        layers += _crowd(draws, seed, pool, size)
+    members = tuple(range(len(tracked), len(layers)))
+    return _dressed(draws, size, tuple(layers), (tracked, members))
+
+
+def render(scene: Scene) -> Iterator[Frame]:
+    """Yield the frames of a scene in order."""
+    for t in range(len(scene)):
+        image = _ground(scene, t)
+        masks: dict[int, _Mask] = {}
+        for index, layer in enumerate(scene.layers):
+            pasted = _paste(image, layer, t, scene.exposure)
+            if pasted is None:
+                continue
+            for earlier in masks.values():
+                earlier.hide(pasted)
+            if index in scene.tracked:
+                masks[index] = pasted
+        boxes = [scene.layers[index].box(t) for index in scene.tracked]
+        found = [masks.get(index) for index in scene.tracked]
+        yield Frame(
+            _exposed(scene, image, t),
+            np.array(boxes, np.float64).reshape(-1, 4),
+            np.array([mask.pixels if mask else 0 for mask in found], np.int64),
+            np.array([mask.in_frame if mask else 0.0 for mask in found]),
+            np.array([mask.visible if mask else 0.0 for mask in found]),
+        )
+
+
+def _object(draws: Draws, pool: Pool) -> int:
+    ids = POOLS[pool]
+    return ids[draws.below(len(ids))]
+
+
+def _distractors(
+    draws: Draws, seed: int, target: Layer, pool: Pool, size: tuple[int, int]
+) -> list[Layer]:
+    """Return look-alikes in a quarter of the scenes and strangers in a third of them."""
+    length = len(target.motion.centres)
+    side = float(np.sqrt(target.motion.halves[0].prod())) * 2
+    layers = []
+    own = int(target.object_id or 0)
+    for alike in range(1, 1 + (1 + draws.below(2) if draws.uniform() < 0.25 else 0)):
+        motion = wander(draws, size, length, side * draws.uniform(0.8, 1.2))
+        layers.append(Layer(make_look(seed, own, alike), motion, own))
+    for _ in range(1 + draws.below(2) if draws.uniform() < 0.35 else 0):
+        stranger = _object(draws, pool)
+        motion = wander(draws, size, length, side * draws.uniform(0.6, 1.4))
+        layers.append(Layer(make_look(seed, stranger), motion, stranger))
+    return [layer for layer in layers if not _meet_at_start(layer, target)]
+
+
+def _crowd(draws: Draws, seed: int, pool: Pool, size: tuple[int, int]) -> list[Layer]:
+    """Return a dozen small copies of one object close to each other."""
+    object_id = _object(draws, pool)
+    look = make_look(seed, object_id)
+    side = min(size) / 240 * draws.uniform(10, 16)
+    middle = np.array([draws.uniform(side * 4, extent - side * 4) for extent in size])
+    layers = []
+    for _ in range(8 + draws.below(6)):
+        motion = still(draws, size, side)
+        at = middle + (draws.uniforms(2) * 2 - 1) * side * 2.5
+        layers.append(Layer(look, replace(motion, centres=at[None]), object_id))
+    return layers
+
+
+def _meet_at_start(layer: Layer, other: Layer, margin: float = 0.1) -> bool:
+    """Tell whether two layers' boxes, grown by a share of their sides, meet in the first frame."""
+    a, b = layer.box(0), other.box(0)
+    slack = margin * np.minimum(a[2:] - a[:2], b[2:] - b[:2])
+    return bool(np.all(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) > -slack))
+
+
+def _dressed(
+    draws: Draws,
+    size: tuple[int, int],
+    layers: tuple[Layer, ...],
+    annotated: tuple[tuple[int, ...], tuple[int, ...]],
+    length: int = 1,
+) -> Scene:
+    """Add ground, light, noise and optics to planned layers.
+
+    Args:
+        draws: the scene's stream.
+        size: (width, height) of the frames.
+        layers: from the back to the front.
+        annotated: the tracked layers and those of the crowd.
+        length: number of frames.
+    """
+    width, height = size
+    moving = length > 1
+    large = (width * 3 // 2, height * 3 // 2) if moving else size
+    room = (large[0] - width, large[1] - height)
+    blurred = draws.uniform() < 0.25
+    soft = np.zeros(length)
+    if draws.uniform() < 0.25:
+        soft = np.maximum(drift(draws, length, 16) * draws.uniform(2.0, 4.0) - 0.2, 0.0)
+    strength = draws.uniform(0.0, 6.0)
+    return Scene(
+        size=size,
+        layers=layers,
+        tracked=annotated[0],
+        crowd=annotated[1],
+        ground=make_ground(draws, large, min(size) / 4),
+        ground_path=pan(draws, room, length) if moving else np.zeros((1, 2)),
+        noise=_noise(draws, (height + 32, width + 32, 3), strength),
+        noise_at=(draws.uniforms(2 * length).reshape(length, 2) * 33).astype(np.int64),
+        gain=1 + drift(draws, length, 24) * draws.uniform(0.0, 0.5),
+        defocus=soft,
+        exposure=draws.uniform(0.4, 0.9) if blurred else 0.0,
+    )
+
+
+def _noise(draws: Draws, shape: tuple[int, int, int], strength: float) -> NDArray[np.uint8]:
+    """Return noise around 128 with a standard deviation of about `strength` grey levels."""
+    amount = int(np.prod(shape))
+    raw = draws.words(-(-amount // 4)).view(np.uint8).astype(np.float32)
+    triangular = (raw[:amount] + raw[amount : 2 * amount]) / 255 - 1  # deviation 1 / sqrt(6)
+    return np.rint(triangular * (2.4 * strength) + 128).astype(np.uint8).reshape(shape)
+
+
+class _Mask:
+    """A tracked object's own pixels and which of them are still in sight."""
+
+    def __init__(
+        self, alpha: NDArray[np.uint8], left: int, top: int, size: tuple[int, int]
+    ) -> None:
+        own = alpha > 127
+        self.left, self.top, self.own = left, top, own
+        inside = np.zeros_like(own)
+        x1, y1 = max(0, -left), max(0, -top)
+        x2, y2 = max(0, size[0] - left), max(0, size[1] - top)
+        inside[y1:y2, x1:x2] = own[y1:y2, x1:x2]
+        self._total = max(int(own.sum()), 1)
+        self._seen = inside
+        self.pixels = int(inside.sum())
+        self.in_frame = self.pixels / self._total
+
+    @property
+    def visible(self) -> float:
+        return int(self._seen.sum()) / self._total
+
+    def hide(self, other: _Mask) -> None:
+        """Take away what `other`, which was painted later, covers."""
+        dx, dy = other.left - self.left, other.top - self.top
+        height, width = other.own.shape
+        x1, y1 = max(0, dx), max(0, dy)
+        x2, y2 = min(self.own.shape[1], dx + width), min(self.own.shape[0], dy + height)
+        if x1 < x2 and y1 < y2:
+            self._seen[y1:y2, x1:x2] &= ~other.own[y1 - dy : y2 - dy, x1 - dx : x2 - dx]
+
+
+def _paste(image: NDArray[np.uint8], layer: Layer, t: int, exposure: float) -> _Mask | None:
+    """Paint a layer into the image; None where it lies outside the frame."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = layer.box(t)
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        return None
+    smear = layer.motion.velocity(t) * exposure
+    pad = 2 + int(np.abs(smear).max() / 2)
+    left, top = int(np.floor(x1)) - pad, int(np.floor(y1)) - pad
+    sprite_size = (int(np.ceil(x2)) + pad - left, int(np.ceil(y2)) + pad - top)
+    sprite = _warped(layer, t, (left, top), sprite_size)
+    mask = _Mask(sprite[..., 3], left, top, (width, height))
+    if np.abs(smear).max() >= 2:
+        smeared = cv2.filter2D(sprite, -1, _line(smear), borderType=cv2.BORDER_CONSTANT)
+        sprite = smeared.astype(np.uint8, copy=False)
+    u1, v1 = max(0, -left), max(0, -top)
+    u2, v2 = min(sprite_size[0], width - left), min(sprite_size[1], height - top)
+    if u1 < u2 and v1 < v2:
+        part = sprite[v1:v2, u1:u2]
+        under = image[top + v1 : top + v2, left + u1 : left + u2]
+        rest = (255 - part[..., 3:]).astype(np.uint16)
+        shade = (under * rest + 127) // 255 + part[..., :3]
+        under[...] = np.minimum(shade, 255).astype(np.uint8)
+    return mask
+
+
+def _warped(
+    layer: Layer, t: int, corner: tuple[int, int], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Return the layer's sprite at frame t in a window of the frame, (h, w, 4) premultiplied."""
+    largest = float(layer.motion.halves[t].max())
+    level = 0
+    while level + 1 < len(layer.look.levels) and Look.reach(level + 1) >= largest:
+        level += 1
+    sprite = layer.look.levels[level]
+    linear = layer.motion.matrix(t) / Look.reach(level)
+    # warpAffine's coordinates name pixel centres: continuous position minus one half.
+    centre = np.full(2, sprite.shape[0] / 2 - 0.5)
+    shift = layer.motion.centres[t] - 0.5 - np.array(corner) - linear @ centre
+    matrix = np.concatenate([linear, shift[:, None]], axis=1)
+    warped = cv2.warpAffine(sprite, matrix, size, flags=cv2.INTER_LINEAR)
+    return warped.astype(np.uint8, copy=False)
+
+
+def _line(smear: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the kernel of a straight motion of `smear` pixels, centred."""
+    reach = int(np.abs(smear).max() / 2) + 1
+    side = 2 * reach + 1
+    kernel = np.zeros((side, side), np.uint8)
+    start, end = reach - smear / 2, reach + smear / 2
+    first, last = (tuple(int(v) for v in np.rint(p * 16)) for p in (start, end))
+    cv2.line(kernel, first, last, 255, 1, cv2.LINE_AA, shift=4)
+    weights = kernel.astype(np.float32)
+    return weights / weights.sum()
+
+
+def _ground(scene: Scene, t: int) -> NDArray[np.uint8]:
+    x, y = scene.ground_path[t]
+    matrix = np.array([[1.0, 0.0, -x], [0.0, 1.0, -y]])
+    ground = cv2.warpAffine(scene.ground, matrix, scene.size, borderMode=cv2.BORDER_REFLECT)
+    return ground.astype(np.uint8, copy=False)
+
+
+def _exposed(scene: Scene, image: NDArray[np.uint8], t: int) -> NDArray[np.uint8]:
+    """Apply defocus, then brightness, then noise: the order of a camera."""
+    sigma = float(scene.defocus[t])
+    soft = cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0.3 else image
+    width, height = scene.size
+    x, y = scene.noise_at[t]
+    noise = scene.noise[y : y + height, x : x + width]
+    exposed = cv2.addWeighted(soft, float(scene.gain[t]), noise, 1.0, -128.0)
+    return exposed.astype(np.uint8, copy=False)

@@ -1,0 +1,344 @@
+"""Writes the toy world's sequences and lists in the layouts of the real data sets.
+
+Promise: every file stands where the real tree has it and says what the real file says, in its
+number format; test splits of GOT-10k and TrackingNet give the first box only. One job writes one
+sequence (or one COCO image) and needs nothing of the others; `write_lists` then adds what a tree
+says about all of them. Boxes are written so that the readers of this package, which follow the
+published system, read them exactly: 1-based in LaSOT, as they are everywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.prep.toy.looks import SHAPES, Look
+from lorat.prep.toy.scene import Frame, Pool, Scene, plan_scene, plan_still, render
+from lorat.shards.pixels.jpeg import encode
+
+__all__ = ["FOLDERS", "Job", "plan_job", "run_job", "write_lists"]
+
+FOLDERS = (
+    "LaSOT",
+    "LaSOT_Extension",
+    "GOT-10k",
+    "TrackingNet",
+    "COCO",
+    "TNL2K_TRAIN",
+    "TNL2K_TEST",
+)
+"""The trees of a toy world, in the order they are written."""
+
+_QUALITY = 90
+_COVER_BOUNDS = np.array([0.15, 0.30, 0.45, 0.60, 0.75, 0.90])
+_COCO_LEAST_VISIBLE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One sequence, or one image of COCO."""
+
+    folder: str
+    """The tree, one of `FOLDERS`."""
+    split: Pool
+    """train, val or test; also decides where the objects come from."""
+    index: int
+    """Number within the split, from 0."""
+    name: str
+    """The sequence's name, or the image's number."""
+    seed: int
+    size: tuple[int, int]
+    """(width, height) of the frames."""
+    length: int
+
+    @property
+    def key(self) -> tuple[int | str, ...]:
+        """What the scene's draws depend on."""
+        return (self.seed, self.folder, self.split, self.index)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Truth:
+    """What is known of a written sequence of T frames; the tracked object is the only one."""
+
+    boxes: NDArray[np.float64]
+    """(T, 4) xyxy, cut at the frame; zeros where nothing is left."""
+    cut: NDArray[np.bool_]
+    """(T,) whether the frame's border cuts the object."""
+    in_frame: NDArray[np.float64]
+    visible: NDArray[np.float64]
+    look: Look
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        return self.in_frame == 0
+
+    @property
+    def absent(self) -> NDArray[np.bool_]:
+        return self.visible == 0
+
+
+def plan_job(job: Job) -> Scene:
+    """Return the scene that a job renders."""
+    if job.folder != "COCO":
+        return plan_scene(job.key, job.split, job.size, job.length)
+    # Some real images are portraits, some show nothing annotated, some show a crowd.
+    size = job.size[::-1] if job.index % 4 == 3 else job.size
+    count = 0 if job.index % 25 == 24 else 3 + job.index % 3
+    return plan_still(job.key, job.split, size, count, crowd=job.index % 16 == 5)
+
+
+def run_job(trees: Path, job: Job) -> dict[str, Any]:
+    """Render a job and write its files.
+
+    Args:
+        trees: the folder that holds the trees.
+        job: what to write.
+
+    Returns:
+        What the lists of the tree need to know: COCO's image and annotations, otherwise nothing.
+    """
+    return _WRITERS[job.folder](trees / job.folder, job)
+
+
+def write_lists(trees: Path, jobs: list[Job], results: list[dict[str, Any]]) -> None:
+    """Write the files of each tree that speak of more than one sequence.
+
+    Args:
+        trees: the folder that holds the trees.
+        jobs: all jobs of the world.
+        results: what `run_job` returned for each.
+    """
+    for file, split in (("training_set.txt", "train"), ("testing_set.txt", "test")):
+        names = [job.name for job in jobs if job.folder == "LaSOT" and job.split == split]
+        if (trees / "LaSOT").is_dir():
+            _write_lines(trees / "LaSOT" / file, names)
+    for split in ("train", "val", "test"):
+        names = [job.name for job in jobs if job.folder == "GOT-10k" and job.split == split]
+        if names:
+            _write_lines(trees / "GOT-10k" / split / "list.txt", names)
+        images = [
+            result
+            for job, result in zip(jobs, results, strict=True)
+            if job.folder == "COCO" and job.split == split
+        ]
+        if images:
+            _write_instances(trees / "COCO" / "annotations" / f"instances_{split}2017.json", images)
+
+
+def _write_lasot(root: Path, job: Job) -> dict[str, Any]:
+    """Write LaSOT or LaSOT_Extension: whole numbers, two lines of flags, a sentence.
+
+    LaSOT counts from 1. Occluded frames keep their box, as in the real tree; those out of view do
+    not.
+    """
+    folder = root / job.name.rpartition("-")[0] / job.name
+    truth = _write_frames(job, folder / "img", "{:08d}.jpg", 1)
+    xywh = _whole_boxes(truth, job.size)
+    xywh[:, :2] += job.folder == "LaSOT"
+    xywh[truth.outside] = 0
+    _write_lines(folder / "groundtruth.txt", _rows(xywh, "{:d}"))
+    occluded = truth.absent & ~truth.outside
+    for name, flags in (("full_occlusion", occluded), ("out_of_view", truth.outside)):
+        _write_lines(folder / f"{name}.txt", [",".join(str(int(flag)) for flag in flags)])
+    _write_lines(folder / "nlp.txt", [_sentence(truth.look)])
+    return {}
+
+
+def _write_got10k(root: Path, job: Job) -> dict[str, Any]:
+    """Write GOT-10k: 4 decimals, labels a line each, meta data; in test only the first box."""
+    folder = root / job.split / job.name
+    truth = _write_frames(job, folder, "{:08d}.jpg", 1)
+    boxes = np.where(truth.absent[:, None], 0.0, truth.boxes)
+    lines = _rows(_xywh(boxes), "{:.4f}")
+    if job.split == "test":
+        _write_lines(folder / "groundtruth.txt", lines[:1])
+        return {}
+    _write_lines(folder / "groundtruth.txt", lines)
+    # Level k is the k-th interval of visible shares; 7 and 8 tell "nearly all" from "all".
+    cover = 1 + np.searchsorted(_COVER_BOUNDS, truth.visible, side="left")
+    cover = np.where(truth.visible >= 1, 8, np.where(truth.absent, 0, cover))
+    labels = {"absence": truth.absent, "cover": cover, "cut_by_image": truth.cut}
+    for name, values in labels.items():
+        _write_lines(folder / f"{name}.label", [str(int(value)) for value in values])
+    meta = {
+        "url": "none",
+        "begin": "00:00:00",
+        "end": f"00:00:{job.length // 10:02d}",
+        "anno_fps": "10Hz",
+        "object_class": truth.look.shape,
+        "motion_class": "wandering",
+        "major_class": "toy",
+        "root_class": "artifact",
+        "motion_adverb": "smoothly",
+        "resolution": str(job.size),
+    }
+    lines = ["[METAINFO]", *(f"{key}: {value}" for key, value in meta.items())]
+    _write_lines(folder / "meta_info.ini", lines)
+    return {}
+
+
+def _write_trackingnet(root: Path, job: Job) -> dict[str, Any]:
+    """Write TrackingNet: 2 decimals, no flags; a box without size where nothing is in view."""
+    chunk = root / ("TEST" if job.split == "test" else f"TRAIN_{job.index % 3}")
+    truth = _write_frames(job, chunk / "frames" / job.name, "{:d}.jpg", 0)
+    lines = _rows(_xywh(truth.boxes), "{:.2f}")
+    _write_lines(chunk / "anno" / f"{job.name}.txt", lines[:1] if job.split == "test" else lines)
+    return {}
+
+
+def _write_tnl2k(root: Path, job: Job) -> dict[str, Any]:
+    """Write TNL2K: whole numbers, zeros where absent, JPEG or PNG with any stems, a sentence."""
+    folder = root / job.name
+    stem = ("{:05d}.jpg", "frame_{:04d}.jpg", "{:08d}.png", "img{:05d}.jpg")[job.index % 4]
+    truth = _write_frames(job, folder / "imgs", stem, 1)
+    xywh = np.where(truth.absent[:, None], 0, _whole_boxes(truth, job.size))
+    _write_lines(folder / "groundtruth.txt", _rows(xywh, "{:d}"))
+    _write_lines(folder / "language.txt", [_sentence(truth.look)])
+    return {}
+
+
+def _write_coco(root: Path, job: Job) -> dict[str, Any]:
+    scene = plan_job(job)
+    frame = next(render(scene))
+    number = int(job.name)
+    name = f"{number:012d}.jpg"
+    _write_image(root / "images" / f"{job.split}2017" / name, frame.image)
+    width, height = scene.size
+    image = {"license": 1, "file_name": name, "height": height, "width": width, "id": number}
+    annotations = list(_coco_objects(scene, frame, number))
+    if scene.crowd:
+        annotations.append(_coco_crowd(scene, number))
+    return {"image": image, "annotations": annotations}
+
+
+def _coco_objects(scene: Scene, frame: Frame, number: int) -> Iterator[dict[str, Any]]:
+    boxes = _xywh(_cut(frame.boxes, scene.size))
+    for k, index in enumerate(scene.tracked):
+        if frame.visible[k] < _COCO_LEAST_VISIBLE:
+            continue
+        layer = scene.layers[index]
+        parts = (layer.motion.place(part, 0) for part in layer.look.parts)
+        yield {
+            "segmentation": [
+                np.clip(part, 0, scene.size).round(2).ravel().tolist() for part in parts
+            ],
+            "area": float(frame.pixels[k]),
+            "iscrowd": 0,
+            "image_id": number,
+            "bbox": boxes[k].round(2).tolist(),
+            "category_id": _category(layer.look.shape),
+        }
+
+
+def _coco_crowd(scene: Scene, number: int) -> dict[str, Any]:
+    """Return one annotation for all members; its mask is the box around them, run-length coded."""
+    boxes = np.array([scene.layers[index].box(0) for index in scene.crowd])
+    around = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
+    x1, y1, x2, y2 = (int(v) for v in _cut(np.rint(around), scene.size))
+    width, height = scene.size
+    inside, rest = y2 - y1, height - (y2 - y1)
+    runs = [x1 * height + y1]
+    for _ in range(x1, x2):
+        runs += [inside, rest]
+    runs[-1] += (width - x2) * height - y1
+    return {
+        "segmentation": {"counts": runs, "size": [height, width]},
+        "area": float((x2 - x1) * inside),
+        "iscrowd": 1,
+        "image_id": number,
+        "bbox": [float(v) for v in (x1, y1, x2 - x1, y2 - y1)],
+        "category_id": _category(scene.layers[scene.crowd[0]].look.shape),
+    }
+
+
+def _category(shape: str) -> int:
+    return 1 + 2 * list(SHAPES).index(shape)  # real category ids have gaps too
+
+
+def _write_instances(path: Path, images: list[dict[str, Any]]) -> None:
+    annotations: list[dict[str, Any]] = []
+    for result in images:
+        for annotation in result["annotations"]:
+            annotations.append(annotation | {"id": len(annotations) + 1})
+    content = {
+        "info": {"description": "toy world", "version": "1.0", "year": 2017},
+        "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
+        "images": [result["image"] for result in images],
+        "annotations": annotations,
+        "categories": [
+            {"supercategory": "toy", "id": _category(shape), "name": shape} for shape in SHAPES
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _write_frames(job: Job, folder: Path, name: str, first: int) -> _Truth:
+    """Render a sequence into `folder`; `name` formats a frame's number, counted from `first`."""
+    scene = plan_job(job)
+    frames = []
+    for number, frame in enumerate(render(scene), start=first):
+        _write_image(folder / name.format(number), frame.image)
+        frames.append((frame.boxes[0], frame.in_frame[0], frame.visible[0]))
+    boxes, in_frame, visible = (np.array(column) for column in zip(*frames, strict=True))
+    kept = _cut(boxes, job.size)
+    cut = (kept != boxes).any(1) & (in_frame > 0)
+    kept[in_frame == 0] = 0
+    return _Truth(kept, cut, in_frame, visible, scene.layers[scene.tracked[0]].look)
+
+
+def _write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jpg":
+        path.write_bytes(encode(image, _QUALITY))
+        return
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    path.write_bytes(data.tobytes())
+
+
+def _cut(boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    return np.clip(boxes, 0, [*size, *size])
+
+
+def _xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def _whole_boxes(truth: _Truth, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return (T, 4) xywh rounded to whole pixels, at least one pixel large and inside the frame."""
+    first = np.minimum(np.floor(truth.boxes[:, :2] + 0.5), np.array(size) - 1)
+    last = np.maximum(np.floor(truth.boxes[:, 2:] + 0.5), first + 1)
+    return np.concatenate([first, last - first], axis=1).astype(np.int64)
+
+
+def _rows(boxes: NDArray, number: str) -> list[str]:
+    return [",".join(number.format(value) for value in row) for row in boxes.tolist()]
+
+
+def _sentence(look: Look) -> str:
+    return f"a {look.colour} {look.texture} {look.shape} moving over the ground"
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+_WRITERS: dict[str, Callable[[Path, Job], dict[str, Any]]] = {
+    "LaSOT": _write_lasot,
+    "LaSOT_Extension": _write_lasot,
+    "GOT-10k": _write_got10k,
+    "TrackingNet": _write_trackingnet,
+    "COCO": _write_coco,
+    "TNL2K_TRAIN": _write_tnl2k,
+    "TNL2K_TEST": _write_tnl2k,
+}

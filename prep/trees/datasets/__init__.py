@@ -1,0 +1,1 @@
+"""One file a data set: where its frames, boxes and flags stand."""

@@ -1,0 +1,59 @@
+"""TrackingNet: ``<chunk>/anno/<name>.txt`` and ``<chunk>/frames/<name>/%d.jpg`` from 0.
+
+The training split is the chunks TRAIN_0 to TRAIN_11 that are there, and in each the sequences that
+have annotations and frames. TEST gives the first box only: frames are counted on disk. There are no
+visibility flags, only boxes without size or outside the frame.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorat.prep.trees.clip import Clip, FrameFiles
+from lorat.prep.trees.common import counted_images, make_track, subfolders
+from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.reading import read_each, report_fault
+from lorat.prep.trees.text import read_boxes
+from lorat.prep.trees.watch import note
+from lorat.shards.base.errors import UserError
+
+__all__ = ["read"]
+
+_CHUNKS = {"train": tuple(f"TRAIN_{k}" for k in range(12)), "test": ("TEST",)}
+
+
+def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
+    """Read the chunks of a split that are on disk."""
+    chunks = [root / chunk for chunk in _CHUNKS[split] if (root / chunk).is_dir()]
+    if not chunks:
+        raise UserError(
+            f"{root}: holds none of the folders {_CHUNKS[split][0]} … of TrackingNet's {split} "
+            "split; extract at least one of them there"
+        )
+    files = {file.stem: file for chunk in chunks for file in _annotations(chunk)}
+    return read_each(files, lambda file: _clip(dataset, split, file))
+
+
+def _annotations(chunk: Path) -> list[Path]:
+    if not (chunk / "frames").is_dir():
+        raise UserError(f"{chunk}: no folder frames; extract each file of zips/ to frames/<name>/")
+    there = set(subfolders(chunk / "frames"))
+    note(chunk / "anno")
+    files = sorted(file for file in (chunk / "anno").glob("*.txt") if file.stem in there)
+    lone = sorted(there.difference(file.stem for file in files))
+    if lone:
+        message = f"{chunk}: {len(lone):,} folders of frames lack their file in anno, such as "
+        report_fault(chunk.name, f"{message}{lone[0]}; they are not read")
+    return files
+
+
+def _clip(dataset: Dataset, split: str, annotation: Path) -> Clip:
+    folder = annotation.parent.parent / "frames" / annotation.stem
+    xywh = read_boxes(annotation)
+    if split == "test":
+        frames = FrameFiles(folder, counted_images(folder, 0))
+        xywh = xywh[: len(frames)]
+    else:
+        frames = FrameFiles(folder, range(len(xywh)), "%d.jpg")
+    track = make_track(xywh, len(frames), one_based=dataset.one_based)
+    return Clip(dataset.name, split, folder.name, frames, (track,), len(xywh))

@@ -1,0 +1,66 @@
+"""VastTrack: ``<Class Name>/<Class Name>-<k>/`` with ``imgs/%05d.jpg`` from 1 and a ground truth.
+
+Train and test are separate trees; where one folder holds both, the official test list parts it. The
+ground truth is ``Groundtruth.txt`` or ``groundtruth.txt``. Boxes are 1-based; a box of zeros means
+that the object is absent. Names have spaces. Sequences directly in the root are found too.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from lorat.prep.trees.clip import Clip, FrameFiles
+from lorat.prep.trees.common import make_track, natural_order, sequence_folders
+from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.official import official_names
+from lorat.prep.trees.reading import read_each
+from lorat.prep.trees.text import read_boxes
+from lorat.prep.trees.watch import note
+from lorat.shards.base.errors import UserError
+
+__all__ = ["read"]
+
+_LOG = logging.getLogger("lorat")
+_TRUTHS = ("Groundtruth.txt", "groundtruth.txt")
+
+
+def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
+    """Read a split from its own tree, or from a folder that holds the trees of both.
+
+    The test split is the official list cut to what is there; a test tree without any official name
+    is read whole, after a warning. The training split is all that is not on that list.
+    """
+    other = "train" if split == "test" else "test"
+    nested = root / dataset.folder_of(split)
+    if nested.is_dir():
+        root = nested
+    elif (root / dataset.folder_of(other)).is_dir():
+        raise UserError(f"{nested}: no such folder; put VastTrack's {split} sequences there")
+    # A class may be called like a sequence, but only a sequence holds images.
+    found = sequence_folders(root, "imgs")
+    official = found.keys() & set(official_names("vasttrack", "test") or ())
+    if split == "train":
+        names = found.keys() - official
+    elif official or not found:
+        names = official
+    else:
+        _LOG.warning("%s: no sequence of the official test list; it is read whole", root)
+        names = set(found)
+    wanted = {name: found[name] for name in natural_order(names)}
+    return read_each(wanted, lambda folder: _clip(dataset, split, folder))
+
+
+def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
+    xywh = read_boxes(_truth(folder))
+    track = make_track(xywh, len(xywh), one_based=dataset.one_based)
+    frames = FrameFiles(folder / "imgs", range(1, len(xywh) + 1), "%05d.jpg")
+    return Clip(dataset.name, split, folder.name, frames, (track,), len(xywh))
+
+
+def _truth(folder: Path) -> Path:
+    for path in (folder / name for name in _TRUTHS):
+        note(path)
+        if path.is_file():
+            return path
+    raise UserError(f"{folder / _TRUTHS[0]}: no such file; restore it from the data set's archive")

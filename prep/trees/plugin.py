@@ -1,0 +1,130 @@
+"""Data sets that a user's own Python file defines: ``--tree my_trees.py``.
+
+The file is run because the user named it; nothing is looked for by itself. Every `Dataset` at its
+top level joins the table of data sets for as long as the process lives, and is then a name like any
+other. What its reader yields is checked before anyone uses it: a box array of the wrong length
+would otherwise show as a wrong tracker. What the file itself raises keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from lorat.prep.trees.registry import DATASETS, Clip, Dataset, Track
+from lorat.prep.trees.watch import note
+from lorat.shards.base.errors import UserError
+
+__all__ = ["add_trees"]
+
+_FILES: dict[str, Path] = {}  # name → the file that defined it
+
+
+def add_trees(file: Path) -> list[Dataset]:
+    """Run a Python file and add the data sets that it defines to `DATASETS`.
+
+    Args:
+        file: the user's file; naming it again replaces what it defined before.
+
+    Returns:
+        The rows as they stand in the table.
+
+    Raises:
+        UserError: if the file is missing, does not import, defines no data set, or one whose name
+            is taken.
+    """
+    file = file.expanduser().resolve()
+    values = vars(_run(file)).values()
+    rows = {id(value): value for value in values if isinstance(value, Dataset)}
+    # A row of the table that the file imports is not the file's own.
+    mine = [row for row in rows.values() if row is not DATASETS.get(row.name)]
+    if not mine:
+        raise UserError(
+            f"{file}: defines no data set; write at its top level NAME = Dataset(name=…, folder=…, "
+            "splits=…, read=…)"
+        )
+    for row in mine:
+        taken = row.name in DATASETS and _FILES.get(row.name) != file
+        if taken or sum(other.name == row.name for other in mine) > 1:
+            owner = _FILES.get(row.name, "lorat") if taken else file
+            raise UserError(f"{file}: the name '{row.name}' is taken, in {owner}; choose another")
+    added = [replace(row, read=_Checked(row, file)) for row in mine]
+    DATASETS.update((row.name, row) for row in added)
+    _FILES.update((row.name, file) for row in added)
+    return added
+
+
+def _run(file: Path) -> ModuleType:
+    if file.suffix != ".py" or not file.is_file():
+        raise UserError(f"--tree {file}: no such Python file; give the .py that defines a Dataset")
+    spec = importlib.util.spec_from_file_location(f"lorat_tree_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--tree {file}: cannot be imported; rename it to letters, digits and _")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their own module up there
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{file}: line {error.lineno}: is no Python ({error.msg})") from None
+    except ImportError as error:
+        raise UserError(f"{file}: {error}; install it, or add its folder to PYTHONPATH") from None
+    return module
+
+
+class _Checked:
+    """A user's reader whose clips are checked."""
+
+    def __init__(self, row: Dataset, file: Path) -> None:
+        self._row = row
+        self._file = file
+
+    def __call__(self, dataset: Dataset, split: str, root: Path) -> list[Clip]:
+        note(self._file)
+        clips = self._row.read(self._row, split, root)
+        for problem in _problems(self._row.name, split, clips):
+            raise UserError(f"{self._file}: data set '{self._row.name}': {problem}")
+        return clips
+
+
+def _problems(name: str, split: str, clips: object) -> Iterable[str]:
+    """Yield what is wrong with a reader's clips, worst first."""
+    if not isinstance(clips, list) or not all(isinstance(clip, Clip) for clip in clips):
+        yield f"its reader must return a list of Clip, not {_kind(clips)}"
+        return
+    for clip_name, count in Counter(clip.name for clip in clips).items():
+        if count > 1:
+            yield f"{count} clips are called '{clip_name}'; give each its own name"
+    for clip in clips:
+        if (clip.dataset, clip.split) != (name, split):
+            yield (
+                f"clip '{clip.name}' says {clip.dataset}-{clip.split}, not {name}-{split}; pass "
+                "on the reader's own arguments"
+            )
+        if not clip.tracks or not len(clip.frames):
+            yield f"clip '{clip.name}' has no track or no frame; leave it out"
+        for track in clip.tracks:
+            if problem := _track_problem(track, len(clip.frames)):
+                yield f"clip '{clip.name}': {problem}"
+
+
+def _track_problem(track: Track, frames: int) -> str | None:
+    boxes, visible = track.boxes, track.visible
+    if boxes.shape != (frames, 4) or boxes.dtype != np.float64:
+        return f"boxes are {boxes.dtype} {boxes.shape}, not float64 ({frames}, 4)"
+    if visible.shape != (frames,) or visible.dtype != np.bool_:
+        return f"visible is {visible.dtype} {visible.shape}, not bool ({frames},)"
+    seen = boxes[visible]
+    if not (np.isfinite(seen).all() and (seen[:, 2:] > seen[:, :2]).all()):
+        return "a visible box has no size; boxes are xyxy, see make_track"
+    return None
+
+
+def _kind(value: object) -> str:
+    return f"a list with {type(value[0]).__name__}" if isinstance(value, list) else str(type(value))

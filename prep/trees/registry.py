@@ -1,0 +1,133 @@
+"""Raw data set trees: one file a data set, each of which yields `Clip`s.
+
+To add a data set: one reader file with ``read(dataset, split, root)``, and one row in `DATASETS`; a
+user's own file does the same through ``--tree`` (`own.add_trees`), with the helpers exported here.
+Reading opens annotation files and lists folders; it opens no image, and lists frames only where
+their names or their number are nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.common import cut_clip, image_names, make_track, subfolders
+from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.datasets import (
+    coco,
+    generic,
+    got10k,
+    lasot,
+    nfs,
+    otb,
+    tc128,
+    tnl2k,
+    trackingnet,
+    uav,
+    vasttrack,
+    vot,
+)
+from lorat.prep.trees.official import expected_frames, expected_sequences, official_names
+from lorat.prep.trees.reading import is_skipping, read_each
+from lorat.prep.trees.text import read_boxes, read_flags, read_text
+from lorat.shards.base.errors import UserError, unknown
+
+__all__ = [
+    "DATASETS",
+    "Clip",
+    "Dataset",
+    "FrameFiles",
+    "Track",
+    "cut_clip",
+    "expected_frames",
+    "expected_sequences",
+    "image_names",
+    "make_track",
+    "official_names",
+    "parse_name",
+    "read_boxes",
+    "read_clips",
+    "read_each",
+    "read_flags",
+    "read_text",
+    "subfolders",
+]
+
+_TNL2K = {"train": "TNL2K_TRAIN", "test": "TNL2K_TEST"}
+_VASTTRACK = {"train": "VastTrack_TRAIN", "test": "VastTrack_TEST"}
+_GOT10K = ("train", "vot", "vot_clean", "val", "test")
+_BOTH = ("train", "test")
+_ALL = ("all",)
+
+# name, folder, splits, read, prep_split, eval_split, one_based
+_ROWS = (
+    Dataset("lasot", "LaSOT", _BOTH, lasot.read, "train", "test", True),
+    Dataset("lasot_ext", "LaSOT_Extension", ("test",), lasot.read_extension, None, "test"),
+    Dataset("got10k", "GOT-10k", _GOT10K, got10k.read, "vot", "test"),
+    Dataset("trackingnet", "TrackingNet", _BOTH, trackingnet.read, "train", "test"),
+    Dataset("coco", "COCO", ("train", "val"), coco.read, "train", None),
+    Dataset("tnl2k", _TNL2K, _BOTH, tnl2k.read, "train", "test"),
+    Dataset("vasttrack", _VASTTRACK, _BOTH, vasttrack.read, "train", "test", True),
+    Dataset("uav123", "UAV123", _ALL, uav.read_short, None, "all"),
+    Dataset("uav20l", "UAV123", _ALL, uav.read_long, None, "all"),
+    Dataset("otb", "OTB", _ALL, otb.read, None, "all"),
+    Dataset("nfs30", "NFS", _ALL, nfs.read_30, None, "all"),
+    Dataset("nfs240", "NFS", _ALL, nfs.read_240, None, "all"),
+    Dataset("tc128", "TempleColor128", _ALL, tc128.read, None, "all"),
+    Dataset("vot", "VOT", _ALL, vot.read, None, "all"),
+    Dataset("generic", "generic", (), generic.read, "train", "all"),
+)
+
+DATASETS: dict[str, Dataset] = {row.name: row for row in _ROWS}
+"""Every data set that can be read, by name."""
+
+
+def parse_name(text: str) -> tuple[Dataset, str | None]:
+    """Split ``name`` or ``name-split``; the split is None where only a name is given.
+
+    Raises:
+        UserError: if the data set or its split is unknown.
+    """
+    name, dash, split = text.partition("-")
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    dataset = DATASETS[name]
+    if dash:
+        _check_split(dataset, split)
+    return dataset, split if dash else None
+
+
+def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
+    """Read the clips of a split that are on disk, in a fixed order.
+
+    Args:
+        dataset: a row of `DATASETS`.
+        split: one of its splits.
+        root: the data set's folder.
+
+    Raises:
+        UserError: if the split is unknown, an annotation file is missing or does not parse, or
+            there is no sequence at all, or none that is not skipped.
+    """
+    _check_split(dataset, split)
+    clips = dataset.read(dataset, split, root)
+    if not clips and is_skipping():
+        raise UserError(
+            f"{root}: all sequences of {dataset.name}-{split} that are there are excluded; mend "
+            "the tree and run lorat-prep check again, or name other --datasets"
+        )
+    if not clips:
+        raise UserError(
+            f"{root}: holds no sequence of {dataset.name}-{split}; check that this is the data "
+            f"set's own folder and give another with --root {dataset.name}=DIR"
+        )
+    return clips
+
+
+def _check_split(dataset: Dataset, split: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", split):
+        raise UserError(f"split '{split}': use letters, digits, - and _ only; rename the folder")
+    if not split or (dataset.splits and split not in dataset.splits):
+        known = [f"{dataset.name}-{known}" for known in dataset.splits or ("train", "test", "all")]
+        raise unknown("split", f"{dataset.name}-{split}", known)

@@ -1,0 +1,1 @@
+"""Whole shards of a store, kept in a local folder."""

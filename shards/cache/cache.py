@@ -1,0 +1,289 @@
+"""A folder of whole shards near the processor, for shards that lie in a store or on a slow disk.
+
+- Several processes of one machine share it: a shard is downloaded once, the others wait for it.
+- A shard is used only after its sha256 was compared with its receipt; a stamp beside it spares the
+  next process the work while the file is untouched. A killed download leaves nothing that counts.
+- It never names more than its limit: the least recently used shards go first, those that a process
+  has open last. Who has a dropped shard open reads on; its space is free when it is closed.
+
+Whoever needs at once more shards than fit downloads them again and again; the order of the epoch
+(`window_shards`) has to suit the limit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from lorat.shards.base.errors import ShardCorrupt, UserError
+from lorat.shards.base.storage import (
+    Location,
+    atomic_file,
+    explain_disk,
+    read_bytes,
+    read_range,
+    remove_leftovers,
+)
+from lorat.shards.cache.folder import (
+    CacheEntry,
+    CacheOptions,
+    bytes_needed,
+    entry_of,
+    locked,
+    make_part,
+    room_lock,
+)
+from lorat.shards.manifest import Manifest, Receipt
+from lorat.shards.reader import ShardReader
+from lorat.shards.sample import PairSample
+from lorat.shards.writer import index_path
+
+__all__ = ["CacheOptions", "ShardCache", "open_shard"]
+
+_LOG = logging.getLogger("lorat")
+_REQUEST = 16 << 20  # bytes a request of a download
+_QUEUE = 32  # shards that wait to be fetched ahead
+_TRIES = 100
+_POLL = 0.05  # seconds
+
+
+class ShardCache:
+    """Whole shards in a local folder, at most so many bytes; see the module.
+
+    Safe to use from several threads and processes. Picklable: the copy shares the folder.
+    """
+
+    def __init__(self, options: CacheOptions) -> None:
+        self.options = options
+        self._ahead: _Ahead | None = None
+
+    def __reduce__(self) -> tuple[type[ShardCache], tuple[CacheOptions]]:
+        return ShardCache, (self.options,)
+
+    def get(self, shard: Location, receipt: Receipt) -> Path:
+        """Return the local copy of a shard, its index beside it; download both where needed.
+
+        Another process may drop it before it is opened; `open` does both at once.
+
+        Raises:
+            ShardCorrupt: if the shard is missing or is not the one of its receipt.
+            UserError: if the store does not answer, the disk is full, or the limit is too small.
+        """
+        return self._fetch(shard, receipt).data
+
+    def open(self, shard: Location, receipt: Receipt) -> ShardReader:
+        """Return a reader of the local copy of a shard.
+
+        Raises:
+            ShardCorrupt, UserError: as `get`.
+        """
+        folder = self.options.folder
+        for _ in range(_TRIES):
+            entry = self._fetch(shard, receipt)
+            # Nothing is dropped while this lock is held.
+            with explain_disk(folder), locked(room_lock(folder), fcntl.LOCK_SH):
+                if entry.data.exists() and entry.index.exists():
+                    return _CopyReader(entry, receipt, shard)
+        raise UserError(f"{folder}: shards are dropped before they are opened; raise its limit")
+
+    def prefetch(self, shards: Sequence[tuple[Location, Receipt]]) -> int:
+        """Fetch shards in the background, in this order, as far as they fit.
+
+        What is left out, for want of room or because the store failed, is fetched when it is
+        opened. Together they may take half of the cache, so that they do not push out each other.
+
+        Returns:
+            How many of them, from the first on, were taken in; of too many at once not all are.
+        """
+        if self._ahead is None or self._ahead.process != os.getpid():
+            self._ahead = _Ahead(self)  # threads do not survive a fork
+        room = self.options.max_bytes // 2
+        for number, (shard, receipt) in enumerate(shards):
+            room -= receipt.bytes
+            if room < 0 or not self._ahead.add(shard, receipt):
+                return number
+        return len(shards)
+
+    def fetch_ahead(self, shard: Location, receipt: Receipt) -> None:
+        """Download a shard if it is not there and no shard that is open has to go for it.
+
+        Raises:
+            ShardCorrupt, UserError: as `get`.
+        """
+        self._fetch(shard, receipt, ahead=True)
+
+    def _fetch(self, shard: Location, receipt: Receipt, ahead: bool = False) -> CacheEntry:
+        folder = self.options.folder
+        entry = entry_of(folder, receipt)
+        with explain_disk(folder):
+            if not entry.is_checked(receipt):
+                folder.mkdir(parents=True, exist_ok=True)
+                with locked(entry.lock):
+                    # Another process may have fetched it while this one waited for the lock.
+                    if not entry.is_checked(receipt) and not entry.check(receipt):
+                        with locked(room_lock(folder)):
+                            entry.remove()
+                        self._download(shard, receipt, entry, ahead)
+            if not ahead:
+                entry.touch()
+        return entry
+
+    def _download(self, shard: Location, receipt: Receipt, entry: CacheEntry, ahead: bool) -> None:
+        with self._reserved(receipt, entry, ahead) as file:
+            if file is None:
+                return
+            digest = _copy(shard, receipt.bytes, file)
+            with _explain_source(index_path(shard)):
+                index = read_bytes(index_path(shard))
+            if digest != receipt.sha256:
+                raise ShardCorrupt(f"{shard}: not the bytes that its receipt names; build it again")
+            if hashlib.sha256(index).hexdigest() != receipt.index_sha256:
+                raise ShardCorrupt(f"{shard}: has not the index of its receipt; build it again")
+            file.truncate(receipt.bytes)
+            file.flush()
+            os.fsync(file.fileno())
+            with atomic_file(entry.index) as beside:
+                beside.write(index)
+            with locked(room_lock(self.options.folder)):  # so that it is counted once
+                entry.part.rename(entry.data)
+                entry.write_stamp(receipt)
+
+    @contextmanager
+    def _reserved(
+        self, receipt: Receipt, entry: CacheEntry, ahead: bool
+    ) -> Iterator[BinaryIO | None]:
+        """Yield a part file to fill; None where no shard that is closed can go for it."""
+        need = bytes_needed(receipt)
+        if need > self.options.max_bytes:
+            raise UserError(
+                f"{self.options.folder}: {receipt.shard} needs {need:,} bytes, the cache's limit "
+                f"is {self.options.max_bytes:,}; raise it"
+            )
+        remove_leftovers(self.options.folder)
+        while (file := make_part(self.options, entry, need, drop_open=not ahead)) is None:
+            if ahead:
+                yield None
+                return
+            time.sleep(_POLL)  # the room is promised to downloads of other processes
+        try:
+            with file:
+                yield file
+                fcntl.flock(file, fcntl.LOCK_UN)
+        finally:
+            entry.part.unlink(missing_ok=True)
+
+
+class _CopyReader(ShardReader):
+    """Reads a copy; a row that is damaged in the copy alone is read where the shard lies.
+
+    What a run reads must not depend on the state of a cache, so no row may count as damaged that is
+    sound in the shard itself.
+
+    Args:
+        entry: the copy. It is locked, shared, while it is open, so that rather others are dropped.
+        receipt: of the shard.
+        home: the shard itself.
+    """
+
+    def __init__(self, entry: CacheEntry, receipt: Receipt, home: Location) -> None:
+        super().__init__(entry.data, receipt)
+        self._entry, self._home = entry, home
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def _instead_of(self, row: int, damage: ShardCorrupt) -> PairSample:
+        place = self.where(row)
+        _LOG.warning("%s: %s; read from %s instead", place, damage.message, self._home)
+        self._entry.distrust()  # whoever opens the shard next mends the copy
+        try:
+            home = ShardReader(self._home, self._receipt)
+        except ShardCorrupt as error:
+            raise UserError(error.message) from None  # it is gone: no damage of this row
+        try:
+            return home.read(row)
+        finally:
+            home.close()
+
+
+class _Ahead:
+    """A daemon thread that fetches what is waiting in a bounded queue."""
+
+    def __init__(self, cache: ShardCache) -> None:
+        self.process = os.getpid()
+        self._cache = ShardCache(cache.options)
+        self._waiting: queue.Queue[tuple[Location, Receipt]] = queue.Queue(_QUEUE)
+        self._known: set[str] = set()
+        threading.Thread(target=self._run, name="lorat-prefetch", daemon=True).start()
+
+    def add(self, shard: Location, receipt: Receipt) -> bool:
+        """Queue a shard, once; return False where the queue is full."""
+        if receipt.sha256 in self._known:
+            return True
+        self._known.add(receipt.sha256)
+        try:
+            self._waiting.put_nowait((shard, receipt))
+        except queue.Full:
+            self._known.discard(receipt.sha256)
+            return False
+        return True
+
+    def _run(self) -> None:
+        while True:
+            shard, receipt = self._waiting.get()
+            try:
+                self._cache.fetch_ahead(shard, receipt)
+            except Exception as error:
+                # When the interpreter ends, the store's client is closed under this thread:
+                # whatever it says then is no news. A defect of ours is raised.
+                if not threading.main_thread().is_alive():
+                    return
+                if not isinstance(error, UserError):
+                    raise
+                _LOG.warning("fetching ahead: %s", error.message)
+            self._known.discard(receipt.sha256)
+
+
+def open_shard(manifest: Manifest, number: int, cache: ShardCache | None = None) -> ShardReader:
+    """Return a reader of shard `number` of a manifest, through a cache where one is given.
+
+    Raises:
+        ShardCorrupt: if the shard or its index is missing or not what was written.
+        UserError: if the store does not answer, or the cache cannot hold the shard.
+    """
+    receipt = manifest.shards[number]
+    place = manifest.folder / receipt.shard
+    return cache.open(place, receipt) if cache else ShardReader(place, receipt)
+
+
+def _copy(shard: Location, size: int, file: BinaryIO) -> str:
+    """Copy a shard into a file and return its sha256."""
+    digest = hashlib.sha256()
+    for offset in range(0, size, _REQUEST):
+        length = min(_REQUEST, size - offset)
+        with _explain_source(shard):
+            data = read_range(shard, offset, length)
+        if len(data) != length:
+            end = offset + len(data)
+            raise ShardCorrupt(f"{shard}: ends at byte {end} of {size}; build it again")
+        file.write(data)
+        digest.update(data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _explain_source(path: Location) -> Iterator[None]:
+    """Name the file that is copied where it is that one, not the copy, which cannot be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ShardCorrupt(f"{path}: missing; build it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run again") from None

@@ -1,0 +1,1 @@
+"""What a crop is: boxes, windows, jitter, resampling, JPEG."""

@@ -1,0 +1,218 @@
+"""Images in and out: JPEG through TurboJPEG, everything else through OpenCV.
+
+Images are uint8 (H, W, 3) RGB. EXIF orientation is ignored, because every data set's boxes are
+drawn on the stored pixels. Where the turbojpeg library is missing, OpenCV's codec does the work
+after one warning. A damaged or truncated image is an `ImageError`, never a half grey picture.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import multiprocessing
+import os
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import turbojpeg
+from numpy.typing import NDArray
+
+from lorat.shards.base.errors import UserError
+
+__all__ = ["ImageError", "codec_name", "decode", "encode", "image_size", "read_image"]
+
+_LOG = logging.getLogger("lorat")
+_OPENCV_READ = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_END_OF_IMAGE = b"\xff\xd9"
+
+
+class ImageError(UserError):
+    """An image file that is missing, damaged, truncated, or no image."""
+
+
+class _StrictTurboJPEG(turbojpeg.TurboJPEG):
+    """TurboJPEG that raises where the library only warns and returns a half grey picture."""
+
+    def _TurboJPEG__report_error(self, handle: Any) -> None:
+        reason = self._TurboJPEG__get_error_string(handle)
+        # Stray bytes between segments are common in scraped photographs and harm no pixel.
+        if "extraneous bytes" not in reason:
+            raise OSError(reason)
+
+
+@functools.cache
+def _turbo() -> Any | None:
+    """Return the process's TurboJPEG, or None where the library is missing."""
+    try:
+        return _StrictTurboJPEG()
+    except (OSError, RuntimeError) as error:
+        if multiprocessing.parent_process() is None:  # once a command, not once a worker
+            _LOG.warning(
+                "turbojpeg is not usable (%s); OpenCV's codec does the work, more slowly. "
+                "Install libturbojpeg (Debian and Ubuntu: apt-get install libturbojpeg0).",
+                " ".join(str(error).split())[:120],
+            )
+        return None
+
+
+def codec_name() -> str:
+    """Return the JPEG library's name and version, which decides the bytes of a shard.
+
+    ``libjpeg-turbo-2.1.5`` through TurboJPEG, ``opencv-4.10.0-libjpeg-turbo-3.0.3`` through OpenCV.
+    """
+    turbo = _turbo()
+    if turbo is None:
+        built_in = re.search(r"JPEG:.*?(libjpeg[\w-]*).*?(\d[\d.]*)", cv2.getBuildInformation())
+        return "-".join([f"opencv-{cv2.__version__}", *(built_in.groups() if built_in else ())])
+    return _library_name(_library_file(turbo))
+
+
+class _LoadedFrom(ctypes.Structure):
+    """What dladdr(3) tells of an address."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def _library_file(turbo: Any) -> Path:
+    """Return the file that TurboJPEG's functions were loaded from."""
+    found = _LoadedFrom()
+    function = ctypes.cast(turbo._TurboJPEG__init_compress, ctypes.c_void_p)
+    if not ctypes.CDLL(None).dladdr(function, ctypes.byref(found)) or not found.file:
+        raise RuntimeError("the system does not say which file the turbojpeg library is")
+    return Path(os.fsdecode(found.file))
+
+
+@functools.cache
+def _library_name(file: Path) -> str:
+    """Return the name of a TurboJPEG library: its version, or a hash where it carries none.
+
+    The interface has no call for the version, but the library holds it for its error messages.
+    """
+    code = file.read_bytes()
+    version = re.search(rb"libjpeg-turbo version (\d[\w.]*)", code)
+    if version is None:
+        return f"libjpeg-turbo-{hashlib.sha256(code).hexdigest()[:12]}"
+    return f"libjpeg-turbo-{version[1].decode()}"
+
+
+def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
+    """Encode an RGB image as a baseline JPEG with 4:2:0 chroma.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        quality: 1 … 100, libjpeg's scale.
+    """
+    turbo = _turbo()
+    rgb = np.ascontiguousarray(rgb)
+    if turbo is not None:
+        return turbo.encode(rgb, quality, turbojpeg.TJPF_RGB, turbojpeg.TJSAMP_420)
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), settings)
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode an image of shape {rgb.shape}")
+    return data.tobytes()
+
+
+def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
+    """Decode an encoded image to (H, W, 3) uint8 RGB; grey and CMYK become RGB.
+
+    Args:
+        data: the file's bytes.
+        name: what errors call the image.
+
+    Raises:
+        ImageError: if the bytes are no image, or a damaged or truncated one.
+    """
+    is_jpeg = data[:2] == b"\xff\xd8"
+    turbo = _turbo()
+    if is_jpeg and turbo is not None and _jpeg_components(data) in (1, 3):
+        try:
+            return turbo.decode(data, turbojpeg.TJPF_RGB)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{name}: does not decode ({error}); replace the file") from None
+    # OpenCV fills what a truncated JPEG lacks with grey, so the end marker is asked for first.
+    whole = not is_jpeg or _END_OF_IMAGE in data[-1024:]
+    raw = np.frombuffer(data, dtype=np.uint8)
+    bgr = cv2.imdecode(raw, _OPENCV_READ) if whole and raw.size else None
+    if bgr is None:
+        raise ImageError(f"{name}: does not decode (damaged or no image); replace the file")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: if the file is missing or does not decode.
+    """
+    return decode(_read(path), str(path))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) from an image's header, reading as little as possible.
+
+    Raises:
+        ImageError: if the file is missing, or its header is damaged or of another format.
+    """
+    head = _read(path, 1 << 16)
+    size = _header_size(head)
+    if size is None and head[:2] == b"\xff\xd8":
+        size = _header_size(_read(path))  # a large EXIF block hides the frame header
+    if size is None:
+        raise ImageError(f"{path}: no readable JPEG, PNG or BMP header; replace the file")
+    return size
+
+
+def _read(path: Path, limit: int = -1) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror}); restore the image") from None
+
+
+def _header_size(head: bytes) -> tuple[int, int] | None:
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 24:
+        return struct.unpack(">II", head[16:24])
+    if head[:2] == b"BM" and len(head) >= 26:
+        width, height = struct.unpack("<ii", head[18:26])
+        return width, abs(height)
+    frame = _jpeg_frame(head) if head[:2] == b"\xff\xd8" else None
+    return (frame[0], frame[1]) if frame else None
+
+
+def _jpeg_components(data: bytes) -> int:
+    frame = _jpeg_frame(data)
+    return frame[2] if frame else 0
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
+    """Return (width, height, components) from a JPEG's start-of-frame segment."""
+    at = 2
+    while at + 9 < len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width, components = struct.unpack(">HHB", data[at + 5 : at + 10])
+            return (width, height, components) if width and height else None
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            at += 2
+            continue
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None

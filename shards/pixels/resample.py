@@ -1,0 +1,251 @@
+"""Stored windows of frames, and crops sampled from them.
+
+A build cuts a window out of the frame and shrinks it (antialiased), never enlarges it; training
+samples its crops from that window. Both sides agree on where a stored pixel lies in the original
+frame, so crops and boxes are computed in original coordinates throughout.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lorat.shards.pixels.geometry import Adjusted, crop_transform, rasterise
+
+Rectangle = tuple[int, int, int, int]
+
+__all__ = [
+    "SHRINKING",
+    "Turn",
+    "Window",
+    "context_window",
+    "cut_window",
+    "sample_crop",
+    "sample_turned_crop",
+    "template_window",
+    "turn_box",
+]
+
+SHRINKING = "halved, then bilinear"
+"""How `cut_window` shrinks; stands in the manifest, since it decides the stored pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A whole-pixel window of a frame and the size it is stored at."""
+
+    origin: tuple[int, int]
+    """Left, top."""
+    end: tuple[int, int]
+    """Right, bottom, exclusive."""
+    size: tuple[int, int]
+    """(width, height) of the stored image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How the content of a square crop is turned."""
+
+    angle: float
+    """Radians, from the x axis towards the y axis."""
+    centre: tuple[float, float]
+    """The fixed point, crop pixels."""
+    size: int
+    """Side of the crop in pixels."""
+
+
+def template_window(box: ArrayLike, frame_size: tuple[int, int], object_side: int) -> Window:
+    """Return the window that a template of area factor 2 shows, cut at the frame."""
+    transform = crop_transform(box, 2.0, (object_side, object_side))
+    square = transform.invert(np.array([0.0, 0.0, object_side, object_side]))
+    return _window(square, box, frame_size, object_side, max(frame_size))
+
+
+def context_window(
+    box: ArrayLike, frame_size: tuple[int, int], sides: float, object_side: int, longest: int
+) -> Window:
+    """Return the square of `sides` geometric-mean object sides around a box, cut at the frame.
+
+    Args:
+        box: (4,) xyxy, at least partly in the frame.
+        frame_size: (width, height).
+        sides: of the square, in sqrt(w·h) of the box.
+        object_side: most stored pixels for sqrt(w·h).
+        longest: most stored pixels for the longer side of the stored image.
+    """
+    x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
+    half = 0.5 * sides * np.sqrt((x2 - x1) * (y2 - y1))
+    cx, cy = (x1 + x2) * 0.5, (y1 + y2) * 0.5
+    # An elongated object may be longer than the square; the window always holds all of it.
+    square = np.array(
+        [min(cx - half, x1), min(cy - half, y1), max(cx + half, x2), max(cy + half, y2)]
+    )
+    return _window(square, box, frame_size, object_side, longest)
+
+
+def _window(
+    square: NDArray[np.float64],
+    box: ArrayLike,
+    frame_size: tuple[int, int],
+    object_side: int,
+    longest: int,
+) -> Window:
+    limits = [frame_size[0], frame_size[1]] * 2
+    left, top, right, bottom = np.clip(rasterise(square), 0, limits).tolist()
+    x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
+    side = max(1.0, float(np.sqrt((x2 - x1) * (y2 - y1))))
+    left, top = min(left, frame_size[0] - 1), min(top, frame_size[1] - 1)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    shrink = min(1.0, object_side / side, longest / max(right - left, bottom - top))
+    size = (max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink)))
+    return Window((left, top), (right, bottom), size)
+
+
+def cut_window(frame: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
+    """Return the stored image of a window: (h, w, 3) uint8, antialiased where it is shrunk.
+
+    The window is halved (means of 2 × 2 pixels) while it is at least twice as large as wanted; what
+    is then left to shrink, less than twofold, is bilinear. The means of fractional areas that
+    OpenCV has for this differ by 1 or 2 of 255 and would take as long as decoding the frame. They
+    are taken for windows that cannot be halved without moving pixels: those of an odd side.
+    """
+    part = frame[window.origin[1] : window.end[1], window.origin[0] : window.end[0]]
+    width, height = window.size
+    if part.shape[:2] == (height, width):
+        return np.ascontiguousarray(part)
+    while part.shape[0] >= 2 * height and part.shape[1] >= 2 * width:
+        if part.shape[0] % 2 or part.shape[1] % 2:
+            return cv2.resize(part, window.size, interpolation=cv2.INTER_AREA)
+        half = (part.shape[1] // 2, part.shape[0] // 2)
+        part = cv2.resize(part, half, interpolation=cv2.INTER_AREA)
+    return cv2.resize(part, window.size, interpolation=cv2.INTER_LINEAR)
+
+
+def sample_crop(
+    stored: NDArray[np.uint8],
+    window: Window,
+    adjusted: Adjusted,
+    size: int,
+    mean: ArrayLike,
+) -> tuple[NDArray[np.uint8], float]:
+    """Sample a square crop from a stored window, bilinearly and sub-pixel.
+
+    Outside the frame stands the frame's mean; outside the stored window but inside the frame the
+    window's edge pixels repeat.
+
+    Args:
+        stored: (h, w, 3) uint8, the stored image.
+        window: where it lies in the frame.
+        adjusted: the crop on whole pixels of the original frame.
+        size: side of the crop in pixels.
+        mean: (3,) colour outside the frame, 0 … 255.
+
+    Returns:
+        The (size, size, 3) uint8 crop, and the share of its pixels that the window lacked.
+    """
+    colour = _colour(mean)
+    if adjusted.covered is None or adjusted.source is None:
+        return np.full((size, size, 3), colour, dtype=np.uint8), 0.0
+    x1, y1, x2, y2 = adjusted.covered
+    columns, outside_x = _stored_positions(adjusted.covered, adjusted.source, window, 0)
+    rows, outside_y = _stored_positions(adjusted.covered, adjusted.source, window, 1)
+    map_x = np.empty((y2 - y1, x2 - x1), dtype=np.float32)
+    map_y = np.empty_like(map_x)
+    map_x[:], map_y[:] = columns, rows[:, None]
+    crop = cv2.remap(stored, map_x, map_y, cv2.INTER_LINEAR)
+    if adjusted.covered != (0, 0, size, size):
+        edges = (y1, size - y2, x1, size - x2)
+        crop = cv2.copyMakeBorder(crop, *edges, cv2.BORDER_CONSTANT, value=colour)
+    seen = (1.0 - outside_x) * (1.0 - outside_y)
+    missing = (1.0 - seen) * (x2 - x1) * (y2 - y1) / (size * size)
+    return crop, float(missing)
+
+
+def _stored_positions(
+    covered: Rectangle, source: Rectangle, window: Window, axis: int
+) -> tuple[NDArray[np.float32], float]:
+    """Return where the covered pixels of one axis lie in the stored image, and the share outside.
+
+    The resize of the published system maps covered pixel i (centre i + 0.5) into the source part
+    and stops at the part's edge pixels; the stored image is the source seen at another scale.
+    """
+    low, high = covered[axis], covered[axis + 2]
+    source_low, source_high = source[axis], source[axis + 2]
+    steps = _centres(high - low) * ((source_high - source_low) / (high - low))
+    # Ufuncs, since np.clip takes longer to call than these arrays take to clip.
+    frame = np.minimum(np.maximum(source_low + steps, source_low + 0.5), source_high - 0.5)
+    origin, end, size = window.origin[axis], window.end[axis], window.size[axis]
+    outside = 0.0
+    if frame[0] < origin or frame[-1] > end:  # the positions ascend
+        outside = float(((frame < origin) | (frame > end)).mean())
+    stored = (frame - origin) * (size / (end - origin)) - 0.5
+    return np.minimum(np.maximum(stored, 0.0), size - 1.0).astype(np.float32), outside
+
+
+@functools.cache
+def _centres(count: int) -> NDArray[np.float64]:
+    """Return the centres of `count` pixels; not to be changed."""
+    return np.arange(count, dtype=np.float64) + 0.5
+
+
+def sample_turned_crop(
+    stored: NDArray[np.uint8],
+    window: Window,
+    adjusted: Adjusted,
+    frame_size: tuple[int, int],
+    mean: ArrayLike,
+    turn: Turn,
+) -> tuple[NDArray[np.uint8], float]:
+    """Sample a square crop whose content is turned about a point, as `sample_crop` does otherwise.
+
+    Args:
+        stored: (h, w, 3) uint8, the stored image.
+        window: where it lies in the frame.
+        adjusted: the crop, not turned, on whole pixels of the original frame.
+        frame_size: (width, height) of the original frame.
+        mean: (3,) colour outside the frame, 0 … 255.
+        turn: the crop's size, and how and about what it is turned.
+
+    Returns:
+        The (size, size, 3) uint8 crop, and the share of its pixels that the window lacked.
+    """
+    along = np.arange(turn.size) + 0.5
+    dx, dy = along[None, :] - turn.centre[0], along[:, None] - turn.centre[1]
+    cos, sin = np.cos(turn.angle), np.sin(turn.angle)
+    before = (turn.centre[0] + cos * dx + sin * dy, turn.centre[1] - sin * dx + cos * dy)
+    scale, translation = adjusted.transform.scale, adjusted.transform.translation
+    maps: list[NDArray[np.float32]] = []
+    in_frame = in_window = np.ones((turn.size, turn.size), dtype=np.bool_)
+    for axis in (0, 1):
+        frame = (before[axis] - translation[axis]) / scale[axis]
+        origin, end, size = window.origin[axis], window.end[axis], window.size[axis]
+        in_frame = in_frame & (frame >= 0) & (frame <= frame_size[axis])
+        in_window = in_window & (frame >= origin) & (frame <= end)
+        maps.append(((frame - origin) * (size / (end - origin)) - 0.5).astype(np.float32))
+    crop = cv2.remap(stored, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    crop[~in_frame] = _colour(mean)
+    return crop, float((in_frame & ~in_window).mean())
+
+
+def turn_box(box: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
+    """Return the bounding box of a turned object, taking it for the ellipse that fills its box.
+
+    A turned rectangle's bounding box would be too large for most objects by up to 41 %.
+
+    Args:
+        box: (4,) xyxy.
+        angle: radians.
+    """
+    centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
+    cos, sin = np.cos(angle) * half, np.sin(angle) * half
+    reach = np.array([np.hypot(cos[0], sin[1]), np.hypot(sin[0], cos[1])])
+    return np.concatenate([centre - reach, centre + reach])
+
+
+def _colour(mean: ArrayLike) -> tuple[int, ...]:
+    values = np.asarray(mean, dtype=np.float64).tolist()
+    return tuple(min(max(round(value), 0), 255) for value in values)

@@ -1,0 +1,1 @@
+"""Checking shards against their manifest and their own rows."""

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lorat.evaluate.measure.attributes import AttributeScores
+from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
+from lorat.evaluate.measure.toolkits import Got10kScores
+from lorat.evaluate.report.tables import (
+    Scored,
+    metrics_document,
+    plot_precision,
+    plot_success,
+    score_table,
+    sequence_table,
+)
+from lorat.evaluate.results.files import SequenceResult
+from lorat.shards.base.storage import write_json
+from lorat.shards.pixels.geometry import xyxy_to_xywh
+
+
+@pytest.fixture
+def scored(make_clip) -> Scored:
+    clips = [make_clip("first", 6), make_clip("second", 9, 1)]
+    results = {}
+    for clip in clips:
+        boxes = xyxy_to_xywh(clip.tracks[0].boxes)
+        count = len(boxes)
+        results[clip.name] = SequenceResult(clip.name, boxes, np.ones(count), np.full(count, 0.02))
+    still = dataset_scores(clips, [never_moving_results(clips)])
+    return Scored("got10k-val", dataset_scores(clips, [results]), still)
+
+
+def _text(table) -> str:
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(table)
+    return console.export_text()
+
+
+def test_the_table_sets_the_tracker_beside_never_moving(scored):
+    text = _text(score_table([scored], "LoRAT tiny"))
+    ours = next(line for line in text.splitlines() if "LoRAT tiny" in line)
+    still = next(line for line in text.splitlines() if "never moving" in line)
+    assert "got10k-val (2)" in ours
+    assert "95.2" in ours  # 20/21: the most that the 21 strict thresholds give
+    assert "50" in ours.split()  # frames a second
+    assert f"{100 * scored.still.auc:.1f}" in still
+
+
+def test_columns_that_no_test_set_fills_are_left_out(scored):
+    assert "AO" not in _text(score_table([scored], "LoRAT tiny"))
+
+
+def test_the_sequence_table_names_every_sequence(scored):
+    text = _text(sequence_table(scored))
+    assert "first" in text
+    assert "second" in text
+    assert f"{100 * scored.still.sequences[1].auc:.1f}" in text
+
+
+def test_the_document_is_plain_json_and_holds_every_score(scored, tmp_path):
+    path = tmp_path / "deep" / "metrics.json"
+    write_json(path, metrics_document([scored], {"tracker": {"variant": "tiny"}}))
+    document = json.loads(path.read_text())
+    values = document["datasets"]["got10k-val"]
+    assert document["tracker"] == {"variant": "tiny"}
+    assert values["tracker"]["auc"] == pytest.approx(20 / 21, abs=1e-6)
+    assert values["never_moving"]["fps"] is None
+    assert values["sequences"]["second"]["tracker"]["frames"] == 9
+    assert len(values["tracker"]["success_curve"]) == 21
+    assert (values["tracker"]["convention"], values["tracker"]["runs"]) == ("published", 1)
+    assert values["tracker"]["attributes"] == {}
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+
+
+def test_the_document_holds_each_toolkits_measures_and_the_attributes(scored):
+    tracker = replace(
+        scored.tracker,
+        got10k=Got10kScores(0.7, 0.8, np.nan, 13, None),
+        attributes=(
+            AttributeScores("IV", "Illumination variation", 2, 0.5, 0.6, 0.7, np.ones(21)),
+        ),
+        convention="matlab",
+        runs=3,
+    )
+    document = metrics_document([Scored("got10k-val", tracker, scored.still)], {})
+    values = document["datasets"]["got10k-val"]["tracker"]
+    assert values["got10k"] == {"ao": 0.7, "sr50": 0.8, "sr75": None, "frames": 13, "speed": None}
+    assert (values["convention"], values["runs"]) == ("matlab", 3)
+    attribute = values["attributes"]["IV"]
+    assert (attribute["title"], attribute["sequences"]) == ("Illumination variation", 2)
+    assert [attribute[k] for k in ("auc", "precision", "norm_precision")] == [0.5, 0.6, 0.7]
+    assert attribute["success_curve"] == [1.0] * 21
+
+
+@pytest.mark.parametrize("plot", [plot_success, plot_precision])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_plots_are_png_images_with_a_panel_a_test_set(scored, tmp_path, plot, count):
+    path = tmp_path / "plot.png"
+    plot([scored] * count, "LoRAT tiny", path)
+    height, width = cv2.imread(str(path)).shape[:2]
+    assert width > 600 * min(3, count)
+    assert height > 500 * (1 + (count > 3))
+
+
+def test_the_same_scores_give_the_same_picture(scored, tmp_path):
+    for name in ("a.png", "b.png"):
+        plot_success([scored], "LoRAT tiny", tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
+from lorat.evaluate.cli import main
+from lorat.train.network.trained import load_network, save_weights
+from lorat.train.network.variants import build_network
+from tests.train.network.published_files import make, write
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with a published file, its backbone and its variant."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LORAT_BACKBONES", raising=False)
+    tracker = make("official")
+    write(Path("lorat.bin"), tracker.trained() | {"lora_alpha": torch.tensor(12)})
+    torch.save(tracker.backbone | {"mask_token": torch.zeros(1, 32)}, "dinov2_pretrain.pth")
+    Path("small.yaml").write_text(tracker.variant.model_dump_json())
+    return tmp_path
+
+
+def export(*arguments: str):
+    return CliRunner().invoke(main, ["export-weights", *arguments])
+
+
+def refused(result, *parts: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1, result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+MERGE = ("--merged", "--weights", "lorat.bin", "--variant", "small.yaml")
+
+
+def test_merged_file_needs_neither_backbone_nor_variant(here):
+    result = export(*MERGE, "--backbone", "dinov2_pretrain.pth")
+    assert result.exit_code == 0, result.output
+    assert "lorat-merged.safetensors" in result.stdout
+    Path("dinov2_pretrain.pth").unlink()
+    network, variant = load_network(Path("lorat-merged.safetensors"))
+    assert (variant.name, variant.lora.alpha) == ("official-56", 12.0)
+    assert not any("lora" in name for name, _ in network.named_parameters())
+
+
+@pytest.mark.parametrize("command", [["export-weights"], []])
+def test_help_shows_a_command_a_line(command):
+    lines = CliRunner().invoke(main, [*command, "--help"]).stdout.splitlines()
+    assert any(line.strip().startswith("lorat-eval ") for line in lines)
+    assert "\\b" not in "".join(lines)
+
+
+def test_number_type_of_the_merged_file_is_chosen(here):
+    backbone = ("--backbone", "dinov2_pretrain.pth")
+    assert export(*MERGE, *backbone).exit_code == 0
+    assert export(*MERGE, *backbone, "--dtype", "bfloat16", "--out", "half.bin").exit_code == 0
+    tensors = load_file("half.bin")
+    assert tensors["blocks.0.attn.qkv.weight"].dtype == torch.bfloat16
+    assert tensors["head.cls_mlp.layers.0.weight"].dtype == torch.bfloat16
+    assert tensors["norm.weight"].dtype == tensors["pos_embed"].dtype == torch.float32
+    exact, _ = load_network(Path("lorat-merged.safetensors"), dtype=torch.bfloat16)
+    half, _ = load_network(Path("half.bin"), dtype=torch.bfloat16)
+    for name, tensor in exact.named_parameters():
+        assert torch.equal(half.get_parameter(name), tensor), name
+
+
+@pytest.mark.parametrize("name", ["out.bin", "out.safetensors", "out.pth"])
+@pytest.mark.parametrize("scalars", [True, False])
+def test_published_file_needs_no_backbone_and_keeps_every_value(name, scalars, here):
+    extra = [] if scalars else ["--no-scalars"]
+    result = export("--published", *MERGE[1:], "--out", name, *extra)
+    assert result.exit_code == 0, result.output
+    is_torch = name.endswith(".pth")
+    found = torch.load(name, weights_only=True) if is_torch else load_file(name)
+    wanted = load_file("lorat.bin")
+    assert ("lora_alpha" in found) == ("use_rslora" in found) == scalars
+    for name in wanted.keys() - {"lora_alpha"}:
+        assert torch.equal(found[name], wanted[name]), name
+    if scalars:
+        assert found["lora_alpha"].dtype == torch.int64
+        assert found["use_rslora"].dtype == torch.bool
+        assert found["lora_alpha"].shape == found["use_rslora"].shape == ()
+
+
+def test_last_checkpoint_of_a_run_is_exported_beside_its_checkpoints(here):
+    config = BackboneConfig(
+        timm="vit_small_patch14_dinov2",
+        pretrained=False,
+        args={"img_size": 56, "embed_dim": 32, "depth": 2, "num_heads": 2},
+    )
+    variant = VariantConfig(
+        name="tiny",
+        backbone=config,
+        lora=LoraConfig(rank=4, alpha=4.0),
+        template_size=28,
+        search_size=56,
+    )
+    checkpoint = Path("runs/tiny/checkpoints/epoch_0003")
+    save_weights(checkpoint / "model.safetensors", build_network(variant), variant)
+    assert export("--merged").exit_code == 0
+    out = Path("runs/tiny/export/epoch_0003-merged.safetensors")
+    shutil.rmtree(checkpoint)
+    assert load_network(out)[1].name == "tiny"
+
+
+def test_file_that_is_there_is_kept_until_overwrite(here):
+    backbone = ("--backbone", "dinov2_pretrain.pth")
+    assert export(*MERGE, *backbone).exit_code == 0
+    before = Path("lorat-merged.safetensors").stat().st_mtime_ns
+    refused(export(*MERGE, *backbone), "lorat-merged.safetensors", "--overwrite")
+    assert Path("lorat-merged.safetensors").stat().st_mtime_ns == before
+    assert export(*MERGE, *backbone, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--weights", "lorat.bin"], ["--merged", "--published"]),
+        (["--merged", "--weights", "absent.bin"], ["absent.bin"]),
+        (["--merged", "--weights", "lorat.bin"], ["lorat.bin", "--variant"]),
+        (["--published", "--weights", "lorat.bin", "--dtype", "float16"], ["--dtype"]),
+        ([*MERGE, "--no-scalars"], ["--scalars"]),
+        ([*MERGE, "--out", "file.onnx"], ["file.onnx", ".safetensors"]),
+        (["--merged", "--run", "r", "--weights", "lorat.bin"], ["--run", "--weights"]),
+        ([*MERGE[:-1], "B-224"], ["lorat.bin", "missing"]),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, parts, here):
+    refused(export(*arguments), *parts)
+    assert not list(Path().glob("*merged*"))
+
+
+def test_options_before_the_command_are_not_lost_in_silence(here):
+    result = CliRunner().invoke(main, ["--weights", "lorat.bin", "export-weights", "--merged"])
+    refused(result, "--weights", "after export-weights")
+
+
+def test_another_backbone_needs_force(here):
+    assert export("--published", *MERGE[1:], "--out", "named.bin").exit_code == 0
+    tensors = load_file("named.bin")
+    told = {"variant": Path("small.yaml").read_text(), "backbone_fingerprint": "xxh3:0"}
+    save_file(tensors, "trained.safetensors", told)
+    arguments = ["--merged", "--weights", "trained.safetensors", "--backbone"]
+    refused(export(*arguments, "dinov2_pretrain.pth"), "xxh3:0", "--force-backbone")
+    result = export(*arguments, "dinov2_pretrain.pth", "--force-backbone")
+    assert result.exit_code == 0, result.output
+    assert "xxh3:0" in result.stderr
+
+
+def test_published_file_is_evaluated_from_the_command_line(here, got10k_raw):
+    arguments = ["--weights", "lorat.bin", "--variant", "small.yaml", "--raw", str(got10k_raw)]
+    arguments += ["--datasets", "got10k-val", "--device", "cpu", "--dtype", "float32", "--no-video"]
+    result = CliRunner().invoke(main, [*arguments, "--backbone", "dinov2_pretrain.pth"])
+    assert result.exit_code == 0, result.output
+    assert Path("eval/lorat/metrics.json").is_file()
+    assert export(*MERGE, "--backbone", "dinov2_pretrain.pth").exit_code == 0
+    merged = ["--weights", "lorat-merged.safetensors", *arguments[4:]]
+    result = CliRunner().invoke(main, merged)
+    assert result.exit_code == 0, result.output
+    for name in ("GOT-10k_Val_000001", "GOT-10k_Val_000002"):
+        one, two = (
+            Path(f"eval/{stem}/results/got10k-val/{name}.txt").read_text()
+            for stem in ("lorat", "lorat-merged")
+        )
+        assert one == two

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lorat.evaluate.cli import video as cli_video
+from lorat.evaluate.cli.video import video_command
+from lorat.evaluate.track.tracker import Tracker
+from lorat.evaluate.video.follow import HEADER
+from lorat.evaluate.video.footage import Footage, Shot
+from lorat.shards.pixels.geometry import xyxy_to_xywh
+from tests.evaluate.conftest import SIZE, moving_box, picture, write_frames
+from tests.evaluate.small_videos import damage, read_video, write_video
+
+BOX = ",".join(f"{number:g}" for number in xyxy_to_xywh(moving_box(0, 0)))
+EXACT = ("--device", "cpu", "--dtype", "float32")
+COMMAND = "from lorat.evaluate.cli.video import video_command; video_command()"
+
+
+@pytest.fixture
+def here(tmp_path, tiny_weights, monkeypatch):
+    """A working folder with a run and a clip of 12 frames."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    tiny_weights.parents[2].rename("run")
+    write_video(Path("clip.mp4"))
+    return folder
+
+
+def video(*arguments: str, box: str | None = BOX):
+    given = [] if box is None else ["--box", box]
+    return CliRunner().invoke(video_command, [*arguments, *given])
+
+
+def tracked(*arguments: str):
+    result = video(*arguments, "--run", "run", *EXACT)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(result, *parts: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1, result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+def rows(path: str = "clip-tracked.csv") -> list[dict[str, float]]:
+    with Path(path).open() as file:
+        return [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def names() -> set[str]:
+    return {path.name for path in Path().iterdir()} - {"run", "clip.mp4"}
+
+
+def test_a_clip_becomes_a_video_and_a_csv_of_what_the_tracker_says(here):
+    result = tracked("clip.mp4")
+    assert names() == {"clip-tracked.mp4", "clip-tracked.csv"}
+    for name in ("12 frames", "clip-tracked.mp4", "clip-tracked.csv"):
+        assert name in result.stdout
+    rate, pictures = read_video(Path("clip-tracked.mp4"))
+    assert rate == pytest.approx(29.97)
+    assert len(pictures) == 12
+    assert max(pictures[0].shape) >= 640
+    assert Path("clip-tracked.csv").read_text().splitlines()[0] == HEADER
+    frames = read_video(Path("clip.mp4"))[1]
+    tracker = Tracker.load(
+        Path("run/checkpoints/epoch_0010/model.safetensors"), device="cpu", dtype="float32"
+    )
+    tracker.start(frames[0], moving_box(0, 0))
+    expected = [(*xyxy_to_xywh(moving_box(0, 0)), 1.0)]
+    for frame in frames[1:]:
+        box, score = tracker.track(frame)
+        expected.append((*xyxy_to_xywh(box), score))
+    found = [[row[name] for name in ("x", "y", "w", "h", "score")] for row in rows()]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert [row["frame"] for row in rows()] == list(range(12))
+    assert [row["time"] for row in rows()] == pytest.approx(np.arange(12) / 29.97, abs=1e-3)
+
+
+def test_the_box_is_drawn_where_the_csv_says(here):
+    tracked("clip.mp4", "--frames", "1")
+    (picture,) = read_video(Path("clip-tracked.mp4"))[1]
+    ratio = picture.shape[1] / SIZE[0]
+    x1, y1, x2, y2 = (moving_box(0, 0) * ratio).astype(int)
+    orange = np.abs(picture.astype(int) - (255, 140, 0)).sum(axis=2) < 150
+    assert orange[(y1 + y2) // 2, x1 - 2 : x1 + 3].any()
+    assert orange[y1 - 2 : y1 + 3, (x1 + x2) // 2].any()
+
+
+def test_start_and_frames_choose_a_part(here):
+    tracked("clip.mp4", "--start", "4", "--frames", "5", "--out", "o/part.mp4", "--csv", "b.csv")
+    assert [row["frame"] for row in rows("b.csv")] == [4, 5, 6, 7, 8]
+    assert rows("b.csv")[0]["time"] == pytest.approx(4 / 29.97, abs=1e-3)
+    assert len(read_video(Path("o/part.mp4"))[1]) == 5
+
+
+def test_frames_that_do_not_decode_keep_the_last_box_and_are_said(here):
+    damage(write_video(Path("bad.avi")), [4, 5])
+    result = tracked("bad.avi")
+    assert "2 frames do not decode (the first: frame 4)" in result.stderr
+    table = rows("bad-tracked.csv")
+    assert [np.isnan(row["score"]) for row in table] == [i in (4, 5) for i in range(12)]
+    for index in (4, 5):
+        assert [table[index][n] for n in "xywh"] == [table[3][n] for n in "xywh"]
+    assert len(read_video(Path("bad-tracked.mp4"))[1]) == 12
+
+
+def test_a_folder_of_images_is_tracked_and_its_result_lies_beside_it(here):
+    write_frames(Path("images.v2"), 5, 0)
+    result = tracked("images.v2")
+    assert "no frame rate" in result.stderr
+    assert names() == {"images.v2", "images.v2-tracked.mp4", "images.v2-tracked.csv"}
+    rate, pictures = read_video(Path("images.v2-tracked.mp4"))
+    assert (rate, len(pictures)) == (25, 5)
+
+
+def test_files_that_are_there_are_kept_until_overwrite(here):
+    Path("clip-tracked.csv").write_text("mine")
+    refused(video("clip.mp4", "--run", "run"), "clip-tracked.csv", "--overwrite")
+    Path("clip-tracked.mp4").write_text("mine")
+    refused(video("clip.mp4", "--run", "run"), "clip-tracked.mp4", "--overwrite")
+    assert Path("clip-tracked.csv").read_text() == "mine"
+    tracked("clip.mp4", "--frames", "2", "--overwrite")
+    assert len(rows()) == len(read_video(Path("clip-tracked.mp4"))[1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("box", "parts"),
+    [
+        ("1,2,3", ["--box 1,2,3", "x,y,w,h"]),
+        ("a,b,c,d", ["--box a,b,c,d", "x,y,w,h"]),
+        ("1,2,nan,4", ["--box 1,2,nan,4"]),
+        ("10,10,0,20", ["--box 10,10,0,20", "above 0"]),
+        ("96,10,20,20", ["--box 96,10,20,20", "outside the 96x72 frame"]),
+        (None, ["--box", "--first-frame first.png"]),
+    ],
+)
+def test_a_box_that_cannot_be_tracked_is_one_line(box, parts, here):
+    refused(video("clip.mp4", "--run", "run", *EXACT, box=box), *parts)
+    assert names() == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["--camera 0"]),
+        (["clip.mp4", "--camera", "0"], ["--camera 0"]),
+        (["absent.mp4"], ["absent.mp4"]),
+        (["run"], ["run", "no images"]),
+        (["clip.mp4", "--start", "99"], ["clip.mp4", "--start"]),
+        (["clip.mp4", "--start", "soon"], ["--start soon"]),
+        (["clip.mp4", "--out", "a.mov"], ["a.mov", ".mp4"]),
+        (["clip.mp4", "--out", "a.mp4", "--csv", "a.mp4"], ["--csv"]),
+        (["clip.mp4", "--out", "clip.mp4", "--overwrite"], ["--out clip.mp4", "itself"]),
+        (["clip.mp4", "--weights", "w"], ["--run", "--weights"]),
+        (["--camera", "63"], ["--camera 63"]),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, parts, here):
+    refused(video(*arguments, "--run", "run"), *parts)
+    assert names() == set()
+
+
+def test_weights_that_are_missing_end_in_one_line(here):
+    refused(video("clip.mp4", "--weights", "w"), "w: no such weights file")
+    refused(video("clip.mp4"), "--weights")
+
+
+def test_the_first_frame_is_written_under_a_ruler_without_a_network(here):
+    result = video("clip.mp4", "--start", "3", "--first-frame", "first.png", box=None)
+    assert result.exit_code == 0, result.output
+    assert "frame 3, 96 x 72 pixels: first.png" in result.stdout
+    assert "--box x,y,w,h" in result.stdout
+    plain = cv2.imread("first.png")
+    assert plain.shape[1] > 1000
+    refused(video("clip.mp4", "--first-frame", "first.png"), "first.png", "--overwrite")
+    assert video("clip.mp4", "--first-frame", "boxed.png").exit_code == 0
+    assert not np.array_equal(cv2.imread("boxed.png"), plain)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["f.jpg"], ".png"),
+        (["f.png", "--out", "a.mp4"], "--out"),
+        (["f.png", "--run", "r"], "--run"),
+    ],
+)
+def test_options_that_mean_nothing_for_the_first_frame_are_refused(arguments, part, here):
+    refused(video("clip.mp4", "--first-frame", *arguments), part)
+
+
+def test_a_disk_that_is_full_leaves_neither_file(here, monkeypatch):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        result = video("clip.mp4", "--run", "run", *EXACT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    refused(result, "clip-tracked.mp4", "reached the disk")
+    assert names() == set()
+
+
+def live(count: int, pause: float, at_end=lambda: None) -> Footage:
+    """A camera of 20 frames a second that gives a picture every `pause` seconds."""
+
+    def shots():
+        for index in range(count):
+            yield Shot(index, index * pause, picture(index % 20, 0))
+            time.sleep(pause)
+        at_end()
+        time.sleep(0.2)
+
+    return Footage("camera 0", 20.0, None, True, shots())
+
+
+def test_live_footage_is_written_as_fast_as_it_happened(here, monkeypatch):
+    monkeypatch.setattr(cli_video, "open_camera", lambda number, start: live(40, 0.25))
+    tracked("--camera", "0", "--frames", "3")
+    table = rows("camera-0-tracked.csv")
+    assert len(table) == 3
+    seconds = table[-1]["time"] - table[0]["time"]
+    rate, pictures = read_video(Path("camera-0-tracked.mp4"))
+    assert rate == 20
+    assert len(pictures) == round(seconds * 20) + 1 >= 11
+
+
+def test_ctrl_c_ends_a_camera_with_status_0_and_whole_files(here, monkeypatch):
+    beside = Path(".camera-0-tracked.tmp.mp4")
+
+    def press():
+        _wait_for(lambda: beside.exists() and beside.stat().st_size > 0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(cli_video, "open_camera", lambda number, start: live(12, 0.05, press))
+    result = tracked("--camera", "0")
+    assert "stopped by Ctrl-C" in result.stdout
+    assert len(rows("camera-0-tracked.csv")) >= 1
+    assert len(read_video(Path("camera-0-tracked.mp4"))[1]) >= len(rows("camera-0-tracked.csv"))
+
+
+def _wait_for(done, process=None, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_ctrl_c_in_a_file_leaves_what_was_tracked_whole_and_status_130(here):
+    write_video(Path("long.mp4"), frames=1000)
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "long.mp4", "--box", BOX, "--run", "run", *EXACT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    beside = Path(".long-tracked.tmp.mp4")
+    _wait_for(lambda: beside.exists() and beside.stat().st_size > 0, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "stopped by Ctrl-C" in out
+    count = len(rows("long-tracked.csv"))
+    assert 0 < count < 1000
+    assert len(read_video(Path("long-tracked.mp4"))[1]) == count
+    assert names() == {"long.mp4", "long-tracked.mp4", "long-tracked.csv"}
+
+
+def test_neither_opencv_nor_ffmpeg_say_anything(here):
+    damage(write_video(Path("bad.avi")), [0, 4])
+    Path("empty.mp4").touch()
+    for source, lines in ((["bad.avi"], 1), (["empty.mp4"], 1), (["--camera", "63"], 1)):
+        command = [sys.executable, "-c", COMMAND, *source, "--first-frame", f"{source[-1]}.png"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stderr.count("\n") == lines, done.stderr
+
+
+@pytest.mark.parametrize("shape", ["grey", "four channels"])
+def test_images_of_other_kinds_are_tracked_as_rgb(shape, here):
+    Path("other").mkdir()
+    for index in range(3):
+        bgr = picture(index, 0)
+        code = cv2.COLOR_BGR2GRAY if shape == "grey" else cv2.COLOR_BGR2BGRA
+        cv2.imwrite(f"other/{index}.png", cv2.cvtColor(bgr, code))
+    tracked("other")
+    assert len(rows("other-tracked.csv")) == 3
+
+
+def test_help_shows_a_command_a_line():
+    lines = CliRunner().invoke(video_command, ["--help"]).stdout.splitlines()
+    assert any(line.strip().startswith("lorat-eval video clip.mp4 --box") for line in lines)
+    assert "\\b" not in "".join(lines)

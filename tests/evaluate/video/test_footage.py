@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from lorat.evaluate.video.footage import (
+    Footage,
+    Shot,
+    Start,
+    as_rgb,
+    first_shot,
+    open_camera,
+    open_footage,
+    read_ahead,
+)
+from lorat.evaluate.video.write import footage as module
+from lorat.shards.base.errors import UserError
+from lorat.shards.pixels.jpeg import decode, encode
+from tests.evaluate.conftest import SIZE, picture, write_frames
+from tests.evaluate.small_videos import damage, read_video, slow_down, turn, write_video
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+    caplog.set_level(logging.INFO, "lorat")
+    return lambda: caplog.messages
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+def test_every_frame_comes_in_order_with_its_time(name, tmp_path, said):
+    path = write_video(tmp_path / name)
+    footage = open_footage(path)
+    shots = list(footage.shots)
+    assert (footage.count, footage.live) == (12, False)
+    assert footage.rate == pytest.approx(29.97)
+    assert [shot.number for shot in shots] == list(range(12))
+    assert [shot.time for shot in shots] == pytest.approx(np.arange(12) / 29.97, abs=1e-3)
+    for shot, frame in zip(shots, read_video(path)[1], strict=True):
+        np.testing.assert_array_equal(shot.image, frame)
+    assert not said()
+
+
+@pytest.mark.parametrize(("start", "index"), [("0", 0), ("5", 5), ("0.2s", 6), ("0.21s", 7)])
+def test_reading_begins_at_a_frame_or_a_time(start, index, tmp_path):
+    path = write_video(tmp_path / "a.mp4", fps=30)
+    shot, image = first_shot(open_footage(path, Start.parse(start)))
+    assert (shot.number, shot.time) == (index, pytest.approx(index / 30))
+    np.testing.assert_array_equal(image, read_video(path)[1][index])
+
+
+@pytest.mark.parametrize("text", ["", "-1", "x", "2.5", "1:20", "3 s"])
+def test_a_start_that_is_neither_frame_nor_seconds_is_refused(text):
+    with pytest.raises(UserError, match="--start"):
+        Start.parse(text)
+
+
+def test_a_start_after_the_end_is_refused(tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match=r"a\.mp4: no frame to begin with.*--start"):
+        first_shot(open_footage(path, Start(frame=12)))
+
+
+def test_frames_that_do_not_decode_keep_their_place_and_time(tmp_path):
+    path = write_video(tmp_path / "a.avi", fps=25)
+    damage(path, [4, 5, 9])
+    shots = list(open_footage(path).shots)
+    assert [shot.number for shot in shots if shot.image is None] == [4, 5, 9]
+    assert [shot.time for shot in shots] == pytest.approx(np.arange(12) / 25, abs=1e-3)
+
+
+def test_footage_begins_at_its_first_frame_that_decodes_and_says_so(tmp_path, said):
+    path = write_video(tmp_path / "a.avi")
+    damage(path, [0, 1])
+    assert first_shot(open_footage(path))[0].number == 2
+    assert ["2 frames do not decode" in line for line in said()] == [True]
+
+
+def test_a_file_that_ends_early_says_so(tmp_path, said):
+    path = write_video(tmp_path / "a.avi", frames=20)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    shots = list(open_footage(path).shots)
+    assert 5 < len(shots) < 15
+    assert said() == [f"{path}: ends after {len(shots)} of the 20 frames that it says"]
+
+
+def test_a_rate_that_varies_is_said_once_and_times_are_the_files(tmp_path, said):
+    path = write_video(tmp_path / "a.mp4", fps=30)
+    slow_down(path, 12, first=6)
+    shots = list(open_footage(path).shots)
+    expected = np.cumsum([0, *[1 / 30] * 6, *[0.1] * 5])
+    assert [shot.time for shot in shots] == pytest.approx(expected, abs=1e-3)
+    assert ["frame rate varies" in line for line in said()] == [True]
+
+
+def test_a_video_that_does_not_say_its_rate_gets_25(tmp_path, said):
+    footage = open_footage(write_video(tmp_path / "a.avi", fps=1000))
+    assert footage.rate == 25
+    assert said() == [f"{tmp_path / 'a.avi'}: does not say its frame rate; 25 a second are assumed"]
+
+
+def test_a_video_is_turned_as_its_metadata_asks(tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+    upright = read_video(path)[1][0]
+    turn(path)
+    _, image = first_shot(open_footage(path))
+    assert image.shape == (SIZE[0], SIZE[1], 3)
+    np.testing.assert_array_equal(image, np.rot90(upright, -1))
+
+
+def test_a_folder_gives_its_images_in_natural_order(tmp_path, said):
+    write_frames(tmp_path / "f", 11, 0)
+    for index in range(11):
+        (tmp_path / f"f/{index + 1:08d}.jpg").rename(tmp_path / f"f/a{index + 1}.jpg")
+    (tmp_path / "f/a3.jpg").write_bytes(b"no image")
+    (tmp_path / "f/notes.txt").touch()
+    footage = open_footage(tmp_path / "f", Start(frame=1))
+    shots = list(footage.shots)
+    assert (footage.count, footage.rate) == (11, 25)
+    assert [shot.number for shot in shots] == list(range(1, 11))
+    assert [shot.number for shot in shots if shot.image is None] == [2]
+    assert shots[-1].time == pytest.approx(10 / 25)
+    np.testing.assert_array_equal(shots[-1].image, decode(encode(picture(10, 0), 95)))
+    assert "no frame rate" in said()[0]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a video at all", "folder"])
+def test_what_is_no_footage_is_refused_by_name(content, tmp_path):
+    path = tmp_path / "a.mp4"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mp4"):
+        first_shot(open_footage(path))
+
+
+def test_a_camera_that_is_not_there_is_one_line(capfd):
+    with pytest.raises(UserError, match=r"--camera 63: cannot be opened"):
+        open_camera(63)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_camera_is_read_until_it_gives_nothing_any_more(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.avi", frames=6)
+    damage(path, [3])
+    real = cv2.VideoCapture
+    monkeypatch.setattr(module.cv2, "VideoCapture", lambda number: real(str(path)))
+    footage = open_camera(0)
+    shots = list(footage.shots)
+    assert (footage.live, footage.count) == (True, None)
+    assert [shot.image is None for shot in shots[:6]] == [False] * 3 + [True] + [False] * 2
+    assert shots[0].time == 0
+    assert all(a.time <= b.time for a, b in itertools.pairwise(shots))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
+def test_grey_and_four_channels_become_rgb(shape):
+    frame = np.zeros(shape, dtype=np.uint8)
+    frame[..., :1] = 200  # blue, or grey
+    rgb = as_rgb(frame)
+    grey = len(shape) == 2 or shape[2] == 1
+    assert rgb.shape == (4, 6, 3)
+    assert rgb[0, 0].tolist() == ([frame[0, 0].max()] * 3 if grey else [0, 0, 200])
+
+
+def _counting(live: bool, count: int, pause: float = 0.0, made: list[int] | None = None) -> Footage:
+    def shots():
+        for index in range(count):
+            time.sleep(pause)
+            if made is not None:
+                made.append(index)
+            yield Shot(index, index * pause, np.zeros((2, 2, 3), np.uint8))
+
+    return Footage("counted", 25.0, None, live, shots())
+
+
+def test_reading_ahead_gives_all_frames_of_a_file_but_only_a_few_ahead():
+    made: list[int] = []
+    with read_ahead(_counting(False, 100, made=made)) as reader:
+        shots = reader.shots()
+        assert next(shots).number == 0
+        time.sleep(0.2)
+        assert len(made) <= 5
+        assert [shot.number for shot in shots] == list(range(1, 100))
+
+
+def test_of_live_footage_the_newest_frame_is_taken():
+    with read_ahead(_counting(True, 10_000, pause=0.002)) as reader:
+        shots = reader.shots()
+        before = next(shots).number
+        time.sleep(0.3)
+        assert next(shots).number > before + 10
+
+
+def test_an_error_while_reading_comes_where_frames_are_taken():
+    def shots():
+        yield Shot(0, 0.0, None)
+        raise UserError("the disk is gone")
+
+    with read_ahead(Footage("broken", 25.0, None, False, shots())) as reader:
+        taken = reader.shots()
+        next(taken)
+        with pytest.raises(UserError, match="the disk is gone"):
+            next(taken)
+
+
+def test_a_camera_that_hangs_does_not_keep_one_from_stopping():
+    with read_ahead(_counting(True, 2, pause=1.0)) as reader:
+        deadline = time.monotonic() + 0.2
+        assert list(reader.shots(lambda: time.monotonic() > deadline)) == []

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from lorat.evaluate.draw import draw_ruler
+from lorat.evaluate.results.files import SequenceResult
+from lorat.evaluate.video.write import VideoFile, draw_frame, write_tracking_video
+from lorat.evaluate.video.write import write as video
+from lorat.shards.base.errors import UserError
+from lorat.shards.pixels.geometry import xyxy_to_xywh
+
+
+@pytest.fixture
+def clip_and_result(make_clip):
+    clip = make_clip("a", 6)
+    boxes = xyxy_to_xywh(clip.tracks[0].boxes + np.array([2.0, 1.0, 2.0, 1.0]))
+    return clip, SequenceResult("a", boxes, np.linspace(1, 0.5, 6), np.full(6, 0.01))
+
+
+def _frames(path):
+    reader = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        read, frame = reader.read()
+        if not read:
+            return frames
+        frames.append(frame)
+
+
+def test_the_video_has_every_frame_at_a_legible_size(clip_and_result, tmp_path):
+    path = write_tracking_video(*clip_and_result, tmp_path / "out" / "a.mp4")
+    frames = _frames(path)
+    assert path == tmp_path / "out" / "a.mp4"
+    assert len(frames) == 6
+    assert max(frames[0].shape) >= 640
+    assert [p.name for p in path.parent.iterdir()] == ["a.mp4"]
+
+
+def test_the_line_below_gives_frame_score_and_overlap(clip_and_result, tmp_path, monkeypatch):
+    texts = []
+    real = video.draw_frame
+    monkeypatch.setattr(video, "draw_frame", lambda *a: texts.append(a[3]) or real(*a))
+    write_tracking_video(*clip_and_result, tmp_path / "a.mp4")
+    overlap = (20 * 16) / (2 * 22 * 17 - 20 * 16)  # boxes of 22 x 17, moved by (2, 1)
+    assert texts[0] == f"frame 1/6   score 1.00   overlap {overlap:.2f}"
+
+
+def test_a_limit_leaves_out_the_rest(clip_and_result, tmp_path):
+    path = write_tracking_video(*clip_and_result, tmp_path / "a.mp4", limit=2)
+    assert len(_frames(path)) == 2
+
+
+def test_frames_that_do_not_decode_are_left_out(clip_and_result, tmp_path):
+    clip, result = clip_and_result
+    clip.frames[2].write_bytes(b"")
+    assert len(_frames(write_tracking_video(clip, result, tmp_path / "a.mp4"))) == 5
+    for path in clip.frames:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="no image decodes"):
+        write_tracking_video(clip, result, tmp_path / "a.mp4")
+
+
+def test_without_the_mp4_encoder_the_video_is_an_avi(clip_and_result, tmp_path, monkeypatch):
+    real = cv2.VideoWriter
+
+    class OnlyJpeg:
+        fourcc = staticmethod(real.fourcc)
+
+        def __new__(cls, path, code, fps, size):
+            return real(path, code, fps, size) if code == real.fourcc(*"MJPG") else real()
+
+    monkeypatch.setattr(video.cv2, "VideoWriter", OnlyJpeg)
+    path = write_tracking_video(*clip_and_result, tmp_path / "a.mp4")
+    assert path == tmp_path / "a.avi"
+    assert len(_frames(path)) == 6
+
+
+def test_boxes_are_drawn_where_they_are_and_empty_ones_are_not():
+    frame = np.full((480, 640, 3), 90, dtype=np.uint8)
+    box = np.array([100.0, 100.0, 200.0, 150.0])
+    picture = draw_frame(frame, box, np.array([300.0, 200.0, 400.0, 260.0]), "x")
+    orange, green = (255, 140, 0), (60, 220, 90)
+    assert np.abs(picture[125, 100].astype(int) - orange).max() < 60
+    assert np.abs(picture[230, 300].astype(int) - green).max() < 60
+    assert (picture[125, 150] == 90).all()
+    empty = draw_frame(frame, np.array([0.0, 0.0, 0.0, 50.0]), None, "x")
+    assert (empty[:480] == 90).all()
+
+
+@pytest.mark.parametrize("size", [(31, 17), (640, 480), (97, 1283), (4001, 2251)])
+def test_pictures_have_even_sides(size):
+    frame = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    picture = draw_frame(frame, np.array([1.0, 1.0, 9.0, 9.0]), None, "frame 1/2")
+    assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
+
+
+def _ramp(count: int, size: tuple[int, int] = (64, 48)) -> list[np.ndarray]:
+    return [np.full((size[1], size[0], 3), 10 * index, dtype=np.uint8) for index in range(count)]
+
+
+def test_a_video_has_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "a.mp4"
+    with VideoFile(path, 12.5) as file:
+        for picture in _ramp(5):
+            file.write(picture)
+            assert not path.exists()
+    assert len(_frames(path)) == file.written == 5
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == 12.5
+
+
+def test_an_error_leaves_no_video(tmp_path):
+    with pytest.raises(ZeroDivisionError), VideoFile(tmp_path / "a.mp4", 25) as file:
+        file.write(_ramp(1)[0])
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path):
+    path = tmp_path / "a.avi"
+    path.write_text("mine")
+    with pytest.raises(UserError, match=r"a\.avi: exists"), VideoFile(path, 25) as file:
+        file.write(_ramp(1)[0])
+    assert path.read_text() == "mine"
+    with VideoFile(path, 25, overwrite=True) as file:
+        file.write(_ramp(1)[0])
+    assert len(_frames(path)) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"a\.mp4: cannot be written"),
+        VideoFile(tmp_path / "file" / "a.mp4", 25) as file,
+    ):
+        file.write(_ramp(1)[0])
+
+
+@pytest.mark.parametrize("rate", [0.5, 7.123456, 23.976, 29.97, 59.94, 120.0048, 240])
+def test_frame_rates_are_kept(rate, tmp_path):
+    with VideoFile(tmp_path / "a.mp4", rate) as file:
+        for picture in _ramp(3):
+            file.write(picture)
+    found = cv2.VideoCapture(str(file.path)).get(cv2.CAP_PROP_FPS)
+    assert found == pytest.approx(rate, rel=1e-4)
+
+
+def test_without_a_legend_the_line_names_no_true_box():
+    frame = np.full((480, 640, 3), 90, dtype=np.uint8)
+    box = np.array([100.0, 100.0, 200.0, 150.0])
+    plain = draw_frame(frame, box, None, "frame 1", legend=False)
+    assert (plain[480:, 400:] == plain[-1, -1]).all()
+    assert (draw_frame(frame, box, None, "frame 1")[480:, 400:] != plain[480:, 400:]).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 17), (640, 360), (97, 1283), (4001, 2251)])
+def test_the_ruler_has_its_lines_at_the_frames_pixels(size):
+    frame = np.full((size[1], size[0], 3), 90, dtype=np.uint8)
+    ruled = draw_ruler(frame)
+    inside = ruled[26:-34, 54:].astype(int)
+    assert (inside[:, 0] > 120).all()
+    assert (inside[0, :90] > 120).all()  # a margin makes up for what a narrow frame lacks
+    if size == (640, 360):  # enlarged to 1000 pixels, where 50 of the frame's are 78.125
+        row = inside[40, :, 0]
+        assert [x for x in range(1000) if row[x] > 150] == [int(78.125 * k) for k in range(13)]
+
+
+def test_the_ruler_shows_the_box():
+    frame = np.full((360, 640, 3), 90, dtype=np.uint8)
+    ruled = draw_ruler(frame, np.array([100.0, 120.0, 180.0, 184.0])).astype(int)
+    x, y = 54 + round(180 * 1.5625), 26 + round(155 * 1.5625)
+    assert np.abs(ruled[y, x - 2 : x + 3] - (255, 140, 0)).sum(axis=1).min() < 150

@@ -1,0 +1,115 @@
+"""An index holds what the reader of each data set and cleaning give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lorat.prep.annotations.cleaning import clean_counted
+from lorat.prep.annotations.fingerprint import annotations_fingerprint
+from lorat.prep.annotations.index import indexed_clips
+from lorat.prep.pairs.draw import draw_pair, object_frames
+from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
+from lorat.prep.trees.registry import DATASETS, read_clips
+from lorat.shards.pixels.jpeg import encode
+
+WORLD = {
+    "lasot-train": "LaSOT",
+    "lasot_ext-test": "LaSOT_Extension",
+    "got10k-train": "GOT-10k",
+    "got10k-test": "GOT-10k",
+    "trackingnet-train": "TrackingNet",
+    "trackingnet-test": "TrackingNet",
+    "coco-train": "COCO",
+    "tnl2k-train": "TNL2K_TRAIN",
+}
+OTHERS = {  # images, ground truth
+    "otb-all": ("Board/img/{:05d}.jpg", "Board/groundtruth_rect.txt"),
+    "vot-all": ("bag/color/{:08d}.jpg", "bag/groundtruth.txt"),
+    "generic-train": ("train/my cat-1/{:d}.png.jpg", "train/my cat-1/groundtruth.txt"),
+    "vasttrack-train": ("A Cat/A Cat-1/imgs/{:05d}.jpg", "A Cat/A Cat-1/Groundtruth.txt"),
+    "uav123-all": ("data_seq/UAV123/bike1/{:06d}.jpg", "anno/UAV123/bike1.txt"),
+    "uav20l-all": ("data_seq/UAV123/bike1/{:06d}.jpg", "anno/UAV20L/bike1.txt"),
+    "nfs30-all": ("sequences/book/{:05d}.jpg", "anno/nfs_book.txt"),
+    "nfs240-all": ("book/240/book/{:05d}.jpg", "book/240/book.txt"),
+    "tc128-all": ("Cup/img/{:04d}.jpg", "Cup/Cup_gt.txt"),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    raw = tmp_path_factory.mktemp("world") / "raw"
+    sizes = {"width": 128, "height": 96, "lasot_length": 16, "got10k_length": 12}
+    sizes |= {"trackingnet_length": 10, "tnl2k_length": 6, "lasot_train": 4, "lasot_test": 1}
+    sizes |= {"lasot_ext": 2, "got10k_train": 4, "got10k_val": 1, "got10k_test": 2}
+    sizes |= {"trackingnet_train": 3, "trackingnet_test": 2, "coco_train": 26, "coco_val": 2}
+    write_toyworld(raw, ToyWorldConfig(**sizes, tnl2k_train=2, tnl2k_test=1), workers=1)
+    return raw
+
+
+def fresh(dataset, split, root):
+    """The cleaned clips as they were before there was an index."""
+    read = [replace(c, size=c.frame_size()) for c in read_clips(dataset, split, root.resolve())]
+    return [c for clip in read if (c := clean_counted(clip, clip.size).clip) is not None]
+
+
+def same_track(a, b):
+    assert a.boxes.dtype == b.boxes.dtype and a.visible.dtype == b.visible.dtype
+    np.testing.assert_array_equal(a.boxes, b.boxes)
+    np.testing.assert_array_equal(a.visible, b.visible)
+    assert (a.cover is None) == (b.cover is None)
+    if a.cover is not None:
+        assert a.cover.dtype == b.cover.dtype
+        np.testing.assert_array_equal(a.cover, b.cover)
+
+
+def same_clips(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert a.frames == b.frames and type(a.frames.names) is type(b.frames.names)
+        for field in ("dataset", "split", "name", "annotated", "size", "first"):
+            assert getattr(a, field) == getattr(b, field)
+        for one, other in zip(a.tracks, b.tracks, strict=True):
+            same_track(one, other)
+
+
+def other_tree(folder, name):
+    """A tree of 6 frames for the readers that the toy world does not serve."""
+    image, truth = OTHERS[name]
+    jpeg = encode(np.full((48, 64, 3), 90, np.uint8))
+    for number in range(1, 7):
+        file = folder / image.format(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(jpeg)
+    rows = ["-3,4,20,10", "70,4,5,5", "5,4,20,10", "6,4,20,10.25", "0,0,0,0", "9,4,20,10"]
+    if name == "nfs240-all":
+        rows = [f"0 {5 - k} 4 30 20 {k} {k % 2} 0 1" for k in range(6)]
+    (folder / truth).parent.mkdir(parents=True, exist_ok=True)
+    (folder / truth).write_text("\n".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize("name", [*WORLD, *OTHERS])
+def test_an_index_holds_what_the_reader_and_cleaning_give(name, world, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
+    short, _, split = name.partition("-")
+    dataset = DATASETS[short]
+    root = world / WORLD[name] if name in WORLD else other_tree(tmp_path / "tree", name)
+    expected = fresh(dataset, split, root)
+    written = indexed_clips(dataset, split, root)
+    opened = indexed_clips(dataset, split, root)
+    assert opened.path == written.path and opened.name == f"{short}-{split}"
+    same_clips(opened, expected)
+    assert opened.fingerprint == annotations_fingerprint(expected)
+    assert opened.object_frames == object_frames(expected) == object_frames(list(opened))
+    assert object_frames(opened) == opened.object_frames
+    assert opened.frames == sum(len(clip.frames) for clip in expected)
+    assert not opened.lost
+    draws = [draw_pair(expected, "x", 3, i) for i in range(50)]
+    assert draws == [draw_pair(opened, "x", 3, i) for i in range(50)]
+
+
+def test_every_data_set_is_among_them():
+    assert {name.partition("-")[0] for name in (*WORLD, *OTHERS)} == DATASETS.keys()

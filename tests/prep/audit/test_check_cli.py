@@ -1,0 +1,133 @@
+"""``lorat-prep check`` as a user runs it: output, exit status, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from lorat.prep.cli.check import check_command
+from lorat.shards.pixels.jpeg import encode
+
+
+def picture(width: int = 64, height: int = 48) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return encode(noise)
+
+
+def write_sequence(
+    folder: Path, frames: int = 4, data: bytes | None = None, images: str = "img"
+) -> None:
+    (folder / images).mkdir(parents=True)
+    first = folder / images / "00001.jpg"
+    first.write_bytes(data or picture())
+    for number in range(2, frames + 1):
+        os.link(first, folder / images / f"{number:05d}.jpg")
+    (folder / "groundtruth.txt").write_text("11,6,20,15\n" * frames)
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("a", "b"):
+        write_sequence(tmp_path / "raw" / "generic" / "train" / name)
+    write_sequence(tmp_path / "raw" / "VOT" / "bag", images="color")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "raw"
+
+
+def check(*arguments: str) -> Result:
+    return CliRunner().invoke(check_command, ["--raw=raw", "--workers=1", *arguments])
+
+
+def test_a_whole_tree_ends_with_0_and_a_report_in_the_working_folder(raw):
+    result = check("--datasets=generic,vot")
+    assert result.exit_code == 0, result.output
+    report = json.loads((raw.parent / "check.json").read_text())
+    assert report["version"] == 1 and list(report["datasets"]) == ["generic-train", "vot-all"]
+    assert report["datasets"]["generic-train"]["counts"]["sequences"] == 2
+    assert report["datasets"]["generic-train"]["sequences"] == {}
+
+
+def test_damage_ends_with_1_after_every_data_set_was_audited(raw):
+    (raw / "generic" / "train" / "a" / "groundtruth.txt").write_text("1,2,3\n" * 4)
+    (raw / "VOT" / "bag" / "groundtruth.txt").write_text("1,2,3,x\n" * 4)
+    result = check("--datasets=generic,vot", "--report=found.json")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
+    lines = [line for line in result.output.splitlines() if line.startswith("damage: ")]
+    assert len(lines) == 2 and "a/groundtruth.txt: line 1" in lines[0] and "bag" in lines[1]
+    assert "build --exclude found.json" in result.output
+    found = json.loads((raw.parent / "found.json").read_text())["datasets"]
+    assert list(found["generic-train"]["sequences"]) == ["a"]
+    assert found["vot-all"]["sequences"]["bag"][0]["severity"] == "damage"
+
+
+def test_a_tree_that_cannot_be_read_is_damage_that_no_build_can_leave_out(raw):
+    result = check("--datasets=generic-val")
+    assert result.exit_code == 1
+    assert "no folder 'val'" in result.output and "--exclude" not in result.output
+
+
+def test_mistakes_end_with_2_in_one_line_and_leave_no_report(raw):
+    arguments = ["--datasets=lasot"], ["--report=none/x.json", "--datasets=vot"], ["--datasets=vto"]
+    for mistake in arguments:
+        result = check(*mistake)
+        assert result.exit_code == 2 and len(result.output.strip().splitlines()) == 1
+    assert not (raw.parent / "check.json").exists()
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_tables_fit_80_columns_and_findings_stay_on_one_line(raw, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    (raw / "generic" / "train" / "a" / "groundtruth.txt").write_text("1,2,3\n" * 4)
+    output = check("--datasets=generic,vot").output
+    for line in output.splitlines():
+        assert len(line) <= 80 or line.startswith(("damage: ", "note: ", "Findings in "))
+
+
+def test_more_damage_than_a_screen_takes_is_in_the_report(raw):
+    for number in range(30):
+        folder = raw / "generic" / "train" / f"s{number:02d}"
+        write_sequence(folder)
+        (folder / "groundtruth.txt").write_text("?")
+    result = check("--datasets=generic")
+    lines = [line for line in result.output.splitlines() if line.startswith("damage: ")]
+    assert len(lines) == 11 and "20 more in check.json" in lines[-1]
+    report = json.loads((raw.parent / "check.json").read_text())["datasets"]["generic-train"]
+    assert len(report["sequences"]) == 30
+
+
+_COMMAND = """
+from lorat.prep.cli.check import check_command
+print("ready", flush=True)
+check_command()
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_stops_a_deep_check_without_traceback_or_report(tmp_path, workers):
+    write_sequence(tmp_path / "VOT" / "long", 4000, picture(1280, 720), "color")
+    command = [sys.executable, "-c", _COMMAND, "--deep", f"--raw={tmp_path}", "--datasets=vot"]
+    process = subprocess.Popen(
+        [*command, f"--workers={workers}"],
+        cwd=tmp_path,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert output == "" and errors.strip() == "Stopped; no report was written."
+    assert not (tmp_path / "check.json").exists()

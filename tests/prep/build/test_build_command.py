@@ -1,0 +1,172 @@
+"""``lorat-prep build`` on the command line: what it says first, budgets, parts, damaged trees."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lorat.prep.cli import main
+from lorat.shards.pixels.jpeg import encode
+from lorat.shards.manifest import load_manifest
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A tree of four sequences with five frames each."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        folder = tmp_path / "mine" / "train" / f"seq-{number}"
+        folder.mkdir(parents=True)
+        for frame in range(5):
+            image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+            (folder / f"{frame}.jpg").write_bytes(encode(image))
+        (folder / "groundtruth.txt").write_text("20,15,30,25\n" * 5)
+    return tmp_path
+
+
+def run(here: Path, *options: str, shards: str = "shards"):
+    tree = f"--root=generic={here / 'mine'}"
+    command = ["build", tree, f"--shards={here / shards}", "--datasets=generic", "--workers=1"]
+    return CliRunner().invoke(main, [*command, *options])
+
+
+def done(result) -> str:
+    assert result.exit_code == 0, result.output
+    return " ".join(result.stdout.split())
+
+
+def refused(result) -> str:
+    assert result.exit_code == 2
+    lines = result.stderr.strip().splitlines()
+    assert "Traceback" not in result.output
+    return lines[-1]
+
+
+def manifest(here: Path, shards: str = "shards"):
+    return load_manifest(here / shards / "generic-train")
+
+
+def damage(image: Path) -> bytes:
+    whole = image.read_bytes()
+    image.write_bytes(b"not a picture" + whole[300:])
+    return whole
+
+
+def test_it_says_what_to_expect_before_it_builds(here):
+    text = done(run(here, "--shard-pairs=10"))
+    assert text.index("To build in") < text.index("Shards in")
+    assert "generic-train 80 0 80" in text  # 4 pairs for each of 20 visible objects
+    assert "GB are free" in text and "build.log" in text
+    again = done(run(here, "--shard-pairs=10", "--pairs=100"))
+    assert "generic-train 100 80 20" in again
+
+
+def test_a_disk_without_room_is_refused_unless_told_to_go_on(here, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 10_000))
+    line = refused(run(here))
+    assert "--force" in line and str(here / "shards") in line
+    assert not (here / "shards").exists()
+    done(run(here, "--force"))
+
+
+def test_a_budget_is_kept_in_whole_shards_and_can_be_raised(here):
+    done(run(here, "--budget=200KB", "--shard-pairs=4"))
+    built = manifest(here)
+    size = sum(receipt.bytes for receipt in built.shards)
+    assert 100_000 < size < 220_000
+    assert all(receipt.drawn == 4 for receipt in built.shards)
+    done(run(here, "--budget=300KB", "--shard-pairs=4"))
+    assert manifest(here).rows > built.rows
+    assert manifest(here).shards[: len(built.shards)] == built.shards
+    done(run(here, "--budget=1TB", "--shard-pairs=4", shards="most"))
+    assert manifest(here, "most").rows == 80
+
+
+def test_parts_and_merge_are_the_build(here):
+    for part in ("1/3", "2/3", "3/3"):
+        if part == "3/3":
+            line = refused(run(here, "--merge", "--shard-pairs=8"))
+            assert "--part 3/3" in line
+        done(run(here, f"--part={part}", "--shard-pairs=8"))
+    assert not (here / "shards/generic-train/manifest.json").exists()
+    assert "80" in done(run(here, "--merge", "--shard-pairs=8"))
+    done(run(here, "--shard-pairs=8", shards="whole"))
+    assert manifest(here).to_json() == manifest(here, "whole").to_json()
+
+
+def test_a_part_keeps_its_losses_whatever_the_other_parts_lost(here):
+    damage(here / "mine/train/seq-2/0.jpg")
+    done(run(here, "--shard-pairs=8", "--max-bad=80", shards="counted"))
+    lost = [len(receipt.bad) for receipt in manifest(here, "counted").shards]
+    most = max(sum(lost[0::2]), sum(lost[1::2]))
+    assert most < sum(lost)
+    options = ("--shard-pairs=8", f"--max-bad={most}")
+    for part in ("1/2", "2/2"):
+        done(run(here, *options, f"--part={part}"))
+    assert "generic-train 80 80 0" in done(run(here, *options, "--part=1/2"))
+    assert f"--max-bad allows {most}" in refused(run(here, *options, "--merge"))
+
+
+def test_there_are_as_many_workers_as_cores_that_may_be_used(here, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
+    options = [f"--root=generic={here / 'mine'}", f"--shards={here / 's'}", "--datasets=generic"]
+    assert "3 at once" in done(CliRunner().invoke(main, ["build", *options]))
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (("--pairs=9", "--budget=1GB"), "--budget"),
+        (("--budget=much",), "200GB"),
+        (("--part=1/2", "--merge"), "--merge"),
+        (("--part=3/2",), "3/2"),
+        (("--ray-address=auto",), "--engine ray"),
+        (("--engine=ray",), "--workers"),  # which `run` gives
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(here, options, said):
+    assert said in refused(run(here, *options))
+
+
+def test_a_damaged_first_image_costs_pairs_and_not_the_build(here):
+    image = here / "mine/train/seq-2/0.jpg"
+    damage(image)
+    line = refused(run(here))
+    assert "seq-2/0.jpg" in line and "--max-bad allows 0" in line
+    text = done(run(here, "--max-bad=40"))
+    assert "frame does not decode" in text
+    assert 40 <= manifest(here).rows < 80
+    log = (here / "shards/generic-train/build.log").read_text().splitlines()
+    lost = [e for e in map(json.loads, log) if e["event"] == "skipped" and e["lost"]]
+    assert lost and all("seq-2/0.jpg" in e["detail"] for e in lost)
+
+
+def test_a_sequence_without_a_readable_image_counts_as_lost(here):
+    for image in (here / "mine/train/seq-1").glob("*.jpg"):
+        damage(image)
+    line = refused(run(here))
+    assert "seq-1" in line and "--max-bad allows 0" in line
+    done(run(here, "--max-bad=1"))
+    assert manifest(here).rows == 60
+    log = (here / "shards/generic-train/build.log").read_text()
+    assert '"event": "lost sequence", "sequence": "seq-1"' in log
+
+
+def test_what_the_check_found_is_left_out(here):
+    damage(here / "mine/train/seq-2/0.jpg")
+    report = here / "report.json"
+    check = ["check", f"--root=generic={here / 'mine'}", "--datasets=generic", f"--report={report}"]
+    CliRunner().invoke(main, check)
+    done(run(here, f"--exclude={report}"))
+    built = manifest(here)
+    assert built.rows == 76 and "exclude" in built.config
+    assert "another exclude" in refused(run(here))

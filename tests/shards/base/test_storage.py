@@ -1,0 +1,262 @@
+"""Files are whole or not there; what a disk refuses is one line that says what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from lorat.prep.commandline import LocationType
+from lorat.shards.base import storage
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import (
+    atomic_file,
+    children,
+    file_size,
+    is_remote,
+    locate,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+from lorat.shards.writer import write_shard
+
+
+def one_line(error: UserError, *parts: object) -> None:
+    assert "\n" not in error.message
+    for part in parts:
+        assert str(part) in error.message
+
+
+def test_paths_and_urls_are_told_apart(tmp_path):
+    assert locate("data/shards") == Path("data/shards")
+    assert locate("~/x") == Path.home() / "x"
+    assert locate("file:///data/x") == Path("/data/x")
+    assert locate(tmp_path) == tmp_path
+    assert not is_remote(locate("C:/x"))
+    place = locate("memory://shards/")
+    assert is_remote(place)
+    assert str(place / "toy-train" / "manifest.json") == "memory://shards/toy-train/manifest.json"
+
+
+@pytest.mark.parametrize("text", ["nowhere://bucket/x", "s3://", "memory:///"])
+def test_a_url_that_names_nothing_is_refused(text):
+    with pytest.raises(UserError) as refused:
+        locate(text)
+    one_line(refused.value, text, "s3://bucket/folder")
+
+
+def test_without_s3fs_the_extra_is_named():
+    code = (
+        "import sys; sys.modules['s3fs'] = None\n"
+        "from lorat.shards.base.storage import locate\n"
+        "from lorat.shards.base.errors import UserError\n"
+        "try: locate('s3://bucket/x')\n"
+        "except UserError as error: print(error.message)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "s3://bucket/x: s3:// needs another package; pip install 'lorat[s3]'\n"
+
+
+def test_a_command_line_takes_folders_and_urls():
+    @click.command()
+    @click.option("--shards", type=LocationType(), default=Path("data"))
+    def command(shards):
+        click.echo(f"{is_remote(shards)} {shards}")
+
+    run = CliRunner().invoke
+    assert run(command, []).output == "False data\n"
+    assert run(command, ["--shards", "memory://a/b"]).output == "True memory://a/b\n"
+    refused = run(command, ["--shards", "nowhere://a/b"])
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+
+
+def test_a_full_disk_leaves_nothing_half_and_says_where(small_disk, make_sample):
+    shard = small_disk / "toy-train-00000.tar.zst"
+    with pytest.raises(UserError) as full:
+        write_shard(shard, [make_sample(i, 100_000) for i in range(20)])
+    one_line(full.value, shard, "No space left", f"make room on the disk of {small_disk}")
+    assert list(small_disk.iterdir()) == []
+    write_shard(shard, [make_sample(0)])  # there is room again
+
+
+def test_a_disk_that_fills_up_keeps_the_older_file(small_disk):
+    path = small_disk / "file"
+    path.write_bytes(b"older")
+    with pytest.raises(UserError, match="No space left"), atomic_file(path) as file:
+        for _ in range(300):
+            file.write(b"\0" * 8192)
+    assert path.read_bytes() == b"older"
+    assert list(small_disk.iterdir()) == [path]
+
+
+def test_a_limit_on_file_sizes_leaves_nothing_half(tmp_path, make_sample):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        with pytest.raises(UserError) as refused:
+            write_shard(tmp_path / "a.tar.zst", [make_sample(i, 100_000) for i in range(5)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    one_line(refused.value, tmp_path / "a.tar.zst", "File too large", "ulimit -f")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as refused:
+        write_json(tmp_path / "file" / "below.json", 1)
+    one_line(refused.value, tmp_path / "file" / "below.json", "lies in a file")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_folder_of_another_user_is_named(tmp_path):
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)  # root may write everywhere
+        try:
+            write_json(Path("/work-of-root.json"), 1)
+        except UserError as error:
+            text = "/work-of-root.json: cannot be written (Permission denied); make / writable"
+            os._exit(0 if error.message.startswith(text) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_errors_of_the_callers_own_block_pass(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a"):
+        (tmp_path / "missing").read_bytes()
+    with pytest.raises(KeyError), atomic_file(locate("memory://passing/a")):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    assert children(locate("memory://passing")) == []
+
+
+def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
+    """So that a power cut can neither undo the name nor leave it on missing bytes."""
+    events: list[tuple[str, Path]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def recorded_fsync(number):
+        events.append(("flushed", Path(f"/proc/self/fd/{number}").readlink()))
+        fsync(number)
+
+    def recorded_replace(file, target):
+        events.append(("named", target))
+        return replace(file, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "replace", recorded_replace)
+    path = tmp_path / "new" / "folder" / "file"
+    with atomic_file(path) as file:
+        file.write(b"x")
+    kinds = [kind for kind, _ in events]
+    assert events[:2] == [("flushed", tmp_path / "new"), ("flushed", tmp_path)]
+    assert kinds[2:] == ["flushed", "named", "flushed"]
+    assert events[2][1].suffix == ".tmp"
+    assert events[-1] == ("flushed", path.parent)
+
+
+def test_a_file_system_that_cannot_flush_folders_is_no_error(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refuses_folders(number):
+        if Path(f"/proc/self/fd/{number}").is_dir():
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", refuses_folders)
+    write_json(tmp_path / "a.json", 1)
+    assert read_json(tmp_path / "a.json") == 1
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_what_a_killed_process_leaves_is_found_and_what_a_living_one_writes_stays(
+    tmp_path, monkeypatch, where
+):
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))  # where a store's files wait
+    place = tmp_path / "file" if where == "disk" else locate("memory://killed/file")
+    folder = tmp_path if where == "disk" else place.parent
+    code = (
+        "import sys, time\n"
+        "from lorat.shards.base.storage import atomic_file, locate\n"
+        "with atomic_file(locate(sys.argv[1])) as file:\n"
+        "    file.write(b'x' * 100000); print('here', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(place)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"here\n"
+    assert remove_leftovers(folder) == 0
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert file_size(place) is None
+    assert remove_leftovers(folder) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_user_left_in_a_folder_for_all_stays(tmp_path, monkeypatch):
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    left = tmp_path / f".lorat-upload-x.{storage._HOST}-{int(done.stdout)}.tmp"
+    left.touch()
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # as the system does in a sticky folder
+    assert remove_leftovers(tmp_path) == 0
+    monkeypatch.undo()
+    assert remove_leftovers(tmp_path) == 1
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for look in (file_size, children):
+        with pytest.raises(UserError) as refused:
+            look(tmp_path / "file")
+        one_line(refused.value, tmp_path / "file", "Permission denied", "see that it is there")
+
+
+def test_a_killed_writer_never_leaves_half_a_file(tmp_path):
+    """Killed at random moments while it writes the same file again and again."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from lorat.shards.base.storage import atomic_file\n"
+        "print('here', flush=True)\n"
+        "for i in range(10**6):\n"
+        "    with atomic_file(Path(sys.argv[1])) as file:\n"
+        "        [file.write(bytes([i % 256]) * 5000) for _ in range(40)]"
+    )
+    path = tmp_path / "file"
+    for wait in (0.0, 0.01, 0.03, 0.05):
+        command = [sys.executable, "-c", code, str(path)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(wait)
+        writer.kill()
+        writer.wait()
+        if path.exists():
+            data = path.read_bytes()
+            assert len(data) == 200_000
+            assert len(set(data)) == 1
+    remove_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} <= {"file"}

@@ -1,0 +1,179 @@
+"""A disk that is full while a training writes: nothing older is lost, and the run goes on from it.
+
+The run folder lies on a small file system of its own, which really fills up.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lorat.train.checkpoint.checkpoints import checkpoints_of, find_checkpoint
+from tests.train.states import assert_same_state
+
+SLOW = 200.0  # seconds that a busy machine may take for anything here
+EPOCHS = 8
+ROOMY = 64 << 20
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system in memory."""
+
+    folder: Path
+
+    def mount(self, size: int, *, again: bool = False) -> bool:
+        options = f"{'remount,' if again else ''}size={size}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
+        try:
+            return subprocess.run(command, check=False, capture_output=True).returncode == 0
+        except FileNotFoundError:
+            return False
+
+    def resize(self, size: int) -> None:
+        assert self.mount(size, again=True)
+
+    def fill(self) -> None:
+        """Write until not one byte more goes."""
+        with (self.folder / "other").open("ab", buffering=0) as file:
+            for size in (4096, 1):
+                try:
+                    while file.write(b"\0" * size):
+                        pass
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC
+
+    def clear(self) -> None:
+        (self.folder / "other").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Disk]:
+    found = Disk(tmp_path / "disk")
+    found.folder.mkdir()
+    if not found.mount(ROOMY):
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield found
+    finally:
+        subprocess.run(["umount", str(found.folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, tiny_variant, tiny_recipe, tiny_shards) -> list[str]:
+    """Three steps an epoch; every epoch's checkpoint is kept, other steps have a rolling one."""
+    folder = tmp_path_factory.mktemp("files")
+    recipe = tiny_recipe.model_dump(mode="json")
+    recipe["train"] |= {"epochs": EPOCHS, "keep_checkpoints": EPOCHS}
+    recipe["train"] |= {"checkpoint_steps": 1, "checkpoint_minutes": 0}
+    (folder / "variant.yaml").write_text(yaml.safe_dump(tiny_variant.model_dump(mode="json")))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return [
+        f"--variant={folder / 'variant.yaml'}",
+        f"--recipe={folder / 'recipe.yaml'}",
+        f"--shards={tiny_shards}",
+        "--device=cpu",
+        "--no-eval",
+        "--resume=auto",
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(runner, files, tmp_path_factory) -> Path:
+    """The run folder of a run that had room."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    code, errors = runner.run([*files, f"--run={folder}"])
+    assert code == 0, errors
+    return folder
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def told(run: Path) -> list[tuple[int, float]]:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [(entry["step"], entry["loss"]) for entry in map(json.loads, lines)]
+
+
+def test_the_checkpoints_of_a_run_fill_its_disk(runner, files, whole, disk):
+    """Room for three epochs', two rolling ones and half of one more."""
+    run = disk.folder / "run"
+    one = sum(path.stat().st_size for path in (whole / "checkpoints/epoch_0001").iterdir())
+    beside = sum(path.stat().st_size for path in whole.iterdir() if path.is_file())
+    disk.resize(int(5.5 * one) + beside)
+    arguments = [*files, f"--run={run}"]
+    kept = [*(f"epoch_{n:04d}" for n in (1, 2, 3)), "step_00000007", "step_00000008"]
+    for _ in range(2):  # trying again on the full disk does no harm
+        code, errors = runner.run(arguments)
+        assert code == 2, errors
+        assert "Traceback" not in errors
+        *warnings, last = [s for s in errors.splitlines() if "cannot be written" in s]
+        assert [re.search(r"step_\d+", s)[0] for s in warnings] == [
+            "step_00000010",
+            "step_00000011",
+        ]
+        assert all("warning: the training goes on without a checkpoint" in s for s in warnings)
+        assert last.startswith("Error: ") and "epoch_0004" in last and "No space left" in last
+        assert f"make room on the disk of {run / 'checkpoints'}" in last
+        assert names(run) == kept
+        assert find_checkpoint(run).name == "epoch_0003"
+        for name in kept[:3]:
+            assert_same_state(run / "checkpoints" / name, whole / "checkpoints" / name)
+    disk.resize(ROOMY)
+    code, errors = runner.run(arguments)
+    assert code == 0, errors
+    assert_same_state(find_checkpoint(run), find_checkpoint(whole))
+    assert told(run) == told(whole)
+
+
+FEW = ["--set=train.checkpoint_epochs=9", "--set=train.checkpoint_steps=3"]
+
+
+@pytest.mark.parametrize(
+    ("saving", "asked"), [([], 0), (FEW, 0), (FEW, signal.SIGTERM)], ids=["saves", "logs", "ends"]
+)
+def test_another_program_fills_the_disk_to_the_last_byte(runner, files, whole, disk, saving, asked):
+    """A run saves next, or adds to its log until that does not go, or is asked to end."""
+    run = disk.folder / "run"
+    arguments = [*files, f"--run={run}"]
+    process = runner.start([*arguments, *saving])
+    begin = time.monotonic()
+    while not recorded(run) >= 4:
+        assert time.monotonic() - begin < SLOW
+        time.sleep(0.001)
+    os.killpg(process, signal.SIGSTOP)
+    before = {path.name for path in checkpoints_of(run)}
+    disk.fill()
+    if asked:
+        os.killpg(process, asked)
+    os.killpg(process, signal.SIGCONT)
+    code, errors = runner.wait()
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("Error: ") and "cannot be written (No space left" in last
+    assert {path.name for path in checkpoints_of(run)} == before
+    assert find_checkpoint(run).name in before
+    disk.clear()
+    code, errors = runner.run(arguments)
+    assert code == 0, errors
+    assert_same_state(find_checkpoint(run), find_checkpoint(whole))
+    assert told(run) == told(whole)
+
+
+def recorded(run: Path) -> int:
+    """Steps that the log tells of."""
+    path = run / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -1,0 +1,290 @@
+"""Damaged samples end a training or are replaced: counted, named, the same however it is sliced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from lorat.shards.base.errors import UserError
+from lorat.shards.cache.cache import CacheOptions, open_shard
+from lorat.shards.manifest import Manifest, load_manifest
+from lorat.shards.pixels.jpeg import encode
+from lorat.shards.reader import read_index
+from lorat.shards.writer import index_path, write_shard
+from lorat.train.cli import main
+from lorat.train.data.batches import Batch, Source, make_loader
+
+STEPS = 9
+TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
+
+
+def damage(manifest: Manifest, shard: int, rows: Iterable[int]) -> dict[str, str]:
+    """Flip a bit of each row; return what errors must call it, by key."""
+    path = manifest.folder / manifest.shards[shard].shard
+    index, data = read_index(path), bytearray(path.read_bytes())
+    reader = open_shard(manifest, shard)
+    keys = [reader.read(row).key for row in rows]
+    reader.close()
+    names = {}
+    for row, key in zip(rows, keys, strict=True):
+        offset = int(index[row]["offset"])
+        data[offset + int(index[row]["length"]) // 2] ^= 4
+        names[key] = f"{path} row {row} ({key}) at byte {offset}: not the bytes that were written"
+    path.write_bytes(data)
+    return names
+
+
+@pytest.fixture
+def copies(tiny_shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+
+
+@pytest.fixture
+def copied(source: Source, copies: Path) -> Source:
+    """The source over shards that may be damaged."""
+    return replace(
+        source, manifests=tuple(load_manifest(copies / m.name) for m in source.manifests)
+    )
+
+
+def joined(parts: list[Batch]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+
+
+def damaged(batches: list[Batch]) -> list[tuple[str, ...]]:
+    return [messages for batch in batches for messages in batch.damaged]
+
+
+def test_a_damaged_sample_ends_the_run_unless_told_otherwise(copied):
+    (name,) = damage(copied.manifests[0], 1, [3]).values()
+    with pytest.raises(UserError) as error:
+        list(make_loader(copied))
+    assert error.value.message.startswith(name)
+    assert "--on-bad-sample skip" in error.value.message
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 1), (4, 0), (1, 2)])
+def test_others_take_their_places_and_nothing_else_changes(source, copied, world, workers):
+    names = damage(copied.manifests[0], 1, [2, 9, 15]) | damage(copied.manifests[1], 0, [0])
+    skipping = replace(copied, skip_damaged=True)
+    whole = list(make_loader(source))
+    expected = list(make_loader(skipping))
+    ranks = [list(make_loader(skipping, 0, r, world, workers)) for r in range(world)]
+    got = [part for step in range(STEPS) for part in (rank[step] for rank in ranks)]
+    assert [k for b in got for k in b.keys] == [k for b in expected for k in b.keys]
+    assert damaged(got) == damaged(expected)
+    wanted, there = joined(whole), joined(got)
+    for name, tensor in joined(expected).items():
+        assert torch.equal(there[name], tensor), name
+    keys = [key for batch in whole for key in batch.keys]
+    new_keys = [key for batch in got for key in batch.keys]
+    assert sum(key in names for key in keys) >= 4
+    for at, (key, new) in enumerate(zip(keys, new_keys, strict=True)):
+        if key in names:
+            assert new not in names and new.rpartition("-")[0] == key.rpartition("-")[0]
+            assert damaged(got)[at][0].startswith(names[key])
+        else:
+            assert new == key and damaged(got)[at] == ()
+            assert all(torch.equal(there[name][at], wanted[name][at]) for name in TENSORS)
+
+
+def test_resuming_where_samples_are_damaged_equals_never_having_stopped(copied):
+    damage(copied.manifests[0], 0, range(0, 16, 2))
+    skipping = replace(copied, skip_damaged=True)
+    whole = list(make_loader(skipping))
+    for first in (1, 4, 8):
+        rest = list(make_loader(skipping, first))
+        assert [b.keys for b in rest] == [b.keys for b in whole[first:]]
+        for name, tensor in joined(rest).items():
+            assert torch.equal(tensor, joined(whole[first:])[name])
+
+
+def with_cache(source: Source, folder: Path) -> Source:
+    return replace(source, cache=CacheOptions(folder, 10**8), skip_damaged=True)
+
+
+def assert_same(first: list[Batch], second: list[Batch]) -> None:
+    assert [batch.keys for batch in first] == [batch.keys for batch in second]
+    assert damaged(first) == damaged(second)
+    there = joined(second)
+    for name, tensor in joined(first).items():
+        assert torch.equal(tensor, there[name]), name
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cache_changes_nothing_where_samples_are_damaged(copied, tmp_path, workers):
+    names = damage(copied.manifests[0], 1, [2, 9, 15])
+    path = copied.manifests[0].folder / copied.manifests[0].shards[2].shard
+    path.write_bytes(path.read_bytes()[:-30000])
+    plain = list(make_loader(replace(copied, skip_damaged=True)))
+    assert names and any(damaged(plain))
+    cached = with_cache(copied, tmp_path / "cache")
+    assert_same(list(make_loader(cached, workers=workers)), plain)
+    with pytest.raises(UserError, match=r"row \d+ \(toy-train-\d+\) at byte .*--on-bad-sample"):
+        list(make_loader(replace(cached, skip_damaged=False), workers=workers))
+
+
+def test_a_copy_that_is_damaged_while_it_is_read_changes_nothing(source, copied, tmp_path):
+    cached = with_cache(copied, tmp_path / "cache")
+    batches = make_loader(cached)
+    first = [next(batches)]
+    for path in (tmp_path / "cache").glob("*.tar.zst"):
+        whole = bytearray(path.read_bytes())
+        whole[::40] = bytes(len(whole[::40]))
+        path.write_bytes(whole)
+    assert_same([*first, *batches], list(make_loader(source)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_background_is_replaced_and_its_pair_stays(source, copied, workers):
+    config = source.augment.model_copy(update={"background": 1.0})
+    plain = list(make_loader(replace(source, augment=config)))
+    names = damage(copied.manifests[0], 1, [1, 4, 5, 10, 11])
+    skipping = replace(copied, augment=config, skip_damaged=True)
+    alone = list(make_loader(skipping))
+    got = list(make_loader(skipping, workers=workers))
+    assert damaged(got) == damaged(alone)
+    there, wanted = joined(got), joined(plain)
+    for name, tensor in joined(alone).items():
+        assert torch.equal(there[name], tensor)
+    keys, new_keys = ([key for b in part for key in b.keys] for part in (plain, got))
+    assert all(new == old for new, old in zip(new_keys, keys, strict=True) if old not in names)
+    hit = [at for at, messages in enumerate(damaged(got)) if messages and keys[at] not in names]
+    assert hit, "some background was damaged"
+    assert any(not torch.equal(there["search"][at], wanted["search"][at]) for at in hit)
+    sound = [at for at, messages in enumerate(damaged(got)) if not messages]
+    assert all(torch.equal(there["search"][at], wanted["search"][at]) for at in sound)
+    with pytest.raises(UserError, match="--on-bad-sample skip"):
+        list(make_loader(replace(skipping, skip_damaged=False)))
+
+
+def with_sample(manifest: Manifest, jpeg: bytes) -> tuple[Manifest, str]:
+    """Store another search image in row 5 of shard 0, checksums and all; return its key, too."""
+    reader = open_shard(manifest, 0)
+    samples = [reader.read(row) for row in range(len(reader))]
+    samples[5] = replace(samples[5], search=replace(samples[5].search, jpeg=jpeg))
+    path = manifest.folder / manifest.shards[0].shard
+    summary = write_shard(path, samples)
+    receipt = replace(
+        manifest.shards[0],
+        bytes=summary.bytes,
+        sha256=summary.sha256,
+        index_sha256=hashlib.sha256(index_path(path).read_bytes()).hexdigest(),
+    )
+    return replace(manifest, shards=(receipt, *manifest.shards[1:])), samples[5].key
+
+
+def test_an_image_that_does_not_decode_or_has_another_size_is_a_damaged_sample(copied):
+    manifest = copied.manifests[0]
+    for jpeg, says in (
+        (b"\xff\xd8 no image", "does not decode"),
+        (encode(torch.zeros(7, 9, 3, dtype=torch.uint8).numpy()), "is 9x7, its JSON says"),
+    ):
+        manifest, key = with_sample(manifest, jpeg)
+        bad = replace(copied, manifests=(manifest, copied.manifests[1]))
+        with pytest.raises(UserError, match=rf"row 5 \({key}\) at byte \d+: .*{says}"):
+            list(make_loader(bad))
+        batches = list(make_loader(replace(bad, skip_damaged=True)))
+        assert len(batches) == STEPS
+        assert key not in {k for batch in batches for k in batch.keys}
+
+
+def test_a_size_without_a_cache_is_refused(command):
+    refused = CliRunner().invoke(main, [*command, "--shard-cache-size=9GB"])
+    assert refused.exit_code == 2 and "name its folder with --shard-cache" in refused.stderr
+
+
+def test_a_data_set_that_is_damaged_throughout_ends_the_run_in_one_line(copied):
+    for shard, receipt in enumerate(copied.manifests[1].shards):
+        damage(copied.manifests[1], shard, range(receipt.rows))
+    with pytest.raises(UserError, match=r"toy-val: 20 samples in a row are damaged"):
+        list(make_loader(replace(copied, skip_damaged=True)))
+
+
+def test_a_shard_that_is_gone_is_never_skipped(copied):
+    (copied.manifests[0].folder / copied.manifests[0].shards[2].shard).unlink()
+    with pytest.raises(UserError, match=r"toy-train-00002\.tar\.zst: cannot be read"):
+        list(islice(make_loader(replace(copied, skip_damaged=True)), STEPS))
+
+
+@pytest.fixture
+def command(tmp_path, tiny_variant, tiny_recipe, copies) -> list[str]:
+    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
+        text = yaml.safe_dump(config.model_dump(mode="json"))
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return [
+        f"--variant={tmp_path / 'variant.yaml'}",
+        f"--recipe={tmp_path / 'recipe.yaml'}",
+        f"--shards={copies}",
+        "--device=cpu",
+    ]
+
+
+def log_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_command_counts_and_names_them(command, copies, tmp_path):
+    names = damage(load_manifest(copies / "toy-train"), 1, [2, 9])
+    run = [*command, f"--run={tmp_path / 'run'}"]
+    stopped = CliRunner().invoke(main, run)
+    assert stopped.exit_code == 2 and "--on-bad-sample skip" in stopped.stderr
+    shutil.rmtree(tmp_path / "run")
+    done = CliRunner().invoke(main, [*run, "--on-bad-sample=skip"])
+    assert done.exit_code == 0, done.output
+    count = sum(int(record["damaged"]) for record in log_of(tmp_path / "run"))
+    assert count >= len(names)
+    for name in names.values():
+        assert done.stderr.count(name) == 1, done.stderr
+    assert f"{count} damaged samples were replaced" in done.stderr
+
+
+def test_a_cut_shard_is_refused_at_the_start_or_trained_on_as_far_as_it_goes(command, copies):
+    path = copies / "toy-train" / "toy-train-00000.tar.zst"
+    path.write_bytes(path.read_bytes()[:-20000])
+    run = [*command, f"--run={copies / 'run'}"]
+    refused = CliRunner().invoke(main, run)
+    assert (
+        refused.exit_code == 2
+        and str(path) in refused.stderr
+        and "lorat-prep build" in refused.stderr
+    )
+    done = CliRunner().invoke(main, [*run, "--on-bad-sample=skip"])
+    assert done.exit_code == 0, done.output
+    assert f"{path} row 15" in done.stderr
+    index_path(path).unlink()
+    gone = CliRunner().invoke(main, [*command, "--on-bad-sample=skip", f"--run={copies / 'b'}"])
+    assert gone.exit_code == 2 and "toy-train-00000.idx: missing" in gone.stderr
+
+
+def test_rank_0_speaks_for_all_ranks(command, copies, tmp_path):
+    names = damage(load_manifest(copies / "toy-train"), 1, range(16))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [*command, "--on-bad-sample=skip", f"--run-dir={tmp_path / 'two'}"]
+    done = subprocess.run(
+        [*launch, "-m", "lorat.train.cli", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    alone = [*command, "--on-bad-sample=skip", f"--run={tmp_path / 'one'}"]
+    assert CliRunner().invoke(main, alone).exit_code == 0
+    counts = [[r["damaged"] for r in log_of(tmp_path / name)] for name in ("one", "two")]
+    assert counts[0] == counts[1] and sum(counts[0]) >= 16
+    for name in names.values():
+        assert done.stderr.count(name) == 1

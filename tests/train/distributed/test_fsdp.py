@@ -1,0 +1,134 @@
+"""FSDP2 on two processes trains, saves and resumes to the files of one process, within rounding."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lorat.configs.load import load_recipe
+from lorat.configs.schema import LoraConfig
+from lorat.shards.base.errors import UserError
+from lorat.train.network.trained import load_network
+
+OPTIONS = [
+    "--set=train.accumulate=2",
+    "--set=data.validation=toy-val",
+    "--set=data.validation_pairs=16",
+]
+
+
+@pytest.fixture(scope="module", params=["lora", "whole"])
+def files(request, tmp_path_factory, tiny_variant, tiny_recipe, tiny_shards) -> list[str]:
+    """The command line of a small training, with pairs and of the whole network."""
+    folder = tmp_path_factory.mktemp(request.param)
+    lora = LoraConfig(rank=5) if request.param == "lora" else None
+    variant = tiny_variant.model_copy(update={"lora": lora, "drop_path": 0.0})
+    for name, config in (("variant", variant), ("recipe", tiny_recipe)):
+        text = yaml.safe_dump(config.model_dump(mode="json"))
+        (folder / f"{name}.yaml").write_text(text)
+    return [
+        f"--variant={folder / 'variant.yaml'}",
+        f"--recipe={folder / 'recipe.yaml'}",
+        f"--shards={tiny_shards}",
+        "--device=cpu",
+        "--no-eval",
+        *OPTIONS,
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(runner, files, tmp_path_factory) -> Path:
+    """A run of one process."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    on_one(runner, files, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharded(runner, files, tmp_path_factory) -> Path:
+    """The same run with two processes that hold parts of the network."""
+    folder = tmp_path_factory.mktemp("runs") / "sharded"
+    on_two(runner, files, folder)
+    return folder
+
+
+def on_one(runner, files: list[str], folder: Path, *more: str) -> None:
+    code, errors = runner.run([*files, f"--run={folder}", *more])
+    assert code == 0, errors
+
+
+def on_two(runner, files: list[str], folder: Path, *more: str) -> None:
+    code, errors = runner.run_two([*files, f"--run={folder}", "--set=train.parallel=fsdp", *more])
+    assert code == 0, errors
+
+
+def assert_same_files(first: Path, second: Path, epoch: int = 3) -> None:
+    one, other = (folder / f"checkpoints/epoch_{epoch:04d}" for folder in (first, second))
+    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype == torch.float32
+        torch.testing.assert_close(a[name], b[name], rtol=0.0, atol=2e-4)
+    said = [safe_open(f / "model.safetensors", "pt").metadata() for f in (one, other)]
+    assert said[0] == said[1]
+    a, b = (torch.load(f / "state.pt", weights_only=True)["optimizer"] for f in (one, other))
+    assert a["param_groups"] == b["param_groups"]
+    assert a["state"].keys() == b["state"].keys()
+    for number, state in a["state"].items():
+        assert b["state"][number]["step"] == state["step"]
+        for name in ("exp_avg", "exp_avg_sq"):
+            found = b["state"][number][name]
+            torch.testing.assert_close(found, state[name], rtol=0.0, atol=1e-3)
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_the_files_and_numbers_of_one_process(alone, sharded):
+    for epoch in (1, 2, 3):
+        assert_same_files(alone, sharded, epoch)
+    network, _ = load_network(sharded / "checkpoints/epoch_0003/model.safetensors")
+    assert not network.training
+    for one, other in zip(records(alone), records(sharded), strict=True):
+        assert one["step"] == other["step"]
+        for name in ("loss", "norm", "val_loss"):
+            assert other.get(name, 0.0) == pytest.approx(one.get(name, 0.0), rel=2e-3)
+    assert sum("val_loss" in record for record in records(sharded)) == 3
+
+
+def keep_first_epoch(run: Path, copy: Path) -> Path:
+    """Return a copy of a run as it was after its first epoch."""
+    shutil.copytree(run, copy)
+    for epoch in (2, 3):
+        shutil.rmtree(copy / f"checkpoints/epoch_{epoch:04d}")
+    return copy
+
+
+def test_its_checkpoint_is_gone_on_from_by_one_process(runner, files, alone, sharded, tmp_path):
+    on_one(runner, files, keep_first_epoch(sharded, tmp_path / "one"), "--resume=auto")
+    assert_same_files(alone, tmp_path / "one")
+
+
+def test_the_checkpoint_of_one_process_is_gone_on_from(runner, files, alone, tmp_path):
+    on_two(runner, files, keep_first_epoch(alone, tmp_path / "two"), "--resume=auto")
+    assert_same_files(alone, tmp_path / "two")
+
+
+def test_one_process_has_nothing_to_share(runner, files, alone, tmp_path):
+    on_one(runner, files, tmp_path / "run", "--set=train.parallel=fsdp")
+    name = "checkpoints/epoch_0003/model.safetensors"
+    first, second = load_file(alone / name), load_file(tmp_path / "run" / name)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_one_graph_of_a_step_is_refused():
+    with pytest.raises(UserError, match=r"train\.parallel=fsdp"):
+        load_recipe("toy", ("train.parallel=fsdp", "train.compile=true"))

@@ -1,0 +1,180 @@
+"""wandb gets what the log gets, asks nothing, and can fail without a training noticing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorat.train.logs import wandb_log
+from lorat.train.logs.wandb_log import WandbRun, has_key, run_id, wandb_run
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch, tmp_path):
+    """No key, and no way to a server even if one were tried."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    for name in ("CONFIG", "CACHE", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name.lower()))
+
+
+def run_in(folder: Path, mode: str) -> WandbRun:
+    folder.mkdir(exist_ok=True)
+    return WandbRun(folder, mode, {"recipe": {"lr": 0.5}}, 8)
+
+
+class Fake:
+    """A run of wandb that remembers, or refuses from a given record on."""
+
+    dir = "run/wandb/offline-run/files"
+
+    def __init__(self, fails_at: int = 1000) -> None:
+        self.entries, self.exit_code, self.fails_at = [], None, fails_at
+
+    def log(self, entry) -> None:
+        if len(self.entries) >= self.fails_at:
+            raise BrokenPipeError("the service is gone")
+        self.entries.append(entry)
+
+    def finish(self, exit_code: int = 0) -> None:
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    made = Fake()
+    monkeypatch.setattr(wandb_log, "_start", lambda about, mode: made)
+    return made
+
+
+def test_off_does_not_even_import_wandb(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from lorat.train.logs.wandb_log import WandbRun, wandb_run\n"
+        "with wandb_run(WandbRun(Path('x'), 'off', {}, 8)) as tell: assert tell is None\n"
+        "assert 'wandb' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_records_become_points_over_steps_and_pairs(fake, tmp_path):
+    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+        tell(10, {"loss": 0.5, "verdict": "speed: fine"})
+    assert fake.entries == [{"step": 10, "pairs": 80, "loss": 0.5}] and fake.exit_code == 0
+
+
+def test_no_key_means_offline_and_one_line(fake, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="lorat")
+    with wandb_run(run_in(tmp_path / "run", "online")):
+        pass
+    assert "no API key" in caplog.messages[0] and "wandb sync" in caplog.messages[1]
+    assert len(caplog.messages) == 2
+
+
+def test_a_failure_is_said_once_and_the_training_goes_on(fake, tmp_path, caplog):
+    fake.fails_at = 1
+    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+        for step in range(5):
+            tell(step, {"loss": 0.5})
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warnings == [
+        "wandb: a record failed (the service is gone); the training goes on without it"
+    ]
+
+
+def test_a_start_that_fails_leaves_the_training_alone(monkeypatch, tmp_path, caplog):
+    def refuse(about: WandbRun, mode: str) -> None:
+        raise RuntimeError("no service")
+
+    monkeypatch.setattr(wandb_log, "_start", refuse)
+    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+        assert tell is None
+    assert "no service" in caplog.text
+
+
+def test_a_training_that_fails_is_marked_and_its_error_kept(fake, tmp_path):
+    with (
+        pytest.raises(ValueError, match="mine"),
+        wandb_run(run_in(tmp_path / "run", "offline")),
+    ):
+        raise ValueError("mine")
+    assert fake.exit_code == 1
+
+
+def test_a_server_that_does_not_answer_means_offline(monkeypatch, tmp_path, caplog):
+    modes = []
+
+    def start(about: WandbRun, mode: str) -> Fake:
+        modes.append(mode)
+        if mode == "online":
+            raise ConnectionError("unreachable")
+        return Fake()
+
+    monkeypatch.setattr(wandb_log, "_start", start)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with wandb_run(run_in(tmp_path / "run", "online")) as tell:
+        tell(1, {"loss": 0.5})
+    assert modes == ["online", "offline"] and "unreachable" in caplog.text
+
+
+def test_a_key_is_found_where_wandb_login_puts_it(monkeypatch, tmp_path):
+    assert not has_key()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".netrc").write_text("machine 127.0.0.1\n  login user\n  password " + "0" * 40)
+    (home / ".netrc").chmod(0o600)
+    assert has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://elsewhere.example")
+    assert not has_key()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert has_key()
+
+
+def test_a_run_folder_keeps_its_id(tmp_path):
+    first = run_id(tmp_path)
+    assert run_id(tmp_path) == first and len(first) == 8
+    other = tmp_path / "other"
+    other.mkdir()
+    assert run_id(other) != first
+
+
+def test_a_real_training_offline_leaves_files_and_goes_on_under_its_id(files, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "lorat.train.cli", *files, "--wandb=online", "--no-eval"]
+    command += [f"--run={folder}", "--resume=auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # the second time from the last checkpoint
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("no API key") == 1 and "wandb sync" in done.stderr
+    identity = (folder / "wandb_id.txt").read_text().strip()
+    stored = sorted(folder.glob(f"wandb/offline-run-*/run-{identity}.wandb"))
+    assert len(stored) == 2 == len(list(folder.glob("wandb/offline-run-*")))
+    raw = stored[0].read_bytes()
+    assert b"pairs_per_second" in raw and b"pairs_per_epoch" in raw
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(1, 10))
+
+
+def test_a_server_that_is_gone_does_not_keep_a_training_from_ending(monkeypatch, tmp_path):
+    given = {}
+
+    def init(**options):
+        given.update(options)
+        raise RuntimeError("enough seen")
+
+    wandb = pytest.importorskip("wandb")
+    if "finish_timeout" not in wandb.Settings.model_fields:
+        pytest.skip("this release has no limit for the end")
+    monkeypatch.setattr(wandb, "init", init)
+    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+        assert tell is None
+    assert 0 < given["settings"].finish_timeout <= 600 and given["settings"].init_timeout <= 60

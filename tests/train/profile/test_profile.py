@@ -1,0 +1,248 @@
+"""What a variant costs: the published numbers, the counting against PyTorch's own, the command."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lorat.configs.load import load_recipe, load_variant
+from lorat.configs.schema import LoraConfig, TrainConfig
+from lorat.train.cli import main
+from lorat.train.distributed.world import World
+from lorat.train.faults.faults import Watch
+from lorat.train.profile.count import (
+    Setting,
+    count_frame,
+    count_parameters,
+    count_step,
+    empty_network,
+    made_up_batch,
+    materialise,
+    prepare,
+)
+from lorat.train.profile.measure import _left_in_containers, free_memory, measure_apart
+from lorat.train.profile.profile import profile as profiling
+from lorat.train.profile.profile import profile_variant
+from lorat.train.step.engine import Engine, make_scaler
+from lorat.train.step.step import update
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+# All parameters, trained ones; GFLOP of template and search merged, and with LoRA beside.
+PUBLISHED = {
+    "S-224": (27_530_885, 5_902_853, 15.9, 19.3),
+    "S-378": (27_712_517, 5_902_853, 56.3, 66.2),
+    "B-224": (98_708_741, 12_985_349, 59.6, 66.4),
+    "B-378": (99_072_005, 12_985_349, 193.0, 212.6),
+    "L-224": (335_744_005, 32_518_149, 205.9, 224.0),
+    "L-378": (336_228_357, 32_518_149, 650.0, 702.4),
+    "g-224": (1_215_001_093, 80_234_501, 755.4, 800.7),
+    "g-378": (1_215_727_621, 80_234_501, 2320.8, 2451.7),
+}
+
+
+@pytest.fixture
+def tiny(tiny_variant):
+    return tiny_variant.model_copy(update={"lora": LoraConfig(rank=4, alpha=4.0)})
+
+
+def setting_of(variant, device=CPU, dtype=torch.float32, **train) -> Setting:
+    return Setting(variant, TrainConfig(**({"batch_size": 8} | train)), device, dtype)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_and_operations_are_the_published_ones(name):
+    every, trained, base, beside = PUBLISHED[name]
+    variant = load_variant(name)
+    parts, frame = count_parameters(variant), count_frame(variant)
+    assert (sum(p.every for p in parts), sum(p.trained for p in parts)) == (every, trained)
+    lora = next(part.every for part in parts if part.name == "LoRA")
+    assert frame.whole / 1e9 == pytest.approx(base, rel=0.005)
+    assert (frame.whole + 2 * frame.tokens * lora) / 1e9 == pytest.approx(beside, rel=0.005)
+    assert frame.template + frame.track < frame.whole
+
+
+@pytest.mark.parametrize("name, gflop", [("clip-L-336", 488.1), ("mae-B-432", 190.3)])
+def test_last_block_of_timm_variants_serves_the_search_region_alone(name, gflop):
+    frame = count_frame(load_variant(name))
+    assert (frame.template + frame.track) / 1e9 == pytest.approx(gflop, rel=0.005)
+
+
+@pytest.mark.parametrize("name", ["toy", "eva02-B-224", "mae-B-256"])
+def test_any_kind_of_variant_is_counted(name):
+    variant = load_variant(name)
+    parts = {part.name: part for part in count_parameters(variant)}
+    assert parts["head"].trained == parts["head"].every > 0
+    assert parts["token types"].trained > 0
+    assert (parts["LoRA"].every > 0) == (variant.lora is not None)
+    cost = count_step(setting_of(variant, CUDA, torch.bfloat16))
+    assert 0 < cost.activations < cost.peak
+
+
+@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_the_number_type_asked_for_is_counted_where_the_device_is_not_here(
+    tiny, device, asked, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    recipe = load_recipe("toy")
+    train = recipe.train.model_copy(update={"dtype": asked})
+    found = profile_variant(tiny, recipe.model_copy(update={"train": train}), device)
+    usual = {"cuda": "bfloat16", "mps": "float32"}[device]
+    assert str(found.setting.dtype) == f"torch.{usual if asked == 'auto' else asked}"
+
+
+def test_what_clip_trains_beside_lora_is_told():
+    backbone = count_parameters(load_variant("clip-B-256"))[0]
+    assert backbone.trained == 2 * 768
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_largest_variant_is_counted_without_its_memory(checkpointing):
+    train = load_recipe("standard", ["train.batch_size=16"]).train
+    train = train.model_copy(update={"checkpoint_activations": checkpointing})
+    cost = count_step(Setting(load_variant("g-378"), train, CUDA, torch.bfloat16))
+    gib = 2**30
+    assert cost.weights > 1_136_000_000 * 2 + 80_000_000 * 4
+    assert cost.gradients == 80_234_501 * 4
+    assert cost.optimiser == pytest.approx(80_234_501 * 8, rel=1e-4)
+    assert cost.activations < 8 * gib if checkpointing else cost.activations > 20 * gib
+    assert cost.peak > cost.weights + cost.optimiser + cost.activations
+
+
+def test_operations_are_those_of_the_counter_of_pytorch_in_a_real_step(tiny):
+    setting = setting_of(tiny)
+    network = materialise(empty_network(tiny, torch.float32), CPU)
+    objective, optimizer = prepare(network, setting)
+    batch = made_up_batch(setting, network)
+    scaler = make_scaler(torch.float32, CPU)
+    world = World(0, 1, CPU)
+    engine = Engine(objective, objective, optimizer, scaler, world, Watch(world))
+    # The counter does not know the processor's fused attention.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        update(engine, setting.train, batch, 0)
+    with sdpa_kernel(SDPBackend.MATH):
+        cost = count_step(setting)
+    assert cost.flops == counter.get_total_flops()
+    assert 0 < cost.forward < cost.flops
+
+
+def test_devices_differ_in_attention_alone(tiny):
+    processor = count_step(setting_of(tiny, CPU, torch.bfloat16))
+    gpu = count_step(setting_of(tiny, CUDA, torch.bfloat16))
+    assert processor.forward == gpu.forward
+    assert processor.weights == gpu.weights
+    assert gpu.activations < processor.activations  # no table of scores is kept
+
+
+def test_activations_are_what_autograd_saves(tiny):
+    setting = setting_of(tiny, batch_size=64)
+    network = materialise(empty_network(tiny, torch.float32), CPU)
+    objective, _ = prepare(network, setting)
+    held = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = made_up_batch(setting, network)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        losses = objective(
+            batch.template,
+            batch.search,
+            batch.template_mask,
+            batch.positive,
+            batch.box,
+            torch.ones(()),
+        )
+    assert losses.total.requires_grad
+    assert count_step(setting).activations == pytest.approx(sum(saved.values()), rel=0.1)
+
+
+def test_accumulation_takes_the_memory_of_a_part_and_the_operations_of_all(tiny):
+    whole = count_step(setting_of(tiny, batch_size=32))
+    parts = count_step(setting_of(tiny, batch_size=32, accumulate=4))
+    assert parts.pairs == 8
+    assert parts.activations < 0.3 * whole.activations
+    assert parts.flops == pytest.approx(whole.flops, rel=0.2)
+
+
+def test_checkpointing_keeps_less_and_computes_more(tiny):
+    plain, checked = (
+        count_step(setting_of(tiny, batch_size=32, checkpoint_activations=on))
+        for on in (False, True)
+    )
+    assert checked.activations < 0.6 * plain.activations
+    assert checked.peak < plain.peak
+    assert checked.flops > plain.flops
+    assert checked.forward == plain.forward
+
+
+def test_a_step_is_measured_in_a_process_of_its_own(tiny):
+    measured = measure_apart(setting_of(tiny))
+    assert measured is not None and measured.peak is not None
+    assert measured.peak > measured.before > 0
+    assert measured.median > 0 and measured.rate > 0
+
+
+def test_the_number_of_pairs_is_the_most_that_fits(tiny, monkeypatch):
+    monkeypatch.setattr(profiling, "free_memory", lambda device: 100 * 2**20)
+    monkeypatch.setattr(profiling, "measure_apart", lambda setting: None)
+    recipe = load_recipe("toy")
+    profile = profile_variant(tiny, recipe, "cpu")
+    ((room, pairs),) = profile.largest
+    peaks = [count_step(profile.setting.with_pairs(n)).peak for n in (pairs, pairs + 1)]
+    assert peaks[0] <= 0.7 * room < peaks[1]
+    assert "ran out of memory" in profile.notes[-1]
+
+
+def test_a_machine_too_small_says_so(tiny, monkeypatch):
+    monkeypatch.setattr(profiling, "free_memory", lambda device: 2**17)
+    profile = profile_variant(tiny, load_recipe("toy"), "cpu")
+    assert profile.trial is None
+    assert profile.largest == ((2**17, 0),)
+    assert "do not fit" in profile.notes[0] and "time is not given" in profile.notes[-1]
+
+
+def test_memory_of_a_container_counts(tmp_path):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
+    assert _left_in_containers(tmp_path) == [450]
+    assert free_memory(CPU) > 2**20
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_command_needs_no_data_and_fits_eighty_columns(
+    tiny, device, tmp_path, monkeypatch, capsys
+):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("tells of a machine without CUDA")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(tiny.model_dump(mode="json")))
+    command = ["--variant", str(file), "--profile", "--device", device]
+    result = CliRunner().invoke(main, [*command, "--set", "train.batch_size=8"])
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert "8 pairs a step" in result.output
+    measured = "pairs a second" in result.output
+    assert measured == (device == "cpu")
+    assert measured or "time is not given: there is no cuda device here" in result.output
+    assert not list(tmp_path.glob("runs*"))
+
+
+def test_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(main, ["--variant", "toy", "--profile"])
+    assert result.exit_code != 0
+    assert "torchrun" in str(result.output) + str(result.exception)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorat.train.network.blocks.lorat import Prediction
+from lorat.train.step.loss import box_overlaps, count_positives, tracking_loss
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "g5_criterion_16.npz"
+
+
+def case():
+    arrays = {name: torch.from_numpy(a) for name, a in np.load(GOLDEN).items() if a.ndim}
+    positive = torch.zeros(4, 256, dtype=torch.bool)
+    positive[arrays["pos_batch"], arrays["pos_map"]] = True
+    prediction = Prediction(
+        arrays["score_map"].requires_grad_(True), arrays["boxes"].requires_grad_(True)
+    )
+    return prediction, positive.view(4, 16, 16), arrays
+
+
+def test_losses_and_gradients_are_the_published_ones():
+    prediction, positive, arrays = case()
+    losses = tracking_loss(prediction, positive, arrays["gt_boxes"], arrays["num_pos"].squeeze())
+    losses.total.backward()
+    wanted = np.load(GOLDEN)
+    assert losses.total.item() == pytest.approx(float(wanted["loss"]), rel=1e-6)
+    assert losses.score.item() == pytest.approx(float(wanted["loss_bce"]), rel=1e-6)
+    assert losses.box.item() == pytest.approx(float(wanted["loss_giou"]), rel=1e-6)
+    for name, tensor in (("grad_score", prediction.score_map), ("grad_boxes", prediction.boxes)):
+        np.testing.assert_allclose(tensor.grad, wanted[name], rtol=1e-4, atol=1e-7)
+
+
+def test_overlaps_are_the_published_targets():
+    prediction, _, arrays = case()
+    iou, _ = box_overlaps(prediction.boxes, arrays["gt_boxes"][:, None, None])
+    chosen = iou.flatten(1)[arrays["pos_batch"], arrays["pos_map"]]
+    torch.testing.assert_close(chosen, arrays["iou_target"], rtol=1e-5, atol=1e-6)
+
+
+def test_positives_are_counted_and_at_least_one():
+    _, positive, arrays = case()
+    assert count_positives(positive) == len(arrays["pos_map"])
+    assert count_positives(torch.zeros(2, 3, 3, dtype=torch.bool)) == 1.0
+
+
+def test_a_given_count_divides_both_losses():
+    prediction, positive, arrays = case()
+    whole = tracking_loss(prediction, positive, arrays["gt_boxes"])
+    half = tracking_loss(prediction, positive, arrays["gt_boxes"], 2 * count_positives(positive))
+    for a, b in zip(whole, half, strict=True):
+        torch.testing.assert_close(a, 2 * b)
+
+
+def test_micro_batches_with_the_common_count_sum_to_the_whole():
+    prediction, positive, arrays = case()
+    whole = tracking_loss(prediction, positive, arrays["gt_boxes"]).total
+    parts = [
+        tracking_loss(
+            Prediction(prediction.score_map[rows], prediction.boxes[rows]),
+            positive[rows],
+            arrays["gt_boxes"][rows],
+            count_positives(positive),
+        ).total
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_a_pair_without_the_object_adds_score_loss_only_and_no_nan():
+    prediction, positive, arrays = case()
+    positive[1] = False
+    boxes = arrays["gt_boxes"].clone()
+    boxes[1] = 0.0
+    with torch.no_grad():  # a degenerate box on the zero box of the absent object
+        prediction.boxes[1, 0, 0] = 0.0
+    losses = tracking_loss(prediction, positive, boxes)
+    losses.total.backward()
+    assert all(torch.isfinite(value) for value in losses)
+    assert torch.isfinite(prediction.boxes.grad).all()
+    assert (prediction.boxes.grad[1] == 0).all()
+    assert (prediction.score_map.grad[1] > 0).all()
+
+
+def test_a_batch_without_any_object_is_finite():
+    prediction, positive, _ = case()
+    losses = tracking_loss(prediction, torch.zeros_like(positive), torch.zeros(4, 4))
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert losses.box == 0
+    assert (prediction.boxes.grad == 0).all()
+
+
+def test_bfloat16_predictions_give_float32_losses():
+    prediction, positive, arrays = case()
+    rough = Prediction(prediction.score_map.bfloat16(), prediction.boxes.bfloat16())
+    assert tracking_loss(rough, positive, arrays["gt_boxes"]).total.dtype == torch.float32
+
+
+sides = st.tuples(*[st.floats(-1, 1, width=32)] * 2, *[st.floats(0, 1, width=32)] * 2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sides, sides)
+def test_overlaps_stay_in_range_and_are_symmetric(first, second):
+    boxes = [torch.tensor([x, y, x + w, y + h]) for x, y, w, h in (first, second)]
+    iou, giou = box_overlaps(*boxes)
+    assert -1e-6 <= iou <= 1 + 1e-5
+    assert -1 - 1e-5 <= giou <= iou + 1e-6
+    torch.testing.assert_close(box_overlaps(*boxes[::-1]), (iou, giou))
+
+
+def test_equal_boxes_overlap_fully():
+    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9]])
+    iou, giou = box_overlaps(boxes, boxes)
+    assert iou.item() == pytest.approx(1.0)
+    assert giou.item() == pytest.approx(1.0)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lorat.configs.load import load_variant
+from lorat.train.network.variants import assemble
+from lorat.train.step.optimizer import (
+    Schedule,
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    parameter_groups,
+    rate_share,
+    set_learning_rate,
+)
+
+GOLDEN = json.loads(
+    (Path(__file__).parents[2] / "golden" / "g10_lr_and_groups_B224.json").read_text()
+)
+
+
+def test_rates_are_the_published_ones():
+    steps = GOLDEN["iterations_per_epoch"]
+    rates = [learning_rate(t, steps, Schedule()) for t in GOLDEN["iterations"]]
+    assert rates == pytest.approx(GOLDEN["lr_after_step_update_t"], rel=1e-9)
+
+
+def test_the_last_rate_of_the_published_recipe_is_above_the_lowest():
+    assert learning_rate(170 * 1024 - 1, 1024, Schedule()) == pytest.approx(1.03e-6, rel=0.01)
+
+
+def test_the_rate_never_leaves_its_bounds_even_after_the_end():
+    schedule = Schedule(epochs=3, warmup_epochs=0.5)
+    rates = [learning_rate(step, 10, schedule) for step in range(80)]
+    assert rates[0] == 1e-7
+    assert max(rates) == rates[5] == pytest.approx(1e-4)
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-6)
+
+
+def test_no_warm_up_starts_at_the_peak():
+    assert learning_rate(0, 10, Schedule(warmup_epochs=0)) == pytest.approx(1e-4)
+
+
+def published_names(name: str) -> set[str]:
+    layer, _, factor = name.rpartition(".lora_")
+    if not layer:
+        return {name}
+    parts = [f"{layer}.{part}" for part in "qkv"] if layer.endswith("qkv") else [layer]
+    return {f"{part}.lora.{factor.upper()}" for part in parts}
+
+
+def test_weight_decay_falls_on_the_published_parameters():
+    with torch.device("meta"):
+        network = assemble(load_variant("B-224"), None)
+    groups = parameter_groups(network.named_parameters(), 0.1)
+    for group in groups:
+        wanted = set()
+        for published in GOLDEN["param_groups"]:
+            if published["weight_decay"] == group["weight_decay"]:
+                wanted |= set(published["params"])
+        assert set().union(*map(published_names, group["names"])) == wanted
+    assert [sum(p.numel() for p in g["params"]) for g in groups] == [12_979_200, 3_845 + 2_304]
+
+
+def test_frozen_parameters_are_in_no_group():
+    network = nn.Linear(3, 3)
+    network.weight.requires_grad_(False)
+    groups = parameter_groups(network.named_parameters(), 0.1)
+    assert [group["names"] for group in groups] == [[], ["bias"]]
+
+
+def test_rates_fall_with_the_distance_from_the_head():
+    with torch.device("meta"):
+        network = assemble(load_variant("B-224"), None)
+    groups = parameter_groups(network.named_parameters(), 0.1, layer_decay=0.5)
+    shares = {name: group["rate_share"] for group in groups for name in group["names"]}
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert shares.keys() == trained
+    for name, share in shares.items():
+        block = name.split(".")[1] if name.startswith("blocks.") else "12"
+        assert share == 0.5 ** (12 - int(block)), name
+    decays = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    plain = parameter_groups(network.named_parameters(), 0.1)
+    assert decays == {name: g["weight_decay"] for g in plain for name in g["names"]}
+    assert {group["rate_share"] for group in plain} == {1.0}
+
+
+def test_without_lora_everything_is_trained_and_what_comes_before_the_blocks_moves_least():
+    variant = load_variant("S-224").model_copy(update={"lora": None})
+    with torch.device("meta"):
+        network = assemble(variant, None)
+    groups = parameter_groups(network.named_parameters(), 0.1, layer_decay=0.75)
+    assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
+    for name in ("patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"):
+        assert rate_share(name, 12, 0.75) == pytest.approx(0.75**13)
+    for name in ("token_type_embed", "norm.weight", "head.cls_mlp.layers.0.weight"):
+        assert rate_share(name, 12, 0.75) == 1.0
+    assert rate_share("blocks.0.attn.qkv.weight", 12, 0.75) == pytest.approx(0.75**12)
+    assert rate_share("blocks.11.norm1.bias", 12, 0.75) == 0.75
+    bare = {name for g in groups if not g["weight_decay"] for name in g["names"]}
+    assert {"pos_embed", "patch_embed.proj.weight", "blocks.3.ls1.gamma"} <= bare
+    assert "blocks.3.attn.qkv.weight" not in bare
+
+
+def test_a_group_gets_its_share_of_the_rate_after_loading_too():
+    network = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])})
+    optimizer = build_optimizer(network, 0.1, layer_decay=0.5)
+    assert optimizer.defaults["fused"]
+    loaded = build_optimizer(network, 0.1, layer_decay=0.5)
+    loaded.load_state_dict(optimizer.state_dict())
+    set_learning_rate(loaded, 0.08)
+    rates = [group["lr"] for group in loaded.param_groups]
+    assert rates == pytest.approx([0.04, 0.04, 0.02, 0.02])
+
+
+def test_optimiser_moves_by_the_rate_that_was_set():
+    network = nn.Linear(2, 2, bias=False)
+    optimizer = build_optimizer(network, weight_decay=0.0)
+    before = network.weight.detach().clone()
+    network.weight.grad = torch.ones(2, 2)
+    set_learning_rate(optimizer, 0.01)
+    optimizer.step()
+    torch.testing.assert_close(before - network.weight, torch.full((2, 2), 0.01))
+
+
+def test_clipping_bounds_the_common_norm_and_tells_the_norm_before():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    before = clip_gradients(network, 1.0)
+    assert before.item() == pytest.approx(3.0 * 12**0.5)
+    assert clip_gradients(network, 1.0).item() == pytest.approx(1.0, abs=1e-4)

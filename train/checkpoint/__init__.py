@@ -1,0 +1,1 @@
+"""What a run leaves to go on from, when, and what may not change in between."""

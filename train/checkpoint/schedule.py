@@ -1,0 +1,164 @@
+"""When a checkpoint is due, and who says so.
+
+Epochs and steps are arithmetic; the clock is rank 0's; a signal may reach any rank. What one rank
+alone knows is exchanged once a step over the processors, beside the computation, and obeyed by all
+ranks one step later, so no rank waits for it and all save and stop after the same step.
+
+Written while the training waits: at the default interval that is far below 1 % of the time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lorat.configs.schema import TrainConfig
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.signals import Heard, exit_status, signal_name
+from lorat.train.checkpoint.checkpoints import Position, Snapshot, checkpoint_name, save_checkpoint
+from lorat.train.distributed.rendezvous import rank_timeout
+from lorat.train.distributed.world import World
+
+__all__ = ["Due", "Saver"]
+
+_LOG = logging.getLogger("lorat")
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A checkpoint that has to be written now."""
+
+    name: str
+    epoch: int
+    """Finished epochs."""
+    rolling: bool
+    stop: int
+    """The signal after which the training ends with this checkpoint; 0 is none."""
+
+
+class Saver:
+    """Says after every step whether a checkpoint is due, and writes it."""
+
+    def __init__(
+        self, run: Path, recipe: TrainConfig, steps_per_epoch: int, world: World, heard: Heard
+    ) -> None:
+        self._run, self._recipe, self._steps_per_epoch = run, recipe, steps_per_epoch
+        self._world, self._heard = world, heard
+        self._exchange = _Exchange(world)
+        self._saved_at, self._saved_step = time.monotonic(), 0
+        self._stop = 0
+        self.newest: Path | None = None
+        """The newest checkpoint that was written since the start of this process."""
+
+    def due(self, done: int) -> Due | None:
+        """Return what is due after `done` steps; every rank calls it once a step."""
+        asked = done if self._world.speaks and self._late() else 0
+        return self._due(done, *self._exchange(self._heard.number, asked))
+
+    def asked_to_end(self) -> bool:
+        """Return whether a signal asked for the end, the same on all ranks; every rank calls it.
+
+        For what takes long between two steps. If it does, `due_at_end` is what is left to do.
+        """
+        self._stop, _ = self._exchange(self._heard.number, 0)
+        return self._stop > 0
+
+    def due_at_end(self, done: int) -> Due | None:
+        """Return what is due after `done` steps where a signal ended what followed them."""
+        return self._due(done, self._stop, 0)
+
+    def _due(self, done: int, stop: int, asked: int) -> Due | None:
+        epoch, inside = divmod(done, self._steps_per_epoch)
+        ends = inside == 0 and epoch == self._recipe.epochs
+        recipe = self._recipe
+        if ends or (
+            inside == 0 and 0 in (epoch % recipe.checkpoint_epochs, epoch % recipe.evaluate_epochs)
+        ):
+            return Due(checkpoint_name(epoch=epoch), epoch, rolling=False, stop=stop)
+        every = self._recipe.checkpoint_steps
+        # What was asked before the newest checkpoint was is answered by that.
+        if stop or asked > self._saved_step or (every and done % every == 0):
+            return Due(checkpoint_name(step=done), epoch, rolling=True, stop=stop)
+        return None
+
+    def _late(self) -> bool:
+        minutes = self._recipe.checkpoint_minutes
+        return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def save(self, due: Due, snapshot: Snapshot, position: Position) -> None:
+        """Write what is due, and end the training where a signal asked for that.
+
+        Every rank has to call it.
+
+        Raises:
+            UserError: if the disk refuses. A rolling checkpoint is left out with a warning instead,
+                unless it is the last thing that the training does.
+            SystemExit: with 143 after SIGTERM and 130 after Ctrl-C, once the checkpoint is there.
+        """
+        if self._world.speaks:
+            self._write(due, snapshot, position)
+        else:
+            self.newest = self._run / "checkpoints" / due.name
+        self._saved_at, self._saved_step = time.monotonic(), position.step
+        if due.stop:
+            self.finish()
+            if self._world.speaks:
+                what = signal_name(due.stop)
+                _LOG.info("%s: saved %s; go on with --resume auto", what, self.newest)
+            raise SystemExit(exit_status(due.stop))
+
+    def _write(self, due: Due, snapshot: Snapshot, position: Position) -> None:
+        keep = self._recipe.keep_checkpoints
+        try:
+            self.newest = save_checkpoint(self._run, due.name, snapshot, position, keep=keep)
+        except UserError as error:
+            if due.stop or not due.rolling:
+                raise
+            _LOG.warning("the training goes on without a checkpoint: %s", error.message)
+
+    def finish(self) -> None:
+        """Wait for the other ranks, so that what rank 0 writes is there; every rank calls it."""
+        self._exchange.meet()
+
+
+class _Exchange:
+    """Tells every rank the largest of what the ranks said, one call later."""
+
+    def __init__(self, world: World) -> None:
+        # A group of its own: these meetings run beside those of the gradients.
+        self._group: Any = None
+        if world.size > 1:
+            self._group = dist.new_group(backend="gloo", timeout=rank_timeout())
+        self._pending: tuple[Tensor, dist.Work | None] | None = None
+
+    def __call__(self, *mine: int) -> tuple[int, ...]:
+        if self._group is None:
+            return mine
+        said = self._said()
+        values = torch.tensor(mine)
+        work = dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = values, work
+        return said or (0,) * len(mine)
+
+    def meet(self) -> None:
+        """Wait until every rank is here."""
+        self._said()
+        if self._group is not None:
+            dist.barrier(self._group)
+
+    def _said(self) -> tuple[int, ...]:
+        """Return what was said at the last call, or nothing."""
+        if self._pending is None:
+            return ()
+        values, work = self._pending
+        if work is not None:
+            work.wait()
+        self._pending = None
+        return tuple(values.tolist())

@@ -1,0 +1,184 @@
+"""Pairs to batches: stack, and hand over from worker processes.
+
+Promise: what stands at a position of an epoch depends on the shards, the recipe, the seed, the
+epoch and the position, not on ranks, workers or history. Images stay uint8 until they are on the
+device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.process import settle_worker
+from lorat.shards.base.signals import outlive_signals
+from lorat.train.data.pairs import Failure, Pairs, TrainingPair
+from lorat.train.data.places import Place, Source, Steps
+
+__all__ = ["Batch", "Place", "Source", "make_loader", "normalise", "scale_and_shift"]
+
+_NO_TENSORS = ("keys", "damaged", "seconds")
+_GRACE = 1.0  # seconds
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """B pairs, channels first."""
+
+    template: Tensor
+    """(B, 3, h, w) uint8."""
+    search: Tensor
+    """(B, 3, H, W) uint8."""
+    template_mask: Tensor
+    """(B, g, g) bool."""
+    positive: Tensor
+    """(B, G, G) bool."""
+    box: Tensor
+    """(B, 4) float32, xyxy in units of the search crop."""
+    position: Tensor
+    """(B,) int64, in the epoch."""
+    missing: Tensor
+    """(B,) float32, share of the search crop that the stored window lacked."""
+    keys: tuple[str, ...]
+    damaged: tuple[tuple[str, ...], ...]
+    """For each pair the damaged samples that were read before it was found; most often none."""
+    seconds: NDArray[np.float32]
+    """(B, 2) that a worker spent on each pair: reading stored bytes; decoding and all the rest."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy the tensors to a device, without waiting for it where memory is pinned."""
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Copy the tensors to pinned memory; the loader calls this where a GPU trains."""
+        return self._map(Tensor.pin_memory)
+
+    def split(self, parts: int) -> Iterator[Batch]:
+        """Yield `parts` equal micro-batches; the size must be a multiple of `parts`."""
+        step, rest = divmod(len(self), parts)
+        if rest:
+            raise ValueError(f"{parts} micro-batches do not divide {len(self)} pairs")
+        for at in range(0, len(self), step):
+            cut = slice(at, at + step)
+            yield Batch(*(getattr(self, field.name)[cut] for field in fields(self)))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        names = [field.name for field in fields(self) if field.name not in _NO_TENSORS]
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed)
+
+
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Return what `normalise` multiplies by and then subtracts, (1, 3, 1, 1) float32 each."""
+    scale, shift = torch.tensor(std), torch.tensor(mean)
+    return (1.0 / (255.0 * scale)).view(1, 3, 1, 1), (shift / scale).view(1, 3, 1, 1)
+
+
+def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Turn (B, 3, H, W) images on 0 … 255 into (value / 255 − mean) / std, float32.
+
+    Args:
+        images: on any device.
+        scale: of `scale_and_shift`, on the same device: copied there anew for every batch it would
+            make the processor wait for a GPU.
+        shift: likewise.
+    """
+    return images.to(torch.float32) * scale - shift
+
+
+def make_loader(
+    source: Source,
+    first_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    prefetch: int = 4,
+    *,
+    pin: bool = False,
+) -> Generator[Batch, None, None]:
+    """Yield this rank's batches from `first_step` of the run to its end.
+
+    Args:
+        source: what decides the batches.
+        first_step: counted from the start of the run.
+        rank: of this process.
+        world: number of processes; must divide the batch size.
+        workers: loader processes; 0 makes the batches here.
+        prefetch: batches that each worker prepares ahead.
+        pin: whether they are copied to pinned memory, from which a GPU fetches them by itself.
+
+    Raises:
+        UserError: if a shard is damaged or a pair cannot be made.
+    """
+    if workers:
+        # Their processes are forked, and OpenCV's threads do not survive that: a worker would wait
+        # for them for ever where this process has used them.
+        cv2.setNumThreads(1)
+    loader = DataLoader(
+        Pairs(source),
+        batch_sampler=Steps(source, first_step, rank, world),
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_one_thread,
+        prefetch_factor=prefetch if workers else None,
+        pin_memory=pin,
+    )
+    batches = iter(loader)
+    while (batch := _next(batches, workers)) is not None:
+        if isinstance(batch, Failure):
+            raise UserError(batch.message)
+        yield batch
+
+
+def _next(batches: Iterator[Batch | Failure], workers: int) -> Batch | Failure | None:
+    """Return what comes next, or None at the end."""
+    try:
+        return next(batches, None)
+    except (OSError, EOFError, RuntimeError):
+        # A batch that a lost worker announced cannot be had. What ended the worker is raised by
+        # PyTorch here, in the place of that, as soon as the system says so.
+        time.sleep(_GRACE if workers else 0.0)
+        raise
+
+
+def _collate(pairs: list[TrainingPair | Failure]) -> Batch | Failure:
+    made: list[TrainingPair] = []
+    for pair in pairs:
+        if isinstance(pair, Failure):
+            return pair
+        made.append(pair)
+
+    def stack(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(pair, name) for pair in made]))
+
+    return Batch(
+        template=stack("template"),
+        search=stack("search"),
+        template_mask=stack("template_mask"),
+        positive=stack("positive"),
+        box=stack("box"),
+        position=torch.tensor([pair.position for pair in made]),
+        missing=torch.tensor([pair.missing for pair in made], dtype=torch.float32),
+        keys=tuple(pair.key for pair in made),
+        damaged=tuple(pair.damaged for pair in made),
+        seconds=np.array([pair.seconds for pair in made], dtype=np.float32),
+    )
+
+
+def _one_thread(_: int) -> None:
+    outlive_signals()
+    settle_worker()
+    torch.set_num_threads(1)

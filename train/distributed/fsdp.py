@@ -1,0 +1,124 @@
+"""Weights, gradients and optimiser state spread over the ranks (FSDP2), and put together again.
+
+Each block is one unit, and the rest of the network another: a rank holds its part of every tensor
+and has whole only the blocks that are being computed. Frozen weights are spread too, in their own
+number type; only what is trained needs to be of one type. Parameters keep their names, so what is
+put together is what a single process has, and files go both ways.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lorat.train.network.blocks.lorat import LoRAT
+
+__all__ = ["empty_copy", "fill", "shard", "sharded_optimizer", "whole_state"]
+
+
+def shard(module: nn.Module, blocks: nn.ModuleList, device: torch.device) -> None:
+    """Spread a module's parameters over all ranks, in place.
+
+    They must be equal on all ranks, and may still be in the processor's memory: only each rank's
+    part goes to its device.
+
+    Args:
+        module: whose forward pass the ranks run together.
+        blocks: inside `module`; each is gathered when it is computed and let go afterwards.
+        device: of this process.
+    """
+    size = torch.distributed.get_world_size()
+    mesh = init_device_mesh(device.type, (size,))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def sharded_optimizer(
+    optimizer: torch.optim.AdamW, names: Mapping[Tensor, str], module: nn.Module
+) -> torch.optim.AdamW:
+    """Return the optimiser of a module that was sharded since its optimiser was made.
+
+    Args:
+        optimizer: of the whole parameters; its state is equal on all ranks.
+        names: of the whole parameters.
+        module: sharded.
+    """
+    parts = dict(module.named_parameters())
+    groups = [
+        {**group, "params": [parts[names[whole]] for whole in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    new = torch.optim.AdamW(groups, fused=True)
+    for whole, state in optimizer.state.items():
+        part = parts[names[whole]]
+        new.state[part] = {key: _spread(value, whole, part) for key, value in state.items()}
+    return new
+
+
+def _spread(value: Any, whole: Tensor, part: nn.Parameter) -> Any:
+    """Return this rank's part of what an optimiser keeps of a parameter."""
+    if not (isinstance(part, DTensor) and isinstance(value, Tensor)):
+        return value
+    value = value.to(part.device)
+    if value.shape != whole.shape:
+        return value  # the number of its steps
+    return distribute_tensor(value, part.device_mesh, part.placements, src_data_rank=None)
+
+
+def empty_copy(network: LoRAT) -> LoRAT:
+    """Return a copy whose parameters have no values yet; `fill` gives it some."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in network.parameters()
+    }
+    return copy.deepcopy(network, memo)
+
+
+def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
+    """Put the tensors of a sharded network together, in the processor's memory.
+
+    Every rank has to call this.
+
+    Args:
+        empty: an `empty_copy` of the network; rank 0's gets the values.
+        network: sharded.
+        frozen: whether frozen tensors are wanted; otherwise they stay without values.
+    """
+    keep = torch.distributed.get_rank() == 0
+    for name, parameter in network.named_parameters():
+        if not (frozen or parameter.requires_grad):
+            continue
+        value = _whole(parameter.detach())
+        if keep:
+            path, _, last = name.rpartition(".")
+            new = nn.Parameter(value.cpu(), requires_grad=parameter.requires_grad)
+            setattr(empty.get_submodule(path), last, new)
+
+
+def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimiser's ``state_dict`` with whole tensors; every rank has to call this.
+
+    They are in the processor's memory of rank 0; on the others they have no values.
+    """
+    keeper = "cpu" if torch.distributed.get_rank() == 0 else "meta"
+    state = optimizer.state_dict()
+    state["state"] = {
+        number: {
+            key: _whole(value).to(keeper) if isinstance(value, DTensor) else value
+            for key, value in values.items()
+        }
+        for number, values in state["state"].items()
+    }
+    return state
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value

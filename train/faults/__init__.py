@@ -1,0 +1,1 @@
+"""Steps that went wrong, kept and done again."""

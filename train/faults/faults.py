@@ -1,0 +1,279 @@
+"""What ends a training that goes wrong: numbers that are not finite, memory that is not enough.
+
+Promise: from the first step whose loss or gradient is not finite no weight changes any more, so
+that they are still those before it when somebody looks, which may be many steps later: nothing here
+waits for the device until then. That step is kept as a folder that ``lorat-train --replay`` runs
+again: the batch, the weights and the circumstances, as safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorat.configs.schema import RecipeConfig, VariantConfig
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import explain_disk, write_json
+from lorat.train.data.batches import Batch, Source, make_loader
+from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
+from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.trained import save_weights
+from lorat.train.network.weights.containers import write_tensors
+
+__all__ = [
+    "DUMP",
+    "Fault",
+    "Scene",
+    "Watch",
+    "explain_memory",
+    "step_unless",
+    "write_dump",
+]
+
+DUMP = "fault.json"
+VERSION = 1
+TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
+_NAMED = 3  # samples that the message names; the dump names all
+_READS_FLAG = ("cpu", "cuda")
+"""Devices whose fused AdamW leaves an update out where a flag says so; Metal's does not look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The first step that was not finite."""
+
+    step: int
+    """Counted from 0 over the run; people are told ``step + 1``, as in the log."""
+    losses: tuple[float, ...]
+    """Of each rank."""
+    norm: float
+    """Of the gradient of all ranks."""
+
+    @property
+    def suspects(self) -> list[int]:
+        """The ranks whose loss is not finite; all where every loss is."""
+        ranks = range(len(self.losses))
+        return [r for r in ranks if not math.isfinite(self.losses[r])] or list(ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a step is made of, but for its weights."""
+
+    run: Path
+    variant: VariantConfig
+    recipe: RecipeConfig
+    source: Source
+    dtype: torch.dtype
+    """Of autocast."""
+    world: World
+
+
+class Watch:
+    """Remembers the first step whose loss or gradient is not finite, on the device."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._first = torch.tensor(-1, dtype=torch.int64, device=world.device)
+        self._seen = torch.zeros(2, device=world.device)
+
+    def see(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
+        """Look at a step on all ranks and return 1 where its update must be left out, else 0.
+
+        Args:
+            step: counted from the start of the run.
+            loss: scalar, of this rank.
+            norm: scalar, the same on all ranks.
+
+        Returns:
+            Scalar float32, the same on all ranks: 1 from the first bad step on.
+        """
+        bad = ~(loss.isfinite() & norm.isfinite())
+        bad = mean_over_ranks(bad.float(), self._world) > 0
+        new = bad & (self._first < 0)
+        self._first = torch.where(new, step, self._first)
+        self._seen = torch.where(new, torch.stack([loss, norm]).float(), self._seen)
+        return (self._first >= 0).float()
+
+    def look(self) -> Fault | None:
+        """Wait for the device and return what was seen; every rank has to call this."""
+        step = int(self._first)
+        if step < 0:
+            return None
+        loss, norm = self._seen.tolist()
+        losses = texts_of_ranks([repr(loss)], self._world)
+        return Fault(step, tuple(float(text) for text in losses), norm)
+
+
+def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+    """Do the optimiser's step unless `skip`, a scalar on its device, is 1.
+
+    A fused AdamW reads the flag where it computes. Elsewhere this waits for the device.
+    """
+    if optimizer.defaults.get("fused") and skip.device.type in _READS_FLAG:
+        optimizer.found_inf = skip  # type: ignore[attr-defined]  # as GradScaler does
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+    elif not skip.item():
+        optimizer.step()
+
+
+def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
+    """Keep the step of a fault and return the error that says so, or why it could not be kept.
+
+    The batch, of all ranks, is made again, since it follows from the step.
+
+    Args:
+        fault: what was seen.
+        scene: of the run.
+        network: with the weights before the step.
+    """
+    folder = scene.run / "faults" / f"step_{fault.step + 1:08d}"
+    keys: tuple[str, ...] = ()
+    try:
+        batch = next(make_loader(scene.source, fault.step))
+        keys = batch.keys
+        _keep(folder, _story(fault, scene, batch), scene.variant, batch, network)
+    except UserError as error:
+        return UserError(_message(fault, keys, f"it could not be kept ({error.message}); go on"))
+    see = f"see which sample and which layer with lorat-train --replay {folder}, then go on"
+    return UserError(_message(fault, keys, see))
+
+
+def _keep(
+    folder: Path,
+    story: dict[str, object],
+    variant: VariantConfig,
+    batch: Batch,
+    network: LoRAT,
+) -> None:
+    beside = folder.with_name(f".{folder.name}.tmp")
+    with explain_disk(folder):
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    try:
+        save_weights(beside / "model.safetensors", network, variant)
+        tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
+        write_tensors(beside / "batch.safetensors", tensors, {})
+        write_json(beside / DUMP, story)
+        with explain_disk(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # of the same step before a resume
+            beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _story(fault: Fault, scene: Scene, batch: Batch) -> dict[str, object]:
+    return {
+        "version": VERSION,
+        "step": fault.step,
+        "ranks": len(fault.losses),
+        "suspects": fault.suspects,
+        # JSON has no NaN.
+        "losses": [repr(loss) for loss in fault.losses],
+        "norm": repr(fault.norm),
+        "seed": scene.recipe.train.seed,
+        "device": scene.world.device.type,
+        "dtype": str(scene.dtype).removeprefix("torch."),
+        "keys": batch.keys,
+        "variant": scene.variant.model_dump(mode="json"),
+        "recipe": scene.recipe.model_dump(mode="json"),
+    }
+
+
+def _message(fault: Fault, batch: tuple[str, ...], what: str) -> str:
+    """Return what is told of a fault.
+
+    Args:
+        fault: what was seen.
+        batch: keys of the samples of all ranks, or none where they could not be read.
+        what: what is to be done about it.
+    """
+    share = len(batch) // len(fault.losses)
+    keys = [key for r in fault.suspects for key in batch[r * share : (r + 1) * share]]
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    samples = f", samples {', '.join(keys[:_NAMED])}{more}" if keys else ""
+    where = ""
+    if 1 < len(fault.losses) != len(fault.suspects):
+        where = f" on rank {', '.join(map(str, fault.suspects))}"
+    return (
+        f"the loss is {fault.losses[fault.suspects[0]]:g} and the gradient norm {fault.norm:g} at "
+        f"step {fault.step + 1}{where}{samples}; {what} with --set train.dtype=float32 --resume "
+        "auto, or train anew with a lower train.lr"
+    )
+
+
+@contextmanager
+def explain_memory(recipe: RecipeConfig, variant: VariantConfig, world: World) -> Iterator[None]:
+    """Turn running out of memory inside into one line that says what helps.
+
+    Raises:
+        UserError: in the place of what PyTorch, NumPy or Python raise then, on any device.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        # Where a batch was waited for, what ended a worker is the cause of another error.
+        where = _memory_of(error, world) or _memory_of(error.__cause__, world)
+        if where is None:
+            raise
+        raise UserError(_out_of_memory(where, recipe, variant, world)) from error
+
+
+_WORKER = "DataLoader worker"
+_OF_CUDA = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Of memory that PyTorch's own allocator does not hand out."""
+
+
+def _memory_of(error: BaseException | None, world: World) -> str | None:
+    """Return whose memory an error says is not enough; None if it says something else."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or any(part in text for part in _OF_CUDA):
+        return f"the {world.device.type.upper()} device"
+    if "MPS backend out of memory" in text:
+        return "the MPS device"
+    if _WORKER in text and ("Bus error" in text or "killed by signal: Killed" in text):
+        return "a loader process"
+    refused = ("DefaultCPUAllocator", "can't allocate memory", "bad_alloc")
+    if isinstance(error, MemoryError) or any(part in text for part in refused):
+        return "this machine"
+    return None
+
+
+def _out_of_memory(where: str, recipe: RecipeConfig, variant: VariantConfig, world: World) -> str:
+    train, data = recipe.train, recipe.data
+    share = train.batch_size // world.size
+    if where == "a loader process":
+        return (
+            f"out of memory: {where} was ended by the system ({data.workers} a rank, each "
+            f"{data.prefetch} batches of {share} pairs ahead); lower data.workers or data.prefetch "
+            "with --set, or give the container more memory and shared memory (docker --shm-size)"
+        )
+    part = share // train.accumulate
+    helps = []
+    if part > 1:
+        helps.append(f"--set train.accumulate={_next_divisor(share, train.accumulate)}")
+    if not train.checkpoint_activations:
+        helps.append("--set train.checkpoint_activations=true")
+    if world.size > 1 and train.parallel != "fsdp" and not train.compile:
+        helps.append("--set train.parallel=fsdp")
+    helps.append("a smaller --variant")
+    pairs = f"{part} pairs" if part > 1 else "one pair"
+    return (
+        f"out of memory: the memory of {where} is too small for {variant.name} with {pairs} "
+        f"at once a process (train.batch_size {train.batch_size} / {world.size} processes / "
+        f"train.accumulate {train.accumulate}); what helps: {', '.join(helps)}; lorat-train "
+        "--profile says what fits"
+    )
+
+
+def _next_divisor(share: int, accumulate: int) -> int:
+    """Return the next larger number of micro-batches that divides a process's share."""
+    return next(n for n in range(accumulate + 1, share + 1) if share % n == 0)

@@ -1,0 +1,222 @@
+"""``lorat-train --replay``: a step that was not finite, once more, to see where that begins.
+
+Promise: batch, weights, number type and drop path are those of the step, without DDP, FSDP and
+``torch.compile``. On another device rounding differs, and drop path draws other samples.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lorat.configs.schema import RecipeConfig, VariantConfig
+from lorat.shards.base.console import OUT, plain_table, say
+from lorat.shards.base.errors import UserError
+from lorat.train.data.batches import Batch
+from lorat.train.faults.faults import DUMP, TENSORS, VERSION
+from lorat.train.network.blocks.lorat import Prediction
+from lorat.train.network.deploy.devices import pick_device
+from lorat.train.network.trained import load_weights
+from lorat.train.network.variants import build_network
+from lorat.train.network.weights.containers import read_tensors
+from lorat.train.step.loss import tracking_loss
+from lorat.train.step.objective import Objective
+from lorat.train.step.step import step_seed
+
+__all__ = ["Replay", "Sample", "load_dump", "print_replay", "replay"]
+
+_SHOWN = 20  # samples in the table, those that are not finite and the largest losses first
+
+
+class Sample(NamedTuple):
+    """What a pair adds to the loss of its rank."""
+
+    key: str
+    rank: int
+    score: float
+    box: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether both parts are."""
+        return math.isfinite(self.score + self.box)
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """A step that was kept, read."""
+
+    folder: Path
+    story: dict[str, Any]
+    variant: VariantConfig
+    recipe: RecipeConfig
+    batch: Batch
+    """Of all ranks."""
+
+
+@dataclass(slots=True)
+class Replay:
+    """What was seen when a step was done again."""
+
+    samples: list[Sample]
+    weights: list[str]
+    """Names of parameters that were not finite before the step."""
+    module: str = ""
+    """The first module whose output was not finite, and whether its input was."""
+    gradient: str = ""
+    """The parameter that first got a gradient that was not finite."""
+
+
+def load_dump(folder: Path) -> Dump:
+    """Read a folder of `write_dump`.
+
+    Raises:
+        UserError: if it is none, or is damaged.
+    """
+    path = folder / DUMP
+    try:
+        story = json.loads(path.read_text(encoding="utf-8"))
+        if story["version"] != VERSION:
+            raise UserError(f"{path}: version {story['version']}, this release reads {VERSION}")
+        variant = VariantConfig.model_validate(story["variant"])
+        recipe = RecipeConfig.model_validate(story["recipe"])
+        tensors, _ = read_tensors(folder / "batch.safetensors")
+        keys = tuple(story["keys"])
+        batch = Batch(
+            **{name: tensors[name] for name in TENSORS},
+            keys=keys,
+            damaged=((),) * len(keys),
+            seconds=np.zeros((len(keys), 2), dtype=np.float32),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: no step that a training kept, or damaged ({type(error).__name__}); name a "
+            "folder such as runs/<run>/faults/step_00001234"
+        ) from None
+    return Dump(folder, story, variant, recipe, batch)
+
+
+def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
+    """Do the step of a dump again, rank by rank, for those that may have caused it.
+
+    Args:
+        dump: of `load_dump`.
+        device: as `pick_device` takes it.
+        backbone: weights file, as for the training.
+
+    Raises:
+        UserError: if the weights or the backbone do not fit, or the device is not here.
+    """
+    where, story = pick_device(device), dump.story
+    dtype = getattr(torch, story["dtype"])
+    network = build_network(dump.variant, backbone=backbone, dtype_frozen=dtype)
+    load_weights(dump.folder / "model.safetensors", network)
+    network.to(where).train()
+    objective = Objective(network, dump.variant, dtype)
+    seen = Replay([], [n for n, p in network.named_parameters() if not _finite(p)])
+    ranks = list(dump.batch.split(story["ranks"]))
+    divisor = dump.batch.positive.sum(dtype=torch.float32) / len(ranks)
+    divisor = divisor.clamp(min=1.0 / len(ranks)).to(where)
+    with _watched(network, seen):
+        for rank in story["suspects"]:
+            torch.manual_seed(step_seed(story["seed"], story["step"], rank))
+            for part in ranks[rank].split(dump.recipe.train.accumulate):
+                seen.samples += _run(objective, part.to(where), divisor, rank)
+    return seen
+
+
+def _run(objective: Objective, part: Batch, divisor: Tensor, rank: int) -> Iterator[Sample]:
+    """Do the forward and the backward pass of a micro-batch and yield what each pair adds."""
+    kept: list[Prediction] = []
+    handle = objective.network.register_forward_hook(lambda _m, _i, out: kept.append(out))
+    losses = objective(
+        part.template, part.search, part.template_mask, part.positive, part.box, divisor
+    )
+    handle.remove()
+    losses.total.backward()
+    score_map, boxes = (t.detach() for t in kept[0])
+    for i, key in enumerate(part.keys):
+        one = Prediction(score_map[i : i + 1], boxes[i : i + 1])
+        loss = tracking_loss(one, part.positive[i : i + 1], part.box[i : i + 1], divisor)
+        yield Sample(key, rank, float(loss.score), float(loss.box))
+
+
+@contextmanager
+def _watched(network: nn.Module, seen: Replay) -> Iterator[None]:
+    """Note the first output and the first gradient that are not finite inside."""
+    handles = [
+        module.register_forward_hook(_output_hook(name, seen))
+        for name, module in network.named_modules()
+    ]
+    handles += [
+        parameter.register_post_accumulate_grad_hook(_gradient_hook(name, seen))
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _output_hook(name: str, seen: Replay) -> Callable[[nn.Module, Any, Any], None]:
+    def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        # Modules end from the inside out: the first is the one where it begins.
+        if not seen.module and not _finite(outputs):
+            came = "finite" if _finite(inputs) else "not finite already"
+            place = name or "the network"
+            seen.module = f"{place} ({type(module).__name__}), whose input was {came}"
+
+    return look
+
+
+def _gradient_hook(name: str, seen: Replay) -> Callable[[Tensor], None]:
+    def look(parameter: Tensor) -> None:
+        if not seen.gradient and not _finite(parameter.grad):
+            seen.gradient = name
+
+    return look
+
+
+def _finite(value: Any) -> bool:
+    """Return whether all numbers of tensors, in tuples or alone, are finite."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(value.isfinite().all())
+    return all(_finite(part) for part in value) if isinstance(value, tuple | list) else True
+
+
+def print_replay(dump: Dump, seen: Replay) -> None:
+    """Say what the step showed."""
+    story = dump.story
+    where = f"{story['ranks']} x {story['device']}, {story['dtype']}"
+    say(
+        f"step {story['step'] + 1} of {dump.variant.name} on {where}: loss "
+        f"{', '.join(story['losses'])}, gradient norm {story['norm']}"
+    )
+    table = plain_table(["sample", "score", "box"], title="losses now")
+    for sample in sorted(seen.samples, key=_worst)[:_SHOWN]:
+        table.add_row(sample.key, f"{sample.score:.4g}", f"{sample.box:.4g}")
+    table.columns[0].no_wrap = False
+    OUT.print(table)
+    bad = sum(not sample.finite for sample in seen.samples)
+    say(f"samples: {bad} of {len(seen.samples)} not finite")
+    weights = f"{seen.weights[0]} and {len(seen.weights) - 1} more" if seen.weights else "none"
+    say(f"weights not finite before the step: {weights}")
+    say(f"first module whose output is not finite: {seen.module or 'none'}")
+    say(f"first gradient that is not finite: {seen.gradient or 'none'}")
+    if not (bad or seen.weights or seen.module or seen.gradient):
+        say("everything is finite here: another device, or other versions, may round differently")
+
+
+def _worst(sample: Sample) -> tuple[bool, float]:
+    return sample.finite, -(sample.score + sample.box) if sample.finite else 0.0

@@ -1,0 +1,103 @@
+"""What happened since the last record: losses, rate, speed, waiting, damage."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lorat.train.data.batches import Batch
+from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
+from lorat.train.logs.verdict import Pace, sum_of
+from lorat.train.step.loss import Losses
+
+__all__ = ["Meter"]
+
+_LOG = logging.getLogger("lorat")
+_NAMED = 20  # damaged samples of which each gets a line
+
+
+class Meter:
+    """Sums what happened since the last record, without waiting for the device until it is read."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._known: set[str] = set()
+        self._paces: list[Pace] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._damaged: list[str] = []
+        self._sums = torch.zeros(5, device=self._world.device)
+        self._steps = self._pairs = 0
+        self._waited = self._reading = self._making = 0.0
+        self._since = time.perf_counter()
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """Return the next batch and count how long it took to come."""
+        begin = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - begin
+        self._damaged += [message for messages in batch.damaged for message in messages]
+        reading, making = batch.seconds.sum(axis=0).tolist()
+        self._reading += reading
+        self._making += making
+        self._pairs += len(batch)
+        return batch
+
+    def add(self, losses: Losses, norm: Tensor, skipped: Tensor) -> None:
+        """Count one step, as `StepResult` tells of it."""
+        self._sums += torch.stack([losses.total, losses.score, losses.box, norm, skipped])
+        self._steps += 1
+
+    def read(self, rate: float) -> dict[str, float]:
+        """Return means over steps and ranks and start anew; every rank has to call this."""
+        beside = [len(self._damaged), self._waited, self._reading, self._making]
+        sums = torch.cat([self._sums / self._steps, self._sums.new_tensor(beside)])
+        means = mean_over_ranks(sums, self._world).tolist()
+        elapsed = time.perf_counter() - self._since  # the device has caught up
+        loss, score, box, norm, skipped, damaged, waited, reading, making = means
+        values = {
+            "loss": round(loss, 5),
+            "score": round(score, 5),
+            "box": round(box, 5),
+            "rate": rate,
+            # It is 0 where a step was left out.
+            "norm": round(norm / (1.0 - skipped), 4) if skipped < 1.0 else 0.0,
+            "pairs_per_second": round(self._pairs * self._world.size / elapsed, 2),
+            "data_wait": round(waited / elapsed, 4),
+            "damaged": round(damaged * self._world.size),
+        }
+        if skipped:
+            values["skipped"] = round(skipped * self._steps)
+        self._paces.append(Pace(elapsed, waited, self._pairs, reading, making))
+        if values["damaged"]:
+            self._report(texts_of_ranks(self._damaged, self._world))
+        self._reset()
+        return values
+
+    def restart(self) -> None:
+        """Leave out the time since the last record, in which nothing was trained."""
+        self._since = time.perf_counter()
+
+    def pace(self) -> Pace:
+        """Return how fast this process has been so far, as a mean over ranks.
+
+        The first record is left out if there are others: compiling and the start of workers are
+        in it.
+        """
+        return sum_of(self._paces[1:] or self._paces)
+
+    def _report(self, damaged: list[str]) -> None:
+        """Name the damaged samples that were not named before."""
+        for message in damaged:
+            if not self._world.speaks or message in self._known:
+                continue
+            self._known.add(message)
+            if len(self._known) <= _NAMED:
+                _LOG.warning("another sample was taken: %s", message)
+            elif len(self._known) == _NAMED + 1:
+                _LOG.warning("more samples are damaged; lorat-prep verify lists them all")

@@ -1,0 +1,143 @@
+"""EVA-02: separate query, key and value layers, rotary positions, a gated MLP with a norm.
+
+timm builds the modules; the forward pass here is ours. Parameter names are timm's.
+
+Axes: B batch, T tokens, D channels, H heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import RotaryEmbeddingCat, SwiGLU
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from torch import Tensor, nn
+
+from lorat.train.network.blocks.layers import Block, Dense, attend, operand, split_heads
+from lorat.train.network.blocks.positions import Rotary, rotate
+
+__all__ = ["GatedFeedForward", "RotaryAttention", "obstacles", "read_blocks", "read_rotary"]
+
+_USUAL = {
+    "in_pixels": False,
+    "grid_offset": 0.0,
+    "grid_indexing": "ij",
+    "rotate_half": False,
+    "aug_active": False,
+}
+"""Options of timm's rotary positions → the values that EVA-02 has."""
+
+
+class RotaryAttention(nn.Module):
+    """Multi-head self-attention whose queries and keys are turned by their tokens' places."""
+
+    def __init__(
+        self, q: nn.Module, k: nn.Module, v: nn.Module, proj: nn.Module, heads: int
+    ) -> None:
+        super().__init__()
+        self.q_proj = q
+        self.k_proj = k
+        self.v_proj = v
+        self.proj = proj
+        self.heads = heads
+
+    def forward(self, x: Tensor, skip: int, rotation: Tensor) -> Tensor:
+        """Return (B, T - skip, D): what the tokens from `skip` on gather from all tokens.
+
+        Args:
+            x: (B, T, D).
+            skip: leading tokens that ask nothing.
+            rotation: (2, T, d / 2) sines and cosines (see `Rotary.table`).
+        """
+        x = operand(x, self.q_proj)
+        (query,) = split_heads(self.q_proj(x[:, skip:]), self.heads)
+        (key,) = split_heads(self.k_proj(x), self.heads)
+        (value,) = split_heads(self.v_proj(x), self.heads)
+        gathered = attend(rotate(query, rotation[:, skip:]), rotate(key, rotation), value)
+        return self.proj(gathered.transpose(1, 2).flatten(2))
+
+
+class GatedFeedForward(nn.Module):
+    """The gated MLP of EVA-02: two layers side by side, and a norm before the last one."""
+
+    def __init__(self, fc1_g: nn.Module, fc1_x: nn.Module, norm: nn.Module, fc2: nn.Module) -> None:
+        super().__init__()
+        self.fc1_g = fc1_g
+        self.fc1_x = fc1_x
+        self.norm = norm
+        self.fc2 = fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, D)."""
+        x = operand(x, self.fc1_g)
+        hidden = F.silu(self.fc1_g(x)) * self.fc1_x(x)
+        return self.fc2(self.norm(hidden.float()))
+
+
+def obstacles(model: Eva) -> list[str]:
+    """Return what the model has that this module does not compute; empty where it computes all."""
+    found = {text for block in model.blocks for text in _block_obstacles(block)}
+    rope = model.rope
+    if type(rope) is not RotaryEmbeddingCat:
+        found.add(f"positions of type {type(rope).__name__}")
+    else:
+        found |= {
+            f"rotary {name}"
+            for name, usual in _USUAL.items()
+            if getattr(rope, name, usual) != usual
+        }
+        if len(set(rope.ref_feat_shape or (0,))) > 1:
+            found.add("an oblong reference grid")
+    return sorted(found)
+
+
+def _block_obstacles(block: nn.Module) -> list[str]:
+    if type(block) is not EvaBlock:
+        return [f"blocks of type {type(block).__name__}"]
+    if type(block.attn) is not EvaAttention or type(block.mlp) is not SwiGLU:
+        kinds = f"{type(block.attn).__name__} with {type(block.mlp).__name__}"
+        return [f"blocks of {kinds} (not EvaAttention with SwiGLU)"]
+    attention: Any = block.attn
+    mlp: Any = block.mlp
+    checks = {
+        "fused query, key and value": attention.qkv is not None,
+        "query and key norms": not _is_identity(attention.q_norm, attention.k_norm),
+        "a norm inside attention": not _is_identity(attention.norm),
+        "gated attention": getattr(attention, "gate", None) is not None,
+        "half rotations": getattr(attention, "rotate_half", False),
+        "layer scale": block.gamma_1 is not None or block.gamma_2 is not None,
+        "another activation than SiLU": not isinstance(mlp.act, nn.SiLU),
+    }
+    return [text for text, is_there in checks.items() if is_there]
+
+
+def _is_identity(*modules: nn.Module) -> bool:
+    return all(isinstance(module, nn.Identity) for module in modules)
+
+
+def read_blocks(model: Eva, drop_rates: Sequence[float]) -> list[Block]:
+    """Return the model's blocks in our form, with a drop path rate each."""
+    return [_read(block, rate) for block, rate in zip(model.blocks, drop_rates, strict=True)]
+
+
+def _read(block: EvaBlock, drop_path: float) -> Block:
+    attention, mlp = block.attn, block.mlp
+    q, k, v, proj = map(
+        Dense.of, (attention.q_proj, attention.k_proj, attention.v_proj, attention.proj)
+    )
+    fc1_g, fc1_x, fc2 = map(Dense.of, (mlp.fc1_g, mlp.fc1_x, mlp.fc2))
+    return Block(
+        RotaryAttention(q, k, v, proj, attention.num_heads),
+        GatedFeedForward(fc1_g, fc1_x, mlp.norm, fc2),
+        norms=(block.norm1, block.norm2),
+        scales=(nn.Identity(), nn.Identity()),
+        drop_path=drop_path,
+    )
+
+
+def read_rotary(model: Eva) -> Rotary:
+    """Return the rule of the model's rotary positions."""
+    rope = model.rope
+    return Rotary(rope.dim, rope.ref_feat_shape and rope.ref_feat_shape[0], rope.temperature)

@@ -1,0 +1,61 @@
+"""The head: a score and a box for every cell of the search region.
+
+Promise: logits become float32 before the sigmoid, whatever the network computes in. Boxes are not
+clipped; near the border they may leave the search region.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorat.train.network.blocks.layers import Dense
+
+__all__ = ["Head"]
+
+
+class Mlp(nn.Module):
+    """Three layers with GELU between them."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        layers = [Dense(width, width), Dense(width, width), Dense(width, out)]
+        self.layers = nn.ModuleList(layers)
+        for layer in layers:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (…, out) for x (…, width)."""
+        first, second, last = self.layers
+        return last(F.gelu(second(F.gelu(first(x)))))
+
+
+class Head(nn.Module):
+    """Two independent MLPs on each search token: is the object's box here, and where it ends."""
+
+    def __init__(self, width: int, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.cls_mlp = Mlp(width, 1)
+        self.reg_mlp = Mlp(width, 4)
+        centre = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        self.register_buffer("centres", torch.stack((x, y, x, y), dim=-1), persistent=False)
+        self.register_buffer("signs", torch.tensor([-1.0, -1.0, 1.0, 1.0]), persistent=False)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the search tokens.
+
+        Args:
+            tokens: (B, G·G, D), rows of cells one after another.
+
+        Returns:
+            Score logits (B, G, G) float32, and boxes (B, G, G, 4) float32, xyxy in units of the
+            search region: each cell's centre minus and plus the sigmoid of its four logits.
+        """
+        shape = (tokens.shape[0], self.grid, self.grid)
+        score = self.cls_mlp(tokens).float().view(shape)
+        distances = self.reg_mlp(tokens).float().sigmoid().view(*shape, 4)
+        return score, self.centres.float() + self.signs.float() * distances

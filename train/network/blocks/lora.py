@@ -1,0 +1,219 @@
+"""Low-rank pairs on frozen linear layers: trained beside them, merged into them for inference.
+
+A layer computes ``x · (W + s·B·A)ᵀ + b`` (Hu et al., 2022). Training forms the sum anew for every
+product instead of running x through A and B: for hundreds of tokens a sample that is cheaper than
+the two thin products, and equal to what the merged network computes. Under autocast the sum is
+rounded once, as the weights of a network trained whole are. The gradients of A and B come from thin
+products; the frozen weight never gets a gradient. For the backward pass x alone is kept.
+
+Axes: N rows (tokens of all samples), P pairs of a layer, r rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lorat.configs.schema import LoraConfig
+from lorat.train.network.blocks.adapters import TARGETS, replace_layers
+from lorat.train.network.blocks.layers import Dense, autocasts, operand
+
+__all__ = ["LoraLinear", "add_lora", "lora_scale", "merge_lora", "unmerge_lora"]
+
+
+def lora_scale(config: LoraConfig) -> float:
+    """Return what multiplies B·A: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
+    return config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
+
+
+class _Pairing(NamedTuple):
+    """Which rows of a weight its pairs are for."""
+
+    slots: tuple[int, ...]
+    """Of each pair: the number of its part, from 0."""
+    results: int
+    """Parts of the weight, all of the same height."""
+    scale: float
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with trained low-rank pairs.
+
+    The output may be several results side by side (query, key, value) that share the input. Each
+    of them then has a pair of its own, or none if it is no target.
+
+    Attributes:
+        weight: (out, in), frozen, in any float type.
+        bias: (out,) or None, frozen.
+        parts: names of the results that have a pair, in order; empty where there is one result.
+        lora_a: (P·r, in) float32, the pairs one after another.
+        lora_b: (P, out / results, r) float32.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, config: LoraConfig, results: tuple[str, ...] = ()
+    ) -> None:
+        """Take over a layer's tensors.
+
+        Args:
+            linear: the frozen layer.
+            config: of the pairs.
+            results: names of its results where there are several, at least one of them a target.
+        """
+        super().__init__()
+        slots = tuple(i for i, name in enumerate(results) if name in config.targets) or (0,)
+        self.pairing = _Pairing(slots, max(len(results), 1), lora_scale(config))
+        self.parts = tuple(results[slot] for slot in slots if results)
+        self.dropout = config.dropout
+        self.weight = linear.weight.requires_grad_(False)
+        self.bias = None if linear.bias is None else linear.bias.requires_grad_(False)
+        wide, out = linear.in_features, linear.out_features // self.pairing.results
+        pairs, rank, device = len(slots), config.rank, linear.weight.device
+        self.lora_a = nn.Parameter(torch.empty(pairs * rank, wide, device=device))
+        self.lora_b = nn.Parameter(torch.empty(pairs, out, rank, device=device))
+        nn.init.trunc_normal_(self.lora_a, std=0.02)
+        nn.init.trunc_normal_(self.lora_b, std=0.02)
+
+    @property
+    def scale(self) -> float:
+        """What multiplies B·A."""
+        return self.pairing.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (…, out) for x (…, in), in autocast's number type or else the weight's."""
+        x = operand(x, self)
+        if self.dropout and self.training:
+            return self._with_dropout(x)
+        return _MergedProduct.apply(
+            x, self.weight, self.bias, self.lora_a, self.lora_b, self.pairing
+        )
+
+    def _with_dropout(self, x: Tensor) -> Tensor:
+        """Run a thinned x, the same for all pairs, through them alone; no merged weight does."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        pieces = list(F.linear(x, self.weight.to(x.dtype), bias).chunk(self.pairing.results, -1))
+        thin = F.linear(F.dropout(x, self.dropout) * self.scale, self.lora_a.to(x.dtype))
+        pairs = zip(self.pairing.slots, thin.chunk(len(self.lora_b), -1), self.lora_b, strict=True)
+        for slot, part, b in pairs:
+            pieces[slot] = pieces[slot] + F.linear(part, b.to(x.dtype))
+        return torch.cat(pieces, dim=-1)
+
+    def merged(self) -> Dense:
+        """Return the plain frozen layer that computes the same; it shares no tensor with this one.
+
+        The sum is formed in float32 and kept in the weight's type.
+        """
+        weight = _merge(self.weight.float(), self.lora_a, self.lora_b, self.pairing)
+        bias = None if self.bias is None else self.bias.detach().clone()
+        layer = Dense.holding(weight.to(self.weight.dtype), bias).train(self.training)
+        return layer.requires_grad_(False)
+
+
+def _merge(weight: Tensor, a: Tensor, b: Tensor, pairing: _Pairing) -> Tensor:
+    """Return W + s·B·A (out, in) in the number type of `weight`."""
+    base = weight.detach().view(pairing.results, -1, weight.shape[1])
+    b = b.detach().to(weight.dtype)
+    a = a.detach().to(weight.dtype).view(b.shape[0], b.shape[2], -1)
+    with _no_autocast(weight):
+        if b.shape[0] == pairing.results:
+            return torch.baddbmm(base, b, a, alpha=pairing.scale).view_as(weight)
+        parts = list(base)
+        for pair, slot in enumerate(pairing.slots):
+            parts[slot] = torch.addmm(parts[slot], b[pair], a[pair], alpha=pairing.scale)
+        return torch.cat(parts)
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
+
+
+class _MergedProduct(torch.autograd.Function):
+    """``x · (W + s·B·A)ᵀ + bias`` with gradients for x, A and B only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        pairing: _Pairing,
+    ) -> Tensor:
+        merged = _merge(weight, a, b, pairing).to(x.dtype)
+        ctx.save_for_backward(x, weight, a, b)  # merging again costs less than keeping the sum
+        ctx.pairing = pairing
+        return F.linear(x, merged, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, b = ctx.saved_tensors
+        pairing = ctx.pairing
+        merged = None
+        if ctx.needs_input_grad[0]:
+            merged = _merge(weight, a, b, pairing).to(x.dtype)
+        with _no_autocast(x):
+            rows, grad = x.flatten(0, -2), grad.flatten(0, -2)
+            grad_x = None if merged is None else (grad @ merged).view_as(x)
+            thin = (rows @ a.to(x.dtype).t()).chunk(b.shape[0], dim=1)
+            columns, parts = b.to(x.dtype), grad.chunk(pairing.results, dim=1)
+            pieces, grads_b = [], []
+            for pair, slot in enumerate(pairing.slots):
+                pieces.append(parts[slot] @ columns[pair])
+                grads_b.append(parts[slot].t() @ thin[pair])
+            # The long side first, which processors are quicker at.
+            grad_a = (rows.t() @ torch.cat(pieces, dim=1)).t()
+        return (
+            grad_x,
+            None,
+            None,
+            grad_a.to(a.dtype, memory_format=torch.contiguous_format).mul_(pairing.scale),
+            torch.stack(grads_b).to(b.dtype).mul_(pairing.scale),
+            None,
+        )
+
+
+def add_lora(blocks: nn.Module, config: LoraConfig) -> None:
+    """Replace the linear layers inside `blocks` that the configuration names, in place."""
+
+    def adapt(path: str, layer: nn.Linear) -> nn.Module:
+        results = TARGETS[path.rpartition(".")[2]]
+        if not set(results) & set(config.targets):
+            return layer
+        return LoraLinear(layer, config, results if len(results) > 1 else ())
+
+    replace_layers(blocks, nn.Linear, adapt)
+
+
+def merge_lora(network: nn.Module) -> dict[str, LoraLinear]:
+    """Replace every `LoraLinear` of `network` by the plain layer that computes the same.
+
+    Returns:
+        What `unmerge_lora` needs: the replaced layers. Drop it, and their memory is free.
+    """
+    replaced: dict[str, LoraLinear] = {}
+
+    def merge(path: str, layer: LoraLinear) -> nn.Module:
+        replaced[path] = layer
+        return layer.merged()
+
+    replace_layers(network, LoraLinear, merge)
+    return replaced
+
+
+def unmerge_lora(network: nn.Module, replaced: Mapping[str, LoraLinear]) -> None:
+    """Undo `merge_lora`: the layers that were there come back, bit for bit as they were.
+
+    They train, or not, as the layers that stood for them did last.
+    """
+    for path, layer in replaced.items():
+        layer.train(network.get_submodule(path).training)
+        network.set_submodule(path, layer)

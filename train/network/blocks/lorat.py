@@ -1,0 +1,121 @@
+"""LoRAT: template and search tokens pass one transformer together; a head reads the search tokens.
+
+Follows "Tracking Meets LoRA" (Lin et al., 2024) as its published system computes it: both crops
+share one positional grid, of which each takes the top-left corner, and a table of token types tells
+background and foreground of the template and the search region apart.
+
+Axes: B batch, T tokens, D channels; g and G are the sides of the template's and the search grid.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lorat.train.network.blocks.head import Head
+from lorat.train.network.blocks.layers import template_types
+from lorat.train.network.blocks.positions import corner
+from lorat.train.network.blocks.vit import Transformer
+
+__all__ = ["LoRAT", "Prediction"]
+
+SEARCH_TYPE = 2
+"""Row of the token-type table; 0 is the template's background, 1 its foreground."""
+
+
+class Prediction(NamedTuple):
+    """What the network says of a search crop."""
+
+    score_map: Tensor
+    """(B, G, G) float32 logits."""
+    boxes: Tensor
+    """(B, G, G, 4) float32 xyxy in units of the search region."""
+
+
+class LoRAT(nn.Module):
+    """The tracker's network.
+
+    Attributes:
+        fingerprint: of the pretrained backbone's tensors; empty where there is none.
+        checkpoint_activations: whether training keeps the inputs of the blocks alone and computes
+            the rest again in the backward pass.
+        rotation: sines and cosines of all tokens' places, for backbones with rotary positions.
+    """
+
+    fingerprint: str = ""
+    checkpoint_activations: bool = False
+    rotation: Tensor | None
+
+    def __init__(
+        self,
+        backbone: Transformer,
+        template_grid: int,
+        search_grid: int,
+        token_type_std: float = 0.02,
+    ) -> None:
+        """Take over the parts of `backbone`; its positions are brought to the search grid."""
+        super().__init__()
+        self.template_grid = template_grid
+        self.search_grid = search_grid
+        positions = backbone.positions_for(search_grid)
+        width = positions.shape[-1]
+        self.pos_embed = nn.Parameter(positions)
+        rotary = backbone.rotary
+        self.register_buffer(
+            "rotation",
+            None if rotary is None else rotary.table((template_grid, search_grid)),
+            persistent=False,
+        )
+        self.token_type_embed = nn.Parameter(torch.empty(3, width))
+        nn.init.trunc_normal_(self.token_type_embed, std=token_type_std)
+        self.patch_embed = backbone.patch_embed
+        self.norm_pre = backbone.norm_pre
+        self.blocks = backbone.blocks
+        self.norm = backbone.norm
+        self.head = Head(width, search_grid)
+
+    def forward(self, template: Tensor, search: Tensor, template_mask: Tensor) -> Prediction:
+        """Find the template's object in the search crop.
+
+        Args:
+            template: (B, 3, h, w) normalised RGB, h = w = patch size × g.
+            search: (B, 3, H, W) normalised RGB, H = W = patch size × G.
+            template_mask: (B, g, g) bool or integer, true on cells of the object.
+
+        Returns:
+            A prediction for every cell of the search grid.
+        """
+        return self.track(self.embed_template(template, template_mask), search)
+
+    def embed_template(self, template: Tensor, template_mask: Tensor) -> Tensor:
+        """Return the template's tokens (B, g·g, D); they serve any number of search crops."""
+        types = template_types(self.token_type_embed, template_mask)
+        return self._embed(template, self.template_grid) + types
+
+    def track(self, template_tokens: Tensor, search: Tensor) -> Prediction:
+        """Find the object in a search crop.
+
+        Args:
+            template_tokens: (B, g·g, D) from `embed_template`.
+            search: (B, 3, H, W) normalised RGB.
+        """
+        search_tokens = self._embed(search, self.search_grid) + self.token_type_embed[SEARCH_TYPE]
+        context = () if self.rotation is None else (self.rotation,)
+        x = torch.cat((template_tokens, search_tokens), dim=1)
+        for block in self.blocks[:-1]:
+            x = self._pass(block, x, 0, *context)
+        # Nothing reads the template's tokens after the last block's attention.
+        x = self._pass(self.blocks[-1], x, template_tokens.shape[1], *context)
+        return Prediction(*self.head(self.norm(x)))
+
+    def _pass(self, block: nn.Module, x: Tensor, skip: int, *context: Tensor) -> Tensor:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(block, x, skip, *context, use_reentrant=False)
+        return block(x, skip, *context)
+
+    def _embed(self, images: Tensor, grid: int) -> Tensor:
+        """Return a crop's tokens (B, grid², D) without their types."""
+        return self.norm_pre(self.patch_embed(images) + corner(self.pos_embed, grid))

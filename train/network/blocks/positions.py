@@ -1,0 +1,143 @@
+"""Where tokens are: a backbone's grid of positions, brought to the grid that the tracker uses.
+
+Axes: T tokens, D channels, d channels of a head, G cells of a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorat.shards.base.errors import UserError
+
+__all__ = [
+    "Rotary",
+    "corner",
+    "place_positions",
+    "resize_positions",
+    "rotate",
+    "sincos_positions",
+]
+
+
+def place_positions(positions: Tensor, grid: int, layout: Literal["official", "timm"]) -> Tensor:
+    """Bring a backbone's positions to a grid of which every crop takes the top-left `corner`.
+
+    Two published systems differ. "official" resamples the native grid to the search grid, without
+    antialiasing. "timm" keeps the native grid, unless it is smaller than the search grid; then it
+    resamples it, with antialiasing.
+
+    Args:
+        positions: (1, N, D), N a square number, rows one after another.
+        grid: cells of a side of the search crop.
+        layout: whose rule holds.
+
+    Returns:
+        (1, M, D) float32, M a square number, at least grid².
+    """
+    if layout == "timm" and _side(positions) >= grid:
+        return positions.float()
+    return resize_positions(positions, grid, antialias=layout == "timm")
+
+
+def corner(positions: Tensor, grid: int) -> Tensor:
+    """Return the top-left grid × grid cells of a square grid: (1, grid², D) of (1, N, D)."""
+    side = _side(positions)
+    if side == grid:
+        return positions
+    return positions.unflatten(1, (side, side))[:, :grid, :grid].flatten(1, 2)
+
+
+def resize_positions(positions: Tensor, grid: int, antialias: bool = False) -> Tensor:
+    """Resample a square positional grid, bicubic, in float32.
+
+    Args:
+        positions: (1, N, D), N a square number, rows one after another.
+        grid: cells of a side of the result.
+        antialias: whether a smaller result is smoothed first. (With antialiasing the bicubic
+            weights are others for a larger result, too.)
+
+    Returns:
+        (1, grid², D) float32; `positions` unchanged where the sizes are equal.
+    """
+    native = _side(positions)
+    if native == grid:
+        return positions.float()
+    image = positions.float().view(1, native, native, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(
+        image, size=(grid, grid), mode="bicubic", align_corners=False, antialias=antialias
+    )
+    return image.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def sincos_positions(like: Tensor) -> Tensor:
+    """Return fixed 2D positions (Chen et al., 2021): sines and cosines of the row and the column.
+
+    Args:
+        like: (1, side·side, D) positions whose shape and device to take; D a multiple of 4.
+    """
+    side, quarter = _side(like), like.shape[-1] // 4
+    if like.shape[-1] % 4:
+        raise UserError(
+            f"initial_positions: sincos needs a width that 4 divides, not {like.shape[-1]}"
+        )
+    rates = 10000.0 ** (-torch.arange(quarter, device=like.device) / quarter)
+    angles = torch.arange(side, device=like.device)[:, None] * rates
+    waves = torch.cat((angles.sin(), angles.cos()), dim=1)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    return torch.cat((rows, columns), dim=-1).reshape(1, side * side, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary positions of a grid (Su et al., 2021; Fang et al., 2023).
+
+    The first half of a head's channels are pairs turned by the row, the other half by the column;
+    pair k of a half turns by ``place / temperature ** (4·k / d)``.
+    """
+
+    channels: int
+    """Of a head; a multiple of 4."""
+    reference: int | None
+    """Cells of a side that every grid is stretched to; None leaves places as they are."""
+    temperature: float = 10000.0
+
+    def table(self, grids: Sequence[int]) -> Tensor:
+        """Return sines and cosines for square grids one after another, (2, T, d / 2) float32."""
+        angles = torch.cat([self._angles(grid) for grid in grids])
+        return torch.stack((angles.sin(), angles.cos()))
+
+    def _angles(self, grid: int) -> Tensor:
+        places = torch.arange(grid, dtype=torch.float32)
+        if self.reference is not None:
+            places = places / grid * self.reference
+        quarter = self.channels // 4
+        rates = self.temperature ** (-torch.arange(quarter, dtype=torch.float32) / quarter)
+        angles = places[:, None] * rates
+        rows, columns = angles[:, None].expand(-1, grid, -1), angles[None].expand(grid, -1, -1)
+        return torch.cat((rows, columns), dim=-1).flatten(0, 1)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn neighbouring channels of queries or keys by their tokens' angles.
+
+    Args:
+        x: (B, H, T, d).
+        table: (2, T, d / 2) float32, sines and cosines.
+
+    Returns:
+        (B, H, T, d) in the number type of x; the products are formed in float32.
+    """
+    sine, cosine = table.unbind(0)
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def _side(positions: Tensor) -> int:
+    return round(positions.shape[1] ** 0.5)

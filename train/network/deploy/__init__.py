@@ -1,0 +1,1 @@
+"""The network on a device: number types, compilation, merged weights."""

@@ -1,0 +1,292 @@
+"""The network as files that run without this project: ONNX, and PyTorch's own export.
+
+Two graphs. The template's runs once for each sequence and gives tokens; the tracking graph runs
+once for each frame, on those tokens and a search crop. Both take crops as they are cut, float32 RGB
+on 0 … 255 with channels last, and normalise them. The batch axis is free, all other sizes are
+fixed. What else a user has to know (sizes, area factors, statistics) stands in the metadata.
+
+Promise: an ONNX file is written only after onnxruntime gave the network's own boxes to 1e-3.
+
+Axes: B batch, T template tokens, D channels; g and G are the sides of the two grids.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lorat.configs.schema import VariantConfig
+from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks.lorat import LoRAT
+
+__all__ = ["check_target", "export_onnx", "export_torch", "graph_metadata", "template_file"]
+
+_OPSET = 20  # the first with a GELU of its own
+_ONE_FILE = 2**31 - 2**26  # protobuf's limit, less some room for the graph
+_TOLERANCE = 1e-3
+_LAYOUT = "float32 RGB on 0...255, (batch, height, width, 3); the graph normalises it"
+
+
+class _Normalise(nn.Module):
+    """Crops as they are cut become what the network takes."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, variant: VariantConfig) -> None:
+        super().__init__()
+        mean, std = torch.tensor(variant.mean), torch.tensor(variant.std)
+        self.register_buffer("scale", 1.0 / (255.0 * std), persistent=False)
+        self.register_buffer("shift", mean / std, persistent=False)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Return (B, 3, H, W) for (B, H, W, 3) on 0 … 255."""
+        return (crops * self.scale - self.shift).permute(0, 3, 1, 2)
+
+
+class _TemplateGraph(nn.Module):
+    def __init__(self, network: LoRAT, variant: VariantConfig) -> None:
+        super().__init__()
+        self.network, self.normalise = copy.copy(network), _Normalise(variant)
+        # A torch.export file holds every tensor of its module, used or not.
+        unused = ("blocks", "norm", "head")
+        parts = {name: part for name, part in network.named_children() if name not in unused}
+        self.network.__dict__["_modules"] = parts
+
+    def forward(self, template: Tensor, template_mask: Tensor) -> Tensor:
+        """Return tokens (B, T, D) for a (B, h, w, 3) crop and a (B, g, g) bool mask."""
+        return self.network.embed_template(self.normalise(template), template_mask)
+
+
+class _TrackGraph(nn.Module):
+    def __init__(self, network: LoRAT, variant: VariantConfig) -> None:
+        super().__init__()
+        self.network, self.normalise = network, _Normalise(variant)
+
+    def forward(self, template_tokens: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
+        """Return score logits (B, G, G) and boxes (B, G, G, 4) for tokens and (B, H, W, 3)."""
+        prediction = self.network.track(template_tokens, self.normalise(search))
+        return prediction.score_map, prediction.boxes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Graph:
+    """One file: what is computed, on what, and what the ends are called."""
+
+    file: Path
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    """Examples with a batch of two."""
+    outputs: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+    @property
+    def free(self) -> dict[str, dict[int, torch.export.Dim]]:
+        """The batch axis of every input."""
+        batch = torch.export.Dim("batch")
+        return {name: {0: batch} for name in self.inputs}
+
+    def results(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Let the network itself compute the outputs."""
+        with torch.inference_mode():
+            found = self.module(**inputs)
+        return found if isinstance(found, tuple) else (found,)
+
+
+def template_file(file: Path) -> Path:
+    """Return where the template's graph lies beside the tracking graph: lorat.template.onnx."""
+    return file.with_name(f"{file.stem}.template{file.suffix}")
+
+
+def graph_metadata(variant: VariantConfig, network: LoRAT) -> dict[str, str]:
+    """Return what a user of the files has to know: plain strings, lists and numbers as JSON."""
+    known = {
+        "template_size": variant.template_size,
+        "search_size": variant.search_size,
+        "template_grid": network.template_grid,
+        "search_grid": network.search_grid,
+        "template_factor": variant.template_factor,
+        "search_factor": variant.search_factor,
+        "mean": variant.mean,
+        "std": variant.std,
+    }
+    return {
+        "variant": variant.name,
+        **{name: json.dumps(value) for name, value in known.items()},
+        "crops": _LAYOUT,
+        "score_map": "logits, one a cell",
+        "boxes": "x1, y1, x2, y2 in units of the search crop, one a cell",
+        "backbone": variant.backbone.timm,
+        "backbone_fingerprint": network.fingerprint,
+        "lorat": version("lorat"),
+    }
+
+
+def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
+    """See that graphs can be written to `file` and beside it.
+
+    Args:
+        file: the tracking graph's.
+        suffix: that it must have: ``.onnx`` or ``.pt2``.
+        overwrite: whether files may be replaced.
+
+    Raises:
+        UserError: if not, or a package of the extra ``onnx`` is missing.
+    """
+    if file.suffix != suffix:
+        raise UserError(f"{file}: the name of such a graph ends in {suffix}")
+    for path in (file, template_file(file)):
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: exists; give another --out, or --overwrite")
+    needed = ("onnx", "onnxscript", "onnxruntime") if suffix == ".onnx" else ()
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lorat[onnx]'")
+
+
+def export_onnx(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
+    """Write the tracking graph to `file` and the template's beside it, as ONNX.
+
+    Networks above 2 GB have their weights in a second file each, ``<file>.data``.
+
+    Args:
+        file: its name ends in ``.onnx``.
+        network: as `load_network` returns it in float32: merged and frozen, on the CPU.
+        variant: the network's.
+
+    Returns:
+        The two graphs' files: tracking, template.
+
+    Raises:
+        UserError: if a package of the extra ``onnx`` is missing, the name has another ending, or
+            onnxruntime computes other boxes.
+    """
+    check_target(file, ".onnx", overwrite=True)
+    return [_written(graph, _write_onnx) for graph in _graphs(file, network, variant)]
+
+
+def export_torch(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
+    """Write both graphs as ``torch.export`` programs, which ``torch.export.load`` reads.
+
+    The metadata lie in the files as ``metadata.json``.
+
+    Args:
+        file: its name ends in ``.pt2``.
+        network: as `export_onnx` takes it.
+        variant: the network's.
+
+    Raises:
+        UserError: if the name has another ending.
+    """
+    check_target(file, ".pt2", overwrite=True)
+    return [_written(graph, _write_torch) for graph in _graphs(file, network, variant)]
+
+
+def _graphs(file: Path, network: LoRAT, variant: VariantConfig) -> tuple[_Graph, _Graph]:
+    """Return the tracking and the template's graph with seeded examples."""
+    if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in network.parameters()):
+        raise ValueError("networks are exported in float32 and on the CPU")
+    draw = torch.Generator().manual_seed(0)
+    template, search = (
+        torch.rand(2, side, side, 3, generator=draw) * 255.0
+        for side in (variant.template_size, variant.search_size)
+    )
+    grid = network.template_grid
+    mask = torch.zeros(2, grid, grid, dtype=torch.bool)
+    mask[:, grid // 4 : grid - grid // 4, grid // 4 : grid - grid // 4] = True
+    embed = _TemplateGraph(network, variant).eval()
+    with torch.inference_mode():
+        tokens = embed(template, mask)
+    metadata = graph_metadata(variant, network)
+    return (
+        _Graph(
+            file,
+            _TrackGraph(network, variant).eval(),
+            {"template_tokens": tokens.clone(), "search": search},
+            ("score_map", "boxes"),
+            {**metadata, "graph": "track"},
+        ),
+        _Graph(
+            template_file(file),
+            embed,
+            {"template": template, "template_mask": mask},
+            ("template_tokens",),
+            {**metadata, "graph": "template"},
+        ),
+    )
+
+
+def _written(graph: _Graph, write: Callable[[_Graph, Path], None]) -> Path:
+    """Let `write` fill a folder beside the file, and put what it holds in place."""
+    folder = graph.file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
+        write(graph, Path(place) / graph.file.name)
+        # The weights, where they have a file of their own, come before the graph that names them.
+        for part in sorted(Path(place).iterdir(), key=lambda p: p.name == graph.file.name):
+            part.replace(folder / part.name)
+    return graph.file
+
+
+def _write_torch(graph: _Graph, file: Path) -> None:
+    program = torch.export.export(
+        graph.module, (), kwargs=dict(graph.inputs), dynamic_shapes=graph.free, strict=False
+    )
+    extra = {"metadata.json": json.dumps(dict(graph.metadata))}
+    torch.export.save(program, file, extra_files=extra)
+
+
+def _write_onnx(graph: _Graph, file: Path) -> None:
+    with warnings.catch_warnings():
+        # That both inputs have one batch axis is meant.
+        warnings.filterwarnings("ignore", message="# The axis name")
+        program = torch.onnx.export(
+            graph.module,
+            (),
+            kwargs=dict(graph.inputs),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=graph.free,
+            opset_version=_OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    program.model.metadata_props.update(graph.metadata)
+    size = sum(t.nbytes for t in graph.module.state_dict().values())
+    program.save(file, external_data=size > _ONE_FILE)
+    _check_onnx(graph, file)
+
+
+def _check_onnx(graph: _Graph, file: Path) -> None:
+    """Compare onnxruntime with the network, on a batch of two and on one alone.
+
+    Raises:
+        UserError: if an output differs by more than 1e-3.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    for count in (2, 1):
+        inputs = {name: example[:count] for name, example in graph.inputs.items()}
+        found = session.run(list(graph.outputs), {n: t.numpy() for n, t in inputs.items()})
+        for name, ours, theirs in zip(graph.outputs, graph.results(inputs), found, strict=True):
+            away = (ours - torch.from_numpy(theirs)).abs().max().item()
+            if not away <= _TOLERANCE:
+                raise UserError(
+                    f"{graph.file}: onnxruntime {onnxruntime.__version__} gives another {name} "
+                    f"(off by {away:.2g}); nothing was written, try another release of it"
+                )

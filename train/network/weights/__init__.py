@@ -1,0 +1,1 @@
+"""Weight files: containers, published key names, pretrained backbones."""

@@ -1,0 +1,158 @@
+"""Weight files as named tensors: reading them safely, comparing names, writing them whole.
+
+A file is recognised by its first bytes, not by its suffix: published files called ``.bin`` hold
+safetensors. Nothing is unpickled but tensors. Where the format allows it, tensors stay in the file
+until they are used (mapped, private: writing to them does not change the file), so that processes
+of one machine share what they read. A file that is written is either complete or absent.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import atomic_file
+
+__all__ = ["check_tensors", "check_writable", "read_tensors", "write_tensors"]
+
+SAFETENSORS = (".safetensors", ".bin")
+PYTORCH = (".pth", ".pt")
+"""Suffixes that readers of published files go by."""
+
+# What PyTorch's restricted loader raises for files that are not its own, text among them.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a file's tensors by name and its metadata (empty for PyTorch's own format).
+
+    Of a PyTorch file whose tensors stand one level down, under ``model`` or ``state_dict``, that
+    level is returned.
+
+    Raises:
+        UserError: if the file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        if head[8:9] == b"{":
+            return _read_safetensors(path)
+        return _read_pytorch(path, zipped=head.startswith(b"PK")), {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged safetensors file ({error}); fetch it again") from error
+
+
+def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
+    try:
+        if zipped and path.suffix != ".safetensors":
+            state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        else:
+            with path.open("rb") as file:  # by name, PyTorch would go by the suffix
+                state = torch.load(file, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        raise UserError(
+            f"{path}: neither a safetensors file nor a PyTorch file of plain tensors, or damaged; "
+            "fetch it again, or save its weights alone"
+        ) from error
+    for level in (state, *(_below(state, name) for name in ("model", "state_dict"))):
+        if isinstance(level, dict) and all(isinstance(v, Tensor) for v in level.values()):
+            return {str(name): tensor.detach() for name, tensor in level.items()}
+    raise UserError(f"{path}: not a table of named tensors; give a file of weights only")
+
+
+def _below(state: Any, name: str) -> Any:
+    return state.get(name) if isinstance(state, dict) else None
+
+
+def check_writable(path: Path, overwrite: bool) -> None:
+    """See that `write_tensors` may write a file under this name.
+
+    Raises:
+        UserError: if the suffix is none that readers go by, or the file exists.
+    """
+    if path.suffix not in SAFETENSORS + PYTORCH:
+        known = ", ".join(SAFETENSORS + PYTORCH)
+        raise UserError(f"{path}: readers go by the suffix; end the name in one of {known}")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists; give another --out, or --overwrite")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a file, whole or not at all.
+
+    ``.pth`` and ``.pt`` get PyTorch's format, which has no place for the metadata, other names
+    safetensors.
+    """
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_file(path) as file:
+        if path.suffix in PYTORCH:
+            # Cloned: of a view, PyTorch would write the whole tensor that it is a part of.
+            torch.save({name: tensor.clone() for name, tensor in own.items()}, file)
+        else:
+            file.write(save(own, metadata=dict(metadata)))
+
+
+def check_tensors(
+    source: Path | str,
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    shown: Callable[[str], str] = str,
+) -> None:
+    """Compare names and shapes.
+
+    Args:
+        source: what error messages call the file.
+        found: what the file holds.
+        expected: what it should hold; on any device.
+        shown: maps a name to what the user's file calls it.
+
+    Raises:
+        UserError: lists missing, unexpected and misshapen tensors by name.
+    """
+    shapes = (
+        f"{shown(name)} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in found.keys() & expected.keys()
+        if found[name].shape != expected[name].shape
+    )
+    problems = {
+        "missing": {shown(name) for name in expected.keys() - found.keys()},
+        "unexpected": {shown(name) for name in found.keys() - expected.keys()},
+        "misshapen": set(shapes),
+    }
+    text = "; ".join(f"{kind}: {_list(names)}" for kind, names in problems.items() if names)
+    if text:
+        raise UserError(f"{source}: weights of another network ({text}); check variant and file")
+
+
+def _list(names: Iterable[str], limit: int = 8) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + more

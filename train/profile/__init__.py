@@ -1,0 +1,1 @@
+"""What a variant costs: counted and measured."""

@@ -1,0 +1,166 @@
+"""What a training step takes on this machine, measured: time, peak memory, a product's rate.
+
+A step is measured in a process of its own, so that its peak is its own, and a step that the system
+ends for lack of memory ends nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from lorat.train.distributed.world import World
+from lorat.train.faults.faults import Watch
+from lorat.train.profile.count import (
+    Setting,
+    empty_network,
+    made_up_batch,
+    materialise,
+    prepare,
+)
+from lorat.train.step.engine import Engine, make_scaler
+from lorat.train.step.step import update
+
+__all__ = ["Measured", "free_memory", "measure_apart", "product_rate"]
+
+_STATUS = Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
+_CONTAINERS = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+_LEAST_STEPS, _MOST_STEPS, _ENOUGH = 2, 5, 10.0  # seconds after which no more steps begin
+_SIDES = {"cuda": 8192, "mps": 4096, "cpu": 2048}
+_PRODUCTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A training step here."""
+
+    seconds: tuple[float, ...]
+    """Of each step, after one that warms up."""
+    peak: int | None
+    """Bytes: of the process (CPU), of all tensors (CUDA); None where the device does not tell."""
+    before: int
+    """The part of it that was there before the network."""
+    rate: float
+    """Operations a second of a matrix product, right after the steps."""
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return median(self.seconds)
+
+
+def measure_apart(setting: Setting) -> Measured | None:
+    """Measure a setting's training step in a process of its own; None if memory did not suffice."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, setting, torch.get_num_threads()).result()
+        except (torch.OutOfMemoryError, BrokenProcessPool):
+            return None
+
+
+def _measure(setting: Setting, threads: int) -> Measured:
+    torch.set_num_threads(threads)
+    device = setting.device
+    before = _resident("VmRSS") if device.type == "cpu" else 0
+    network = materialise(empty_network(setting.variant, setting.dtype), device)
+    objective, optimizer = prepare(network, setting)
+    if setting.train.compile:
+        objective.compile_whole(device)
+    scaler = make_scaler(setting.dtype, device)
+    world = World(0, 1, device)
+    engine = Engine(objective, objective, optimizer, scaler, world, Watch(world))
+    batch = made_up_batch(setting, network)
+    seconds: list[float] = []
+    for step in range(_MOST_STEPS + 1):
+        _wait_for(device)
+        begin = time.perf_counter()
+        update(engine, setting.train, batch, step)
+        _wait_for(device)
+        seconds.append(time.perf_counter() - begin)
+        if step >= _LEAST_STEPS and sum(seconds[1:]) > _ENOUGH:
+            break
+    peak = _peak(device)
+    return Measured(tuple(seconds[1:]), peak, before, product_rate(device, setting.dtype))
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return operations a second of a product of large square matrices, the best of a few."""
+    side = _SIDES[device.type]
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / min(_seconds(lambda: left @ right, device) for _ in range(_PRODUCTS + 1))
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    _wait_for(device)
+    begin = time.perf_counter()
+    work()
+    _wait_for(device)
+    return time.perf_counter() - begin
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that a training could still take on a device that is here."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    if not _MEMORY.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(_kilobytes(_MEMORY, "MemAvailable"), *_left_in_containers())
+
+
+def _left_in_containers(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Return what a container's limits leave; the files it has read count as free."""
+    left = []
+    for limit, usage in _CONTAINERS:
+        texts = [(root / name).read_text() for name in (limit, usage) if (root / name).is_file()]
+        if len(texts) == 2 and texts[0].strip() != "max":
+            statistics = (root / limit).with_name("memory.stat").read_text().split()
+            files = dict(zip(statistics[::2], statistics[1::2], strict=True))
+            left.append(int(texts[0]) - int(texts[1]) + int(files.get("inactive_file", 0)))
+    return left or [sys.maxsize]
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _resident("VmHWM") if device.type == "cpu" else None
+
+
+def _resident(name: str) -> int:
+    """Return this process's memory by its name in Linux; elsewhere its peak so far."""
+    if _STATUS.is_file():
+        return _kilobytes(_STATUS, name)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _kilobytes(file: Path, name: str) -> int:
+    """Return the bytes that a line such as ``VmRSS:  1234 kB`` says."""
+    for line in file.read_text().splitlines():
+        label, _, value = line.partition(":")
+        if label == name:
+            return int(value.split()[0]) * 1024
+    raise OSError(f"{file}: has no line {name}")
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

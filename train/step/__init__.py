@@ -1,0 +1,1 @@
+"""One optimiser step: objective, loss, optimiser, engine, and validation."""
