@@ -117,7 +117,8 @@ def try_jitter(
     """Draw training windows for a box and report how they fare on the stored window.
 
     The windows follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report
-    decides whether a pair is stored, they are drawn from `draws` and not from NumPy's distributions.
+    decides whether a pair is stored, they are drawn from `draws` and not from NumPy's
+    distributions.
 
     Args:
         box: (4,) xyxy, frame pixels.

@@ -14,7 +14,7 @@ from lorat.evaluate.cli import main
 from lorat.evaluate.track.batch import group_sizes, track_clips
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.slots import Work
-from lorat.train.network.deploy.merged import compiling
+from lorat.train.network.deploy import compiling
 
 
 @pytest.fixture

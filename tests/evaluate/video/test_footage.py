@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lorat.evaluate.video import footage as module
 from lorat.evaluate.video.footage import (
     Footage,
     Shot,
@@ -18,7 +19,6 @@ from lorat.evaluate.video.footage import (
     open_footage,
     read_ahead,
 )
-from lorat.evaluate.video.write import footage as module
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import decode, encode
 from tests.evaluate.conftest import SIZE, picture, write_frames

@@ -6,8 +6,8 @@ import pytest
 
 from lorat.evaluate.draw import draw_ruler
 from lorat.evaluate.results.files import SequenceResult
+from lorat.evaluate.video import write as video
 from lorat.evaluate.video.write import VideoFile, draw_frame, write_tracking_video
-from lorat.evaluate.video.write import write as video
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 

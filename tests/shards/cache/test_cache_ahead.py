@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lorat.shards.base.errors import ShardCorrupt
+from lorat.shards.cache import cache as module
 from lorat.shards.cache.cache import CacheOptions, ShardCache, open_shard
-from lorat.shards.cache.cache import cache as module
 from lorat.shards.cache.folder import bytes_needed
 from lorat.shards.manifest import Manifest
 

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from lorat.shards.base.errors import UserError
+from lorat.train.distributed import rendezvous as joining
+from lorat.train.distributed import world as distributed
 from lorat.train.distributed.rendezvous import meet
-from lorat.train.distributed.world import rendezvous as joining
-from lorat.train.distributed.world import world as distributed
 
 PATIENCE = timedelta(seconds=20)
 

@@ -16,8 +16,8 @@ from lorat.shards.base.errors import UserError
 from lorat.train.checkpoint.checkpoints import find_checkpoint
 from lorat.train.cli import main
 from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.deploy import compiling
 from lorat.train.network.deploy.compiling import check_compiler, compile_whole
-from lorat.train.network.deploy.merged import compiling
 from lorat.train.network.variants import assemble
 from lorat.train.step.loss import count_positives
 from lorat.train.step.objective import Objective

@@ -22,6 +22,7 @@ from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import Tracker
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.deploy import merged as deploy
 from lorat.train.network.deploy.merged import (
     check_target,
     export_onnx,
@@ -29,7 +30,6 @@ from lorat.train.network.deploy.merged import (
     graph_metadata,
     template_file,
 )
-from lorat.train.network.deploy.merged import merged as deploy
 from lorat.train.network.trained import save_weights
 from lorat.train.network.variants import assemble
 

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.deploy import devices
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
-from lorat.train.network.deploy.merged import devices
 from lorat.train.network.variants import hold_matrices_in
 from lorat.train.step.loss import count_positives
 from lorat.train.step.objective import Objective

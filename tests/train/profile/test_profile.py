@@ -14,6 +14,7 @@ from lorat.configs.schema import LoraConfig, TrainConfig
 from lorat.train.cli import main
 from lorat.train.distributed.world import World
 from lorat.train.faults.faults import Watch
+from lorat.train.profile import profile as profiling
 from lorat.train.profile.count import (
     Setting,
     count_frame,
@@ -25,7 +26,6 @@ from lorat.train.profile.count import (
     prepare,
 )
 from lorat.train.profile.measure import _left_in_containers, free_memory, measure_apart
-from lorat.train.profile.profile import profile as profiling
 from lorat.train.profile.profile import profile_variant
 from lorat.train.step.engine import Engine, make_scaler
 from lorat.train.step.step import update
