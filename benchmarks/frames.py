@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lorat.prep.annotations.cleaning import clean as clean_clip
 from lorat.prep.build.run import BuildOptions, build
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.manifest import Manifest
 from lorat.shards.pixels.jpeg import encode

@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.timing import in_turn
 from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
 from lorat.evaluate.results.files import SequenceResult, read_results, write_result
-from lorat.prep.trees.registry import DATASETS, expected_frames, read_clips
+from lorat.prep.trees.base.official import expected_frames
+from lorat.prep.trees.registry import DATASETS, read_clips
 
 __all__ = ["run"]
 

@@ -43,7 +43,7 @@ from lorat.evaluate.track.tracker import (
     prepare_search,
     prepare_template,
 )
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory, usable_cores
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.blocks.lora import merge_lora

@@ -19,7 +19,7 @@ import torch
 from hypothesis import settings
 
 from lorat.prep.build.run import BuildOptions, build
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base import remote
 from lorat.shards.pixels.jpeg import encode
 

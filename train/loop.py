@@ -23,10 +23,10 @@ from lorat.train.checkpoint.schedule import Saver
 from lorat.train.data.batches import Source, make_loader
 from lorat.train.distributed.world import World, texts_of_ranks
 from lorat.train.evaluating import Evaluate, Evaluations
-from lorat.train.faults.faults import Scene
 from lorat.train.logs.report import reporting
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.step.engine import Engine, build_engine, make_scaler
+from lorat.train.step.faults import Scene
 from lorat.train.step.objective import Objective
 from lorat.train.step.optimizer import (
     Schedule,
@@ -35,7 +35,7 @@ from lorat.train.step.optimizer import (
     set_learning_rate,
 )
 from lorat.train.step.step import update
-from lorat.train.step.validation import Validations, validation_due
+from lorat.train.validation import Validations, validation_due
 
 __all__ = ["Training", "train"]
 

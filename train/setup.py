@@ -29,7 +29,7 @@ from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import pick_dtype
 from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import build_network
-from lorat.train.step.validation import validation_source
+from lorat.train.validation import validation_source
 
 __all__ = ["Reading", "Request", "find_shards", "introduce", "note_run", "prepare"]
 

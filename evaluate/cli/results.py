@@ -17,7 +17,8 @@ from lorat.evaluate.results.write import EXPORTS, ResultSet, layout_files, write
 from lorat.evaluate.track.runs import default_out, newest_run, run_weights
 from lorat.evaluate.track.testsets import choose_test_sets
 from lorat.prep.commandline import Command, root_options
-from lorat.prep.trees.registry import Dataset, parse_name
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.registry import parse_name
 from lorat.prep.trees.roots import is_named, missing_roots, parse_roots
 from lorat.prep.trees.sources import RAW, split_names
 from lorat.shards.base.console import progress_bar, say, start_logging

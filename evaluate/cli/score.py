@@ -15,7 +15,7 @@ from lorat.evaluate.results.find import LAYOUTS
 from lorat.evaluate.track.store import METRICS
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, root_options
-from lorat.prep.trees.registry import official_names
+from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.roots import parse_roots
 from lorat.prep.trees.sources import RAW, split_names
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say, start_logging

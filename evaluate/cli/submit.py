@@ -17,7 +17,7 @@ from lorat.evaluate.submit.judge import (
     official_sequences,
 )
 from lorat.prep.commandline import Command
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.prep.trees.roots import find_root, parse_roots
 from lorat.shards.base.console import say, start_logging

@@ -36,7 +36,7 @@ from lorat.evaluate.measure.toolkits import (
     trackingnet_scores,
 )
 from lorat.evaluate.results.files import SequenceResult, never_moves
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh

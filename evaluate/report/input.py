@@ -12,7 +12,7 @@ from lorat.evaluate.report.outcome import Runs, Summary
 from lorat.evaluate.report.page import PageInput, Rival
 from lorat.evaluate.report.strips import worst_strips
 from lorat.evaluate.track.store import machines_of, result_folder
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 
 __all__ = ["PAGE", "compare", "page_input"]
 

@@ -28,9 +28,9 @@ from lorat.evaluate.submit.pack import Packed, pack_got10k, pack_trackingnet
 from lorat.evaluate.track.session import Evaluation
 from lorat.evaluate.track.store import METRICS
 from lorat.evaluate.track.testsets import TestSet
-from lorat.evaluate.video import write_tracking_video
-from lorat.prep.trees.clip import Clip
-from lorat.prep.trees.registry import official_names
+from lorat.evaluate.video.write import write_tracking_video
+from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.base.official import official_names
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
 __all__ = ["Wishes", "publish"]

@@ -18,7 +18,7 @@ from lorat.evaluate.report.plots import Axis, Curve, curve_plot, timeline
 from lorat.evaluate.report.published import published_rows
 from lorat.evaluate.report.strips import Strip
 from lorat.evaluate.report.tables import STILL, Scored
-from lorat.prep.trees.registry import expected_sequences
+from lorat.prep.trees.base.official import expected_sequences
 
 __all__ = ["render_set"]
 

@@ -12,7 +12,7 @@ from lorat.evaluate.draw import draw_thumbnail
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.measure.scores import DatasetScores
 from lorat.evaluate.results.files import SequenceResult
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 from lorat.shards.pixels.jpeg import ImageError, encode, read_image
 

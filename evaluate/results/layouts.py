@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import SequenceResult, read_result
 from lorat.evaluate.results.find import LAYOUTS, PREFIXES, Files, Place, find_place
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.results.find import PREFIXES
-from lorat.prep.trees.registry import Dataset
+from lorat.prep.trees.base.dataset import Dataset
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, explain_disk
 

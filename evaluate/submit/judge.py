@@ -19,7 +19,7 @@ from lorat.evaluate.submit.archive import Archive, EntryFault, open_archive
 from lorat.evaluate.submit.findings import KINDS, Finding, Server, by_kind
 from lorat.evaluate.submit.layout import LAYOUTS, Files, Layout, guess_server
 from lorat.evaluate.submit.text import parse_table
-from lorat.prep.trees.registry import official_names
+from lorat.prep.trees.base.official import official_names
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import rasterise, xywh_to_xyxy, xyxy_to_xywh
 

@@ -30,7 +30,7 @@ from lorat.evaluate.track.store import (
     weights_digest,
 )
 from lorat.evaluate.track.testsets import TestSet
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import (
     ALL_FREED,

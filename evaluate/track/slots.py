@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.track.tracker import TargetState, check_first_box, frame_size
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError, read_image

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lorat.evaluate.results.files import has_result, read_result
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import file_digest, write_json
 from lorat.shards.pixels.geometry import xyxy_to_xywh

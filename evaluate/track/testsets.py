@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lorat.prep.trees.clip import Clip
-from lorat.prep.trees.reading import Fault, reading
-from lorat.prep.trees.registry import DATASETS, Dataset, parse_name, read_clips
+from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.reading import Fault, reading
+from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
 from lorat.prep.trees.roots import find_root, is_named, missing_roots
 from lorat.shards.base.errors import UserError, nearest
 

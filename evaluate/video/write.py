@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lorat.evaluate.draw import draw_frame
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.results.files import SequenceResult
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import explain_disk
 from lorat.shards.pixels.geometry import xywh_to_xyxy

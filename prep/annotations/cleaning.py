@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.pixels.geometry import clip_boxes
 
 __all__ = ["Cleaned", "Removed", "clean", "clean_counted"]

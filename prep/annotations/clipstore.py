@@ -18,7 +18,7 @@ import numpy as np
 from lorat.prep.annotations.cleaning import Removed
 from lorat.prep.annotations.columns import ColumnWriter, NotColumns, open_columns
 from lorat.prep.annotations.fingerprint import AnnotationsDigest
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.errors import UserError
 
 __all__ = ["ClipCounts", "ClipIndex", "write_clips"]

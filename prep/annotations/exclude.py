@@ -16,7 +16,7 @@ import numpy as np
 
 from lorat.prep.audit.findings import Finding
 from lorat.prep.audit.report import load_report
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 
 __all__ = ["Exclusions", "exclude_clips", "load_exclusions"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 
 __all__ = ["AnnotationsDigest", "annotations_fingerprint"]
 

@@ -26,9 +26,11 @@ from lorat.prep.annotations.cleaning import Removed, clean_counted
 from lorat.prep.annotations.clipstore import ClipIndex, write_clips
 from lorat.prep.annotations.columns import ColumnWriter, NotColumns
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
-from lorat.prep.trees.reading import reading
-from lorat.prep.trees.registry import Clip, Dataset, read_clips
-from lorat.prep.trees.watch import Stamp, note, stamp, watch
+from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.reading import reading
+from lorat.prep.trees.base.watch import Stamp, note, stamp, watch
+from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers
 from lorat.shards.pixels.jpeg import ImageError, image_size

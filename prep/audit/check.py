@@ -26,9 +26,9 @@ from lorat.prep.audit.findings import (
 from lorat.prep.audit.images import ImageFacts, Look, batches, look_at, plan_looks
 from lorat.prep.audit.report import SplitAudit
 from lorat.prep.pool import LocalEngine, Tell
-from lorat.prep.trees.official import expected_frames, expected_sequences
-from lorat.prep.trees.reading import Fault, reading
-from lorat.prep.trees.registry import Clip
+from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.base.official import expected_frames, expected_sequences
+from lorat.prep.trees.base.reading import Fault, reading
 from lorat.prep.trees.sources import Source
 from lorat.shards.base.errors import UserError
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.audit.images import ImageFacts
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 
 __all__ = [
     "BoxCounts",

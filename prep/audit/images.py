@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorat.prep.trees.clip import Clip, FrameFiles
+from lorat.prep.trees.base.clip import Clip, FrameFiles
 from lorat.shards.pixels.jpeg import ImageError, read_image
 
 __all__ = ["ImageFacts", "Look", "batches", "look_at", "plan_looks"]

@@ -20,7 +20,7 @@ from lorat.prep.annotations.clipstore import ClipIndex
 from lorat.prep.pairs.crop import CropOptions
 from lorat.prep.annotations.fingerprint import annotations_fingerprint
 from lorat.prep.pairs.draw import object_frames
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import codec_name
 from lorat.shards.manifest import MANIFEST, Receipt, load_manifest, load_receipt, shard_name

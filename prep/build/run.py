@@ -27,7 +27,7 @@ from lorat.prep.build.plan import (
     finished,
     make_plan,
 )
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.base.storage import Location, remove_leftovers

@@ -14,7 +14,7 @@ from lorat.prep.pairs.crop import FrameSizeChanged, JitterReport, cut_pair, try_
 from lorat.prep.pool import Tell
 from lorat.prep.pairs.draw import PairDraw, draw_pair
 from lorat.prep.build.plan import Plan
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import ImageError
 from lorat.shards.manifest import Receipt, receipt_path

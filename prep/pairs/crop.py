@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.pairs.draw import PairDraw
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.pixels.geometry import crop_transform
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter
 from lorat.shards.pixels.jpeg import encode, read_image

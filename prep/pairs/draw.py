@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorat.prep.annotations.clipstore import ClipIndex
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.rng import Draws
 
 __all__ = ["MAX_GAP", "PairDraw", "draw_pair", "object_frames"]

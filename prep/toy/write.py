@@ -25,7 +25,7 @@ import cv2
 
 from lorat.prep.toy.scene import POOLS, Pool
 from lorat.prep.toy.trees import FOLDERS, Job, run_job, write_lists
-from lorat.prep.trees.official import got10k_name, official_names
+from lorat.prep.trees.base.official import got10k_name, official_names
 from lorat.shards.base.errors import UserError
 from lorat.shards.rng import Draws
 

@@ -18,8 +18,10 @@ from types import ModuleType
 
 import numpy as np
 
-from lorat.prep.trees.registry import DATASETS, Clip, Dataset, Track
-from lorat.prep.trees.watch import note
+from lorat.prep.trees.base.clip import Clip, Track
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.watch import note
+from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
 
 __all__ = ["add_trees"]

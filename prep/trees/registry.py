@@ -1,7 +1,7 @@
-"""Raw data set trees: one file a data set, each of which yields `Clip`s.
+"""The table of data sets: what each is called, where it lies, and which file reads it.
 
-To add a data set: one reader file with ``read(dataset, split, root)``, and one row in `DATASETS`; a
-user's own file does the same through ``--tree`` (`own.add_trees`), with the helpers exported here.
+To add one: a reader in ``datasets/`` with ``read(dataset, split, root)``, a row in `DATASETS`; a
+user's own file does the same through ``--tree`` (`plugin.add_trees`), with `lorat.prep.trees`.
 Reading opens annotation files and lists folders; it opens no image, and lists frames only where
 their names or their number are nowhere else.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
-from lorat.prep.trees.common import cut_clip, image_names, make_track, subfolders
-from lorat.prep.trees.dataset import Dataset
+from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.reading import is_skipping
 from lorat.prep.trees.datasets import (
     coco,
     generic,
@@ -28,31 +28,9 @@ from lorat.prep.trees.datasets import (
     vasttrack,
     vot,
 )
-from lorat.prep.trees.official import expected_frames, expected_sequences, official_names
-from lorat.prep.trees.reading import is_skipping, read_each
-from lorat.prep.trees.text import read_boxes, read_flags, read_text
 from lorat.shards.base.errors import UserError, unknown
 
-__all__ = [
-    "DATASETS",
-    "Clip",
-    "Dataset",
-    "FrameFiles",
-    "Track",
-    "cut_clip",
-    "expected_frames",
-    "expected_sequences",
-    "image_names",
-    "make_track",
-    "official_names",
-    "parse_name",
-    "read_boxes",
-    "read_clips",
-    "read_each",
-    "read_flags",
-    "read_text",
-    "subfolders",
-]
+__all__ = ["DATASETS", "parse_name", "read_clips"]
 
 _TNL2K = {"train": "TNL2K_TRAIN", "test": "TNL2K_TEST"}
 _VASTTRACK = {"train": "VastTrack_TRAIN", "test": "VastTrack_TEST"}

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lorat.configs.load import load_data_roots
-from lorat.prep.trees.registry import DATASETS, Dataset
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError, unknown
 
 __all__ = ["find_root", "is_named", "missing_roots", "parse_roots"]

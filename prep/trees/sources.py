@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorat.prep.trees.registry import DATASETS, Dataset, parse_name
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.registry import DATASETS, parse_name
 from lorat.prep.trees.roots import find_root, missing_roots
 from lorat.shards.base.errors import UserError
 

@@ -8,7 +8,7 @@ import torch
 
 from lorat.configs.schema import BackboneConfig, VariantConfig
 from lorat.evaluate.track.predictor import Predictor
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.pixels.jpeg import encode
 from lorat.train.network.trained import save_weights
 from lorat.train.network.variants import build_network

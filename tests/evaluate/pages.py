@@ -8,8 +8,8 @@ from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
 from lorat.evaluate.report.page import PageInput, Rival
 from lorat.evaluate.report.tables import Scored
 from lorat.evaluate.results.files import SequenceResult
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
-from lorat.prep.trees.registry import official_names
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.official import official_names
 
 NASTY = "<b>a & \"b\" 'c'</b>"
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lorat.prep.pairs.crop import CropOptions, search_window, try_jitter
 from lorat.prep.pairs.draw import MAX_GAP, draw_pair, object_frames
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.pixels.geometry import adjust, crop_transform
 from lorat.shards.pixels.jitter import Jitter, _draw_window
 from lorat.shards.rng import Draws

@@ -163,7 +163,7 @@ def main(**values: Any) -> None:
 def _run(options: Options) -> int:
     """Do what is asked for and return the exit status."""
     if options.replay is not None:
-        from lorat.train.faults.replay import load_dump, print_replay, replay
+        from lorat.train.replay import load_dump, print_replay, replay
 
         dump = load_dump(options.replay)
         print_replay(dump, replay(dump, options.device, options.backbone))
@@ -180,12 +180,12 @@ def _run(options: Options) -> int:
 
 def _train(options: Options) -> int:
     """Train and return the exit status; what ranks find by themselves, they agree on first."""
-    from lorat.train.distributed.agreement import agreed, check_alike, common_settings
+    from lorat.train.agreement import agreed, check_alike, common_settings
     from lorat.train.distributed.world import join_world
-    from lorat.train.faults.faults import explain_memory
     from lorat.train.logs.result import describe, read_best
     from lorat.train.loop import train
     from lorat.train.setup import find_shards, introduce, note_run, prepare
+    from lorat.train.step.faults import explain_memory
 
     with join_world(options.device) as world:
         request = agreed(lambda: _request(options), world)

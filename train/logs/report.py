@@ -13,13 +13,13 @@ from typing import Any
 from lorat.shards.base.errors import UserError
 from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import texts_of_ranks
-from lorat.train.faults.faults import Fault, Scene, write_dump
 from lorat.train.logs.curves import draw_batch, draw_curves
 from lorat.train.logs.log import TrainLog, open_log
 from lorat.train.logs.meter import Meter
 from lorat.train.logs.verdict import circumstances_of, judge
 from lorat.train.logs.wandb_log import WandbRun, wandb_run
 from lorat.train.step.engine import Engine
+from lorat.train.step.faults import Fault, Scene, write_dump
 
 __all__ = ["Reporter", "reporting"]
 

@@ -29,10 +29,10 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from lorat.configs.schema import TrainConfig, VariantConfig
 from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World
-from lorat.train.faults.faults import Watch
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.step.engine import Engine, make_scaler
+from lorat.train.step.faults import Watch
 from lorat.train.step.objective import Objective
 from lorat.train.step.optimizer import build_optimizer
 from lorat.train.step.step import update

@@ -21,7 +21,6 @@ from statistics import median
 import torch
 
 from lorat.train.distributed.world import World
-from lorat.train.faults.faults import Watch
 from lorat.train.profile.count import (
     Setting,
     empty_network,
@@ -30,6 +29,7 @@ from lorat.train.profile.count import (
     prepare,
 )
 from lorat.train.step.engine import Engine, make_scaler
+from lorat.train.step.faults import Watch
 from lorat.train.step.step import update
 
 __all__ = ["Measured", "free_memory", "measure_apart", "product_rate"]

@@ -15,8 +15,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from lorat.train.distributed.fsdp import empty_copy, fill, shard, sharded_optimizer, whole_state
 from lorat.train.distributed.world import World, parallel
-from lorat.train.faults.faults import Watch
 from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.step.faults import Watch
 from lorat.train.step.objective import Objective
 
 __all__ = ["Engine", "Whole", "build_engine", "make_scaler"]

@@ -16,8 +16,8 @@ from torch import Tensor
 from lorat.configs.schema import TrainConfig
 from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World, mean_over_ranks, without_sync
-from lorat.train.faults.faults import step_unless
 from lorat.train.step.engine import Engine
+from lorat.train.step.faults import step_unless
 from lorat.train.step.loss import Losses
 from lorat.train.step.optimizer import clip_gradients
 

@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
-from lorat.prep.trees.common import image_names, make_track
-from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.text import read_text
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.common import image_names, make_track
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.text import read_text
 from lorat.shards.base.errors import UserError
 
 __all__ = ["read"]

@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import counted_images, make_track, subfolders
-from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.official import official_names
-from lorat.prep.trees.reading import read_each
-from lorat.prep.trees.text import read_boxes, read_flags, read_names
+from lorat.prep.trees.base.clip import Clip, FrameFiles
+from lorat.prep.trees.base.common import counted_images, make_track, subfolders
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.official import official_names
+from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
 
 __all__ = ["read"]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import (
+from lorat.prep.trees.base.clip import Clip, FrameFiles
+from lorat.prep.trees.base.common import (
     annotation_files,
     cut_clip,
     file_names,
@@ -26,9 +26,9 @@ from lorat.prep.trees.common import (
     numbered_images,
     subfolders,
 )
-from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.reading import read_each, report_fault
-from lorat.prep.trees.text import read_boxes, read_text
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.reading import read_each, report_fault
+from lorat.prep.trees.base.text import read_boxes, read_text
 from lorat.shards.base.errors import UserError
 
 __all__ = ["read_30", "read_240"]

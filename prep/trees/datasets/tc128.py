@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import annotation_files, cut_clip, file_names, numbered_images
-from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.reading import read_each
-from lorat.prep.trees.text import read_boxes, read_text
+from lorat.prep.trees.base.clip import Clip, FrameFiles
+from lorat.prep.trees.base.common import annotation_files, cut_clip, file_names, numbered_images
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.text import read_boxes, read_text
 from lorat.shards.base.errors import UserError
 
 __all__ = ["read"]

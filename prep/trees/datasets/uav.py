@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import file_names, make_track, natural_order, subfolders
-from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.reading import read_each
-from lorat.prep.trees.text import read_boxes
-from lorat.prep.trees.watch import note
+from lorat.prep.trees.base.clip import Clip, FrameFiles
+from lorat.prep.trees.base.common import file_names, make_track, natural_order, subfolders
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.text import read_boxes
+from lorat.prep.trees.base.watch import note
 
 __all__ = ["read_long", "read_short"]
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import make_track, natural_order, sequence_folders
-from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.official import official_names
-from lorat.prep.trees.reading import read_each
-from lorat.prep.trees.text import read_boxes
-from lorat.prep.trees.watch import note
+from lorat.prep.trees.base.clip import Clip, FrameFiles
+from lorat.prep.trees.base.common import make_track, natural_order, sequence_folders
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.official import official_names
+from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.text import read_boxes
+from lorat.prep.trees.base.watch import note
 from lorat.shards.base.errors import UserError
 
 __all__ = ["read"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.clip import Clip, FrameFiles
-from lorat.prep.trees.common import annotation_files, cut_clip, numbered_images
-from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.reading import read_each
-from lorat.prep.trees.text import read_boxes
+from lorat.prep.trees.base.clip import Clip, FrameFiles
+from lorat.prep.trees.base.common import annotation_files, cut_clip, numbered_images
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.text import read_boxes
 
 __all__ = ["polygon_boxes", "read"]
 

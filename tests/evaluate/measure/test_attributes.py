@@ -10,7 +10,7 @@ import pytest
 
 from lorat.evaluate.measure.attributes import TITLES, attribute_scores, attributes_of
 from lorat.evaluate.measure.ope import Curves, mean_curves
-from lorat.prep.trees.registry import official_names
+from lorat.prep.trees.base.official import official_names
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 # Sequences that have each attribute, in the tables that come with the toolkits.

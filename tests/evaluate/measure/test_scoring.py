@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lorat.evaluate.measure.scores import dataset_scores, never_moving_results, sequence_scores
 from lorat.evaluate.results.files import SequenceResult
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 

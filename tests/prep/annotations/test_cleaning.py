@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.prep.annotations.cleaning import Removed, clean, clean_counted
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 
 SIZE = (100, 80)
 INSIDE, OUTSIDE = (10, 10, 30, 30), (120, 10, 140, 30)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lorat.prep.annotations.clipstore import ClipIndex, write_clips
 from lorat.prep.annotations.columns import ColumnWriter, NotColumns, open_columns
 from lorat.prep.annotations.fingerprint import annotations_fingerprint
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 
 ABOUT = {"dataset": "a-b", "split": "train", "lost": {}, "removed": {}}
 

@@ -14,7 +14,7 @@ from lorat.prep.annotations.cleaning import clean
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips, load_exclusions
 from lorat.prep.audit.findings import Finding
 from lorat.prep.audit.report import SplitAudit, save_report
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.errors import UserError
 
 FRAMES = 6

@@ -21,7 +21,8 @@ from lorat.prep.annotations.exclude import Exclusions
 from lorat.prep.annotations.fingerprint import annotations_fingerprint
 from lorat.prep.annotations.index import cache_folder, indexed_clips
 from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
-from lorat.prep.trees.registry import DATASETS, Clip, FrameFiles, Track, read_clips
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import encode
 

@@ -15,7 +15,7 @@ from lorat.prep.audit.check import CheckOptions, audit, read_tree
 from lorat.prep.audit.findings import check_frame_count, check_sequence, count_boxes
 from lorat.prep.audit.images import ImageFacts, batches, look_at, plan_looks
 from lorat.prep.audit.report import SplitAudit, load_report, save_report
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.registry import DATASETS
 from lorat.prep.trees.sources import Source
 from lorat.shards.base.errors import UserError

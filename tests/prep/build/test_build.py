@@ -21,7 +21,7 @@ from lorat.prep.build.merge import merge
 from lorat.prep.pairs.draw import PairDraw
 from lorat.prep.build.plan import PLAN, begin, make_plan
 from lorat.prep.trees.registry import DATASETS
-from lorat.prep.trees.clip import Clip
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import decode, encode, read_image
 from lorat.shards.manifest import load_manifest

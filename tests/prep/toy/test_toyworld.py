@@ -9,7 +9,8 @@ import pytest
 from lorat.prep.toy.scene import render
 from lorat.prep.toy.trees import FOLDERS, plan_job
 from lorat.prep.toy.write import ToyWorldConfig, plan_jobs, write_toyworld
-from lorat.prep.trees.registry import DATASETS, official_names, read_clips
+from lorat.prep.trees.base.official import official_names
+from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import image_size, read_image
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from lorat.configs.load import read_yaml
-from lorat.prep.trees.common import natural_order
-from lorat.prep.trees.registry import DATASETS, official_names, parse_name, read_clips
+from lorat.prep.trees.base.common import natural_order
+from lorat.prep.trees.base.official import official_names
+from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
 from lorat.prep.trees.roots import find_root, missing_roots, parse_roots
 from lorat.shards.base.errors import UserError
 

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from lorat.prep.trees.registry import DATASETS, expected_frames, expected_sequences, official_names
+from lorat.prep.trees.base.official import expected_frames, expected_sequences, official_names
+from lorat.prep.trees.registry import DATASETS
 
 SPLITS = [(row.name, split) for row in DATASETS.values() for split in row.splits]
 

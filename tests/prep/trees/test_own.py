@@ -50,7 +50,7 @@ def own_file(tmp_path, text, name="my_trees.py"):
 
 def row(name="zoo", read="lambda dataset, split, root: []", more=""):
     return (
-        "from lorat.prep.trees.registry import *\nimport numpy as np\nfrom pathlib import Path\n"
+        "from lorat.prep.trees import *\nimport numpy as np\nfrom pathlib import Path\n"
         f"{more}\nZOO = Dataset(name='{name}', folder='zoo', splits=('train',), read={read})\n"
     )
 
@@ -115,7 +115,7 @@ def test_a_file_named_again_replaces_what_it_defined(tmp_path):
 def test_a_file_may_define_several_and_use_rows_of_the_table(tmp_path):
     text = (
         "from __future__ import annotations\nfrom dataclasses import dataclass, replace\n"
-        "from lorat.prep.trees.registry import DATASETS\nGENERIC = DATASETS['generic']\n"
+        "from lorat.prep.trees import DATASETS\nGENERIC = DATASETS['generic']\n"
         "@dataclass\nclass Helper:\n    x: int\n"
         "A = replace(GENERIC, name='a', folder='A')\nB = replace(GENERIC, name='b', folder='B')\n"
         "AGAIN = A\n"

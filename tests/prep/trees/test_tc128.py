@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees.registry import DATASETS, expected_frames, read_clips
+from lorat.prep.trees.base.official import expected_frames
+from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
 TC128 = DATASETS["tc128"]

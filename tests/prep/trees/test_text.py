@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat.prep.trees.text import read_boxes, read_flags, read_names
+from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
 from lorat.shards.base.errors import UserError
 
 

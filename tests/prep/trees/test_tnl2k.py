@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees.registry import DATASETS, official_names, read_clips
+from lorat.prep.trees.base.official import official_names
+from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
 TNL2K = DATASETS["tnl2k"]

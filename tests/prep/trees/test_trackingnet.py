@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees.reading import reading
-from lorat.prep.trees.registry import DATASETS, official_names, read_clips
+from lorat.prep.trees.base.official import official_names
+from lorat.prep.trees.base.reading import reading
+from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
 TRACKINGNET = DATASETS["trackingnet"]

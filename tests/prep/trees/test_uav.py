@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
+from lorat.prep.trees.base.official import expected_frames, official_names
 from lorat.prep.trees.datasets.uav import _SPANS
-from lorat.prep.trees.registry import DATASETS, expected_frames, official_names, read_clips
+from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
 UAV123, UAV20L = DATASETS["uav123"], DATASETS["uav20l"]

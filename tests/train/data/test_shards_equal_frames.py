@@ -25,7 +25,7 @@ from lorat.evaluate.track.crops import crop_around, search_scale, stored_scale, 
 from lorat.prep.annotations.cleaning import clean
 from lorat.prep.pairs.crop import CropOptions, cut_pair
 from lorat.prep.pairs.draw import draw_pair
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.registry import parse_name, read_clips
 from lorat.shards.pixels.geometry import Adjusted, CropTransform, adjust, crop_frame, crop_transform
 from lorat.shards.pixels.jitter import Jitter, jitter_window

@@ -12,8 +12,8 @@ import torch
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import encode
-from lorat.train.distributed import agreement as agreeing
-from lorat.train.distributed.agreement import agreed, check_alike, common_settings
+from lorat.train import agreement as agreeing
+from lorat.train.agreement import agreed, check_alike, common_settings
 from lorat.train.distributed.world import World
 from lorat.train.loop import Training
 from tests.train.conftest import free_port

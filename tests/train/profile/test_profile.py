@@ -13,7 +13,6 @@ from lorat.configs.load import load_recipe, load_variant
 from lorat.configs.schema import LoraConfig, TrainConfig
 from lorat.train.cli import main
 from lorat.train.distributed.world import World
-from lorat.train.faults.faults import Watch
 from lorat.train.profile import profile as profiling
 from lorat.train.profile.count import (
     Setting,
@@ -28,6 +27,7 @@ from lorat.train.profile.count import (
 from lorat.train.profile.measure import _left_in_containers, free_memory, measure_apart
 from lorat.train.profile.profile import profile_variant
 from lorat.train.step.engine import Engine, make_scaler
+from lorat.train.step.faults import Watch
 from lorat.train.step.step import update
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -26,7 +26,7 @@ from lorat.train.step.engine import Engine, build_engine, make_scaler
 from lorat.train.step.objective import Objective
 from lorat.train.step.optimizer import build_optimizer
 from lorat.train.step.step import StepResult, update
-from lorat.train.step.validation import validate, validation_due, validation_source
+from lorat.train.validation import validate, validation_due, validation_source
 
 ALONE = World(0, 1, torch.device("cpu"))
 

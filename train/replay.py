@@ -22,12 +22,12 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.console import OUT, plain_table, say
 from lorat.shards.base.errors import UserError
 from lorat.train.data.batches import Batch
-from lorat.train.faults.faults import DUMP, TENSORS, VERSION
 from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.deploy.devices import pick_device
 from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import build_network
 from lorat.train.network.weights.containers import read_tensors
+from lorat.train.step.faults import DUMP, TENSORS, VERSION
 from lorat.train.step.loss import tracking_loss
 from lorat.train.step.objective import Objective
 from lorat.train.step.step import step_seed

@@ -22,9 +22,9 @@ from lorat.configs.schema import RecipeConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.cli import main
 from lorat.train.distributed.world import World
-from lorat.train.faults.faults import Fault, Watch, explain_memory, step_unless
-from lorat.train.faults.replay import load_dump, replay
+from lorat.train.replay import load_dump, replay
 from lorat.train.step.engine import Engine, make_scaler
+from lorat.train.step.faults import Fault, Watch, explain_memory, step_unless
 from lorat.train.step.loss import Losses
 from lorat.train.step.step import update
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.watch import note
+from lorat.prep.trees.base.watch import note
 from lorat.shards.base.errors import UserError
 
 __all__ = ["read_boxes", "read_flags", "read_names", "read_text"]

@@ -105,5 +105,5 @@ def _numbers(file: str) -> list[int]:
 
 
 def _lines(file: str) -> tuple[str, ...]:
-    text = (resources.files("lorat.prep.trees") / "data" / file).read_text("utf-8")
+    text = (resources.files("lorat.prep.trees.base") / "data" / file).read_text("utf-8")
     return tuple(line for line in text.splitlines() if line and not line.startswith("#"))

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.clip import Clip, FrameFiles, Track
-from lorat.prep.trees.dataset import Dataset
-from lorat.prep.trees.reading import report_fault
-from lorat.prep.trees.watch import note
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
+from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.reading import report_fault
+from lorat.prep.trees.base.watch import note
 from lorat.shards.base.errors import UserError
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""What every reader of a tree uses: clips, texts, listings, official lists."""

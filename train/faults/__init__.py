@@ -1,1 +1,0 @@
-"""Steps that went wrong, kept and done again."""
