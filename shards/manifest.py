@@ -16,17 +16,6 @@ from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import Location, file_size, read_bytes, read_json, write_json
 from lorat.shards.writer import index_path
 
-__all__ = [
-    "MANIFEST",
-    "Manifest",
-    "Receipt",
-    "load_manifest",
-    "load_receipt",
-    "read_manifest",
-    "receipt_path",
-    "shard_name",
-]
-
 VERSION = 1
 MANIFEST = "manifest.json"
 

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from lorat.shards.rng import Draws
 
-__all__ = ["ORDER_DTYPE", "Pool", "batch_positions", "epoch_order", "quotas"]
-
 ORDER_DTYPE = np.dtype([("dataset", "<i4"), ("shard", "<i4"), ("row", "<i4")])
 """One position of an epoch: data set number, its shard's number, the shard's row."""
 

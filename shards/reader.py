@@ -26,8 +26,6 @@ from lorat.shards.sample import PairSample, from_members
 from lorat.shards.tar import END_OF_ARCHIVE, unpack_members
 from lorat.shards.writer import INDEX_DTYPE, index_path
 
-__all__ = ["ShardReader", "read_index"]
-
 _LOCAL = threading.local()
 _NEIGHBOURS = 16  # rows on each side that are asked for their keys
 

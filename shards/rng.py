@@ -13,8 +13,6 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Draws"]
-
 _BLOCK = 16
 
 

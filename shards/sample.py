@@ -8,12 +8,10 @@ A sample is three tar members, in this order: ``<key>.json``, ``<key>.search.jpg
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lorat.shards.base.errors import ShardCorrupt
-
-__all__ = ["PairSample", "StoredImage", "from_members", "sample_key", "to_members"]
 
 VERSION = 1
 _ROLES = ("search", "template")
@@ -39,6 +37,9 @@ class StoredImage:
     size: tuple[int, int]
     """(width, height) of the stored image."""
     jpeg: bytes
+
+
+_IMAGE_META = tuple(field.name for field in fields(StoredImage) if field.name != "jpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +113,7 @@ def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
 
 
 def _image_meta(image: StoredImage) -> dict[str, Any]:
-    return {
-        "frame": image.frame,
-        "box": image.box,
-        "frame_size": image.frame_size,
-        "mean": image.mean,
-        "origin": image.origin,
-        "window": image.window,
-        "size": image.size,
-    }
+    return {name: getattr(image, name) for name in _IMAGE_META}
 
 
 def _image_from(meta: dict[str, Any], jpeg: bytes) -> StoredImage:

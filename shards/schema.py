@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorat.shards.sample import VERSION
 
-__all__ = ["SampleMeta", "read_meta"]
-
 Count = Annotated[int, Field(ge=0)]
 Pixels = Annotated[int, Field(gt=0)]
 Colour = Annotated[float, Field(ge=0.0, le=255.0)]

@@ -11,8 +11,6 @@ import zlib
 
 from lorat.shards.base.errors import ShardCorrupt
 
-__all__ = ["END_OF_ARCHIVE", "pack_members", "unpack_members"]
-
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 _NO_PREFIX = bytes(155)  # of a name longer than 100 bytes

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from lorat.shards.base.errors import ShardCorrupt
 from lorat.shards.writer import INDEX_DTYPE
 
-__all__ = ["walk_frames"]
-
 _BLOCK_HEADER = 3
 _CHECKSUM = 4
 _RUN = 1  # block type: one byte, repeated

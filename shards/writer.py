@@ -22,8 +22,6 @@ from lorat.shards.base.storage import Location, atomic_file
 from lorat.shards.sample import PairSample, to_members
 from lorat.shards.tar import END_OF_ARCHIVE, pack_members
 
-__all__ = ["INDEX_DTYPE", "ShardSummary", "index_path", "write_shard"]
-
 L = TypeVar("L", bound=Location)
 LEVEL = 1
 INDEX_DTYPE = np.dtype(

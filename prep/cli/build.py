@@ -32,9 +32,9 @@ from lorat.prep.trees.roots import parse_roots
 from lorat.prep.trees.sources import Source, find_sources
 from lorat.shards.base.console import progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
+from lorat.shards.base.options import parse_bytes
 from lorat.shards.base.process import usable_cores
 from lorat.shards.base.storage import Location, is_remote
-from lorat.shards.base.units import parse_bytes
 
 __all__ = ["build_command"]
 

@@ -22,8 +22,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["INTERRUPTED", "OUT", "plain_table", "progress_bar", "say", "start_logging"]
-
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells give it
 OUT = Console()
 _ERR = Console(stderr=True)

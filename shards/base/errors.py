@@ -10,8 +10,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["ShardCorrupt", "Stopped", "UserError", "nearest", "some", "unknown"]
-
 
 class UserError(Exception):
     """A mistake outside our code; the message names the file, what is wrong and what to do."""

@@ -1,4 +1,4 @@
-"""Settings that a command line fills: declared once, as fields of a dataclass.
+"""Settings that a command line fills, declared once as fields of a dataclass; sizes as written.
 
 A field says what its option is called, what it takes and what it does; no library of command lines
 is needed for that. `lorat.prep.commandline.options_of` makes the options.
@@ -6,10 +6,14 @@ is needed for that. `lorat.prep.commandline.options_of` makes the options.
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Option", "option"]
+from lorat.shards.base.errors import UserError
+
+_UNITS = ("", "K", "M", "G", "T")
+_BYTES = re.compile(r"(\d*\.?\d+(?:e\d+)?) ?(?:([KMGT])(i)?)?B?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,3 +45,18 @@ def option(default: Any = MISSING, *, help: str, **settings: Any) -> Any:
         settings: fields of `Option`.
     """
     return field(default=default, metadata={"option": Option(help=help, **settings)})
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``200GB``, ``1.5 TB``, ``4e9``; units are powers of 1000, or of 1024 with an i (GiB).
+
+    Raises:
+        UserError: if it is no positive size.
+    """
+    found = _BYTES.fullmatch(text.strip())
+    if found:
+        number, unit, binary = found.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** _UNITS.index((unit or "").upper()))
+        if size > 0:
+            return size
+    raise UserError(f"size '{text}': write for example 200GB, 1.5TB or 500GiB")

@@ -17,16 +17,6 @@ from pathlib import Path
 
 import cv2
 
-__all__ = [
-    "ALL_FREED",
-    "cores_a_rank",
-    "keep_freed_memory",
-    "one_core",
-    "processor_name",
-    "settle_worker",
-    "usable_cores",
-]
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of malloc.h
 _LARGEST_BLOCK = 32 << 20
 """The most that glibc takes; a frame of 3840 by 2160 pixels fits. Larger blocks are still mapped

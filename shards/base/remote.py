@@ -22,16 +22,6 @@ from upath import UPath
 
 from lorat.shards.base.errors import UserError
 
-__all__ = [
-    "children",
-    "list_uncached",
-    "object_size",
-    "read_object",
-    "read_range",
-    "remove_object",
-    "upload",
-]
-
 _CLIENTS: dict[tuple[int, str, str], Any] = {}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 # Errors of a store's client that are no OSError. They can only be raised once their module is
@@ -73,12 +63,7 @@ def list_uncached(url: str) -> UPath:
 
 
 def read_object(place: UPath) -> bytes:
-    """Read a whole object.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        UserError: if the store does not answer.
-    """
+    """Read a whole object."""
     with _explained(place, "read"):
         return bytes(_client(place).cat_file(place.path))
 
@@ -87,8 +72,7 @@ def read_range(place: UPath, offset: int, length: int) -> bytes:
     """Read bytes offset … offset + length − 1 of an object: fewer where it ends earlier.
 
     Raises:
-        FileNotFoundError: if there is no such object.
-        UserError: if the store does not answer, or does not know byte ranges.
+        UserError: also where the store does not know byte ranges.
     """
     client = _client(place)
     try:
@@ -113,11 +97,7 @@ def _ends_before(place: UPath, offset: int) -> bool:
 
 
 def object_size(place: UPath) -> int | None:
-    """Return an object's size in bytes, or None where there is no object of this name.
-
-    Raises:
-        UserError: if the store does not answer.
-    """
+    """Return an object's size in bytes, or None where there is no object of this name."""
     try:
         with _explained(place, "looked up"):
             info = _client(place).info(place.path)
@@ -127,11 +107,7 @@ def object_size(place: UPath) -> int | None:
 
 
 def children(place: UPath) -> list[UPath]:
-    """Return what lies directly under a place, sorted by name; nothing where nothing is there.
-
-    Raises:
-        UserError: if the store does not answer.
-    """
+    """Return what lies directly under a place, sorted by name; nothing where nothing is there."""
     try:
         with _explained(place, "listed"):
             found = _client(place).ls(place.path, detail=False)
@@ -146,29 +122,20 @@ def upload(file: Path, place: UPath) -> None:
     """Write a local file as an object, which appears when all of it has arrived.
 
     That it appears at once is the store's promise: S3 and its like keep it, SFTP does not.
-
-    Raises:
-        UserError: if it could not be written.
     """
     size = file.stat().st_size
     try:
         _client(place).put_file(str(file), place.path)
     except _store_errors() as error:
-        raise UserError(
-            f"{place}: cannot be written ({_reason(error)}); finished files are kept, run again to "
-            "go on"
-        ) from None
+        remedy = "finished files are kept, run again to go on"
+        raise UserError(f"{place}: cannot be written ({_reason(error)}); {remedy}") from None
     arrived = object_size(place)
     if arrived != size:
         raise UserError(f"{place}: {arrived} of {size} bytes arrived; run again")
 
 
 def remove_object(place: UPath) -> None:
-    """Delete an object where there is one.
-
-    Raises:
-        UserError: if the store does not answer.
-    """
+    """Delete an object where there is one."""
     with suppress(FileNotFoundError), _explained(place, "deleted"):
         _client(place).rm_file(place.path)
 

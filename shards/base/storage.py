@@ -25,24 +25,6 @@ from upath import UPath
 from lorat.shards.base import remote
 from lorat.shards.base.errors import UserError
 
-__all__ = [
-    "Location",
-    "atomic_file",
-    "children",
-    "explain_disk",
-    "file_digest",
-    "file_size",
-    "is_remote",
-    "locate",
-    "read_bytes",
-    "read_json",
-    "read_range",
-    "remove_file",
-    "remove_leftovers",
-    "sync_folder",
-    "write_json",
-]
-
 Location: TypeAlias = Path | UPath
 """A local path, or a place in a store that fsspec knows."""
 
@@ -195,16 +177,12 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # another user's
     return True
 
 
 def remove_file(place: Location) -> None:
-    """Delete a file where there is one.
-
-    Raises:
-        UserError: if it cannot be deleted.
-    """
+    """Delete a file where there is one; a `UserError` if that fails."""
     if not isinstance(place, Path):
         remote.remove_object(place)
         return
@@ -260,13 +238,7 @@ def file_digest(path: Path, remedy: str) -> str:
 
 
 def read_bytes(place: Location) -> bytes:
-    """Read a whole file.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        OSError: if a local file cannot be read.
-        UserError: if a store does not answer.
-    """
+    """Read a whole file; errors as of `read_range`."""
     return place.read_bytes() if isinstance(place, Path) else remote.read_object(place)
 
 

@@ -47,8 +47,6 @@ from lorat.shards.reader import ShardReader
 from lorat.shards.sample import PairSample
 from lorat.shards.writer import index_path
 
-__all__ = ["CacheOptions", "ShardCache", "open_shard"]
-
 _LOG = logging.getLogger("lorat")
 _REQUEST = 16 << 20  # bytes a request of a download
 _QUEUE = 32  # shards that wait to be fetched ahead

@@ -17,20 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from lorat.shards.manifest import Receipt
 from lorat.shards.writer import INDEX_DTYPE, index_path
-
-__all__ = [
-    "CacheEntry",
-    "CacheOptions",
-    "bytes_needed",
-    "entry_of",
-    "locked",
-    "make_part",
-    "room_lock",
-]
 
 _LOG = logging.getLogger("lorat")
 _NAME = re.compile(r"(?P<entry>.+\.[0-9a-f]{16})\.(tar\.zst|tar\.zst\.part|idx|ok)")
@@ -128,13 +118,6 @@ class CacheEntry:
         return f"{receipt.sha256} {' '.join(map(str, state))}".encode()
 
 
-class _Kept(NamedTuple):
-    used: float
-    """Time of the last use, seconds."""
-    size: int
-    entry: CacheEntry
-
-
 def entry_of(folder: Path, receipt: Receipt) -> CacheEntry:
     """Return where a cache keeps the shard of a receipt."""
     stem = receipt.shard.removesuffix(".tar.zst")
@@ -182,17 +165,18 @@ def make_part(
         entry.part.unlink(missing_ok=True)  # of a process that was killed
         kept, total = _scan(options.folder)
         spared = []
-        while kept and total + need > options.max_bytes:
-            one = kept.pop(0)
-            if one.entry.is_open():
-                spared.append(one)
+        for old, size in kept:
+            if total + need <= options.max_bytes:
+                break
+            if old.is_open():
+                spared.append((old, size))
             else:
-                one.entry.remove()
-                total -= one.size
-        while drop_open and spared and total + need > options.max_bytes:
-            one = spared.pop(0)
-            one.entry.remove()
-            total -= one.size
+                old.remove()
+                total -= size
+        for old, size in spared if drop_open else ():
+            if total + need > options.max_bytes:
+                old.remove()
+                total -= size
         if total + need > options.max_bytes:
             return None
         file = entry.part.open("xb")
@@ -201,8 +185,8 @@ def make_part(
         return file
 
 
-def _scan(folder: Path) -> tuple[list[_Kept], int]:
-    """Return the shards, least recently used first, and the bytes of all files.
+def _scan(folder: Path) -> tuple[list[tuple[CacheEntry, int]], int]:
+    """Return the shards and their bytes, least recently used first, and the bytes of all files.
 
     The room's lock is held. Part files that no living process writes are deleted.
     """
@@ -222,13 +206,9 @@ def _scan(folder: Path) -> tuple[list[_Kept], int]:
                 parts += stat.st_size
             else:
                 path.unlink()  # of a process that was killed
-    kept = [_Kept(used[key], size, _entry(folder, key)) for key, size in sizes.items()]
-    kept.sort(key=lambda one: (one.used, one.entry.data.name))
+    oldest_first = sorted(sizes, key=lambda key: (used[key], key))
+    kept = [(CacheEntry(folder / f"{key}.tar.zst"), sizes[key]) for key in oldest_first]
     return kept, parts + sum(sizes.values())
-
-
-def _entry(folder: Path, key: str) -> CacheEntry:
-    return CacheEntry(folder / f"{key}.tar.zst")
 
 
 def _is_locked(path: Path) -> bool:

@@ -13,19 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "Adjusted",
-    "CropTransform",
-    "adjust",
-    "box_mask",
-    "clip_boxes",
-    "crop_frame",
-    "crop_transform",
-    "rasterise",
-    "xywh_to_xyxy",
-    "xyxy_to_xywh",
-]
-
 _SPARSE = 2.0  # source rows a row of output, from where it pays to take two of them
 _BAND = 64  # rows that are floats at once
 _EDGE = 1.0 - 1e-4  # a right or bottom edge counts from a ten-thousandth of a pixel on

@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike
 
 from lorat.shards.pixels.geometry import CropTransform, crop_transform
 
-__all__ = ["ATTEMPTS", "MIN_OBJECT", "Jitter", "jitter_window"]
-
 ATTEMPTS = 12
 MIN_OBJECT = 10.0  # crop pixels that the object keeps in an accepted window, in each axis
 

@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 
 from lorat.shards.base.errors import UserError
 
-__all__ = ["ImageError", "codec_name", "decode", "encode", "image_size", "read_image"]
-
 _LOG = logging.getLogger("lorat")
 _OPENCV_READ = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _END_OF_IMAGE = b"\xff\xd9"

@@ -18,18 +18,6 @@ from lorat.shards.pixels.geometry import Adjusted, crop_transform, rasterise
 
 Rectangle = tuple[int, int, int, int]
 
-__all__ = [
-    "SHRINKING",
-    "Turn",
-    "Window",
-    "context_window",
-    "cut_window",
-    "sample_crop",
-    "sample_turned_crop",
-    "template_window",
-    "turn_box",
-]
-
 SHRINKING = "halved, then bilinear"
 """How `cut_window` shrinks; stands in the manifest, since it decides the stored pixels."""
 

@@ -21,8 +21,8 @@ from lorat.configs.load import load_recipe, load_variant
 from lorat.prep.commandline import Command, LocationType, group_settings
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.options import parse_bytes
 from lorat.shards.base.storage import Location, locate
-from lorat.shards.base.units import parse_bytes
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.pixels.jpeg import codec_name
 from lorat.train.cli.results import Evaluator, Network, evaluation_options, find_trees

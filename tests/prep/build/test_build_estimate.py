@@ -18,7 +18,7 @@ from lorat.prep.build.estimate import Cost, check_room, estimate, measure, pairs
 from lorat.prep.build.shard import make_pair
 from lorat.prep.build.plan import Part, finished, make_plan
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.units import parse_bytes
+from lorat.shards.base.options import parse_bytes
 
 OPTIONS = BuildOptions(pairs=256, shard_pairs=32, workers=1)
 Usage = namedtuple("Usage", "total used free")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.units import parse_bytes
+from lorat.shards.base.options import parse_bytes
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.cache.folder import bytes_needed
 from lorat.shards.manifest import Manifest, Receipt
