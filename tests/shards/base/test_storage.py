@@ -11,11 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner
 
-from lorat.prep.commandline import LocationType
 from lorat.shards.base import storage
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import (
@@ -65,19 +62,6 @@ def test_without_s3fs_the_extra_is_named():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "s3://bucket/x: s3:// needs another package; pip install 'lorat[s3]'\n"
-
-
-def test_a_command_line_takes_folders_and_urls():
-    @click.command()
-    @click.option("--shards", type=LocationType(), default=Path("data"))
-    def command(shards):
-        click.echo(f"{is_remote(shards)} {shards}")
-
-    run = CliRunner().invoke
-    assert run(command, []).output == "False data\n"
-    assert run(command, ["--shards", "memory://a/b"]).output == "True memory://a/b\n"
-    refused = run(command, ["--shards", "nowhere://a/b"])
-    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
 
 
 def test_a_full_disk_leaves_nothing_half_and_says_where(small_disk, make_sample):
