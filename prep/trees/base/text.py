@@ -1,6 +1,7 @@
-"""Annotation text files: boxes, flags and name lists.
+"""Tables of numbers as text, and the annotation files that are made of them.
 
-Accepted everywhere: commas, tabs, runs of spaces, CRLF, a byte order mark, trailing blank lines, a
+`parse_table` is the one reader of numbers: trees, results of any tracker and submissions use it.
+Accepted everywhere: commas, tabs, runs of spaces, any line end, a comma at the end of a line, a
 single row. Anything else is a `UserError` that names file, line number and content: a line that is
 skipped or misread would shift every box behind it by one frame.
 """
@@ -8,6 +9,7 @@ skipped or misread would shift every box behind it by one frame.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,99 @@ from numpy.typing import NDArray
 from lorat.prep.trees.base.watch import note
 from lorat.shards.base.errors import UserError
 
-__all__ = ["read_boxes", "read_flags", "read_names", "read_text"]
-
-_NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf)", re.IGNORECASE)
+RESTORE = "restore it from the data set's archive"
+_MEND = "correct the line or restore the file from the data set's archive"
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII
+)
 _EMPTY_FIELD = re.compile(r"(?m)(?:,|^)[ \t]*,")
-_FIELDS = {4: "4 numbers (x, y, width, height)", 8: "8 numbers (a polygon's corners)"}
+_FIELDS = {
+    1: "1 number",
+    4: "4 numbers (x, y, width, height)",
+    8: "8 numbers (a polygon's corners)",
+}
 
 
-def read_text(path: Path) -> str:
-    """Return a text file's content.
+class BadLine(UserError):
+    """A line that is no row of its table."""
+
+    def __init__(self, message: str, number: int, line: str) -> None:
+        super().__init__(message)
+        self.number = number
+        """Counted from 1."""
+        self.line = line
+        """As it stands in the text."""
+
+
+def parse_table(
+    text: str, source: object, columns: Sequence[int] | None = None, *, remedy: str = _MEND
+) -> NDArray[np.float64]:
+    """Read numbers, a row a line; all rows have as many as the first.
+
+    Every line must be a row: strip `text` before where blank lines at the end are fine. A caller
+    with rules of its own (finite boxes, plain decimals, commas only) checks the array, or the lines
+    of its text, which have the array's order: row i is ``text.splitlines()[i]``.
+
+    Args:
+        text: the text, without a byte order mark.
+        source: what errors call it: a path, perhaps with a sequence's name.
+        columns: how many numbers a row may have; None: any.
+        remedy: how errors end.
+
+    Returns:
+        (N, C) float64, N > 0; ``nan`` and ``inf`` are kept.
+
+    Raises:
+        BadLine: for the first line that is not numbers, or not as many as there must be.
+        UserError: if there is no number at all.
+    """
+    if not text.strip():
+        raise UserError(f"{source}: holds no numbers; {remedy}")
+    lines = text.splitlines()
+    table = _load_table(text)
+    if len(table) == len(lines) and (columns is None or table.shape[1] in columns):
+        return table
+    # The same meaning, slowly: it knows the first bad line.
+    rows: list[list[float]] = []
+    for number, line in enumerate(lines, start=1):
+        fields = split_fields(line)
+        columns = columns or (len(fields),)
+        if len(fields) not in columns or not all(map(is_number, fields)):
+            wanted = " or ".join(_FIELDS.get(count, f"{count} numbers") for count in columns)
+            message = f"line {number}: expected {wanted}, found {shorten(line)}"
+            raise BadLine(f"{source}: {message}; {remedy}", number, line)
+        rows.append([float(field) for field in fields])
+        columns = (len(fields),)
+    return np.array(rows)
+
+
+def _load_table(text: str) -> NDArray[np.float64]:
+    """Parse all lines at once; no rows where they are no table of numbers."""
+    try:
+        lines = [] if _EMPTY_FIELD.search(text) else text.replace(",", " ").splitlines()
+        return np.loadtxt(lines, comments=None, ndmin=2) if lines else np.empty((0, 0))
+    except ValueError:
+        return np.empty((0, 0))
+
+
+def split_fields(line: str) -> list[str]:
+    """Return what stands between a line's commas and blanks; an empty field is an empty string."""
+    return re.split(r"\s*,\s*|\s+", line.strip().removesuffix(",").rstrip())
+
+
+def is_number(text: str) -> bool:
+    """Return whether a field is a decimal number, nan or inf: Python takes more, such as 1_0."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def shorten(line: str) -> str:
+    """Return a line in quotes, cut where it is too long for a message."""
+    line = line.strip()
+    return repr(line if len(line) <= 60 else f"{line[:57]}...")
+
+
+def read_text(path: Path, remedy: str = RESTORE) -> str:
+    """Return a text file's content, without its byte order mark.
 
     Raises:
         UserError: if the file cannot be read.
@@ -33,15 +119,13 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); restore it from the data set's archive"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     # Bytes that are not UTF-8 become a replacement character, which no parser here accepts.
     return data.decode("utf-8-sig", errors="replace")
 
 
-def read_boxes(path: Path, columns: tuple[int, ...] = (4,)) -> NDArray[np.float64]:
-    """Read one box a line.
+def read_boxes(path: Path, columns: Sequence[int] = (4,)) -> NDArray[np.float64]:
+    """Read one box a line; blank lines at the end are no lines.
 
     Args:
         path: the annotation file.
@@ -53,39 +137,7 @@ def read_boxes(path: Path, columns: tuple[int, ...] = (4,)) -> NDArray[np.float6
     Raises:
         UserError: if the file is missing or empty, or a line does not parse.
     """
-    text = read_text(path).rstrip()
-    if not text:
-        raise UserError(f"{path}: holds no boxes; restore it from the data set's archive")
-    lines = text.splitlines()
-    boxes = None if _EMPTY_FIELD.search(text) else _load_table(text)
-    if boxes is not None and len(boxes) == len(lines) and boxes.shape[1] in columns:
-        return boxes
-    return _parse_lines(path, lines, columns)
-
-
-def _load_table(text: str) -> NDArray[np.float64] | None:
-    """Parse all lines at once; None where they are no table of numbers."""
-    try:
-        lines = text.replace(",", " ").splitlines()
-        return np.loadtxt(lines, np.float64, comments=None, ndmin=2)
-    except ValueError:
-        return None
-
-
-def _parse_lines(path: Path, lines: list[str], columns: tuple[int, ...]) -> NDArray[np.float64]:
-    """Parse line by line and name the first bad one: the meaning that `_load_table` shortcuts."""
-    rows: list[list[float]] = []
-    for number, line in enumerate(lines, start=1):
-        allowed = (len(rows[0]),) if rows else columns
-        fields = re.split(r"\s*,\s*|\s+", line.strip().removesuffix(",").rstrip())
-        if len(fields) not in allowed or not all(_NUMBER.fullmatch(field) for field in fields):
-            expected = " or ".join(_FIELDS.get(count, f"{count} numbers") for count in allowed)
-            raise UserError(
-                f"{path}: line {number}: expected {expected}, found {_shorten(line)}; correct "
-                "the line or restore the file from the data set's archive"
-            )
-        rows.append([float(field) for field in fields])
-    return np.array(rows, dtype=np.float64)
+    return parse_table(read_text(path).rstrip(), path, columns)
 
 
 def read_flags(path: Path, count: int, highest: int = 1) -> NDArray[np.int64]:
@@ -103,28 +155,24 @@ def read_flags(path: Path, count: int, highest: int = 1) -> NDArray[np.int64]:
         UserError: if the file is missing, a value does not parse, or their number differs.
     """
     text = read_text(path)
-    values = text.replace(",", " ").split()
     known = {str(value) for value in range(highest + 1)}
-    if not known.issuperset(values) or _EMPTY_FIELD.search(text):
-        raise _bad_flag(path, text, known, highest)
+
+    def wrong(part: str) -> list[str]:
+        bad = [value for value in part.replace(",", " ").split() if value not in known]
+        return bad or ([part] if _EMPTY_FIELD.search(part) else [])
+
+    if wrong(text):
+        lines = enumerate(text.splitlines(), start=1)
+        number, found = next((n, bad[0]) for n, line in lines if (bad := wrong(line)))
+        message = f"line {number}: expected values 0 to {highest}, found {shorten(found)}"
+        raise UserError(f"{path}: {message}; {_MEND}")
+    values = text.replace(",", " ").split()
     if len(values) != count:
         raise UserError(
             f"{path}: {len(values)} values for {count} boxes; restore the sequence's annotation "
             "files from the data set's archive"
         )
     return np.array(values, dtype="S1").view(np.uint8).astype(np.int64) - ord("0")
-
-
-def _bad_flag(path: Path, text: str, known: set[str], highest: int) -> UserError:
-    for number, line in enumerate(text.splitlines(), start=1):
-        bad = [value for value in line.replace(",", " ").split() if value not in known]
-        if bad or _EMPTY_FIELD.search(line):
-            return UserError(
-                f"{path}: line {number}: expected values 0 to {highest}, found "
-                f"{_shorten(bad[0] if bad else line)}; correct the line or restore the file from "
-                "the data set's archive"
-            )
-    return UserError(f"{path}: does not parse; restore the file from the data set's archive")
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -135,8 +183,3 @@ def read_names(path: Path) -> tuple[str, ...]:
     """
     lines = (line.strip() for line in read_text(path).splitlines())
     return tuple(dict.fromkeys(line for line in lines if line))
-
-
-def _shorten(content: str) -> str:
-    content = content.strip()
-    return repr(content if len(content) <= 60 else f"{content[:57]}...")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
+from lorat.prep.trees.base.text import BadLine, parse_table, read_boxes, read_flags, read_names
 from lorat.shards.base.errors import UserError
 
 
@@ -83,7 +83,7 @@ def test_a_long_bad_line_is_shortened(boxes_of):
 
 @pytest.mark.parametrize("text", ["", "\n\r\n  \n"])
 def test_an_empty_file_is_an_error(boxes_of, text):
-    with pytest.raises(UserError, match="holds no boxes"):
+    with pytest.raises(UserError, match="holds no numbers"):
         boxes_of(text)
 
 
@@ -95,6 +95,14 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
 def test_rows_of_different_widths_are_an_error_even_if_both_are_allowed(boxes_of):
     with pytest.raises(UserError, match="line 2: expected 8 numbers"):
         boxes_of("1,2,3,4,5,6,7,8\n1,2,3,4\n", (4, 8))
+
+
+def test_a_table_has_the_columns_of_its_first_row_and_its_lines_are_counted():
+    np.testing.assert_array_equal(parse_table("1,2\n3 4\n", "times.txt"), [[1, 2], [3, 4]])
+    for text, number, line in (("1,2\n3\n", 2, "3"), ("1\n\n2\n", 2, ""), ("1\n2\n\n", 3, "")):
+        with pytest.raises(BadLine, match=rf"times\.txt of cat: line {number}: .*; mend it$") as e:
+            parse_table(text, "times.txt of cat", remedy="mend it")
+        assert (e.value.number, e.value.line) == (number, line)
 
 
 @given(
