@@ -17,8 +17,6 @@ from lorat.train.network.variants import hold_matrices_in
 from lorat.train.network.weights.containers import write_tensors
 from lorat.train.network.weights.published import Scales, pairs_of, published_tensors, to_file
 
-__all__ = ["export_merged", "export_published"]
-
 _LOG = logging.getLogger("lorat")
 
 

@@ -29,8 +29,6 @@ from lorat.train.network.weights.published import (
     shown_names,
 )
 
-__all__ = ["WeightsFile", "check_layout", "is_new", "lora_in", "read_weights"]
-
 _LOG = logging.getLogger("lorat")
 
 

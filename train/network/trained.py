@@ -42,17 +42,6 @@ from lorat.train.network.weights.published import (
     to_file,
 )
 
-__all__ = [
-    "BackboneWeights",
-    "load_network",
-    "load_weights",
-    "metadata_of",
-    "network_of",
-    "published_tensors",
-    "save_weights",
-    "weights_to_save",
-]
-
 FORMAT = "lorat-weights/1"
 _LOG = logging.getLogger("lorat")
 

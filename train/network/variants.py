@@ -15,8 +15,6 @@ from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.weights.backbone import BackboneWeights, load_backbone
 
-__all__ = ["assemble", "build_network", "hold_matrices_in"]
-
 
 def build_network(
     variant: VariantConfig,

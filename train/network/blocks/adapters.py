@@ -11,8 +11,6 @@ from typing import TypeVar
 
 from torch import nn
 
-__all__ = ["TARGETS", "replace_layers"]
-
 TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "qkv": ("q", "k", "v"),

@@ -7,7 +7,6 @@ Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,10 +14,15 @@ from timm.layers import RotaryEmbeddingCat, SwiGLU
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from lorat.train.network.blocks.layers import Block, Dense, attend, operand, split_heads
+from lorat.train.network.blocks.layers import (
+    Block,
+    Dense,
+    attend,
+    is_identity,
+    operand,
+    split_heads,
+)
 from lorat.train.network.blocks.positions import Rotary, rotate
-
-__all__ = ["GatedFeedForward", "RotaryAttention", "obstacles", "read_blocks", "read_rotary"]
 
 _USUAL = {
     "in_pixels": False,
@@ -76,24 +80,19 @@ class GatedFeedForward(nn.Module):
         return self.fc2(self.norm(hidden.float()))
 
 
-def obstacles(model: Eva) -> list[str]:
-    """Return what the model has that this module does not compute; empty where it computes all."""
-    found = {text for block in model.blocks for text in _block_obstacles(block)}
-    rope = model.rope
+def rotary_obstacles(rope: nn.Module) -> set[str]:
+    """Return what rotary positions have that `Rotary` does not compute."""
     if type(rope) is not RotaryEmbeddingCat:
-        found.add(f"positions of type {type(rope).__name__}")
-    else:
-        found |= {
-            f"rotary {name}"
-            for name, usual in _USUAL.items()
-            if getattr(rope, name, usual) != usual
-        }
-        if len(set(rope.ref_feat_shape or (0,))) > 1:
-            found.add("an oblong reference grid")
-    return sorted(found)
+        return {f"positions of type {type(rope).__name__}"}
+    found = {
+        f"rotary {name}" for name, usual in _USUAL.items() if getattr(rope, name, usual) != usual
+    }
+    oblong = len(set(rope.ref_feat_shape or (0,))) > 1
+    return found | ({"an oblong reference grid"} if oblong else set())
 
 
-def _block_obstacles(block: nn.Module) -> list[str]:
+def block_obstacles(block: nn.Module) -> list[str]:
+    """Return what a block has that is not computed here."""
     if type(block) is not EvaBlock:
         return [f"blocks of type {type(block).__name__}"]
     if type(block.attn) is not EvaAttention or type(block.mlp) is not SwiGLU:
@@ -103,8 +102,8 @@ def _block_obstacles(block: nn.Module) -> list[str]:
     mlp: Any = block.mlp
     checks = {
         "fused query, key and value": attention.qkv is not None,
-        "query and key norms": not _is_identity(attention.q_norm, attention.k_norm),
-        "a norm inside attention": not _is_identity(attention.norm),
+        "query and key norms": not is_identity(attention.q_norm, attention.k_norm),
+        "a norm inside attention": not is_identity(attention.norm),
         "gated attention": getattr(attention, "gate", None) is not None,
         "half rotations": getattr(attention, "rotate_half", False),
         "layer scale": block.gamma_1 is not None or block.gamma_2 is not None,
@@ -113,16 +112,8 @@ def _block_obstacles(block: nn.Module) -> list[str]:
     return [text for text, is_there in checks.items() if is_there]
 
 
-def _is_identity(*modules: nn.Module) -> bool:
-    return all(isinstance(module, nn.Identity) for module in modules)
-
-
-def read_blocks(model: Eva, drop_rates: Sequence[float]) -> list[Block]:
-    """Return the model's blocks in our form, with a drop path rate each."""
-    return [_read(block, rate) for block, rate in zip(model.blocks, drop_rates, strict=True)]
-
-
-def _read(block: EvaBlock, drop_path: float) -> Block:
+def read_block(block: EvaBlock, drop_path: float) -> Block:
+    """Return a block in our form."""
     attention, mlp = block.attn, block.mlp
     q, k, v, proj = map(
         Dense.of, (attention.q_proj, attention.k_proj, attention.v_proj, attention.proj)

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from lorat.train.network.blocks.layers import Dense
 
-__all__ = ["Head"]
-
 
 class Mlp(nn.Module):
     """Three layers with GELU between them."""

@@ -15,20 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = [
-    "Block",
-    "Dense",
-    "FeedForward",
-    "PatchEmbedding",
-    "SwiGlu",
-    "add_residual",
-    "attend",
-    "autocasts",
-    "operand",
-    "split_heads",
-    "template_types",
-]
-
 
 def autocasts(x: Tensor) -> bool:
     """Whether autocast chooses the number type of products of x; it never does on meta tensors."""
@@ -102,6 +88,11 @@ def template_types(table: Tensor, mask: Tensor) -> Tensor:
     """
     # Not indexed by the mask: the gradient of indexing adds in an order that threads decide.
     return torch.where(mask.flatten(1).bool()[..., None], table[1], table[0])
+
+
+def is_identity(*modules: nn.Module | None) -> bool:
+    """Whether none of the modules does anything."""
+    return all(isinstance(module, nn.Identity | None) for module in modules)
 
 
 def split_heads(x: Tensor, heads: int, count: int = 1) -> tuple[Tensor, ...]:

@@ -25,8 +25,6 @@ from lorat.configs.schema import LoraConfig
 from lorat.train.network.blocks.adapters import TARGETS, replace_layers
 from lorat.train.network.blocks.layers import Dense, autocasts, operand
 
-__all__ = ["LoraLinear", "add_lora", "lora_scale", "merge_lora", "unmerge_lora"]
-
 
 def lora_scale(config: LoraConfig) -> float:
     """Return what multiplies B·A: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""

@@ -20,8 +20,6 @@ from lorat.train.network.blocks.layers import template_types
 from lorat.train.network.blocks.positions import corner
 from lorat.train.network.blocks.vit import Transformer
 
-__all__ = ["LoRAT", "Prediction"]
-
 SEARCH_TYPE = 2
 """Row of the token-type table; 0 is the template's background, 1 its foreground."""
 

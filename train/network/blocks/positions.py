@@ -15,15 +15,6 @@ from torch import Tensor
 
 from lorat.shards.base.errors import UserError
 
-__all__ = [
-    "Rotary",
-    "corner",
-    "place_positions",
-    "resize_positions",
-    "rotate",
-    "sincos_positions",
-]
-
 
 def place_positions(positions: Tensor, grid: int, layout: Literal["official", "timm"]) -> Tensor:
     """Bring a backbone's positions to a grid of which every crop takes the top-left `corner`.

@@ -13,7 +13,6 @@ Axes: B batch, T tokens, D channels, H heads, d channels of a head, G cells of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -35,11 +34,10 @@ from lorat.train.network.blocks.layers import (
     PatchEmbedding,
     SwiGlu,
     attend,
+    is_identity,
     split_heads,
 )
 from lorat.train.network.blocks.positions import Rotary, place_positions, sincos_positions
-
-__all__ = ["Attention", "Transformer", "drop_rates"]
 
 
 class Attention(nn.Module):
@@ -83,7 +81,7 @@ class Transformer(nn.Module):
         model = _create(config)
         rates = drop_rates(config.layout, drop_path, len(model.blocks))
         is_eva = isinstance(model, Eva)
-        blocks = eva.read_blocks(model, rates) if is_eva else _read_blocks(model, rates)
+        read = eva.read_block if is_eva else _read_block
         self.layout = config.layout
         self.rotary: Rotary | None = eva.read_rotary(model) if is_eva else None
         self.patch_embed = PatchEmbedding(model.patch_embed.proj)
@@ -95,7 +93,7 @@ class Transformer(nn.Module):
         if config.initial_positions == "sincos":
             self.pos_embed = nn.Parameter(sincos_positions(self.pos_embed))
         self.norm_pre = model.norm_pre
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(map(read, model.blocks, rates))
         self.norm = model.norm
 
     @property
@@ -161,11 +159,11 @@ def _obstacles(model: Any) -> list[str]:
             if hasattr(block, "drop_path1")
         ),
     }
-    if isinstance(model, Eva):
-        inner = eva.obstacles(model)
-    else:
-        inner = sorted({text for block in model.blocks for text in _block_obstacles(block)})
-    return [text for text, is_there in checks.items() if is_there] + inner
+    is_eva = isinstance(model, Eva)
+    look = eva.block_obstacles if is_eva else _block_obstacles
+    inner = {text for block in model.blocks for text in look(block)}
+    inner |= eva.rotary_obstacles(model.rope) if is_eva else set()
+    return [text for text, is_there in checks.items() if is_there] + sorted(inner)
 
 
 def _block_obstacles(block: nn.Module) -> list[str]:
@@ -177,26 +175,17 @@ def _block_obstacles(block: nn.Module) -> list[str]:
         return [f"blocks of {type(attention).__name__} with {type(mlp).__name__}"]
     gated = isinstance(mlp, GluMlp)
     checks = {
-        "query and key norms": not _is_identity(attention.q_norm, attention.k_norm),
-        "a norm inside attention": not _is_identity(getattr(attention, "norm", None)),
+        "query and key norms": not is_identity(attention.q_norm, attention.k_norm),
+        "a norm inside attention": not is_identity(getattr(attention, "norm", None)),
         "gated attention": getattr(attention, "gate", None) is not None,
-        "a norm inside the MLP": not _is_identity(mlp.norm),
+        "a norm inside the MLP": not is_identity(mlp.norm),
         "a gate after its content": gated and mlp.gate_last,
         "a gate other than SiLU": gated and not isinstance(mlp.act, nn.SiLU),
     }
     return [text for text, is_there in checks.items() if is_there]
 
 
-def _is_identity(*modules: nn.Module | None) -> bool:
-    return all(isinstance(module, nn.Identity | None) for module in modules)
-
-
-def _read_blocks(model: VisionTransformer, rates: Sequence[float]) -> list[Block]:
-    """Return the model's blocks in our form, with a drop path rate each."""
-    return [_read(block, rate) for block, rate in zip(model.blocks, rates, strict=True)]
-
-
-def _read(block: TimmBlock, drop_path: float) -> Block:
+def _read_block(block: TimmBlock, drop_path: float) -> Block:
     attention, mlp = block.attn, block.mlp
     fc1, fc2 = Dense.of(mlp.fc1), Dense.of(mlp.fc2)
     return Block(

@@ -17,8 +17,6 @@ import torch
 
 from lorat.shards.base.errors import UserError
 
-__all__ = ["check_compiler", "compile_whole"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -13,8 +13,6 @@ import torch
 
 from lorat.shards.base.errors import UserError, unknown
 
-__all__ = ["DEVICES", "NUMBER_TYPES", "cpu_number_type", "pick_device", "pick_dtype"]
-
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NUMBER_TYPES = ("auto", "float32", "bfloat16", "float16")
 

@@ -29,8 +29,6 @@ from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lorat import LoRAT
 
-__all__ = ["check_target", "export_onnx", "export_torch", "graph_metadata", "template_file"]
-
 _OPSET = 20  # the first with a GELU of its own
 _ONE_FILE = 2**31 - 2**26  # protobuf's limit, less some room for the graph
 _TOLERANCE = 1e-3

@@ -27,8 +27,6 @@ from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.weights.containers import check_tensors, read_tensors
 from lorat.train.network.weights.published import GATED
 
-__all__ = ["BackboneWeights", "backbone_weights", "how_to_get", "load_backbone"]
-
 _LOG = logging.getLogger("lorat")
 FOLDER_VARIABLE = "LORAT_BACKBONES"
 _HUB_FILE = "model.safetensors"

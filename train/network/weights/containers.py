@@ -21,8 +21,6 @@ from torch import Tensor
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file
 
-__all__ = ["check_tensors", "check_writable", "read_tensors", "write_tensors"]
-
 SAFETENSORS = (".safetensors", ".bin")
 PYTORCH = (".pth", ".pt")
 """Suffixes that readers of published files go by."""

@@ -27,23 +27,6 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import LoraLinear, lora_scale
 from lorat.train.network.blocks.lorat import LoRAT
 
-__all__ = [
-    "GATED",
-    "Scales",
-    "block_of",
-    "file_name",
-    "from_file",
-    "is_gated",
-    "last_block",
-    "layout_of",
-    "live_pairs",
-    "merge_pairs",
-    "pairs_of",
-    "published_tensors",
-    "shown_names",
-    "to_file",
-]
-
 PARTS = ("q", "k", "v")
 _SCALARS = {"lora_alpha": "alpha", "use_rslora": "rslora"}
 _OWN_SCALARS = re.compile(r"(.+)\.lora\.(alpha|use_rslora)")
