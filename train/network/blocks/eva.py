@@ -80,7 +80,7 @@ class GatedFeedForward(nn.Module):
         return self.fc2(self.norm(hidden.float()))
 
 
-def rotary_obstacles(rope: nn.Module) -> set[str]:
+def rotary_obstacles(rope: Any) -> set[str]:
     """Return what rotary positions have that `Rotary` does not compute."""
     if type(rope) is not RotaryEmbeddingCat:
         return {f"positions of type {type(rope).__name__}"}
