@@ -6,15 +6,14 @@ crops from it is drawn by ``lorat-train``.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
-import matplotlib.patheffects as effects
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import Location, atomic_file
@@ -24,14 +23,13 @@ from lorat.shards.reader import ShardReader, read_index
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage, sample_key
 
-__all__ = ["Found", "draw_sample", "draw_sheet", "find_sample", "pick_samples"]
-
-_BOX = "#50ff50"
-_OUTLINE: list[effects.AbstractPathEffect] = [effects.withStroke(linewidth=2.8, foreground="black")]
+Picture = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+_BOX, _INK = (80, 255, 80), (0, 0, 0)
 _COLUMNS = 3
-_TILE = (4.6, 2.75)  # inches
-_IMAGES = 1.95  # height of a tile's images, inches
-_DPI = 100
+_TILE = (275, 460)  # height and width, pixels
+_IMAGES = (195, 154, 272)  # height of a tile's images, widths of template and search image
+_LEAST = 220  # pixels that a sample's images are enlarged to, where they are smaller
 _LONGEST_NAME = 46  # characters of a sequence's name on a tile
 
 
@@ -61,27 +59,30 @@ def find_sample(manifests: Sequence[Manifest], key: str) -> Found:
         ShardCorrupt: if its shard is damaged.
     """
     name, _, digits = key.rpartition("-")
-    chosen = [manifest for manifest in manifests if manifest.name == name]
-    if not chosen or not digits.isdecimal():
+    manifest = next((each for each in manifests if each.name == name), None)
+    if manifest is None or not digits.isdecimal():
         known = ", ".join(manifest.name for manifest in manifests)
         example = sample_key(manifests[0].dataset, manifests[0].split, 0)
         raise UserError(f"--key {key}: no such sample; sets: {known}; write it like {example}")
-    manifest, pair = chosen[0], int(digits)
-    for receipt in manifest.shards:
-        if receipt.first_pair <= pair < receipt.first_pair + receipt.drawn:
-            # Skipped pairs leave no row, so a pair's row is its place in the shard or before it.
-            most = min(receipt.rows, pair - receipt.first_pair + 1)
-            fewest = max(0, most - 1 - (receipt.drawn - receipt.rows))
-            shard = manifest.folder / receipt.shard
-            row = _search_row(
-                shard, sample_key(manifest.dataset, manifest.split, pair), fewest, most
-            )
-            if row is not None:
-                return _load(shard, row)
+    pair = int(digits)
+    receipt = next((each for each in manifest.shards if pair in each.pairs), None)
+    if receipt is None:
+        pairs = sum(receipt.drawn for receipt in manifest.shards)
+        raise UserError(f"--key {key}: {manifest.folder} has pairs 0 to {pairs - 1}")
+    # Skipped pairs leave no row, so a pair's row is its place in the shard or before it.
+    most = min(receipt.rows, pair - receipt.first_pair + 1)
+    fewest = max(0, most - 1 - (receipt.drawn - receipt.rows))
+    shard, wanted = (
+        manifest.folder / receipt.shard,
+        sample_key(manifest.dataset, manifest.split, pair),
+    )
+    with closing(ShardReader(shard)) as reader:
+        rows = range(most)
+        row = bisect_left(rows, wanted, fewest, key=lambda row: reader.read(row).key)
+        if row == most or reader.read(row).key != wanted:
             reasons = "; ".join(receipt.skipped) or "unknown"
             raise UserError(f"--key {key}: was drawn but not stored; {shard} skipped: {reasons}")
-    pairs = sum(receipt.drawn for receipt in manifest.shards)
-    raise UserError(f"--key {key}: {manifest.folder} has pairs 0 to {pairs - 1}")
+    return _load(shard, row)
 
 
 def pick_samples(manifests: Sequence[Manifest], number: int, seed: int) -> list[Found]:
@@ -100,9 +101,21 @@ def pick_samples(manifests: Sequence[Manifest], number: int, seed: int) -> list[
     found = []
     for manifest, share in zip(filled, shares, strict=True):
         order = Draws("inspect", seed, manifest.name).permutation(manifest.rows)
+        ends = np.cumsum([receipt.rows for receipt in manifest.shards])
         for place in sorted(order[:share].tolist()):
-            found.append(_load(*_at(manifest, place)))
+            number = int(np.searchsorted(ends, place, side="right"))
+            receipt = manifest.shards[number]
+            row = place - int(ends[number]) + receipt.rows
+            found.append(_load(manifest.folder / receipt.shard, row))
     return found
+
+
+def _load(shard: Location, row: int) -> Found:
+    entry = read_index(shard)[row]
+    with closing(ShardReader(shard)) as reader:
+        sample = reader.read(row)
+    values = (int(entry[name]) for name in ("offset", "length", "raw_length"))
+    return Found(sample, shard, row, *values)
 
 
 def draw_sheet(found: Sequence[Found], path: Location) -> None:
@@ -113,14 +126,10 @@ def draw_sheet(found: Sequence[Found], path: Location) -> None:
         UserError: if the file cannot be written.
     """
     columns = min(_COLUMNS, len(found))
-    rows = -(-len(found) // columns)
-    width, height = columns * _TILE[0], rows * _TILE[1]
-    figure = Figure(figsize=(width, height), dpi=_DPI)
-    for number, one in enumerate(found):
-        row, column = divmod(number, columns)
-        left, top = column * _TILE[0], height - row * _TILE[1]
-        _draw_tile(figure, one, left, top)
-    _save(figure, path)
+    tiles = [_tile(one.sample) for one in found]
+    tiles += [_blank(*_TILE)] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[n : n + columns]) for n in range(0, len(tiles), columns)]
+    _save(np.vstack(rows), path)
 
 
 def draw_sample(found: Found, path: Location) -> None:
@@ -131,134 +140,90 @@ def draw_sample(found: Found, path: Location) -> None:
         UserError: if the file cannot be written.
     """
     sample = found.sample
-    images = (sample.template, sample.search)
-    widths = [max(2.2, image.size[0] / _DPI) for image in images]
-    tallest = max(2.2, *(image.size[1] / _DPI for image in images))
-    size = (sum(widths) + 1.9, tallest + 1.35)
-    figure = Figure(figsize=size, dpi=_DPI)
-    left = 0.65
-    for role, image, width in zip(("template", "search"), images, widths, strict=True):
-        shown = max(2.2, image.size[1] / _DPI)
-        bottom = 0.45 + (tallest - shown) / 2
-        axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], shown / size[1]))
-        _draw_image(axes, image, f"{sample.key} {role}")
-        axes.set_title(f"{role}: frame {image.frame}", fontsize=9)
-        axes.tick_params(labelsize=7)
-        left += width + 0.65
-    _text(figure, 0.15, size[1] - 0.12, f"{sample.key}   {sample.sequence}", 10, "bold")
-    _text(figure, 0.15, size[1] - 0.36, "axes: pixels of the original frame", 8)
-    _save(figure, path)
+    images = {"template": sample.template, "search": sample.search}
+    panels = [_panel(image, role, sample.key) for role, image in images.items()]
+    height = max(len(panel) for panel in panels)
+    head = _blank(40, sum(panel.shape[1] for panel in panels))
+    _write(head, 15, 17, f"{sample.key}   {sample.sequence}", 0.45, bold=True)
+    _write(head, 15, 34, "axes: pixels of the original frame", 0.35)
+    body = [np.vstack([p, _blank(height - len(p), p.shape[1])]) for p in panels]
+    _save(np.vstack([head, np.hstack(body)]), path)
 
 
-def _draw_tile(figure: Figure, found: Found, left: float, top: float) -> None:
-    sample = found.sample
-    name = sample.sequence
+def _tile(sample: PairSample) -> Picture:
+    tile = _blank(*_TILE)
+    name, template, search = sample.sequence, sample.template, sample.search
     if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 1]}…"
-    _text(figure, left + 0.12, top - 0.08, sample.key, 9, "bold")
-    _text(figure, left + 0.12, top - 0.25, f"{name}, {_frames(sample)}", 8)
-    bottom = top - 0.45 - _IMAGES
-    space = _TILE[0] - 0.24 - 0.1
+        name = f"{name[: _LONGEST_NAME - 3]}..."
+    frames = f"frames {template.frame} and {search.frame} ({search.frame - template.frame:+d})"
+    if template.frame == search.frame:
+        frames = f"both frame {search.frame}"
+    _write(tile, 12, 19, sample.key, 0.42, bold=True)
+    _write(tile, 12, 37, f"{name}, {frames}", 0.38)
     # The narrow share suits templates, which are squares of two object sides.
-    widths = (space * 0.36, space * 0.64)
-    size = figure.get_size_inches()
-    for role, image, width in (
-        ("template", sample.template, widths[0]),
-        ("search", sample.search, widths[1]),
-    ):
-        x = left + 0.12 + (0.0 if role == "template" else widths[0] + 0.1)
-        axes = figure.add_axes((x / size[0], bottom / size[1], width / size[0], _IMAGES / size[1]))
-        _draw_image(axes, image, f"{sample.key} {role}")
-        axes.set_anchor("NW")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    _text(figure, left + 0.12, bottom - 0.05, _sizes(sample), 7.5)
+    height, *widths = _IMAGES
+    left = 12
+    for image, width in zip((template, search), widths, strict=True):
+        picture = _drawn(image, min(width / image.size[0], height / image.size[1]), sample.key)
+        tile[46 : 46 + len(picture), left : left + picture.shape[1]] = picture
+        left += width + 10
+    x1, y1, x2, y2 = search.box
+    stored = " and ".join(f"{image.size[0]} x {image.size[1]}" for image in (template, search))
+    width, height = search.frame_size
+    text = f"object {x2 - x1:.0f} x {y2 - y1:.0f} in a frame of {width} x {height}; stored {stored}"
+    _write(tile, 12, 258, text, 0.35)
+    return tile
 
 
-def _frames(sample: PairSample) -> str:
-    template, search = sample.template.frame, sample.search.frame
-    if template == search:
-        return f"both frame {search}"
-    return f"frames {template} and {search} ({search - template:+d})"
+def _panel(image: StoredImage, role: str, key: str) -> Picture:
+    """Return a stored image of its full size with a title and axes of the frame's pixels."""
+    scale = min(max(_LEAST, side) / side for side in image.size)
+    picture = _drawn(image, scale, f"{key} {role}")
+    left, top = 60, 25
+    right, bottom = left + picture.shape[1], top + picture.shape[0]
+    panel = _blank(bottom + 30, right + 20)
+    panel[top:bottom, left:right] = picture
+    _write(panel, left, 16, f"{role}: frame {image.frame}", 0.4)
+    for label, at in _ticks(image.origin[0], image.window[0], right - left):
+        cv2.line(panel, (left + at, bottom), (left + at, bottom + 4), _INK)
+        _write(panel, left + at - 4 * len(label), bottom + 18, label, 0.38)
+    for label, at in _ticks(image.origin[1], image.window[1], bottom - top):
+        cv2.line(panel, (left - 5, top + at), (left - 1, top + at), _INK)
+        _write(panel, left - 10 - 8 * len(label), top + at + 4, label, 0.38)
+    return panel
 
 
-def _sizes(sample: PairSample) -> str:
-    x1, y1, x2, y2 = sample.search.box
-    width, height = sample.search.frame_size
-    images = [f"{i.size[0]} x {i.size[1]}" for i in (sample.template, sample.search)]
-    return (
-        f"object {x2 - x1:.0f} x {y2 - y1:.0f} in a frame of {width} x {height}; "
-        f"stored {images[0]} and {images[1]}"
-    )
+def _ticks(low: int, high: int, pixels: int) -> Iterator[tuple[str, int]]:
+    """Yield round numbers from `low` to `high` and where they lie on so many pixels."""
+    steps = (step * 10**power for power in range(6) for step in (1, 2, 5))
+    step = next(s for s in steps if s * pixels >= 40 * (high - low))
+    for value in range(-(-low // step) * step, high + 1, step):
+        yield str(value), round((value - low) * pixels / (high - low))
 
 
-def _draw_image(axes: Axes, image: StoredImage, name: str) -> None:
-    """Show a stored image with its box, on axes of the frame's pixels."""
-    extent = (image.origin[0], image.window[0], image.window[1], image.origin[1])
-    axes.imshow(decode(image.jpeg, name), extent=extent, interpolation="antialiased")
-    x1, y1, x2, y2 = image.box
-    box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=_BOX, linewidth=1.2)
-    box.set_path_effects(_OUTLINE)
-    axes.add_patch(box)
-    axes.set_xlim(extent[0], extent[1])
-    axes.set_ylim(extent[2], extent[3])
+def _drawn(image: StoredImage, scale: float, name: str) -> Picture:
+    """Return a stored image with its box, resized."""
+    size = [max(1, round(side * scale)) for side in image.size]
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    picture = np.ascontiguousarray(cv2.resize(decode(image.jpeg, name), size, interpolation=way))
+    window = np.subtract(image.window, image.origin)
+    corners = np.subtract(np.reshape(image.box, (2, 2)), image.origin) * size / window
+    first, last = np.rint(corners).astype(int).tolist()
+    for colour, width in ((_INK, 4), (_BOX, 2)):
+        cv2.rectangle(picture, first, last, colour, width)
+    return picture
 
 
-def _text(
-    figure: Figure, left: float, top: float, text: str, points: float, weight: str = "normal"
-) -> None:
-    """Write a line whose upper left corner lies at inches from the left and the bottom."""
-    width, height = figure.get_size_inches()
-    # parse_math: a sequence's name may hold dollar signs.
-    figure.text(
-        left / width,
-        top / height,
-        text,
-        fontsize=points,
-        weight=weight,
-        va="top",
-        parse_math=False,
-    )
+def _blank(height: int, width: int) -> Picture:
+    return np.full((height, width, 3), 255, np.uint8)
 
 
-def _save(figure: Figure, path: Location) -> None:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
+def _write(picture: Picture, x: int, y: int, text: str, size: float, *, bold: bool = False) -> None:
+    font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 2 if bold else 1
+    cv2.putText(picture, text, (x, y), font, size, _INK, thickness, cv2.LINE_AA)
+
+
+def _save(picture: Picture, path: Location) -> None:
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     with atomic_file(path) as file:
-        file.write(buffer.getvalue())
-
-
-def _search_row(shard: Location, key: str, low: int, high: int) -> int | None:
-    """Return the row of a key among rows low … high − 1, whose keys ascend."""
-    reader = ShardReader(shard)
-    try:
-        while low < high:
-            middle = (low + high) // 2
-            found = reader.read(middle).key
-            if found == key:
-                return middle
-            low, high = (middle + 1, high) if found < key else (low, middle)
-        return None
-    finally:
-        reader.close()
-
-
-def _at(manifest: Manifest, place: int) -> tuple[Location, int]:
-    """Return shard and row of the `place`-th sample of a set."""
-    for receipt in manifest.shards:
-        if place < receipt.rows:
-            return manifest.folder / receipt.shard, place
-        place -= receipt.rows
-    raise IndexError(f"{manifest.name} has {manifest.rows} samples")
-
-
-def _load(shard: Location, row: int) -> Found:
-    entry = read_index(shard)[row]
-    reader = ShardReader(shard)
-    try:
-        sample = reader.read(row)
-    finally:
-        reader.close()
-    values = (int(entry[name]) for name in ("offset", "length", "raw_length"))
-    return Found(sample, shard, row, *values)
+        file.write(data.tobytes())

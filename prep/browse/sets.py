@@ -1,17 +1,16 @@
-"""Which shard sets a command line asks for, and rows spread over one of them."""
+"""Which shard sets a command line asks for, what stands in them, and rows spread over one."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorat.prep.trees.sources import split_names
+from lorat.shards.base.console import OUT, plain_table, say
 from lorat.shards.base.errors import UserError, unknown
 from lorat.shards.base.storage import Location, children, file_size
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
-
-__all__ = ["ShardSets", "find_sets", "load_sets", "spread_rows"]
 
 _SPREAD = 16  # shards that a sample of rows is taken from, so that few files are opened
 
@@ -22,7 +21,7 @@ class ShardSets:
 
     folders: tuple[Location, ...]
     """With a manifest."""
-    unfinished: tuple[Location, ...]
+    unfinished: tuple[Location, ...] = ()
     """With files of a shard set, but without a manifest."""
 
 
@@ -36,22 +35,36 @@ def find_sets(shards: Location, datasets: str | None = None) -> ShardSets:
     Raises:
         UserError: if no shards are there, or a name fits none of them.
     """
+    folders, unfinished = [], []
     if file_size(shards / MANIFEST) is not None:
-        return _named(shards, ShardSets((shards,), ()), datasets)
-    with_manifest, without = [], []
-    for folder in children(shards):
-        inside = {path.name for path in children(folder)} if _is_folder(folder) else set()
-        if MANIFEST in inside:
-            with_manifest.append(folder)
-        elif any(name.startswith(f"{folder.name}-") for name in inside):
-            without.append(folder)
-    if not with_manifest:
-        what = "only unfinished builds" if without else "no shards"
+        folders = [shards]
+    else:
+        for folder in children(shards):
+            is_folder = folder.is_dir() if isinstance(folder, Path) else "." not in folder.name
+            inside = {path.name for path in children(folder)} if is_folder else set()
+            if MANIFEST in inside:
+                folders.append(folder)
+            elif any(name.startswith(f"{folder.name}-") for name in inside):
+                unfinished.append(folder)
+    if not folders:
+        what = "only unfinished builds" if unfinished else "no shards"
         raise UserError(
             f"{shards}: {what} here; build them with lorat-prep build --shards {shards} …, or name "
             "the folder that they are in"
         )
-    return _named(shards, ShardSets(tuple(with_manifest), tuple(without)), datasets)
+    names = {name.strip() for name in (datasets or "").split(",")} - {""}
+    known = {name for folder in folders for name in _called(folder)}
+    for name in sorted(names - known):
+        raise unknown(f"shard set in {shards}", name, known)
+    wanted = [
+        tuple(folder for folder in found if not names or names & _called(folder))
+        for found in (folders, unfinished)
+    ]
+    return ShardSets(*wanted)
+
+
+def _called(folder: Location) -> set[str]:
+    return {folder.name, folder.name.partition("-")[0]}
 
 
 def load_sets(shards: Location, datasets: str | None = None) -> list[Manifest]:
@@ -61,6 +74,36 @@ def load_sets(shards: Location, datasets: str | None = None) -> list[Manifest]:
         UserError: as `find_sets`, and where a manifest cannot be read.
     """
     return [load_manifest(folder) for folder in find_sets(shards, datasets).folders]
+
+
+def skipped_pairs(manifest: Manifest) -> dict[str, int]:
+    """Return reason → pairs of a set that were drawn but not stored."""
+    return dict(sum((Counter(shard.skipped) for shard in manifest.shards), Counter[str]()))
+
+
+def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
+    """Print what stands in the shards of each set, and what was skipped and why."""
+    columns = ("data set", "pairs", "shards", "MB", "KB/pair", "windows cut", "skipped")
+    table = plain_table(columns, title)
+    for manifest in manifests:
+        size = sum(shard.bytes for shard in manifest.shards)
+        tried = sum(shard.jitter_draws for shard in manifest.shards)
+        outside = sum(shard.jitter_outside for shard in manifest.shards)
+        table.add_row(
+            manifest.name,
+            f"{manifest.rows:,}",
+            f"{len(manifest.shards):,}",
+            f"{size / 1e6:,.1f}",
+            f"{size / 1e3 / max(1, manifest.rows):.1f}",
+            f"{outside / max(1, tried):.1%}",
+            f"{sum(skipped_pairs(manifest).values()):,}",
+        )
+    OUT.print(table)
+    for manifest in manifests:
+        for reason, count in sorted(skipped_pairs(manifest).items()):
+            pairs = "pair" if count == 1 else "pairs"
+            say(f"{manifest.name}: skipped {count:,} {pairs}: {reason}")
+    say("'windows cut': share of jittered windows that leave the stored window.")
 
 
 def spread_rows(manifest: Manifest, most: int) -> Iterator[tuple[int, Sequence[int]]]:
@@ -80,26 +123,3 @@ def spread_rows(manifest: Manifest, most: int) -> Iterator[tuple[int, Sequence[i
         share = (turn + 1) * most // taken - turn * most // taken
         count = min(share, rows[number])
         yield number, [k * rows[number] // count for k in range(count)]
-
-
-def _is_folder(place: Location) -> bool:
-    return place.is_dir() if isinstance(place, Path) else "." not in place.name
-
-
-def _named(shards: Location, sets: ShardSets, datasets: str | None) -> ShardSets:
-    names = split_names(datasets)
-    if not names:
-        return sets
-    known = {folder.name for folder in sets.folders}
-    known |= {name.partition("-")[0] for name in known}
-    for name in names:
-        if name not in known:
-            raise unknown(f"shard set in {shards}", name, known)
-
-    def wanted(folder: Location) -> bool:
-        return folder.name in names or folder.name.partition("-")[0] in names
-
-    return ShardSets(
-        tuple(folder for folder in sets.folders if wanted(folder)),
-        tuple(folder for folder in sets.unfinished if wanted(folder)),
-    )

@@ -7,29 +7,28 @@ of a large one; `SetStats.sampled` says how many.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from lorat.configs.schema import RecipeConfig
-from lorat.prep.browse.sets import spread_rows
+from lorat.prep.browse.sets import skipped_pairs, spread_rows
 from lorat.shards.manifest import Manifest
 from lorat.shards.order import quotas
 from lorat.shards.reader import ShardReader
 from lorat.shards.sample import PairSample, StoredImage
 
-__all__ = ["QUANTILES", "Freshness", "SetStats", "freshness", "set_stats", "stats_json"]
-
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+Quantiles = tuple[float, ...]
+"""At `QUANTILES`; empty where nothing was measured."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SetStats:
-    """The numbers of one data set split. Quantiles are at `QUANTILES`."""
+    """The numbers of one data set split."""
 
     name: str
     shards: int
@@ -44,30 +43,24 @@ class SetStats:
     """Rows that the fields below come from; `pairs` where it is all of them."""
     sequences: int
     """Different sequences among them."""
-    object_frame: tuple[float, ...]
+    object_frame: Quantiles
     """sqrt(w·h) of the search box, pixels of the frame."""
-    object_stored: tuple[float, ...]
+    object_stored: Quantiles
     """The same in pixels of the stored search image."""
-    template_stored: tuple[float, ...]
+    template_stored: Quantiles
     """sqrt(w·h) of the template box, pixels of the stored template image."""
-    search_side: tuple[float, ...]
+    search_side: Quantiles
     """Longer side of the stored search image, pixels."""
-    search_kb: tuple[float, ...]
-    template_kb: tuple[float, ...]
+    search_kb: Quantiles
+    template_kb: Quantiles
     same_frame: float
     """Share of pairs whose template and search frame are one frame (still images)."""
-    gaps: tuple[float, ...]
-    """Frames between template and search, where they are two; empty where none are."""
-
-    @property
-    def kb_per_pair(self) -> float:
-        """Compressed kilobytes (1,000 bytes) a stored pair."""
-        return self.bytes / 1e3 / max(1, self.pairs)
-
-    @property
-    def share_cut(self) -> float:
-        """Share of accepted window draws that leave the stored window."""
-        return self.windows_cut / max(1, self.window_draws)
+    gaps: Quantiles
+    """Frames between template and search, where they are two."""
+    kb_per_pair: float
+    """Compressed kilobytes (1,000 bytes) a stored pair."""
+    share_cut: float
+    """Share of accepted window draws that leave the stored window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +73,10 @@ class Freshness:
     """Stored pairs; None where the set is not there."""
     draws: int
     """Over the whole run."""
-
-    @property
-    def fresh(self) -> float | None:
-        """Pool size / draws: 1 and more means that no pair is drawn twice."""
-        return None if self.pairs is None else self.pairs / max(1, self.draws)
-
-    @property
-    def times(self) -> float | None:
-        """How often each pair is drawn, on average."""
-        return None if not self.pairs else self.draws / self.pairs
+    fresh: float | None
+    """Pool size / draws: 1 and more means that no pair is drawn twice."""
+    times: float | None
+    """How often each pair is drawn, on average."""
 
 
 def set_stats(
@@ -105,107 +92,80 @@ def set_stats(
     Raises:
         ShardCorrupt: if a row is damaged.
     """
-    rows: list[_Row] = []
-    total = min(most, manifest.rows)
+    rows: list[tuple[float, ...]] = []
+    sequences = set()
     for number, wanted in spread_rows(manifest, most):
-        reader = ShardReader(manifest.folder / manifest.shards[number].shard)
-        try:
+        with closing(ShardReader(manifest.folder / manifest.shards[number].shard)) as reader:
             for row in wanted:
-                rows.append(_measure(reader.read(row)))
+                sample = reader.read(row)
+                rows.append(_measured(sample))
+                sequences.add(sample.sequence)
                 if progress:
-                    progress(len(rows), total)
-        finally:
-            reader.close()
-    gaps = [row.gap for row in rows if row.gap]
+                    progress(len(rows), min(most, manifest.rows))
+    frame, stored, template, side, search_kb, template_kb, gaps = np.reshape(rows, (-1, 7)).T
+    size = sum(receipt.bytes for receipt in manifest.shards)
+    draws = sum(receipt.jitter_draws for receipt in manifest.shards)
+    cut = sum(receipt.jitter_outside for receipt in manifest.shards)
     return SetStats(
         name=manifest.name,
         shards=len(manifest.shards),
         pairs=manifest.rows,
-        bytes=sum(receipt.bytes for receipt in manifest.shards),
-        skipped=dict(sum((Counter(r.skipped) for r in manifest.shards), Counter[str]())),
-        window_draws=sum(receipt.jitter_draws for receipt in manifest.shards),
-        windows_cut=sum(receipt.jitter_outside for receipt in manifest.shards),
+        bytes=size,
+        skipped=skipped_pairs(manifest),
+        window_draws=draws,
+        windows_cut=cut,
         sampled=len(rows),
-        sequences=len({row.sequence for row in rows}),
-        object_frame=_quantiles([row.object_frame for row in rows]),
-        object_stored=_quantiles([row.object_stored for row in rows]),
-        template_stored=_quantiles([row.template_stored for row in rows]),
-        search_side=_quantiles([row.search_side for row in rows]),
-        search_kb=_quantiles([row.search_bytes / 1e3 for row in rows]),
-        template_kb=_quantiles([row.template_bytes / 1e3 for row in rows]),
-        same_frame=sum(row.gap == 0 for row in rows) / max(1, len(rows)),
-        gaps=_quantiles(gaps),
+        sequences=len(sequences),
+        object_frame=_quantiles(frame),
+        object_stored=_quantiles(stored),
+        template_stored=_quantiles(template),
+        search_side=_quantiles(side),
+        search_kb=_quantiles(search_kb),
+        template_kb=_quantiles(template_kb),
+        same_frame=int((gaps == 0).sum()) / max(1, len(rows)),
+        gaps=_quantiles(gaps[gaps > 0]),
+        kb_per_pair=size / 1e3 / max(1, manifest.rows),
+        share_cut=cut / max(1, draws),
     )
+
+
+def object_side(image: StoredImage, *, stored: bool) -> float:
+    """Return sqrt(w·h) of the object, in pixels of the frame or of the stored image."""
+    x1, y1, x2, y2 = image.box
+    window = np.subtract(image.window, image.origin)
+    scale = np.prod(image.size) / np.prod(window) if stored else 1.0
+    return float(np.sqrt((x2 - x1) * (y2 - y1) * scale))
 
 
 def freshness(recipe: RecipeConfig, manifests: Sequence[Manifest]) -> list[Freshness]:
     """Return how often a recipe draws each of its data sets, whether there or not."""
-    rows = {manifest.name: manifest.rows for manifest in manifests}
-    weights = list(recipe.data.datasets.values())
+    there = {manifest.name: manifest.rows for manifest in manifests}
+    weights = recipe.data.datasets
     total = recipe.train.epochs * recipe.train.pairs_per_epoch
-    return [
-        Freshness(name, weight, rows.get(name), draws)
-        for (name, weight), draws in zip(
-            recipe.data.datasets.items(), quotas(weights, total), strict=True
+    found = []
+    for name, draws in zip(weights, quotas(list(weights.values()), total), strict=True):
+        pairs = there.get(name)
+        fresh = None if pairs is None else pairs / max(1, draws)
+        found.append(
+            Freshness(name, weights[name], pairs, draws, fresh, draws / pairs if pairs else None)
         )
-    ]
+    return found
 
 
-def stats_json(
-    stats: Sequence[SetStats], recipe: RecipeConfig, fresh: Sequence[Freshness]
-) -> dict[str, Any]:
-    """Return everything as JSON values."""
-    return {
-        "quantiles": list(QUANTILES),
-        "sets": [
-            {**asdict(s), "kb_per_pair": s.kb_per_pair, "share_cut": s.share_cut} for s in stats
-        ],
-        "recipe": recipe.name,
-        "freshness": [{**asdict(f), "fresh": f.fresh, "times": f.times} for f in fresh],
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    sequence: str
-    gap: int
-    object_frame: float
-    object_stored: float
-    template_stored: float
-    search_side: int
-    search_bytes: int
-    template_bytes: int
-
-
-def _measure(sample: PairSample) -> _Row:
-    return _Row(
-        sequence=sample.sequence,
-        gap=abs(sample.search.frame - sample.template.frame),
-        object_frame=_side(sample.search),
-        object_stored=_side(sample.search) * _scale(sample.search),
-        template_stored=_side(sample.template) * _scale(sample.template),
-        search_side=max(sample.search.size),
-        search_bytes=len(sample.search.jpeg),
-        template_bytes=len(sample.template.jpeg),
+def _measured(sample: PairSample) -> tuple[float, ...]:
+    search, template = sample.search, sample.template
+    return (
+        object_side(search, stored=False),
+        object_side(search, stored=True),
+        object_side(template, stored=True),
+        max(search.size),
+        len(search.jpeg) / 1e3,
+        len(template.jpeg) / 1e3,
+        abs(search.frame - template.frame),
     )
 
 
-def _side(image: StoredImage) -> float:
-    x1, y1, x2, y2 = image.box
-    return float(np.sqrt((x2 - x1) * (y2 - y1)))
-
-
-def _scale(image: StoredImage) -> float:
-    """Return stored pixels a frame pixel, the geometric mean of both axes."""
-    factors = [
-        size / (end - origin)
-        for size, origin, end in zip(image.size, image.origin, image.window, strict=True)
-    ]
-    return float(np.sqrt(factors[0] * factors[1]))
-
-
-def _quantiles(values: ArrayLike) -> tuple[float, ...]:
-    values = np.asarray(values, dtype=np.float64)
+def _quantiles(values: NDArray[np.float64]) -> Quantiles:
     if not values.size:
         return ()
     return tuple(round(v, 3) for v in np.quantile(values, QUANTILES).tolist())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorat.prep.browse.sets import print_sets
 from lorat.prep.build.estimate import Estimate, free_bytes
 from lorat.prep.build.run import BuildReport
 from lorat.shards.base.console import OUT, plain_table, say
@@ -56,25 +57,4 @@ def print_reports(reports: Sequence[BuildReport], shards: Location) -> None:
         reports: of the data sets.
         shards: where they are.
     """
-    columns = ("data set", "pairs", "shards", "MB", "KB/pair", "windows cut", "skipped")
-    table = plain_table(columns, f"Shards in {shards}")
-    for report in reports:
-        manifest = report.manifest
-        size = sum(shard.bytes for shard in manifest.shards)
-        tried = sum(shard.jitter_draws for shard in manifest.shards)
-        outside = sum(shard.jitter_outside for shard in manifest.shards)
-        table.add_row(
-            manifest.name,
-            f"{manifest.rows:,}",
-            str(len(manifest.shards)),
-            f"{size / 1e6:,.1f}",
-            f"{size / 1e3 / max(1, manifest.rows):.1f}",
-            f"{outside / max(1, tried):.1%}",
-            f"{sum(report.skipped.values()):,}",
-        )
-    OUT.print(table)
-    for report in reports:
-        for reason, count in sorted(report.skipped.items()):
-            pairs = "pair" if count == 1 else "pairs"
-            say(f"{report.manifest.name}: skipped {count:,} {pairs}: {reason}")
-    say("'windows cut': share of jittered windows that leave the stored window.")
+    print_sets([report.manifest for report in reports], f"Shards in {shards}")

@@ -8,13 +8,12 @@ import click
 
 from lorat.prep.browse.samples import Found, draw_sample, draw_sheet, find_sample, pick_samples
 from lorat.prep.browse.sets import load_sets
+from lorat.prep.browse.stats import object_side
 from lorat.prep.commandline import Command, LocationType
 from lorat.shards.base.console import OUT, plain_table, say
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import Location
 from lorat.shards.sample import VERSION, StoredImage
-
-__all__ = ["inspect_command"]
 
 
 @click.command("inspect", cls=Command)
@@ -44,16 +43,15 @@ def inspect_command(
     nothing to show.
     """
     manifests = load_sets(shards, datasets)
+    path = out or Path(f"{key or 'inspect'}.png")
     if key is not None:
         found = find_sample(manifests, key)
-        path = out or Path(f"{key}.png")
         draw_sample(found, path)
         _print_sample(found)
     else:
         picked = pick_samples(manifests, number, seed)
         if not picked:
             raise UserError(f"{shards}: the shards hold no pairs; nothing to show")
-        path = out or Path("inspect.png")
         draw_sheet(picked, path)
         say(f"{len(picked)} of {sum(m.rows for m in manifests):,} pairs, as stored")
     say(f"picture: {path}")
@@ -62,58 +60,38 @@ def inspect_command(
 def _print_sample(found: Found) -> None:
     sample = found.sample
     search, template = sample.search, sample.template
-    for name, text in (
-        ("key", sample.key),
-        ("shard", str(found.shard)),
-        (
-            "row",
-            f"{found.row}, {found.length:,} bytes from byte {found.offset:,}; "
-            f"{found.raw_length:,} as tar",
-        ),
-        ("data set", f"{sample.dataset}, split {sample.split}, sample version {VERSION}"),
-        ("sequence", f"{sample.sequence}, track {sample.track}"),
-        ("gap", f"{search.frame - template.frame:+d} frames from template to search"),
-    ):
+    for name, text in {
+        "key": sample.key,
+        "shard": found.shard,
+        "row": f"{found.row}, {found.length:,} bytes from byte {found.offset:,}; "
+        f"{found.raw_length:,} as tar",
+        "data set": f"{sample.dataset}, split {sample.split}, sample version {VERSION}",
+        "sequence": f"{sample.sequence}, track {sample.track}",
+        "gap": f"{search.frame - template.frame:+d} frames from template to search",
+    }.items():
         say(f"{name:<10}{text}")
     table = plain_table(("", "template", "search"))
-    for name, left, right in zip(_FIELDS, _describe(template), _describe(search), strict=True):
-        table.add_row(name, left, right)
+    searched = _facts(search)
+    for name, text in _facts(template).items():
+        table.add_row(name, text, searched[name])
     OUT.print(table)
 
 
-_FIELDS = (
-    "frame, from 0",
-    "box: left, top",
-    "box: right, bottom",
-    "box: size",
-    "frame size",
-    "frame mean, RGB",
-    "window: left, top",
-    "window: right, bottom",
-    "stored size",
-    "stored / frame pixels",
-    "object side as stored",
-    "JPEG",
-)
-
-
-def _describe(image: StoredImage) -> tuple[str, ...]:
-    """Return the values of `_FIELDS`."""
+def _facts(image: StoredImage) -> dict[str, str]:
     x1, y1, x2, y2 = image.box
-    extent = [end - origin for origin, end in zip(image.origin, image.window, strict=True)]
-    scales = [size / length for size, length in zip(image.size, extent, strict=True)]
-    side = ((x2 - x1) * (y2 - y1) * scales[0] * scales[1]) ** 0.5
-    return (
-        str(image.frame),
-        f"{x1:g}, {y1:g}",
-        f"{x2:g}, {y2:g}",
-        f"{x2 - x1:.6g} x {y2 - y1:.6g}",
-        f"{image.frame_size[0]} x {image.frame_size[1]}",
-        ", ".join(f"{value:g}" for value in image.mean),
-        f"{image.origin[0]}, {image.origin[1]}",
-        f"{image.window[0]}, {image.window[1]} ({extent[0]} x {extent[1]})",
-        f"{image.size[0]} x {image.size[1]}",
-        f"{scales[0]:.3f}, {scales[1]:.3f}",
-        f"{side:.1f}",
-        f"{len(image.jpeg) / 1e3:,.1f} KB",
-    )
+    left, top, right, bottom = *image.origin, *image.window
+    scales = image.size[0] / (right - left), image.size[1] / (bottom - top)
+    return {
+        "frame, from 0": str(image.frame),
+        "box: left, top": f"{x1:g}, {y1:g}",
+        "box: right, bottom": f"{x2:g}, {y2:g}",
+        "box: size": f"{x2 - x1:.6g} x {y2 - y1:.6g}",
+        "frame size": f"{image.frame_size[0]} x {image.frame_size[1]}",
+        "frame mean, RGB": ", ".join(f"{value:g}" for value in image.mean),
+        "window: left, top": f"{left}, {top}",
+        "window: right, bottom": f"{right}, {bottom} ({right - left} x {bottom - top})",
+        "stored size": f"{image.size[0]} x {image.size[1]}",
+        "stored / frame pixels": f"{scales[0]:.3f}, {scales[1]:.3f}",
+        "object side as stored": f"{object_side(image, stored=True):.1f}",
+        "JPEG": f"{len(image.jpeg) / 1e3:,.1f} KB",
+    }

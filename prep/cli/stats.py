@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from lorat.configs.load import load_recipe
-from lorat.prep.browse.sets import load_sets
-from lorat.prep.browse.stats import QUANTILES, Freshness, SetStats, freshness, set_stats, stats_json
+from lorat.prep.browse.sets import load_sets, print_sets
+from lorat.prep.browse.stats import QUANTILES, Freshness, Quantiles, SetStats, freshness, set_stats
 from lorat.prep.commandline import Command, LocationType
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.storage import Location, write_json
 from lorat.shards.manifest import Manifest
-
-__all__ = ["stats_command"]
-
-Measure = tuple[str, Callable[[SetStats], tuple[float, ...]]]
-_PERCENT = tuple(f"{q:.0%}" for q in QUANTILES)
-_OBJECTS: tuple[Measure, ...] = (
-    ("frame", lambda s: s.object_frame),
-    ("search image", lambda s: s.object_stored),
-    ("template image", lambda s: s.template_stored),
-)
-_IMAGES: tuple[Measure, ...] = (
-    ("search, longer side", lambda s: s.search_side),
-    ("search, KB", lambda s: s.search_kb),
-    ("template, KB", lambda s: s.template_kb),
-)
 
 
 @click.command("stats", cls=Command)
@@ -67,19 +52,16 @@ def stats_command(
     stats = [_measure(manifest, sample) for manifest in manifests]
     fresh = freshness(plan, manifests)
     if report:
-        write_json(report, stats_json(stats, plan, fresh))
-    OUT.print(_size_table(stats))
-    say("'windows cut': share of jittered windows that leave the stored window.")
-    for each in stats:
-        for reason, count in sorted(each.skipped.items()):
-            noun = "pair" if count == 1 else "pairs"
-            say(f"{each.name}: skipped {count:,} {noun}: {reason}")
-    OUT.print(_quantile_table("Object side, sqrt(w·h), pixels", "in the", stats, _OBJECTS))
-    OUT.print(_quantile_table("Stored images", "", stats, _IMAGES))
-    OUT.print(_gap_table(stats))
-    say(_coverage(stats))
-    OUT.print(_freshness_table(plan.name, fresh))
-    say("'fresh': pairs / draws of the run; from 1 on, no pair is drawn twice.")
+        values = {
+            "quantiles": QUANTILES,
+            "sets": [asdict(each) for each in stats],
+            "recipe": plan.name,
+            "freshness": [asdict(each) for each in fresh],
+        }
+        write_json(report, values)
+    print_sets(manifests)
+    _print_samples(stats)
+    _print_freshness(plan.name, fresh)
     unused = [s.name for s in stats if s.name not in plan.data.datasets]
     if unused:
         say(f"Not drawn by recipe {plan.name}: {', '.join(unused)}.")
@@ -90,67 +72,59 @@ def _measure(manifest: Manifest, sample: int) -> SetStats:
         return set_stats(manifest, sample, update)
 
 
-def _size_table(stats: Sequence[SetStats]) -> Table:
-    columns = ("data set", "shards", "pairs", "MB", "KB/pair", "windows cut", "skipped")
-    table = plain_table(columns)
-    for s in stats:
-        table.add_row(
-            s.name,
-            f"{s.shards:,}",
-            f"{s.pairs:,}",
-            f"{s.bytes / 1e6:,.1f}",
-            f"{s.kb_per_pair:.1f}",
-            f"{s.share_cut:.1%}",
-            f"{sum(s.skipped.values()):,}",
+def _print_samples(stats: Sequence[SetStats]) -> None:
+    sides = {
+        s.name: (
+            ("frame", s.object_frame),
+            ("search image", s.object_stored),
+            ("template image", s.template_stored),
         )
-    return table
-
-
-def _quantile_table(
-    title: str, what: str, stats: Sequence[SetStats], measures: Sequence[Measure]
-) -> Table:
-    table = plain_table(("data set", what, *_PERCENT), title)
-    table.columns[1].justify = "left"
-    for s in stats:
-        for number, (name, values) in enumerate(measures):
-            cells = [f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in values(s)]
-            table.add_row(s.name if not number else "", name, *cells)
-    return table
-
-
-def _gap_table(stats: Sequence[SetStats]) -> Table:
-    title = "Frames between template and search"
-    table = plain_table(("data set", "same frame", *_PERCENT), title)
-    for s in stats:
-        cells = [f"{value:.0f}" for value in s.gaps] or ["-"] * len(QUANTILES)
-        table.add_row(s.name, f"{s.same_frame:.1%}", *cells)
-    return table
-
-
-def _coverage(stats: Sequence[SetStats]) -> str:
-    """Say from how many rows the quantiles come."""
+        for s in stats
+    }
+    images = {
+        s.name: (
+            ("search, longer side", s.search_side),
+            ("search, KB", s.search_kb),
+            ("template, KB", s.template_kb),
+        )
+        for s in stats
+    }
+    gaps = {s.name: ((f"{s.same_frame:.1%}", s.gaps),) for s in stats}
+    _print_quantiles("Object side, sqrt(w·h), pixels", "in the", sides)
+    _print_quantiles("Stored images", "", images)
+    _print_quantiles("Frames between template and search", "same frame", gaps)
     partly = [s.sampled for s in stats if s.sampled < s.pairs]
-    if not partly:
-        return "Objects, images and gaps: all pairs were read."
-    return f"Objects, images and gaps: from {max(partly):,} pairs of each set that holds more."
+    if partly:
+        say(f"Objects, images and gaps: from {max(partly):,} pairs of each set that holds more.")
+    else:
+        say("Objects, images and gaps: all pairs were read.")
 
 
-def _freshness_table(recipe: str, fresh: Sequence[Freshness]) -> Table:
+def _print_quantiles(
+    title: str, column: str, sets: dict[str, tuple[tuple[str, Quantiles], ...]]
+) -> None:
+    table = plain_table(("data set", column, *(f"{q:.0%}" for q in QUANTILES)), title)
+    table.columns[1].justify = "left"
+    for name, rows in sets.items():
+        for what, values in rows:
+            cells = [f"{v:,.0f}" if v >= 10 or v.is_integer() else f"{v:.1f}" for v in values]
+            table.add_row(name, what, *(cells or "-" * len(QUANTILES)))
+            name = ""
+    OUT.print(table)
+
+
+def _print_freshness(recipe: str, fresh: Sequence[Freshness]) -> None:
     columns = ("data set", "weight", "pairs", "draws", "drawn each", "fresh")
     table = plain_table(columns, f"Recipe {recipe}")
     for f in fresh:
+        drawn = "-" if f.times is None else f"{f.times:,.{2 if f.times < 100 else 0}f} x"
         table.add_row(
             f.name,
             str(f.weight),
-            f"{f.pairs:,}" if f.pairs is not None else "not here",
+            "not here" if f.pairs is None else f"{f.pairs:,}",
             f"{f.draws:,}",
-            _times(f.times),
-            f"{f.fresh:.3g}" if f.fresh is not None else "-",
+            drawn,
+            "-" if f.fresh is None else f"{f.fresh:.3g}",
         )
-    return table
-
-
-def _times(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.2f} x" if value < 100 else f"{value:,.0f} x"
+    OUT.print(table)
+    say("'fresh': pairs / draws of the run; from 1 on, no pair is drawn twice.")
