@@ -74,22 +74,22 @@ def _measure(manifest: Manifest, sample: int) -> SetStats:
 
 def _print_samples(stats: Sequence[SetStats]) -> None:
     sides = {
-        s.name: (
-            ("frame", s.object_frame),
-            ("search image", s.object_stored),
-            ("template image", s.template_stored),
-        )
+        s.name: {
+            "frame": s.object_frame,
+            "search image": s.object_stored,
+            "template image": s.template_stored,
+        }
         for s in stats
     }
     images = {
-        s.name: (
-            ("search, longer side", s.search_side),
-            ("search, KB", s.search_kb),
-            ("template, KB", s.template_kb),
-        )
+        s.name: {
+            "search, longer side": s.search_side,
+            "search, KB": s.search_kb,
+            "template, KB": s.template_kb,
+        }
         for s in stats
     }
-    gaps = {s.name: ((f"{s.same_frame:.1%}", s.gaps),) for s in stats}
+    gaps = {s.name: {f"{s.same_frame:.1%}": s.gaps} for s in stats}
     _print_quantiles("Object side, sqrt(w·h), pixels", "in the", sides)
     _print_quantiles("Stored images", "", images)
     _print_quantiles("Frames between template and search", "same frame", gaps)
@@ -100,13 +100,11 @@ def _print_samples(stats: Sequence[SetStats]) -> None:
         say("Objects, images and gaps: all pairs were read.")
 
 
-def _print_quantiles(
-    title: str, column: str, sets: dict[str, tuple[tuple[str, Quantiles], ...]]
-) -> None:
+def _print_quantiles(title: str, column: str, sets: dict[str, dict[str, Quantiles]]) -> None:
     table = plain_table(("data set", column, *(f"{q:.0%}" for q in QUANTILES)), title)
     table.columns[1].justify = "left"
     for name, rows in sets.items():
-        for what, values in rows:
+        for what, values in rows.items():
             cells = [f"{v:,.0f}" if v >= 10 or v.is_integer() else f"{v:.1f}" for v in values]
             table.add_row(name, what, *(cells or "-" * len(QUANTILES)))
             name = ""
