@@ -28,6 +28,7 @@ __all__ = [
     "LocationType",
     "group_settings",
     "options_of",
+    "raw_options",
     "root_options",
     "tree_options",
 ]
@@ -109,11 +110,13 @@ class _OneLine(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 
-def options_of(cls: type, parameter: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def options_of(
+    cls: type, parameter: str, section: str = "Options"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an option for every field of a dataclass that `lorat.shards.base.options` declares.
 
     The command gets one `cls`, filled, as the argument `parameter`. Flags are fields of bool,
-    choices of Literal; a tuple takes its option several times.
+    choices of Literal; a tuple takes its option several times. `section` is their heading.
 
     Raises:
         UserError: (from the command) what the dataclass itself refuses.
@@ -128,13 +131,13 @@ def options_of(cls: type, parameter: str) -> Callable[[Callable[..., Any]], Call
             return command(*args, **{parameter: cls(**own)}, **values)
 
         for field in reversed(declared):
-            filled = _click_option(field, hints[field.name])(filled)
+            filled = _click_option(field, hints[field.name], section)(filled)
         return filled
 
     return decorate
 
 
-def _click_option(field: Field[Any], hint: Any) -> Callable[..., Any]:
+def _click_option(field: Field[Any], hint: Any, section: str) -> Callable[..., Any]:
     about: Option = field.metadata["option"]
     names = about.names or ("--" + field.name.replace("_", "-"),)
     settings: dict[str, Any] = {"help": about.help, "metavar": about.metavar}
@@ -150,7 +153,8 @@ def _click_option(field: Field[Any], hint: Any) -> Callable[..., Any]:
         settings["is_flag"] = True
     else:
         settings["type"] = _click_type(hint, about)
-    return click.option(*names, field.name, cls=_Option, section=about.section, **settings)
+    section = about.section or section
+    return click.option(*names, field.name, cls=_Option, section=section, **settings)
 
 
 def _click_type(hint: Any, about: Option) -> Any:
@@ -175,20 +179,30 @@ def _click_type(hint: Any, about: Option) -> Any:
 
 def tree_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add --raw, --root and --datasets, which `find_sources` reads, and --tree."""
-    command = root_options(command)
-    command = click.option(
-        "--datasets",
-        default="all",
-        show_default=True,
-        help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.",
-    )(command)
+    return raw_options(
+        click.option(
+            "--datasets",
+            default="all",
+            show_default=True,
+            cls=_Option,
+            section="Data",
+            help="Names separated by commas, such as lasot,got10k-train; "
+            f"'all' is {','.join(ALL)}.",
+        )(command)
+    )
+
+
+def raw_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --raw, and --root and --tree as `root_options` does."""
     return click.option(
         "--raw",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, file_okay=False),
         default=RAW,
         show_default=True,
-        help="Folder of all trees (RAW/LaSOT, RAW/GOT-10k, …).",
-    )(command)
+        cls=_Option,
+        section="Data",
+        help="Folder of all raw trees (RAW/LaSOT, RAW/GOT-10k, …).",
+    )(root_options(command))
 
 
 def root_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,6 +215,8 @@ def root_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(path_type=Path),
         multiple=True,
         metavar="FILE.py",
+        cls=_Option,
+        section="Data",
         help="A Python file of yours that defines data sets (docs/data.md); it is run.",
         callback=_add_trees,
         expose_value=False,
@@ -210,6 +226,8 @@ def root_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "roots",
         multiple=True,
         metavar="NAME=DIR",
+        cls=_Option,
+        section="Data",
         help="Where one data set's tree is.",
     )(command)
 

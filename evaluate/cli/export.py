@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from lorat.configs.load import load_variant
-from lorat.evaluate.cli.options import weights_options
-from lorat.evaluate.track.runs import chosen_weights
-from lorat.prep.commandline import Command
-from lorat.shards.base.console import OUT, start_logging
+from lorat.evaluate.track.settings import WeightsSettings
+from lorat.prep.commandline import Command, options_of
+from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.options import option
 
-__all__ = ["export_command"]
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_ENDING = {
+_FORMS = {
+    "merged": "The whole network, LoRA merged into the backbone: a file that needs no other.",
+    "published": "What was trained, under the names of LoRAT's published files.",
+    "onnx": "The merged network as two ONNX graphs: one for the template, one for each frame.",
+    "torch-export": "The same two graphs for torch.export.load.",
+}
+_ENDINGS = {
     "merged": "-merged.safetensors",
     "published": "-published.safetensors",
     "onnx": ".onnx",
@@ -28,66 +31,38 @@ _ENDING = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """The command line, as click parsed it."""
+class ExportOptions:
+    """The file to write."""
 
-    form: str | None
-    run: Path | None
-    weights: Path | None
-    variant: str | None
-    backbone: Path | None
-    force_backbone: bool
-    out: Path | None
-    dtype: str | None
-    scalars: bool | None
-    overwrite: bool
+    out: Path | None = option(
+        None,
+        kind="file",
+        help="File to write: .safetensors, .bin (the same inside), .pth or .pt; .onnx or .pt2 for "
+        "graphs.  [default: <run>/export/<checkpoint>-<form>.safetensors, or beside the weights]",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = option(
+        None, help="Number type of the matrices of --merged.  [default: float32]"
+    )
+    scalars: bool | None = option(
+        None,
+        names=("--scalars/--no-scalars",),
+        help="Whether --published writes lora_alpha and use_rslora, as older files have them.  "
+        "[default: --scalars]",
+    )
+    overwrite: bool = option(False, help="Replace the file if it is there.")
+
+
+def _form_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for form, text in reversed(_FORMS.items()):
+        command = click.option(f"--{form}", "form", flag_value=form, help=text)(command)
+    return command
 
 
 @click.command("export-weights", cls=Command)
-@click.option(
-    "--merged",
-    "form",
-    flag_value="merged",
-    help="The whole network, LoRA merged into the backbone: a file that needs no other.",
-)
-@click.option(
-    "--published",
-    "form",
-    flag_value="published",
-    help="What was trained, under the names of LoRAT's published files.",
-)
-@click.option(
-    "--onnx",
-    "form",
-    flag_value="onnx",
-    help="The merged network as two ONNX graphs: one for the template, one for each frame.",
-)
-@click.option(
-    "--torch-export",
-    "form",
-    flag_value="torch-export",
-    help="The same two graphs for torch.export.load.",
-)
-@weights_options
-@click.option(
-    "--out",
-    type=_FILE,
-    help="File to write: .safetensors, .bin (the same inside), .pth or .pt; .onnx or .pt2 for "
-    "graphs.  [default: <run>/export/<checkpoint>-<form>.safetensors, or beside the weights]",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Number type of the matrices of --merged.  [default: float32]",
-)
-@click.option(
-    "--scalars/--no-scalars",
-    default=None,
-    help="Whether --published writes lora_alpha and use_rslora, as older files have them.  "
-    "[default: --scalars]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
-def export_command(**values: Any) -> None:
+@_form_options
+@options_of(WeightsSettings, "settings", "Weights")
+@options_of(ExportOptions, "options", "Output")
+def export_command(form: str | None, settings: WeightsSettings, options: ExportOptions) -> None:
     """Write weights in another form.
 
     \b
@@ -98,43 +73,41 @@ def export_command(**values: Any) -> None:
     Exit status 2 when an input is missing or does not fit.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    options = Options(**values)
-    _check(options)
-    weights = chosen_weights(options.run, options.weights)
-    out = options.out or _default_out(weights, str(options.form))
-    graphs = options.form in ("onnx", "torch-export")
-    export, what = (_export_graphs, "graph") if graphs else (_export_weights, "weights")
-    for file in export(options, weights, out):
-        size = file.stat().st_size / 1e6
-        OUT.print(f"{what}: {file} ({size:.1f} MB)", highlight=False, soft_wrap=True)
-
-
-def _check(options: Options) -> None:
-    if options.form is None:
+    if form is None:
         raise UserError(
             "export-weights: say what to write: --merged, --published, --onnx or --torch-export"
         )
-    given = {
-        "--dtype": options.dtype is not None and options.form != "merged",
-        "--scalars": options.scalars is not None and options.form != "published",
-        "--backbone": options.backbone is not None and options.form == "published",
+    meaningless = {
+        "--dtype": options.dtype is not None and form != "merged",
+        "--scalars": options.scalars is not None and form != "published",
+        "--backbone": settings.backbone is not None and form == "published",
     }
-    odd = [name for name, is_odd in given.items() if is_odd]
-    if odd:
-        raise UserError(f"{odd[0]}: has no meaning for --{options.form}; leave it out")
+    for name, given in meaningless.items():
+        if given:
+            raise UserError(f"{name}: has no meaning for --{form}; leave it out")
+    weights = settings.file()
+    out = options.out or _default_out(weights, _ENDINGS[form])
+    graphs = form in ("onnx", "torch-export")
+    if graphs:
+        files = _export_graphs(form, settings, weights, out, options.overwrite)
+    else:
+        files = _export_weights(form, settings, weights, out, options)
+    for file in files:
+        what = "graph" if graphs else "weights"
+        say(f"{what}: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
-def _default_out(weights: Path, form: str) -> Path:
+def _default_out(weights: Path, ending: str) -> Path:
     """Return a place that deleting old checkpoints does not touch."""
     checkpoint = weights.parent
     if checkpoint.parent.name == "checkpoints":
-        folder, stem = checkpoint.parent.parent / "export", checkpoint.name
-    else:
-        folder, stem = weights.parent, weights.stem
-    return folder / f"{stem}{_ENDING[form]}"
+        return checkpoint.parents[1] / "export" / f"{checkpoint.name}{ending}"
+    return weights.with_name(f"{weights.stem}{ending}")
 
 
-def _export_weights(options: Options, weights: Path, out: Path) -> list[Path]:
+def _export_weights(
+    form: str, settings: WeightsSettings, weights: Path, out: Path, options: ExportOptions
+) -> list[Path]:
     # torch and timm take seconds to import: help and mistakes need not wait for them.
     import torch
 
@@ -143,31 +116,27 @@ def _export_weights(options: Options, weights: Path, out: Path) -> list[Path]:
     from lorat.train.network.weights.containers import check_writable
 
     check_writable(out, options.overwrite)
-    variant = load_variant(options.variant) if options.variant is not None else None
-    file = read_weights(weights, variant, force_backbone=options.force_backbone)
-    if options.form == "merged":
-        export_merged(
-            file,
-            out,
-            getattr(torch, options.dtype or "float32"),
-            backbone=options.backbone,
-            force_backbone=options.force_backbone,
-        )
-    else:
+    force = settings.force_backbone
+    file = read_weights(weights, settings.variant_config(), force_backbone=force)
+    if form == "published":
         export_published(file, out, scalars=options.scalars is not False)
+    else:
+        dtype = getattr(torch, options.dtype or "float32")
+        export_merged(file, out, dtype, backbone=settings.backbone, force_backbone=force)
     return [out]
 
 
-def _export_graphs(options: Options, weights: Path, out: Path) -> list[Path]:
+def _export_graphs(
+    form: str, settings: WeightsSettings, weights: Path, out: Path, overwrite: bool
+) -> list[Path]:
     from lorat.train.network.deploy.merged import check_target, export_onnx, export_torch
     from lorat.train.network.trained import load_network
 
-    form = str(options.form)
-    check_target(out, _ENDING[form], overwrite=options.overwrite)
+    check_target(out, _ENDINGS[form], overwrite=overwrite)
     network, variant = load_network(
         weights,
-        backbone=options.backbone,
-        variant=load_variant(options.variant) if options.variant is not None else None,
-        force_backbone=options.force_backbone,
+        backbone=settings.backbone,
+        variant=settings.variant_config(),
+        force_backbone=settings.force_backbone,
     )
     return (export_onnx if form == "onnx" else export_torch)(out, network, variant)

@@ -12,7 +12,7 @@ import click
 from lorat.evaluate.cli.options import convention_option
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.results.files import has_result
-from lorat.evaluate.track.runs import default_out, newest_run, run_weights
+from lorat.evaluate.track.settings import default_out, newest_run, run_weights
 from lorat.evaluate.track.store import is_done, read_identity, result_folder
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets
 from lorat.prep.commandline import Command, root_options

@@ -14,7 +14,7 @@ import numpy as np
 from lorat.evaluate.results.files import SequenceResult, list_results, read_result
 from lorat.evaluate.results.find import run_folders
 from lorat.evaluate.results.write import EXPORTS, ResultSet, layout_files, write_files
-from lorat.evaluate.track.runs import default_out, newest_run, run_weights
+from lorat.evaluate.track.settings import default_out, newest_run, run_weights
 from lorat.evaluate.track.testsets import choose_test_sets
 from lorat.prep.commandline import Command, root_options
 from lorat.prep.trees.base.dataset import Dataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.evaluate.cli.options import tracker_options
 from lorat.evaluate.draw import draw_ruler
-from lorat.evaluate.track.crops import Resize
-from lorat.evaluate.track.runs import chosen_weights
+from lorat.evaluate.track.settings import TrackerSettings
 from lorat.evaluate.video.follow import follow, write_tracks
 from lorat.evaluate.video.footage import (
     Footage,
@@ -29,7 +27,7 @@ from lorat.evaluate.video.footage import (
     read_ahead,
 )
 from lorat.evaluate.video.write import VIDEO_SUFFIXES, VideoFile
-from lorat.prep.commandline import Command
+from lorat.prep.commandline import Command, options_of
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file
@@ -52,19 +50,12 @@ class Options:
     camera: int | None
     box: str | None
     first_frame: Path | None
-    run: Path | None
-    weights: Path | None
-    variant: str | None
-    backbone: Path | None
-    force_backbone: bool
-    device: str
-    dtype: str
-    resize: Resize
     start: str
     frames: int | None
     out: Path | None
     csv: Path | None
     overwrite: bool
+    settings: TrackerSettings
 
     @property
     def first_box(self) -> NDArray[np.float64] | None:
@@ -85,7 +76,7 @@ class Options:
     type=_FILE,
     help="Only write the first frame as a PNG under a ruled grid, with --box drawn if given.",
 )
-@tracker_options
+@options_of(TrackerSettings, "settings")
 @click.option(
     "--start",
     metavar="WHERE",
@@ -135,7 +126,7 @@ def _video(options: Options) -> int:
             "width and height off its grid, and give them as --box x,y,w,h"
         )
     out, csv = _outputs(options)
-    weights = chosen_weights(options.run, options.weights)
+    options.settings.file()
     with closing(_open(options, start)) as footage:
         first, image = first_shot(footage)
         # torch takes seconds to import: help and mistakes need not wait for it.
@@ -145,7 +136,7 @@ def _video(options: Options) -> int:
             check_first_box(box, (image.shape[1], image.shape[0]))
         except UserError as error:
             raise UserError(f"--box {options.box}: {error.message}") from None
-        return _track(options, footage, first, _load(options, weights), box, out, csv)
+        return _track(options, footage, first, _load(options.settings), box, out, csv)
 
 
 def _track(
@@ -203,7 +194,8 @@ def _check(options: Options) -> None:
     if (path := options.first_frame) is None:
         return
     names = ("out", "csv", "frames", "run", "weights")
-    if odd := [name for name in names if getattr(options, name) is not None]:
+    given = {**asdict(options), **asdict(options.settings)}
+    if odd := [name for name in names if given[name] is not None]:
         raise UserError(f"--{odd[0]}: has no meaning for --first-frame; leave it out")
     if path.suffix.lower() != ".png":
         raise UserError(f"--first-frame {path}: end the name in .png")
@@ -259,18 +251,8 @@ def _open(options: Options, start: Start) -> Footage:
     return open_camera(options.camera or 0, start)
 
 
-def _load(options: Options, weights: Path) -> Tracker:
+def _load(settings: TrackerSettings) -> Tracker:
     from lorat.evaluate.track.predictor import Predictor
     from lorat.evaluate.track.tracker import Tracker
 
-    return Tracker(
-        Predictor.load(
-            weights,
-            device=options.device,
-            dtype=options.dtype,
-            backbone=options.backbone,
-            force_backbone=options.force_backbone,
-            variant=options.variant,
-            resize=options.resize,
-        )
-    )
+    return Tracker(Predictor.load(settings))

@@ -10,7 +10,6 @@ Not promised: that bfloat16, float16 or a compiled graph give float32's boxes to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.crops import Resize
+from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.compiling import compile_whole
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
 from lorat.train.network.trained import load_network
-
-__all__ = ["Choice", "Predictor", "TemplateInput", "penalty_window", "select_box"]
 
 WINDOW_WEIGHT = 0.45  # of the penalty window in the ranking of cells (published system)
 
@@ -103,31 +100,24 @@ class Predictor:
         self._locate = self._locate_rows
 
     @classmethod
-    def load(
-        cls,
-        weights: Path,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        backbone: Path | None = None,
-        force_backbone: bool = False,
-        variant: str | None = None,
-        resize: Resize = "published",
-    ) -> Predictor:
-        """Load weights; see `Tracker.load`."""
-        chosen = pick_device(device)
-        if dtype == "float32":
+    def load(cls, settings: TrackerSettings) -> Predictor:
+        """Load a network onto its device.
+
+        Raises:
+            UserError: if a file is missing or does not fit, or the machine lacks the device.
+        """
+        device = pick_device(settings.device)
+        if settings.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
-        number_type = pick_dtype(dtype, chosen)
-        config = load_variant(variant) if variant is not None else None
-        network, config = load_network(
-            Path(weights),
-            backbone=backbone,
-            variant=config,
-            dtype=number_type,
-            force_backbone=force_backbone,
+        dtype = pick_dtype(settings.dtype, device)
+        network, variant = load_network(
+            settings.file(),
+            backbone=settings.backbone,
+            variant=settings.variant_config(),
+            dtype=dtype,
+            force_backbone=settings.force_backbone,
         )
-        return cls(network, config, chosen, number_type, resize)
+        return cls(network, variant, device, dtype, settings.resize)
 
     def compile(self, batch: int) -> None:
         """Compile the work of a frame into one graph, now: that takes a minute or so.

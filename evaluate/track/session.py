@@ -16,9 +16,9 @@ import torch
 
 from lorat.evaluate.results.files import write_result
 from lorat.evaluate.track.batch import group_sizes, track_clips
-from lorat.evaluate.track.crops import Resize
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.ranks import Ranks
+from lorat.evaluate.track.settings import BatchSettings
 from lorat.evaluate.track.slots import Failed, Work
 from lorat.evaluate.track.store import (
     Identity,
@@ -38,30 +38,6 @@ from lorat.shards.base.process import (
     processor_name,
     usable_cores,
 )
-
-__all__ = ["Evaluation", "Progress", "TrackerOptions", "evaluate"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrackerOptions:
-    """Which tracker, and how it computes."""
-
-    weights: Path
-    variant: str | None = None
-    """Name or file, for weights that do not say what they are."""
-    backbone: Path | None = None
-    force_backbone: bool = False
-    """Whether another backbone than the weights were trained on is taken."""
-    device: str = "auto"
-    dtype: str = "auto"
-    batch: int = 16
-    """Sequences side by side in one process."""
-    threads: int = 4
-    """Threads that decode images, and as many that cut crops."""
-    resize: Resize = "published"
-    """How frames are shrunk into crops."""
-    compile: bool = False
-    """Whether the work of a frame becomes one compiled graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +68,7 @@ class Evaluation:
 def evaluate(
     sets: Sequence[TestSet],
     out: Path,
-    options: TrackerOptions,
+    options: BatchSettings,
     *,
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda so_far: None,
@@ -134,17 +110,9 @@ def evaluate(
     return Evaluation(sets, identity, _failures(sets, out, [failures for failures, _ in ends]))
 
 
-def _load(options: TrackerOptions) -> tuple[Predictor, Identity]:
-    digest = weights_digest(options.weights)
-    predictor = Predictor.load(
-        options.weights,
-        device=options.device,
-        dtype=options.dtype,
-        backbone=options.backbone,
-        force_backbone=options.force_backbone,
-        variant=options.variant,
-        resize=options.resize,
-    )
+def _load(options: BatchSettings) -> tuple[Predictor, Identity]:
+    digest = weights_digest(options.file())
+    predictor = Predictor.load(options)
     if predictor.device.type == "cpu":
         keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
     dtype = str(predictor.dtype).removeprefix("torch.") + (" compiled" if options.compile else "")
@@ -195,7 +163,7 @@ class _Tracking:
         self._topic = ranks.new_topic()
 
     def track(
-        self, predictor: Predictor, options: TrackerOptions, failed: dict[str, dict[str, str]]
+        self, predictor: Predictor, options: BatchSettings, failed: dict[str, dict[str, str]]
     ) -> None:
         """Track sequences until all are taken; what fails is added to `failed`.
 
@@ -274,7 +242,7 @@ def _failures(
     return failed
 
 
-def _machine(predictor: Predictor, batch: int, options: TrackerOptions, ranks: Ranks) -> str:
+def _machine(predictor: Predictor, batch: int, options: BatchSettings, ranks: Ranks) -> str:
     """Say in a line what frames per second were measured on."""
     device = predictor.device
     if device.type == "cuda":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,20 +21,9 @@ from torch import Tensor
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.crops import Resize, crop_around, search_scale, template_scale
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
+from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import CropTransform, box_mask, clip_boxes
-
-__all__ = [
-    "TargetState",
-    "TrackedBox",
-    "Tracker",
-    "check_first_box",
-    "finish",
-    "frame_size",
-    "prepare_search",
-    "prepare_template",
-    "search_window",
-]
 
 MIN_OBJECT_SIZE = 10.0  # pixels; a smaller object is searched as if it were this large
 
@@ -179,39 +168,17 @@ class Tracker:
         self.state: TargetState | None = None
 
     @classmethod
-    def load(
-        cls,
-        weights: Path,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        backbone: Path | None = None,
-        variant: str | None = None,
-        resize: Resize = "published",
-    ) -> Tracker:
-        """Load a tracker from a weights file.
+    def load(cls, weights: Path, **settings: Any) -> Tracker:
+        """Load a tracker from a checkpoint's ``model.safetensors`` or a published file.
 
         Args:
-            weights: a checkpoint's ``model.safetensors``, or a published file.
-            device: ``auto``, ``cpu``, ``cuda``, ``cuda:<index>`` or ``mps``.
-            dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-            backbone: the pretrained backbone's file, where the weights do not hold it and it is
-                not where backbones are looked for.
-            variant: a variant's name or file, for weights that do not say what they are.
-            resize: how frames are shrunk, as `lorat.evaluate.track.crops` tells.
+            weights: the file.
+            settings: other fields of `TrackerSettings`, such as ``device="cpu"``.
 
         Raises:
             UserError: if a file is missing or does not fit, or the machine lacks the device.
         """
-        predictor = Predictor.load(
-            weights,
-            device=device,
-            dtype=dtype,
-            backbone=backbone,
-            variant=variant,
-            resize=resize,
-        )
-        return cls(predictor)
+        return cls(Predictor.load(TrackerSettings(weights=Path(weights), **settings)))
 
     def start(self, frame: NDArray[np.uint8], box: ArrayLike) -> None:
         """Take the object in `box` as the target; forgets any target before.

@@ -32,8 +32,8 @@ class Option:
     """Whether a path must exist."""
     shown: str | None = None
     """The default in words, where a value says too little."""
-    section: str = "Options"
-    """The heading in the help."""
+    section: str | None = None
+    """The heading in the help, where it is not that of the whole dataclass."""
 
 
 def option(default: Any = MISSING, *, help: str, **settings: Any) -> Any:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lorat.evaluate.track.runs import default_out
+from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.store import METRICS, forget_others
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, default_test_sets
 from lorat.prep.commandline import root_options
@@ -28,7 +28,6 @@ from lorat.prep.trees.roots import find_root, parse_roots
 from lorat.prep.trees.sources import RAW
 from lorat.shards.base.console import OUT
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import cores_a_rank
 from lorat.train.logs.result import Result, note_result
 
 if TYPE_CHECKING:
@@ -100,21 +99,11 @@ def find_trees(raw: Path | None, roots: Sequence[str], no_eval: bool) -> Trees |
     return Trees(tuple(names), raw or RAW, places)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Network:
-    """How a weights file becomes a tracker."""
-
-    backbone: Path | None
-    force_backbone: bool
-    batch: int
-    """Sequences side by side."""
-
-
 class Evaluator:
     """Tracks test sets with the weights of a run, on all ranks at once; every rank calls alike."""
 
-    def __init__(self, trees: Trees, network: Network, epochs: int, world: World) -> None:
-        self._trees, self._network, self._world = trees, network, world
+    def __init__(self, trees: Trees, settings: BatchSettings, epochs: int, world: World) -> None:
+        self._trees, self._settings, self._world = trees, settings, world
         self._epochs = epochs
         self._last: tuple[Evaluation, Path] | None = None
         self.failed = False
@@ -240,20 +229,13 @@ class Evaluator:
     ) -> Evaluation:
         import torch
 
-        from lorat.evaluate.track.session import TrackerOptions, evaluate
+        from lorat.evaluate.track.session import evaluate
 
         device = self._world.device
-        options = TrackerOptions(
-            weights=weights,
-            backbone=self._network.backbone,
-            force_backbone=self._network.force_backbone,
-            device=str(device),
-            batch=self._network.batch,
-            threads=min(8, cores_a_rank()),
-        )
+        settings = replace(self._settings, weights=weights, device=str(device))
         try:
             with torch.random.fork_rng(devices=()):
-                return evaluate(sets, out, options, progress=progress, ranks=ranks)
+                return evaluate(sets, out, settings, progress=progress, ranks=ranks)
         finally:
             if device.type == "cuda":
                 torch.cuda.empty_cache()

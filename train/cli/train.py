@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorat.configs.load import load_recipe, load_variant
+from lorat.evaluate.track.settings import BatchSettings
 from lorat.prep.commandline import Command, LocationType, group_settings
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
@@ -25,7 +26,7 @@ from lorat.shards.base.options import parse_bytes
 from lorat.shards.base.storage import Location, locate
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.pixels.jpeg import codec_name
-from lorat.train.cli.results import Evaluator, Network, evaluation_options, find_trees
+from lorat.train.cli.results import Evaluator, evaluation_options, find_trees
 
 if TYPE_CHECKING:
     from lorat.train.checkpoint.record import RunRecord
@@ -198,7 +199,7 @@ def _train(options: Options) -> int:
         evaluator = None
         if trees is not None:
             batch = request.recipe.train.evaluate_batch
-            tracker = Network(
+            tracker = BatchSettings(
                 backbone=request.backbone, force_backbone=request.force_backbone, batch=batch
             )
             evaluator = Evaluator(trees, tracker, request.recipe.train.epochs, world)

@@ -251,7 +251,7 @@ def test_damaged_weights_are_one_line_and_status_two(run_eval):
 
 
 def test_a_checkpoint_of_whole_epochs_goes_before_a_rolling_one(run_eval):
-    from lorat.evaluate.track.runs import run_weights
+    from lorat.evaluate.track.settings import run_weights
 
     folder = Path("run/checkpoints")
     for name in ("epoch_0009", "step_00099999", "epoch_0100"):

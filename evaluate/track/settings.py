@@ -1,0 +1,137 @@
+"""What weights are tracked with and how, declared once: each field is an option of the commands.
+
+A run is a folder with ``checkpoints/<checkpoint>/model.safetensors``; a finished number of epochs
+(``epoch_0010``) goes before a rolling checkpoint (``step_…``), and the higher number before the
+lower. Results go to ``<run>/eval/<checkpoint>`` unless the user says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorat.configs.load import load_variant
+from lorat.configs.schema import VariantConfig
+from lorat.evaluate.track.crops import Resize
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.options import option
+from lorat.shards.base.process import cores_a_rank
+
+RUNS = Path("runs")
+_MODEL = "checkpoints/[!.]*/model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightsSettings:
+    """Trained weights, and what they need to become a network."""
+
+    run: Path | None = option(
+        None,
+        names=("--run", "--run-dir"),
+        kind="folder",
+        help="A run folder, for its last checkpoint. Write --run-dir under torchrun.",
+    )
+    weights: Path | None = option(None, kind="file", help="A weights file, instead of a run.")
+    variant: str | None = option(
+        None, help="Variant of weights that do not name theirs (B-224, a YAML file)."
+    )
+    backbone: Path | None = option(
+        None, kind="file", help="The pretrained backbone's file, if not found."
+    )
+    force_backbone: bool = option(
+        False, help="Take another backbone than the weights were trained on."
+    )
+
+    def file(self) -> Path:
+        """Return the weights file that --run or --weights mean; the newest run's without both.
+
+        Raises:
+            UserError: if both are given, or there is no such file.
+        """
+        if self.run is not None and self.weights is not None:
+            raise UserError("--run and --weights: give one of them")
+        if self.weights is None:
+            return run_weights(self.run or newest_run())
+        if not self.weights.is_file():
+            raise UserError(f"{self.weights}: no such weights file; check --weights")
+        return self.weights
+
+    def variant_config(self) -> VariantConfig | None:
+        """Return the variant that is named, or None where the weights are to say."""
+        return None if self.variant is None else load_variant(self.variant)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackerSettings(WeightsSettings):
+    """A tracker: weights, and how they compute."""
+
+    device: str = option("auto", help="auto, cpu, cuda, cuda:<index> or mps.")
+    dtype: str = option("auto", help="auto, float32, bfloat16 or float16.")
+    resize: Resize = option(
+        "published",
+        help="How frames are shrunk into crops: not antialiased, as for the published numbers, or "
+        "averaged over areas, as training on shards saw them.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSettings(TrackerSettings):
+    """A tracker of many sequences side by side."""
+
+    batch: int = option(16, least=1, help="Sequences side by side.")
+    threads: int = option(
+        min(8, cores_a_rank()),
+        least=1,
+        shown="one a core, at most 8",
+        help="Threads that decode images, in each process.",
+    )
+    compile: bool = option(False, help="Compile the network first, which takes a minute or so.")
+
+
+def run_weights(run: Path) -> Path:
+    """Return the weights file of a run's last checkpoint.
+
+    Raises:
+        UserError: if the folder is missing or holds no checkpoint.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run; name a folder that lorat-train wrote with --run")
+    files = list(run.glob(_MODEL))
+    if not files:
+        raise UserError(
+            f"{run}: no checkpoints/*/model.safetensors; let the training write one, or use "
+            "--weights"
+        )
+    return max(files, key=lambda file: _rank(file.parent.name))
+
+
+def newest_run(runs: Path = RUNS) -> Path:
+    """Return the run in a folder of runs whose weights were written last.
+
+    Raises:
+        UserError: if no run has weights.
+    """
+    files = list(runs.glob(f"*/{_MODEL}"))
+    if not files:
+        raise UserError(
+            f"{runs}: no run with weights there; train one with lorat-train, or name one with "
+            "--run or --weights"
+        )
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file))).parents[2]
+
+
+def default_out(weights: Path) -> Path:
+    """Return where the results of a weights file go: ``<run>/eval/<checkpoint>``.
+
+    A file outside a run folder gets ``eval/<name of the file>`` beside it.
+    """
+    checkpoint = weights.parent
+    if checkpoint.parent.name == "checkpoints":
+        return checkpoint.parents[1] / "eval" / checkpoint.name
+    return weights.parent / "eval" / weights.stem
+
+
+def _rank(name: str) -> tuple[bool, int, str]:
+    number = re.search(r"(\d+)$", name)
+    return name.startswith("epoch_"), int(number[1]) if number else -1, name
