@@ -1,6 +1,7 @@
 # make demo   toy world -> shards -> training -> scored tracker and submission zip, in ./demo
 # make test   lint-free environment, then the whole test suite
-# make bench  how fast building and reading are, against their limits: a table, and bench.json
+# make bench  how fast everything is, against its limits: a table, and bench.json
+#             (make bench -- --quick shows only that it works)
 # make lint   ruff (lint and format) and mypy
 # Each sets up what it needs (.venv, the package, libturbojpeg where it may) and can be run again.
 
@@ -26,7 +27,10 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.run --json bench.json
+	$(BIN)/python -m benchmarks.run --json bench.json $(filter --%,$(MAKECMDGOALS))
+
+--%:
+	@:
 
 lint: $(READY)
 	$(BIN)/ruff check .
