@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 import click
 
-from lorat.prep.trees.plugin import add_trees
-from lorat.prep.trees.sources import ALL, RAW
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import Option
 from lorat.shards.base.storage import Location, locate
@@ -28,9 +26,6 @@ __all__ = [
     "LocationType",
     "group_settings",
     "options_of",
-    "raw_options",
-    "root_options",
-    "tree_options",
 ]
 
 group_settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -175,64 +170,3 @@ def _click_type(hint: Any, about: Option) -> Any:
         of: Any = click.IntRange if hint is int else click.FloatRange
         return of(about.least, about.most)
     return hint
-
-
-def tree_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --raw, --root and --datasets, which `find_sources` reads, and --tree."""
-    return raw_options(
-        click.option(
-            "--datasets",
-            default="all",
-            show_default=True,
-            cls=_Option,
-            section="Data",
-            help="Names separated by commas, such as lasot,got10k-train; "
-            f"'all' is {','.join(ALL)}.",
-        )(command)
-    )
-
-
-def raw_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --raw, and --root and --tree as `root_options` does."""
-    return click.option(
-        "--raw",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=RAW,
-        show_default=True,
-        cls=_Option,
-        section="Data",
-        help="Folder of all raw trees (RAW/LaSOT, RAW/GOT-10k, …).",
-    )(root_options(command))
-
-
-def root_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --root, as `roots`, and --tree.
-
-    --tree puts the data sets of a user's file into the table before all else.
-    """
-    command = click.option(
-        "--tree",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        metavar="FILE.py",
-        cls=_Option,
-        section="Data",
-        help="A Python file of yours that defines data sets (docs/data.md); it is run.",
-        callback=_add_trees,
-        expose_value=False,
-    )(command)
-    return click.option(
-        "--root",
-        "roots",
-        multiple=True,
-        metavar="NAME=DIR",
-        cls=_Option,
-        section="Data",
-        help="Where one data set's tree is.",
-    )(command)
-
-
-def _add_trees(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) -> None:
-    if not context.resilient_parsing:  # completion of a half-written command runs nothing
-        for file in files:
-            add_trees(file)

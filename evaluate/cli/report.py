@@ -15,9 +15,8 @@ from lorat.evaluate.results.files import has_result
 from lorat.evaluate.track.settings import default_out, newest_run, run_weights
 from lorat.evaluate.track.store import is_done, read_identity, result_folder
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets
-from lorat.prep.commandline import Command, root_options
-from lorat.prep.trees.roots import parse_roots
-from lorat.prep.trees.sources import RAW, split_names
+from lorat.prep.commandline import Command, options_of
+from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 
@@ -37,8 +36,7 @@ class Options:
 
     run: Path | None
     out: Path | None
-    raw: Path
-    roots: tuple[str, ...]
+    trees: TreeOptions
     datasets: str | None
     results: tuple[str, ...]
     worst: int
@@ -49,8 +47,7 @@ class Options:
 @click.command("report", cls=Command, context_settings={"show_default": True})
 @click.option("--run", type=_FOLDER, help="A run folder; its last checkpoint's evaluation.")
 @click.option("--out", type=_FOLDER, help="An evaluation's folder, instead of a run.")
-@click.option("--raw", type=_FOLDER, default=RAW, help="Folder of all raw trees.")
-@root_options
+@options_of(TreeOptions, "trees")
 @click.option(
     "--datasets",
     metavar="NAMES",
@@ -117,8 +114,7 @@ def _sets(options: Options, out: Path) -> list[TestSet]:
     names = split_names(options.datasets)
     if not (names or there):
         raise UserError(f"{out}: holds no results; run lorat-eval first")
-    roots = parse_roots(options.roots)
-    sets = choose_test_sets(names or there, (), options.raw, roots)
+    sets = choose_test_sets(names or there, (), options.trees)
     return [
         TestSet(item.dataset, item.split, item.clips, unread=item.unread, runs=_runs(item, out))
         for item in sets

@@ -16,11 +16,10 @@ from lorat.evaluate.results.find import run_folders
 from lorat.evaluate.results.write import EXPORTS, ResultSet, layout_files, write_files
 from lorat.evaluate.track.settings import default_out, newest_run, run_weights
 from lorat.evaluate.track.testsets import choose_test_sets
-from lorat.prep.commandline import Command, root_options
+from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.dataset import Dataset
 from lorat.prep.trees.registry import parse_name
-from lorat.prep.trees.roots import is_named, missing_roots, parse_roots
-from lorat.prep.trees.sources import RAW, split_names
+from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import progress_bar, say, start_logging
 from lorat.shards.base.errors import UserError, nearest
 from lorat.shards.base.storage import children
@@ -41,8 +40,7 @@ class Options:
     run: Path | None
     results: Path | None
     datasets: str | None
-    raw: Path
-    roots: tuple[str, ...]
+    trees: TreeOptions
     label: str
     overwrite: bool
 
@@ -59,18 +57,11 @@ class Options:
     metavar="NAMES",
     help="Test sets with commas between: lasot,got10k-val; all that have results by default.",
 )
-@click.option(
-    "--raw",
-    type=_FOLDER,
-    default=RAW,
-    help="Folder of all raw trees; where a test set's tree is there, its results are compared "
-    "with it.",
-)
-@root_options
+@options_of(TreeOptions, "trees")
 @click.option("--label", default="LoRAT", help="What folders call the tracker.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there with other content.")
 def export_results_command(**values: Any) -> None:
-    """Write our results in another toolkit's layout.
+    """Write our results in another toolkit's layout; they are compared with trees that are there.
 
     \b
     lorat-eval export-results --layout pytracking --run runs/B-224-standard --out exported
@@ -200,12 +191,11 @@ def _compare(item: ResultSet, options: Options) -> list[str]:
     Raises:
         UserError: if a result has another number of rows than the sequence has frames.
     """
-    roots = parse_roots(options.roots)
-    unnamed = not is_named(item.dataset, roots)
-    if unnamed and missing_roots([(item.dataset, item.split)], options.raw, roots):
+    unnamed = not options.trees.names(item.dataset)
+    if unnamed and options.trees.missing([(item.dataset, item.split)]):
         say(f"{item.name}: its tree is not there, so the results are not compared with it")
         return []
-    tree = choose_test_sets([item.name], (), options.raw, roots)[0]
+    tree = choose_test_sets([item.name], (), options.trees)[0]
     if tree.unread:
         say(f"{item.name}: {len(tree.unread)} sequences of the tree do not read; not compared")
     clips = {clip.name: clip for clip in tree.clips}

@@ -14,10 +14,9 @@ from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.results.find import LAYOUTS
 from lorat.evaluate.track.store import METRICS
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut
-from lorat.prep.commandline import Command, root_options
+from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.official import official_names
-from lorat.prep.trees.roots import parse_roots
-from lorat.prep.trees.sources import RAW, split_names
+from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import read_json, write_json
@@ -45,8 +44,7 @@ class Options:
     layout: str
     convention: ConventionName
     label: str | None
-    raw: Path
-    roots: tuple[str, ...]
+    trees: TreeOptions
     sequences: str | None
     out: Path | None
 
@@ -74,8 +72,7 @@ class Options:
 @click.option(
     "--label", help="What tables call the tracker.  [default: the folder's name, or our variant's]"
 )
-@click.option("--raw", type=_FOLDER, default=RAW, help="Folder of all raw trees.")
-@root_options
+@options_of(TreeOptions, "trees")
 @click.option("--sequences", metavar="NAMES", help="Only these sequences, with commas between.")
 @click.option("--out", type=_FOLDER, help="Folder for metrics.json; none is written without it.")
 def score_command(**values: Any) -> None:
@@ -171,7 +168,7 @@ def _test_set(options: Options) -> TestSet:
     if "," in options.dataset:
         raise UserError(f"--dataset {options.dataset}: name one test set")
     name = _SCORED_SPLITS.get(options.dataset, options.dataset)
-    sets = choose_test_sets([name], (), options.raw, parse_roots(options.roots))
+    sets = choose_test_sets([name], (), options.trees)
     wanted = split_names(options.sequences)
     return cut(sets, wanted, None)[0]
 

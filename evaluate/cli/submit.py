@@ -19,7 +19,7 @@ from lorat.evaluate.submit.judge import (
 from lorat.prep.commandline import Command
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS, read_clips
-from lorat.prep.trees.roots import find_root, parse_roots
+from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh
@@ -63,15 +63,14 @@ def check_zip_command(
     command line.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    judgement = _judge(file, cast("Server | None", server), raw, parse_roots(roots))
+    judgement = _judge(file, cast("Server | None", server), TreeOptions(raw=raw, root=roots))
     _print(file, judgement)
     if judgement.errors:
         raise SystemExit(_UNFIT)
 
 
-def _judge(
-    file: Path, server: Server | None, raw: Path | None, roots: dict[str, Path]
-) -> Judgement:
+def _judge(file: Path, server: Server | None, trees: TreeOptions) -> Judgement:
+    roots = trees.roots
     if odd := roots.keys() - SERVER_NAMES.keys():
         raise UserError(f"--root {min(odd)}: no server's data set; give got10k or trackingnet")
     if not file.is_file():
@@ -81,20 +80,20 @@ def _judge(
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check its rights") from None
     with opened:
-        if raw is None and not roots:
+        if not trees.named:
             return judge_zip(opened, str(file), server)
         server = server or judge_zip(opened, str(file)).server
-        if raw is None and server not in roots:
+        if trees.raw is None and server not in roots:
             raise UserError(
                 f"{file}: is for {server}, so --root {min(roots)} is of no use; give --root "
                 f"{server}=DIR, or --server {min(roots)} if that is what it is"
             )
-        return judge_zip(opened, str(file), server, _expected(server, raw or Path(), roots))
+        return judge_zip(opened, str(file), server, _expected(server, trees))
 
 
-def _expected(server: Server, raw: Path, roots: dict[str, Path]) -> Expected:
+def _expected(server: Server, trees: TreeOptions) -> Expected:
     dataset = DATASETS[server]
-    clips = read_clips(dataset, "test", find_root(dataset, raw, roots, "test"))
+    clips = read_clips(dataset, "test", trees.find(dataset, "test"))
     sizes = {clip.name: size for clip in clips if (size := _size(clip))}
     return Expected(
         names=official_sequences(server),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +18,9 @@ from lorat.evaluate.cli.video import video_command
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut, default_test_sets
-from lorat.prep.commandline import Group, group_settings, options_of, raw_options
+from lorat.prep.commandline import Group, group_settings, options_of
 from lorat.prep.trees.registry import DATASETS
-from lorat.prep.trees.roots import parse_roots
-from lorat.prep.trees.sources import split_names
+from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import INTERRUPTED, OUT, progress_bar, start_logging
 from lorat.shards.base.errors import UserError, nearest
 from lorat.shards.base.options import option
@@ -64,13 +62,13 @@ class TestSetOptions:
         "once.",
     )
 
-    def find(self, raw: Path, roots: Mapping[str, Path]) -> list[TestSet]:
+    def find(self, trees: TreeOptions) -> list[TestSet]:
         """Read what is to be tracked from its trees."""
         if self.published and self.repeats is not None:
             raise UserError("--published and --repeats: give one of them")
         runs = _PUBLISHED_RUNS if self.published else dict.fromkeys(DATASETS, self.repeats or 1)
-        names = split_names(self.datasets) or default_test_sets(raw, roots)
-        sets = choose_test_sets(names, self.submit_zip, raw, roots, runs)
+        names = split_names(self.datasets) or default_test_sets(trees)
+        sets = choose_test_sets(names, self.submit_zip, trees, runs)
         return cut(sets, split_names(self.sequences), self.limit)
 
 
@@ -107,15 +105,14 @@ class OutputOptions:
 @click.group(cls=Group, invoke_without_command=True, context_settings=group_settings)
 @click.version_option(package_name="lorat", prog_name="lorat-eval")
 @options_of(BatchSettings, "settings", "Weights and tracker")
-@raw_options
+@options_of(TreeOptions, "trees")
 @options_of(TestSetOptions, "wanted", "What to track")
 @options_of(OutputOptions, "output", "Output")
 @click.pass_context
 def main(
     context: click.Context,
     settings: BatchSettings,
-    raw: Path,
-    roots: tuple[str, ...],
+    trees: TreeOptions,
     wanted: TestSetOptions,
     output: OutputOptions,
 ) -> None:
@@ -137,7 +134,7 @@ def main(
         _refuse_options(context)
         return
     weights = settings.file()
-    sets = wanted.find(raw, parse_roots(roots))
+    sets = wanted.find(trees)
     output.check_video(sets)
     out = output.out or default_out(weights)
     try:

@@ -11,7 +11,7 @@ from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.dataset import Dataset
 from lorat.prep.trees.base.reading import Fault, reading
 from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
-from lorat.prep.trees.roots import find_root, is_named, missing_roots
+from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError, nearest
 
 __all__ = [
@@ -59,32 +59,33 @@ class TestSet:
         return f"{self.dataset.name}-{self.split}"
 
 
-def default_test_sets(raw: Path, roots: Mapping[str, Path]) -> list[str]:
+def default_test_sets(trees: TreeOptions) -> list[str]:
     """Return the names of all test sets with ground truth whose tree is there.
 
     Raises:
-        UserError: if there is none, or a tree named in `roots` is missing.
+        UserError: if there is none, or a tree that `trees` names is missing.
     """
     wanted = []
     for dataset in DATASETS.values():
         split = _DEFAULT_SPLITS.get(dataset.name, dataset.eval_split)
-        named = is_named(dataset, roots)
+        named = trees.names(dataset)
         if split is None or (dataset.name in _NOT_BY_DEFAULT and not named):
             continue
-        if named or _is_there(dataset, split, raw, roots):
+        if named or _is_there(dataset, split, trees):
             wanted.append(f"{dataset.name}-{split}")
     if not wanted:
         raise UserError(
-            f"{raw}: no test set's tree there; give --raw RAW, or --root lasot=DIR for each tree"
+            f"{trees.folder}: no test set's tree there; give --raw RAW, or --root lasot=DIR for "
+            "each tree"
         )
     return wanted
 
 
-def _is_there(dataset: Dataset, split: str, raw: Path, roots: Mapping[str, Path]) -> bool:
+def _is_there(dataset: Dataset, split: str, trees: TreeOptions) -> bool:
     """Return whether RAW holds a sequence of a test set that nobody named."""
-    if missing_roots([(dataset, split)], raw, roots):
+    if trees.missing([(dataset, split)]):
         return False
-    root = find_root(dataset, raw, roots, split)
+    root = trees.find(dataset, split)
     if dataset.name in _DEFAULT_SPLITS and not (root / split).is_dir():
         return False
     faults: list[Fault] = []
@@ -98,8 +99,7 @@ def _is_there(dataset: Dataset, split: str, raw: Path, roots: Mapping[str, Path]
 def choose_test_sets(
     names: Sequence[str],
     submit: Sequence[str],
-    raw: Path,
-    roots: Mapping[str, Path],
+    trees: TreeOptions,
     runs: Mapping[str, int] | None = None,
 ) -> list[TestSet]:
     """Read the trees of the named test sets.
@@ -107,8 +107,7 @@ def choose_test_sets(
     Args:
         names: ``lasot``, ``got10k-val``, …; a bare name means the split that is scored.
         submit: of `SERVERS`; their test splits are added.
-        raw: the folder of all trees.
-        roots: data set name → folder, which wins over `raw`.
+        trees: where they are.
         runs: data set name → how often its sequences are tracked; once where it is not there.
 
     Raises:
@@ -126,7 +125,7 @@ def choose_test_sets(
     sets = []
     for (name, split), zipped in chosen.items():
         dataset = DATASETS[name]
-        root = find_root(dataset, raw, roots, split)
+        root = trees.find(dataset, split)
         clips, unread = _read(dataset, split, root)
         repeats = (runs or {}).get(name, 1)
         sets.append(TestSet(dataset, split, clips, submit=zipped, unread=unread, runs=repeats))

@@ -25,11 +25,10 @@ from lorat.prep.build.merge import merge
 from lorat.prep.build.plan import Part, Plan, check_folder, finished, make_plan, most_pairs
 from lorat.prep.build.run import BuildOptions, BuildReport, run_plan
 from lorat.prep.cli.build_tables import print_estimates, print_reports
-from lorat.prep.commandline import Command, LocationType, tree_options
+from lorat.prep.commandline import Command, LocationType, options_of
 from lorat.prep.pairs.crop import CropOptions
 from lorat.prep.pool import Engine, LocalEngine, RayEngine
-from lorat.prep.trees.roots import parse_roots
-from lorat.prep.trees.sources import Source, find_sources
+from lorat.prep.trees.sources import Source, SourceOptions
 from lorat.shards.base.console import progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import parse_bytes
@@ -45,9 +44,7 @@ _VALIDATION_PAIRS = {"got10k-val": 4096}
 class _Request:
     """The command line."""
 
-    raw: Path
-    roots: tuple[str, ...]
-    datasets: str
+    trees: SourceOptions
     shards: Location
     pairs: int | None
     budget: str | None
@@ -143,7 +140,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command("build", cls=Command)
 @_options
-@tree_options
+@options_of(SourceOptions, "trees")
 def build_command(**values: Any) -> None:
     """Build shards of frame pairs from raw trees.
 
@@ -158,7 +155,7 @@ def build_command(**values: Any) -> None:
 
 
 def _build(request: _Request) -> None:
-    sources = find_sources(request.datasets, request.raw, parse_roots(request.roots))
+    sources = request.trees.sources()
     exclusions = load_exclusions(request.exclude) if request.exclude else None
     plans = [_plan(request, source, exclusions) for source in sources]
     costs: list[Cost | None] = [None] * len(plans)

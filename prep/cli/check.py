@@ -11,9 +11,8 @@ from rich.table import Table
 
 from lorat.prep.audit.check import CheckOptions, audit, read_tree
 from lorat.prep.audit.report import SplitAudit, save_report
-from lorat.prep.commandline import Command, tree_options
-from lorat.prep.trees.roots import parse_roots
-from lorat.prep.trees.sources import Source, find_sources
+from lorat.prep.commandline import Command, options_of
+from lorat.prep.trees.sources import Source, SourceOptions
 from lorat.shards.base.console import INTERRUPTED, OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import usable_cores
@@ -24,7 +23,7 @@ _SHOWN = 10  # findings of damage printed a split; the report has all of them
 
 
 @click.command("check", cls=Command)
-@tree_options
+@options_of(SourceOptions, "trees")
 @click.option("--deep", is_flag=True, help="Decode every image, not just first and last ones.")
 @click.option(
     "--report",
@@ -34,16 +33,14 @@ _SHOWN = 10  # findings of damage printed a split; the report has all of them
     help="File for all findings; 'build --exclude' takes it.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
-def check_command(
-    raw: Path, roots: tuple[str, ...], datasets: str, deep: bool, report: Path, workers: int | None
-) -> None:
+def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int | None) -> None:
     """Audit raw trees: counts, annotations, boxes, images.
 
     Any data set and split can be named, test sets too. Exit status 0: no damage. 1: damage was
     found; the audit went through to its end and the table says where. 2: a tree is missing, or
     another mistake on the command line.
     """
-    sources = find_sources(datasets, raw, parse_roots(roots), trained=False)
+    sources = trees.sources(trained=False)
     _refuse_unwritable(report)
     options = CheckOptions(deep, workers or usable_cores())
     try:

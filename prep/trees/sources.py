@@ -1,20 +1,123 @@
-"""Which trees a command line asks for: names, splits and folders."""
+"""Which trees a command line asks for: names, splits and folders.
+
+Where a tree is, the first of these says that names its data set: ``--root``, the environment
+(``LORAT_<NAME>``), ``paths.yaml`` in the working folder, the folder RAW. A folder that it names and
+that is missing is an error, never a reason to look further.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorat.configs.load import load_data_roots
 from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.plugin import add_trees
 from lorat.prep.trees.registry import DATASETS, parse_name
-from lorat.prep.trees.roots import find_root, missing_roots
-from lorat.shards.base.errors import UserError
-
-__all__ = ["ALL", "RAW", "Source", "find_sources", "split_names"]
+from lorat.shards.base.errors import UserError, unknown
+from lorat.shards.base.options import option
 
 ALL = ("lasot", "got10k", "trackingnet", "coco", "got10k-val")
 RAW = Path("data/raw")
 """Where all trees are unless --raw says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeOptions:
+    """Where trees are. Making one runs the files of ``tree``: names are looked up afterwards.
+
+    Raises:
+        UserError: for a root that is not NAME=DIR or of an unknown data set, and as `add_trees`.
+    """
+
+    raw: Path | None = option(
+        None,
+        kind="folder",
+        help=f"Folder of all raw trees (RAW/LaSOT, RAW/GOT-10k, …).  [default: {RAW}]",
+        section="Data",
+    )
+    root: tuple[str, ...] = option(
+        (), metavar="NAME=DIR", help="Where one data set's tree is.", section="Data"
+    )
+    tree: tuple[Path, ...] = option(
+        (),
+        metavar="FILE.py",
+        help="A Python file of yours that defines data sets (docs/data.md); it is run.",
+        section="Data",
+    )
+    roots: Mapping[str, Path] = field(init=False, repr=False, compare=False)
+    """Data set name → the folder that ``root`` gives."""
+
+    def __post_init__(self) -> None:
+        for file in self.tree:
+            add_trees(file)
+        object.__setattr__(self, "roots", dict(_parse_root(text) for text in self.root))
+
+    @property
+    def folder(self) -> Path:
+        """RAW, the folder of all trees."""
+        return self.raw or RAW
+
+    @property
+    def named(self) -> bool:
+        """Whether the command line says where any tree is."""
+        return self.raw is not None or bool(self.root)
+
+    def names(self, dataset: Dataset) -> bool:
+        """Return whether ``--root``, the environment or ``paths.yaml`` says where a tree is."""
+        variable = os.environ.get(_variable(dataset))
+        return dataset.name in self.roots or bool(variable) or dataset.name in _listed()
+
+    def find(self, dataset: Dataset, split: str | None = None) -> Path:
+        """Return the folder that `read_clips` takes for a data set.
+
+        Args:
+            dataset: the data set.
+            split: which split is wanted, for a data set whose splits are separate trees. None
+                accepts any of them and returns a folder from which the reader finds each.
+
+        Raises:
+            UserError: if the folder is missing, or ``paths.yaml`` names an unknown data set.
+        """
+        folder, source = self._place(dataset, split)
+        if not folder.is_dir():
+            raise UserError(
+                f"{dataset.name}: no folder {folder} ({source}); put the tree there, or give "
+                f"--raw RAW, --root {dataset.name}=DIR or {_variable(dataset)}=DIR"
+            )
+        return folder
+
+    def missing(self, wanted: Iterable[tuple[Dataset, str]]) -> dict[str, str]:
+        """Return the splits whose tree is missing: ``name-split`` → where it was looked for.
+
+        For an error that lists all that is missing at once. The values read
+        ``data/raw/LaSOT (LaSOT under --raw)``.
+
+        Raises:
+            UserError: if ``paths.yaml`` is no mapping or names an unknown data set.
+        """
+        places = {f"{d.name}-{split}": self._place(d, split) for d, split in wanted}
+        return {n: f"{folder} ({by})" for n, (folder, by) in places.items() if not folder.is_dir()}
+
+    def _place(self, dataset: Dataset, split: str | None) -> tuple[Path, str]:
+        """Return the folder that decides, whether or not it is there, and what names it."""
+        if dataset.name in self.roots:
+            return self.roots[dataset.name], f"--root {dataset.name}"
+        if value := os.environ.get(_variable(dataset)):
+            return Path(value).expanduser(), _variable(dataset)
+        if dataset.name in (listed := _listed()):
+            return listed[dataset.name], "paths.yaml"
+        if isinstance(dataset.folder, str):
+            folders = [dataset.folder]
+        elif split:
+            folders = [dataset.folder[split]]
+        else:
+            folders = list(dataset.folder.values())
+            if any((self.folder / folder).is_dir() for folder in folders):
+                return self.folder, "--raw"
+        return self.folder / folders[0], f"{' or '.join(folders)} under --raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +131,48 @@ class Source:
     @property
     def name(self) -> str:
         """``<dataset>-<split>``."""
-        return _name(self.dataset, self.split)
+        return f"{self.dataset.name}-{self.split}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceOptions(TreeOptions):
+    """Splits of data sets, and where their trees are."""
+
+    datasets: str = option(
+        "all",
+        help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.",
+        section="Data",
+    )
+
+    def sources(self, *, trained: bool = True) -> list[Source]:
+        """Return the splits that ``--datasets`` names, each with its folder.
+
+        Args:
+            trained: whether only data sets that are trained on make sense; otherwise the bare name
+                of a test set means the split that is scored.
+
+        Raises:
+            UserError: for an unknown name, a data set that is not trained on, or missing trees; all
+                of these are listed, with the command that works without them.
+        """
+        everything = self.datasets.strip() == "all"
+        names = ALL if everything else tuple(dict.fromkeys(split_names(self.datasets)))
+        if not names:
+            raise UserError("--datasets names no data set; write for example lasot,got10k or all")
+        wanted = [_with_split(name, trained) for name in names]
+        if missing := self.missing(wanted):
+            there = [
+                n for n, (d, s) in zip(names, wanted, strict=True) if f"{d.name}-{s}" not in missing
+            ]
+            remedy = f"; without them: --datasets {','.join(there)}" if there else ""
+            places = ", ".join(f"{name}: no folder {place}" for name, place in missing.items())
+            raise UserError(f"{places}{remedy}")
+        return [Source(d, s, self.find(d, s)) for d, s in wanted]
 
 
 def split_names(text: str | None) -> list[str]:
     """Return the names of an option that takes several with commas between."""
     return [name for part in (text or "").split(",") if (name := part.strip())]
-
-
-def find_sources(
-    datasets: str, raw: Path, roots: dict[str, Path], *, trained: bool = True
-) -> list[Source]:
-    """Return the splits that ``--datasets`` names, each with its folder.
-
-    Args:
-        datasets: names separated by commas, or ``all``.
-        raw: the folder of all trees.
-        roots: data set name → folder.
-        trained: whether only data sets that are trained on make sense; otherwise the bare name of
-            a test set means the split that is scored.
-
-    Raises:
-        UserError: for an unknown name, a data set that is not trained on, or missing trees; all of
-            these are listed, with the command that works without them.
-    """
-    everything = datasets.strip() == "all"
-    names = ALL if everything else tuple(dict.fromkeys(split_names(datasets)))
-    if not names:
-        raise UserError("--datasets names no data set; write for example lasot,got10k or all")
-    wanted = [_with_split(name, trained) for name in names]
-    missing = missing_roots(wanted, raw, roots)
-    if missing:
-        there = [n for n, w in zip(names, wanted, strict=True) if _name(*w) not in missing]
-        remedy = f"; without them: --datasets {','.join(there)}" if there else ""
-        places = ", ".join(f"{name}: no folder {place}" for name, place in missing.items())
-        raise UserError(f"{places}{remedy}")
-    return [Source(d, s, find_root(d, raw, roots, s)) for d, s in wanted]
-
-
-def _name(dataset: Dataset, split: str) -> str:
-    return f"{dataset.name}-{split}"
 
 
 def _with_split(name: str, trained: bool) -> tuple[Dataset, str]:
@@ -77,3 +182,25 @@ def _with_split(name: str, trained: bool) -> tuple[Dataset, str]:
         builds = ", ".join(d.name for d in DATASETS.values() if d.prep_split)
         raise UserError(f"{name} is a test set and is not trained on; prep builds {builds}")
     return dataset, split
+
+
+def _parse_root(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not equals or not folder:
+        raise UserError(f"--root {text}: must be NAME=DIR, as in --root lasot=/data/LaSOT")
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    return name, Path(folder).expanduser()
+
+
+def _listed() -> dict[str, Path]:
+    """Return what ``paths.yaml`` says."""
+    listed = load_data_roots(Path())
+    for name in listed:
+        if name not in DATASETS:
+            raise unknown("data set in paths.yaml", name, DATASETS)
+    return listed
+
+
+def _variable(dataset: Dataset) -> str:
+    return f"LORAT_{dataset.name.upper()}"

@@ -12,7 +12,7 @@ sequence, a test set that cannot be read) is reported and leaves the training al
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,10 +22,9 @@ import click
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.store import METRICS, forget_others
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, default_test_sets
-from lorat.prep.commandline import root_options
+from lorat.prep.commandline import options_of
 from lorat.prep.trees.registry import parse_name
-from lorat.prep.trees.roots import find_root, parse_roots
-from lorat.prep.trees.sources import RAW
+from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import OUT
 from lorat.shards.base.errors import UserError
 from lorat.train.logs.result import Result, note_result
@@ -49,14 +48,11 @@ Value = TypeVar("Value")
 def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --raw, --root, --tree and --no-eval, which `find_trees` reads."""
     command = click.option(
-        "--no-eval", is_flag=True, help="Track no test sets, neither in between nor at the end."
+        "--no-eval",
+        is_flag=True,
+        help="Track no test sets; else those whose tree is there, in between and at the end.",
     )(command)
-    command = root_options(command)
-    return click.option(
-        "--raw",
-        type=click.Path(path_type=Path, file_okay=False),
-        help=f"Folder of all raw trees; test sets found there are tracked.  [default: {RAW}]",
-    )(command)
+    return options_of(TreeOptions, "trees")(command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +61,7 @@ class Trees:
 
     names: tuple[str, ...]
     """``<dataset>-<split>``."""
-    raw: Path
-    roots: Mapping[str, Path]
+    places: TreeOptions
 
     def read(self, name: str) -> TestSet:
         """Read the tree of one of them.
@@ -74,10 +69,10 @@ class Trees:
         Raises:
             UserError: if it is damaged.
         """
-        return choose_test_sets([name], [], self.raw, self.roots)[0]
+        return choose_test_sets([name], [], self.places)[0]
 
 
-def find_trees(raw: Path | None, roots: Sequence[str], no_eval: bool) -> Trees | None:
+def find_trees(trees: TreeOptions, no_eval: bool) -> Trees | None:
     """Look for test sets, as lorat-eval does; None where none are wanted or there.
 
     Raises:
@@ -85,18 +80,17 @@ def find_trees(raw: Path | None, roots: Sequence[str], no_eval: bool) -> Trees |
     """
     if no_eval:
         return None
-    places = parse_roots(roots)
     try:
-        names = default_test_sets(raw or RAW, places)
+        names = default_test_sets(trees)
     except UserError as error:
-        if raw is not None or places:
+        if trees.named:
             raise
         _LOG.warning("the run ends without a result: %s, or --no-eval", error.message)
         return None
     for name in names:
         dataset, split = parse_name(name)
-        find_root(dataset, raw or RAW, places, split)
-    return Trees(tuple(names), raw or RAW, places)
+        trees.find(dataset, split)
+    return Trees(tuple(names), trees)
 
 
 class Evaluator:

@@ -20,6 +20,7 @@ import click
 from lorat.configs.load import load_recipe, load_variant
 from lorat.evaluate.track.settings import BatchSettings
 from lorat.prep.commandline import Command, LocationType, group_settings
+from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import parse_bytes
@@ -58,8 +59,7 @@ class Options:
     weights: Path | None
     force_backbone: bool
     device: str
-    raw: Path | None
-    roots: tuple[str, ...]
+    trees: TreeOptions
     no_eval: bool
     wandb: str
     profile: bool
@@ -191,7 +191,7 @@ def _train(options: Options) -> int:
     with join_world(options.device) as world:
         request = agreed(lambda: _request(options), world)
         manifests = agreed(lambda: find_shards(request), world)
-        trees = agreed(lambda: find_trees(options.raw, options.roots, options.no_eval), world)
+        trees = agreed(lambda: find_trees(options.trees, options.no_eval), world)
         training, network = agreed(lambda: prepare(request, manifests, world), world)
         test_sets = trees.names if trees else ()
         check_alike(common_settings(training, network.fingerprint, test_sets), world)

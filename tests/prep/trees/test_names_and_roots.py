@@ -6,7 +6,7 @@ from lorat.configs.load import read_yaml
 from lorat.prep.trees.base.common import natural_order
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
-from lorat.prep.trees.roots import find_root, missing_roots, parse_roots
+from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError
 
 LASOT, TNL2K = DATASETS["lasot"], DATASETS["tnl2k"]
@@ -89,23 +89,23 @@ def test_the_option_wins_over_the_environment_over_the_file_over_raw(tmp_path, m
     option, variable, listed = (folder(tmp_path / name) for name in ("o", "v", "l"))
     in_raw = folder(tmp_path / "raw/LaSOT")
     raw = tmp_path / "raw"
-    assert find_root(LASOT, raw, {}) == in_raw
+    assert TreeOptions(raw=raw).find(LASOT) == in_raw
     (tmp_path / "paths.yaml").write_text(f"lasot: {listed}\ngot10k:\n")
-    assert find_root(LASOT, raw, {}) == listed
+    assert TreeOptions(raw=raw).find(LASOT) == listed
     monkeypatch.setenv("LORAT_LASOT", str(variable))
-    assert find_root(LASOT, raw, {}) == variable
-    assert find_root(LASOT, raw, {"lasot": option}) == option
+    assert TreeOptions(raw=raw).find(LASOT) == variable
+    assert TreeOptions(raw=raw, root=(f"lasot={option}",)).find(LASOT) == option
 
 
 def test_a_named_folder_that_is_missing_is_an_error_even_if_raw_has_one(tmp_path):
     folder(tmp_path / "raw/LaSOT")
     with pytest.raises(UserError, match=r"no folder .*gone \(--root lasot\)"):
-        find_root(LASOT, tmp_path / "raw", {"lasot": tmp_path / "gone"})
+        TreeOptions(raw=tmp_path / "raw", root=(f"lasot={tmp_path}/gone",)).find(LASOT)
 
 
 def test_a_missing_tree_says_where_it_was_looked_for_and_what_to_do():
     with pytest.raises(UserError) as error:
-        find_root(LASOT, Path("data/raw"), {})
+        TreeOptions().find(LASOT)
     message = str(error.value)
     assert "no folder data/raw/LaSOT (LaSOT under --raw)" in message
     assert "--root lasot=DIR or LORAT_LASOT=DIR" in message
@@ -113,25 +113,25 @@ def test_a_missing_tree_says_where_it_was_looked_for_and_what_to_do():
 
 def test_missing_trees_are_listed_together(tmp_path):
     folder(tmp_path / "raw/GOT-10k")
-    wanted = [(LASOT, None), (DATASETS["got10k"], "val"), (TNL2K, "train")]
-    missing = missing_roots(wanted, tmp_path / "raw", {})
-    assert list(missing) == ["lasot", "tnl2k-train"]
+    wanted = [(LASOT, "test"), (DATASETS["got10k"], "val"), (TNL2K, "train")]
+    missing = TreeOptions(raw=tmp_path / "raw").missing(wanted)
+    assert list(missing) == ["lasot-test", "tnl2k-train"]
     assert missing["tnl2k-train"].endswith("raw/TNL2K_TRAIN (TNL2K_TRAIN under --raw)")
 
 
 def test_a_data_set_of_two_trees_is_found_by_its_split(tmp_path):
     raw = tmp_path / "raw"
     test = folder(raw / "TNL2K_TEST")
-    assert find_root(TNL2K, raw, {}, "test") == test
-    assert find_root(TNL2K, raw, {}) == raw
+    assert TreeOptions(raw=raw).find(TNL2K, "test") == test
+    assert TreeOptions(raw=raw).find(TNL2K) == raw
     with pytest.raises(UserError, match="TNL2K_TRAIN under --raw"):
-        find_root(TNL2K, raw, {}, "train")
+        TreeOptions(raw=raw).find(TNL2K, "train")
 
 
 def test_an_unknown_name_in_paths_yaml_is_an_error(tmp_path):
     (tmp_path / "paths.yaml").write_text("lasott: /data\n")
     with pytest.raises(UserError, match=r"paths\.yaml 'lasott'.*did you mean 'lasot'"):
-        find_root(LASOT, tmp_path, {})
+        TreeOptions(raw=tmp_path).find(LASOT)
 
 
 def test_the_shipped_paths_yaml_names_every_data_set():
@@ -140,10 +140,11 @@ def test_the_shipped_paths_yaml_names_every_data_set():
 
 
 def test_root_options_are_name_and_folder():
-    assert parse_roots(["lasot=/a", "otb=b=c"]) == {"lasot": Path("/a"), "otb": Path("b=c")}
+    roots = TreeOptions(root=("lasot=/a", "otb=b=c")).roots
+    assert roots == {"lasot": Path("/a"), "otb": Path("b=c")}
     for text, message in (("lasot", "NAME=DIR"), ("lasot=", "NAME=DIR"), ("x=/a", "unknown data")):
         with pytest.raises(UserError, match=message):
-            parse_roots([text])
+            TreeOptions(root=(text,))
 
 
 def test_numbers_in_names_sort_as_numbers():

@@ -9,7 +9,7 @@ from lorat.evaluate.track.testsets import choose_test_sets
 from lorat.prep.cli import main
 from lorat.prep.trees.plugin import _FILES, add_trees
 from lorat.prep.trees.registry import DATASETS, read_clips
-from lorat.prep.trees.roots import find_root, parse_roots
+from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import encode
 
@@ -66,10 +66,10 @@ def test_the_documented_example_is_read_as_it_stands(tmp_path, zoo):
 
 def test_an_own_data_set_is_a_name_like_any_other(tmp_path, zoo, monkeypatch):
     add_trees(own_file(tmp_path, documented_example()))
-    assert parse_roots([f"zoo={zoo}"]) == {"zoo": zoo}
+    assert TreeOptions(root=(f"zoo={zoo}",)).roots == {"zoo": zoo}
     monkeypatch.setenv("LORAT_ZOO", str(zoo))
-    assert find_root(DATASETS["zoo"], Path("raw"), {}) == zoo
-    (test_set,) = choose_test_sets(["zoo"], [], Path("raw"), {})
+    assert TreeOptions().find(DATASETS["zoo"]) == zoo
+    (test_set,) = choose_test_sets(["zoo"], [], TreeOptions())
     assert (test_set.name, [clip.name for clip in test_set.clips]) == ("zoo-test", ["wolf"])
 
 
