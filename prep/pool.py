@@ -1,34 +1,38 @@
 """Runs jobs: in this process, in local processes, or on a Ray cluster.
 
 An engine calls ``work(shared, job, tell)`` for every job, and ``tell`` here with whatever the work
-tells there. What the work raises as a `UserError` comes out as it is and ends the run; jobs that
-had not ended by then are given up. `shared` travels once to each process, not with each job.
+tells there. What the work raises comes out as it is and ends the run; jobs that had not ended by
+then are given up. `shared` travels once to each process, not with each job.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import pickle
 import re
 import signal
-import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from functools import cached_property
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnContext
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import one_core, settle_worker
 
-__all__ = ["Engine", "LocalEngine", "RayEngine", "Tell", "Work"]
-
 Tell = Callable[[Any], None]
-Work = Callable[[Any, int, Tell], None]
+Work = Callable[[Any, Any, Tell], None]
+
+# Workers are forked from a process that has imported what they need and has no threads of Python's:
+# forking this one, which may have some, can lock up; a fresh interpreter each takes far longer.
+_CONTEXT = multiprocessing.get_context("forkserver")
 _PATIENCE = 5.0  # seconds that a process gets to clean up before it is killed
 _TERMINATED = 128 + signal.SIGTERM  # exit status of a worker that was asked to end
 
@@ -39,7 +43,7 @@ class Engine(Protocol):
     def slots(self) -> int:
         """Return how many jobs run at once."""
 
-    def run(self, work: Work, shared: Any, jobs: Sequence[int], tell: Tell) -> None:
+    def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
         """Run ``work(shared, job, tell)`` for every job, in any order."""
 
 
@@ -53,13 +57,20 @@ class LocalEngine:
         """Return how many jobs run at once."""
         return self.workers
 
-    def run(self, work: Work, shared: Any, jobs: Sequence[int], tell: Tell) -> None:
+    def prepare(self, *modules: str) -> None:
+        """Let the modules that workers need be imported while this process does something else."""
+        if self.workers > 1:
+            with _interrupts_held():
+                _CONTEXT.set_forkserver_preload(list(modules))
+                forkserver.ensure_running()
+
+    def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
         """Run the jobs.
 
         Args:
             work: a module-level function.
             shared: picklable.
-            jobs: numbers.
+            jobs: picklable.
             tell: called in this process.
 
         Raises:
@@ -85,13 +96,13 @@ class RayEngine:
         """Return how many jobs run at once."""
         return max(1, int(_ray(self.address).cluster_resources().get("CPU", 1)))
 
-    def run(self, work: Work, shared: Any, jobs: Sequence[int], tell: Tell) -> None:
+    def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
         """Run the jobs; what a job tells arrives when it ends.
 
         Args:
             work: a module-level function of a package that is installed on every node.
             shared: picklable; put into Ray's store once.
-            jobs: numbers.
+            jobs: picklable.
             tell: called in this process.
 
         Raises:
@@ -144,7 +155,7 @@ def _lost(error: Exception) -> UserError:
     )
 
 
-def _collect(work: Work, shared: Any, job: int) -> list[Any]:
+def _collect(work: Work, shared: Any, job: Any) -> list[Any]:
     """Run one job on a Ray worker and return what it told."""
     settle_worker()
     messages: list[Any] = []
@@ -153,131 +164,137 @@ def _collect(work: Work, shared: Any, job: int) -> list[Any]:
 
 
 def _run_in_processes(
-    work: Work, shared: Any, jobs: Sequence[int], tell: Tell, workers: int
+    work: Work, shared: Any, jobs: Sequence[Any], tell: Tell, workers: int
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # would lift the block below if it had to start there
-    waiting = deque(jobs)
-    processes: list[_Process] = []
+    packed = pickle.dumps((work, shared))
+    pool: ProcessPoolExecutor | None = None
     try:
-        with _interrupts_held():
-            for _ in range(workers):
-                processes.append(_Process(context))
-        busy: dict[Any, _Process] = {}
-        for process in processes:
-            process.send((work, shared))
-            process.send(waiting.popleft())
-            busy[process.connection] = process
-        while busy:
-            for connection in wait(list(busy)):
-                process = busy[connection]
-                message = process.receive()
-                if message is not None:
-                    tell(message)
-                elif waiting:
-                    process.send(waiting.popleft())
-                else:
-                    del busy[connection]
-    finally:
-        with _interrupts_held():  # who presses twice would leave processes to the interpreter's end
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.join()
-
-
-class _Process:
-    """A process that does one job after another; it ends when this process is gone."""
-
-    def __init__(self, context: SpawnContext) -> None:
         try:
-            self.connection, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            self._process.start()
+            with _interrupts_held():
+                ours, theirs = _CONTEXT.Pipe(duplex=False)
+                with theirs:  # only workers keep it, so that their end is the end of the pipe
+                    about = (packed, theirs, _CONTEXT.Lock(), dict(os.environ))
+                    pool = ProcessPoolExecutor(workers, _CONTEXT, _begin, about)
+                    futures = [pool.submit(_do, number, job) for number, job in enumerate(jobs)]
         except OSError as error:
             raise UserError(
                 f"a worker process cannot be started ({error.strerror}); run the same command "
                 "again with fewer --workers, or raise the limits on open files and processes "
                 "(ulimit -n, ulimit -u)"
             ) from None
-        theirs.close()  # so that the end of that process is the end of the pipe
+        with ours:
+            _hear(ours, futures, tell)
+    finally:
+        if pool is not None:
+            with _interrupts_held():  # who presses twice would leave processes behind
+                _end(pool)
 
-    def send(self, what: Any) -> None:
-        """Hand over the work, then a job; `receive` says so where nobody is there any more."""
-        with suppress(OSError):
-            self.connection.send(what)
 
-    def receive(self) -> Any:
-        """Return what the work told, or None where a job has ended."""
+def _hear(ours: Connection, futures: Sequence[Future[None]], tell: Tell) -> None:
+    """Hand on what the work tells until every job has ended."""
+    left = len(futures)
+    try:
+        while left:
+            try:
+                message = ours.recv()
+            except (EOFError, OSError):
+                break  # no worker is left; the futures know
+            if isinstance(message, _Ended):
+                futures[message.number].result()
+                left -= 1
+            else:
+                tell(message)
+        for future in futures:
+            future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed (out of memory?), unless its error stands above; run the "
+            "same command again with fewer --workers (a build keeps its finished shards)"
+        ) from None
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End the workers whatever they do; the executor itself would wait for their jobs."""
+    processes = list((pool._processes or {}).values())
+    for process in processes:
+        process.terminate()
+    running = {process.sentinel: process for process in processes}
+    while running and (ended := wait(list(running), _PATIENCE)):
+        for sentinel in ended:
+            del running[sentinel]
+    for process in running.values():
+        process.kill()
+    pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A job has told all; its future says how it ended."""
+
+    number: int
+
+
+class _Worker:
+    """This process, where it is one that does one job after another."""
+
+    def __init__(self, packed: bytes, pipe: Connection, lock: Any) -> None:
+        self._packed, self._pipe, self._lock = packed, pipe, lock
+        self._busy = False
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+        signal.signal(signal.SIGTERM, self._leave)
+        threading.Thread(target=self._follow_parent, daemon=True).start()
+
+    @cached_property
+    def _work(self) -> tuple[Work, Any]:
+        """What there is to do; unpacked in the first job, whose error is told."""
+        return pickle.loads(self._packed)
+
+    def do(self, number: int, job: Any) -> None:
+        self._busy = True
         try:
-            message = self.connection.recv()
-        except (EOFError, OSError):
-            self._process.join(_PATIENCE)
-            code = self._process.exitcode
-            if code is not None and code > 0 and code != _TERMINATED:
-                raise RuntimeError("a worker process failed; its error stands above") from None
-            raise UserError(
-                "a worker process was killed (out of memory?); run the same command again with "
-                "fewer --workers: finished shards are kept"
-            ) from None
-        if isinstance(message, UserError):
-            raise message
-        return message
+            work, shared = self._work
+            work(shared, job, self._tell)
+        except SystemExit:
+            os._exit(_TERMINATED)  # the executor would go on with the next job
+        finally:
+            self._busy = False
+            self._tell(_Ended(number))
 
-    def terminate(self) -> None:
-        self.connection.close()
-        self._process.terminate()
+    def _tell(self, message: Any) -> None:
+        with self._lock:
+            self._pipe.send(message)
 
-    def join(self) -> None:
-        self._process.join(_PATIENCE)
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
+    def _leave(self, *_: object) -> None:
+        """End this process; unlike a signal's own way, this runs what cleans up after a job.
+
+        No further SIGTERM may interrupt that: files would stay, a traceback be printed.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self._busy:
+            raise SystemExit(_TERMINATED)
+        os._exit(_TERMINATED)
+
+    def _follow_parent(self) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        # To this thread the signal would not end what the main thread waits for.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
-def _serve(connection: Connection) -> None:
-    """Take the work and then jobs from the pipe until its other end is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGTERM, lambda *_: _leave(_TERMINATED))
+_WORKER: _Worker
+
+
+def _begin(packed: bytes, pipe: Connection, lock: Any, environment: Mapping[str, str]) -> None:
+    global _WORKER
+    os.environ.clear()  # of the process that it was forked from, and perhaps no longer ours
+    os.environ.update(environment)
     settle_worker()
-    try:
-        work, shared = _take(connection)
-        while True:
-            job = _take(connection)
-            work(shared, job, lambda message: _send(connection, message))
-            _send(connection, None)
-    except UserError as error:
-        _ignore_termination()
-        _send(connection, error)
+    _WORKER = _Worker(packed, pipe, lock)
 
 
-def _take(connection: Connection) -> Any:
-    try:
-        return connection.recv()
-    except (EOFError, ConnectionError):
-        _leave(0)  # the parent is done, or gone
-
-
-def _send(connection: Connection, message: Any) -> None:
-    try:
-        connection.send(message)
-    except ConnectionError:
-        _leave(0)
-
-
-def _leave(status: int) -> NoReturn:
-    """End this process; unlike a signal's own way, this runs what cleans up."""
-    _ignore_termination()
-    sys.exit(status)
-
-
-def _ignore_termination() -> None:
-    """Let no SIGTERM interrupt the end of this process: files would stay, a traceback be printed.
-
-    It is the rule and not the exception that one comes: the parent closes the pipe, which ends a
-    worker that waits, and then terminates those that work.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _do(number: int, job: Any) -> None:
+    _WORKER.do(number, job)
 
 
 @contextmanager
@@ -287,6 +304,7 @@ def _interrupts_held() -> Iterator[None]:
     They inherit the block. Here it is not enough: another thread, such as that of a progress bar,
     takes the signal then, and Python calls the handler in the main thread all the same.
     """
+    resource_tracker.ensure_running()  # would lift the block below if it had to start there
     pressed: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
     held = callable(handler) and threading.current_thread() is threading.main_thread()

@@ -135,10 +135,10 @@ def test_who_presses_ctrl_c_again_still_leaves_no_process_behind(tmp_path):
 
 
 def test_processes_that_cannot_be_started_are_one_line(monkeypatch):
-    def refuse_pipe(self):
+    def refuse_pipe(self, duplex=True):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(multiprocessing.context.SpawnContext, "Pipe", refuse_pipe)
+    monkeypatch.setattr(multiprocessing.context.ForkServerContext, "Pipe", refuse_pipe)
     with pytest.raises(UserError, match=r"cannot be started \(Too many open files\).*--workers"):
         LocalEngine(2).run(double, 1, [1, 2], lambda _: None)
 
