@@ -6,9 +6,10 @@ Nothing but command files imports this; everything below them knows no library o
 from __future__ import annotations
 
 import functools
+import importlib
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -76,19 +77,38 @@ class Command(click.Command):
 
 
 class Group(Command, click.Group):
-    """Commands under one name; their summaries are shown whole."""
+    """Commands under one name; their summaries are shown whole.
+
+    Args:
+        modules: command → the module that defines it as ``<command>_command``, imported when it is
+            asked for.
+    """
 
     command_class = Command
+
+    def __init__(
+        self, *args: Any, modules: Mapping[str, str] = types.MappingProxyType({}), **settings: Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self._modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*self.commands, *self._modules})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, imported where it has not been yet."""
+        if cmd_name in self._modules and cmd_name not in self.commands:
+            module = importlib.import_module(self._modules[cmd_name])
+            self.add_command(getattr(module, f"{cmd_name}_command"))
+        return super().get_command(ctx, cmd_name)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, then a line a command."""
         Command.format_options(self, ctx, formatter)
-        summaries = [
-            (name, command.get_short_help_str(limit=200))
-            for name, command in sorted(self.commands.items())
-        ]
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
-            formatter.write_dl(summaries)
+            formatter.write_dl([(n, c.get_short_help_str(limit=200)) for n, c in commands if c])
 
 
 @contextmanager

@@ -218,12 +218,12 @@ def _end(pool: ProcessPoolExecutor) -> None:
     processes = list((pool._processes or {}).values())
     for process in processes:
         process.terminate()
-    running = {process.sentinel: process for process in processes}
-    while running and (ended := wait(list(running), _PATIENCE)):
-        for sentinel in ended:
-            del running[sentinel]
-    for process in running.values():
-        process.kill()
+    running = [process.sentinel for process in processes]
+    while running and (ended := wait(running, _PATIENCE)):
+        running = [sentinel for sentinel in running if sentinel not in ended]
+    for process in processes:
+        if process.sentinel in running:
+            process.kill()
     pool.shutdown(cancel_futures=True)
 
 
@@ -247,7 +247,7 @@ class _Worker:
     @cached_property
     def _work(self) -> tuple[Work, Any]:
         """What there is to do; unpacked in the first job, whose error is told."""
-        return pickle.loads(self._packed)
+        return pickle.loads(self._packed)  # noqa: S301 - the parent process packed it
 
     def do(self, number: int, job: Any) -> None:
         self._busy = True

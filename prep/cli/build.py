@@ -155,6 +155,9 @@ def build_command(**values: Any) -> None:
 
 
 def _build(request: _Request) -> None:
+    engine = request.run_with()
+    if isinstance(engine, LocalEngine):
+        engine.prepare("lorat.prep.build.shard", "lorat.prep.cli")
     sources = request.trees.sources()
     exclusions = load_exclusions(request.exclude) if request.exclude else None
     plans = [_plan(request, source, exclusions) for source in sources]
@@ -164,7 +167,6 @@ def _build(request: _Request) -> None:
     if request.merge:
         print_reports([merge(plan) for plan in plans], request.shards)
         return
-    engine = request.run_with()
     estimates = _estimates(plans, costs, engine)
     print_estimates(estimates, engine.slots(), request.shards)
     _check_disk(request, estimates)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import random
-import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -157,25 +158,27 @@ def test_a_worker_process_that_is_killed_is_one_line_and_the_next_run_goes_on(
     assert contents(tmp_path / "toy-train") == contents(whole)
 
 
+LIMITED = """
+import pickle, resource, sys
+from lorat.prep.build.run import build
+with open(sys.argv[1], "rb") as file:
+    limit, arguments = pickle.load(file)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+build(*arguments)
+"""
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_file_that_may_not_grow_stops_the_build_in_one_line(tiny_clips, tmp_path, whole, workers):
     """The limit lets the small shards through and stops at the first that is larger."""
     sizes = sorted(p.stat().st_size for p in whole.glob("*.tar.zst"))
-    limit = sizes[len(sizes) // 2]
-    said = FORK.SimpleQueue()
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        try:
-            build(tiny_clips, tmp_path, replace(OPTIONS, workers=workers))
-        except UserError as error:
-            said.put(error.message)
-
-    process = FORK.Process(target=limited)
-    process.start()
-    message = said.get()
-    process.join()
-    assert "cannot be written" in message and ".tar.zst" in message
+    asked = tmp_path / "asked"
+    arguments = (tiny_clips, tmp_path, replace(OPTIONS, workers=workers))
+    asked.write_bytes(pickle.dumps((sizes[len(sizes) // 2], arguments)))
+    command = [sys.executable, "-c", LIMITED, str(asked)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    message = run.stderr.splitlines()[-1]
+    assert "UserError" in message and "cannot be written" in message and ".tar.zst" in message
     assert check_what_is_there(tiny_clips, tmp_path, whole) < 12
     folder = tmp_path / "toy-train"
     assert not (folder / MANIFEST).is_file()
