@@ -129,7 +129,7 @@ def _export_weights(
 def _export_graphs(
     form: str, settings: WeightsSettings, weights: Path, out: Path, overwrite: bool
 ) -> list[Path]:
-    from lorat.train.network.deploy.merged import check_target, export_onnx, export_torch
+    from lorat.train.network.deploy.graphs import check_target, export_graphs
     from lorat.train.network.trained import load_network
 
     check_target(out, _ENDINGS[form], overwrite=overwrite)
@@ -139,4 +139,4 @@ def _export_graphs(
         variant=settings.variant_config(),
         force_backbone=settings.force_backbone,
     )
-    return (export_onnx if form == "onnx" else export_torch)(out, network, variant)
+    return export_graphs(out, network, variant)

@@ -22,11 +22,10 @@ from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import Tracker
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import merge_lora
-from lorat.train.network.deploy import merged as deploy
-from lorat.train.network.deploy.merged import (
+from lorat.train.network.deploy import graphs as deploy
+from lorat.train.network.deploy.graphs import (
     check_target,
-    export_onnx,
-    export_torch,
+    export_graphs,
     graph_metadata,
     template_file,
 )
@@ -90,7 +89,7 @@ def exported(runtime, tmp_path_factory):
     """The plain network's two ONNX files."""
     network, variant = built("plain")
     network.fingerprint = "xxh3:0123"
-    return export_onnx(tmp_path_factory.mktemp("plain") / "lorat.onnx", network, variant)
+    return export_graphs(tmp_path_factory.mktemp("plain") / "lorat.onnx", network, variant)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,7 +98,7 @@ def test_onnxruntime_gives_the_same_boxes_for_every_batch(kind, runtime, tmp_pat
     if kind == "plain":
         files = request.getfixturevalue("exported")
     else:
-        files = export_onnx(tmp_path / "net.onnx", network, variant)
+        files = export_graphs(tmp_path / "net.onnx", network, variant)
     track, embed = (runtime.InferenceSession(file) for file in files)
     for batch in (1, 3):
         template, search, mask = crops(variant, batch, seed=batch)
@@ -115,7 +114,7 @@ def test_onnxruntime_gives_the_same_boxes_for_every_batch(kind, runtime, tmp_pat
 
 def test_a_torch_export_program_gives_the_same_boxes_for_every_batch(tmp_path):
     network, variant = built("plain")
-    track, embed = export_torch(tmp_path / "net.pt2", network, variant)
+    track, embed = export_graphs(tmp_path / "net.pt2", network, variant)
     extra = {"metadata.json": ""}
     track = torch.export.load(track, extra_files=extra).module()
     embed = torch.export.load(embed).module()
@@ -151,7 +150,7 @@ def test_the_metadata_say_what_a_user_has_to_know(runtime, exported):
 def test_weights_too_large_for_one_file_lie_beside_the_graph(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(deploy, "_ONE_FILE", 0)
     network, variant = built("plain")
-    file, _ = export_onnx(tmp_path / "net.onnx", network, variant)
+    file, _ = export_graphs(tmp_path / "net.onnx", network, variant)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"net{part}.onnx{end}" for part in ("", ".template") for end in ("", ".data")}
     assert file.stat().st_size < file.with_name("net.onnx.data").stat().st_size
@@ -162,22 +161,22 @@ def test_a_graph_that_onnxruntime_computes_otherwise_is_not_written(runtime, tmp
     monkeypatch.setattr(deploy, "_TOLERANCE", -1.0)
     network, variant = built("plain")
     with pytest.raises(UserError, match=r"net\.onnx: onnxruntime .* another score_map"):
-        export_onnx(tmp_path / "net.onnx", network, variant)
+        export_graphs(tmp_path / "net.onnx", network, variant)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_endings_and_missing_packages_are_refused(tmp_path, monkeypatch):
     network, variant = built("plain")
     with pytest.raises(UserError, match=r"net\.bin: .* ends in \.onnx"):
-        export_onnx(tmp_path / "net.bin", network, variant)
+        export_graphs(tmp_path / "net.bin", network, variant)
     with pytest.raises(UserError, match=r"ends in \.pt2"):
-        export_torch(tmp_path / "net.onnx", network, variant)
+        check_target(tmp_path / "net.onnx", ".pt2", overwrite=False)
     (tmp_path / "net.template.pt2").write_bytes(b"")
     with pytest.raises(UserError, match=r"net\.template\.pt2: exists; .* --overwrite"):
         check_target(tmp_path / "net.pt2", ".pt2", overwrite=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"lorat\[onnx\]"):
-        export_onnx(tmp_path / "net.onnx", network, variant)
+        export_graphs(tmp_path / "net.onnx", network, variant)
 
 
 def scene(folder: Path, count: int) -> list[Path]:

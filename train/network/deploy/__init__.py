@@ -1,1 +1,1 @@
-"""The network on a device: number types, compilation, merged weights."""
+"""The network at work: devices and number types, compilation, graphs that run elsewhere."""

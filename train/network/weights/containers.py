@@ -9,7 +9,7 @@ of one machine share what they read. A file that is written is either complete o
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import atomic_file
 
 SAFETENSORS = (".safetensors", ".bin")
@@ -145,12 +145,8 @@ def check_tensors(
         "unexpected": {shown(name) for name in found.keys() - expected.keys()},
         "misshapen": set(shapes),
     }
-    text = "; ".join(f"{kind}: {_list(names)}" for kind, names in problems.items() if names)
+    text = "; ".join(
+        f"{kind}: {some(sorted(names), 8)}" for kind, names in problems.items() if names
+    )
     if text:
         raise UserError(f"{source}: weights of another network ({text}); check variant and file")
-
-
-def _list(names: Iterable[str], limit: int = 8) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
-    return ", ".join(ordered[:limit]) + more

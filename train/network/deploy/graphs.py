@@ -152,13 +152,14 @@ def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lorat[onnx]'")
 
 
-def export_onnx(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
-    """Write the tracking graph to `file` and the template's beside it, as ONNX.
+def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
+    """Write the tracking graph to `file` and the template's beside it.
 
-    Networks above 2 GB have their weights in a second file each, ``<file>.data``.
+    ONNX networks above 2 GB have their weights in a second file each, ``<file>.data``. Programs of
+    ``torch.export``, which ``torch.export.load`` reads, hold the metadata as ``metadata.json``.
 
     Args:
-        file: its name ends in ``.onnx``.
+        file: its name ends in ``.onnx`` or ``.pt2``, which decides the format.
         network: as `load_network` returns it in float32: merged and frozen, on the CPU.
         variant: the network's.
 
@@ -169,25 +170,10 @@ def export_onnx(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path
         UserError: if a package of the extra ``onnx`` is missing, the name has another ending, or
             onnxruntime computes other boxes.
     """
-    check_target(file, ".onnx", overwrite=True)
-    return [_written(graph, _write_onnx) for graph in _graphs(file, network, variant)]
-
-
-def export_torch(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
-    """Write both graphs as ``torch.export`` programs, which ``torch.export.load`` reads.
-
-    The metadata lie in the files as ``metadata.json``.
-
-    Args:
-        file: its name ends in ``.pt2``.
-        network: as `export_onnx` takes it.
-        variant: the network's.
-
-    Raises:
-        UserError: if the name has another ending.
-    """
-    check_target(file, ".pt2", overwrite=True)
-    return [_written(graph, _write_torch) for graph in _graphs(file, network, variant)]
+    if file.suffix not in _WRITERS:
+        raise UserError(f"{file}: the name of a graph ends in {' or '.join(_WRITERS)}")
+    check_target(file, file.suffix, overwrite=True)
+    return [_written(graph, _WRITERS[file.suffix]) for graph in _graphs(file, network, variant)]
 
 
 def _graphs(file: Path, network: LoRAT, variant: VariantConfig) -> tuple[_Graph, _Graph]:
@@ -288,3 +274,6 @@ def _check_onnx(graph: _Graph, file: Path) -> None:
                     f"{graph.file}: onnxruntime {onnxruntime.__version__} gives another {name} "
                     f"(off by {away:.2g}); nothing was written, try another release of it"
                 )
+
+
+_WRITERS = {".onnx": _write_onnx, ".pt2": _write_torch}
