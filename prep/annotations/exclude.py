@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat.prep.audit.findings import Finding
-from lorat.prep.audit.report import load_report
+from lorat.prep.audit.report import Finding, load_report
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 
 __all__ = ["Exclusions", "exclude_clips", "load_exclusions"]
@@ -62,14 +61,14 @@ def load_exclusions(report: Path) -> Exclusions:
     """
     sequences: dict[str, frozenset[str]] = {}
     frames: dict[str, dict[str, frozenset[int]]] = {}
-    for audit in load_report(report):
+    for name, audit in load_report(report).items():
         damaged = {
             sequence: [finding for finding in findings if finding.severity == "damage"]
-            for sequence, findings in audit.findings.items()
+            for sequence, findings in audit.sequences.items()
         }
         whole = frozenset(s for s, found in damaged.items() if any(not f.frames for f in found))
-        sequences[audit.name] = whole
-        frames[audit.name] = {s: _frames(f) for s, f in damaged.items() if f and s not in whole}
+        sequences[name] = whole
+        frames[name] = {s: _frames(f) for s, f in damaged.items() if f and s not in whole}
     return Exclusions(sequences, frames)
 
 

@@ -2,49 +2,32 @@
 
 Promise: nothing is changed in the tree; an annotation file that does not parse, a missing or
 damaged image is a finding of its sequence and never ends the audit; the findings are the same
-whatever the number of workers. Only the first and the last image of a sequence are decoded unless
-the check is deep; that the frames between them exist is looked up where their names are computed.
+whatever the number of workers. Damage is what a build or a tracker would stumble over: a frame that
+is missing or does not decode, annotations that do not belong to the images, a first box that no
+tracker can start from. Everything else is a note, because published trees have it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from functools import partial
 from pathlib import Path
 
-from lorat.prep.audit.findings import (
-    BoxCounts,
-    Finding,
-    check_frame_count,
-    check_sequence,
-    check_stated_size,
-    count_boxes,
-)
-from lorat.prep.audit.images import ImageFacts, Look, batches, look_at, plan_looks
-from lorat.prep.audit.report import SplitAudit
-from lorat.prep.pool import LocalEngine, Tell
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.prep.audit.images import ImageFacts, Progress, see_images
+from lorat.prep.audit.report import BoxCounts, Counts, Finding, Severity, SplitAudit
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.official import expected_frames, expected_sequences
 from lorat.prep.trees.base.reading import Fault, reading
 from lorat.prep.trees.sources import Source
 from lorat.shards.base.errors import UserError
 
-__all__ = ["CheckOptions", "audit"]
-
-Progress = Callable[[int, int], None]
 _RESOLUTION = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)\s*$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
-    """How thoroughly, and in how many processes."""
-
-    deep: bool = False
-    """Decode every image, not just the first and the last of each sequence."""
-    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +37,7 @@ class Tree:
     clips: list[Clip]
     faults: list[Fault]
     """Of single sequences."""
-    trouble: str | None
+    trouble: str | None = None
     """Why nothing was read."""
 
 
@@ -72,103 +55,81 @@ def read_tree(source: Source, progress: Progress | None = None) -> Tree:
     except UserError as error:
         return Tree([], faults, error.message)
     if clips or any(fault.damage for fault in faults):
-        return Tree(clips, faults, None)
+        return Tree(clips, faults)
     return Tree([], faults, f"{source.root}: holds no sequence of {source.name}; is it its folder?")
 
 
 def audit(
-    source: Source, tree: Tree, options: CheckOptions, progress: Progress | None = None
+    source: Source,
+    tree: Tree,
+    *,
+    deep: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> SplitAudit:
     """Audit one split of a tree.
 
     Args:
         source: the split and its folder.
         tree: what `read_tree` returned for it.
-        options: how.
-        progress: called with (images decoded, images to decode).
+        deep: decode every image, not just the first and the last of each sequence.
+        workers: processes.
+        progress: called with (images looked at, images in all).
 
     Raises:
         UserError: when a worker process was killed. What is wrong with the tree is a finding.
     """
-    facts = _see_images(tree.clips, options, progress)
-    findings = _findings(source, tree, facts)
-    boxes = (count_boxes(clip, seen.size) for clip, seen in zip(tree.clips, facts, strict=True))
-    published = expected_frames(source.dataset.name, source.split)
-    lost = {fault.sequence for fault in tree.faults if fault.damage}
-    sequences = len(lost | {clip.name for clip in tree.clips})
-    official = expected_sequences(source.dataset.name, source.split)
-    return SplitAudit(
-        source.name,
-        str(source.root),
-        options.deep,
-        sequences=sequences,
-        expected_sequences=official,
-        frames=sum(len(clip.frames) for clip in tree.clips),
-        expected_frames=sum(published.values()) if published else None,
-        decoded=sum(seen.decoded for seen in facts),
-        boxes=reduce(add, boxes, BoxCounts()),
-        split_findings=_split_findings(source, tree.trouble, sequences, official),
-        findings={name: tuple(found) for name, found in sorted(findings.items())},
-    )
-
-
-def _findings(source: Source, tree: Tree, facts: list[ImageFacts]) -> dict[str, list[Finding]]:
-    """Return sequence → findings, for sequences that have any."""
-    findings: dict[str, list[Finding]] = {}
+    dataset, split = source.dataset, source.split
+    facts = see_images(tree.clips, deep, workers, progress)
+    published = expected_frames(dataset.name, split) or {}
+    scored = dataset.eval_split is not None and split in (dataset.eval_split, "val", "test")
+    found: dict[str, list[Finding]] = {}
     for fault in tree.faults:
-        found = Finding("annotations", "damage" if fault.damage else "note", fault.message)
-        findings.setdefault(fault.sequence, []).append(found)
-    published: Mapping[str, int] = expected_frames(source.dataset.name, source.split) or {}
-    scored = source.dataset.eval_split is not None and (
-        source.split in (source.dataset.eval_split, "val", "test")
-    )
+        severity: Severity = "damage" if fault.damage else "note"
+        found.setdefault(fault.sequence, []).append(
+            Finding(kind="annotations", severity=severity, message=fault.message, frames=[])
+        )
+    boxes: Counter[str] = Counter()
     for clip, seen in zip(tree.clips, facts, strict=True):
-        of_clip = findings.pop(clip.name, [])
-        of_clip += check_sequence(clip, seen, scored=scored)
-        if source.dataset.name == "got10k":
-            of_clip += check_stated_size(clip, _stated_size(clip.frames.folder), seen)
-        of_clip += check_frame_count(clip, published.get(clip.name), of_clip)
-        if of_clip:
-            findings[clip.name] = of_clip
-    return findings
+        boxes.update(count_boxes(clip, seen.size))
+        stated = _stated_size(clip.frames.folder) if dataset.name == "got10k" else None
+        before = found.pop(clip.name, [])
+        findings = check_sequence(
+            clip,
+            seen,
+            scored=scored,
+            stated=stated,
+            published=published.get(clip.name),
+            found=before,
+        )
+        if findings:
+            found[clip.name] = findings
+    lost = {fault.sequence for fault in tree.faults if fault.damage}
+    counts = Counts(
+        sequences=len(lost | {clip.name for clip in tree.clips}),
+        expected_sequences=expected_sequences(dataset.name, split),
+        frames=sum(len(clip.frames) for clip in tree.clips),
+        expected_frames=sum(published.values()) or None,
+        decoded=sum(seen.decoded for seen in facts),
+        boxes=BoxCounts(**boxes),
+    )
+    return SplitAudit(
+        root=str(source.root),
+        deep=deep,
+        counts=counts,
+        split=_split_findings(source, tree.trouble, counts),
+        sequences=dict(sorted(found.items())),
+    )
 
 
-def _split_findings(
-    source: Source, trouble: str | None, sequences: int, official: int | None
-) -> tuple[Finding, ...]:
+def _split_findings(source: Source, trouble: str | None, counts: Counts) -> list[Finding]:
     if trouble is not None:
-        return (Finding("tree", "damage", trouble),)
-    if official is None or sequences == official:
-        return ()
-    message = f"{source.root}: {sequences:,} of {official:,} published sequences"
-    return (Finding("sequence count", "note", message),)
-
-
-def _see_images(
-    clips: list[Clip], options: CheckOptions, progress: Progress | None
-) -> list[ImageFacts]:
-    """Return what was seen of each clip's images."""
-    jobs = list(batches(plan_looks(clips, options.deep)))
-    total = sum(len(look.decode) for job in jobs for look in job)
-    facts = [ImageFacts() for _ in clips]
-    done = 0
-
-    def take(seen: tuple[int, list[tuple[int, ImageFacts]]]) -> None:
-        nonlocal done
-        images, parts = seen
-        for clip, part in parts:
-            facts[clip].add(part)
-        done += images
-        if progress:
-            progress(done, total)
-
-    LocalEngine(options.workers).run(_run_job, jobs, range(len(jobs)), take)
-    return facts
-
-
-def _run_job(jobs: list[tuple[Look, ...]], number: int, tell: Tell) -> None:
-    """Carry out one batch of looks; runs in a worker process."""
-    tell((sum(len(look.decode) for look in jobs[number]), look_at(jobs[number])))
+        return [Finding(kind="tree", severity="damage", message=trouble, frames=[])]
+    there, official = counts.sequences, counts.expected_sequences
+    if official is None or there == official:
+        return []
+    message = f"{source.root}: {there:,} of {official:,} published sequences"
+    return [Finding(kind="sequence count", severity="note", message=message, frames=[])]
 
 
 def _stated_size(folder: Path) -> tuple[int, int] | None:
@@ -179,3 +140,139 @@ def _stated_size(folder: Path) -> tuple[int, int] | None:
         return None
     found = _RESOLUTION.search(text)
     return (int(found[1]), int(found[2])) if found else None
+
+
+def count_boxes(clip: Clip, size: tuple[int, int] | None) -> dict[str, int]:
+    """Count a clip's annotated boxes: the fields of `BoxCounts`.
+
+    Args:
+        clip: as read.
+        size: (width, height) of its images; None where it is not known: no box is outside then.
+    """
+    boxes, visible, outside = _annotated(clip, size)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        sized = np.isfinite(boxes).all(-1) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    return {
+        "rows": visible.size,
+        "absent": int((~visible).sum()),
+        "degenerate": int((~sized).sum()),
+        "outside": int(outside.sum()),
+    }
+
+
+def check_sequence(
+    clip: Clip,
+    facts: ImageFacts,
+    *,
+    scored: bool,
+    stated: tuple[int, int] | None = None,
+    published: int | None = None,
+    found: Sequence[Finding] = (),
+) -> list[Finding]:
+    """Return what is wrong with a sequence, in a fixed order.
+
+    Fewer frames than published are damage where images lie on disk that belong to no annotation:
+    the annotations were cut. Otherwise another edition of the data set is as likely.
+
+    Args:
+        clip: as read.
+        facts: what was seen of its images.
+        scored: whether trackers are started on its first frame.
+        stated: (width, height) in its meta data.
+        published: its frames; None where they are not known.
+        found: what reading its annotations found; comes first.
+    """
+    note, damage = partial(_found, clip, "note"), partial(_found, clip, "damage")
+    folder, count, size = clip.frames.folder, len(clip.frames), facts.size
+    findings = list(found)
+    if count:
+        findings += [*_image_findings(clip, facts), *_box_findings(clip, size, scored)]
+    else:
+        what = f"{folder}: no image belongs to an annotated frame of {clip.name}"
+        findings.append(damage("no frames", what))
+    if stated is not None and size is not None and stated != size:
+        what = f"{folder}: images are {_by(size)} pixels, the meta data say {_by(stated)}"
+        findings.append(note("stated size", what))
+    if published is not None and count != published:
+        what = f"{folder}: {clip.name}: {count:,} annotated frames, published with {published:,}"
+        if count < published and (found or facts.extra > 0):
+            what += ", though images are there; restore the annotation files"
+            findings.append(damage("frame count", what))
+        else:
+            findings.append(note("frame count", what))
+    return findings
+
+
+def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
+    note, damage = partial(_found, clip, "note"), partial(_found, clip, "damage")
+    frames, size, missing = clip.frames, facts.size, sorted(facts.missing)
+    if missing and len(missing) == len(frames):
+        what = f"{frames.folder}: none of the {len(frames):,} images is there; restore them"
+        yield damage("missing image", what)
+    elif missing:
+        what = f"{frames[missing[0]]}: missing{_others(missing)}; restore the image"
+        yield damage("missing image", what, missing)
+    if unreadable := sorted(facts.unreadable):
+        what = f"{facts.unreadable[unreadable[0]]}{_others(unreadable)}"
+        yield damage("damaged image", what, unreadable)
+    if size is not None and clip.size is not None and clip.size != size:
+        what = f"{frames[0]}: is {_by(size)} pixels, the annotations say {_by(clip.size)}"
+        yield damage("annotated size", f"{what}; restore the image")
+    others = sorted(n for other, numbers in facts.sizes.items() if other != size for n in numbers)
+    if size is not None and others:
+        what = f"{frames[others[0]]}: is not {_by(size)} pixels as the first image is"
+        yield note("frame size", f"{what}{_others(others)}", others)
+    if facts.extra > 0:
+        what = f"{frames.folder}: {facts.extra:,} images belong to no annotated frame"
+        yield note("extra images", what)
+
+
+def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Iterator[Finding]:
+    _, visible, outside = _annotated(clip, size)
+    usable = np.logical_or.reduce(visible & ~outside, axis=0)
+    where = f"{clip.frames.folder}: {clip.name}"
+    severity: Severity = "damage" if scored else "note"
+    if not usable.any():
+        yield _found(clip, severity, "no object", f"{where}: no frame has a usable box")
+    elif not usable[0]:
+        start = f"training starts at frame {clip.first + int(np.argmax(usable))}"
+        what = "so no tracker can start there" if scored else start
+        what = f"{where}: the first frame has no usable box, {what}"
+        yield _found(clip, severity, "first frame", what, [0])
+    frames = np.flatnonzero(outside.any(axis=0)).tolist()
+    if frames and size is not None:
+        what = f"{where}: visible boxes outside the image ({_by(size)}) in {len(frames)} frames"
+        yield _found(clip, "note", "box outside", what, frames)
+
+
+def _annotated(
+    clip: Clip, size: tuple[int, int] | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the annotated rows of T tracks: (T, R, 4) boxes, (T, R) visible, (T, R) outside.
+
+    A box is outside where it is visible and shares no area with an image of that size.
+    """
+    rows = min(clip.annotated, len(clip.frames))
+    boxes = np.stack([track.boxes[:rows] for track in clip.tracks])
+    visible = np.stack([track.visible[:rows] for track in clip.tracks])
+    if size is None:
+        return boxes, visible, np.zeros_like(visible)
+    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
+    outside = (left >= size[0]) | (top >= size[1]) | (right <= 0) | (bottom <= 0)
+    return boxes, visible, visible & outside
+
+
+def _found(
+    clip: Clip, severity: Severity, kind: str, message: str, frames: Sequence[int] = ()
+) -> Finding:
+    numbers = [clip.first + number for number in frames]
+    return Finding(kind=kind, severity=severity, message=message, frames=numbers)
+
+
+def _others(frames: Sequence[int]) -> str:
+    more = len(frames) - 1
+    return f" (and {more:,} more frames)" if more else ""
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

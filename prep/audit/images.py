@@ -1,48 +1,31 @@
 """Looks at the image files of sequences: are they there, do they decode, how large are they.
 
-What to look at is planned per sequence as small `Look`s, which worker processes carry out. A look
-at the ends lists the folder where names are computed, and decodes the first and the last image; a
-deep check adds looks that decode everything between them. What was seen of a sequence is summed in
+Worker processes decode the first and the last image of each sequence, or all of them, and list its
+folder where the names of its images are computed. What was seen of a sequence is summed in
 `ImageFacts`; what it means is decided elsewhere.
 """
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorat.prep.pool import LocalEngine, Tell
 from lorat.prep.trees.base.clip import Clip, FrameFiles
 from lorat.shards.pixels.jpeg import ImageError, read_image
 
-__all__ = ["ImageFacts", "Look", "batches", "look_at", "plan_looks"]
-
-_DEEP_FRAMES = 128  # a look: under a second of decoding HD frames, so that Ctrl-C is quick
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One visit to a part of a sequence's images."""
-
-    clip: int
-    """Position of the sequence among the clips."""
-    frames: FrameFiles
-    numbers: Sequence[int]
-    """The number in the sequence of each of `frames`."""
-    decode: Sequence[int]
-    """Positions in `frames` that are decoded."""
-    listing: bool = False
-    """Whether the folder is listed to find frames that are missing."""
-    alone: bool = False
-    """Whether no other sequence has its frames in this folder."""
+Progress = Callable[[int, int], None]
+Job = list[tuple[int, range]]
+"""(clip, positions of the frames to decode)."""
+_IMAGES = 128  # a job: under a second of decoding HD frames, so that Ctrl-C is quick
 
 
 @dataclass(slots=True)
 class ImageFacts:
-    """What was seen of one sequence's images; frames by their number in the sequence."""
+    """What was seen of one sequence's images; frames by their position in the clip."""
 
     missing: set[int] = field(default_factory=set)
     unreadable: dict[int, str] = field(default_factory=dict)
@@ -71,60 +54,75 @@ class ImageFacts:
         return sum(len(frames) for frames in self.sizes.values())
 
 
-def plan_looks(clips: Sequence[Clip], deep: bool) -> Iterator[Look]:
-    """Yield the looks at all clips; every clip that has frames gets at least one."""
+def see_images(
+    clips: Sequence[Clip], deep: bool, workers: int, progress: Progress | None = None
+) -> list[ImageFacts]:
+    """Return what was seen of each clip's images.
+
+    Args:
+        clips: as read.
+        deep: decode every image, not just the first and the last of each clip.
+        workers: processes.
+        progress: called with (images looked at, images in all).
+
+    Raises:
+        UserError: when a worker process was killed.
+    """
+    jobs = _plan(clips, deep)
+    total = sum(len(wanted) for job in jobs for _, wanted in job)
+    facts = [ImageFacts() for _ in clips]
+    done = 0
+
+    def take(seen: tuple[int, list[ImageFacts]]) -> None:
+        nonlocal done
+        number, parts = seen
+        for (clip, wanted), part in zip(jobs[number], parts, strict=True):
+            facts[clip].add(part)
+            done += len(wanted)
+        if progress:
+            progress(done, total)
+
     users = Counter(clip.frames.folder for clip in clips)
-    for index, clip in enumerate(clips):
-        if len(clip.frames):
-            yield _ends(index, clip, alone=users[clip.frames.folder] == 1)
-            if deep:
-                yield from _between(index, clip)
+    files = [(clip.frames, users[clip.frames.folder] == 1) for clip in clips]
+    LocalEngine(workers).run(_look, (jobs, files), range(len(jobs)), take)
+    return facts
 
 
-def batches(looks: Iterator[Look], images: int = _DEEP_FRAMES) -> Iterator[tuple[Look, ...]]:
-    """Group looks into jobs that decode about `images` images."""
-    batch: list[Look] = []
-    weight = 0
-    for look in looks:
-        batch.append(look)
-        weight += len(look.decode)
-        if weight >= images:
-            yield tuple(batch)
-            batch, weight = [], 0
-    if batch:
-        yield tuple(batch)
+def _plan(clips: Sequence[Clip], deep: bool) -> list[Job]:
+    """Return jobs of `_IMAGES` images; every clip that has frames is looked at."""
+    jobs: list[Job] = []
+    room = 0
+    for number, clip in enumerate(clips):
+        frames = len(clip.frames)
+        wanted = range(0, frames, 1 if deep else max(1, frames - 1))
+        while wanted:
+            if not room:
+                jobs.append([])
+                room = _IMAGES
+            jobs[-1].append((number, wanted[:room]))
+            wanted, room = wanted[room:], room - len(jobs[-1][-1][1])
+    return jobs
 
 
-def look_at(looks: Sequence[Look]) -> list[tuple[int, ImageFacts]]:
-    """Carry out looks; return (clip, what was seen) of each."""
-    return [(look.clip, _see(look)) for look in looks]
+def _look(shared: tuple[list[Job], list[tuple[FrameFiles, bool]]], number: int, tell: Tell) -> None:
+    """Carry out one job; runs in a worker process."""
+    jobs, files = shared
+    tell((number, [_see(*files[clip], wanted) for clip, wanted in jobs[number]]))
 
 
-def _ends(index: int, clip: Clip, alone: bool) -> Look:
-    frames, first, last = clip.frames, clip.first, clip.first + len(clip.frames) - 1
-    if isinstance(frames.names, range):
-        decode = (0,) if first == last else (0, len(frames) - 1)
-        return Look(index, frames, range(first, last + 1), decode, listing=True, alone=alone)
-    names = frames.names if first == last else (frames.names[0], frames.names[-1])
-    numbers = (first,) if first == last else (first, last)
-    return Look(index, FrameFiles(frames.folder, names), numbers, range(len(names)))
-
-
-def _between(index: int, clip: Clip) -> Iterator[Look]:
-    frames = clip.frames
-    for start in range(1, len(frames) - 1, _DEEP_FRAMES):
-        end = min(start + _DEEP_FRAMES, len(frames) - 1)
-        part = FrameFiles(frames.folder, frames.names[start:end], frames.pattern)
-        numbers = range(clip.first + start, clip.first + end)
-        yield Look(index, part, numbers, range(end - start))
-
-
-def _see(look: Look) -> ImageFacts:
+def _see(frames: FrameFiles, alone: bool, wanted: range) -> ImageFacts:
+    """Decode some frames; list their folder, too, with the first one. alone: in their folder."""
     facts = ImageFacts()
-    if look.listing:
-        _list_folder(look, facts)
-    for position in look.decode:
-        number, path = look.numbers[position], look.frames[position]
+    if wanted[0] == 0 and isinstance(frames.names, range):
+        there = _names(frames.folder)
+        names = [frames.pattern % number for number in frames.names]
+        facts.missing.update(n for n, name in enumerate(names) if name not in there)
+        if alone:
+            suffix = Path(names[0]).suffix
+            images = sum(name.endswith(suffix) and not name.startswith(".") for name in there)
+            facts.extra = images - (len(names) - len(facts.missing))
+    for number in wanted:
+        path = frames[number]
         if number in facts.missing:
             continue
         try:
@@ -139,21 +137,8 @@ def _see(look: Look) -> ImageFacts:
     return facts
 
 
-def _list_folder(look: Look, facts: ImageFacts) -> None:
-    there = _names(look.frames.folder)
-    expected = [path.name for path in look.frames]
-    facts.missing.update(
-        number for number, name in zip(look.numbers, expected, strict=True) if name not in there
-    )
-    if look.alone:
-        suffix = Path(expected[0]).suffix
-        images = sum(1 for name in there if name.endswith(suffix) and not name.startswith("."))
-        facts.extra = images - (len(expected) - len(facts.missing))
-
-
 def _names(folder: Path) -> set[str]:
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
+        return {path.name for path in folder.iterdir()}
     except OSError:
         return set()  # every frame then counts as missing, which is what is reported

@@ -1,36 +1,53 @@
 """The report of an audit: what was found in each split, as JSON that a build can exclude by.
 
-``{"version": 1, "datasets": {"lasot-train": {"root", "deep", "counts", "split", "sequences"}}}``:
-`counts` are numbers; `split` lists the findings that concern no single sequence; `sequences` maps
-the name of each sequence with findings to them, ``{"kind", "severity", "message", "frames"}``.
-Sequences without findings are only counted.
+The models are the JSON: ``{"version": 1, "datasets": {"lasot-train": {"root", "deep", "counts",
+"split", "sequences"}}}``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from lorat.prep.audit.findings import BoxCounts, Finding
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import read_json, write_json
 
-__all__ = ["SplitAudit", "load_report", "save_report"]
-
-_VERSION = 1
+Severity = Literal["damage", "note"]
 
 
-@dataclass(frozen=True, slots=True)
-class SplitAudit:
-    """What an audit found in one split."""
+class _Stored(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
 
-    name: str
-    """``<dataset>-<split>``."""
-    root: str
-    deep: bool
-    """Whether every image was decoded."""
+
+class Finding(_Stored):
+    """One thing that was found in a sequence, or in a split as a whole."""
+
+    kind: str
+    severity: Severity
+    message: str
+    """One line that names the file."""
+    frames: list[int]
+    """Its frames, counted from 0 as the reader gives the sequence; empty: all of the sequence."""
+
+
+class BoxCounts(_Stored):
+    """Annotated boxes of a split by what is wrong with them."""
+
+    rows: int = 0
+    absent: int = 0
+    """Not visible, by the tree's flags or because the box has no size."""
+    degenerate: int = 0
+    """Without size, or not finite."""
+    outside: int = 0
+    """Visible, and wholly outside the image."""
+
+
+class Counts(_Stored):
+    """How much a split holds."""
+
     sequences: int = 0
     """On disk, those that cannot be read among them (COCO: images)."""
     expected_sequences: int | None = None
@@ -39,99 +56,60 @@ class SplitAudit:
     expected_frames: int | None = None
     decoded: int = 0
     """Images that were decoded."""
-    boxes: BoxCounts = field(default_factory=BoxCounts)
-    split_findings: tuple[Finding, ...] = ()
-    """What concerns no single sequence."""
-    findings: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
-    """Sequence → what was found; sequences without findings are not in it."""
+    boxes: BoxCounts = BoxCounts()
 
-    def all_findings(self) -> Iterator[Finding]:
+
+class SplitAudit(_Stored):
+    """What an audit found in one split."""
+
+    root: str
+    deep: bool
+    """Whether every image was decoded."""
+    counts: Counts
+    split: list[Finding]
+    """What concerns no single sequence."""
+    sequences: dict[str, list[Finding]]
+    """Sequence → what was found; sequences without findings are only counted."""
+
+    def findings(self) -> Iterator[Finding]:
         """Yield every finding, the split's own first."""
-        yield from self.split_findings
-        yield from (finding for findings in self.findings.values() for finding in findings)
+        yield from self.split
+        yield from (finding for found in self.sequences.values() for finding in found)
 
     @property
     def damaged(self) -> int:
         """How many sequences have damage, one more where the split itself does."""
-        found = [self.split_findings, *self.findings.values()]
+        found = [self.split, *self.sequences.values()]
         return sum(any(f.severity == "damage" for f in findings) for findings in found)
 
 
-def save_report(path: Path, audits: list[SplitAudit]) -> None:
-    """Write a report, atomically.
+class _Report(_Stored):
+    version: Literal[1]
+    datasets: dict[str, SplitAudit]
+
+
+def save_report(path: Path, audits: Mapping[str, SplitAudit]) -> None:
+    """Write a report of splits, ``<dataset>-<split>`` → audit, atomically.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    datasets = {audit.name: _to_json(audit) for audit in audits}
-    try:
-        write_json(path, {"version": _VERSION, "datasets": datasets})
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); name another file with --report"
-        ) from None
+    write_json(path, _Report(version=1, datasets=dict(audits)).model_dump())
 
 
-def load_report(path: Path) -> list[SplitAudit]:
-    """Read a report.
+def load_report(path: Path) -> dict[str, SplitAudit]:
+    """Read a report: ``<dataset>-<split>`` → audit.
 
     Raises:
-        UserError: if the file is missing, is no report, or one of another version.
+        UserError: if the file is missing, is no whole report, or one of another version.
     """
-    document = read_json(path)
-    version = document.get("version") if isinstance(document, dict) else None
-    if version != _VERSION:
-        raise UserError(
-            f"{path}: is no report of lorat-prep check, or one of another version ({version!r}, "
-            f"known: {_VERSION}); run lorat-prep check again"
-        )
+    values = read_json(path)
     try:
-        return [_from_json(name, entry) for name, entry in document["datasets"].items()]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return _Report.model_validate(values).datasets
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
         raise UserError(
-            f"{path}: is no whole report ({type(error).__name__}: {error}); run lorat-prep check "
-            "again"
+            f"{path}: is no whole report of lorat-prep check, or one of another version ({where}: "
+            f"{first['msg']}); run lorat-prep check again"
         ) from None
-
-
-def _to_json(audit: SplitAudit) -> dict[str, Any]:
-    return {
-        "root": audit.root,
-        "deep": audit.deep,
-        "counts": {
-            "sequences": audit.sequences,
-            "expected_sequences": audit.expected_sequences,
-            "frames": audit.frames,
-            "expected_frames": audit.expected_frames,
-            "decoded": audit.decoded,
-            "boxes": asdict(audit.boxes),
-        },
-        "split": [asdict(finding) for finding in audit.split_findings],
-        "sequences": {
-            sequence: [asdict(finding) for finding in findings]
-            for sequence, findings in audit.findings.items()
-        },
-    }
-
-
-def _from_json(name: str, entry: dict[str, Any]) -> SplitAudit:
-    counts = dict(entry["counts"])
-    boxes = BoxCounts(**counts.pop("boxes"))
-    return SplitAudit(
-        name,
-        str(entry["root"]),
-        bool(entry["deep"]),
-        **counts,
-        boxes=boxes,
-        split_findings=tuple(map(_finding, entry["split"])),
-        findings={s: tuple(map(_finding, found)) for s, found in entry["sequences"].items()},
-    )
-
-
-def _finding(row: dict[str, Any]) -> Finding:
-    severity, frames = row["severity"], row["frames"]
-    if severity not in ("damage", "note"):
-        raise ValueError(f"severity {severity!r}")
-    if not all(type(number) is int for number in frames):
-        raise ValueError(f"frames {frames!r}")
-    return Finding(str(row["kind"]), severity, str(row["message"]), tuple(frames))

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from lorat.prep.annotations.cleaning import clean
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips, load_exclusions
-from lorat.prep.audit.findings import Finding
-from lorat.prep.audit.report import SplitAudit, save_report
+from lorat.prep.audit.report import Counts, Finding, SplitAudit, save_report
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.errors import UserError
 
@@ -79,26 +78,31 @@ def test_excluding_before_or_after_cleaning_leaves_the_same(numbers):
         np.testing.assert_array_equal(one.tracks[0].boxes, other.tracks[0].boxes)
 
 
-def audit(*findings: Finding, name: str = "toy-train") -> SplitAudit:
-    return SplitAudit(name, "/raw", False, findings={"seq": findings})
+def damage(*frames: int) -> Finding:
+    return Finding(kind="k", severity="damage", message="m", frames=list(frames))
+
+
+def note(*frames: int) -> Finding:
+    return Finding(kind="k", severity="note", message="m", frames=list(frames))
+
+
+def save(path: Path, audits: dict[str, list[Finding]]) -> None:
+    rest = {"root": "/raw", "deep": False, "counts": Counts(), "split": []}
+    save_report(path, {n: SplitAudit(sequences={"seq": f}, **rest) for n, f in audits.items()})
 
 
 @pytest.mark.parametrize(
     ("findings", "sequences", "frames"),
     [
-        ((Finding("k", "note", "m", (1,)),), set(), set()),
-        ((Finding("k", "note", "m"),), set(), set()),
-        ((Finding("k", "damage", "m"),), {"seq"}, set()),
-        (
-            (Finding("k", "damage", "m", (1,)), Finding("l", "damage", "m", (3, 4))),
-            set(),
-            {1, 3, 4},
-        ),
-        ((Finding("k", "damage", "m", (1,)), Finding("l", "damage", "m")), {"seq"}, set()),
+        ([note(1)], set(), set()),
+        ([note()], set(), set()),
+        ([damage()], {"seq"}, set()),
+        ([damage(1), damage(3, 4)], set(), {1, 3, 4}),
+        ([damage(1), damage()], {"seq"}, set()),
     ],
 )
 def test_only_damage_excludes(tmp_path, findings, sequences, frames):
-    save_report(tmp_path / "check.json", [audit(*findings)])
+    save(tmp_path / "check.json", {"toy-train": findings})
     out = load_exclusions(tmp_path / "check.json")
     assert out.sequences == {"toy-train": sequences}
     assert out.frames["toy-train"].get("seq", frozenset()) == frames
