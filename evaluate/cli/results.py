@@ -3,64 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 
-from lorat.evaluate.results.files import SequenceResult, list_results, read_result
-from lorat.evaluate.results.find import run_folders
-from lorat.evaluate.results.write import EXPORTS, ResultSet, layout_files, write_files
+from lorat.evaluate.results.files import list_results, read_result, run_folders
+from lorat.evaluate.results.write import ExportLayout, ResultSet, layout_files, write_files
 from lorat.evaluate.track.settings import default_out, newest_run, run_weights
 from lorat.evaluate.track.testsets import choose_test_sets
 from lorat.prep.commandline import Command, options_of
-from lorat.prep.trees.base.dataset import Dataset
 from lorat.prep.trees.registry import parse_name
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import progress_bar, say, start_logging
-from lorat.shards.base.errors import UserError, nearest
+from lorat.shards.base.errors import UserError, nearest, some
+from lorat.shards.base.options import option
 from lorat.shards.base.storage import children
-
-__all__ = ["export_results_command"]
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_SHOWN = 5  # missing sequences that are named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """The command line, as click parsed it."""
+class Export:
+    """What is exported, and where to."""
 
-    layout: str
-    out: Path
-    run: Path | None
-    results: Path | None
-    datasets: str | None
-    trees: TreeOptions
-    label: str
-    overwrite: bool
+    layout: ExportLayout = option(help="Layout to write.")
+    out: Path = option(kind="folder", help="Folder to write into.")
+    run: Path | None = option(
+        None,
+        kind="folder",
+        help="A run folder; the results of its last checkpoint are exported.",
+    )
+    results: Path | None = option(
+        None, kind="folder", help="An evaluation's folder, instead of a run."
+    )
+    datasets: str | None = option(
+        None,
+        metavar="NAMES",
+        help="Test sets with commas between: lasot,got10k-val; all that have results by default.",
+    )
+    label: str = option("LoRAT", help="What folders call the tracker.")
+    overwrite: bool = option(False, help="Replace files that are there with other content.")
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", self.label):
+            raise UserError(
+                f"--label '{self.label}': is a folder's name; use letters, digits, _ . + and - only"
+            )
+        if self.run is not None and self.results is not None:
+            raise UserError("--run and --results: give one of them")
 
 
-@click.command("export-results", cls=Command, context_settings={"show_default": True})
-@click.option("--layout", type=click.Choice(list(EXPORTS)), required=True, help="Layout to write.")
-@click.option("--out", type=_FOLDER, required=True, help="Folder to write into.")
-@click.option(
-    "--run", type=_FOLDER, help="A run folder; the results of its last checkpoint are exported."
-)
-@click.option("--results", type=_FOLDER, help="An evaluation's folder, instead of a run.")
-@click.option(
-    "--datasets",
-    metavar="NAMES",
-    help="Test sets with commas between: lasot,got10k-val; all that have results by default.",
-)
+@click.command("export-results", cls=Command)
+@options_of(Export, "export")
 @options_of(TreeOptions, "trees")
-@click.option("--label", default="LoRAT", help="What folders call the tracker.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there with other content.")
-def export_results_command(**values: Any) -> None:
+def export_results_command(export: Export, trees: TreeOptions) -> None:
     """Write our results in another toolkit's layout; they are compared with trees that are there.
 
     \b
@@ -71,157 +66,105 @@ def export_results_command(**values: Any) -> None:
     input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    click.get_current_context().exit(_export(Options(**values)))
-
-
-def _export(options: Options) -> int:
-    """Do the job and return the exit status."""
-    if not _LABEL.fullmatch(options.label):
-        raise UserError(
-            f"--label '{options.label}': is a folder's name; use letters, digits, _ . + and - only"
-        )
-    plans = [_plan(folder) for folder in _chosen(_home(options), options.datasets)]
-    with progress_bar("reading results") as progress:
-        sets = _read(plans, progress)
-    lacking = {item.name: _compare(item, options) for item in sets}
-    files = layout_files(sets, options.layout, options.label)
-    changed = write_files(options.out, files, overwrite=options.overwrite)
+    sets = _read(_chosen(export))
+    missing = {item.name: _missing(item, trees) for item in sets}
+    files = layout_files(sets, export.layout, export.label)
+    changed = write_files(export.out, files, overwrite=export.overwrite)
     for item in sets:
-        say(_told(item, options.layout))
-    for name, missing in lacking.items():
-        if missing:
-            shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
-            say(f"{name}: {len(missing)} sequences of the tree have no result ({shown})")
-    as_they_are = (
-        f", {len(files) - changed:,} are there as they are" if changed < len(files) else ""
-    )
-    tops = sorted({str(options.out / path.partition("/")[0]) for path in files})
-    say(f"{options.layout}: {changed:,} files written{as_they_are}: {', '.join(tops)}")
-    return 1 if any(lacking.values()) else 0
+        runs = f" in {len(item.runs)} runs" if len(item.runs) > 1 else ""
+        base = "x and y from 1, as its annotations" if item.dataset.one_based else "x and y from 0"
+        untimed = len(item.untimed()) if export.layout == "got10k" else 0
+        times = f"; {untimed} of them without a time for every frame, so without a time file"
+        line = f"{item.name}: {len(item.runs[0])} sequences{runs}, {base}"
+        say(line + (times if untimed else ""))
+    for name, names in missing.items():
+        if names:
+            say(f"{name}: {len(names)} sequences of the tree have no result ({some(names, 5)})")
+    same = f", {len(files) - changed:,} are there as they are" if changed < len(files) else ""
+    tops = sorted({str(export.out / path.partition("/")[0]) for path in files})
+    say(f"{export.layout}: {changed:,} files written{same}: {', '.join(tops)}")
+    click.get_current_context().exit(1 if any(missing.values()) else 0)
 
 
-def _home(options: Options) -> Path:
-    """Return the folder of the test sets' folders."""
-    if options.run is not None and options.results is not None:
-        raise UserError("--run and --results: give one of them")
-    out = options.results or default_out(run_weights(options.run or newest_run()))
-    inner = out / "results"
-    return out if options.results is not None and not inner.is_dir() else inner
-
-
-def _chosen(folder: Path, datasets: str | None) -> list[Path]:
+def _chosen(export: Export) -> list[Path]:
     """Return the folders of the test sets that are exported."""
-    inner = (entry for entry in children(folder) if isinstance(entry, Path) and entry.is_dir())
+    home = export.results or default_out(run_weights(export.run or newest_run()))
+    if export.results is None or (home / "results").is_dir():
+        home /= "results"
+    inner = (entry for entry in children(home) if isinstance(entry, Path) and entry.is_dir())
     there = {entry.name: entry for entry in inner if list_results(entry)}
     if not there:
         raise UserError(
-            f"{folder}: holds no results; track test sets with lorat-eval first, or name an "
+            f"{home}: holds no results; track test sets with lorat-eval first, or name an "
             "evaluation's folder with --results"
         )
-    wanted = split_names(datasets)
-    chosen: dict[str, Path] = {}
+    wanted = split_names(export.datasets)
+    chosen: dict[Path, None] = {}
     for name in wanted or there:
         try:
             dataset, split = parse_name(name)
         except UserError as error:
-            raise UserError(f"{'--datasets' if wanted else folder}: {error.message}") from None
+            raise UserError(f"{'--datasets' if wanted else home}: {error.message}") from None
         whole_set = dataset.name if split is None else name
-        matching = [n for n in there if whole_set in (n, n.partition("-")[0])]
+        matching = [there[n] for n in there if whole_set in (n, n.partition("-")[0])]
         if not matching:
             raise UserError(
-                f"--datasets {name}: no results in {folder}, which holds {', '.join(there)}"
+                f"--datasets {name}: no results in {home}, which holds {', '.join(there)}"
                 f"{nearest(name, there)}"
             )
-        chosen |= {n: there[n] for n in matching}
-    return list(chosen.values())
+        chosen |= dict.fromkeys(matching)
+    return list(chosen)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Plan:
-    """The results of a test set that are to be read."""
-
-    dataset: Dataset
-    split: str
-    runs: list[Path]
-    names: list[str]
-
-
-def _plan(folder: Path) -> _Plan:
-    """List all runs of a test set.
+def _read(folders: list[Path]) -> list[ResultSet]:
+    """Read all runs of test sets.
 
     Raises:
-        UserError: if a run lacks a sequence that another has.
+        UserError: if a result does not parse, or a run lacks a sequence that another has.
     """
-    dataset, split = parse_name(folder.name)
-    if not split:
-        raise UserError(f"{folder}: is not named <dataset>-<split>; rename it")
-    there = {place: set(list_results(place)) for place in run_folders(folder)}
-    names = sorted(set().union(*there.values()))
-    for place, known in there.items():
-        if missing := [name for name in names if name not in known]:
-            raise UserError(
-                f"{place}: no result of {missing[0]}, which another run has; track the set again"
-            )
-    return _Plan(dataset, split, list(there), names)
-
-
-def _read(plans: Sequence[_Plan], progress: Callable[[int, int], None]) -> list[ResultSet]:
-    """Read what was listed.
-
-    Raises:
-        UserError: if a result does not parse.
-    """
-    done, total = 0, sum(len(plan.runs) * len(plan.names) for plan in plans)
-    sets = []
-    for plan in plans:
-        runs = []
-        for place in plan.runs:
-            run = {}
-            for name in plan.names:
-                run[name] = read_result(place, name)
-                progress(done := done + 1, total)
-            runs.append(run)
-        sets.append(ResultSet(plan.dataset, plan.split, tuple(runs)))
+    listed = {f: {place: list_results(place) for place in run_folders(f)} for f in folders}
+    for runs in listed.values():
+        names = sorted(set().union(*runs.values()))
+        for place, known in runs.items():
+            if lacking := sorted(set(names).difference(known)):
+                raise UserError(
+                    f"{place}: no result of {lacking[0]}, which another run has; track the set "
+                    "again"
+                )
+    total = sum(len(names) for runs in listed.values() for names in runs.values())
+    done, sets = 0, []
+    with progress_bar("reading results") as progress:
+        for folder, runs in listed.items():
+            dataset, split = parse_name(folder.name)
+            if not split:
+                raise UserError(f"{folder}: is not named <dataset>-<split>; rename it")
+            read = []
+            for place, names in runs.items():
+                read.append({name: read_result(place, name) for name in names})
+                progress(done := done + len(names), total)
+            sets.append(ResultSet(dataset, split, tuple(read)))
     return sets
 
 
-def _compare(item: ResultSet, options: Options) -> list[str]:
+def _missing(item: ResultSet, trees: TreeOptions) -> list[str]:
     """Return the sequences of the tree without a result; nothing where the tree is not there.
 
     Raises:
         UserError: if a result has another number of rows than the sequence has frames.
     """
-    unnamed = not options.trees.names(item.dataset)
-    if unnamed and options.trees.missing([(item.dataset, item.split)]):
+    if not trees.names(item.dataset) and trees.missing([(item.dataset, item.split)]):
         say(f"{item.name}: its tree is not there, so the results are not compared with it")
         return []
-    tree = choose_test_sets([item.name], (), options.trees)[0]
+    tree = choose_test_sets([item.name], (), trees)[0]
     if tree.unread:
         say(f"{item.name}: {len(tree.unread)} sequences of the tree do not read; not compared")
-    clips = {clip.name: clip for clip in tree.clips}
+    frames = {clip.name: len(clip.frames) for clip in tree.clips}
     for number, run in enumerate(item.runs, start=1):
         for name, result in run.items():
-            if name in clips and len(result.boxes) != len(clips[name].frames):
+            if len(result.boxes) != frames.get(name, len(result.boxes)):
                 which = f" in run {number}" if len(item.runs) > 1 else ""
                 raise UserError(
                     f"{item.name}: the result of {name}{which} has {len(result.boxes)} rows for "
-                    f"{len(clips[name].frames)} frames; track the sequence again"
+                    f"{frames[name]} frames; track the sequence again"
                 )
-    return [name for name in clips if name not in item.runs[0]]
-
-
-def _told(item: ResultSet, layout: str) -> str:
-    """Return a line about what was written of a test set."""
-    runs = f" in {len(item.runs)} runs" if len(item.runs) > 1 else ""
-    base = "x and y from 1, as its annotations" if item.dataset.one_based else "x and y from 0"
-    line = f"{item.name}: {len(item.runs[0])} sequences{runs}, {base}"
-    if layout == "got10k" and (untimed := _untimed(item)):
-        line += f"; {untimed} of them without a time for every frame, so without a time file"
-    return line
-
-
-def _untimed(item: ResultSet) -> int:
-    def timed(result: SequenceResult) -> bool:
-        return bool(np.isfinite(result.times).all())
-
-    return sum(not all(timed(run[name]) for run in item.runs) for name in item.runs[0])
+    return [name for name in frames if name not in item.runs[0]]

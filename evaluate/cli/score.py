@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from rich.table import Table
 
 from lorat.evaluate.cli.options import convention_option
 from lorat.evaluate.measure.ope import ConventionName
-from lorat.evaluate.results.find import LAYOUTS
+from lorat.evaluate.results.find import Layout
 from lorat.evaluate.track.store import METRICS
-from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut
+from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.sources import TreeOptions, split_names
@@ -31,8 +31,6 @@ __all__ = ["score_command"]
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
 _SHOWN = 5  # missing sequences that are named
-# The bare name means the test split elsewhere, whose ground truth is not public.
-_SCORED_SPLITS = {"got10k": "got10k-val"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +62,7 @@ class Options:
 )
 @click.option(
     "--layout",
-    type=click.Choice(["auto", *LAYOUTS]),
+    type=click.Choice(get_args(Layout)),
     default="auto",
     help="Layout of the results; auto tells it by what is there.",
 )
@@ -136,9 +134,7 @@ def _score(options: Options) -> int:
 
 def _label(foreign: Foreign) -> str:
     """Return what the tracker is called where nobody says it."""
-    if foreign.place is None:
-        return foreign.layout
-    if foreign.layout == "lorat":
+    if foreign.place.layout == "lorat":
         identity = foreign.place.folders[0].parent.parent / "tracker.json"
         known = read_json(identity) if identity.is_file() else None
         if isinstance(known, dict) and isinstance(known.get("variant"), str):
@@ -151,7 +147,7 @@ def _about(options: Options, foreign: Foreign, scored: Scored, label: str) -> di
     tracker = {
         "label": label,
         "results": str(options.results),
-        "layout": foreign.layout,
+        "layout": foreign.place.layout,
         "runs": scored.tracker.runs,
         "convention": scored.tracker.convention,
     }
@@ -167,7 +163,8 @@ def _failed(item: TestSet, foreign: Foreign) -> dict[str, dict[str, str]]:
 def _test_set(options: Options) -> TestSet:
     if "," in options.dataset:
         raise UserError(f"--dataset {options.dataset}: name one test set")
-    name = _SCORED_SPLITS.get(options.dataset, options.dataset)
+    split = SCORED_SPLITS.get(options.dataset)
+    name = f"{options.dataset}-{split}" if split else options.dataset
     sets = choose_test_sets([name], (), options.trees)
     wanted = split_names(options.sequences)
     return cut(sets, wanted, None)[0]
@@ -185,8 +182,7 @@ def _attribute_table(name: str, attributes: tuple[AttributeScores, ...]) -> Tabl
 
 def _remarks(item: TestSet, foreign: Foreign, scored: Scored) -> list[str]:
     """Say how the results were read, and which sequences the scores are of."""
-    lines = [f"read as {foreign.place.describe()}"] if foreign.place else []
-    lines += foreign.notes
+    lines = [f"read as {foreign.place}", *foreign.notes]
     count = len(scored.tracker.sequences)
     if foreign.missing:
         shown = ", ".join(foreign.missing[:_SHOWN])

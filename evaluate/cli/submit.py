@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import click
 
-from lorat.evaluate.submit.findings import KINDS, Server, finding_lines
-from lorat.evaluate.submit.judge import (
-    SERVER_NAMES,
-    Expected,
-    Judgement,
-    judge_zip,
-    official_sequences,
-)
-from lorat.prep.commandline import Command
-from lorat.prep.trees.base.clip import Clip
+from lorat.evaluate.submit.judge import Expected, Judgement, judge_zip
+from lorat.evaluate.submit.servers import SERVERS, ServerName
+from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.geometry import xyxy_to_xywh
-from lorat.shards.pixels.jpeg import ImageError
+from lorat.shards.base.options import option
 
-__all__ = ["check_zip_command"]
 
-_LOG = logging.getLogger("lorat")
-_UNFIT = 1
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZipCheck:
+    """What a zip is compared with."""
+
+    server: ServerName | None = option(
+        None, help="Whose rules hold.", shown="told from the names inside"
+    )
+    raw: Path | None = option(
+        None,
+        kind="folder",
+        help="Folder of all raw trees; rows are compared with its frames, first rows with its "
+        "boxes.",
+    )
+    root: tuple[str, ...] = option(
+        (), metavar="NAME=DIR", help="Where that one data set's tree is."
+    )
 
 
 @click.command("check-zip", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--server",
-    type=click.Choice(tuple(SERVER_NAMES)),
-    help="Whose rules hold.  [default: told from the names inside]",
-)
-@click.option(
-    "--raw",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of all raw trees; rows are compared with its frames, first rows with its boxes.",
-)
-@click.option(
-    "--root", "roots", multiple=True, metavar="NAME=DIR", help="Where that one data set's tree is."
-)
-def check_zip_command(
-    file: Path, server: str | None, raw: Path | None, roots: tuple[str, ...]
-) -> None:
+@options_of(ZipCheck, "check")
+def check_zip_command(file: Path, check: ZipCheck) -> None:
     """Judge a submission zip, whoever wrote it, before a server does.
 
     The servers of GOT-10k and TrackingNet say nothing about a zip that they cannot read: there is
@@ -63,15 +53,28 @@ def check_zip_command(
     command line.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    judgement = _judge(file, cast("Server | None", server), TreeOptions(raw=raw, root=roots))
-    _print(file, judgement)
-    if judgement.errors:
-        raise SystemExit(_UNFIT)
+    judgement = _judge(file, check)
+    server = judgement.server
+    say(
+        f"{file}: {server.title}, {judgement.files:,} files {judgement.form}, "
+        f"{judgement.sequences:,} of {judgement.expected:,} sequences"
+    )
+    for severity, line in judgement.lines():
+        say(f"{severity}: {line}")
+    if judgement.unchecked:
+        say(
+            f"not checked: the rows of {judgement.unchecked:,} sequences against their frames; "
+            f"with the tree they are: --root {server.name}=DIR"
+        )
+    errors = len(judgement.errors)
+    say(f"{errors:,} errors, {len(judgement.findings) - errors:,} warnings")
+    say(f"Verdict: {judgement.verdict()}.")
+    click.get_current_context().exit(1 if errors else 0)
 
 
-def _judge(file: Path, server: Server | None, trees: TreeOptions) -> Judgement:
-    roots = trees.roots
-    if odd := roots.keys() - SERVER_NAMES.keys():
+def _judge(file: Path, check: ZipCheck) -> Judgement:
+    trees = TreeOptions(raw=check.raw, root=check.root)
+    if odd := trees.roots.keys() - SERVERS.keys():
         raise UserError(f"--root {min(odd)}: no server's data set; give got10k or trackingnet")
     if not file.is_file():
         raise UserError(f"{file}: no such file; give the path of a zip")
@@ -81,54 +84,14 @@ def _judge(file: Path, server: Server | None, trees: TreeOptions) -> Judgement:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check its rights") from None
     with opened:
         if not trees.named:
-            return judge_zip(opened, str(file), server)
-        server = server or judge_zip(opened, str(file)).server
-        if trees.raw is None and server not in roots:
+            return judge_zip(opened, str(file), check.server)
+        server = check.server or judge_zip(opened, str(file)).server.name
+        if check.raw is None and server not in trees.roots:
             raise UserError(
-                f"{file}: is for {server}, so --root {min(roots)} is of no use; give --root "
-                f"{server}=DIR, or --server {min(roots)} if that is what it is"
+                f"{file}: is for {server}, so --root {min(trees.roots)} is of no use; give --root "
+                f"{server}=DIR, or --server {min(trees.roots)} if that is what it is"
             )
-        return judge_zip(opened, str(file), server, _expected(server, trees))
-
-
-def _expected(server: Server, trees: TreeOptions) -> Expected:
-    dataset = DATASETS[server]
-    clips = read_clips(dataset, "test", trees.find(dataset, "test"))
-    sizes = {clip.name: size for clip in clips if (size := _size(clip))}
-    return Expected(
-        names=official_sequences(server),
-        frames={clip.name: len(clip.frames) for clip in clips},
-        first_boxes={
-            clip.name: xyxy_to_xywh(clip.tracks[0].boxes[0]) for clip in clips if len(clip.frames)
-        },
-        frame_sizes=sizes,
-    )
-
-
-def _size(clip: Clip) -> tuple[int, int] | None:
-    try:
-        return clip.frame_size()
-    except ImageError as error:
-        _LOG.warning(
-            "%s; boxes of %s right of or below the image are not noticed", error, clip.name
-        )
-        return None
-
-
-def _print(file: Path, judgement: Judgement) -> None:
-    say(
-        f"{file}: {SERVER_NAMES[judgement.server]}, {judgement.files:,} files "
-        f"{judgement.form}, {judgement.sequences:,} of {judgement.expected:,} sequences"
-    )
-    for kind, line in finding_lines(judgement.findings):
-        level = "error" if KINDS[kind].error else "warning"
-        say(f"{level}: {line}")
-        say(f"  the server would {KINDS[kind].effect(judgement.server)}")
-    if judgement.unchecked:
-        say(
-            f"not checked: the rows of {judgement.unchecked:,} sequences against their frames; "
-            f"with the tree they are: --root {judgement.server}=DIR"
-        )
-    errors, warnings = len(judgement.errors), len(judgement.warnings)
-    say(f"{errors:,} errors, {warnings:,} warnings")
-    say(f"Verdict: {judgement.verdict()}.")
+        dataset = DATASETS[server]
+        clips = read_clips(dataset, "test", trees.find(dataset, "test"))
+        expected = Expected.of(clips, SERVERS[server].official)
+        return judge_zip(opened, str(file), server, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +16,7 @@ from lorat.evaluate.cli.score import score_command
 from lorat.evaluate.cli.submit import check_zip_command
 from lorat.evaluate.cli.video import video_command
 from lorat.evaluate.measure.ope import ConventionName
+from lorat.evaluate.submit.servers import ServerName
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut, default_test_sets
 from lorat.prep.commandline import Group, group_settings, options_of
@@ -47,7 +48,7 @@ class TestSetOptions:
         None, metavar="NAMES", help="Only these sequences, with commas between."
     )
     limit: int | None = option(None, least=1, help="Only so many sequences of each set.")
-    submit_zip: tuple[Literal["got10k", "trackingnet"], ...] = option(
+    submit_zip: tuple[ServerName, ...] = option(
         (), help="Track this test split too and zip its results for the server."
     )
     repeats: int | None = option(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 
@@ -24,20 +25,19 @@ from lorat.evaluate.report.tables import (
     sequence_table,
 )
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.submit.pack import Packed, pack_got10k, pack_trackingnet
+from lorat.evaluate.submit.judge import Expected
+from lorat.evaluate.submit.pack import pack_zip
+from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.evaluate.track.session import Evaluation
 from lorat.evaluate.track.store import METRICS
 from lorat.evaluate.track.testsets import TestSet
 from lorat.evaluate.video.write import write_tracking_video
 from lorat.prep.trees.base.clip import Clip
-from lorat.prep.trees.base.official import official_names
-from lorat.shards.pixels.geometry import xyxy_to_xywh
 
 __all__ = ["Wishes", "publish"]
 
 _FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
 _VIDEO_FRAMES = 300  # of a video that nobody asked for by name
-_ZIPS = {"got10k": "GOT10k-test.zip", "trackingnet": "TrackingNet-test.zip"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +87,7 @@ def publish(outcome: Evaluation, out: Path, wishes: Wishes, console: Console) ->
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     for item in outcome.sets:
         if item.submit:
-            _zip(outcome, item, results[item.name], out / _ZIPS[item.dataset.name], wishes, console)
+            _zip(outcome, item, results[item.name], out, wishes, console)
     _path(console, "metrics", out / METRICS)
     if scored:
         _path(console, "plots", out / "success.png", out / "precision.png")
@@ -105,7 +105,7 @@ def _zip(
     outcome: Evaluation,
     item: TestSet,
     runs: Sequence[Mapping[str, SequenceResult]],
-    path: Path,
+    out: Path,
     wishes: Wishes,
     console: Console,
 ) -> None:
@@ -116,32 +116,13 @@ def _zip(
             highlight=False,
         )
         return
-    packed = _pack(item, runs, path, wishes.overwrite)
+    server = cast("ServerName", item.dataset.name)
+    expected = Expected.of(item.clips)
+    path = out / SERVERS[server].zip_name
+    packed = pack_zip(server, runs, expected, path, overwrite=wishes.overwrite)
     for note in packed.notes:
         console.print(note, highlight=False, soft_wrap=True, markup=False)
     _path(console, f"zip of {packed.sequences} sequences", packed.path)
-
-
-def _pack(
-    item: TestSet, runs: Sequence[Mapping[str, SequenceResult]], path: Path, overwrite: bool
-) -> Packed:
-    expected = {clip.name: len(clip.frames) for clip in item.clips}
-    firsts = {clip.name: xyxy_to_xywh(clip.tracks[0].boxes[0]) for clip in item.clips}
-    sizes = {clip.name: clip.frame_size() for clip in item.clips}  # they were tracked, so are there
-    if item.dataset.name == "got10k":
-        return pack_got10k(
-            runs, expected, path, first_boxes=firsts, frame_sizes=sizes, overwrite=overwrite
-        )
-    official = official_names(item.dataset.name, item.split) or ()
-    return pack_trackingnet(
-        runs[0],
-        expected,
-        path,
-        official=official,
-        first_boxes=firsts,
-        frame_sizes=sizes,
-        overwrite=overwrite,
-    )
 
 
 def _video_clip(outcome: Evaluation, scored: Sequence[Scored], name: str | None) -> Clip | None:

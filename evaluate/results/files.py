@@ -12,6 +12,7 @@ width or height. The number of lines is compared with the sequence by whoever kn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +20,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file
+from lorat.shards.base.storage import atomic_file, children
 
-__all__ = [
-    "SequenceResult",
-    "has_result",
-    "list_results",
-    "never_moves",
-    "read_result",
-    "read_results",
-    "write_result",
-]
-
-_SCORES, _TIMES = ".scores.txt", ".times.txt"
+SIDE_FILES = (".scores.txt", ".times.txt")
+"""What the names of the files beside a box file end in."""
+_REMEDY = "correct it or track the sequence again"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -57,35 +51,32 @@ class SequenceResult:
 
 
 def never_moves(first_box: ArrayLike, frames: int) -> NDArray[np.float64]:
-    """Return the boxes of the tracker that never moves its first box, the baseline of reports.
-
-    Args:
-        first_box: (4,) x, y, w, h.
-        frames: N.
-
-    Returns:
-        (N, 4) float64, x, y, w, h.
-    """
+    """Return (frames, 4) boxes of the tracker that never moves its first x, y, w, h."""
     return np.tile(np.asarray(first_box, np.float64), (frames, 1))
+
+
+def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -> str:
+    """Return (N, C) numbers as text, a line a row."""
+    lines = (separator.join(f"{value:.{decimals}f}" for value in row) for row in rows.tolist())
+    return "".join(line + "\n" for line in lines)
 
 
 def write_result(folder: Path, result: SequenceResult) -> Path:
     """Write a result's three files into a folder (made when missing) and return the box file.
 
-    An older result of the same sequence is replaced.
-
-    Args:
-        folder: ``results/<dataset>-<split>``.
-        result: its boxes are finite.
+    An older result of the same sequence is replaced. The boxes must be finite.
 
     Raises:
         UserError: if the sequence's name cannot be a file name.
     """
     path = _box_file(folder, result.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_lines(folder / (result.name + _SCORES), (f"{v:.6f}" for v in result.scores))
-    _write_lines(folder / (result.name + _TIMES), (f"{v:.8f}" for v in result.times))
-    _write_lines(path, (",".join(f"{v:.4f}" for v in box) for box in result.boxes))
+    for end, rows, decimals in (
+        (SIDE_FILES[0], result.scores[:, None], 6),
+        (SIDE_FILES[1], result.times[:, None], 8),
+        (".txt", result.boxes, 4),
+    ):
+        with atomic_file(folder / (result.name + end)) as file:
+            file.write(table_text(rows, decimals).encode("ascii"))
     return path
 
 
@@ -97,7 +88,13 @@ def has_result(folder: Path, name: str) -> bool:
 def list_results(folder: Path) -> list[str]:
     """Return the sorted names of the sequences that have a result in the folder."""
     files = (path.name for path in folder.glob("*.txt"))
-    return sorted(f[: -len(".txt")] for f in files if not f.endswith((_SCORES, _TIMES)))
+    return sorted(f.removesuffix(".txt") for f in files if not f.endswith(SIDE_FILES))
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return the folders of a test set's runs, as we write them: itself, ``run_002``, …."""
+    inner = (entry for entry in children(folder) if isinstance(entry, Path) and entry.is_dir())
+    return [folder, *(entry for entry in inner if re.fullmatch(r"run_\d{3}", entry.name))]
 
 
 def read_result(folder: Path, name: str) -> SequenceResult:
@@ -110,17 +107,35 @@ def read_result(folder: Path, name: str) -> SequenceResult:
     path = _box_file(folder, name)
     if not path.is_file():
         raise UserError(f"{path}: no result of sequence {name}; track it first")
-    boxes = _read_numbers(path, 4)
-    if not len(boxes):
-        raise UserError(f"{path}: the file is empty; delete it and track the sequence again")
+    boxes = parse_boxes(read_text(path, _REMEDY), path)
+    columns = []
+    for beside in (folder / (name + end) for end in SIDE_FILES):
+        values = np.full((len(boxes), 1), np.nan)
+        if beside.is_file():
+            values = parse_table(read_text(beside, _REMEDY), beside, (1,), remedy=_REMEDY)
+        if len(values) != len(boxes):
+            raise UserError(
+                f"{beside}: {len(values)} lines beside {len(boxes)} boxes; delete the result and "
+                "track again"
+            )
+        columns.append(values[:, 0])
+    return SequenceResult(name, boxes, *columns)
+
+
+def parse_boxes(text: str, source: object) -> NDArray[np.float64]:
+    """Read (N, 4) boxes that can be scored; errors call them `source`.
+
+    Raises:
+        UserError: for the first line that is no box, not finite, or of negative size.
+    """
+    boxes = parse_table(text, source, (4,), remedy=_REMEDY)
     bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0.0).any(axis=1))
     if len(bad):
         raise UserError(
-            f"{path}: line {bad[0] + 1} is not finite or has a negative size; "
-            "delete the file and track the sequence again"
+            f"{source}: line {bad[0] + 1} is not finite or has a negative size, which no toolkit "
+            f"scores; {_REMEDY}"
         )
-    scores = _read_column(folder / (name + _SCORES), len(boxes))
-    return SequenceResult(name, boxes, scores, _read_column(folder / (name + _TIMES), len(boxes)))
+    return boxes
 
 
 def read_results(folder: Path, names: Iterable[str]) -> dict[str, SequenceResult]:
@@ -136,59 +151,3 @@ def _box_file(folder: Path, name: str) -> Path:
     if not name or name.startswith(".") or "/" in name or "\\" in name:
         raise UserError(f"{folder}: '{name}' cannot be a result file's name; rename the sequence")
     return folder / f"{name}.txt"
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_file(path) as file:
-        file.write("".join(line + "\n" for line in lines).encode("ascii"))
-
-
-def _read_column(path: Path, rows: int) -> NDArray[np.float64]:
-    if not path.is_file():
-        return np.full(rows, np.nan)
-    values = _read_numbers(path, 1)[:, 0]
-    if len(values) != rows:
-        raise UserError(
-            f"{path}: {len(values)} lines beside {rows} boxes; delete the result and track again"
-        )
-    return values
-
-
-def _read_numbers(path: Path, columns: int) -> NDArray[np.float64]:
-    try:
-        text = path.read_text(encoding="ascii")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file of numbers; replace it") from error
-    lines = text.splitlines()
-    rows = _load_table(text.replace(",", " ").splitlines())
-    if rows is not None and rows.shape == (len(lines), columns):
-        return rows
-    return _parse_lines(path, lines, columns)
-
-
-def _load_table(lines: list[str]) -> NDArray[np.float64] | None:
-    """Parse all lines at once; None where they are no table of numbers."""
-    if not lines or not lines[0].strip():
-        return None  # numpy warns of a text without any number
-    try:
-        return np.loadtxt(lines, np.float64, comments=None, ndmin=2)
-    except ValueError:
-        return None
-
-
-def _parse_lines(path: Path, lines: list[str], columns: int) -> NDArray[np.float64]:
-    """Parse line by line and name the first bad one: the meaning that `_load_table` shortcuts."""
-    rows = np.empty((len(lines), columns))
-    for number, line in enumerate(lines, start=1):
-        fields = line.replace(",", " ").split()
-        try:
-            rows[number - 1] = [float(field) for field in fields]
-            good = len(fields) == columns
-        except ValueError:
-            good = False
-        if not good:
-            raise UserError(
-                f"{path}: line {number} is '{line[:60]}' and should be {columns} number"
-                f"{'s' if columns > 1 else ''}; correct it or track the sequence again"
-            )
-    return rows

@@ -1,25 +1,25 @@
-"""Where the files of a results folder are: the layouts of several toolkits, told by what is there.
+"""Where the results of a test set are in a folder that somebody named.
 
-Promise: a folder is read in one way only. What could be read in two, or holds several trackers, is
-refused by name. Only the sequences that are asked for are looked for, so a folder may hold those of
-other data sets too.
+Promise: a folder is read in one way only. `_STEPS` says where each layout looks, in order; the
+first place that holds anything wins, and several trackers in it are refused by name. Only the
+sequences that are asked for are looked for, so a folder may hold those of other data sets too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from lorat.evaluate.results.files import SIDE_FILES, run_folders
 from lorat.prep.trees.base.clip import Clip
-from lorat.shards.base.errors import UserError, unknown
+from lorat.shards.base.errors import UserError, some, unknown
 from lorat.shards.base.storage import children
 
-__all__ = ["LAYOUTS", "PREFIXES", "Files", "Place", "find_place", "run_folders"]
-
-LAYOUTS = ("lorat", "pytracking", "otb", "got10k")
-"""How results can be laid out, as ``--layout`` calls it."""
+Layout = Literal["auto", "lorat", "pytracking", "otb", "got10k"]
+"""How results can be laid out, as ``--layout`` calls it; ``auto`` tells it by what is there."""
 
 PREFIXES = {
     "uav123": "uav_",
@@ -31,34 +31,22 @@ PREFIXES = {
 }
 """What pytracking's folders put before the sequence names of a data set, or may put there (OTB)."""
 
-_TEXT = ".txt"
-_TIME = "_time.txt"
-_OURS = (".scores.txt", ".times.txt")
-_RESULT = "_tracking_result"
-_OUR_RUN = re.compile(r"run_\d{3}")
-_NUMBERED = re.compile(r"(?P<stem>.+)_(?P<run>\d{3})")
-_OTB_RUN = re.compile(rf"(?P<stem>.+?)(?:_(?P<run>\d{{3}}))?{_RESULT}")
-_SHOWN = 4  # places that an error lists
+Run = dict[str, Path]
+"""Sequence → its file of boxes."""
+
+_OTB = "_tracking_result"
+_NUMBER = re.compile(rf"_\d{{3}}(?=(?:{_OTB})?\Z)")
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """The files of one run of one sequence."""
-
-    boxes: Path
-    times: Path | None = None
-    """Seconds a frame, where such a file is there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
+class ResultPlace:
     """One tracker's results of a test set."""
 
     layout: str
     folders: tuple[Path, ...]
     """One a run; the folder of the sequences' folders in GOT-10k's layout."""
-    runs: tuple[dict[str, Files], ...]
-    """By sequence name; a run may lack sequences."""
+    runs: tuple[Run, ...]
+    """A run may lack sequences."""
 
     @property
     def label(self) -> str:
@@ -66,199 +54,170 @@ class Place:
         home = self.folders[0].resolve()
         if self.layout == "lorat":
             return home.parent.parent.name if home.parent.name == "results" else home.name
-        return _tracker_and_run(home.name)[0]
+        return _NUMBER.sub("", home.name).removesuffix(_OTB) or home.name
 
-    def describe(self) -> str:
-        """Return the layout and the folders as an error or a note lists them."""
-        count = len(self.folders)
-        more = f" and {count - 1} more run{'s' if count > 2 else ''}" if count > 1 else ""
+    def __str__(self) -> str:
+        count = len(self.folders) - 1
+        more = f" and {count} more run{'s' if count > 1 else ''}" if count else ""
         return f"{self.layout} in {self.folders[0]}{more}"
 
 
-def find_place(folder: Path, clips: Sequence[Clip], layout: str = "auto") -> Place:
-    """Find the results of some clips of one test set.
-
-    Args:
-        folder: the results folder that a user named.
-        clips: at least one, all of one split.
-        layout: one of `LAYOUTS`; ``auto`` tells it by what is there.
+def find_results(folder: Path, clips: Sequence[Clip], layout: str = "auto") -> ResultPlace:
+    """Find the results of some clips, at least one, all of one split, in a folder.
 
     Raises:
         UserError: if the folder is missing, holds none of the clips, or can be read in several
             ways; if the layout is unknown.
     """
-    if layout != "auto" and layout not in LAYOUTS:
-        raise unknown("layout", layout, ("auto", *LAYOUTS))
-    search = _Search(clips)
-    found: list[Place] = []
-    if layout == "lorat" or (layout == "auto" and _is_ours(search, folder)):
-        found = _lorat(search, folder)
-    else:
-        if layout != "got10k":
-            found += _flat(search, folder, layout)
-        if layout in ("auto", "got10k"):
-            found += _got10k(search, folder)
-    if not found and layout in ("auto", "pytracking"):
-        found = _numbered_beside(search, folder)
-    if not found and not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one of results with --results")
-    if not found:
-        raise _nothing(folder, clips, layout)
-    if len(found) > 1:
-        listed = ", ".join(place.describe() for place in found[:_SHOWN])
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    if layout not in _STEPS:
+        raise unknown("layout", layout, _STEPS)
+    found = next((f for step in _STEPS[layout] if (f := step(folder, clips, layout))), [])
+    if len(found) == 1:
+        return found[0]
+    test_set = f"{clips[0].dataset}-{clips[0].split}"
+    if found:
         raise UserError(
-            f"{folder}: holds several results of {search.set_name}: {listed}{more}; name one of "
-            "these folders with --results, or its layout with --layout"
+            f"{folder}: holds several results of {test_set}: {some(found, 4)}; name one of these "
+            "folders with --results, or its layout with --layout"
         )
-    return found[0]
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one of results with --results")
+    there = [entry.name for entry in children(folder) if not entry.name.startswith(".")]
+    holds = f"it holds {some(there, 2)}" if there else "it is empty"
+    how = "" if layout == "auto" else f" in the layout {layout}"
+    raise UserError(
+        f"{folder}: no result of {test_set}{how}: {holds}, wanted are sequences such as "
+        f"{' and '.join(clip.name for clip in clips[:2])}; name the folder of one tracker's results"
+    )
 
 
-def run_folders(folder: Path) -> list[Path]:
-    """Return the folders of a test set's runs, as we write them: itself, ``run_002``, …."""
-    return [folder, *sorted(f for f in _folders(folder) if _OUR_RUN.fullmatch(f.name))]
+def _ours(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+    """Look where `lorat-eval` writes: an evaluation's folder, its results, or a test set's.
 
-
-class _Search:
-    """The sequences that are looked for."""
-
-    def __init__(self, clips: Sequence[Clip]) -> None:
-        self.dataset = clips[0].dataset
-        self.set_name = f"{clips[0].dataset}-{clips[0].split}"
-        self.names = tuple(clip.name for clip in clips)
-
-    def ours(self, folder: Path) -> dict[str, Files]:
-        """Return the sequences whose files stand in a folder as we write them."""
-        there = _texts(folder)
-        return {n: Files(folder / (n + _TEXT)) for n in self.names if n + _TEXT in there}
-
-    def flat(self, folder: Path) -> dict[str, Files]:
-        """Return the sequences whose files stand in a folder, under any name they go by."""
-        there = _texts(folder)
-        found = {}
-        for name in self.names:
-            stem = next((s for s in self._stems(name) if s + _TEXT in there), None)
-            if stem is not None:
-                times = folder / (stem + _TIME) if stem + _TIME in there else None
-                found[name] = Files(folder / (stem + _TEXT), times)
-        return found
-
-    def _stems(self, name: str) -> list[str]:
-        """Return what a sequence's file may be called; prefixed first, which no other set uses."""
-        # GOT-10k's toolkit writes OTB's Jogging_1 as Jogging.1.
-        stems = [name, re.sub(r"_(\d)$", r".\1", name)] if self.dataset == "otb" else [name]
-        prefix = PREFIXES.get(self.dataset)
-        return [prefix + stem for stem in stems] + stems if prefix else stems
-
-    def nested(self, folder: Path) -> list[dict[str, Files]]:
-        """Return the sequences that have a folder of their own in a folder, by run."""
-        runs: dict[str, dict[str, Files]] = {}
-        there = {entry.name for entry in _folders(folder)}
-        for name in self.names:
-            inner = folder / name
-            names = _texts(inner) if name in there else set()
-            times = inner / (name + _TIME) if name + _TIME in names else None
-            pattern = re.compile(rf"{re.escape(name)}_(\d+)\.txt")
-            for match in filter(None, map(pattern.fullmatch, sorted(names))):
-                runs.setdefault(match[1], {})[name] = Files(inner / match[0], times)
-        return [runs[number] for number in sorted(runs, key=int)]
-
-
-def _lorat(search: _Search, folder: Path) -> list[Place]:
-    """Find results as `lorat-eval` writes them: its folder, its results, or a test set's."""
-    for home in (folder / "results" / search.set_name, folder / search.set_name, folder):
-        if search.ours(home):
+    What is to be told from box files of others must be named as a test set, or have our scores or
+    times beside the boxes.
+    """
+    test_set = f"{clips[0].dataset}-{clips[0].split}"
+    for home in (folder / "results" / test_set, folder / test_set, folder):
+        if _box_files(home, clips, own_names=True):
+            marked = home.resolve().name == test_set or any(
+                name.endswith(SIDE_FILES) for name in _texts(home)
+            )
+            if layout == "auto" and not marked:
+                return []
             folders = tuple(run_folders(home))
-            return [Place("lorat", folders, tuple(search.ours(f) for f in folders))]
+            runs = tuple(_box_files(place, clips, own_names=True) for place in folders)
+            return [ResultPlace("lorat", folders, runs)]
     return []
 
 
-def _is_ours(search: _Search, folder: Path) -> bool:
-    """Return whether results are ours beyond doubt: by the folder's name, or by our other files."""
-    places = _lorat(search, folder)
-    if not places:
-        return False
-    home = places[0].folders[0]
-    return home.resolve().name == search.set_name or any(f.endswith(_OURS) for f in _texts(home))
+def _others(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+    """Look for box files and for folders of sequences: both together, since both may be there."""
+    return _flat(folder, clips, layout) + _nested(folder, clips, layout)
 
 
-def _flat(search: _Search, folder: Path, layout: str) -> list[Place]:
-    """Find a folder of box files, or the folders of each tracker's runs below a folder."""
-    if direct := _flat_folder(search, folder, layout):
+def _flat(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+    """Look for box files in the folder; if there are none, in the folders of it, by tracker."""
+    if direct := _flat_folder(folder, clips, layout):
         return [direct]
-    trackers: dict[tuple[str, bool], list[Place]] = {}
-    for child in _folders(folder):
-        skipped = layout == "pytracking" and child.name.endswith(_RESULT)
-        if not skipped and (place := _flat_folder(search, child, layout)):
-            trackers.setdefault(_tracker_and_run(child.name), []).append(place)
-    return [_joined(places) for places in trackers.values()]
+    inner = [f for f in _folders(folder) if layout != "pytracking" or not f.name.endswith(_OTB)]
+    return _by_tracker(place for f in inner if (place := _flat_folder(f, clips, layout)))
 
 
-def _flat_folder(search: _Search, folder: Path, layout: str) -> Place | None:
+def _numbered(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+    """Look beside a folder ``dimp50`` for its runs ``dimp50_000``, ``dimp50_001``, …."""
+    runs = [f for f in _folders(folder.parent) if _all_runs(f) == f"{folder.name}_*"]
+    return _by_tracker(place for f in runs if (place := _flat_folder(f, clips, "pytracking")))
+
+
+def _nested(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+    """Look for folders of sequences in the folder; if there are none, in the folders of it."""
+    for candidates in ([folder], _folders(folder)):
+        found = [(place, _runs_of_sequences(place, clips)) for place in candidates]
+        if places := [ResultPlace("got10k", (place,), runs) for place, runs in found if runs]:
+            return places
+    return []
+
+
+_STEPS: dict[str, tuple[Callable[[Path, Sequence[Clip], str], list[ResultPlace]], ...]] = {
+    "auto": (_ours, _others, _numbered),
+    "lorat": (_ours,),
+    "pytracking": (_flat, _numbered),
+    "otb": (_flat,),
+    "got10k": (_nested,),
+}
+"""Layout → where it is looked for; the first step that finds anything decides."""
+
+
+def _flat_folder(folder: Path, clips: Sequence[Clip], layout: str) -> ResultPlace | None:
+    """Return the box files of a folder as a place with one run."""
     # OSTrack and its descendants put TrackingNet and GOT-10k into a folder of their own.
-    for inner in (folder, folder / search.dataset):
-        if files := search.flat(inner):
-            told = _told(folder, files) if layout == "auto" else layout
-            return Place(told, (folder,), (files,))
+    for inner in (folder, folder / clips[0].dataset):
+        if run := _box_files(inner, clips):
+            told = _pytracking_or_otb(folder, run) if layout == "auto" else layout
+            return ResultPlace(told, (folder,), (run,))
     return None
 
 
-def _tracker_and_run(name: str) -> tuple[str, bool]:
-    """Return what a folder calls its tracker, and whether it numbers the run."""
-    match = _OTB_RUN.fullmatch(name) or _NUMBERED.fullmatch(name)
-    return (match["stem"], match["run"] is not None) if match else (name, False)
-
-
-def _told(folder: Path, files: dict[str, Files]) -> str:
+def _pytracking_or_otb(folder: Path, run: Run) -> str:
     """Tell pytracking's folders of box files from OTB's; the boxes in both mean the same."""
-    if folder.name.endswith(_RESULT):
+    if folder.name.endswith(_OTB):
         return "otb"
-    name, first = next(iter(files.items()))
-    prefixed, apart = first.boxes.stem != name, first.boxes.parent != folder
-    if first.times or prefixed or apart or _NUMBERED.fullmatch(folder.name):
+    name, first = next(iter(run.items()))
+    timed = first.with_name(f"{first.stem}_time.txt").is_file()
+    numbered = _all_runs(folder) != folder.name
+    if timed or numbered or first.stem != name or first.parent != folder:
         return "pytracking"
-    with first.boxes.open("rb") as file:
+    with first.open("rb") as file:
         return "pytracking" if b"\t" in file.readline(200) else "otb"
 
 
-def _numbered_beside(search: _Search, folder: Path) -> list[Place]:
-    """Find runs where ``dimp50`` is named and ``dimp50_000``, ``dimp50_001``, … are there."""
-    runs = [f for f in _folders(folder.parent) if _is_run_of(f.name, folder.name)]
-    found = [place for run in runs if (place := _flat_folder(search, run, "pytracking"))]
-    return [_joined(found)] if found else []
+def _by_tracker(places: Iterable[ResultPlace]) -> list[ResultPlace]:
+    """Join the places that are numbered runs of one tracker."""
+    trackers: dict[str, list[ResultPlace]] = {}
+    for place in places:
+        trackers.setdefault(_all_runs(place.folders[0]), []).append(place)
+    return [
+        ResultPlace(
+            group[0].layout, tuple(p.folders[0] for p in group), tuple(p.runs[0] for p in group)
+        )
+        for group in trackers.values()
+    ]
 
 
-def _is_run_of(name: str, tracker: str) -> bool:
-    match = _NUMBERED.fullmatch(name)
-    return match is not None and match["stem"] == tracker
+def _all_runs(folder: Path) -> str:
+    """Return what numbered folders have in common: ``dimp50_*`` for ``dimp50_003``."""
+    return _NUMBER.sub("_*", folder.name)
 
 
-def _got10k(search: _Search, folder: Path) -> list[Place]:
-    """Find sequence folders in a folder, or in the folders of trackers below it."""
-    for candidates in ([folder], _folders(folder)):
-        found = [(place, search.nested(place)) for place in candidates]
-        if any(runs for _, runs in found):
-            return [Place("got10k", (place,), tuple(runs)) for place, runs in found if runs]
-    return []
+def _box_files(folder: Path, clips: Sequence[Clip], own_names: bool = False) -> Run:
+    """Return the sequences that have a file in a folder, under any name they go by."""
+    there, run = _texts(folder), {}
+    for clip in clips:
+        files = [f"{stem}.txt" for stem in ((clip.name,) if own_names else _spellings(clip))]
+        if known := [file for file in files if file in there]:
+            run[clip.name] = folder / known[0]
+    return run
 
 
-def _joined(places: Sequence[Place]) -> Place:
-    """Return the runs of one tracker, each found in a folder of its own, as one place."""
-    folders = tuple(place.folders[0] for place in places)
-    return Place(places[0].layout, folders, tuple(place.runs[0] for place in places))
+def _spellings(clip: Clip) -> list[str]:
+    """Return what a sequence's file may be called; prefixed first, which no other set uses."""
+    # GOT-10k's toolkit writes OTB's Jogging_1 as Jogging.1.
+    dotted = re.sub(r"_(\d)$", r".\1", clip.name) if clip.dataset == "otb" else clip.name
+    stems = list(dict.fromkeys((clip.name, dotted)))
+    prefix = PREFIXES.get(clip.dataset, "")
+    return list(dict.fromkeys([*(prefix + stem for stem in stems), *stems]))
 
 
-def _nothing(folder: Path, clips: Sequence[Clip], layout: str) -> UserError:
-    """Build the error for a folder that holds none of the sequences."""
-    there = [entry.name for entry in children(folder) if not entry.name.startswith(".")]
-    found = f"it holds {', '.join(there[:2])}" if there else "it is empty"
-    more = f" and {len(there) - 2:,} more" if len(there) > 2 else ""
-    wanted = " and ".join(clip.name for clip in clips[:2])
-    how = "" if layout == "auto" else f" in the layout {layout}"
-    return UserError(
-        f"{folder}: no result of {clips[0].dataset}-{clips[0].split}{how}: {found}{more}, wanted "
-        f"are sequences such as {wanted}; name the folder of one tracker's results"
-    )
+def _runs_of_sequences(folder: Path, clips: Sequence[Clip]) -> tuple[Run, ...]:
+    """Return the sequences that have a folder of their own in a folder, by run."""
+    runs: dict[str, Run] = {}
+    there = {entry.name for entry in _folders(folder)}
+    for name in (clip.name for clip in clips if clip.name in there):
+        pattern = re.compile(rf"{re.escape(name)}_(\d+)\.txt")
+        for match in filter(None, map(pattern.fullmatch, _texts(folder / name))):
+            runs.setdefault(match[1], {})[name] = folder / name / match[0]
+    return tuple(runs[number] for number in sorted(runs, key=int))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -267,4 +226,4 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _texts(folder: Path) -> set[str]:
-    return {entry.name for entry in children(folder) if entry.name.endswith(_TEXT)}
+    return {entry.name for entry in children(folder) if entry.name.endswith(".txt")}

@@ -11,24 +11,20 @@ is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lorat.evaluate.results.files import SequenceResult
+from lorat.evaluate.results.files import SequenceResult, table_text
 from lorat.evaluate.results.find import PREFIXES
 from lorat.prep.trees.base.dataset import Dataset
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, explain_disk
 
-__all__ = ["EXPORTS", "ResultSet", "layout_files", "write_files"]
-
-Runs = Sequence[Mapping[str, SequenceResult]]
-
-_UNPREFIXED = ("otb",)  # its prefix is known from some archives only; pytracking writes none
+ExportLayout = Literal["pytracking", "otb", "got10k"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,13 +41,18 @@ class ResultSet:
         """``<dataset>-<split>``."""
         return f"{self.dataset.name}-{self.split}"
 
+    def untimed(self) -> list[str]:
+        """Return the sequences without a time for every frame of every run."""
+        runs = self.runs
+        return [n for n in runs[0] if not all(np.isfinite(run[n].times).all() for run in runs)]
 
-def layout_files(sets: Sequence[ResultSet], layout: str, label: str) -> dict[str, str]:
+
+def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) -> dict[str, str]:
     """Return the files of results in a layout: path below the export's folder → text.
 
     Args:
         sets: the test sets.
-        layout: one of `EXPORTS`.
+        layout: of the files.
         label: what the tracker is called; a folder's name.
 
     Raises:
@@ -60,7 +61,7 @@ def layout_files(sets: Sequence[ResultSet], layout: str, label: str) -> dict[str
     files: dict[str, str] = {}
     owners: dict[str, str] = {}
     for item in sets:
-        for path, text in EXPORTS[layout](item, label).items():
+        for path, text in _set_files(item, layout, label):
             other = owners.setdefault(path, item.name)
             if other != item.name:
                 raise UserError(
@@ -72,6 +73,26 @@ def layout_files(sets: Sequence[ResultSet], layout: str, label: str) -> dict[str
     return files
 
 
+def _set_files(item: ResultSet, layout: ExportLayout, label: str) -> Iterator[tuple[str, str]]:
+    base = np.array([1.0, 1.0, 0.0, 0.0]) if item.dataset.one_based else 0.0
+    # OTB's prefix is known from some archives only; pytracking writes none.
+    prefix = PREFIXES.get(item.dataset.name, "") if item.dataset.name != "otb" else ""
+    for number, run in enumerate(item.runs, start=1):
+        tracker = f"{label}_{number:03d}" if len(item.runs) > 1 else label
+        for name, result in run.items():
+            boxes = result.boxes + base
+            if layout == "pytracking":
+                yield f"{tracker}/{prefix}{name}.txt", table_text(boxes, 3, "\t")
+            elif layout == "otb":
+                yield f"{tracker}_tracking_result/{name}.txt", table_text(boxes, 3, "\t")
+            else:
+                yield f"{label}/{name}/{name}_{number:03d}.txt", table_text(boxes, 4)
+    if layout == "got10k":
+        for name in sorted(item.runs[0].keys() - set(item.untimed())):
+            times = np.stack([run[name].times for run in item.runs], axis=1)
+            yield f"{label}/{name}/{name}_time.txt", table_text(times, 8)
+
+
 def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> int:
     """Write text files below a folder and return how many were not there as they are.
 
@@ -79,73 +100,21 @@ def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> i
         UserError: before anything is written, if a file is there with other content and
             `overwrite` is off; if one cannot be written.
     """
-    changed = {path: text.encode("ascii") for path, text in files.items()}
-    there = []
-    for path in list(changed):
+    changed = {}
+    other = []
+    for path, text in files.items():
         with explain_disk(folder / path):
             old = (folder / path).read_bytes() if (folder / path).exists() else None
-        if old == changed[path]:
-            del changed[path]
-        elif old is not None:
-            there.append(path)
-    if there and not overwrite:
-        more = f", as do {len(there) - 1:,} more of its files" if len(there) > 1 else ""
+        if old != text.encode("ascii"):
+            changed[folder / path] = text.encode("ascii")
+            other += [] if old is None else [folder / path]
+    if other and not overwrite:
+        more = f", as do {len(other) - 1:,} more of its files" if len(other) > 1 else ""
         raise UserError(
-            f"{folder / there[0]}: exists with other content{more}; use --overwrite, another "
-            "--label or another --out"
+            f"{other[0]}: exists with other content{more}; use --overwrite, another --label or "
+            "another --out"
         )
-    for path, data in changed.items():
-        with atomic_file(folder / path) as file:
+    for file_path, data in changed.items():
+        with atomic_file(file_path) as file:
             file.write(data)
     return len(changed)
-
-
-def _pytracking(item: ResultSet, label: str) -> dict[str, str]:
-    prefix = "" if item.dataset.name in _UNPREFIXED else PREFIXES.get(item.dataset.name, "")
-    return {
-        f"{label}{run}/{prefix}{result.name}.txt": _table(_boxes(item, result), 3, "\t")
-        for run, result in _numbered(item.runs)
-    }
-
-
-def _otb(item: ResultSet, label: str) -> dict[str, str]:
-    return {
-        f"{label}{run}_tracking_result/{result.name}.txt": _table(_boxes(item, result), 3, "\t")
-        for run, result in _numbered(item.runs)
-    }
-
-
-def _got10k(item: ResultSet, label: str) -> dict[str, str]:
-    files = {}
-    for name in item.runs[0]:
-        folder = f"{label}/{name}"
-        for number, results in enumerate(item.runs, start=1):
-            boxes = _boxes(item, results[name])
-            files[f"{folder}/{name}_{number:03d}.txt"] = _table(boxes, 4, ",")
-        times = np.stack([results[name].times for results in item.runs], axis=1)
-        if np.isfinite(times).all():
-            files[f"{folder}/{name}_time.txt"] = _table(times, 8, ",")
-    return files
-
-
-EXPORTS: dict[str, Callable[[ResultSet, str], dict[str, str]]] = {
-    "pytracking": _pytracking,
-    "otb": _otb,
-    "got10k": _got10k,
-}
-"""Layout → the files of one test set."""
-
-
-def _numbered(runs: Runs) -> list[tuple[str, SequenceResult]]:
-    """Return every result with the end of its folder's name; a single run has none."""
-    ends = [f"_{number:03d}" if len(runs) > 1 else "" for number in range(1, len(runs) + 1)]
-    return [(end, result) for end, run in zip(ends, runs, strict=True) for result in run.values()]
-
-
-def _boxes(item: ResultSet, result: SequenceResult) -> NDArray[np.float64]:
-    return result.boxes + (np.array([1.0, 1.0, 0.0, 0.0]) if item.dataset.one_based else 0.0)
-
-
-def _table(rows: NDArray[np.float64], decimals: int, separator: str) -> str:
-    lines = (separator.join(f"{value:.{decimals}f}" for value in row) for row in rows.tolist())
-    return "".join(line + "\n" for line in lines)

@@ -15,7 +15,7 @@ from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError, nearest
 
 __all__ = [
-    "SERVERS",
+    "SCORED_SPLITS",
     "TestSet",
     "choose_test_sets",
     "cut",
@@ -24,11 +24,9 @@ __all__ = [
 
 _LOG = logging.getLogger("lorat")
 
-SERVERS = ("got10k", "trackingnet")
-"""Data sets whose test split is scored by a server, from a zip."""
+SCORED_SPLITS = {"got10k": "val"}
+"""What the bare name means where ground truth is needed: that of the test split is not public."""
 
-# GOT-10k's test split has no ground truth, so the split that is scored without being asked is val.
-_DEFAULT_SPLITS = {"got10k": "val"}
 # TrackingNet has ground truth for training only, nfs240 is nfs30 with eight times the frames, and
 # any folder can be called generic.
 _NOT_BY_DEFAULT = ("trackingnet", "nfs240", "generic")
@@ -67,7 +65,7 @@ def default_test_sets(trees: TreeOptions) -> list[str]:
     """
     wanted = []
     for dataset in DATASETS.values():
-        split = _DEFAULT_SPLITS.get(dataset.name, dataset.eval_split)
+        split = SCORED_SPLITS.get(dataset.name, dataset.eval_split)
         named = trees.names(dataset)
         if split is None or (dataset.name in _NOT_BY_DEFAULT and not named):
             continue
@@ -86,7 +84,7 @@ def _is_there(dataset: Dataset, split: str, trees: TreeOptions) -> bool:
     if trees.missing([(dataset, split)]):
         return False
     root = trees.find(dataset, split)
-    if dataset.name in _DEFAULT_SPLITS and not (root / split).is_dir():
+    if dataset.name in SCORED_SPLITS and not (root / split).is_dir():
         return False
     faults: list[Fault] = []
     with reading(faults=faults):
@@ -106,7 +104,7 @@ def choose_test_sets(
 
     Args:
         names: ``lasot``, ``got10k-val``, …; a bare name means the split that is scored.
-        submit: of `SERVERS`; their test splits are added.
+        submit: data sets whose test split is added, for a server's zip.
         trees: where they are.
         runs: data set name → how often its sequences are tracked; once where it is not there.
 

@@ -6,10 +6,10 @@ import io
 import warnings
 import zipfile
 
-from lorat.evaluate.submit.judge import official_sequences
+from lorat.evaluate.submit.servers import SERVERS
 
-GOT10K = official_sequences("got10k")
-TRACKINGNET = official_sequences("trackingnet")
+GOT10K = SERVERS["got10k"].official
+TRACKINGNET = SERVERS["trackingnet"].official
 BOXES = b"10.0000,20.0000,30.0000,40.0000\n11.0000,20.0000,30.0000,40.0000\n"
 OTHER = b"10.0000,20.0000,30.0000,40.0000\n12.0000,20.0000,30.0000,40.0000\n"
 TIMES = b"0.01000000\n0.00500000\n"

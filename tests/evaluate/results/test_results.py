@@ -20,6 +20,7 @@ from lorat.evaluate.results.files import (
 from lorat.shards.base.errors import UserError
 
 N = 7
+GOOD = "1,2,3,4\n"
 BOXES = arrays(np.float64, (N, 4), elements=st.floats(0.0001, 5000))
 
 
@@ -75,13 +76,13 @@ def test_a_tracker_that_gives_no_scores_or_times_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("1,2,3,4\n1,2,3\n", "line 2 is '1,2,3'"),
+        ("1,2,3,4\n1,2,3\n", "line 2: .*found '1,2,3'"),
         ("1,2,3,4\n\n1,2,3,4\n", "line 2"),
-        ("x,y,w,h\n1,2,3,4\n", "line 1 is 'x,y,w,h'"),
+        ("x,y,w,h\n1,2,3,4\n", "line 1: .*found 'x,y,w,h'"),
         ("1,2,3,4\n1,2,nan,4\n", "line 2 is not finite"),
         ("1,2,3,4\n1,2,-3,4\n", "negative size"),
-        ("", "empty"),
-        ("1,2,3,4°\n", "not a text file of numbers"),
+        ("", "holds no numbers"),
+        ("1,2,3,4°\n", "line 1: "),
     ],
 )
 def test_a_damaged_result_is_refused_by_name_and_line(tmp_path, text, says):
@@ -92,15 +93,16 @@ def test_a_damaged_result_is_refused_by_name_and_line(tmp_path, text, says):
 
 
 def test_any_number_that_a_line_can_hold_is_read(tmp_path):
-    # Some are no number to the parser of whole files, which only goes first.
-    (tmp_path / "car-1.txt").write_text("1_0,2,3,4\n 1e1\t2.  3 4 \n10,,2,3,4\n")
+    (tmp_path / "car-1.txt").write_text("10,2,3,4\n 1e1\t2.  3 4 \n+10., 2\t,3,4,\n")
     assert read_result(tmp_path, "car-1").boxes.tolist() == [[10.0, 2, 3, 4]] * 3
 
 
-@pytest.mark.parametrize("text", ["\n", ",\n", "1,2,3,4\n\n5,6,7,8\n", "1,2,3,4\n,,,\n"])
-def test_a_line_without_numbers_is_no_box(tmp_path, text):
-    (tmp_path / "car-1.txt").write_text(text)
-    with pytest.raises(UserError, match="should be 4 numbers"):
+@pytest.mark.parametrize(
+    "text", ["", ",", GOOD + "\n" + GOOD, GOOD + ",,,", GOOD, "1_0,2,3,4", "1,,2,3,4"]
+)
+def test_a_line_that_is_not_four_numbers_is_no_box(tmp_path, text):
+    (tmp_path / "car-1.txt").write_text(text + "\n")
+    with pytest.raises(UserError, match=r"car-1.txt: (line \d: expected 4 n|holds no n)umbers"):
         read_result(tmp_path, "car-1")
 
 

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from lorat.evaluate.cli.submit import check_zip_command
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.submit.pack import pack_got10k
+from lorat.evaluate.submit.judge import Expected
+from lorat.evaluate.submit.pack import pack_zip
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 from tests.evaluate.zip_files import (
@@ -47,18 +48,18 @@ def test_a_whole_zip_is_fit_and_what_was_not_checked_is_said(here):
     assert lines[0] == "t.zip: GOT-10k test, 360 files at the root, 180 of 180 sequences"
     assert lines[1].startswith("not checked: the rows of 180 sequences") and "--root" in lines[1]
     assert lines[-2] == "0 errors, 0 warnings"
-    assert lines[-1].startswith("Verdict: fit to submit: the server would score it, if")
+    assert lines[-1].startswith("Verdict: fit to submit, if each has a row a frame")
     assert [path.name for path in here.iterdir()] == ["t.zip"]
 
 
-def test_what_the_server_would_do_in_silence_is_said(here):
+def test_what_the_server_would_not_say_is_said(here):
     result = check(FLAT)
     assert result.exit_code == 1, result.output
     first = f"{GOT10K[0]}/{GOT10K[0]}_001.txt"
     assert f"error: files that are not separated by commas (180): {first} (line 1:" in result.stdout
     assert "and 177 more" in result.stdout
     assert "180 errors, 0 warnings" in result.stdout
-    assert "Verdict: not fit to submit: the server would silently give no score" in result.stdout
+    assert "Verdict: not fit to submit." in result.stdout
 
 
 def test_warnings_alone_leave_it_fit(here):
@@ -96,7 +97,7 @@ def packed_from(raw: Path) -> Path:
         boxes = xyxy_to_xywh(clip.tracks[0].boxes[:1]).repeat(len(clip.frames), axis=0)
         ones = boxes[:, 0] * 0 + 1
         results[clip.name] = SequenceResult(clip.name, boxes, ones, ones)
-    return pack_got10k([results], {c.name: len(c.frames) for c in clips}, Path("t.zip")).path
+    return pack_zip("got10k", [results], Expected.of(clips), Path("t.zip")).path
 
 
 @pytest.mark.parametrize("option", [("--raw", "raw"), ("--root", "got10k=raw/GOT-10k")])

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.submit.findings import KINDS, by_kind
 from lorat.evaluate.submit.judge import Expected, judge_zip
-from lorat.evaluate.submit.pack import pack_got10k, pack_trackingnet
+from lorat.evaluate.submit.pack import pack_zip
+from lorat.evaluate.submit.servers import ERRORS, KINDS, SERVERS
 from lorat.shards.base.errors import UserError
 from tests.evaluate.zip_files import (
     BOXES,
@@ -41,27 +41,29 @@ def judge(files, server=None, **expected):
 
 def found(judgement):
     """Kind → the places of its findings."""
-    return {k: [f.where for f in fs] for k, fs in by_kind(judgement.findings).items()}
+    kinds = {kind: [f.where for f in judgement.findings if f.kind == kind] for kind in KINDS}
+    return {kind: places for kind, places in kinds.items() if places}
 
 
 @pytest.mark.parametrize("top", ["", "MyTracker/"])
 @pytest.mark.parametrize("runs", [1, 2, 3])
 def test_both_trees_of_got10k_pass(top, runs):
     judgement = judge(got10k_files(top, runs))
-    assert (judgement.server, judgement.sequences, judgement.findings) == ("got10k", 180, ())
-    assert judgement.verdict().startswith("fit to submit: the server would score it, if")
+    assert (judgement.server.name, judgement.sequences, judgement.findings) == ("got10k", 180, ())
+    assert judgement.verdict().startswith("fit to submit, if each")
     frames = dict.fromkeys(GOT10K, 2)
     judgement = judge(got10k_files(top, runs), frames=frames)
-    assert judgement.verdict() == "fit to submit: the server would score it"
+    assert judgement.verdict() == "fit to submit"
     assert judgement.unchecked == 0
 
 
 def test_flat_trackingnet_passes_and_folders_are_noted():
     judgement = judge(trackingnet_files())
-    assert (judgement.server, judgement.sequences, judgement.findings) == ("trackingnet", 511, ())
+    assert (judgement.server.name, judgement.sequences) == ("trackingnet", 511)
+    assert judgement.findings == ()
     judgement = judge({f"T/{n[:-4]}/{n}": data for n, data in trackingnet_files().items()})
-    assert list(found(judgement)) == ["nested"] and len(judgement.warnings) == 511
-    assert not judgement.errors and "fit to submit" in judgement.verdict()
+    assert list(found(judgement)) == ["nested"] and len(judgement.findings) == 511
+    assert not judgement.errors and judgement.verdict().startswith("fit to submit")
 
 
 def test_entries_for_folders_and_stored_files_are_as_good():
@@ -77,10 +79,10 @@ def test_entries_for_folders_and_stored_files_are_as_good():
 def test_small_sets_of_the_published_writer_lack_only_the_others(file, server, sequences, missing):
     with (GOLDEN / file).open("rb") as opened:
         judgement = judge_zip(opened, file)
-        assert (judgement.server, judgement.sequences) == (server, sequences)
+        assert (judgement.server.name, judgement.sequences) == (server, sequences)
         assert len(found(judgement)["missing"]) == missing
         assert found(judgement).keys() <= {"missing", "unexpected"}
-        assert judgement.verdict().startswith("not fit to submit: the server would")
+        assert judgement.verdict().startswith("not fit to submit")
         names = [name for name in zipfile.ZipFile(opened).namelist() if "_time" not in name]
         own = Expected(names=tuple(sorted(name.split("/")[1] for name in names)))
         again = judge_zip(opened, file, expected=own)
@@ -132,10 +134,10 @@ def test_a_text_the_server_cannot_take_is_found_and_nothing_else(kind, text, det
         ("trackingnet", trackingnet_files(), f"{TN}.txt"),
     ):
         judgement = judge(files | {where: text})
-        assert judgement.server == server
+        assert judgement.server.name == server
         assert found(judgement) == {kind: [where]}
         assert detail in judgement.findings[0].what
-        assert judgement.verdict().startswith("not") == KINDS[kind].error
+        assert judgement.verdict().startswith("not") == (kind in ERRORS)
 
 
 def without(files, *names):
@@ -207,7 +209,7 @@ def test_a_defect_of_a_got10k_zip_is_found_and_nothing_else(defect):
     files, expected = got10k_defects()[defect]
     judgement = judge(files, "got10k")
     assert found(judgement) == expected
-    error = any(KINDS[kind].error for kind in expected)
+    error = any(kind in ERRORS for kind in expected)
     assert judgement.verdict().startswith("not fit" if error else "fit")
 
 
@@ -287,7 +289,7 @@ def test_rows_are_compared_with_frames_where_they_are_known():
     judgement = judge(
         trackingnet_files(), "trackingnet", frames=dict.fromkeys(TRACKINGNET, 2) | {TN: 1}
     )
-    assert found(judgement) == {"rows": [f"{TN}.txt"]} and "misses" in judgement.verdict()
+    assert found(judgement) == {"rows": [f"{TN}.txt"]}
 
 
 def test_boxes_right_of_and_below_the_image_are_found_where_its_size_is_known():
@@ -303,7 +305,7 @@ def test_backslashes_are_called_what_they_are():
     files = {name.replace("/", "\\"): data for name, data in got10k_files().items()}
     judgement = judge(files)
     assert len(found(judgement)["path"]) == 360
-    assert judgement.verdict().startswith("not fit to submit: the server would silently give no")
+    assert judgement.verdict().startswith("not fit to submit")
 
 
 def test_an_entry_whose_name_ends_before_it_begins_is_no_path():
@@ -323,9 +325,9 @@ def test_encrypted_damaged_and_strangely_packed_entries_are_named():
         data[entry + offset] = value  # flags: encrypted; method: PPMd
     judgement = judge_zip(io.BytesIO(data), "t.zip")
     reasons = {f.where: f.what for f in judgement.findings if f.kind == "unreadable"}
-    assert reasons[infos[20].filename] == "encrypted"
+    assert "encrypted" in reasons[infos[20].filename]
     assert "method 98" in reasons[infos[30].filename]
-    assert reasons[RUN].startswith("damaged: Bad CRC-32")
+    assert "Bad CRC-32" in reasons[RUN]
     assert len(reasons) == len(judgement.findings) == 3
 
 
@@ -371,7 +373,7 @@ def test_no_damage_to_the_bytes_of_a_zip_escapes_as_anything_but_a_finding(chang
     except UserError as error:
         assert error.message.isprintable()
     else:
-        assert all(finding.text().isprintable() for finding in judgement.findings)
+        assert all(str(finding).isprintable() for finding in judgement.findings)
 
 
 @settings(max_examples=300, deadline=None)
@@ -381,7 +383,7 @@ def test_no_text_escapes_as_anything_but_a_finding(text):
     names = ("a",)
     judgement = judge_zip(zipped({"a.txt": data}), "t.zip", "trackingnet", Expected(names=names))
     assert judgement.sequences == 1
-    assert all(finding.text().isprintable() for finding in judgement.findings)
+    assert all(str(finding).isprintable() for finding in judgement.findings)
 
 
 box = st.tuples(st.floats(-900, 3000), st.floats(-900, 3000), st.floats(0, 900), st.floats(0, 900))
@@ -399,14 +401,14 @@ def test_what_the_packer_writes_is_judged_without_an_error(tmp_path, runs, rows,
     boxes, n = np.array(rows), len(rows)
     names = ("a_1", "b_2")
     results = {k: SequenceResult(k, boxes, np.zeros(n), np.full(n, time)) for k in names}
-    known = {"first_boxes": dict.fromkeys(names, boxes[0]), "overwrite": True}
-    known["frame_sizes"] = dict.fromkeys(names, (640, 360))
-    frames = dict.fromkeys(names, n)
-    for packed in (
-        pack_got10k([results] * runs, frames, tmp_path / "g.zip", **known),
-        pack_trackingnet(results, frames, tmp_path / "t.zip", official=names, **known),
-    ):
+    wanted = Expected(
+        names=names,
+        frames=dict.fromkeys(names, n),
+        first_boxes=dict.fromkeys(names, boxes[0]),
+        frame_sizes=dict.fromkeys(names, (640, 360)),
+    )
+    for server in SERVERS:
+        packed = pack_zip(server, [results] * runs, wanted, tmp_path / "t.zip", overwrite=True)
         with packed.path.open("rb") as file:
-            wanted = Expected(names=names, frames=frames, first_boxes=known["first_boxes"])
             judgement = judge_zip(file, "t.zip", expected=wanted)
         assert judgement.errors == () and judgement.sequences == 2
