@@ -270,10 +270,6 @@ def _prepared(
         recipe=recipe,
         reading=Reading(manifest.folder.parent, None, False),
         run=run,
-        resume=False,
-        backbone=None,
-        weights=None,
-        force_backbone=False,
     )
     alone = World(0, 1, torch.device("cpu"))
     return prepare(request, find_shards(request), world or alone)

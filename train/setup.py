@@ -6,7 +6,7 @@ What is missing or does not fit is a `UserError` that says what to do about it.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import pick_dtype
 from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import build_network
+from lorat.train.options import StartOptions
 from lorat.train.validation import validation_source
 
 __all__ = ["Reading", "Request", "find_shards", "introduce", "note_run", "prepare"]
@@ -53,12 +54,8 @@ class Request:
     recipe: RecipeConfig
     reading: Reading
     run: Path
-    resume: bool
-    backbone: Path | None
-    weights: Path | None
-    force_backbone: bool
-    wandb: str = "off"
-    """Where records go beside the run's log: ``online``, ``offline`` or ``off``."""
+    weights: Path | None = None
+    start: StartOptions = field(default_factory=StartOptions)
     repeats: RunRecord | None = None
     """The record of the run that is done again, if one is."""
 
@@ -103,7 +100,7 @@ def prepare(
     _check_folder(request, world)
     torch.manual_seed(recipe.train.seed)
     dtype = pick_dtype(recipe.train.dtype, world.device, training=True)
-    network = build_network(request.variant, backbone=request.backbone, dtype_frozen=dtype)
+    network = build_network(request.variant, backbone=request.start.backbone, dtype_frozen=dtype)
     _start_from(request, network)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
@@ -147,13 +144,13 @@ def _start_from(request: Request, network: LoRAT) -> None:
         request.weights,
         network,
         layout=request.variant.backbone.layout,
-        force_backbone=request.force_backbone,
+        force_backbone=request.start.force_backbone,
     )
 
 
 def _goes_on(request: Request) -> bool:
     """Return whether a checkpoint is there that the run goes on from."""
-    return request.resume and bool(checkpoints_of(request.run))
+    return request.start.resume is not None and bool(checkpoints_of(request.run))
 
 
 def _check_division(recipe: RecipeConfig, world: World) -> None:
@@ -210,7 +207,7 @@ def _check_same(manifest: Manifest, repeated: RunRecord) -> None:
 
 def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, world: World) -> None:
     """See that backbone and first weights are those of the run that is repeated."""
-    wanted, force = repeated.backbone_fingerprint, request.force_backbone
+    wanted, force = repeated.backbone_fingerprint, request.start.force_backbone
     if wanted is not None and wanted != network.fingerprint and not force:
         raise UserError(
             f"--config: the run to repeat had another backbone (fingerprint {wanted or 'none'}, "
@@ -239,7 +236,7 @@ def _check_folder(request: Request, world: World) -> None:
         return
     if request.run.is_file():
         raise UserError(f"{request.run}: is a file; name a folder with --run")
-    if request.run.exists() and any(request.run.iterdir()) and not request.resume:
+    if request.run.exists() and any(request.run.iterdir()) and not request.start.resume:
         raise UserError(
             f"{request.run}: exists; go on with --resume auto, or name another folder with --run"
         )
@@ -302,8 +299,8 @@ def _training(
         recipe=recipe,
         source=source,
         dtype=dtype,
-        resume=request.resume,
+        resume=request.start.resume is not None,
         validation=validation,
-        force_backbone=request.force_backbone,
-        wandb=request.wandb,
+        force_backbone=request.start.force_backbone,
+        wandb=request.start.wandb,
     )

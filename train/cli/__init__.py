@@ -1,5 +1,3 @@
 """The command ``lorat-train``."""
 
-from lorat.train.cli.train import main
-
-__all__ = ["main"]
+from lorat.train.cli.train import main as main

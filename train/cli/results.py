@@ -12,17 +12,15 @@ sequence, a test set that cannot be read) is reported and leaves the training al
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import click
+from typing import TYPE_CHECKING
 
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.store import METRICS, forget_others
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, default_test_sets
-from lorat.prep.commandline import options_of
 from lorat.prep.trees.registry import parse_name
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import OUT
@@ -30,11 +28,9 @@ from lorat.shards.base.errors import UserError
 from lorat.train.logs.result import Result, note_result
 
 if TYPE_CHECKING:
-    from lorat.evaluate.track.ranks import Ranks
     from lorat.evaluate.track.session import Evaluation, Progress
     from lorat.train.distributed.world import World
-
-__all__ = ["BETWEEN", "Evaluator", "Trees", "evaluation_options", "find_trees"]
+    from lorat.train.setup import Request
 
 BETWEEN = "got10k-val"
 """The test set that is tracked while the training goes on."""
@@ -42,44 +38,23 @@ BETWEEN = "got10k-val"
 _MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")
 """What weights are compared by: the first that there is."""
 _LOG = logging.getLogger("lorat")
-Value = TypeVar("Value")
-
-
-def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --raw, --root, --tree and --no-eval, which `find_trees` reads."""
-    command = click.option(
-        "--no-eval",
-        is_flag=True,
-        help="Track no test sets; else those whose tree is there, in between and at the end.",
-    )(command)
-    return options_of(TreeOptions, "trees")(command)
 
 
 @dataclass(frozen=True, slots=True)
-class Trees:
+class FoundSets:
     """Test sets whose trees are there."""
 
     names: tuple[str, ...]
     """``<dataset>-<split>``."""
-    places: TreeOptions
-
-    def read(self, name: str) -> TestSet:
-        """Read the tree of one of them.
-
-        Raises:
-            UserError: if it is damaged.
-        """
-        return choose_test_sets([name], [], self.places)[0]
+    trees: TreeOptions
 
 
-def find_trees(trees: TreeOptions, no_eval: bool) -> Trees | None:
-    """Look for test sets, as lorat-eval does; None where none are wanted or there.
+def find_test_sets(trees: TreeOptions) -> FoundSets | None:
+    """Look for test sets, as lorat-eval does; None where none are there.
 
     Raises:
         UserError: if a tree or the folder of trees that the user named is missing.
     """
-    if no_eval:
-        return None
     try:
         names = default_test_sets(trees)
     except UserError as error:
@@ -88,17 +63,15 @@ def find_trees(trees: TreeOptions, no_eval: bool) -> Trees | None:
         _LOG.warning("the run ends without a result: %s, or --no-eval", error.message)
         return None
     for name in names:
-        dataset, split = parse_name(name)
-        trees.find(dataset, split)
-    return Trees(tuple(names), trees)
+        trees.find(*parse_name(name))
+    return FoundSets(tuple(names), trees)
 
 
 class Evaluator:
     """Tracks test sets with the weights of a run, on all ranks at once; every rank calls alike."""
 
-    def __init__(self, trees: Trees, settings: BatchSettings, epochs: int, world: World) -> None:
-        self._trees, self._settings, self._world = trees, settings, world
-        self._epochs = epochs
+    def __init__(self, found: FoundSets, request: Request, world: World) -> None:
+        self._found, self._request, self._world = found, request, world
         self._last: tuple[Evaluation, Path] | None = None
         self.failed = False
         """Whether something could not be tracked or scored."""
@@ -114,8 +87,8 @@ class Evaluator:
         Returns:
             ``got10k-val/ao`` → score and so on, on rank 0; empty where there is nothing new.
         """
-        last = epoch == self._epochs
-        names = self._trees.names if last else tuple({BETWEEN} & {*self._trees.names})
+        last = epoch == self._request.recipe.train.epochs
+        names = self._found.names if last else tuple({BETWEEN} & {*self._found.names})
         if not names:
             return {}
 
@@ -124,24 +97,12 @@ class Evaluator:
             show(f"epoch {epoch}: tracking {', '.join(names)}  {share}")
 
         outcome = self._track(names, weights, progress, again=last)
-        if outcome is None:
+        if outcome is None or not self._world.speaks:
             return {}
         self._last = outcome, default_out(weights)
-        return self._guarded(lambda: self._scores(outcome, weights, epoch)) or {}
-
-    def _scores(self, outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
-        """Write the scores and note which weights are the best."""
-        from lorat.evaluate.report.outcome import summarise, write_metrics
-        from lorat.evaluate.report.tables import summary
-
-        summed = summarise(outcome, default_out(weights))
-        write_metrics(summed, default_out(weights))
-        scored, scores = summed.scored, summary(summed.scored)
-        measure = next((m for m in _MEASURES if m in scores), None)
-        if measure is not None:
-            sequences = next(len(s.tracker.sequences) for s in scored if s.name == BETWEEN)
-            note_result(weights, Result(measure, scores[measure], sequences, epoch))
-        return scores
+        with self._reporting():
+            return _score(outcome, weights, epoch)
+        return {}
 
     def publish(self) -> None:
         """Print and draw the scores after the last epoch, on rank 0."""
@@ -149,16 +110,15 @@ class Evaluator:
             return
         from lorat.evaluate.report.publish import Wishes, publish
 
-        outcome, out = self._last
-        self._guarded(lambda: publish(outcome, out, Wishes(no_video=True), OUT))
+        with self._reporting():
+            publish(*self._last, Wishes(no_video=True), OUT)
 
-    def _guarded(self, work: Callable[[], Value]) -> Value | None:
-        """Do what only rank 0 does; a user's error in it is reported and remembered."""
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
         try:
-            return work()
+            yield
         except UserError as error:
             self._report(error.message)
-            return None
 
     def _report(self, message: str) -> None:
         self.failed = True
@@ -173,63 +133,57 @@ class Evaluator:
         *,
         again: bool,
     ) -> Evaluation | None:
-        """Track together with the other ranks.
+        """Track together with the other ranks; None where that is done, unless `again`, or fails.
 
-        Args:
-            names: of test sets.
-            weights: of the tracker.
-            progress: called now and then.
-            again: score what is tracked and scored already, too.
-
-        Returns:
-            What came out, on rank 0; None on the others, or where that failed.
+        Every set that can be read is tracked; what cannot be is reported.
         """
-        from lorat.evaluate.track.ranks import share_ranks
+        import torch
 
-        out, world = default_out(weights), self._world
+        from lorat.evaluate.track.ranks import share_ranks
+        from lorat.evaluate.track.session import evaluate
+
+        out, world, start = default_out(weights), self._world, self._request.start
+        settings = BatchSettings(
+            weights=weights,
+            backbone=start.backbone,
+            force_backbone=start.force_backbone,
+            device=str(world.device),
+            batch=self._request.recipe.train.evaluate_batch,
+        )
+        outcome, sets = None, list[TestSet]()
         with share_ranks(world.rank, world.size, world.store) as ranks:
             if world.speaks:
-                self._guarded(lambda: forget_others(out, weights))
+                with self._reporting():
+                    forget_others(out, weights)
             # Rank 0 decides: another node may see the folder later.
             if not ranks.first(again or not (out / METRICS).is_file()):
                 return None
-            sets, unread = self._read(names)
-            for message in unread:
-                self._report(message)
-            outcome = self._guarded(lambda: self._evaluate(sets, out, weights, progress, ranks))
-        if outcome is None:
-            return None
-        for name, sequences in outcome.failed.items():
+            for name in names:
+                with self._reporting():
+                    sets += choose_test_sets([name], [], self._found.trees)
+            try:
+                with self._reporting(), torch.random.fork_rng(devices=()):
+                    outcome = evaluate(sets, out, settings, progress=progress, ranks=ranks)
+            finally:
+                if world.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        for name, sequences in outcome.failed.items() if outcome else ():
             for sequence, why in sequences.items():
                 self._report(f"{name} {sequence}: {why}")
-        return outcome if world.speaks else None
+        return outcome
 
-    def _read(self, names: Sequence[str]) -> tuple[list[TestSet], list[str]]:
-        sets, errors = [], []
-        for name in names:
-            try:
-                sets.append(self._trees.read(name))
-            except UserError as error:
-                errors.append(error.message)
-        return sets, errors
 
-    def _evaluate(
-        self,
-        sets: Sequence[TestSet],
-        out: Path,
-        weights: Path,
-        progress: Callable[[Progress], None],
-        ranks: Ranks,
-    ) -> Evaluation:
-        import torch
+def _score(outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
+    """Write the scores and note which weights are the best."""
+    from lorat.evaluate.report.outcome import summarise, write_metrics
+    from lorat.evaluate.report.tables import summary
 
-        from lorat.evaluate.track.session import evaluate
-
-        device = self._world.device
-        settings = replace(self._settings, weights=weights, device=str(device))
-        try:
-            with torch.random.fork_rng(devices=()):
-                return evaluate(sets, out, settings, progress=progress, ranks=ranks)
-        finally:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+    out = default_out(weights)
+    summed = summarise(outcome, out)
+    write_metrics(summed, out)
+    scored, scores = summed.scored, summary(summed.scored)
+    measure = next((m for m in _MEASURES if m in scores), None)
+    if measure is not None:
+        sequences = next(len(s.tracker.sequences) for s in scored if s.name == BETWEEN)
+        note_result(weights, Result(measure, scores[measure], sequences, epoch))
+    return scores

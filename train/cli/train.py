@@ -13,142 +13,141 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from lorat.configs.load import load_recipe, load_variant
-from lorat.evaluate.track.settings import BatchSettings
-from lorat.prep.commandline import Command, LocationType, group_settings
+from lorat.prep.commandline import Command, group_settings, options_of
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.options import parse_bytes
+from lorat.shards.base.options import option, parse_bytes
 from lorat.shards.base.storage import Location, locate
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.pixels.jpeg import codec_name
-from lorat.train.cli.results import Evaluator, evaluation_options, find_trees
+from lorat.train.cli.results import Evaluator, find_test_sets
+from lorat.train.options import StartOptions
 
 if TYPE_CHECKING:
     from lorat.train.checkpoint.record import RunRecord
     from lorat.train.setup import Request
-
-__all__ = ["main"]
 
 _CACHE_SIZE = "50GB"
 _SHARDS = "data/shards"
 _VARIANT = "B-224"
 _IN_RECORD = ("variant", "recipe", "weights", "on_bad_sample")
 
+_DATA, _RUN, _INSTEAD = "Data", "The run", "Instead of training"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """The command line, as click parsed it."""
+class TrainOptions:
+    """What to do, as it was asked for; None where nothing was said."""
 
-    config: Path | None
-    variant: str | None
-    recipe: str | None
-    shards: Location | None
-    shard_cache: Path | None
-    shard_cache_size: str | None
-    on_bad_sample: str | None
-    run: Path | None
-    resume: str | None
-    overrides: tuple[str, ...]
-    backbone: Path | None
-    weights: Path | None
-    force_backbone: bool
-    device: str
-    trees: TreeOptions
-    no_eval: bool
-    wandb: str
-    profile: bool
-    replay: Path | None
+    variant: str | None = option(
+        None, help="A name (S-224, g-378, toy) or YAML file.", shown=_VARIANT
+    )
+    recipe: str | None = option(
+        None, help="A name or a YAML file.", shown="the variant's own, or standard"
+    )
+    config: Path | None = option(
+        None,
+        help="Repeat a run from its config.yaml: variant, recipe, shards and first weights.",
+        kind="file",
+    )
+    overrides: tuple[str, ...] = option(
+        (),
+        help="Change a key of the recipe, such as train.lr, or of the variant (variant.lora.rank).",
+        names=("--set",),
+        metavar="KEY=VALUE",
+    )
+    weights: Path | None = option(
+        None,
+        help="Start from these trained weights: a checkpoint's or a published file.",
+        kind="file",
+    )
+    shards: Location | None = option(
+        None,
+        help="Folder or URL (s3://bucket/shards) that lorat-prep build wrote.",
+        shown=_SHARDS,
+        section=_DATA,
+    )
+    shard_cache: Path | None = option(
+        None,
+        help="Local folder that whole shards are copied into before they are read.",
+        kind="folder",
+        section=_DATA,
+    )
+    shard_cache_size: str | None = option(
+        None,
+        help="Most that --shard-cache may hold.",
+        metavar="SIZE",
+        shown=_CACHE_SIZE,
+        section=_DATA,
+    )
+    on_bad_sample: Literal["stop", "skip"] | None = option(
+        None,
+        help="What a damaged sample does: ends the training, or is reported and another one taken.",
+        shown="stop",
+        section=_DATA,
+    )
+    no_eval: bool = option(
+        False,
+        help="Track no test sets; else those whose tree is there, in between and at the end.",
+        section=_DATA,
+    )
+    run: Path | None = option(
+        None,
+        help="Folder of this run; write --run-dir under torchrun.",
+        names=("--run", "--run-dir"),
+        shown="runs/<variant>-<recipe>",
+        section=_RUN,
+    )
+    profile: bool = option(
+        False,
+        help="Train nothing; say what a step and a frame cost. Needs no shards and no weights.",
+        section=_INSTEAD,
+    )
+    replay: Path | None = option(
+        None,
+        help="Train nothing; do a step again whose loss was not finite (runs/…/faults/step_…).",
+        metavar="DUMP",
+        exists=True,
+        kind="folder",
+        section=_INSTEAD,
+    )
+
+    def cache(self) -> CacheOptions | None:
+        """Return where shards are copied to, if they are."""
+        if self.shard_cache is not None:
+            size = parse_bytes(self.shard_cache_size or _CACHE_SIZE)
+            return CacheOptions(self.shard_cache.expanduser(), size)
+        if self.shard_cache_size is not None:
+            raise UserError(
+                "--shard-cache-size: no cache is used; name its folder with --shard-cache"
+            )
+        return None
+
+    def record(self) -> RunRecord | None:
+        """Return the record that --config names, changed as --set says."""
+        if self.config is None:
+            return None
+        from lorat.train.checkpoint.record import read_record
+
+        for name in _IN_RECORD:
+            if getattr(self, name) is not None:
+                spelt = name.replace("_", "-")
+                raise UserError(f"--{spelt}: stands in {self.config}; leave it or --config out")
+        return read_record(self.config, self.overrides)
 
 
 @click.command(cls=Command, context_settings=group_settings)
+@options_of(TrainOptions, "options", "What is trained")
+@options_of(StartOptions, "start", "The run")
+@options_of(TreeOptions, "trees")
 @click.version_option(package_name="lorat")
-@click.option("--variant", help=f"A name (S-224, g-378, toy) or YAML file.  [default: {_VARIANT}]")
-@click.option("--recipe", help="A name or a YAML file.  [default: the variant's own, or standard]")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Repeat a run from its config.yaml: variant, recipe, shards and first weights.",
-)
-@click.option(
-    "--shards",
-    type=LocationType(),
-    help=f"Folder or URL (s3://bucket/shards) that lorat-prep build wrote.  [default: {_SHARDS}]",
-)
-@click.option(
-    "--shard-cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Local folder that whole shards are copied into before they are read.",
-)
-@click.option(
-    "--shard-cache-size",
-    metavar="SIZE",
-    help=f"Most that --shard-cache may hold.  [default: {_CACHE_SIZE}]",
-)
-@click.option(
-    "--on-bad-sample",
-    type=click.Choice(["stop", "skip"]),
-    help="What a damaged sample does: ends the training, or is reported and another one taken.  "
-    "[default: stop]",
-)
-@click.option(
-    "--run",
-    "--run-dir",
-    "run",
-    type=click.Path(path_type=Path),
-    help="Folder of this run; write --run-dir under torchrun.  [default: runs/<variant>-<recipe>]",
-)
-@click.option(
-    "--resume", type=click.Choice(["auto"]), help="Go on from the newest checkpoint, if any."
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a key of the recipe, such as train.lr, or of the variant (variant.lora.rank).",
-)
-@click.option(
-    "--backbone",
-    type=click.Path(path_type=Path),
-    help="Pretrained weights.  [default: $LORAT_BACKBONES, then timm's hub]",
-)
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Start from these trained weights: a checkpoint's or a published file.",
-)
-@click.option(
-    "--force-backbone",
-    is_flag=True,
-    help="Start or go on from weights that were trained on another backbone.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-@click.option(
-    "--wandb",
-    type=click.Choice(["online", "offline", "off"]),
-    default="off",
-    show_default=True,
-    help="Log to wandb.ai too, or to files for wandb sync; online without a key is offline.",
-)
-@click.option(
-    "--profile",
-    is_flag=True,
-    help="Train nothing; say what a step and a frame cost. Needs no shards and no weights.",
-)
-@click.option(
-    "--replay",
-    metavar="DUMP",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Train nothing; do a step again whose loss was not finite (runs/…/faults/step_…).",
-)
-@evaluation_options
-def main(**values: Any) -> None:
+def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None:
     """Train a tracker on shards, and track test sets with it.
 
     Exit status: 0 done; 1 trained, but test sets could not all be tracked; 2 an input is missing or
@@ -158,28 +157,22 @@ def main(**values: Any) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
         logging.getLogger("lorat").setLevel(logging.ERROR)  # rank 0 has the same to say
     codec_name()  # says here, once, if the fast codec is missing
-    sys.exit(_run(Options(**values)))
-
-
-def _run(options: Options) -> int:
-    """Do what is asked for and return the exit status."""
     if options.replay is not None:
         from lorat.train.replay import load_dump, print_replay, replay
 
         dump = load_dump(options.replay)
-        print_replay(dump, replay(dump, options.device, options.backbone))
-        return 0
-    if options.profile:
+        print_replay(dump, replay(dump, start.device, start.backbone))
+    elif options.profile:
         from lorat.train.profile.profile import profile_variant
         from lorat.train.profile.tables import print_profile
 
-        request = _request(options)
-        print_profile(profile_variant(request.variant, request.recipe, options.device))
-        return 0
-    return _train(options)
+        request = _request(options, start)
+        print_profile(profile_variant(request.variant, request.recipe, start.device))
+    else:
+        sys.exit(_train(options, start, trees))
 
 
-def _train(options: Options) -> int:
+def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> int:
     """Train and return the exit status; what ranks find by themselves, they agree on first."""
     from lorat.train.agreement import agreed, check_alike, common_settings
     from lorat.train.distributed.world import join_world
@@ -188,21 +181,16 @@ def _train(options: Options) -> int:
     from lorat.train.setup import find_shards, introduce, note_run, prepare
     from lorat.train.step.faults import explain_memory
 
-    with join_world(options.device) as world:
-        request = agreed(lambda: _request(options), world)
+    with join_world(start.device) as world:
+        request = agreed(lambda: _request(options, start), world)
         manifests = agreed(lambda: find_shards(request), world)
-        trees = agreed(lambda: find_trees(options.trees, options.no_eval), world)
+        wanted = not options.no_eval
+        found = agreed(lambda: find_test_sets(trees) if wanted else None, world)
         training, network = agreed(lambda: prepare(request, manifests, world), world)
-        test_sets = trees.names if trees else ()
+        test_sets = found.names if found else ()
         check_alike(common_settings(training, network.fingerprint, test_sets), world)
         agreed(lambda: note_run(request, training, network, world), world)
-        evaluator = None
-        if trees is not None:
-            batch = request.recipe.train.evaluate_batch
-            tracker = BatchSettings(
-                backbone=request.backbone, force_backbone=request.force_backbone, batch=batch
-            )
-            evaluator = Evaluator(trees, tracker, request.recipe.train.epochs, world)
+        evaluator = Evaluator(found, request, world) if found is not None else None
         if world.speaks:
             introduce(training, network, world)
         with explain_memory(request.recipe, request.variant, world):
@@ -218,13 +206,15 @@ def _train(options: Options) -> int:
     return 1 if evaluator is not None and evaluator.failed else 0
 
 
-def _request(options: Options) -> Request:
+def _request(options: TrainOptions, start: StartOptions) -> Request:
     from lorat.train.setup import Reading, Request
 
-    record = _record(options)
+    record = options.record()
     if record is None:
-        of_variant, of_recipe = _overrides(options.overrides)
-        variant = load_variant(options.variant or _VARIANT, of_variant)
+        of_variant = [text for text in options.overrides if text.startswith("variant.")]
+        of_recipe = [text for text in options.overrides if text not in of_variant]
+        bare = [text.removeprefix("variant.") for text in of_variant]
+        variant = load_variant(options.variant or _VARIANT, bare)
         recipe = load_recipe(options.recipe or variant.recipe, of_recipe)
         shards, weights = options.shards or locate(_SHARDS), options.weights
         bad = options.on_bad_sample
@@ -232,48 +222,12 @@ def _request(options: Options) -> Request:
         variant, recipe, bad = record.variant, record.recipe, record.on_bad_sample
         shards = options.shards or locate(record.shards)
         weights = Path(record.weights) if record.weights else None
-    cache = _cache_options(options.shard_cache, options.shard_cache_size)
     return Request(
         variant=variant,
         recipe=recipe,
-        reading=Reading(shards, cache, bad == "skip"),
+        reading=Reading(shards, options.cache(), bad == "skip"),
         run=options.run or Path("runs") / f"{variant.name}-{recipe.name}",
-        resume=options.resume is not None,
-        backbone=options.backbone,
         weights=weights,
-        force_backbone=options.force_backbone,
         repeats=record,
-        wandb=options.wandb,
+        start=start,
     )
-
-
-def _record(options: Options) -> RunRecord | None:
-    """Return the record that --config names, changed as --set says."""
-    if options.config is None:
-        return None
-    from lorat.train.checkpoint.record import read_record
-
-    for name in _IN_RECORD:
-        if getattr(options, name) is not None:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option}: stands in {options.config}; leave it or --config out")
-    return read_record(options.config, options.overrides)
-
-
-def _overrides(texts: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Return what --set changes of the variant, and of the recipe."""
-    start = "variant."
-    of_variant = [text.removeprefix(start) for text in texts if text.startswith(start)]
-    return of_variant, [text for text in texts if not text.startswith(start)]
-
-
-def _cache_options(folder: Path | None, size: str | None) -> CacheOptions | None:
-    if folder is not None:
-        return CacheOptions(folder.expanduser(), parse_bytes(size or _CACHE_SIZE))
-    if size is not None:
-        raise UserError("--shard-cache-size: no cache is used; name its folder with --shard-cache")
-    return None
-
-
-if __name__ == "__main__":
-    main()
