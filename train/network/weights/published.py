@@ -31,7 +31,7 @@ PARTS = ("q", "k", "v")
 _SCALARS = {"lora_alpha": "alpha", "use_rslora": "rslora"}
 _OWN_SCALARS = re.compile(r"(.+)\.lora\.(alpha|use_rslora)")
 _QUERY = re.compile(r"(.+\.qkv)\.q\.(weight|bias)")
-_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 GATED = {".mlp.fc1.": ".mlp.w12.", ".mlp.fc2.": ".mlp.w3."}
 """timm's names of a gated MLP's layers → the names in memory."""
 
@@ -137,7 +137,6 @@ def to_file(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     paired = pairs_of(tensors)
     joined = {layer.rpartition(".")[0] for layer in paired if layer.rpartition(".")[2] in PARTS}
     last = last_block(tensors)
-    gated = is_gated(tensors)
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
@@ -153,36 +152,39 @@ def to_file(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
             named[f"blocks.{last}.attn.kv.{kind}"] = tensor[width:]
         else:
             named[name] = tensor
-    return {file_name(name, layout, last, gated): tensor for name, tensor in named.items()}
+    shown = shown_names(tensors, layout)
+    return {shown(name): tensor for name, tensor in named.items()}
 
 
-def file_name(name: str, layout: str, last: int, gated: bool) -> str:
-    """Return what published files call one tensor that has a name of its own in memory.
+def shown_names(expected: Iterable[str], layout: str) -> Callable[[str], str]:
+    """Return the function that turns a name in memory into the one that published files have.
 
     Args:
-        name: in memory.
+        expected: the names of all tensors of the network.
         layout: the variant's ``backbone.layout``.
-        last: number of the last block.
-        gated: whether the network's MLPs are gated.
     """
     if layout != "timm":
-        return name
-    name = name.replace(f"blocks.{last}.attn.qkv.q.", f"blocks.{last}.attn.q.")
-    name = re.sub(rf"blocks\.{last}\.attn\.qkv\.([kv])\.", rf"blocks.{last}.attn.kv.\1.", name)
-    if gated:
-        for theirs, ours in GATED.items():
+        return str
+    last, gated = last_block(expected), is_gated(expected)
+
+    def shown(name: str) -> str:
+        name = name.replace(f"blocks.{last}.attn.qkv.q.", f"blocks.{last}.attn.q.")
+        name = re.sub(rf"blocks\.{last}\.attn\.qkv\.([kv])\.", rf"blocks.{last}.attn.kv.\1.", name)
+        for theirs, ours in GATED.items() if gated else ():
             name = name.replace(ours, theirs)
-    return name
+        return name
+
+    return shown
 
 
 def layout_of(names: Iterable[str]) -> str | None:
     """Return the family that a file's names belong to, or None where both would write them so."""
     names = list(names)
     last = last_block(names)
-    inner = {match[2] for name in names if (match := _BLOCK.match(name)) and int(match[1]) == last}
-    if any(name.startswith(("attn.q.", "attn.kv.")) for name in inner):
+    begin = f"blocks.{last}.attn."
+    if any(name.startswith((f"{begin}q.", f"{begin}kv.")) for name in names):
         return "timm"
-    return "official" if any(name.startswith("attn.qkv.") for name in inner) else None
+    return "official" if any(name.startswith(f"{begin}qkv.") for name in names) else None
 
 
 def is_gated(names: Iterable[str]) -> bool:
@@ -190,15 +192,15 @@ def is_gated(names: Iterable[str]) -> bool:
     return any(".mlp.w12." in name for name in names)
 
 
-def last_block(names: Iterable[str]) -> int:
-    """Return the number of the last block that names speak of, or -1."""
-    return max((int(match[1]) for name in names if (match := _BLOCK.match(name))), default=-1)
-
-
 def block_of(name: str) -> int | None:
     """Return the number of the block that a tensor belongs to, or None."""
     match = _BLOCK.match(name)
     return int(match[1]) if match else None
+
+
+def last_block(names: Iterable[str]) -> int:
+    """Return the number of the last block that names speak of, or -1."""
+    return max((block for name in names if (block := block_of(name)) is not None), default=-1)
 
 
 def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -266,14 +268,3 @@ def live_pairs(network: LoRAT) -> dict[str, tuple[Tensor, Tensor, float]]:
             for layer, a, b in zip(layers, *factors, strict=True):
                 pairs[layer] = a, b, module.scale
     return pairs
-
-
-def shown_names(expected: Mapping[str, Tensor], layout: str) -> Callable[[str], str]:
-    """Return the function that turns a name in memory into the one that files of the layout have.
-
-    Args:
-        expected: all tensors of the network.
-        layout: the variant's ``backbone.layout``.
-    """
-    last, gated = last_block(expected), is_gated(expected)
-    return lambda name: file_name(name, layout, last, gated)
