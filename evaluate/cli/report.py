@@ -21,10 +21,10 @@ from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 
 if TYPE_CHECKING:
-    from lorat.evaluate.report.outcome import Summary
+    from lorat.evaluate.cli.publish import Runs, Summary
+    from lorat.evaluate.measure.scores import DatasetScores
     from lorat.evaluate.report.page import Rival
-
-__all__ = ["report_command"]
+    from lorat.prep.trees.base.clip import Clip
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -89,8 +89,7 @@ def _report(options: Options) -> int:
         raise UserError(f"{out}: no evaluation there (tracker.json); run lorat-eval first")
     sets = _sets(options, out)
     # torch and matplotlib take seconds to import: help and mistakes need not wait for them.
-    from lorat.evaluate.report.input import PAGE, page_input
-    from lorat.evaluate.report.outcome import remarks, summarise
+    from lorat.evaluate.cli.publish import PAGE, summarise
     from lorat.evaluate.report.page import write_page
     from lorat.evaluate.track.session import Evaluation
 
@@ -99,7 +98,7 @@ def _report(options: Options) -> int:
     if not summary.scored:
         raise UserError(f"{out}: no result of a test set with ground truth; run lorat-eval first")
     rivals, compared = _rivals(options, summary)
-    page = page_input(summary, out, [*remarks(summary), *compared], rivals, options.worst)
+    page = summary.page([*summary.remarks(), *compared], rivals, options.worst)
     path = options.html or out / PAGE
     write_page(path, page)
     for line in page.remarks:
@@ -150,7 +149,6 @@ def _rivals(options: Options, summary: Summary) -> tuple[list[Rival], list[str]]
     Raises:
         UserError: if a folder holds no result of any of the test sets.
     """
-    from lorat.evaluate.report.input import compare
     from lorat.evaluate.report.page import Rival
     from lorat.evaluate.results.layouts import read_foreign
 
@@ -166,14 +164,8 @@ def _rivals(options: Options, summary: Summary) -> tuple[list[Rival], list[str]]
                 refused = error.message
                 lines.append(f"{each.name}: {label} left out: {error.message}")
                 continue
-            scores, said = compare(
-                label,
-                each.tracker,
-                clips,
-                summary.results[each.name],
-                foreign.runs,
-                options.convention,
-            )
+            runs = summary.results[each.name], foreign.runs
+            scores, said = _compare(label, each.tracker, clips, *runs, options.convention)
             lines += [*said, *(f"{each.name}: {label}: {note}" for note in foreign.notes)]
             if scores is not None:
                 sets[each.name] = scores
@@ -181,6 +173,33 @@ def _rivals(options: Options, summary: Summary) -> tuple[list[Rival], list[str]]
             raise UserError(f"--results {label}={folder}: {refused or 'no result of any test set'}")
         rivals.append(Rival(label=label, sets=sets))
     return rivals, lines
+
+
+def _compare(
+    label: str,
+    ours: DatasetScores,
+    clips: Sequence[Clip],
+    our_runs: Runs,
+    their_runs: Runs,
+    convention: ConventionName,
+) -> tuple[DatasetScores | None, list[str]]:
+    """Score another tracker on the sequences that it has results of.
+
+    Where these are not all of ours, a line says so, with our score over the same.
+    """
+    from lorat.evaluate.measure.scores import dataset_scores
+
+    shared = [clip for clip in clips if all(clip.name in run for run in their_runs)]
+    theirs = dataset_scores(shared, their_runs, convention)
+    if theirs is None or len(theirs.sequences) == len(ours.sequences):
+        return theirs, []
+    same = dataset_scores(shared, our_runs, convention)
+    assert same is not None, "these sequences have ground truth"
+    return theirs, [
+        f"{theirs.dataset}-{theirs.split}: {label} has results of {len(theirs.sequences)} of "
+        f"{len(ours.sequences)} sequences; over these its AUC is {100 * theirs.curves.auc:.1f} and "
+        f"ours {100 * same.curves.auc:.1f}"
+    ]
 
 
 def _folders(texts: Sequence[str]) -> Mapping[str, Path]:

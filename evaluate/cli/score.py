@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
-from rich.table import Table
 
 from lorat.evaluate.cli.options import convention_option
 from lorat.evaluate.measure.ope import ConventionName
@@ -17,16 +16,13 @@ from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_se
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.sources import TreeOptions, split_names
-from lorat.shards.base.console import OUT, plain_table, progress_bar, say, start_logging
+from lorat.shards.base.console import OUT, progress_bar, say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import read_json, write_json
 
 if TYPE_CHECKING:
-    from lorat.evaluate.measure.attributes import AttributeScores
-    from lorat.evaluate.report.tables import Scored
+    from lorat.evaluate.measure.scores import Scored
     from lorat.evaluate.results.layouts import Foreign
-
-__all__ = ["score_command"]
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
@@ -99,26 +95,29 @@ def _score(options: Options) -> int:
             "pack results with lorat-eval --submit-zip"
         )
     # matplotlib takes a second to import: help and mistakes need not wait for it.
-    from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
-    from lorat.evaluate.report.tables import Scored, metrics_document, score_table, sequence_table
+    from lorat.evaluate.measure.scores import score
+    from lorat.evaluate.report.tables import (
+        attribute_table,
+        metrics_document,
+        score_table,
+        sequence_table,
+    )
     from lorat.evaluate.results.layouts import read_foreign
 
     with progress_bar("reading results") as progress:
         foreign = read_foreign(options.results, item.clips, options.layout, progress)
     clips = [clip for clip in item.clips if clip.name in foreign.runs[0]]
-    ours = dataset_scores(clips, foreign.runs, options.convention)
-    still = dataset_scores(clips, [never_moving_results(clips)], options.convention)
-    if ours is None or still is None:
+    scored = score(clips, foreign.runs, options.convention)
+    if scored is None:
         raise UserError(
             f"{options.results}: holds no result of a sequence of {item.name} with ground truth"
         )
-    label = options.label or _label(foreign)
-    scored = Scored(item.name, ours, still)
+    label, ours = options.label or _label(foreign), scored.tracker
     if len(ours.sequences) <= _FEW_SEQUENCES:
         OUT.print(sequence_table(scored))
     OUT.print(score_table([scored], label))
     if ours.attributes:
-        OUT.print(_attribute_table(item.name, ours.attributes))
+        OUT.print(attribute_table(ours))
     remarks = _remarks(item, foreign, scored)
     if ours.convention != options.convention:
         remarks.append(f"{item.name}: no MATLAB toolkit scores it so; counted as published")
@@ -168,16 +167,6 @@ def _test_set(options: Options) -> TestSet:
     sets = choose_test_sets([name], (), options.trees)
     wanted = split_names(options.sequences)
     return cut(sets, wanted, None)[0]
-
-
-def _attribute_table(name: str, attributes: tuple[AttributeScores, ...]) -> Table:
-    columns = ("attribute", "sequences", "AUC", "P", "Pnorm")
-    table = plain_table(columns, f"{name} by attribute, in per cent")
-    for row in attributes:
-        values = (row.auc, row.precision, row.norm_precision)
-        numbers = (f"{100 * value:.1f}" for value in values)
-        table.add_row(f"{row.code} {row.title}", str(row.sequences), *numbers)
-    return table
 
 
 def _remarks(item: TestSet, foreign: Foreign, scored: Scored) -> list[str]:

@@ -22,7 +22,7 @@ from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut, defaul
 from lorat.prep.commandline import Group, group_settings, options_of
 from lorat.prep.trees.registry import DATASETS
 from lorat.prep.trees.sources import TreeOptions, split_names
-from lorat.shards.base.console import INTERRUPTED, OUT, progress_bar, start_logging
+from lorat.shards.base.console import INTERRUPTED, progress_bar, start_logging
 from lorat.shards.base.errors import UserError, nearest
 from lorat.shards.base.options import option
 
@@ -183,16 +183,17 @@ def _track(
 
 def _publish(outcome: Evaluation, out: Path, output: OutputOptions) -> int:
     """Print and write what came out, and return the exit status."""
-    from lorat.evaluate.report.publish import Wishes, publish
+    from lorat.evaluate.cli.publish import publish
 
-    wishes = Wishes(
-        overwrite=output.overwrite,
-        video=output.video,
-        no_video=output.no_video,
-        convention=output.convention,
-    )
     try:
-        publish(outcome, out, wishes, OUT)
+        publish(
+            outcome,
+            out,
+            convention=output.convention,
+            overwrite=output.overwrite,
+            video=output.video,
+            no_video=output.no_video,
+        )
     finally:
         for name, failures in outcome.failed.items():
             for sequence, reason in failures.items():

@@ -14,12 +14,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lorat.evaluate.measure.ope import Curves
-
-__all__ = ["TITLES", "AttributeScores", "attribute_scores", "attributes_of"]
 
 TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -58,13 +53,8 @@ class AttributeScores:
     title: str
     """As ``Illumination variation``."""
     sequences: int
-    auc: float
-    precision: float
-    """At 20 pixels."""
-    norm_precision: float
-    """At 0.20."""
-    success_curve: NDArray[np.float64]
-    """(21,)"""
+    """That have it, among the scored ones."""
+    curves: Curves
 
 
 @functools.cache
@@ -100,7 +90,5 @@ def attribute_scores(
     for code, title in TITLES.items():
         having = [curve for name, curve in curves.items() if code in labels.get(name, ())]
         if having:
-            of_all = mean(having)
-            numbers = (of_all.auc, of_all.precision_20, of_all.norm_precision_20)
-            scores.append(AttributeScores(code, title, len(having), *numbers, of_all.success))
+            scores.append(AttributeScores(code, title, len(having), mean(having)))
     return tuple(scores)

@@ -33,8 +33,6 @@ from lorat.evaluate.measure.ope import (
 )
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
-__all__ = ["MATLAB_SETS", "matlab_curves", "matlab_mean"]
-
 MATLAB_SETS: Final = frozenset({"lasot", "lasot_ext", "tnl2k", "vasttrack"})
 """The data sets whose toolkit this is, by short name."""
 
@@ -74,11 +72,7 @@ def matlab_mean(curves: Sequence[Curves]) -> Curves:
     Args:
         curves: at least one.
     """
-    return Curves(
-        success=_mean_of_some([c.success for c in curves]),
-        precision=_mean_of_some([c.precision for c in curves]),
-        norm_precision=_mean_of_some([c.norm_precision for c in curves]),
-    )
+    return Curves(*map(_mean_of_some, zip(*curves, strict=True)))
 
 
 def _mean_of_some(curves: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -15,31 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-__all__ = [
-    "CENTRE_THRESHOLDS",
-    "CORRECTED",
-    "HIT",
-    "MISS",
-    "NORM_THRESHOLDS",
-    "OVERLAP_THRESHOLDS",
-    "Convention",
-    "ConventionName",
-    "Curves",
-    "FrameErrors",
-    "centre_errors",
-    "convention_of",
-    "curves_of",
-    "frame_errors",
-    "mean_curves",
-    "norm_centre_errors",
-    "ope_curves",
-    "overlaps",
-]
 
 ConventionName = Literal["published", "matlab"]
 """Whose definition of the OPE scores is meant: that of this module, or that of `matlab`."""
@@ -98,8 +77,7 @@ CORRECTED: Final = Convention(absent_norm=MISS, empty_norm=MISS)
 """No frame without a valid annotation is a hit, in any data set."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class FrameErrors:
+class FrameErrors(NamedTuple):
     """Errors of each frame: (N,) float64 each."""
 
     overlap: NDArray[np.float64]
@@ -110,8 +88,7 @@ class FrameErrors:
     """Distance of the centres, each axis in units of the annotated box's side."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Curves:
+class Curves(NamedTuple):
     """Success and precision curves of a sequence, or their mean over sequences."""
 
     success: NDArray[np.float64]
@@ -205,18 +182,12 @@ def frame_errors(
     truth, visible = np.asarray(truth, np.float64), np.asarray(visible, bool)
     sized = (_sides(truth) > 0.0).all(axis=1)
     kinds = [~visible, ~sized]  # np.select takes the first that applies
+    of_centre = [convention.absent_centre, convention.empty_centre]
+    of_norm = [convention.absent_norm, convention.empty_norm]
     return FrameErrors(
         overlap=np.where(visible & sized, overlaps(predicted, truth), -1.0),
-        centre=np.select(
-            kinds,
-            [convention.absent_centre, convention.empty_centre],
-            centre_errors(predicted, truth),
-        ),
-        norm_centre=np.select(
-            kinds,
-            [convention.absent_norm, convention.empty_norm],
-            norm_centre_errors(predicted, truth),
-        ),
+        centre=np.select(kinds, of_centre, centre_errors(predicted, truth)),
+        norm_centre=np.select(kinds, of_norm, norm_centre_errors(predicted, truth)),
     )
 
 
@@ -255,8 +226,4 @@ def mean_curves(curves: Sequence[Curves]) -> Curves:
     Args:
         curves: at least one.
     """
-    return Curves(
-        success=np.mean([c.success for c in curves], axis=0),
-        precision=np.mean([c.precision for c in curves], axis=0),
-        norm_precision=np.mean([c.norm_precision for c in curves], axis=0),
-    )
+    return Curves(*(np.mean(of_all, axis=0) for of_all in zip(*curves, strict=True)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,72 +36,56 @@ from lorat.evaluate.measure.toolkits import (
     trackingnet_curves,
     trackingnet_scores,
 )
-from lorat.evaluate.results.files import SequenceResult, never_moves
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
-__all__ = [
-    "DatasetScores",
-    "SequenceScores",
-    "dataset_scores",
-    "never_moving_results",
-    "sequence_scores",
-]
+
+class Trajectory(Protocol):
+    """What a tracker returned for the N frames of a sequence."""
+
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """(N, 4) x, y, w, h, 0-based continuous pixels."""
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(N,) seconds a frame; NaN where not measured."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+Run = Mapping[str, Trajectory]
+"""One tracker's results by sequence name."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class SequenceScores:
-    """OPE scores of one sequence."""
+    """OPE scores of one sequence, read off its curves."""
 
     name: str
     frames: int
     """Annotated frames, the denominator of the curves."""
     invalid_frames: int
     """Those of them in which the object is absent or its box has no size."""
-    auc: float
-    op50: float
-    op75: float
-    precision: float
-    norm_precision: float
+    curves: Curves
     norm_precision_corrected: float | None
-    """Without hits in frames that have no object; None where the convention has none."""
-    success_curve: NDArray[np.float64]
-    """(21,)"""
-    precision_curve: NDArray[np.float64]
-    """(51,)"""
-    norm_precision_curve: NDArray[np.float64]
-    """(51,)"""
+    """At 0.20 with misses in invalid frames; None where the convention has these anyway."""
     fps: float | None
     """Tracked frames over seconds, of all runs; None where times are missing."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class DatasetScores:
-    """Scores of a data set's split: mean curves over the sequences, and what is read off them."""
+    """Scores of a data set's split."""
 
     dataset: str
     split: str
     sequences: tuple[SequenceScores, ...]
     """In the order of the tree."""
-    auc: float
-    """Mean of the success curve's 21 points."""
-    op50: float
-    op75: float
-    precision: float
-    """At 20 pixels."""
-    norm_precision: float
-    """At 0.20, as the convention has it."""
+    curves: Curves
+    """The mean over the sequences, as the convention takes it."""
     norm_precision_corrected: float | None
-    """At 0.20 with misses in all frames that have no object. None where that is the convention,
-    or where there are no such frames."""
-    success_curve: NDArray[np.float64]
-    """(21,) over `metrics.OVERLAP_THRESHOLDS`."""
-    precision_curve: NDArray[np.float64]
-    """(51,) over `metrics.CENTRE_THRESHOLDS`."""
-    norm_precision_curve: NDArray[np.float64]
-    """(51,) over `metrics.NORM_THRESHOLDS`."""
+    """The mean over the sequences; None where that is the convention, or no frame is invalid."""
     fps: float | None
     """All tracked frames of all runs over all their seconds, initialisation included; None without
     times."""
@@ -118,8 +103,79 @@ class DatasetScores:
     """In the same convention; empty where the sequences' attributes are not known."""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Scored:
+    """A tracker's scores of a test set, and those of the tracker that never moves its first box."""
+
+    tracker: DatasetScores
+    still: DatasetScores
+
+    @property
+    def name(self) -> str:
+        """``<dataset>-<split>``."""
+        return f"{self.tracker.dataset}-{self.tracker.split}"
+
+
+def score(
+    clips: Sequence[Clip], runs: Sequence[Run], convention: ConventionName = "published"
+) -> Scored | None:
+    """Score results as `dataset_scores` does, beside the tracker that never moves."""
+    ours = dataset_scores(clips, runs, convention)
+    still = dataset_scores(clips, [never_moving_results(clips)], convention)
+    return Scored(ours, still) if ours and still else None
+
+
+def dataset_scores(
+    clips: Sequence[Clip], runs: Sequence[Run], convention: ConventionName = "published"
+) -> DatasetScores | None:
+    """Score the results of a data set's split.
+
+    Args:
+        clips: the sequences to score, all of one data set and split.
+        runs: of each run, at least one: results by sequence name; more than the clips' are ignored.
+        convention: taken where the data set has it; elsewhere scores are as published.
+
+    Returns:
+        The scores, or None where the tree hides the ground truth beyond the first frame of every
+        sequence (the test splits of GOT-10k and TrackingNet).
+
+    Raises:
+        UserError: if a sequence has no result in a run, or too few boxes.
+    """
+    scored = [clip for clip in clips if not _hides_truth(clip)]
+    if not scored:
+        return None
+    dataset, split = scored[0].dataset, scored[0].split
+    missing = [clip.name for clip in scored if any(clip.name not in run for run in runs)]
+    if missing:
+        raise UserError(
+            f"{dataset}-{split}: {len(missing)} of {len(scored)} sequences have no result"
+            f"{' in every run' if len(runs) > 1 else ''}, the first is {missing[0]}; track them "
+            "first"
+        )
+    pairs = [(clip, [run[clip.name] for run in runs]) for clip in scored]
+    sequences = tuple(sequence_scores(clip, results, convention) for clip, results in pairs)
+    used = _used(dataset, convention)
+    average = matlab_mean if used == "matlab" else mean_curves
+    curves = {each.name: each.curves for each in sequences}
+    return DatasetScores(
+        dataset=dataset,
+        split=split,
+        sequences=sequences,
+        curves=average(list(curves.values())),
+        norm_precision_corrected=_mean_corrected(sequences),
+        fps=_fps([result for _, results in pairs for result in results]),
+        got10k=_got10k(pairs),
+        trackingnet=_trackingnet(pairs),
+        unscored=tuple(clip.name for clip in clips if _hides_truth(clip)),
+        convention=used,
+        runs=len(runs),
+        attributes=attribute_scores(attributes_of(dataset, split) or {}, curves, average),
+    )
+
+
 def sequence_scores(
-    clip: Clip, runs: Sequence[SequenceResult], convention: ConventionName = "published"
+    clip: Clip, runs: Sequence[Trajectory], convention: ConventionName = "published"
 ) -> SequenceScores:
     """Score the results of one sequence against its annotated frames.
 
@@ -135,6 +191,10 @@ def sequence_scores(
     truth, visible = _truth(clip)
     predicted = [_predicted(clip, run) for run in runs]
     invalid = int((~visible).sum())
+
+    def mean(counted: Convention) -> Curves:
+        return mean_curves([ope_curves(boxes, truth, visible, counted) for boxes in predicted])
+
     corrected = None
     if _used(clip.dataset, convention) == "matlab":
         one_based = DATASETS[clip.dataset].one_based
@@ -143,96 +203,30 @@ def sequence_scores(
         )
     else:
         published = convention_of(clip.dataset)
-        curves = _mean_ope(predicted, truth, visible, published)
-        if published.flatters and invalid:
-            corrected = _mean_ope(predicted, truth, visible, CORRECTED).norm_precision_20
+        curves = mean(published)
+        if published.flatters:
+            corrected = (mean(CORRECTED) if invalid else curves).norm_precision_20
     return SequenceScores(
         name=clip.name,
         frames=len(truth),
         invalid_frames=invalid,
-        auc=curves.auc,
-        op50=curves.op50,
-        op75=curves.op75,
-        precision=curves.precision_20,
-        norm_precision=curves.norm_precision_20,
+        curves=curves,
         norm_precision_corrected=corrected,
-        success_curve=curves.success,
-        precision_curve=curves.precision,
-        norm_precision_curve=curves.norm_precision,
         fps=_fps(runs),
     )
 
 
-def dataset_scores(
-    clips: Sequence[Clip],
-    runs: Sequence[Mapping[str, SequenceResult]],
-    convention: ConventionName = "published",
-) -> DatasetScores | None:
-    """Score the results of a data set's split.
-
-    Args:
-        clips: the sequences to score, all of one data set and split, at least one.
-        runs: of each run, at least one: results by sequence name; more than the clips' are ignored.
-        convention: taken where the data set has it; elsewhere scores are as published.
-
-    Returns:
-        The scores, or None where the tree hides the ground truth beyond the first frame of every
-        sequence (the test splits of GOT-10k and TrackingNet).
-
-    Raises:
-        UserError: if a sequence has no result in a run, or too few boxes.
-    """
-    scored = [clip for clip in clips if not _hides_truth(clip)]
-    if not scored:
-        return None
-    dataset, split = clips[0].dataset, clips[0].split
-    missing = [clip.name for clip in scored if any(clip.name not in run for run in runs)]
-    if missing:
-        raise UserError(
-            f"{dataset}-{split}: {len(missing)} of {len(scored)} sequences have no result"
-            f"{' in every run' if len(runs) > 1 else ''}, the first is {missing[0]}; track them "
-            "first"
-        )
-    pairs = [(clip, [run[clip.name] for run in runs]) for clip in scored]
-    sequences = tuple(sequence_scores(clip, results, convention) for clip, results in pairs)
-    used = _used(dataset, convention)
-    average = matlab_mean if used == "matlab" else mean_curves
-    curves = [_curves(scores) for scores in sequences]
-    mean = average(curves)
-    by_name = {clip.name: of_clip for clip, of_clip in zip(scored, curves, strict=True)}
-    return DatasetScores(
-        dataset=dataset,
-        split=split,
-        sequences=sequences,
-        auc=mean.auc,
-        op50=mean.op50,
-        op75=mean.op75,
-        precision=mean.precision_20,
-        norm_precision=mean.norm_precision_20,
-        norm_precision_corrected=_mean_corrected(sequences),
-        success_curve=mean.success,
-        precision_curve=mean.precision,
-        norm_precision_curve=mean.norm_precision,
-        fps=_fps([result for _, results in pairs for result in results]),
-        got10k=_got10k(pairs),
-        trackingnet=_trackingnet(pairs),
-        unscored=tuple(clip.name for clip in clips if _hides_truth(clip)),
-        convention=used,
-        runs=len(runs),
-        attributes=attribute_scores(attributes_of(dataset, split) or {}, by_name, average),
-    )
+class _Still(NamedTuple):
+    boxes: NDArray[np.float64]
+    times: NDArray[np.float64]
 
 
-def never_moving_results(clips: Sequence[Clip]) -> dict[str, SequenceResult]:
-    """Return what the tracker that never moves its first box says of these sequences.
-
-    Its scores and times are NaN, so there are no frames per second.
-    """
+def never_moving_results(clips: Sequence[Clip]) -> Run:
+    """Return what the tracker that never moves its first box says of sequences; it has no times."""
     results = {}
     for clip in clips:
-        boxes = never_moves(xyxy_to_xywh(clip.tracks[0].boxes[0]), len(clip.frames))
-        unknown = np.full(len(boxes), np.nan)
-        results[clip.name] = SequenceResult(clip.name, boxes, unknown, unknown)
+        first, frames = xyxy_to_xywh(clip.tracks[0].boxes[0]), len(clip.frames)
+        results[clip.name] = _Still(np.tile(first, (frames, 1)), np.full(frames, np.nan))
     return results
 
 
@@ -250,7 +244,7 @@ def _truth(clip: Clip) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     return track.boxes[: clip.annotated], track.visible[: clip.annotated]
 
 
-def _predicted(clip: Clip, result: SequenceResult) -> NDArray[np.float64]:
+def _predicted(clip: Clip, result: Trajectory) -> NDArray[np.float64]:
     """Return predictions (xyxy) of the annotated frames."""
     frames = len(_truth(clip)[0])
     if len(result.boxes) < frames:
@@ -261,38 +255,20 @@ def _predicted(clip: Clip, result: SequenceResult) -> NDArray[np.float64]:
     return xywh_to_xyxy(result.boxes[:frames])
 
 
-def _mean_ope(
-    predicted: Sequence[NDArray[np.float64]],
-    truth: NDArray[np.float64],
-    visible: NDArray[np.bool_],
-    convention: Convention,
-) -> Curves:
-    return mean_curves([ope_curves(boxes, truth, visible, convention) for boxes in predicted])
-
-
-def _curves(scores: SequenceScores) -> Curves:
-    return Curves(scores.success_curve, scores.precision_curve, scores.norm_precision_curve)
-
-
 def _mean_corrected(sequences: Sequence[SequenceScores]) -> float | None:
-    if all(scores.norm_precision_corrected is None for scores in sequences):
-        return None
-    values = (
-        scores.norm_precision
-        if scores.norm_precision_corrected is None
-        else scores.norm_precision_corrected
-        for scores in sequences
-    )
-    return float(np.mean(list(values)))
+    values = [each.norm_precision_corrected for each in sequences]
+    known = [value for value in values if value is not None]  # all or none
+    invalid = any(each.invalid_frames for each in sequences)
+    return float(np.mean(known)) if known and invalid else None
 
 
-def _fps(results: Sequence[SequenceResult]) -> float | None:
+def _fps(results: Sequence[Trajectory]) -> float | None:
     seconds = sum(float(result.times.sum()) for result in results)
     frames = sum(len(result.times) for result in results)
     return frames / seconds if seconds > 0.0 else None  # NaN is not > 0
 
 
-_Pairs = Sequence[tuple[Clip, Sequence[SequenceResult]]]  # a clip and its result in each run
+_Pairs = Sequence[tuple[Clip, Sequence[Trajectory]]]  # a clip and its result in each run
 
 
 def _got10k(pairs: _Pairs) -> Got10kScores | None:
@@ -310,10 +286,8 @@ def _got10k(pairs: _Pairs) -> Got10kScores | None:
 def _trackingnet(pairs: _Pairs) -> TrackingNetScores | None:
     if pairs[0][0].dataset != "trackingnet":
         return None
-    curves = []
-    for clip, results in pairs:
-        truth, _ = _truth(clip)
-        curves.append(
-            mean_curves([trackingnet_curves(_predicted(clip, r), truth) for r in results])
-        )
+    curves = [
+        mean_curves([trackingnet_curves(_predicted(clip, r), _truth(clip)[0]) for r in results])
+        for clip, results in pairs
+    ]
     return trackingnet_scores(curves)

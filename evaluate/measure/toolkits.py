@@ -25,15 +25,6 @@ from lorat.evaluate.measure.ope import (
 )
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
-__all__ = [
-    "Got10kScores",
-    "TrackingNetScores",
-    "got10k_overlaps",
-    "got10k_scores",
-    "trackingnet_curves",
-    "trackingnet_scores",
-]
-
 _GOT10K_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _TRACKINGNET_CENTRE = np.arange(21) * 2.5
 _TRACKINGNET_NORM = np.arange(21) / 40.0
@@ -154,8 +145,7 @@ def trackingnet_scores(curves: Sequence[Curves]) -> TrackingNetScores:
     Args:
         curves: the result of `trackingnet_curves` for each sequence, at least one.
     """
-    mean = mean_curves(curves)
-    return TrackingNetScores(_area(mean.success), _area(mean.precision), _area(mean.norm_precision))
+    return TrackingNetScores(*map(_area, mean_curves(curves)))
 
 
 def _area(curve: NDArray[np.float64]) -> float:

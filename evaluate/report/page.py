@@ -6,22 +6,29 @@ without JavaScript, which only sorts and filters. The same input gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
-from lorat.evaluate.measure.scores import DatasetScores
-from lorat.evaluate.report.sets import render_set
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from lorat.evaluate.measure.scores import DatasetScores, Scored, SequenceScores
+from lorat.evaluate.report.columns import COLUMNS, NEVER_MOVING, OF_ATTRIBUTES, filled
+from lorat.evaluate.report.plots import (
+    COLOURS,
+    KINDS,
+    CurveKind,
+    Entry,
+    curves_svg,
+    timeline_svg,
+)
+from lorat.evaluate.report.published import PublishedNumber, PublishedRow, published_rows
 from lorat.evaluate.report.strips import Strip
-from lorat.evaluate.report.tables import Scored
+from lorat.prep.trees.base.official import expected_sequences
 from lorat.shards.base.storage import atomic_file
-
-__all__ = ["PageInput", "Rival", "render_page", "write_page"]
-
-# Nothing is loaded from anywhere, not even by a name that got through as markup.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -50,51 +57,39 @@ class PageInput:
     remarks: Sequence[str] = ()
 
 
+_NOTES = {
+    "norm_precision_corrected": "Pnorm*: frames without the object count as misses, not as hits.",
+    "speed": "speed: the GOT-10k toolkit's mean of 1/t; fps: frames over seconds.",
+    "success_area": "area: under the curve, as TrackingNet's server gives it.",
+}
+
+
+class _Row(NamedTuple):
+    """A sequence in the page's table; AUCs are in per cent."""
+
+    scores: SequenceScores
+    rivals: list[float | None]
+    gap: float | None
+    """Our AUC less the best other's."""
+    still: float
+
+
 def render_page(page: PageInput) -> str:
     """Return the page's HTML."""
-    title = f"{page.label}: evaluation"
-    rivals = [(rival.label, rival.sets) for rival in page.rivals]
-    sections = [
-        render_set(
-            item,
-            page.label,
-            page.variant,
-            [(label, sets[item.name]) for label, sets in rivals if item.name in sets],
-            page.strips.get(item.name, ()),
-        )
-        for item in page.scored
-    ]
-    links = "".join(
-        f'<a href="#{escape(item.name)}">{escape(item.name)}</a>' for item in page.scored
+    environment = Environment(
+        loader=FunctionLoader(_static),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>",
-            f"<style>\n{_static('page.css')}</style>",
-            "</head>",
-            "<body>",
-            "<header>",
-            f"<h1>{escape(page.label)}</h1>",
-            _facts(page.about),
-            f"<nav>{links}</nav>" if len(page.scored) > 1 else "",
-            "</header>",
-            "<main>",
-            _remarks(page.remarks),
-            *sections,
-            "" if sections else "<p>No test set with ground truth was scored.</p>",
-            "</main>",
-            f"<script>\n{_static('page.js')}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
+    return environment.get_template("page.html").render(
+        page=page,
+        sections=[_Section(item, page) for item in page.scored],
+        columns=COLUMNS,
+        of_attributes=OF_ATTRIBUTES,
+        base64=lambda data: b64encode(data).decode("ascii"),
+        timeline=timeline_svg,
     )
 
 
@@ -112,16 +107,80 @@ def _static(name: str) -> str:
     return (resources.files("lorat.evaluate.report") / "data" / name).read_text("utf-8")
 
 
-def _facts(about: Mapping[str, str]) -> str:
-    rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in about.items()
-    )
-    return f'<dl class="facts">{rows}</dl>'
+class _Section:
+    """What the template shows of one test set."""
 
+    def __init__(self, item: Scored, page: PageInput) -> None:
+        others = [rival for rival in page.rivals if item.name in rival.sets]
+        self.name = item.name
+        self.ours = Entry(page.label, item.tracker, "c0")
+        self.rivals = [
+            Entry(rival.label, rival.sets[item.name], f"c{1 + number % (COLOURS - 1)}")
+            for number, rival in enumerate(others)
+        ]
+        self.entries = [self.ours, *self.rivals, Entry(NEVER_MOVING, item.still, "still")]
+        self.most = max(len(entry.scores.sequences) for entry in self.entries)
+        self.columns = filled([*COLUMNS], [entry.scores for entry in self.entries])
+        self.corrected = item.tracker.norm_precision_corrected is not None
+        self.strips = page.strips.get(item.name, ())
 
-def _remarks(remarks: Sequence[str]) -> str:
-    if not remarks:
-        return ""
-    items = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
-    return f'<ul class="remarks">{items}</ul>'
+    def published(self) -> Iterator[tuple[PublishedRow, list[PublishedNumber | None]]]:
+        """Yield what is published of each variant, with a number or None for each column."""
+        # Where areas are shown, which come last, a published number is one of these.
+        places = {column.published: column for column in self.columns.values()}
+        for row in published_rows(self.name):
+            yield (
+                row,
+                [
+                    row.numbers.get(column.published)
+                    if places[column.published] is column
+                    else None
+                    for column in self.columns.values()
+                ],
+            )
+
+    def notes(self) -> list[str]:
+        """Say what the columns are, and where published numbers are of something else than ours."""
+        notes = [said for name, said in _NOTES.items() if name in self.columns]
+        numbers = [n for row in published_rows(self.name) for n in row.numbers.values()]
+        if not numbers:
+            return notes
+        sources = sorted({source for number in numbers for source in number.sources})
+        notes.append(f"published: as quoted in {', '.join(sources)}; each value's own on hovering.")
+        ours = self.ours.scores
+        official = expected_sequences(ours.dataset, ours.split)
+        if official is not None and official != len(ours.sequences):
+            notes.append(f"They are over all {official} sequences of the set.")
+        if ours.convention == "matlab":
+            notes.append(
+                "They are not in the MATLAB toolkit's convention, so they compare loosely."
+            )
+        if any(len(number.sources) == 1 for number in numbers):
+            notes.append("¹ one source only.")
+        return notes
+
+    def plots(self) -> Iterator[tuple[CurveKind, str, list[tuple[float, Entry]]]]:
+        """Yield each kind of curve, its picture, and the trackers by score, the best first."""
+        for name, kind in KINDS.items():
+            scores = [COLUMNS[kind.score].shown(entry.scores) or 0.0 for entry in self.entries]
+            ranked = sorted(zip(scores, self.entries, strict=True), key=lambda pair: -pair[0])
+            yield kind, curves_svg(self.entries, name), ranked
+
+    def bars(self, code: str) -> Iterator[tuple[Entry, float]]:
+        """Yield the AUC, in per cent, of each tracker that has it over an attribute."""
+        for entry in self.entries[:-1]:
+            for each in entry.scores.attributes:
+                if each.code == code:
+                    yield entry, 100 * each.curves.auc
+
+    def sequences(self) -> Iterator[_Row]:
+        """Yield a row a sequence."""
+        ours, *others, still = (
+            {each.name: 100 * each.curves.auc for each in entry.scores.sequences}
+            for entry in self.entries
+        )
+        for each in self.ours.scores.sequences:
+            theirs = [known.get(each.name) for known in others]
+            best = max((value for value in theirs if value is not None), default=None)
+            gap = None if best is None else ours[each.name] - best
+            yield _Row(each, theirs, gap, still[each.name])

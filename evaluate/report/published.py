@@ -12,21 +12,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from types import MappingProxyType
-
-__all__ = ["MEASURES", "PublishedNumber", "PublishedRow", "published_rows"]
-
-MEASURES: Mapping[str, str] = MappingProxyType(
-    {
-        "auc": "AUC",
-        "precision": "P",
-        "norm_precision": "Pnorm",
-        "ao": "AO",
-        "sr50": "SR0.5",
-        "sr75": "SR0.75",
-    }
-)
-"""Measure → heading, in the order of tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +29,7 @@ class PublishedRow:
 
     variant: str
     numbers: Mapping[str, PublishedNumber]
-    """Measure → value; those of `MEASURES` that are known."""
+    """Measure → value; those that are known."""
 
 
 @functools.cache

@@ -16,8 +16,6 @@ from lorat.prep.trees.base.clip import Clip
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 from lorat.shards.pixels.jpeg import ImageError, encode, read_image
 
-__all__ = ["Strip", "StripFrame", "first_loss", "worst_strips"]
-
 _LOST = 0.1  # overlap up to which the object counts as lost
 _LASTING = 10  # frames that it has to stay so, or to the end
 _QUALITY = 72
@@ -70,9 +68,9 @@ def worst_strips(
         frames: of each, spread evenly, with the one in which the object is first lost among them.
     """
     by_name = {clip.name: clip for clip in clips}
-    ranked = sorted(scores.sequences, key=lambda each: (each.auc, each.name))
+    ranked = sorted(scores.sequences, key=lambda each: (each.curves.auc, each.name))
     return [
-        _strip(by_name[each.name], results[each.name], each.auc, frames)
+        _strip(by_name[each.name], results[each.name], each.curves.auc, frames)
         for each in ranked[:count]
         if each.name in by_name
     ]

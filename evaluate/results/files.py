@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.shards.base.errors import UserError
@@ -48,11 +48,6 @@ class SequenceResult:
                 f"{self.name}: boxes {self.boxes.shape}, scores {self.scores.shape} and times "
                 f"{self.times.shape} do not belong together"
             )
-
-
-def never_moves(first_box: ArrayLike, frames: int) -> NDArray[np.float64]:
-    """Return (frames, 4) boxes of the tracker that never moves its first x, y, w, h."""
-    return np.tile(np.asarray(first_box, np.float64), (frames, 1))
 
 
 def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -> str:

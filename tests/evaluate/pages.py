@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
+from lorat.evaluate.measure.scores import dataset_scores, score
 from lorat.evaluate.report.page import PageInput, Rival
-from lorat.evaluate.report.tables import Scored
 from lorat.evaluate.results.files import SequenceResult
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.base.official import official_names
@@ -54,8 +53,6 @@ def page_of(
     remarks=(),
     convention="published",
 ):
-    ours = dataset_scores(clips, [results_of(clips, 2.0)], convention)
-    still = dataset_scores(clips, [never_moving_results(clips)], convention)
     name = f"{clips[0].dataset}-test"
     others = [
         Rival(label=who, sets={name: dataset_scores(part, [results_of(part, error)], convention)})
@@ -65,7 +62,7 @@ def page_of(
         label=label,
         variant=variant,
         about={"variant": variant, "number type": "bfloat16"},
-        scored=[Scored(name, ours, still)],
+        scored=[score(clips, [results_of(clips, 2.0)], convention)],
         strips={name: strips or ()},
         rivals=others,
         remarks=remarks,

@@ -23,7 +23,6 @@ from lorat.evaluate.track.store import METRICS, forget_others
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, default_test_sets
 from lorat.prep.trees.registry import parse_name
 from lorat.prep.trees.sources import TreeOptions
-from lorat.shards.base.console import OUT
 from lorat.shards.base.errors import UserError
 from lorat.train.logs.result import Result, note_result
 
@@ -108,10 +107,10 @@ class Evaluator:
         """Print and draw the scores after the last epoch, on rank 0."""
         if self._last is None:
             return
-        from lorat.evaluate.report.publish import Wishes, publish
+        from lorat.evaluate.cli.publish import publish
 
         with self._reporting():
-            publish(*self._last, Wishes(no_video=True), OUT)
+            publish(*self._last, no_video=True)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -175,13 +174,12 @@ class Evaluator:
 
 def _score(outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
     """Write the scores and note which weights are the best."""
-    from lorat.evaluate.report.outcome import summarise, write_metrics
-    from lorat.evaluate.report.tables import summary
+    from lorat.evaluate.cli.publish import summarise
+    from lorat.evaluate.report.tables import score_values
 
-    out = default_out(weights)
-    summed = summarise(outcome, out)
-    write_metrics(summed, out)
-    scored, scores = summed.scored, summary(summed.scored)
+    summary = summarise(outcome, default_out(weights))
+    summary.write_metrics()
+    scored, scores = summary.scored, score_values(summary.scored)
     measure = next((m for m in _MEASURES if m in scores), None)
     if measure is not None:
         sequences = next(len(s.tracker.sequences) for s in scored if s.name == BETWEEN)

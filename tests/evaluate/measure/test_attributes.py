@@ -75,9 +75,10 @@ def test_an_attributes_score_is_the_mean_over_its_sequences():
     first, second = attribute_scores(labels, curves, mean_curves)
     assert (first.code, first.title, first.sequences) == ("IV", "Illumination variation", 1)
     assert (second.code, second.title, second.sequences) == ("SV", "Scale variation", 2)
-    assert (first.auc, second.auc) == pytest.approx((0.4, 0.6))
-    assert (second.precision, second.norm_precision) == pytest.approx((0.3, 0.15))
-    assert second.success_curve.tolist() == pytest.approx([0.6] * 21)
+    assert (first.curves.auc, second.curves.auc) == pytest.approx((0.4, 0.6))
+    scores = (second.curves.precision_20, second.curves.norm_precision_20)
+    assert scores == pytest.approx((0.3, 0.15))
+    assert second.curves.success.tolist() == pytest.approx([0.6] * 21)
 
 
 def test_sequences_that_are_not_there_or_not_labelled_are_left_out():

@@ -52,12 +52,12 @@ def test_scores_of_a_split_equal_the_published_report():
             clips.append(clip_of(truth, exist, dataset="tnl2k", name=name))
             results[name] = result_of(arrays[f"TNL2K/{name}/pred"], name)
     scores = dataset_scores(clips, [results])
-    assert scores.auc == pytest.approx(0.5067019429471757, abs=1e-6)
-    assert scores.precision == pytest.approx(0.604629635810852, abs=1e-6)
-    assert scores.norm_precision == pytest.approx(0.8922839562098185, abs=1e-6)
-    assert scores.op50 == pytest.approx(0.594753086566925, abs=1e-6)
-    assert scores.op75 == pytest.approx(0.5188271800676981, abs=1e-6)
-    assert scores.norm_precision_corrected < scores.norm_precision
+    assert scores.curves.auc == pytest.approx(0.5067019429471757, abs=1e-6)
+    assert scores.curves.precision_20 == pytest.approx(0.604629635810852, abs=1e-6)
+    assert scores.curves.norm_precision_20 == pytest.approx(0.8922839562098185, abs=1e-6)
+    assert scores.curves.op50 == pytest.approx(0.594753086566925, abs=1e-6)
+    assert scores.curves.op75 == pytest.approx(0.5188271800676981, abs=1e-6)
+    assert scores.norm_precision_corrected < scores.curves.norm_precision_20
 
 
 def test_every_sequence_weighs_the_same_whatever_its_length():
@@ -66,8 +66,8 @@ def test_every_sequence_weighs_the_same_whatever_its_length():
     lost = long + 1000
     lost[0] = long[0]
     scores = dataset_scores(clips, [{"a": result_of(short, "a"), "b": result_of(lost, "b")}])
-    assert scores.op50 == pytest.approx((1 + 1 / 90) / 2)
-    assert [s.op50 for s in scores.sequences] == pytest.approx([1, 1 / 90])
+    assert scores.curves.op50 == pytest.approx((1 + 1 / 90) / 2)
+    assert [s.curves.op50 for s in scores.sequences] == pytest.approx([1, 1 / 90])
     assert [s.name for s in scores.sequences] == ["a", "b"]
     assert (scores.dataset, scores.split) == ("lasot", "test")
 
@@ -98,7 +98,7 @@ def test_a_corrected_value_stands_beside_every_flattering_one(dataset, published
     visible = np.arange(20) < 15
     clip = clip_of(boxes, visible, dataset=dataset)
     scores = dataset_scores([clip], [{"car-1": result_of(boxes)}])
-    assert scores.norm_precision == published
+    assert scores.curves.norm_precision_20 == published
     assert scores.norm_precision_corrected == corrected
     assert scores.sequences[0].invalid_frames == 5
     seen = clip_of(boxes, dataset=dataset)
@@ -121,7 +121,7 @@ def test_only_annotated_frames_are_scored():
     truth[12:] = np.nan
     visible = np.arange(20) < 12
     scores = sequence_scores(clip_of(truth, visible, annotated=12), [result_of(boxes)])
-    assert scores.frames == 12 and scores.op50 == 1.0
+    assert scores.frames == 12 and scores.curves.op50 == 1.0
 
 
 def test_a_split_that_hides_its_ground_truth_has_no_scores():
@@ -158,10 +158,13 @@ def test_the_baseline_repeats_the_first_box_and_has_no_speed():
     results = never_moving_results([clip_of(boxes)])
     np.testing.assert_allclose(xywh_to_xyxy(results["car-1"].boxes), boxes[[0] * 20])
     scores = dataset_scores([clip_of(boxes)], [results])
-    assert scores.fps is None and 1 / 21 < scores.auc < 1
+    assert scores.fps is None and 1 / 21 < scores.curves.auc < 1
 
 
-MEASURES = ("auc", "op50", "op75", "precision", "norm_precision", "norm_precision_corrected")
+def measures(scores):
+    c = scores.curves
+    corrected = scores.norm_precision_corrected
+    return (c.auc, c.op50, c.op75, c.precision_20, c.norm_precision_20, corrected)
 
 
 @settings(max_examples=20, deadline=None)
@@ -182,23 +185,21 @@ def test_scores_of_runs_are_the_mean_of_each_runs_scores(seed, dataset, conventi
     together = dataset_scores(clips, runs, convention)
     alone = [dataset_scores(clips, [run], convention) for run in runs]
     assert (together.runs, alone[0].runs) == (3, 1)
-    for measure in MEASURES:
-        values = [getattr(scores, measure) for scores in alone]
-        if values[0] is None:
-            assert getattr(together, measure) is None
+    for mean, *values in zip(measures(together), *map(measures, alone), strict=True):
+        if mean is None:
+            assert values == [None] * 3
         else:
-            assert getattr(together, measure) == pytest.approx(np.mean(values), abs=1e-12)
-    for curve in ("success_curve", "precision_curve", "norm_precision_curve"):
-        mean = np.mean([getattr(scores, curve) for scores in alone], axis=0)
-        np.testing.assert_allclose(getattr(together, curve), mean, atol=1e-12)
+            assert mean == pytest.approx(np.mean(values), abs=1e-12)
+    for mean, *curves in zip(together.curves, *(scores.curves for scores in alone), strict=True):
+        np.testing.assert_allclose(mean, np.mean(curves, axis=0), atol=1e-12)
 
 
 def test_equal_runs_score_as_one_to_the_last_bit():
     clips = [clip_of(boxes_of(seed, 30), name=f"car-{seed}") for seed in (1, 2)]
     run = {clip.name: result_of(boxes_of(9, 30), clip.name) for clip in clips}
     one, two = dataset_scores(clips, [run]), dataset_scores(clips, [run, run])
-    assert all(getattr(one, measure) == getattr(two, measure) for measure in MEASURES)
-    np.testing.assert_array_equal(one.success_curve, two.success_curve)
+    assert measures(one) == measures(two)
+    np.testing.assert_array_equal(one.curves.success, two.curves.success)
 
 
 def test_frames_of_all_runs_are_pooled_where_frames_are():
@@ -244,14 +245,14 @@ def test_the_matlab_convention_judges_the_values_on_disk(dataset, one_based):
     clip = clip_of(boxes, dataset=dataset)
     scores = dataset_scores([clip], [{"car-1": result_of(boxes)}], "matlab")
     assert scores.convention == "matlab"
-    assert scores.auc == pytest.approx(20 / 21 * (0.95 if one_based else 0.9))
-    assert scores.precision == scores.norm_precision == 1.0
+    assert scores.curves.auc == pytest.approx(20 / 21 * (0.95 if one_based else 0.9))
+    assert scores.curves.precision_20 == scores.curves.norm_precision_20 == 1.0
 
 
 def test_the_matlab_convention_has_nothing_to_correct():
     clip = clip_of(boxes_of(2), np.arange(20) < 15, dataset="tnl2k")
     scores = dataset_scores([clip], [{"car-1": result_of(boxes_of(2))}], "matlab")
-    assert (scores.norm_precision, scores.norm_precision_corrected) == (0.75, None)
+    assert (scores.curves.norm_precision_20, scores.norm_precision_corrected) == (0.75, None)
 
 
 @pytest.mark.parametrize("dataset", ["got10k", "uav123", "otb", "nfs30", "trackingnet"])
@@ -261,7 +262,7 @@ def test_sets_without_a_matlab_toolkit_of_the_kind_are_scored_as_published(datas
     runs = [{"car-1": result_of(boxes_of(3))}]
     asked, published = dataset_scores([clip], runs, "matlab"), dataset_scores([clip], runs)
     assert asked.convention == published.convention == "published"
-    assert all(getattr(asked, measure) == getattr(published, measure) for measure in MEASURES)
+    assert measures(asked) == measures(published)
 
 
 def test_a_lost_sequence_is_dropped_from_the_matlab_mean_alone():
@@ -274,9 +275,9 @@ def test_a_lost_sequence_is_dropped_from_the_matlab_mean_alone():
     ]
     run = {"lost": result_of(truth, "lost"), "b": result_of(found, "b")}
     scores = dataset_scores(clips, [run], "matlab")
-    assert scores.sequences[0].auc == 0.0
-    assert scores.auc == scores.sequences[1].auc == pytest.approx(20 / 21)
-    assert scores.precision == 1.0
+    assert scores.sequences[0].curves.auc == 0.0
+    assert scores.curves.auc == scores.sequences[1].curves.auc == pytest.approx(20 / 21)
+    assert scores.curves.precision_20 == 1.0
 
 
 @pytest.mark.parametrize("convention", ["published", "matlab"])
@@ -289,8 +290,8 @@ def test_attributes_are_scored_over_the_sequences_that_have_them(convention):
     assert {code: item.sequences for code, item in by_code.items()} == {
         **{"IV": 1, "POC": 2, "ROT": 2, "SV": 2, "LR": 2, "ARC": 1}
     }
-    assert by_code["SV"].auc == scores.auc
-    assert by_code["IV"].auc == scores.sequences[1].auc
-    np.testing.assert_array_equal(by_code["IV"].success_curve, scores.sequences[1].success_curve)
+    assert by_code["SV"].curves.auc == scores.curves.auc
+    assert by_code["IV"].curves.auc == scores.sequences[1].curves.auc
+    np.testing.assert_array_equal(by_code["IV"].curves.success, scores.sequences[1].curves.success)
     mine = dataset_scores([clip_of(good)], [{"car-1": result_of(good)}])
     assert mine.attributes == ()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from lorat.evaluate.report.page import render_page, write_page
-from lorat.evaluate.report.plots import timeline
+from lorat.evaluate.report.plots import timeline_svg
 from lorat.evaluate.report.strips import Strip, StripFrame
 from tests.evaluate.pages import NASTY, clips_of, page_of
 
-_VOID = {"meta", "img", "line", "rect", "input", "br"}
+_VOID = {"meta", "img", "input", "br"}
 
 
 class Outline(HTMLParser):
@@ -62,14 +62,14 @@ def test_numbers_on_the_page_are_the_scores(tmp_path):
     page = page_of(clips_of(3, tmp_path))
     scores = page.scored[0].tracker
     rows = Outline(render_page(page)).rows
-    ours = next(row for row in rows if row[0] == "LoRAT B-224")
+    ours, c = next(row for row in rows if row[0] == "LoRAT B-224"), scores.curves
     assert ours[1:6] == [
         f"{100 * value:.1f}"
-        for value in (scores.auc, scores.op50, scores.op75, scores.precision, scores.norm_precision)
+        for value in (c.auc, c.op50, c.op75, c.precision_20, c.norm_precision_20)
     ]
     for sequence in scores.sequences:
         row = next(row for row in rows if row[0] == sequence.name)
-        assert row[1:3] == [str(sequence.frames), f"{100 * sequence.auc:.1f}"]
+        assert row[1:3] == [str(sequence.frames), f"{100 * sequence.curves.auc:.1f}"]
 
 
 def test_the_same_variants_published_row_is_marked_and_single_sources_too(tmp_path):
@@ -156,7 +156,9 @@ def test_a_timeline_breaks_where_the_object_is_absent(frames):
     overlap = np.linspace(1.0, 0.0, frames)
     if frames > 10:
         overlap[10:20] = np.nan
-    drawn = timeline(overlap, frames, [1, frames])
-    assert drawn.count("<polyline") == (2 if frames > 10 else 1)
-    assert drawn.count('class="absent"') == (1 if frames > 10 else 0)
+    drawn = timeline_svg(overlap, frames, [1, frames])
+    paths = dict(re.findall(r'<path class="(\w+)" d="(.*?)"/>', drawn))
+    assert paths["curve"].count("M") == (2 if frames > 10 else 1)
+    assert paths["absent"].count("z") == (10 if frames > 10 else 0)
+    assert paths["mark"].count("M") == 2
     assert "nan" not in drawn

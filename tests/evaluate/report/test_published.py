@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lorat.evaluate.report.published import MEASURES, published_rows
+from lorat.evaluate.report.columns import COLUMNS
+from lorat.evaluate.report.published import published_rows
 from lorat.evaluate.track.testsets import DATASETS
 
 _SETS = [
@@ -19,10 +20,11 @@ _FACTS = Path(__file__).parents[4] / "shared" / "data" / "results.csv"
 def test_rows_are_of_known_sets_measures_and_variants():
     rows = {name: published_rows(name) for name in _SETS if published_rows(name)}
     assert set(rows) >= {"lasot-test", "lasot_ext-test", "got10k-test", "trackingnet-test"}
+    measures = {column.published for column in COLUMNS.values()}
     for of_set in rows.values():
         assert len({row.variant for row in of_set}) == len(of_set)
         for row in of_set:
-            assert row.numbers.keys() <= MEASURES.keys()
+            assert row.numbers.keys() <= measures
             assert all(0 < n.value < 100 and n.sources for n in row.numbers.values())
 
 

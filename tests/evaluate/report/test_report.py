@@ -9,16 +9,11 @@ import pytest
 from rich.console import Console
 
 from lorat.evaluate.measure.attributes import AttributeScores
-from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
+from lorat.evaluate.measure.ope import Curves
+from lorat.evaluate.measure.scores import Scored, score
 from lorat.evaluate.measure.toolkits import Got10kScores
-from lorat.evaluate.report.tables import (
-    Scored,
-    metrics_document,
-    plot_precision,
-    plot_success,
-    score_table,
-    sequence_table,
-)
+from lorat.evaluate.report.plots import KINDS, plot_curves
+from lorat.evaluate.report.tables import metrics_document, score_table, score_values, sequence_table
 from lorat.evaluate.results.files import SequenceResult
 from lorat.shards.base.storage import write_json
 from lorat.shards.pixels.geometry import xyxy_to_xywh
@@ -32,8 +27,7 @@ def scored(make_clip) -> Scored:
         boxes = xyxy_to_xywh(clip.tracks[0].boxes)
         count = len(boxes)
         results[clip.name] = SequenceResult(clip.name, boxes, np.ones(count), np.full(count, 0.02))
-    still = dataset_scores(clips, [never_moving_results(clips)])
-    return Scored("got10k-val", dataset_scores(clips, [results]), still)
+    return score(clips, [results])
 
 
 def _text(table) -> str:
@@ -49,7 +43,7 @@ def test_the_table_sets_the_tracker_beside_never_moving(scored):
     assert "got10k-val (2)" in ours
     assert "95.2" in ours  # 20/21: the most that the 21 strict thresholds give
     assert "50" in ours.split()  # frames a second
-    assert f"{100 * scored.still.auc:.1f}" in still
+    assert f"{100 * scored.still.curves.auc:.1f}" in still
 
 
 def test_columns_that_no_test_set_fills_are_left_out(scored):
@@ -60,7 +54,7 @@ def test_the_sequence_table_names_every_sequence(scored):
     text = _text(sequence_table(scored))
     assert "first" in text
     assert "second" in text
-    assert f"{100 * scored.still.sequences[1].auc:.1f}" in text
+    assert f"{100 * scored.still.sequences[1].curves.auc:.1f}" in text
 
 
 def test_the_document_is_plain_json_and_holds_every_score(scored, tmp_path):
@@ -79,30 +73,36 @@ def test_the_document_is_plain_json_and_holds_every_score(scored, tmp_path):
 
 
 def test_the_document_holds_each_toolkits_measures_and_the_attributes(scored):
+    curves = Curves(np.full(21, 0.5), np.full(51, 0.6), np.full(51, 0.7))
     tracker = replace(
         scored.tracker,
         got10k=Got10kScores(0.7, 0.8, np.nan, 13, None),
-        attributes=(
-            AttributeScores("IV", "Illumination variation", 2, 0.5, 0.6, 0.7, np.ones(21)),
-        ),
+        attributes=(AttributeScores("IV", "Illumination variation", 2, curves),),
         convention="matlab",
         runs=3,
     )
-    document = metrics_document([Scored("got10k-val", tracker, scored.still)], {})
+    document = metrics_document([Scored(tracker, scored.still)], {})
     values = document["datasets"]["got10k-val"]["tracker"]
     assert values["got10k"] == {"ao": 0.7, "sr50": 0.8, "sr75": None, "frames": 13, "speed": None}
     assert (values["convention"], values["runs"]) == ("matlab", 3)
     attribute = values["attributes"]["IV"]
     assert (attribute["title"], attribute["sequences"]) == ("Illumination variation", 2)
     assert [attribute[k] for k in ("auc", "precision", "norm_precision")] == [0.5, 0.6, 0.7]
-    assert attribute["success_curve"] == [1.0] * 21
+    assert attribute["success_curve"] == [0.5] * 21
 
 
-@pytest.mark.parametrize("plot", [plot_success, plot_precision])
+def test_what_a_training_logs_is_named_by_test_set(scored):
+    tracker = replace(scored.tracker, got10k=Got10kScores(0.7, 0.8, np.nan, 13, None))
+    values = score_values([Scored(tracker, scored.still)])
+    assert values["got10k-val/auc"] == pytest.approx(20 / 21, abs=1e-6)
+    assert values["got10k-val/ao"] == 0.7 and "got10k-val/sr75" not in values
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_plots_are_png_images_with_a_panel_a_test_set(scored, tmp_path, plot, count):
+def test_plots_are_png_images_with_a_panel_a_test_set(scored, tmp_path, kind, count):
     path = tmp_path / "plot.png"
-    plot([scored] * count, "LoRAT tiny", path)
+    plot_curves([scored] * count, "LoRAT tiny", kind, path)
     height, width = cv2.imread(str(path)).shape[:2]
     assert width > 600 * min(3, count)
     assert height > 500 * (1 + (count > 3))
@@ -110,5 +110,5 @@ def test_plots_are_png_images_with_a_panel_a_test_set(scored, tmp_path, plot, co
 
 def test_the_same_scores_give_the_same_picture(scored, tmp_path):
     for name in ("a.png", "b.png"):
-        plot_success([scored], "LoRAT tiny", tmp_path / name)
+        plot_curves([scored], "LoRAT tiny", "success", tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -370,8 +370,8 @@ def test_what_is_exported_scores_as_what_was_exported(tnl2k, layout, tmp_path):
     assert (read.place.layout, read.notes, read.place.label) == (layout, (), "MyTracker")
     scores = dataset_scores(clips, read.runs)
     direct = dataset_scores(clips, [run])
-    for measure in ("auc", "precision", "norm_precision", "op50", "op75"):
-        assert getattr(scores, measure) == getattr(direct, measure)
+    for read_back, written in zip(scores.curves, direct.curves, strict=True):
+        np.testing.assert_array_equal(read_back, written)
 
 
 def test_our_results_score_as_the_published_report_of_them(tnl2k, tmp_path):
@@ -381,8 +381,8 @@ def test_our_results_score_as_the_published_report_of_them(tnl2k, tmp_path):
     read = read_foreign(tmp_path, clips)
     assert (read.place.layout, read.notes) == ("lorat", ())
     scores = dataset_scores(clips, read.runs)
-    assert scores.auc == pytest.approx(0.5067019429471757, abs=1e-6)
-    assert scores.norm_precision == pytest.approx(0.8922839562098185, abs=1e-6)
+    assert scores.curves.auc == pytest.approx(0.5067019429471757, abs=1e-6)
+    assert scores.curves.norm_precision_20 == pytest.approx(0.8922839562098185, abs=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["pytracking", "otb", "got10k"])

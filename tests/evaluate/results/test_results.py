@@ -12,7 +12,6 @@ from lorat.evaluate.results.files import (
     SequenceResult,
     has_result,
     list_results,
-    never_moves,
     read_result,
     read_results,
     write_result,
@@ -125,7 +124,3 @@ def test_a_sequence_name_cannot_leave_the_folder(tmp_path, name):
 def test_arrays_of_different_lengths_are_no_result():
     with pytest.raises(ValueError, match="do not belong together"):
         SequenceResult("x", np.zeros((3, 4)), np.zeros(3), np.zeros(2))
-
-
-def test_the_baseline_never_moves():
-    assert never_moves([1.5, 2, 3, 4], 3).tolist() == [[1.5, 2, 3, 4]] * 3

@@ -99,4 +99,5 @@ def test_sequences_with_absent_rows_are_scored(uav):
     clips = read_clips(UAV123, "all", uav("bike1", folders=["bike1"]))
     scores = dataset_scores(clips, [never_moving_results(clips)])
     assert scores.sequences[0].invalid_frames == 1
-    assert np.isfinite([scores.auc, scores.precision, scores.norm_precision]).all()
+    curves = scores.curves
+    assert np.isfinite([curves.auc, curves.precision_20, curves.norm_precision_20]).all()

@@ -1,0 +1,271 @@
+"""What people read of an evaluation: tables, metrics.json, plots, a page, zips, a video.
+
+Promise: everything is computed from the written results, so a second run says the same. No zip is
+made of a test set in which a sequence failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from lorat.evaluate.measure.ope import ConventionName
+from lorat.evaluate.measure.scores import Scored, score
+from lorat.evaluate.report.page import PageInput, Rival, write_page
+from lorat.evaluate.report.plots import plot_curves
+from lorat.evaluate.report.strips import worst_strips
+from lorat.evaluate.report.tables import metrics_document, score_table, sequence_table
+from lorat.evaluate.results.files import SequenceResult, read_results
+from lorat.evaluate.submit.judge import Expected
+from lorat.evaluate.submit.pack import pack_zip
+from lorat.evaluate.submit.servers import SERVERS, ServerName
+from lorat.evaluate.track.session import Evaluation
+from lorat.evaluate.track.store import METRICS, machines_of, result_folder
+from lorat.evaluate.track.testsets import TestSet
+from lorat.evaluate.video.write import write_tracking_video
+from lorat.prep.trees.base.clip import Clip
+from lorat.shards.base.console import OUT, say
+from lorat.shards.base.errors import some
+from lorat.shards.base.storage import write_json
+
+PAGE = "report.html"
+"""The page's name in an evaluation's folder."""
+
+_FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
+_VIDEO_FRAMES = 300  # of a video that nobody asked for by name
+_CROPS = {"published": "not antialiased, as published", "shards": "antialiased, as in shards"}
+
+Runs = Sequence[Mapping[str, SequenceResult]]
+"""Repeated runs of a test set: sequence → result of each."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Summary:
+    """An evaluation with its results and scores."""
+
+    outcome: Evaluation
+    out: Path
+    """Its folder."""
+    results: Mapping[str, Runs]
+    """By test set."""
+    scored: Sequence[Scored]
+    """Of the test sets with ground truth."""
+
+    @property
+    def label(self) -> str:
+        """What the tracker is called."""
+        return f"LoRAT {self.outcome.identity.variant}"
+
+    def write_metrics(self) -> None:
+        """Write ``metrics.json``."""
+        damaged = {name: _damaged(runs) for name, runs in self.results.items()}
+        about = {
+            "tracker": asdict(self.outcome.identity),
+            "measured_on": machines_of(self.out),
+            "failed": self.outcome.failed,
+            "damaged_frames": {name: counts for name, counts in damaged.items() if counts},
+        }
+        write_json(self.out / METRICS, metrics_document(self.scored, about))
+
+    def remarks(self) -> list[str]:
+        """Say what the table does not: cut sets, sets without truth, damaged frames."""
+        lines = [line for each in self.scored for line in _meanings(each)]
+        with_scores = {each.name for each in self.scored}
+        for item in self.outcome.sets:
+            if not item.whole:
+                lines.append(
+                    f"{item.name}: {len(item.clips)} sequences chosen, not the whole test set"
+                )
+            if self.outcome.done(item) and item.name not in with_scores:
+                lines.append(f"{item.name}: tracked; its ground truth is not public, so no score")
+            if damaged := _damaged(self.results[item.name]):
+                lines.append(
+                    f"{item.name}: {sum(damaged.values())} frames of {len(damaged)} sequences did "
+                    f"not decode and kept the last box ({some([*damaged], 5)}); after mending them "
+                    "run again with --overwrite"
+                )
+        return lines
+
+    def page(
+        self, remarks: Sequence[str], rivals: Sequence[Rival] = (), worst: int = 5
+    ) -> PageInput:
+        """Collect what the page shows; frames of the worst sequences are read.
+
+        Args:
+            remarks: lines for the reader; reasons of failures are added.
+            rivals: other trackers' scores.
+            worst: sequences of each test set that are shown as pictures.
+        """
+        sets = {item.name: item for item in self.outcome.sets}
+        strips = {}
+        for each in self.scored:
+            clips = self.outcome.done(sets[each.name])
+            strips[each.name] = worst_strips(clips, self.results[each.name][0], each.tracker, worst)
+        return PageInput(
+            label=self.label,
+            variant=self.outcome.identity.variant,
+            about=self._about(),
+            scored=self.scored,
+            strips=strips,
+            rivals=rivals,
+            remarks=[*remarks, *_failures(self.outcome.failed)],
+        )
+
+    def _about(self) -> dict[str, str]:
+        """Return the rows of the page's head."""
+        identity = self.outcome.identity
+        about = {
+            "variant": identity.variant,
+            "weights (SHA-256)": identity.weights[:16],
+            "number type": identity.dtype,
+            "crops": _CROPS[identity.resize],
+        }
+        folders = [result_folder(self.out, item.name) for item in self.outcome.sets]
+        times = [path.stat().st_mtime for folder in folders for path in folder.glob("*.txt")]
+        if times:  # the newest result's: the clock of now would change the page
+            newest = datetime.fromtimestamp(max(times), UTC)
+            about["tracked"] = newest.strftime("%Y-%m-%d %H:%M UTC")
+        if machines := machines_of(self.out):
+            about["speed measured on"] = "; ".join(machines)
+            about["what speed is"] = (
+                "a batch's crops, network and boxes, divided by its sequences; images decode "
+                "beside it"
+            )
+        return about
+
+
+def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "published") -> Summary:
+    """Read the results in `out` and score them.
+
+    Raises:
+        UserError: if a result cannot be read.
+    """
+    results, scored = {}, []
+    for item in outcome.sets:
+        clips = outcome.done(item)
+        names = [clip.name for clip in clips]
+        results[item.name] = [
+            read_results(result_folder(out, item.name, run), names)
+            for run in range(1, item.runs + 1)
+        ]
+        if scores := score(clips, results[item.name], convention):
+            scored.append(scores)
+    return Summary(outcome, out, results, scored)
+
+
+def publish(
+    outcome: Evaluation,
+    out: Path,
+    *,
+    convention: ConventionName = "published",
+    overwrite: bool = False,
+    video: str | None = None,
+    no_video: bool = False,
+) -> None:
+    """Score the results in `out`; write and print all that a person reads of them.
+
+    Writes metrics.json, success.png, precision.png, report.html, the zips that the test sets ask
+    for, and video.mp4. Test sets without ground truth are only zipped.
+
+    Args:
+        outcome: of the tracking.
+        out: the evaluation's folder.
+        convention: how the sets are scored that have another one.
+        overwrite: replace a zip that exists with other content.
+        video: the sequence of the video; None chooses one.
+        no_video: write none.
+
+    Raises:
+        UserError: if a zip or the video cannot be made; what was written before stays.
+    """
+    summary = summarise(outcome, out, convention)
+    scored = summary.scored
+    summary.write_metrics()
+    for each in scored:
+        if len(each.tracker.sequences) <= _FEW_SEQUENCES:
+            OUT.print(sequence_table(each))
+    if scored:
+        OUT.print(score_table(scored, summary.label))
+        for kind in ("success", "precision"):
+            plot_curves(scored, summary.label, kind, out / f"{kind}.png")
+    remarks = summary.remarks()
+    for line in remarks:
+        say(line)
+    for item in outcome.sets:
+        if item.submit:
+            _zip(summary, item, overwrite)
+    say(f"metrics: {out / METRICS}")
+    if scored:
+        say(f"plots: {out / 'success.png'}, {out / 'precision.png'}")
+        write_page(out / PAGE, summary.page(remarks))
+        say(f"report: {out / PAGE}")
+    if not no_video and (clip := _video_clip(summary, video)):
+        result = summary.results[f"{clip.dataset}-{clip.split}"][0][clip.name]
+        limit = None if video else _VIDEO_FRAMES
+        path = write_tracking_video(clip, result, out / "video.mp4", limit=limit)
+        say(f"video of {clip.name}: {path}")
+
+
+def _damaged(runs: Runs) -> dict[str, int]:
+    """Return sequence → frames that did not decode in the first run, which have no score."""
+    counts = {name: int(np.isnan(result.scores).sum()) for name, result in runs[0].items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _meanings(scored: Scored) -> list[str]:
+    """Say how the numbers of a test set came about where that is not the usual way."""
+    tracker, name = scored.tracker, scored.name
+    lines = []
+    if tracker.convention == "matlab":
+        lines.append(f"{name}: scored as its MATLAB toolkit does")
+    if tracker.runs > 1:
+        lines.append(f"{name}: mean of {tracker.runs} runs")
+    if own := tracker.trackingnet:
+        lines.append(
+            f"{name}: areas under the curves, as its server gives them: success "
+            f"{100 * own.success:.1f}, precision {100 * own.precision:.1f}, normalised "
+            f"{100 * own.norm_precision:.1f}"
+        )
+    if hidden := tracker.unscored:
+        lines.append(f"{name}: {len(hidden)} sequences have no ground truth ({some(hidden, 5)})")
+    return lines
+
+
+def _failures(failed: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Say which sequences have no result and why; those with one reason share a line."""
+    lines = []
+    for name, reasons in failed.items():
+        for reason in dict.fromkeys(reasons.values()):
+            sequences = [sequence for sequence, why in reasons.items() if why == reason]
+            lines.append(f"failed: {name} {some(sequences, 5)}: {reason}")
+    return lines
+
+
+def _zip(summary: Summary, item: TestSet, overwrite: bool) -> None:
+    if failed := summary.outcome.failed.get(item.name):
+        every = len(item.clips) + len(item.unread)
+        say(f"no zip of {item.name}: {len(failed)} of its {every} sequences failed")
+        return
+    server = cast("ServerName", item.dataset.name)
+    path = summary.out / SERVERS[server].zip_name
+    runs, expected = summary.results[item.name], Expected.of(item.clips)
+    packed = pack_zip(server, runs, expected, path, overwrite=overwrite)
+    for note in packed.notes:
+        say(note)
+    say(f"zip of {packed.sequences} sequences: {packed.path}")
+
+
+def _video_clip(summary: Summary, name: str | None) -> Clip | None:
+    """Return the named clip, else the one with the median AUC of the first test set scored."""
+    outcome = summary.outcome
+    if name is None and summary.scored:
+        sequences = summary.scored[0].tracker.sequences
+        ranked = sorted(sequences, key=lambda each: (each.curves.auc, each.name))
+        name = ranked[len(ranked) // 2].name
+    clips = [clip for item in outcome.sets for clip in outcome.done(item)]
+    return next((clip for clip in clips if name in (None, clip.name)), None)
