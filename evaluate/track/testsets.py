@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip
-from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import Fault, reading
 from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
 from lorat.prep.trees.sources import TreeOptions

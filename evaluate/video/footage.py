@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.base.common import image_names, natural_order
+from lorat.prep.trees.base.folders import image_names, natural_order
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import ImageError, read_image
 

@@ -26,10 +26,8 @@ from lorat.prep.annotations.cleaning import Removed, clean_counted
 from lorat.prep.annotations.clipstore import ClipIndex, write_clips
 from lorat.prep.annotations.columns import ColumnWriter, NotColumns
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
-from lorat.prep.trees.base.clip import Clip
-from lorat.prep.trees.base.dataset import Dataset
-from lorat.prep.trees.base.reading import reading
-from lorat.prep.trees.base.watch import Stamp, note, stamp, watch
+from lorat.prep.trees.base.clip import Clip, Dataset
+from lorat.prep.trees.base.reading import Stamp, note, reading, stamp
 from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers
@@ -148,13 +146,13 @@ class _Job:
             return None
         return _code_hash(file, f"{read.__module__}\0{self.dataset.one_based}")
 
-    def read(self, progress: Progress | None) -> list[Clip]:
-        """Read the tree; sequences that are excluded are not opened."""
-        skip: frozenset[str] = frozenset()
-        if self.exclude is not None:
-            skip = self.exclude.sequences.get(self.name, skip)
-        with reading(skip=skip, progress=progress):
-            clips = read_clips(self.dataset, self.split, self.root)
+    def skip(self) -> frozenset[str]:
+        """Return the sequences that are excluded whole: they are not opened."""
+        return self.exclude.sequences.get(self.name, frozenset()) if self.exclude else frozenset()
+
+    def read(self) -> list[Clip]:
+        """Read the tree, without what is excluded."""
+        clips = read_clips(self.dataset, self.split, self.root)
         return exclude_clips(clips, self.exclude) if self.exclude and self.excluded() else clips
 
 
@@ -203,8 +201,8 @@ def _write(job: _Job, folder: Path, progress: Progress | None) -> ClipIndex:
     _try_writing(folder)
     path, tally = folder / job.file_name(), _Tally()
     root_before = stamp(job.root)
-    with watch() as seen:
-        clips = job.read(progress)
+    with reading(skip=job.skip(), progress=progress) as seen:
+        clips = job.read()
         # Where a reader noted nothing of the tree, its index never counts as current.
         watched = any(Path(place).is_relative_to(job.root) for place in seen)
         code = job.code() if watched else None

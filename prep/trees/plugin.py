@@ -12,21 +12,16 @@ import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from lorat.prep.trees.base.clip import Clip, Track
-from lorat.prep.trees.base.dataset import Dataset
-from lorat.prep.trees.base.watch import note
+from lorat.prep.trees.base.clip import Clip, Dataset, Track
+from lorat.prep.trees.base.reading import note
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
-
-__all__ = ["add_trees"]
-
-_FILES: dict[str, Path] = {}  # name → the file that defined it
 
 
 def add_trees(file: Path) -> list[Dataset]:
@@ -52,14 +47,12 @@ def add_trees(file: Path) -> list[Dataset]:
             f"{file}: defines no data set; write at its top level NAME = Dataset(name=…, folder=…, "
             "splits=…, read=…)"
         )
-    for row in mine:
-        taken = row.name in DATASETS and _FILES.get(row.name) != file
-        if taken or sum(other.name == row.name for other in mine) > 1:
-            owner = _FILES.get(row.name, "lorat") if taken else file
-            raise UserError(f"{file}: the name '{row.name}' is taken, in {owner}; choose another")
-    added = [replace(row, read=_Checked(row, file)) for row in mine]
+    for name, count in Counter(row.name for row in mine).items():
+        owner = getattr(DATASETS[name].read, "file", "lorat") if name in DATASETS else file
+        if owner != file or count > 1:
+            raise UserError(f"{file}: the name '{name}' is taken, in {owner}; choose another")
+    added = [replace(row, read=_CheckedReader(row, file)) for row in mine]
     DATASETS.update((row.name, row) for row in added)
-    _FILES.update((row.name, file) for row in added)
     return added
 
 
@@ -80,25 +73,27 @@ def _run(file: Path) -> ModuleType:
     return module
 
 
-class _Checked:
+@dataclass(frozen=True, eq=False)
+class _CheckedReader:
     """A user's reader whose clips are checked."""
 
-    def __init__(self, row: Dataset, file: Path) -> None:
-        self._row = row
-        self._file = file
+    row: Dataset
+    file: Path
+    """Where it is defined."""
 
     def __call__(self, dataset: Dataset, split: str, root: Path) -> list[Clip]:
-        note(self._file)
-        clips = self._row.read(self._row, split, root)
-        for problem in _problems(self._row.name, split, clips):
-            raise UserError(f"{self._file}: data set '{self._row.name}': {problem}")
+        note(self.file)
+        clips = self.row.read(self.row, split, root)
+        for problem in _problems(self.row.name, split, clips):
+            raise UserError(f"{self.file}: data set '{self.row.name}': {problem}")
         return clips
 
 
 def _problems(name: str, split: str, clips: object) -> Iterable[str]:
     """Yield what is wrong with a reader's clips, worst first."""
     if not isinstance(clips, list) or not all(isinstance(clip, Clip) for clip in clips):
-        yield f"its reader must return a list of Clip, not {_kind(clips)}"
+        kind = f"a list with {type(clips[0]).__name__}" if isinstance(clips, list) else type(clips)
+        yield f"its reader must return a list of Clip, not {kind}"
         return
     for clip_name, count in Counter(clip.name for clip in clips).items():
         if count > 1:
@@ -112,21 +107,16 @@ def _problems(name: str, split: str, clips: object) -> Iterable[str]:
         if not clip.tracks or not len(clip.frames):
             yield f"clip '{clip.name}' has no track or no frame; leave it out"
         for track in clip.tracks:
-            if problem := _track_problem(track, len(clip.frames)):
+            for problem in _track_problems(track, len(clip.frames)):
                 yield f"clip '{clip.name}': {problem}"
 
 
-def _track_problem(track: Track, frames: int) -> str | None:
+def _track_problems(track: Track, frames: int) -> Iterable[str]:
     boxes, visible = track.boxes, track.visible
     if boxes.shape != (frames, 4) or boxes.dtype != np.float64:
-        return f"boxes are {boxes.dtype} {boxes.shape}, not float64 ({frames}, 4)"
+        yield f"boxes are {boxes.dtype} {boxes.shape}, not float64 ({frames}, 4)"
     if visible.shape != (frames,) or visible.dtype != np.bool_:
-        return f"visible is {visible.dtype} {visible.shape}, not bool ({frames},)"
+        yield f"visible is {visible.dtype} {visible.shape}, not bool ({frames},)"
     seen = boxes[visible]
     if not (np.isfinite(seen).all() and (seen[:, 2:] > seen[:, :2]).all()):
-        return "a visible box has no size; boxes are xyxy, see make_track"
-    return None
-
-
-def _kind(value: object) -> str:
-    return f"a list with {type(value[0]).__name__}" if isinstance(value, list) else str(type(value))
+        yield "a visible box has no size; boxes are xyxy, see make_track"

@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip
-from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import is_skipping
 from lorat.prep.trees.datasets import (
     coco,
@@ -29,8 +28,6 @@ from lorat.prep.trees.datasets import (
     vot,
 )
 from lorat.shards.base.errors import UserError, unknown
-
-__all__ = ["DATASETS", "parse_name", "read_clips"]
 
 _TNL2K = {"train": "TNL2K_TRAIN", "test": "TNL2K_TEST"}
 _VASTTRACK = {"train": "VastTrack_TRAIN", "test": "VastTrack_TEST"}
@@ -90,15 +87,16 @@ def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """
     _check_split(dataset, split)
     clips = dataset.read(dataset, split, root)
+    name = f"{dataset.name}-{split}"
     if not clips and is_skipping():
         raise UserError(
-            f"{root}: all sequences of {dataset.name}-{split} that are there are excluded; mend "
-            "the tree and run lorat-prep check again, or name other --datasets"
+            f"{root}: all sequences of {name} that are there are excluded; mend the tree and run "
+            "lorat-prep check again, or name other --datasets"
         )
     if not clips:
         raise UserError(
-            f"{root}: holds no sequence of {dataset.name}-{split}; check that this is the data "
-            f"set's own folder and give another with --root {dataset.name}=DIR"
+            f"{root}: holds no sequence of {name}; check that this is the data set's own folder "
+            f"and give another with --root {dataset.name}=DIR"
         )
     return clips
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorat.configs.load import load_data_roots
-from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.clip import Dataset
 from lorat.prep.trees.plugin import add_trees
 from lorat.prep.trees.registry import DATASETS, parse_name
 from lorat.shards.base.errors import UserError, unknown

@@ -1,4 +1,4 @@
-"""What a tree reader yields: sequences of image files with the tracks annotated in them.
+"""What a data set is, and what its reader yields: sequences of image files with their tracks.
 
 Boxes are xyxy float64 in continuous pixels of the original frame, 0-based (pixel column i covers
 [i, i + 1)), as read: not clipped, not cleaned.
@@ -6,16 +6,16 @@ Boxes are xyxy float64 in continuous pixels of the original frame, 0-based (pixe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import image_size
-
-__all__ = ["Clip", "FrameFiles", "Track"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +74,92 @@ class Clip:
             ImageError: if the first image is missing or its header is damaged.
         """
         return self.size if self.size is not None else image_size(self.frames[0])
+
+
+Reader = Callable[["Dataset", str, Path], list[Clip]]
+"""``read(dataset, split, root)``: the split's clips that are on disk, in a fixed order."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Dataset:
+    """A data set that can be read: its row in the table of data sets."""
+
+    name: str
+    """Short name, as commands, recipes and result folders write it."""
+    folder: str | Mapping[str, str]
+    """Folder under RAW; a mapping from split to folder where the splits are separate trees."""
+    splits: tuple[str, ...]
+    """Known splits; empty where any folder name is one."""
+    read: Reader
+    prep_split: str | None = None
+    """The split that a bare name means when shards are built; None: not built without a split."""
+    eval_split: str | None = None
+    """The split that a bare name means when a tracker is scored; None: not scored."""
+    one_based: bool = False
+    """Whether boxes on disk are 1-based: read minus 1, exported plus 1 (x and y only)."""
+
+    def __post_init__(self) -> None:
+        wrong = None
+        odd = {self.prep_split, self.eval_split}.difference([None, *self.splits])
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            wrong = (
+                "a name is lower-case letters, digits and _, without the - that comes before a "
+                "split; rename it"
+            )
+        elif isinstance(self.splits, str):
+            wrong = "splits must be a tuple, as in ('train',)"
+        elif self.splits and odd:
+            wrong = (
+                f"'{odd.pop()}' is none of its splits, {', '.join(self.splits)}; correct "
+                "prep_split or eval_split"
+            )
+        elif isinstance(self.folder, Mapping) and self.folder.keys() != set(self.splits):
+            wrong = "folder must be one name, or a name for each of its splits"
+        if wrong:
+            raise UserError(f"data set '{self.name}': {wrong}")
+
+
+def make_track(
+    xywh: NDArray[np.float64],
+    frames: int,
+    *,
+    one_based: bool = False,
+    absent: NDArray | None = None,
+    cover: NDArray[np.int64] | None = None,
+) -> Track:
+    """Build a track from the boxes of a tree.
+
+    Args:
+        xywh: (R, 4) as written, R <= frames.
+        frames: N, the sequence's frames; rows R … N - 1 have no annotation.
+        one_based: subtract 1 from x and y.
+        absent: (R,) non-zero where the tree says that the object is not visible.
+        cover: (R,) GOT-10k's share of the object that is visible.
+    """
+    rows = len(xywh)
+    boxes = np.full((frames, 4), np.nan)
+    boxes[:rows, :2] = xywh[:, :2] - (1.0 if one_based else 0.0)
+    boxes[:rows, 2:] = boxes[:rows, :2] + xywh[:, 2:]
+    visible = np.zeros(frames, dtype=np.bool_)
+    visible[:rows] = np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)
+    if absent is not None:
+        visible[:rows] &= absent == 0
+    if cover is not None:
+        cover = np.concatenate([cover, np.zeros(frames - rows, dtype=np.int64)])
+    return Track(boxes, visible, cover)
+
+
+def make_clip(
+    dataset: Dataset,
+    split: str,
+    name: str,
+    frames: FrameFiles,
+    xywh: NDArray[np.float64],
+    *,
+    absent: NDArray | None = None,
+    cover: NDArray[np.int64] | None = None,
+) -> Clip:
+    """Build a clip of one track; arguments as those of `make_track` and `Clip`."""
+    one_based = dataset.one_based
+    track = make_track(xywh, len(frames), one_based=one_based, absent=absent, cover=cover)
+    return Clip(dataset.name, split, name, frames, (track,), len(xywh))

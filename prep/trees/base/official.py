@@ -12,23 +12,13 @@ from collections.abc import Mapping
 from importlib import resources
 from types import MappingProxyType
 
-__all__ = ["expected_frames", "expected_sequences", "got10k_name", "official_names"]
-
 _GOT10K_COUNTS = {"train": 9335, "val": 180, "test": 180}
 
+# A file a split, <dataset>_<split>.txt; both rates of NFS have the same sequences.
 _LISTED = {
-    ("lasot", "train"): "lasot_train.txt",
-    ("lasot", "test"): "lasot_test.txt",
-    ("trackingnet", "test"): "trackingnet_test.txt",
-    ("tnl2k", "train"): "tnl2k_train.txt",
-    ("tnl2k", "test"): "tnl2k_test.txt",
-    ("vasttrack", "test"): "vasttrack_test.txt",
-    ("uav123", "all"): "uav123_all.txt",
-    ("uav20l", "all"): "uav20l_all.txt",
-    ("otb", "all"): "otb_all.txt",
-    ("nfs30", "all"): "nfs30_all.txt",
-    ("nfs240", "all"): "nfs30_all.txt",
-    ("tc128", "all"): "tc128_all.txt",
+    *(("lasot", "train"), ("lasot", "test"), ("trackingnet", "test"), ("tnl2k", "train")),
+    *(("tnl2k", "test"), ("vasttrack", "test"), ("uav123", "all"), ("uav20l", "all")),
+    *(("otb", "all"), ("nfs30", "all"), ("nfs240", "all"), ("tc128", "all")),
 }
 
 # Splits of which only the size is known. COCO: images with an object that is no crowd.
@@ -84,7 +74,8 @@ def got10k_name(split: str, number: int) -> str:
 
 
 def _sequences(dataset: str, split: str) -> dict[str, int | None]:
-    rows = (line.partition("\t") for line in _lines(_LISTED[dataset, split]))
+    file = f"{dataset.replace('240', '30')}_{split}.txt"
+    rows = (line.partition("\t") for line in _lines(file))
     return {name: int(count) if tab else None for name, tab, count in rows}
 
 

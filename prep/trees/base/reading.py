@@ -1,9 +1,12 @@
-"""Reading sequence by sequence: one that does not parse ends the reading, or is collected.
+"""Reading sequence by sequence, and what is to be known of it besides the clips.
 
 A reader hands the sequences it found to `read_each`. As a rule the first one that does not parse
 raises. An audit reads inside ``reading(faults=[])``, where such a sequence is left out and listed
 and the others are read; a build that leaves sequences out reads inside ``reading(skip=…)``, which
-never opens their files.
+never opens their files. Both can tell which files and folders were looked at, so that an index of
+the tree knows when they change: the helpers of `text` and `folders` note what they open and list. A
+reader that opens a file or lists a folder by itself calls `note` on it; one that never does is read
+anew each time.
 """
 
 from __future__ import annotations
@@ -13,15 +16,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
 from typing import TypeVar
 
-from lorat.prep.trees.base.clip import Clip
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.shards.base.errors import UserError
 
-__all__ = ["Fault", "is_skipping", "read_each", "reading", "report_fault"]
-
 _LOG = logging.getLogger("lorat")
-Source = TypeVar("Source")
+Place = TypeVar("Place")
+Stamp = tuple[int, int]
+"""Size in bytes and time of the last change in nanoseconds; (-1, -1) where nothing is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,10 @@ class _Reading:
     progress: Callable[[int, int], None] | None = None
 
 
-_READING: ContextVar[_Reading] = ContextVar("reading")
 _PLAIN = _Reading()
+_CURRENT: ContextVar[_Reading] = ContextVar("reading")
+# For all threads: a reader may use some, and what others note besides costs a stat and no more.
+_SEEN: list[dict[str, Stamp]] = []
 
 
 @contextmanager
@@ -52,7 +62,7 @@ def reading(
     skip: frozenset[str] = frozenset(),
     faults: list[Fault] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[None]:
+) -> Iterator[dict[str, Stamp]]:
     """Set how the readers called in this block, in this thread, go through sequences.
 
     Args:
@@ -60,30 +70,37 @@ def reading(
         faults: a list that collects what is wrong; None: a sequence that does not parse raises,
             and one that is read in part is a warning.
         progress: called with (sequences read, sequences in all) of a folder of sequences.
+
+    Yields:
+        What is noted inside the block: path → its stamp when it was first noted.
     """
-    token = _READING.set(_Reading(skip, faults, progress))
+    seen: dict[str, Stamp] = {}
+    token = _CURRENT.set(_Reading(skip, faults, progress))
+    _SEEN.append(seen)
     try:
-        yield
+        yield seen
     finally:
-        _READING.reset(token)
+        _CURRENT.reset(token)
+        # By identity: two readings that saw the same are equal.
+        _SEEN[:] = [other for other in _SEEN if other is not seen]
 
 
-def read_each(sources: Mapping[str, Source], read: Callable[[Source], Clip]) -> list[Clip]:
-    """Return ``read(source)`` of every sequence, in order; what fails is treated as `reading` says.
+def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> list[Clip]:
+    """Return ``read(place)`` of every sequence, in order; what fails is treated as `reading` says.
 
     Args:
-        sources: the clip's name → what `read` needs: a folder, a file, a row of a table.
+        places: the clip's name → what `read` needs: a folder, a file, a row of a table.
         read: reads one sequence.
 
     Raises:
         UserError: from `read`, where faults are not collected.
     """
-    how = _READING.get(_PLAIN)
-    wanted = {name: source for name, source in sources.items() if name not in how.skip}
+    how = _CURRENT.get(_PLAIN)
+    wanted = {name: place for name, place in places.items() if name not in how.skip}
     clips = []
-    for done, (name, source) in enumerate(wanted.items(), start=1):
+    for done, (name, place) in enumerate(wanted.items(), start=1):
         try:
-            clips.append(read(source))
+            clips.append(read(place))
         except UserError as error:
             if how.faults is None:
                 raise
@@ -95,19 +112,70 @@ def read_each(sources: Mapping[str, Source], read: Callable[[Source], Clip]) -> 
 
 def is_skipping() -> bool:
     """Return whether sequences are left out in this thread: then all of them may be."""
-    return bool(_READING.get(_PLAIN).skip)
+    return bool(_CURRENT.get(_PLAIN).skip)
 
 
 def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
-    """Note that a sequence is read in part, or a folder not as a sequence: a warning or a fault.
+    """Tell that a sequence is read in part, or a folder not as a sequence: a warning or a fault.
 
     Args:
         sequence: its name.
         message: one line that names the file.
         damage: whether what was read of the sequence cannot be trusted.
     """
-    faults = _READING.get(_PLAIN).faults
+    faults = _CURRENT.get(_PLAIN).faults
     if faults is None:
         _LOG.warning("%s", message)
     else:
         faults.append(Fault(sequence, message, damage))
+
+
+def note(path: str | PathLike[str]) -> None:
+    """Note a file that is about to be read or a folder about to be listed.
+
+    Before, not after: a change while it is read then gives another stamp. Outside of `reading` this
+    does nothing.
+    """
+    name = fspath(path)
+    missing = [seen for seen in _SEEN if name not in seen]
+    if missing:
+        found = stamp(name)
+        for seen in missing:
+            seen[name] = found
+
+
+def stamp(path: str | PathLike[str]) -> Stamp:
+    """Return the stamp of a file or folder.
+
+    A change that keeps the size and falls into the same tick of the file system's clock (some
+    milliseconds) leaves the stamp as it was.
+    """
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def cut_clip(
+    dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64]
+) -> Clip:
+    """Build a clip of one track; frames without a box, or boxes without a frame, are cut.
+
+    Args:
+        dataset: the data set.
+        split: its split.
+        name: the clip's name.
+        frames: the sequence's frames in order.
+        xywh: (R, 4) boxes of frames 0 … R - 1, as written.
+    """
+    count = min(len(frames), len(xywh))
+    if len(frames) != len(xywh):
+        report_fault(
+            name,
+            f"{frames.folder}: {len(frames)} images but {len(xywh)} boxes of {name}; only the "
+            f"first {count} frames are used",
+            damage=len(frames) < len(xywh),
+        )
+    kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
+    return make_clip(dataset, split, name, kept, xywh[:count])

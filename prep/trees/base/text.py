@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.base.watch import note
+from lorat.prep.trees.base.reading import note
 from lorat.shards.base.errors import UserError
 
 RESTORE = "restore it from the data set's archive"
-_MEND = "correct the line or restore the file from the data set's archive"
+RESTORE_FILE = "restore the file from the data set's archive"
+_MEND = f"correct the line or {RESTORE_FILE}"
 _NUMBER = re.compile(
     r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII
 )
@@ -168,10 +169,8 @@ def read_flags(path: Path, count: int, highest: int = 1) -> NDArray[np.int64]:
         raise UserError(f"{path}: {message}; {_MEND}")
     values = text.replace(",", " ").split()
     if len(values) != count:
-        raise UserError(
-            f"{path}: {len(values)} values for {count} boxes; restore the sequence's annotation "
-            "files from the data set's archive"
-        )
+        what = f"{len(values)} values for {count} boxes"
+        raise UserError(f"{path}: {what}; restore the sequence's files from the data set's archive")
     return np.array(values, dtype="S1").view(np.uint8).astype(np.int64) - ord("0")
 
 

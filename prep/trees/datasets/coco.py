@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
-from lorat.prep.trees.base.common import image_names, make_track
-from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, Track, make_track
+from lorat.prep.trees.base.folders import image_names
 from lorat.prep.trees.base.text import read_text
 from lorat.shards.base.errors import UserError
 
-__all__ = ["read"]
+Row = dict[str, Any]
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
@@ -33,97 +31,62 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     if not objects:
         return []
     there = set(image_names(folder))
-    boxes = _boxes(path, objects)
-    tracks = make_track(boxes, len(boxes), one_based=dataset.one_based)
-    owner = np.array([_integer(path, "annotation", row, "image_id") for row in objects], np.int64)
-    order = np.argsort(owner, kind="stable")
-    ids, starts = np.unique(owner[order], return_index=True)
-    ends = np.append(starts[1:], len(order))
-    spans = {int(i): (int(a), int(b)) for i, a, b in zip(ids, starts, ends, strict=True)}
-    # In this order an image's objects are neighbours, so each track is a view of one large array.
-    grouped = Track(tracks.boxes[order], tracks.visible[order])
+    boxes = np.array([_box(path, row) for row in objects], np.float64)
+    track = make_track(boxes, len(boxes), one_based=dataset.one_based)
+    owned: dict[int, list[int]] = {}
+    for k, row in enumerate(objects):
+        owned.setdefault(_integer(path, "annotation", row, "image_id"), []).append(k)
     clips = []
     for row in images:
-        span = spans.pop(_integer(path, "image", row, "id"), None)
-        if span is not None and row.get("file_name") in there:
-            clips.append(_clip(path, dataset, split, folder, row, _views(grouped, *span)))
-    if spans:
-        raise UserError(f"{path}: annotations of image {min(spans)}, which is not among its images")
+        mine = owned.pop(_integer(path, "image", row, "id"), None)
+        if mine and (name := row.get("file_name")) in there:
+            size = (_integer(path, "image", row, "width"), _integer(path, "image", row, "height"))
+            # Each track is a view of one large array.
+            tracks = tuple(Track(track.boxes[k : k + 1], track.visible[k : k + 1]) for k in mine)
+            frames = FrameFiles(folder, (name,))
+            clips.append(Clip(dataset.name, split, Path(name).stem, frames, tracks, 1, size))
+    if owned:
+        raise UserError(f"{path}: annotations of image {min(owned)}, which is not among its images")
     return sorted(clips, key=lambda clip: clip.name)
 
 
-def _clip(
-    path: Path,
-    dataset: Dataset,
-    split: str,
-    folder: Path,
-    row: dict[str, Any],
-    tracks: tuple[Track, ...],
-) -> Clip:
-    size = (_integer(path, "image", row, "width"), _integer(path, "image", row, "height"))
-    name = row["file_name"]
-    frames = FrameFiles(folder, (name,))
-    return Clip(dataset.name, split, Path(name).stem, frames, tracks, 1, size)
-
-
-def _views(grouped: Track, start: int, end: int) -> tuple[Track, ...]:
-    return tuple(
-        Track(grouped.boxes[k : k + 1], grouped.visible[k : k + 1]) for k in range(start, end)
-    )
-
-
-def _load(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _load(path: Path) -> tuple[list[Row], list[Row]]:
     """Return the rows of images and of annotations that are no crowd."""
     try:
         document = json.loads(read_text(path), object_hook=_without_outline)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: line {error.lineno}: is no JSON ({error.msg}); download it again"
-        ) from None
-    images = _rows(path, document, "images")
-    annotations = _rows(path, document, "annotations")
-    return images, [row for row in annotations if not row.get("iscrowd")]
+        what = f"line {error.lineno}: is no JSON ({error.msg})"
+        raise UserError(f"{path}: {what}; download it again") from None
+    tables = []
+    for key in ("images", "annotations"):
+        table = document.get(key) if isinstance(document, dict) else None
+        if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
+            raise UserError(f"{path}: lacks the list '{key}' of objects; download it again")
+        tables.append(table)
+    return tables[0], [row for row in tables[1] if not row.get("iscrowd")]
 
 
-def _rows(path: Path, document: object, key: str) -> list[dict[str, Any]]:
-    table = document.get(key) if isinstance(document, dict) else None
-    if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
-        raise UserError(f"{path}: lacks the list '{key}' of objects; download it again")
-    return table
-
-
-def _without_outline(row: dict[str, Any]) -> dict[str, Any]:
+def _without_outline(row: Row) -> Row:
     # Outlines are nine tenths of the file; dropped while parsing, they never pile up in memory.
     row.pop("segmentation", None)
     return row
 
 
-def _boxes(path: Path, objects: list[dict[str, Any]]) -> NDArray[np.float64]:
-    boxes = [row.get("bbox") for row in objects]
-    try:
-        array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-        if len(array) == len(boxes):
-            return array
-    except (TypeError, ValueError):
-        pass  # the loop below names the annotation
-    for row, box in zip(objects, boxes, strict=True):
-        if not _is_box(box):
-            _refuse(path, "annotation", row, f"bbox {box!r} is not 4 numbers")
-    raise UserError(f"{path}: its boxes are not 4 numbers each; download it again")
+def _box(path: Path, row: Row) -> list[float]:
+    box = row.get("bbox")
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
+        return box
+    raise _wrong(path, "annotation", row, f"bbox {box!r} is not 4 numbers")
 
 
-def _is_box(box: object) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-
-
-def _integer(path: Path, kind: str, row: dict[str, Any], key: str) -> int:
+def _integer(path: Path, kind: str, row: Row, key: str) -> int:
     value = row.get(key)
-    if not isinstance(value, int):
-        _refuse(path, kind, row, f"{key} {value!r} is no whole number")
-    return value
+    if isinstance(value, int):
+        return value
+    raise _wrong(path, kind, row, f"{key} {value!r} is no whole number")
 
 
-def _refuse(path: Path, kind: str, row: dict[str, Any], what: str) -> NoReturn:
-    raise UserError(
+def _wrong(path: Path, kind: str, row: Row, what: str) -> UserError:
+    return UserError(
         f"{path}: {kind} {row.get('id')}: {what}; correct it or download the file again"
     )

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.prep.trees.base.common import annotation_files, image_names, make_track, subfolders
-from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
+from lorat.prep.trees.base.folders import annotation_files, image_names, subfolders
 from lorat.prep.trees.base.reading import read_each
 from lorat.prep.trees.base.text import read_boxes, read_flags
 from lorat.shards.base.errors import UserError
-
-__all__ = ["read"]
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
@@ -31,26 +28,20 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     found: dict[str, Path] = {}
     for part in splits if split == "all" else [split]:
         for folder in annotation_files(root / part, "groundtruth.txt"):
-            if folder.name in found:
-                raise UserError(
-                    f"{folder}: has the same name as {found[folder.name]}; rename one of them"
-                )
-            found[folder.name] = folder
+            if (other := found.setdefault(folder.name, folder)) != folder:
+                raise UserError(f"{folder}: has the same name as {other}; rename one of them")
     return read_each(found, lambda folder: _clip(dataset, split, folder))
 
 
 def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
     images = folder / "img" if (folder / "img").is_dir() else folder
     frames = FrameFiles(images, image_names(images))
-    truth = folder / "groundtruth.txt"
+    truth, absent = folder / "groundtruth.txt", folder / "absent.txt"
     xywh = read_boxes(truth)
-    rows = len(xywh)
-    if rows not in (1, len(frames)):
+    if len(xywh) not in (1, len(frames)):
         raise UserError(
-            f"{truth}: {rows} boxes for {len(frames)} images in {images}; write one line a frame, "
-            "or the first frame's box alone"
+            f"{truth}: {len(xywh)} boxes for {len(frames)} images in {images}; write one line a "
+            "frame, or the first frame's box alone"
         )
-    absent = folder / "absent.txt"
-    flags = read_flags(absent, rows) if absent.is_file() else None
-    track = make_track(xywh, len(frames), one_based=dataset.one_based, absent=flags)
-    return Clip(dataset.name, split, folder.name, frames, (track,), rows)
+    flags = read_flags(absent, len(xywh)) if absent.is_file() else None
+    return make_clip(dataset, split, folder.name, frames, xywh, absent=flags)

@@ -12,14 +12,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.prep.trees.base.common import counted_images, make_track, subfolders
-from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
+from lorat.prep.trees.base.folders import counted_images, subfolders
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.base.reading import read_each
 from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
-
-__all__ = ["read"]
 
 _LOG = logging.getLogger("lorat")
 _COVER_LEVELS = 8
@@ -31,31 +28,23 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     folder = root / ("train" if part else split)
     there = subfolders(folder)
     listed = folder / "list.txt"
-    if listed.is_file():
-        names = read_names(listed)
-    else:
+    names = read_names(listed) if listed.is_file() else tuple(there)
+    if not listed.is_file():
         _LOG.warning("%s: missing; the sequences are the folders beside it", listed)
-        names = tuple(there)
     keep = set(there)
     if part:
         keep &= set(official_names("got10k", split) or ())
-    clip = _test_clip if split == "test" else _clip
     kept = {name: folder / name for name in names if name in keep}
-    return read_each(kept, lambda folder: clip(dataset, split, folder))
+    return read_each(kept, lambda folder: _clip(dataset, split, folder))
 
 
 def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
     xywh = read_boxes(folder / "groundtruth.txt")
+    if split == "test":
+        frames = FrameFiles(folder, counted_images(folder, 1))
+        return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])
     count = len(xywh)
     absent = read_flags(folder / "absence.label", count)
     cover = read_flags(folder / "cover.label", count, highest=_COVER_LEVELS)
-    track = make_track(xywh, count, one_based=dataset.one_based, absent=absent, cover=cover)
     frames = FrameFiles(folder, range(1, count + 1), "%08d.jpg")
-    return Clip(dataset.name, split, folder.name, frames, (track,), count)
-
-
-def _test_clip(dataset: Dataset, split: str, folder: Path) -> Clip:
-    frames = FrameFiles(folder, counted_images(folder, 1))
-    xywh = read_boxes(folder / "groundtruth.txt")[: len(frames)]
-    track = make_track(xywh, len(frames), one_based=dataset.one_based)
-    return Clip(dataset.name, split, folder.name, frames, (track,), len(xywh))
+    return make_clip(dataset, split, folder.name, frames, xywh, absent=absent, cover=cover)

@@ -11,14 +11,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.prep.trees.base.common import make_track, natural_order, sequence_folders
-from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
+from lorat.prep.trees.base.folders import natural_order, sequence_folders
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.base.reading import read_each
 from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
-
-__all__ = ["read", "read_extension"]
 
 _LOG = logging.getLogger("lorat")
 _SPLIT_FILES = {"train": "training_set.txt", "test": "testing_set.txt"}
@@ -28,9 +25,9 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read LaSOT: the tree's own list of the split, else the official one, cut to what is there."""
     listed = root / _SPLIT_FILES[split]
     found = sequence_folders(root)
-    names = official_names("lasot", split) or ()
+    names = official = official_names("lasot", split) or ()
     if listed.is_file():
-        names, official = read_names(listed), names
+        names = read_names(listed)
         _compare(listed, found.keys() & set(names), found.keys() & set(official))
     there = {name: found[name] for name in names if name in found}
     return read_each(there, lambda folder: _clip(dataset, split, folder))
@@ -62,6 +59,5 @@ def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
     count = len(xywh)
     occluded = read_flags(folder / "full_occlusion.txt", count)
     outside = read_flags(folder / "out_of_view.txt", count)
-    track = make_track(xywh, count, one_based=dataset.one_based, absent=occluded | outside)
     frames = FrameFiles(folder / "img", range(1, count + 1), "%08d.jpg")
-    return Clip(dataset.name, split, folder.name, frames, (track,), count)
+    return make_clip(dataset, split, folder.name, frames, xywh, absent=occluded | outside)

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.prep.trees.base.common import annotation_files, cut_clip, frame_number, numbered_images
-from lorat.prep.trees.base.dataset import Dataset
-from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
+from lorat.prep.trees.base.folders import annotation_files, frame_number, numbered_images
+from lorat.prep.trees.base.reading import cut_clip, read_each
 from lorat.prep.trees.base.text import read_boxes, read_text
-
-__all__ = ["read"]
 
 _FIRST_FRAME = {"David": 300, "BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18}
 _LAST_FRAME = {"Football1": 74, "Freeman3": 460, "Freeman4": 283, "Diving": 215}
@@ -43,16 +40,11 @@ def _clip(dataset: Dataset, split: str, annotation: Path) -> Clip:
     xywh = read_boxes(annotation)
     # One mirror has KiteSurf's frames in jpg/ instead.
     images = folder / ("img" if (folder / "img").is_dir() else "jpg")
-    names = _annotated(folder.name, numbered_images(images), len(xywh))
+    names = numbered_images(images)
+    if len(names) != len(xywh):  # as many frames as rows need no table
+        first = _FIRST_FRAME.get(folder.name, 0)
+        last = _LAST_FRAME.get(folder.name, frame_number(names[-1]))
+        names = tuple(name for name in names if first <= frame_number(name) <= last)
     skip = _ROWS_SKIPPED.get(folder.name, 0)
     frames = FrameFiles(images, names[skip:])
     return cut_clip(dataset, split, _name(annotation), frames, xywh[skip:])
-
-
-def _annotated(sequence: str, names: tuple[str, ...], rows: int) -> tuple[str, ...]:
-    """Return the frames that the rows belong to; as many frames as rows need no table."""
-    if len(names) == rows:
-        return names
-    first = _FIRST_FRAME.get(sequence, 0)
-    last = _LAST_FRAME.get(sequence, frame_number(names[-1]))
-    return tuple(name for name in names if first <= frame_number(name) <= last)

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.prep.trees.base.common import counted_images, make_track, subfolders
-from lorat.prep.trees.base.dataset import Dataset
-from lorat.prep.trees.base.reading import read_each, report_fault
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
+from lorat.prep.trees.base.folders import counted_images, subfolders
+from lorat.prep.trees.base.reading import note, read_each, report_fault
 from lorat.prep.trees.base.text import read_boxes
-from lorat.prep.trees.base.watch import note
 from lorat.shards.base.errors import UserError
-
-__all__ = ["read"]
 
 _CHUNKS = {"train": tuple(f"TRAIN_{k}" for k in range(12)), "test": ("TEST",)}
 
@@ -40,10 +36,9 @@ def _annotations(chunk: Path) -> list[Path]:
     there = set(subfolders(chunk / "frames"))
     note(chunk / "anno")
     files = sorted(file for file in (chunk / "anno").glob("*.txt") if file.stem in there)
-    lone = sorted(there.difference(file.stem for file in files))
-    if lone:
+    if lone := there.difference(file.stem for file in files):
         message = f"{chunk}: {len(lone):,} folders of frames lack their file in anno, such as "
-        report_fault(chunk.name, f"{message}{lone[0]}; they are not read")
+        report_fault(chunk.name, f"{message}{min(lone)}; they are not read")
     return files
 
 
@@ -52,8 +47,6 @@ def _clip(dataset: Dataset, split: str, annotation: Path) -> Clip:
     xywh = read_boxes(annotation)
     if split == "test":
         frames = FrameFiles(folder, counted_images(folder, 0))
-        xywh = xywh[: len(frames)]
     else:
         frames = FrameFiles(folder, range(len(xywh)), "%d.jpg")
-    track = make_track(xywh, len(frames), one_based=dataset.one_based)
-    return Clip(dataset.name, split, folder.name, frames, (track,), len(xywh))
+    return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])

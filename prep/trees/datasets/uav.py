@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.prep.trees.base.common import file_names, make_track, natural_order, subfolders
-from lorat.prep.trees.base.dataset import Dataset
-from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
+from lorat.prep.trees.base.folders import file_names, natural_order, subfolders
+from lorat.prep.trees.base.reading import note, read_each
 from lorat.prep.trees.base.text import read_boxes
-from lorat.prep.trees.base.watch import note
-
-__all__ = ["read_long", "read_short"]
 
 # Folder → the frames that its sequences <folder>_1, <folder>_2, … begin with, as the data set's own
 # toolkit lists them. Neighbours share a frame, apart from bird1's and uav1's gaps.
@@ -62,23 +58,18 @@ def read_long(dataset: Dataset, split: str, root: Path) -> list[Clip]:
 def _read(
     dataset: Dataset, split: str, root: Path, part: str, spans: dict[str, tuple[str, int]]
 ) -> list[Clip]:
-    images = root / "data_seq" / "UAV123"
-    folder = root / "anno" / part
+    folder, images = root / "anno" / part, root / "data_seq" / "UAV123"
     if not folder.is_dir():
         note(folder)
         return []
     there = set(subfolders(images))
-    found = {}
-    for name in natural_order(Path(file).stem for file in file_names(folder, ".txt")):
+    names = natural_order(Path(file).stem for file in file_names(folder, ".txt"))
+    found = {name: name for name in names if spans.get(name, (name, 1))[0] in there}
+
+    def clip(name: str) -> Clip:
         source, first = spans.get(name, (name, 1))
-        if source in there:
-            found[name] = (folder / f"{name}.txt", images / source, first)
-    return read_each(found, lambda place: _clip(dataset, split, *place))
+        xywh = read_boxes(folder / f"{name}.txt")
+        frames = FrameFiles(images / source, range(first, first + len(xywh)), "%06d.jpg")
+        return make_clip(dataset, split, name, frames, xywh)
 
-
-def _clip(dataset: Dataset, split: str, annotation: Path, images: Path, first: int) -> Clip:
-    xywh = read_boxes(annotation)
-    count = len(xywh)
-    frames = FrameFiles(images, range(first, first + count), "%06d.jpg")
-    track = make_track(xywh, count, one_based=dataset.one_based)
-    return Clip(dataset.name, split, annotation.stem, frames, (track,), count)
+    return read_each(found, clip)

@@ -10,16 +10,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.prep.trees.base.common import make_track, natural_order, sequence_folders
-from lorat.prep.trees.base.dataset import Dataset
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
+from lorat.prep.trees.base.folders import natural_order, sequence_folders, split_tree
 from lorat.prep.trees.base.official import official_names
-from lorat.prep.trees.base.reading import read_each
-from lorat.prep.trees.base.text import read_boxes
-from lorat.prep.trees.base.watch import note
+from lorat.prep.trees.base.reading import note, read_each
+from lorat.prep.trees.base.text import RESTORE, read_boxes
 from lorat.shards.base.errors import UserError
-
-__all__ = ["read"]
 
 _LOG = logging.getLogger("lorat")
 _TRUTHS = ("Groundtruth.txt", "groundtruth.txt")
@@ -31,21 +27,14 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     The test split is the official list cut to what is there; a test tree without any official name
     is read whole, after a warning. The training split is all that is not on that list.
     """
-    other = "train" if split == "test" else "test"
-    nested = root / dataset.folder_of(split)
-    if nested.is_dir():
-        root = nested
-    elif (root / dataset.folder_of(other)).is_dir():
-        raise UserError(f"{nested}: no such folder; put VastTrack's {split} sequences there")
+    tree = split_tree(dataset, split, root)
     # A class may be called like a sequence, but only a sequence holds images.
-    found = sequence_folders(root, "imgs")
-    official = found.keys() & set(official_names("vasttrack", "test") or ())
+    found = sequence_folders(tree, "imgs")
+    names = found.keys() & set(official_names("vasttrack", "test") or ())
     if split == "train":
-        names = found.keys() - official
-    elif official or not found:
-        names = official
-    else:
-        _LOG.warning("%s: no sequence of the official test list; it is read whole", root)
+        names = found.keys() - names
+    elif found and not names:
+        _LOG.warning("%s: no sequence of the official test list; it is read whole", tree)
         names = set(found)
     wanted = {name: found[name] for name in natural_order(names)}
     return read_each(wanted, lambda folder: _clip(dataset, split, folder))
@@ -53,9 +42,8 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
 def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
     xywh = read_boxes(_truth(folder))
-    track = make_track(xywh, len(xywh), one_based=dataset.one_based)
     frames = FrameFiles(folder / "imgs", range(1, len(xywh) + 1), "%05d.jpg")
-    return Clip(dataset.name, split, folder.name, frames, (track,), len(xywh))
+    return make_clip(dataset, split, folder.name, frames, xywh)
 
 
 def _truth(folder: Path) -> Path:
@@ -63,4 +51,4 @@ def _truth(folder: Path) -> Path:
         note(path)
         if path.is_file():
             return path
-    raise UserError(f"{folder / _TRUTHS[0]}: no such file; restore it from the data set's archive")
+    raise UserError(f"{folder / _TRUTHS[0]}: no such file; {RESTORE}")

@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.prep.trees.base.common import annotation_files, cut_clip, numbered_images
-from lorat.prep.trees.base.dataset import Dataset
-from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
+from lorat.prep.trees.base.folders import annotation_files, numbered_images
+from lorat.prep.trees.base.reading import cut_clip, read_each
 from lorat.prep.trees.base.text import read_boxes
-
-__all__ = ["polygon_boxes", "read"]
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lorat.evaluate.measure.matlab import matlab_curves, matlab_mean
 from lorat.evaluate.measure.ope import Curves, convention_of, ope_curves
-from lorat.prep.trees.base.common import make_track
+from lorat.prep.trees.base.clip import make_track
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 
 ABSENT = [0, 0, 0, 0]

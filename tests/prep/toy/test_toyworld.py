@@ -11,6 +11,7 @@ from lorat.prep.toy.trees import FOLDERS, plan_job
 from lorat.prep.toy.write import ToyWorldConfig, plan_jobs, write_toyworld
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.registry import DATASETS, read_clips
+from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import image_size, read_image
 
@@ -60,7 +61,7 @@ def digests(folder):
 
 def clips(raw, name, split):
     dataset = DATASETS[name]
-    return read_clips(dataset, split, raw / dataset.folder_of(split))
+    return read_clips(dataset, split, TreeOptions(raw=raw).find(dataset, split))
 
 
 def truths(folder, split):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from lorat.configs.load import read_yaml
-from lorat.prep.trees.base.common import natural_order
+from lorat.prep.trees.base.folders import natural_order
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
 from lorat.prep.trees.sources import TreeOptions

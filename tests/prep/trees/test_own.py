@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from lorat.evaluate.cli import main as evaluate
 from lorat.evaluate.track.testsets import choose_test_sets
 from lorat.prep.cli import main
-from lorat.prep.trees.plugin import _FILES, add_trees
+from lorat.prep.trees.plugin import add_trees
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError
@@ -24,12 +24,11 @@ def documented_example() -> str:
 @pytest.fixture(autouse=True)
 def table(monkeypatch, tmp_path):
     """The table of data sets, put back afterwards."""
-    before, files = dict(DATASETS), dict(_FILES)
+    before = dict(DATASETS)
     monkeypatch.chdir(tmp_path)
     yield
-    for now, then in ((DATASETS, before), (_FILES, files)):
-        now.clear()
-        now.update(then)
+    DATASETS.clear()
+    DATASETS.update(before)
 
 
 @pytest.fixture

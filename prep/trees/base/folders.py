@@ -1,0 +1,146 @@
+"""Listing a tree: its folders, its sequences, their images and annotation files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from lorat.prep.trees.base.clip import Dataset
+from lorat.prep.trees.base.reading import note, report_fault
+from lorat.prep.trees.base.text import RESTORE
+from lorat.shards.base.errors import UserError, some
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+_SEQUENCE = re.compile(r".+-\d+")
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Sort names with the numbers in them compared as numbers: a-2 before a-10."""
+
+    def key(name: str) -> list[tuple[int, str]]:
+        # Odd parts are digits; text compares first, so each key alternates text, number.
+        parts = enumerate(re.split(r"(\d+)", name))
+        return [(int(part), "") if i % 2 else (-1, part) for i, part in parts]
+
+    return sorted(names, key=lambda name: (key(name), name))
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder`, sorted; hidden ones are left out.
+
+    Raises:
+        UserError: if `folder` is missing, as all functions here.
+    """
+    return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+
+
+def file_names(folder: Path, suffix: str | tuple[str, ...]) -> list[str]:
+    """Return the names in `folder` that end in `suffix`, sorted; hidden files are left out."""
+    return sorted(entry.name for entry in _entries(folder) if entry.name.endswith(suffix))
+
+
+def split_tree(dataset: Dataset, split: str, root: Path) -> Path:
+    """Return the tree of one split: `root` itself, or its folder that is called as that tree.
+
+    Raises:
+        UserError: if `root` holds the trees of other splits only.
+    """
+    if isinstance(dataset.folder, str):
+        return root
+    tree = root / dataset.folder[split]
+    if tree.is_dir():
+        return tree
+    if any((root / other).is_dir() for other in dataset.folder.values()):
+        raise UserError(f"{tree}: no such folder; put {dataset.name}'s {split} sequences there")
+    return root
+
+
+def sequence_folders(root: Path, images: str = "") -> dict[str, Path]:
+    """Return the folders ``<class>/<class>-<k>``, and ``<class>-<k>`` in the root itself, by name.
+
+    Args:
+        root: the tree.
+        images: the folder that only a sequence has, where a class may be called like one.
+    """
+    found: dict[str, Path] = {}
+    for name in subfolders(root):
+        if _SEQUENCE.fullmatch(name) and (root / name / images).is_dir():
+            found[name] = root / name
+            continue
+        nested = (inner for inner in subfolders(root / name) if _SEQUENCE.fullmatch(inner))
+        found.update((inner, root / name / inner) for inner in nested)
+    return found
+
+
+def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
+    """Return the sequence folders of `root` with their annotation files, in natural order.
+
+    A folder without a file that matches `pattern` is left out with a warning.
+    """
+    found: dict[Path, list[Path]] = {}
+    for name in natural_order(subfolders(root)):
+        note((root / name / pattern).parent)
+        if files := sorted((root / name).glob(pattern)):
+            found[root / name] = files
+        else:
+            report_fault(name, f"{root / name}: no {pattern}, so it is not read as a sequence")
+    return found
+
+
+def image_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the images in `folder`, sorted as text; hidden files are left out.
+
+    Raises:
+        UserError: if `folder` is missing or holds no image.
+    """
+    names = (entry.name for entry in _entries(folder))
+    images = tuple(sorted(name for name in names if name.lower().endswith(_IMAGE_SUFFIXES)))
+    if not images:
+        raise UserError(f"{folder}: holds no images; restore them from the data set's archive")
+    return images
+
+
+def numbered_images(folder: Path) -> tuple[str, ...]:
+    """Return the names of the images whose stem is a number, sorted by that number.
+
+    Raises:
+        UserError: if `folder` is missing or holds no such image.
+    """
+    names = [name for name in image_names(folder) if frame_number(name) >= 0]
+    if not names:
+        raise UserError(f"{folder}: no image is named by its frame number; restore the frames")
+    return tuple(sorted(names, key=frame_number))
+
+
+def counted_images(folder: Path, first: int) -> tuple[str, ...]:
+    """Return the images of a folder, which alone tells how many frames its sequence has.
+
+    A number that is missing between `first` and the last shifts all frames behind it: a fault.
+
+    Args:
+        folder: the sequence's own, called as the sequence.
+        first: the number of the data set's first frames.
+    """
+    names = numbered_images(folder)
+    numbers = [frame_number(name) for name in names]
+    if missing := sorted(set(range(first, numbers[-1])).difference(numbers)):
+        message = f"{folder}: image number {some(missing, 1)} missing; restore the frames"
+        report_fault(folder.name, message, damage=True)
+    return names
+
+
+def frame_number(name: str) -> int:
+    """Return the number that an image is named by, or -1."""
+    stem = name.rpartition(".")[0]
+    return int(stem) if stem.isdecimal() else -1
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    note(folder)
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); {RESTORE}") from None
