@@ -1,43 +1,94 @@
-"""Tracking as a video, frame by frame.
+"""Tracking as a video, frame by frame: of an evaluation's sequence, or of one's own footage.
 
 Promise: a video is written beside its name and renamed when it is whole, so nobody finds half a
-one, and its length costs no memory. The file is an .mp4 (MPEG-4 Part 2). Where this OpenCV was
-built without that encoder, it is an .avi of JPEG images, which OpenCV writes by itself; the path
-that is returned says which.
+one, and its length costs no memory. Pictures stand as long as they did in the footage. The file is
+H.264 in an .mp4, which browsers play; where FFmpeg was built without that encoder, VP9 in a .webm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lorat.evaluate.draw import draw_frame
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.results.files import SequenceResult
+from lorat.evaluate.track.tracker import Tracker
+from lorat.evaluate.video.footage import Footage, Shot, load_av
 from lorat.prep.trees.base.clip import Clip
+from lorat.shards.base.console import progress_bar
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import explain_disk
-from lorat.shards.pixels.geometry import xywh_to_xyxy
+from lorat.shards.base.storage import atomic_file
+from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError, read_image
 
-__all__ = ["VIDEO_SUFFIXES", "VideoFile", "draw_frame", "write_tracking_video"]
+HEADER = "frame,time,x,y,w,h,score"
+CODECS = {
+    ".mp4": ("libx264", "yuv420p", {"crf": "20", "preset": "veryfast", "bf": "0"}),
+    ".webm": ("libvpx-vp9", "yuv420p", {"crf": "30", "deadline": "realtime", "cpu-used": "8"}),
+    ".avi": ("mjpeg", "yuvj420p", {"qmin": "2", "qmax": "4"}),
+}
+"""Suffix of a video → its encoder, pixel format and options."""
+_CLOCK = 90_000  # ticks a second, of which all usual rates are fractions
+_LONGEST_STILL = 10.0  # seconds that a live picture stands in the video until the next
 
-VIDEO_SUFFIXES = (".mp4", ".avi")
+
+def writable(path: Path) -> Path:
+    """Return the path of a video as it can be written: .mp4 becomes .webm where H.264 is missing.
+
+    Raises:
+        NoPyAV: if videos cannot be written at all.
+    """
+    no_h264 = CODECS[".mp4"][0] not in load_av().codecs_available
+    return path.with_suffix(".webm") if no_h264 and path.suffix == ".mp4" else path
+
+
+@contextmanager
+def video_file(path: Path, rate: float) -> Iterator[Callable[[NDArray[np.uint8], float], None]]:
+    """Write a video that appears as `path` when the block ends, and not at all when it raises.
+
+    Args:
+        path: ends in one of `CODECS`; replaced if it exists.
+        rate: frames a second, of which an .avi's times are multiples; for how long the last picture
+            stands.
+
+    Yields:
+        What adds a picture, (H, W, 3) uint8 RGB with even sides, from a time in seconds on. One of
+        another size than the first is stretched.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    av = load_av()
+    codec, pixels, options = CODECS[path.suffix]
+    with atomic_file(path) as file, av.open(file, "w", format=path.suffix[1:]) as container:
+        fraction = Fraction(rate).limit_denominator(1 << 16)
+        stream = container.add_stream(codec, fraction, options=options)
+        stream.pix_fmt = pixels
+        tick = 1 / fraction if path.suffix == ".avi" else Fraction(1, _CLOCK)
+        stream.codec_context.time_base = tick
+        last = -1
+
+        def write(picture: NDArray[np.uint8], seconds: float) -> None:
+            nonlocal last
+            if last < 0:
+                stream.height, stream.width = picture.shape[:2]
+            frame = av.VideoFrame.from_ndarray(picture)
+            last = frame.pts = max(last + 1, round(seconds / tick))
+            frame.time_base = tick
+            container.mux(stream.encode(frame))
+
+        yield write
+        container.mux(stream.encode())
 
 
 def write_tracking_video(
-    clip: Clip,
-    result: SequenceResult,
-    path: Path,
-    *,
-    fps: float = 25.0,
-    limit: int | None = None,
+    clip: Clip, result: SequenceResult, path: Path, *, rate: float = 25.0, limit: int | None = None
 ) -> Path:
     """Write the video of one tracked sequence.
 
@@ -45,121 +96,36 @@ def write_tracking_video(
         clip: its images and, where the tree has them, true boxes.
         result: the tracker's boxes and scores, a row a frame.
         path: where to write, ending in ``.mp4``; replaced when it exists.
-        fps: frames a second of the video.
+        rate: frames a second of the video.
         limit: leave out what comes after so many frames.
 
     Returns:
-        `path`, or the same with the suffix ``.avi``.
+        `path`, or what `writable` makes of it.
 
     Raises:
-        UserError: if no image decodes, or this OpenCV writes neither format.
+        UserError: if no image decodes, or the video cannot be written.
     """
-    frames = _pictures(clip, result, limit)
-    first = next(frames, None)
-    if first is None:
-        raise UserError(f"{clip.frames.folder}: no image decodes; restore the images")
-    with VideoFile(path, fps, overwrite=True) as file:
-        for picture in chain([first], frames):
-            file.write(picture)
-    return file.path
-
-
-class VideoFile:
-    """A video that has its name when the block ends, and leaves nothing when the block raises."""
-
-    def __init__(self, path: Path, fps: float, *, overwrite: bool = False) -> None:
-        """Prepare a video; nothing is written before the first picture, which gives its size.
-
-        Args:
-            path: ends in ``.mp4``, or in ``.avi`` for JPEG images.
-            fps: frames a second.
-            overwrite: replace a file of that name.
-        """
-        self.path, self.fps, self.overwrite = path, fps, overwrite
-        self.written = 0
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
-
-    def __enter__(self) -> VideoFile:
-        return self
-
-    def write(self, picture: NDArray[np.uint8]) -> None:
-        """Add a picture, (H, W, 3) uint8 RGB; one of another size than the first is stretched.
-
-        Raises:
-            UserError: if the file exists, cannot be written, or this OpenCV has no encoder for it.
-        """
-        if self._writer is None:
-            self._size = (picture.shape[1], picture.shape[0])
-            self._writer = self._open()
-        self._writer.write(cv2.cvtColor(_fit(picture, self._size), cv2.COLOR_RGB2BGR))
-        self.written += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
-        """Finish the file.
-
-        Raises:
-            UserError: if it does not hold every picture, as on a full disk.
-        """
-        if self._writer is None:
-            return
-        self._writer.release()
-        try:
-            if kind is None:
-                self._check()
-                with explain_disk(self.path):
-                    self._beside.replace(self.path)
-        finally:
-            self._beside.unlink(missing_ok=True)
-
-    @property
-    def _beside(self) -> Path:
-        return self.path.with_name(f".{self.path.stem}.tmp{self.path.suffix}")
-
-    def _open(self) -> cv2.VideoWriter:
-        codecs = {".mp4": "mp4v", ".avi": "MJPG"}
-        for suffix in VIDEO_SUFFIXES[VIDEO_SUFFIXES.index(self.path.suffix) :]:
-            self.path = self.path.with_suffix(suffix)
-            if self.path.exists() and not self.overwrite:
-                raise UserError(f"{self.path}: exists; give another --out, or --overwrite")
-            with explain_disk(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._beside.touch()
-            codec = cv2.VideoWriter.fourcc(*codecs[suffix])
-            writer = cv2.VideoWriter(str(self._beside), codec, self.fps, self._size)
-            if writer.isOpened():
-                return writer
-            self._beside.unlink(missing_ok=True)
-        raise UserError(
-            f"{self.path}: this OpenCV writes neither mp4v nor MJPG; install "
-            "opencv-python-headless from PyPI (an evaluation can do with --no-video)"
-        )
-
-    def _check(self) -> None:
-        """Count the frames on the disk: the encoder does not tell when a write fails."""
-        capture = cv2.VideoCapture(str(self._beside))
-        there = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        capture.release()
-        if there != self.written:
-            raise UserError(
-                f"{self.path}: only {max(there, 0)} of {self.written} frames reached the disk; "
-                "make room, or write elsewhere"
-            )
+    path = writable(path)
+    with video_file(path, rate) as write:
+        written = 0
+        for picture in _pictures(clip, result, limit):
+            write(picture, written / rate)
+            written += 1
+        if not written:
+            raise UserError(f"{clip.frames.folder}: no image decodes; restore the images")
+    return path
 
 
 def _pictures(clip: Clip, result: SequenceResult, limit: int | None) -> Iterator[NDArray[np.uint8]]:
-    track = clip.tracks[0]
-    boxes = xywh_to_xyxy(result.boxes)
-    for index in range(min(len(result.boxes), len(clip.frames), limit or len(result.boxes))):
+    track, boxes = clip.tracks[0], xywh_to_xyxy(result.boxes)
+    for index in range(min(len(boxes), len(clip.frames), limit or len(boxes))):
         try:
             frame = read_image(clip.frames[index])
         except ImageError:
-            continue  # nothing to draw on; the engine counted it
+            continue  # nothing to draw on; the evaluation counted it
         known = index < clip.annotated and bool(track.visible[index])
         true = track.boxes[index] if known else None
-        words = [f"frame {index + 1}/{len(result.boxes)}"]
+        words = [f"frame {index + 1}/{len(boxes)}"]
         if np.isfinite(result.scores[index]):
             words.append(f"score {result.scores[index]:.2f}")
         if true is not None:
@@ -167,8 +133,64 @@ def _pictures(clip: Clip, result: SequenceResult, limit: int | None) -> Iterator
         yield draw_frame(frame, boxes[index], true, "   ".join(words))
 
 
-def _fit(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a picture of a frame of another size at the video's size."""
-    if (picture.shape[1], picture.shape[0]) == size:
-        return picture
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+def write_tracks(
+    footage: Footage,
+    shots: Iterator[Shot],
+    tracker: Tracker,
+    box: NDArray[np.float64],
+    video: Path,
+    csv: Path,
+    total: int | None,
+) -> tuple[int, list[int]]:
+    """Track an object through footage into a video and a CSV, which appear when the shots end.
+
+    An error leaves neither. Frames that do not decode keep the last picture and box.
+
+    Args:
+        footage: where the shots come from.
+        shots: frames; what comes before the first that decodes is left out.
+        tracker: gets the object as its target.
+        box: (4,) xyxy of the object in the first frame that decodes.
+        video: the file to write, as `writable` gives it.
+        csv: the other file.
+        total: frames expected, where that is known.
+
+    Returns:
+        How many frames there were, and the numbers of those that do not decode.
+
+    Raises:
+        UserError: if there was no frame, or a file cannot be written.
+    """
+    done, lost, seconds, before = 0, [], 0.0, 0.0
+    image = None
+    with (
+        progress_bar("tracking frames") as progress,
+        atomic_file(csv) as table,
+        video_file(video, footage.rate) as write,
+    ):
+        table.write(f"{HEADER}\n".encode())
+        for number, time, shown in shots:
+            score, said = np.nan, "does not decode"
+            if shown is None:
+                if image is None:
+                    continue
+                lost.append(number)
+            else:
+                if image is None:
+                    tracker.start(shown, box)
+                    score = 1.0
+                else:
+                    box, score = tracker.track(shown)
+                image, said = shown, f"score {score:.2f}"
+            passed = time - before if done else 0.0
+            seconds += min(passed, _LONGEST_STILL) if footage.live else passed
+            text = f"frame {number}   {time:.2f} s   {said}"
+            write(draw_frame(image, box, None, text, legend=False), seconds)
+            numbers = ",".join(f"{value:.4f}" for value in (time, *xyxy_to_xywh(box), score))
+            table.write(f"{number},{numbers}\n".encode())
+            before, done = time, done + 1
+            progress(done, total)
+        if not done:
+            raise UserError(f"{footage.name}: ended before the first frame; nothing is written")
+        progress(done, done)
+    return done, lost
