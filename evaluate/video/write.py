@@ -8,9 +8,10 @@ H.264 in an .mp4, which browsers play; where FFmpeg was built without that encod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from lorat.evaluate.draw import draw_frame
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.track.tracker import Tracker
 from lorat.evaluate.video.footage import Footage, Shot, load_av
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.console import progress_bar
@@ -27,6 +27,9 @@ from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError, read_image
 
+if TYPE_CHECKING:
+    from lorat.evaluate.track.tracker import Tracker
+
 HEADER = "frame,time,x,y,w,h,score"
 CODECS = {
     ".mp4": ("libx264", "yuv420p", {"crf": "20", "preset": "veryfast", "bf": "0"}),
@@ -34,7 +37,7 @@ CODECS = {
     ".avi": ("mjpeg", "yuvj420p", {"qmin": "2", "qmax": "4"}),
 }
 """Suffix of a video → its encoder, pixel format and options."""
-_CLOCK = 90_000  # ticks a second, of which all usual rates are fractions
+_CLOCK = 1_000_000  # ticks a second
 _LONGEST_STILL = 10.0  # seconds that a live picture stands in the video until the next
 
 
@@ -66,25 +69,31 @@ def video_file(path: Path, rate: float) -> Iterator[Callable[[NDArray[np.uint8],
     """
     av = load_av()
     codec, pixels, options = CODECS[path.suffix]
-    with atomic_file(path) as file, av.open(file, "w", format=path.suffix[1:]) as container:
-        fraction = Fraction(rate).limit_denominator(1 << 16)
-        stream = container.add_stream(codec, fraction, options=options)
-        stream.pix_fmt = pixels
-        tick = 1 / fraction if path.suffix == ".avi" else Fraction(1, _CLOCK)
-        stream.codec_context.time_base = tick
-        last = -1
+    fraction = Fraction(rate).limit_denominator(1 << 16)
+    tick = 1 / fraction if path.suffix == ".avi" else Fraction(1, _CLOCK)
+    last = -1
+    with atomic_file(path) as file:
+        container = av.open(file, "w", format=path.suffix[1:])
+        try:
+            stream = container.add_stream(codec, fraction, options=options)
+            stream.pix_fmt, stream.codec_context.time_base = pixels, tick
 
-        def write(picture: NDArray[np.uint8], seconds: float) -> None:
-            nonlocal last
-            if last < 0:
-                stream.height, stream.width = picture.shape[:2]
-            frame = av.VideoFrame.from_ndarray(picture)
-            last = frame.pts = max(last + 1, round(seconds / tick))
-            frame.time_base = tick
-            container.mux(stream.encode(frame))
+            def write(picture: NDArray[np.uint8], seconds: float) -> None:
+                nonlocal last
+                if last < 0:
+                    stream.height, stream.width = picture.shape[:2]
+                frame = av.VideoFrame.from_ndarray(picture)
+                frame.pts = last = max(last + 1, round(seconds / tick))
+                frame.time_base = tick
+                container.mux(stream.encode(frame))
 
-        yield write
-        container.mux(stream.encode())
+            yield write
+            container.mux(stream.encode())
+            container.close()
+        except BaseException:
+            with suppress(av.FFmpegError):  # a full disk is told again
+                container.close()
+            raise
 
 
 def write_tracking_video(

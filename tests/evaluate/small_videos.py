@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
 from tests.evaluate.conftest import SIZE, picture
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+ENCODERS = {".mkv": ("libx264", {"bf": "2"}), ".webm": ("libvpx-vp9", {})}
 
 
 def write_video(path: Path, frames: int = 12, fps: float = 29.97) -> Path:
     """Write the pictures of conftest as a video of 96 x 72 pixels."""
+    pictures = [picture(index % 20, 0) for index in range(frames)]
+    if path.suffix in ENCODERS:
+        codec, options = ENCODERS[path.suffix]
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream(codec, Fraction(fps).limit_denominator(1000), options=options)
+            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+            for image in pictures:
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            file.mux(stream.encode())
+        return path
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*CODECS[path.suffix]), fps, SIZE)
     assert writer.isOpened()
-    for index in range(frames):
-        writer.write(cv2.cvtColor(picture(index % 20, 0), cv2.COLOR_RGB2BGR))
+    for image in pictures:
+        writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     writer.release()
     return path
 
@@ -29,6 +42,12 @@ def read_video(path: Path) -> tuple[float, list[np.ndarray]]:
     while (read := capture.read())[0]:
         frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
     return rate, frames
+
+
+def times_of(path: Path) -> list[float]:
+    """Return when each frame of a video is shown, in seconds."""
+    with av.open(str(path)) as file:
+        return [frame.time for frame in file.decode(video=0)]
 
 
 def damage(path: Path, frames: list[int]) -> None:

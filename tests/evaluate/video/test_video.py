@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+
+import av
 import cv2
 import numpy as np
 import pytest
 
-from lorat.evaluate.draw import draw_ruler
+from lorat.evaluate.draw import draw_frame, draw_ruler
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.video import write as video
-from lorat.evaluate.video.write import VideoFile, draw_frame, write_tracking_video
+from lorat.evaluate.video.write import video_file, write_tracking_video
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh
+from tests.evaluate.browser import CHROMIUM, open_tab
+from tests.evaluate.small_videos import read_video, times_of
 
 
 @pytest.fixture
@@ -20,13 +25,7 @@ def clip_and_result(make_clip):
 
 
 def _frames(path):
-    reader = cv2.VideoCapture(str(path))
-    frames = []
-    while True:
-        read, frame = reader.read()
-        if not read:
-            return frames
-        frames.append(frame)
+    return read_video(path)[1]
 
 
 def test_the_video_has_every_frame_at_a_legible_size(clip_and_result, tmp_path):
@@ -62,19 +61,12 @@ def test_frames_that_do_not_decode_are_left_out(clip_and_result, tmp_path):
         write_tracking_video(clip, result, tmp_path / "a.mp4")
 
 
-def test_without_the_mp4_encoder_the_video_is_an_avi(clip_and_result, tmp_path, monkeypatch):
-    real = cv2.VideoWriter
-
-    class OnlyJpeg:
-        fourcc = staticmethod(real.fourcc)
-
-        def __new__(cls, path, code, fps, size):
-            return real(path, code, fps, size) if code == real.fourcc(*"MJPG") else real()
-
-    monkeypatch.setattr(video.cv2, "VideoWriter", OnlyJpeg)
+def test_without_the_h264_encoder_the_video_is_vp9_in_webm(clip_and_result, tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
     path = write_tracking_video(*clip_and_result, tmp_path / "a.mp4")
-    assert path == tmp_path / "a.avi"
+    assert path == tmp_path / "a.webm"
     assert len(_frames(path)) == 6
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a.webm"]
 
 
 def test_boxes_are_drawn_where_they_are_and_empty_ones_are_not():
@@ -100,31 +92,37 @@ def _ramp(count: int, size: tuple[int, int] = (64, 48)) -> list[np.ndarray]:
     return [np.full((size[1], size[0], 3), 10 * index, dtype=np.uint8) for index in range(count)]
 
 
-def test_a_video_has_its_name_only_when_it_is_whole(tmp_path):
-    path = tmp_path / "new" / "a.mp4"
-    with VideoFile(path, 12.5) as file:
-        for picture in _ramp(5):
-            file.write(picture)
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi"])
+def test_a_video_has_its_name_only_when_it_is_whole(suffix, tmp_path):
+    path = tmp_path / "new" / f"a{suffix}"
+    with video_file(path, 12.5) as write:
+        for index, picture in enumerate(_ramp(5)):
+            write(picture, index / 12.5)
             assert not path.exists()
-    assert len(_frames(path)) == file.written == 5
+    assert len(_frames(path)) == 5
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == 12.5
 
 
-def test_an_error_leaves_no_video(tmp_path):
-    with pytest.raises(ZeroDivisionError), VideoFile(tmp_path / "a.mp4", 25) as file:
-        file.write(_ramp(1)[0])
-        raise ZeroDivisionError
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi"])
+def test_pictures_stand_as_long_as_they_are_to(suffix, tmp_path):
+    path, times = tmp_path / f"a{suffix}", [0.0, 0.05, 0.1, 0.6, 3.0, 3.05]
+    with video_file(path, 20) as write:
+        for picture, seconds in zip(_ramp(6), times, strict=True):
+            write(picture, seconds)
+    assert times_of(path) == pytest.approx(times, abs=1e-3)
+    with av.open(str(path)) as file:
+        assert file.duration / av.time_base == pytest.approx(3.1, abs=0.01)
 
 
-def test_a_video_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path):
-    path = tmp_path / "a.avi"
+def test_an_error_leaves_no_video_and_what_was_there(tmp_path):
+    path = tmp_path / "a.mp4"
     path.write_text("mine")
-    with pytest.raises(UserError, match=r"a\.avi: exists"), VideoFile(path, 25) as file:
-        file.write(_ramp(1)[0])
-    assert path.read_text() == "mine"
-    with VideoFile(path, 25, overwrite=True) as file:
-        file.write(_ramp(1)[0])
+    with pytest.raises(ZeroDivisionError), video_file(path, 25) as write:
+        write(_ramp(1)[0], 0.0)
+        raise ZeroDivisionError
+    assert path.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    with video_file(path, 25) as write:
+        write(_ramp(1)[0], 0.0)
     assert len(_frames(path)) == 1
 
 
@@ -132,18 +130,44 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"a\.mp4: cannot be written"),
-        VideoFile(tmp_path / "file" / "a.mp4", 25) as file,
+        video_file(tmp_path / "file" / "a.mp4", 25) as write,
     ):
-        file.write(_ramp(1)[0])
+        write(_ramp(1)[0], 0.0)
 
 
 @pytest.mark.parametrize("rate", [0.5, 7.123456, 23.976, 29.97, 59.94, 120.0048, 240])
 def test_frame_rates_are_kept(rate, tmp_path):
-    with VideoFile(tmp_path / "a.mp4", rate) as file:
-        for picture in _ramp(3):
-            file.write(picture)
-    found = cv2.VideoCapture(str(file.path)).get(cv2.CAP_PROP_FPS)
+    path = tmp_path / "a.mp4"
+    with video_file(path, rate) as write:
+        for index, picture in enumerate(_ramp(3)):
+            write(picture, index / rate)
+    found = cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS)
     assert found == pytest.approx(rate, rel=1e-4)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium command here")
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_browser_plays_the_video(clip_and_result, tmp_path, monkeypatch, suffix):
+    if suffix == ".webm":
+        monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    path = write_tracking_video(*clip_and_result, tmp_path / "a.mp4")
+    page = tmp_path / "page.html"
+    page.write_text(f"<video src='{path.name}' muted autoplay></video>")
+
+    async def play():
+        async with open_tab(page) as tab:
+            video = "document.querySelector('video')"
+            for _ in range(600):
+                if await tab.value(f"{video}.ended || {video}.error !== null"):
+                    break
+                await asyncio.sleep(0.1)
+            names = ("readyState", "duration", "currentTime", "videoWidth", "videoHeight", "ended")
+            return [await tab.value(f"{video}.{name}") for name in names]
+
+    state, duration, shown, width, height, ended = asyncio.run(play())
+    assert state >= 2 and ended
+    assert duration == shown == pytest.approx(6 / 25, abs=0.01)
+    assert (height, width) == _frames(path)[0].shape[:2]
 
 
 def test_without_a_legend_the_line_names_no_true_box():
