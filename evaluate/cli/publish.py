@@ -27,6 +27,7 @@ from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.evaluate.track.session import Evaluation
 from lorat.evaluate.track.store import METRICS, machines_of, result_folder
 from lorat.evaluate.track.testsets import TestSet
+from lorat.evaluate.video.footage import NoPyAV
 from lorat.evaluate.video.write import write_tracking_video
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.console import OUT, say
@@ -207,8 +208,12 @@ def publish(
     if not no_video and (clip := _video_clip(summary, video)):
         result = summary.results[f"{clip.dataset}-{clip.split}"][0][clip.name]
         limit = None if video else _VIDEO_FRAMES
-        path = write_tracking_video(clip, result, out / "video.mp4", limit=limit)
-        say(f"video of {clip.name}: {path}")
+        try:
+            path = write_tracking_video(clip, result, out / "video.mp4", limit=limit)
+        except NoPyAV as error:
+            say(f"no video of {clip.name}: {error.message}")
+        else:
+            say(f"video of {clip.name}: {path}")
 
 
 def _damaged(runs: Runs) -> dict[str, int]:
