@@ -9,7 +9,7 @@ import functools
 import importlib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -43,6 +43,19 @@ class LocationType(click.ParamType):
     ) -> Location:
         """Read the text of a command line."""
         return locate(value) if isinstance(value, str) else typing.cast("Location", value)
+
+
+class _Choice(click.Choice):
+    """One of some values, which need not be text."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        super().__init__([str(value) for value in values])
+        self._values = {str(value): value for value in values}
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        return self._values[super().convert(str(value), param, ctx)]
 
 
 class _Option(click.Option):
@@ -178,7 +191,7 @@ def _click_type(hint: Any, about: Option) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is Literal:
-        return click.Choice(typing.get_args(hint))
+        return _Choice(typing.get_args(hint))
     if hint is Path:
         return click.Path(
             path_type=Path,
@@ -189,4 +202,4 @@ def _click_type(hint: Any, about: Option) -> Any:
     if hint in (int, float) and (about.least, about.most) != (None, None):
         of: Any = click.IntRange if hint is int else click.FloatRange
         return of(about.least, about.most)
-    return hint
+    return getattr(hint, "parse", hint)

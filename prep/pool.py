@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import one_core, settle_worker
+from lorat.shards.base.options import option
+from lorat.shards.base.process import one_core, settle_worker, usable_cores
 
 Tell = Callable[[Any], None]
 Work = Callable[[Any, Any, Tell], None]
@@ -45,6 +46,29 @@ class Engine(Protocol):
 
     def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
         """Run ``work(shared, job, tell)`` for every job, in any order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """Which engine, and how much of it."""
+
+    engine: Literal["local", "ray"] = option("local", help="Processes of this machine, or Ray.")
+    workers: int | None = option(None, least=1, help="Processes.  [default: one a core]")
+    ray_address: str | None = option(
+        None, help="Ray cluster.  [default: RAY_ADDRESS, or a local Ray]"
+    )
+
+    def __post_init__(self) -> None:
+        if self.engine != "ray" and self.ray_address:
+            raise UserError("--ray-address needs --engine ray")
+        if self.engine == "ray" and self.workers:
+            raise UserError("--workers is for --engine local; Ray decides")
+
+    def make(self) -> LocalEngine | RayEngine:
+        """Return the engine."""
+        if self.engine == "ray":
+            return RayEngine(self.ray_address)
+        return LocalEngine(self.workers or usable_cores())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from lorat.prep.audit.report import Finding, load_report
-from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
-
-__all__ = ["Exclusions", "exclude_clips", "load_exclusions"]
+from lorat.prep.annotations.cleaning import cut_frames
+from lorat.prep.audit.report import load_report
+from lorat.prep.trees.base.clip import Clip
 
 
 @dataclass(frozen=True)
@@ -27,26 +26,26 @@ class Exclusions:
     Every split that was audited is a key of both mappings, whether or not anything was found.
     """
 
-    sequences: Mapping[str, frozenset[str]]
+    sequences: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Split → names of the sequences to drop."""
-    frames: Mapping[str, Mapping[str, frozenset[int]]]
+    frames: Mapping[str, Mapping[str, frozenset[int]]] = field(default_factory=dict)
     """Split → sequence → its damaged frames, counted from 0 as the reader gives the sequence."""
 
     def of(self, name: str) -> Exclusions:
         """Return what concerns one split."""
-        sequences = {name: self.sequences[name]} if self.sequences.get(name) else {}
-        frames = {name: self.frames[name]} if self.frames.get(name) else {}
-        return Exclusions(sequences, frames)
+        return Exclusions(
+            {name: self.sequences.get(name, frozenset())}, {name: self.frames.get(name, {})}
+        )
 
     def fingerprint(self) -> str:
         """Return a hash of what is left out, 16 hexadecimal digits; empty where that is nothing."""
+        frames = {
+            name: {sequence: sorted(numbers) for sequence, numbers in found.items() if numbers}
+            for name, found in self.frames.items()
+        }
         content = {
             "sequences": {name: sorted(names) for name, names in self.sequences.items() if names},
-            "frames": {
-                name: {sequence: sorted(numbers) for sequence, numbers in frames.items() if numbers}
-                for name, frames in self.frames.items()
-                if any(frames.values())
-            },
+            "frames": {name: found for name, found in frames.items() if found},
         }
         if not any(content.values()):
             return ""
@@ -63,12 +62,14 @@ def load_exclusions(report: Path) -> Exclusions:
     frames: dict[str, dict[str, frozenset[int]]] = {}
     for name, audit in load_report(report).items():
         damaged = {
-            sequence: [finding for finding in findings if finding.severity == "damage"]
+            sequence: [finding.frames for finding in findings if finding.severity == "damage"]
             for sequence, findings in audit.sequences.items()
         }
-        whole = frozenset(s for s, found in damaged.items() if any(not f.frames for f in found))
+        whole = frozenset(sequence for sequence, found in damaged.items() if not all(found))
         sequences[name] = whole
-        frames[name] = {s: _frames(f) for s, f in damaged.items() if f and s not in whole}
+        frames[name] = {
+            s: frozenset().union(*found) for s, found in damaged.items() if found and s not in whole
+        }
     return Exclusions(sequences, frames)
 
 
@@ -85,7 +86,7 @@ def exclude_clips(clips: Iterable[Clip], exclusions: Exclusions) -> list[Clip]:
     kept = []
     for clip in clips:
         name = f"{clip.dataset}-{clip.split}"
-        if clip.name in exclusions.sequences.get(name, frozenset()):
+        if clip.name in exclusions.sequences.get(name, ()):
             continue
         numbers = exclusions.frames.get(name, {}).get(clip.name)
         remaining = _without(clip, numbers) if numbers else clip
@@ -94,25 +95,10 @@ def exclude_clips(clips: Iterable[Clip], exclusions: Exclusions) -> list[Clip]:
     return kept
 
 
-def _frames(findings: Iterable[Finding]) -> frozenset[int]:
-    return frozenset(number for finding in findings for number in finding.frames)
-
-
 def _without(clip: Clip, numbers: frozenset[int]) -> Clip | None:
     """Return a clip in which these frames are not visible, or None where no other is left."""
     damaged = np.array([clip.first + i in numbers for i in range(len(clip.frames))])
     if damaged.all():
         return None
-    head = int(np.argmin(damaged))
-    gone = damaged[head:]
-    files = FrameFiles(clip.frames.folder, clip.frames.names[head:], clip.frames.pattern)
-    tracks = tuple(
-        Track(
-            track.boxes[head:],
-            track.visible[head:] & ~gone,
-            None if track.cover is None else track.cover[head:],
-        )
-        for track in clip.tracks
-    )
-    annotated = max(clip.annotated - head, 0)
-    return replace(clip, frames=files, tracks=tracks, annotated=annotated, first=clip.first + head)
+    tracks = tuple(replace(track, visible=track.visible & ~damaged) for track in clip.tracks)
+    return cut_frames(replace(clip, tracks=tracks), int(np.argmin(damaged)), len(damaged))

@@ -1,9 +1,9 @@
 """The annotations of a tree, read once: an index of cleaned clips that later commands open.
 
 Promise: an index is used again only while everything that the reader read or listed has the size
-and the time of change it had, the exclusions are the same, and so is the code that reads and
-cleans. It appears whole or not at all. Not noticed: images that go, or are replaced by others of
-another size, and a file of the same size that changes within milliseconds of being read.
+and the time of change it had, the exclusions are the same, and so is `_VERSION`. It appears whole
+or not at all. Not noticed: images that go, or are replaced by others of another size, and a file of
+the same size that changes within milliseconds of being read.
 """
 
 from __future__ import annotations
@@ -17,33 +17,26 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
-from lorat.prep.annotations.cleaning import Removed, clean_counted
-from lorat.prep.annotations.clipstore import ClipIndex, write_clips
-from lorat.prep.annotations.columns import ColumnWriter, NotColumns
+from lorat.prep.annotations.cleaning import clean
+from lorat.prep.annotations.clips import ClipIndex, NotClips, write_clips
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
 from lorat.prep.trees.base.clip import Clip, Dataset
-from lorat.prep.trees.base.reading import Stamp, note, reading, stamp
+from lorat.prep.trees.base.reading import note, reading, stamp
 from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers
 from lorat.shards.pixels.jpeg import ImageError, image_size
 
-__all__ = ["ClipIndex", "cache_folder", "indexed_clips"]
-
 _LOG = logging.getLogger("lorat")
+_VERSION = 1  # raise it when a reader of ours or cleaning gives other clips of the same tree
 _SIZE_TRIES = 5  # images of a sequence that are tried for its size
-# What decides what an index says: this package, clipping of boxes, and frame sizes.
-_CODE = (
-    *("prep/*.py", "prep/trees/*.py", "prep/trees/data/*"),
-    *("shards/pixels/geometry.py", "shards/pixels/jpeg.py"),
-)
 
-Progress = Callable[[int, int], None]
+CountProgress = Callable[[int, int], None]
+"""Called with (done, in all)."""
 
 _elsewhere: dict[Path, Path] = {}
 """Cache folder that cannot be written → the temporary one of this process."""
@@ -67,7 +60,7 @@ def indexed_clips(
     root: Path,
     exclude: Exclusions | None = None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> ClipIndex:
     """Return the cleaned clips of a split, from the cache where nothing changed.
 
@@ -82,149 +75,128 @@ def indexed_clips(
         exclude: sequences and frames to leave out.
         cache: the folder of caches; the index lies in its folder ``index``. None takes
             `cache_folder`.
-        progress: called with (sequences done, in all), first while annotations are read, then
-            while they are indexed.
+        progress: of sequences, first while annotations are read, then while they are indexed.
 
     Raises:
         UserError: from the reader; if no sequence has a visible object; if neither the cache nor a
             temporary folder can be written.
     """
-    job = _Job(dataset, split, root.resolve(), exclude)
+    tree = _Tree(dataset, split, root.resolve(), exclude or Exclusions())
     folder = ((cache or cache_folder()) / "index").absolute()
-    if exclude is not None and job.name not in exclude.sequences:
-        _LOG.warning("the report of the check says nothing about %s: all of it is used", job.name)
+    if exclude is not None and tree.name not in exclude.sequences:
+        _LOG.warning("the report of the check says nothing about %s: all of it is used", tree.name)
     for place in {folder, _elsewhere.get(folder, folder)}:
-        found = _open_current(place / job.file_name(), job.code())
-        if found is not None:
+        if found := _open_current(place / tree.file_name()):
             return found
-    if folder not in _elsewhere:
-        try:
-            return _write(job, folder, progress)
-        except _CannotWrite as error:
-            _elsewhere[folder] = _temporary(str(error))
     try:
-        return _write(job, _elsewhere[folder], progress)
+        return _write(tree, _elsewhere.get(folder, folder), progress)
     except _CannotWrite as error:
-        raise _no_room(str(error)) from None
+        if folder in _elsewhere:
+            raise
+        _elsewhere[folder] = _temporary(error)
+        return _write(tree, _elsewhere[folder], progress)
 
 
-class _CannotWrite(Exception):
+class _CannotWrite(UserError):
     """An index that could not be written where it was tried."""
 
-
-class _Nothing(Exception):
-    """A tree of which nothing is left."""
+    def __init__(self, trouble: str) -> None:
+        self.trouble = trouble
+        super().__init__(
+            f"{trouble}; there is no place for an index of annotations, set LORAT_CACHE to a "
+            "folder with room"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Tree:
+    """A split of a tree without what is excluded."""
+
     dataset: Dataset
     split: str
     root: Path
-    exclude: Exclusions | None
+    exclude: Exclusions
 
     @property
     def name(self) -> str:
         return f"{self.dataset.name}-{self.split}"
 
-    def excluded(self) -> str:
-        """Return a hash of what is left out of this split; empty where that is nothing."""
-        return self.exclude.of(self.name).fingerprint() if self.exclude else ""
-
     def file_name(self) -> str:
-        """Return the index's name: one for each split, tree and set of exclusions."""
-        key = f"{self.name}\0{self.root}\0{self.excluded()}".encode("utf-8", "surrogatepass")
-        return f"{self.name}-{hashlib.sha256(key).hexdigest()[:12]}.index"
+        """Return the index's name: one for each split, tree, reader and set of exclusions."""
+        left_out = self.exclude.of(self.name).fingerprint()
+        key = f"{self.name}\0{self.root}\0{left_out}\0{self._module()}\0{self.dataset.one_based}"
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{self.name}-{digest[:12]}.index"
 
-    def code(self) -> str | None:
-        """Return a hash of the code that decides what is read, or None where it has no file."""
+    def note_reader(self) -> bool:
+        """Note the file of a reader that is not ours; return whether its changes are noticed."""
+        file = getattr(sys.modules.get(self._module()), "__file__", None)
+        if file is not None and not self._module().startswith("lorat."):
+            note(file)
+        return file is not None
+
+    def _module(self) -> str:
         read = self.dataset.read
         while isinstance(read, functools.partial):
             read = read.func
-        file = getattr(sys.modules.get(read.__module__), "__file__", None)
-        if file is None:
-            return None
-        return _code_hash(file, f"{read.__module__}\0{self.dataset.one_based}")
-
-    def skip(self) -> frozenset[str]:
-        """Return the sequences that are excluded whole: they are not opened."""
-        return self.exclude.sequences.get(self.name, frozenset()) if self.exclude else frozenset()
-
-    def read(self) -> list[Clip]:
-        """Read the tree, without what is excluded."""
-        clips = read_clips(self.dataset, self.split, self.root)
-        return exclude_clips(clips, self.exclude) if self.exclude and self.excluded() else clips
+        return read.__module__
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What did not get into an index."""
-
-    removed: Removed = field(default_factory=Removed)
-    lost: dict[str, str] = field(default_factory=dict)
-
-
-@functools.cache  # the code that runs is the one that was there when this process began
-def _code_hash(reader: str, rest: str) -> str:
-    """Hash our reading and cleaning code and the file of a reader."""
-    ours = Path(__file__).parent.parent
-    files = [file for pattern in _CODE for file in sorted(ours.glob(pattern))]
-    digest = hashlib.sha256(rest.encode())
-    for file in [*files, Path(reader)]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _open_current(path: Path, code: str | None) -> ClipIndex | None:
-    """Open an index if it is there, whole, by the same code, and of a tree that is as it was."""
+def _open_current(path: Path) -> ClipIndex | None:
+    """Open an index if it is there, whole, of this version, and of a tree that is as it was."""
     try:
         index = ClipIndex(path)
-    except (OSError, NotColumns):
+    except (OSError, NotClips):
         return None
-    if code is None or index.columns.header.get("code") != code:
+    if index.header["version"] != _VERSION:
         return None
-    sources = index.columns.arrays["sources"].tobytes().decode("utf-8", "surrogatepass")
-    stamps = index.columns.arrays["stamps"].tolist()
-    same = all(
-        stamp(source) == (size, changed)
-        for source, (size, changed) in zip(sources.split("\0"), stamps, strict=True)
-    )
+    same = all(stamp(source) == tuple(then) for source, then in index.extra().items())
     return index if same else None
 
 
-def _write(job: _Job, folder: Path, progress: Progress | None) -> ClipIndex:
+def _write(tree: _Tree, folder: Path, progress: CountProgress | None) -> ClipIndex:
     """Read the tree and write its index.
 
     Raises:
         _CannotWrite: if it cannot be written to `folder`.
     """
     _try_writing(folder)
-    path, tally = folder / job.file_name(), _Tally()
-    root_before = stamp(job.root)
-    with reading(skip=job.skip(), progress=progress) as seen:
-        clips = job.read()
+    path = folder / tree.file_name()
+    lost: dict[str, str] = {}
+    root_before = stamp(tree.root)
+    skip = tree.exclude.sequences.get(tree.name, frozenset())
+    with reading(skip=skip, progress=progress) as seen:
+        clips = exclude_clips(read_clips(tree.dataset, tree.split, tree.root), tree.exclude)
+        cleaned = _cleaned(clips, lost, progress)
         # Where a reader noted nothing of the tree, its index never counts as current.
-        watched = any(Path(place).is_relative_to(job.root) for place in seen)
-        code = job.code() if watched else None
+        watched = any(Path(place).is_relative_to(tree.root) for place in seen)
+        current = tree.note_reader() and watched
+        first = next(cleaned, None)
+        if first is None:
+            reason = f" ({len(lost)} lost: {next(iter(lost.values()))})" if lost else ""
+            raise UserError(
+                f"{tree.root}: no sequence of {tree.name} has a visible object{reason}; nothing to "
+                "build, check the tree with lorat-prep check"
+            )
         # What a reader only asked about, such as whether a folder exists.
-        seen.setdefault(str(job.root), root_before)
+        seen.setdefault(str(tree.root), root_before)
+        about = {
+            "version": _VERSION if current else None,
+            "dataset": tree.dataset.name,
+            "split": tree.split,
+            "lost": lost,
+        }
         try:
             with atomic_file(path) as file:
-                writer = ColumnWriter(file)
-                counts = write_clips(writer, _cleaned(clips, tally, progress))
-                if not counts.sequences:
-                    raise _Nothing
-                _put_sources(writer, seen)
-                about = {**asdict(counts), **asdict(tally), "code": code}
-                writer.finish({**about, "dataset": job.dataset.name, "split": job.split})
-        except _Nothing:
-            raise _no_object(job, tally) from None
+                write_clips(file, chain([first], cleaned), about, seen)
         except UserError as error:
             raise _CannotWrite(error.message) from None
     return ClipIndex(path)
 
 
-def _cleaned(clips: list[Clip], tally: _Tally, progress: Progress | None) -> Iterator[Clip]:
+def _cleaned(
+    clips: list[Clip], lost: dict[str, str], progress: CountProgress | None
+) -> Iterator[Clip]:
     """Yield what training draws from; empties `clips` on the way, since a tree may fill memory."""
     total = len(clips)
     clips.reverse()
@@ -233,12 +205,11 @@ def _cleaned(clips: list[Clip], tally: _Tally, progress: Progress | None) -> Ite
         try:
             size = _frame_size(clip)
         except ImageError as error:
-            tally.lost[clip.name] = error.message
+            lost[clip.name] = error.message
         else:
-            cleaned = clean_counted(replace(clip, size=size), size)
-            tally.removed += cleaned.removed
-            if cleaned.clip is not None:
-                yield cleaned.clip
+            cleaned = clean(replace(clip, size=size), size)
+            if cleaned is not None:
+                yield cleaned
         if progress:
             progress(total - len(clips), total)
 
@@ -266,20 +237,6 @@ def _frame_size(clip: Clip) -> tuple[int, int]:
     raise first or ImageError(f"{clip.frames.folder}: holds no frames; restore them")
 
 
-def _put_sources(writer: ColumnWriter, seen: dict[str, Stamp]) -> None:
-    text = "\0".join(seen).encode("utf-8", "surrogatepass")
-    writer.put("sources", np.frombuffer(text, np.uint8))
-    writer.put("stamps", np.array(list(seen.values()), np.int64))
-
-
-def _no_object(job: _Job, tally: _Tally) -> UserError:
-    reason = f" ({len(tally.lost)} lost: {next(iter(tally.lost.values()))})" if tally.lost else ""
-    return UserError(
-        f"{job.root}: no sequence of {job.name} has a visible object{reason}; nothing to build, "
-        "check the tree with lorat-prep check"
-    )
-
-
 def _try_writing(folder: Path) -> None:
     """Raise _CannotWrite before time is spent on reading a tree for a folder that takes nothing."""
     try:
@@ -291,23 +248,16 @@ def _try_writing(folder: Path) -> None:
         raise _CannotWrite(f"{folder}: cannot be written ({error.strerror})") from None
 
 
-def _temporary(trouble: str) -> Path:
+def _temporary(refused: _CannotWrite) -> Path:
     """Return a temporary folder that stands in for a cache until this process ends."""
     try:
         place = Path(tempfile.mkdtemp(prefix="lorat-index-"))
     except OSError as error:
-        raise _no_room(f"{trouble}; {error}") from None
+        raise _CannotWrite(f"{refused.trouble}; {error}") from None
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     _LOG.warning(
         "%s; annotations are indexed for this command only, in %s: LORAT_CACHE can name a folder "
         "with room",
-        *(trouble, place),
+        *(refused.trouble, place),
     )
     return place
-
-
-def _no_room(trouble: str) -> UserError:
-    return UserError(
-        f"{trouble}; there is no place for an index of annotations, set LORAT_CACHE to a folder "
-        "with room"
-    )

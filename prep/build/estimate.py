@@ -14,24 +14,14 @@ from pathlib import Path
 
 import zstandard
 
-from lorat.prep.build.shard import Skip, make_pair
 from lorat.prep.build.plan import Plan
+from lorat.prep.build.shard import Skip, make_pair
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import one_core
-from lorat.shards.sample import to_members
 from lorat.shards.base.storage import Location
+from lorat.shards.sample import to_members
 from lorat.shards.tar import pack_members
 from lorat.shards.writer import INDEX_DTYPE, LEVEL
-
-__all__ = [
-    "Cost",
-    "Estimate",
-    "check_room",
-    "estimate",
-    "free_bytes",
-    "measure",
-    "pairs_within",
-]
 
 _SAMPLE = 32
 _SECONDS = 10.0
@@ -82,13 +72,27 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
         seconds: stop after so many; None cuts the whole sample, so that the sizes do not depend on
             the machine.
     """
-    size = plan.options.shard_pairs
-    total = _count(plan, shards)
+    size, total = plan.options.shard_pairs, plan.pairs_in(shards)
     count = min(_SAMPLE, -(-total // _SHARE))
     numbers = (total * step // count for step in range(count))
     pairs = [shards[at // size] * size + at % size for at in numbers]
+    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    stored = done = 0
     with one_core():
-        return _cut(plan, pairs, seconds)
+        if pairs:
+            make_pair(plan, pairs[0])  # what the first pair alone pays for is not timed
+        begin = time.perf_counter()
+        for number in pairs:
+            made = make_pair(plan, number)
+            if not isinstance(made, Skip):
+                frame = compressor.compress(pack_members(to_members(made[0])))
+                stored += len(frame) + INDEX_DTYPE.itemsize
+            done += 1
+            late = seconds is not None and time.perf_counter() - begin > seconds
+            if late and done >= _LEAST:
+                break
+        spent = time.perf_counter() - begin
+    return Cost(done, stored / max(1, done), spent / max(1, done))
 
 
 def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None = None) -> Estimate:
@@ -102,10 +106,9 @@ def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None =
     """
     cost = cost or measure(plan, missing)
     mine = sorted(set(missing) & set(plan.mine()))
-    pairs = _count(plan, mine)
-    lacking = _count(plan, missing)
+    pairs, lacking = plan.pairs_in(mine), plan.pairs_in(missing)
     # Shards are not divided: three of them keep one of two processes busy with two.
-    longest = _count(plan, mine[:: max(1, slots)])
+    longest = plan.pairs_in(mine[:: max(1, slots)])
     return Estimate(
         name=plan.name,
         pairs=plan.pairs,
@@ -160,27 +163,3 @@ def check_room(needed: int, shards: Location) -> str | None:
             "--budget, or go on with --force"
         )
     return f"{room}, which may not fit"
-
-
-def _cut(plan: Plan, pairs: Sequence[int], seconds: float | None) -> Cost:
-    """Cut these pairs, or as many as the time allows, and return what one costs."""
-    compressor = zstandard.ZstdCompressor(level=LEVEL)
-    if pairs:
-        make_pair(plan, pairs[0])  # what the first pair alone pays for is not timed
-    stored, done, begin = 0, 0, time.perf_counter()
-    for number in pairs:
-        made = make_pair(plan, number)
-        if not isinstance(made, Skip):
-            frame = compressor.compress(pack_members(to_members(made[0])))
-            stored += len(frame) + INDEX_DTYPE.itemsize
-        done += 1
-        spent = time.perf_counter() - begin
-        if seconds is not None and spent > seconds and done >= _LEAST:
-            break
-    spent = time.perf_counter() - begin
-    return Cost(done, stored / max(1, done), spent / max(1, done))
-
-
-def _count(plan: Plan, shards: Sequence[int]) -> int:
-    """Return the number of pairs of some shards."""
-    return sum(len(plan.pair_range(number)) for number in shards)

@@ -15,12 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from lorat.prep.build.plan import Plan
 from lorat.shards.base.errors import UserError
-
-__all__ = ["BuildLog", "log_path", "open_log"]
 
 
 def log_path(plan: Plan) -> Path:
@@ -33,11 +31,15 @@ def log_path(plan: Plan) -> Path:
 
 
 class BuildLog:
-    """Appends events to an open file."""
+    """Appends events to a file.
 
-    def __init__(self, path: Path, file: TextIO) -> None:
-        self.path = path
-        self._file = file
+    Args:
+        path: of the file.
+        file: open, without a buffer: closing one on a full disk would raise once more.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self._file = path, file
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event.
@@ -46,11 +48,9 @@ class BuildLog:
             UserError: if it cannot be written, such as on a full disk.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        try:
-            self._file.write(json.dumps({"time": now, "event": event, **values}) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise _refused(self.path, error) from None
+        with _refused(self.path):
+            line = json.dumps({"time": now, "event": event, **values}) + "\n"
+            self._file.write(line.encode())
 
 
 @contextmanager
@@ -61,40 +61,33 @@ def open_log(plan: Plan) -> Iterator[BuildLog]:
         UserError: if it cannot be written.
     """
     path = log_path(plan)
+    with _refused(path):
+        file = path.open("a+b", buffering=0)
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")  # a killed build left half a line
+    with file:
+        log = BuildLog(path, file)
+        try:
+            yield log
+        except KeyboardInterrupt:
+            with suppress(UserError):
+                log.write("stopped")
+            raise
+        except UserError as error:
+            with suppress(UserError):
+                log.write("failed", error=error.message)
+            raise
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
     try:
-        file = path.open("a", encoding="utf-8")
-        whole = _ends_a_line(path)
+        yield
     except OSError as error:
-        raise _refused(path, error) from None
-    # The descriptor is closed by hand: a full disk makes a buffered close raise once more.
-    log = BuildLog(path, file)
-    try:
-        if not whole:
-            file.write("\n")  # a killed build left half a line
-        yield log
-    except KeyboardInterrupt:
-        with suppress(UserError):
-            log.write("stopped")
-        raise
-    except UserError as error:
-        with suppress(UserError):
-            log.write("failed", error=error.message)
-        raise
-    finally:
-        with suppress(OSError):
-            file.close()
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
-
-
-def _refused(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path}: cannot be written ({error.strerror}); make room or make {path.absolute().parent} "
-        "writable, and run the same command again: finished shards are kept"
-    )
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); make room or make "
+            f"{path.absolute().parent} writable, and run the same command again: finished shards "
+            "are kept"
+        ) from None

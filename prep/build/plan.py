@@ -1,8 +1,7 @@
-"""What a build will do, before it does it: pairs, shards, configuration, and what is there already.
+"""What a build will do, before it does it: pairs, shards, configuration.
 
 Promise: two plans of the same clips and options are equal, on any machine, so that parts of a build
-can run apart. What defines the bytes stands in `Plan.config`; a folder that was begun with another
-configuration, or holds more than is asked for, is refused before anything in it changes.
+can run apart. What defines the bytes stands in `Plan.config`.
 """
 
 from __future__ import annotations
@@ -11,45 +10,25 @@ import hashlib
 import logging
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import takewhile
 from typing import Any
 
-from lorat.prep.annotations.clipstore import ClipIndex
+from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint
 from lorat.prep.pairs.crop import CropOptions
-from lorat.prep.annotations.fingerprint import annotations_fingerprint
-from lorat.prep.pairs.draw import object_frames
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.options import option
+from lorat.shards.base.storage import Location
+from lorat.shards.manifest import shard_name
 from lorat.shards.pixels.jpeg import codec_name
-from lorat.shards.manifest import MANIFEST, Receipt, load_manifest, load_receipt, shard_name
 from lorat.shards.pixels.resample import SHRINKING
-from lorat.shards.base.storage import Location, children, file_size, read_json, write_json
-
-__all__ = [
-    "PLAN",
-    "BuildOptions",
-    "Part",
-    "Plan",
-    "begin",
-    "check_folder",
-    "check_losses",
-    "default_pairs",
-    "finished",
-    "make_plan",
-    "most_pairs",
-    "planned_parts",
-]
 
 _LOG = logging.getLogger("lorat")
 
-PLAN = "plan.json"
-_VERSION = 1  # of that file
 _MOST_PAIRS = 500_000
-_PAIRS_PER_OBJECT_FRAME = 4
-_WARNED = 10  # lost sequences that are warned about; the log of the build has them all
-_THREADS = 16  # receipts are asked for at once, since a remote store takes its time for each
+_PAIRS_PER_OBJECT = 4
+WARNED = 10
+"""Losses that are warned about one by one; the log of the build has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +41,7 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.of:
-            raise UserError(f"part {self.number}/{self.of}: write i/n with i from 1 to n")
+            raise UserError(f"part {self}: write i/n with i from 1 to n")
 
     @staticmethod
     def parse(text: str) -> Part:
@@ -85,17 +64,23 @@ class BuildOptions:
     """How the shards of one data set are built."""
 
     crops: CropOptions = field(default_factory=CropOptions)
-    pairs: int | None = None
-    """Pairs to draw; None takes `default_pairs`."""
-    shard_pairs: int = 2048
-    """Pairs a shard."""
-    seed: int = 42
+    pairs: int | None = option(
+        None,
+        least=1,
+        help="Pairs a data set.  [default: 500,000, or 4 a visible object of a small tree]",
+    )
+    shard_pairs: int = option(2048, least=1, help="Pairs a shard.")
+    seed: int = option(42, help="Decides which pairs are drawn.")
     workers: int = 2
     """Local processes, where no engine is given."""
-    max_bad: int = 0
-    """Pairs and sequences that may be lost to damaged frames before the build stops."""
-    part: Part | None = None
-    """Build only these shards, and write no manifest."""
+    max_bad: int = option(
+        0,
+        least=0,
+        help="Pairs, and sequences, that damaged frames may cost before the build stops.",
+    )
+    part: Part | None = option(
+        None, metavar="I/N", help="Build every N-th shard, no manifest; --merge afterwards."
+    )
     exclude: str | None = None
     """Fingerprint of what was left out of the clips on purpose."""
 
@@ -136,22 +121,22 @@ class Plan:
         first = number * self.options.shard_pairs
         return range(first, min(first + self.options.shard_pairs, self.pairs))
 
+    def pairs_in(self, shards: Sequence[int]) -> int:
+        """Return the number of pairs of some shards."""
+        return sum(len(self.pair_range(number)) for number in shards)
+
     def mine(self) -> list[int]:
         """Return the shards that this run is answerable for: all, or those of its part."""
-        part = self.options.part
-        if part is None:
-            return list(range(self.shards()))
+        part = self.options.part or Part(1, 1)
         return list(range(part.number - 1, self.shards(), part.of))
-
-
-def default_pairs(clips: Sequence[Clip]) -> int:
-    """Return how many pairs serve a tree: 500,000, or 4 for each visible object of a small tree."""
-    return min(_MOST_PAIRS, most_pairs(clips))
 
 
 def most_pairs(clips: Sequence[Clip]) -> int:
     """Return how many pairs are worth drawing from a tree: 4 for each visible object."""
-    return _PAIRS_PER_OBJECT_FRAME * object_frames(clips)
+    if isinstance(clips, ClipIndex):
+        return _PAIRS_PER_OBJECT * clips.object_frames
+    visible = (int(track.visible.sum()) for clip in clips for track in clip.tracks)
+    return _PAIRS_PER_OBJECT * sum(visible)
 
 
 def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) -> Plan:
@@ -160,7 +145,7 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     Args:
         clips: cleaned and sized, all of one split: an index, or a list.
         shards: the folder of all data sets' shards.
-        options: how.
+        options: how; without a number of pairs 500,000 or `most_pairs`, whichever is less.
 
     Raises:
         UserError: if there are no clips, or more sequences are lost than `options.max_bad`.
@@ -183,143 +168,18 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     }
     if options.exclude is not None:
         config["exclude"] = options.exclude
-    folder = shards / f"{dataset}-{split}"
-    pairs = options.pairs or default_pairs(clips)
-    return Plan(dataset, split, clips, folder, config, options, pairs)
-
-
-def check_folder(plan: Plan) -> None:
-    """Refuse a folder that holds shards of another build; writes nothing.
-
-    Raises:
-        UserError: if its shards were built with another configuration, or go past the last pair of
-            this plan: shortening would throw finished shards away.
-    """
-    numbers = _receipt_numbers(plan)
-    before = _written_config(plan, bool(numbers))
-    if before is not None:
-        _refuse_other_build(plan, before)
-    # Backwards from the end: one damaged shard there must not hide the whole ones before it.
-    for number in takewhile(lambda number: number >= plan.shards() - 1, reversed(numbers)):
-        receipt = load_receipt(plan.folder, plan.shard(number), plan.fingerprint())
-        if receipt is not None and receipt.pairs.stop > plan.pairs:
-            there = receipt.pairs.stop
-            raise UserError(
-                f"{plan.folder}: holds shards up to pair {there:,}, {plan.pairs:,} are asked for; "
-                f"ask for --pairs {there} or more (or a larger --budget), delete the folder, or "
-                "build into another --shards"
-            )
-
-
-def begin(plan: Plan) -> None:
-    """Write down in the folder what is built there.
-
-    Raises:
-        UserError: as `check_folder`, or if it cannot be written.
-    """
-    check_folder(plan)
-    parts = plan.options.part.of if plan.options.part else 1
-    now = {"version": _VERSION, "config": plan.config, "parts": parts}
-    if _read_note(plan) != now:
-        write_json(plan.folder / PLAN, now)
-
-
-def planned_parts(plan: Plan) -> int:
-    """Return how many parts the last run in the folder was one of; 1 where none was begun."""
-    note = _read_note(plan)
-    return int(note["parts"]) if note else 1
-
-
-def finished(plan: Plan, numbers: Sequence[int], all_losses: bool = False) -> dict[int, Receipt]:
-    """Return the receipts that count, by shard number.
-
-    Shards that lost pairs count only while the losses are allowed; otherwise they are built again,
-    since the frames may have been mended.
-
-    Args:
-        plan: of the build.
-        numbers: of the shards that are looked at.
-        all_losses: let them count however much they lost.
-    """
-    config = plan.fingerprint()
-    with ThreadPoolExecutor(_THREADS) as threads:
-        receipts = threads.map(
-            lambda number: load_receipt(plan.folder, plan.shard(number), config), numbers
-        )
-        done = {
-            number: receipt
-            for number, receipt in zip(numbers, receipts, strict=True)
-            if receipt is not None and receipt.pairs == plan.pair_range(number)
-        }
-    lost = sum(len(receipt.bad) for receipt in done.values())
-    if all_losses or lost <= plan.options.max_bad:
-        return done
-    return {number: receipt for number, receipt in done.items() if not receipt.bad}
-
-
-def check_losses(receipts: Sequence[Receipt], max_bad: int) -> None:
-    """Raise a UserError where damaged frames cost more pairs than are allowed."""
-    bad = [message for receipt in receipts for message in receipt.bad]
-    if len(bad) > max_bad:
-        raise UserError(
-            f"{bad[0]}; damaged frames cost {len(bad)} pairs so far, --max-bad allows {max_bad}; "
-            "finished shards are kept"
-        )
+    pairs = options.pairs or min(_MOST_PAIRS, most_pairs(clips))
+    return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs)
 
 
 def _check_sequences(clips: ClipIndex, max_bad: int) -> None:
     """Refuse, or warn of, sequences that are lost as a whole."""
-    if len(clips.lost) > max_bad:
-        reason = next(iter(clips.lost.values()))
+    reasons = list(clips.lost.values())
+    if len(reasons) > max_bad:
         raise UserError(
-            f"{reason}; {len(clips.lost)} sequences of {clips.name} have no readable image at "
+            f"{reasons[0]}; {len(reasons)} sequences of {clips.name} have no readable image at "
             f"their start, --max-bad allows {max_bad}; or leave them out: --exclude REPORT of "
             "lorat-prep check"
         )
-    for reason in list(clips.lost.values())[:_WARNED]:
+    for reason in reasons[:WARNED]:
         _LOG.warning("lost a sequence: %s", reason)
-
-
-def _refuse_other_build(plan: Plan, before: dict[str, Any]) -> None:
-    differing = [k for k in {**before, **plan.config} if before.get(k) != plan.config.get(k)]
-    if differing:
-        # Other exclusions make other annotations; the reason is what helps.
-        key = next((key for key in differing if key != "annotations"), differing[0])
-        raise UserError(
-            f"{plan.folder}: was built with another {key} ({before.get(key)} instead of "
-            f"{plan.config.get(key)}); delete the folder or build into another --shards"
-        )
-
-
-def _written_config(plan: Plan, has_shards: bool) -> dict[str, Any] | None:
-    """Return the configuration of what is in the folder; None where that is nothing."""
-    if file_size(plan.folder / MANIFEST) is not None:
-        return load_manifest(plan.folder).config
-    note = _read_note(plan) if has_shards else None
-    return dict(note["config"]) if note else None
-
-
-def _read_note(plan: Plan) -> dict[str, Any] | None:
-    """Return what `begin` wrote into the folder; None where it did not.
-
-    Raises:
-        UserError: if it is of another version, or not what was written.
-    """
-    file = plan.folder / PLAN
-    if file_size(file) is None:
-        return None
-    note = read_json(file)
-    known = isinstance(note, dict) and note.get("version") == _VERSION
-    if known and isinstance(note.get("config"), dict) and isinstance(note.get("parts"), int):
-        return note
-    raise UserError(
-        f"{file}: is not what this release writes (version {_VERSION}); if the shards beside it "
-        "were built with the same options, delete it and run again"
-    )
-
-
-def _receipt_numbers(plan: Plan) -> list[int]:
-    """Return the numbers of the shards that have a receipt, ascending."""
-    receipts = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
-    found = (receipts.fullmatch(file.name) for file in children(plan.folder))
-    return sorted(int(match[1]) for match in found if match)

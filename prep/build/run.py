@@ -13,39 +13,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from lorat.prep.build.log import BuildLog, open_log
-from lorat.prep.annotations.clipstore import ClipIndex
-from lorat.prep.pool import Engine, LocalEngine
+from lorat.prep.annotations.clips import ClipIndex
 from lorat.prep.build.estimate import Estimate
+from lorat.prep.build.folder import begin, check_folder, finished, planned_parts, receipts
+from lorat.prep.build.log import BuildLog, open_log
+from lorat.prep.build.plan import WARNED, BuildOptions, Plan, make_plan
 from lorat.prep.build.shard import Step, build_shard
-from lorat.prep.build.plan import (
-    BuildOptions,
-    Plan,
-    begin,
-    check_losses,
-    default_pairs,
-    finished,
-    make_plan,
-)
+from lorat.prep.pool import Engine, LocalEngine
 from lorat.prep.trees.base.clip import Clip
-from lorat.shards.base.errors import UserError
-from lorat.shards.manifest import Manifest, Receipt
+from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import Location, remove_leftovers
-
-__all__ = [
-    "BuildOptions",
-    "BuildReport",
-    "Progress",
-    "build",
-    "default_pairs",
-    "run_plan",
-    "sum_up",
-]
+from lorat.shards.manifest import Manifest, Receipt
 
 _LOG = logging.getLogger("lorat")
-_WARNED = 10  # lost pairs that are warned about one by one; the log has them all
 
-Progress = Callable[[int, int], None]
+PairProgress = Callable[[int, int], None]
+"""Called with (pairs done, pairs in all) of what a run is answerable for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +39,18 @@ class BuildReport:
     """Of the shards this run is answerable for; saved unless the run was a part."""
     built: int
     """Shards written now; the others were there."""
-    skipped: dict[str, int]
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Reason → pairs that were not stored."""
+        return dict(sum((Counter(each.skipped) for each in self.manifest.shards), Counter()))
 
 
 def build(
     clips: Sequence[Clip],
     shards: Location,
     options: BuildOptions,
-    progress: Progress | None = None,
+    progress: PairProgress | None = None,
 ) -> BuildReport:
     """Build the shards of one data set split under `shards`/<dataset>-<split>, in local processes.
 
@@ -71,7 +58,7 @@ def build(
         clips: cleaned: a `ClipIndex`, or a list.
         shards: the folder of all data sets' shards.
         options: how.
-        progress: called with (pairs done, pairs in all).
+        progress: told of every few pairs.
 
     Raises:
         UserError: if there is nothing to build, the folder holds shards of another build, a shard
@@ -84,7 +71,7 @@ def build(
 def run_plan(
     plan: Plan,
     engine: Engine,
-    progress: Progress | None = None,
+    progress: PairProgress | None = None,
     estimate: Estimate | None = None,
 ) -> BuildReport:
     """Build what is missing of a plan, and write the manifest unless the plan is of one part.
@@ -92,7 +79,7 @@ def run_plan(
     Args:
         plan: from `lorat.prep.build.plan.make_plan`.
         engine: where the shard jobs run.
-        progress: called with (pairs done, pairs in all) of what this run is answerable for.
+        progress: told of every few pairs.
         estimate: written into the log.
 
     Raises:
@@ -106,49 +93,52 @@ def run_plan(
     with open_log(plan) as log:
         _log_start(log, plan, len(todo), estimate)
         run = _Run(plan, log, done, progress)
-        run.show()
         engine.run(build_shard, plan, todo, run.hear)
-        _warn_of_losses(run.done, log)
-        report = sum_up(plan, [run.done[number] for number in mine], len(todo))
-        log.write("end", rows=report.manifest.rows, skipped=report.skipped)
-    return report
+        _warn_of_losses(done, log)
+        return _sum_up(plan, log, "end", [done[number] for number in mine], len(todo))
 
 
-def sum_up(plan: Plan, receipts: Sequence[Receipt], built: int) -> BuildReport:
-    """Make the manifest of a plan's receipts, and save it unless the plan is of one part.
+def merge(plan: Plan) -> BuildReport:
+    """Check that every shard of a plan is there, and write the manifest.
+
+    Args:
+        plan: made with the options of the parts, of the whole (no part).
 
     Raises:
-        UserError: if no pair could be stored at all.
+        UserError: if shards are missing, with the parts to run again; if the folder holds shards of
+            another build; if the parts together lost more pairs than are allowed.
     """
-    manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(receipts), plan.folder)
-    skipped = sum((Counter(receipt.skipped) for receipt in receipts), Counter())
-    if plan.options.part is None:
-        if manifest.rows == 0:
-            reasons = ", ".join(f"{count:,} times {reason}" for reason, count in skipped.items())
-            raise UserError(
-                f"{plan.folder}: none of {plan.pairs:,} pairs could be stored ({reasons}); the "
-                "log names them, lorat-prep check finds what is wrong with the tree"
-            )
-        manifest.save()
-    return BuildReport(manifest, built, dict(skipped))
+    check_folder(plan)
+    parts = planned_parts(plan)
+    numbers = plan.mine()
+    done = receipts(plan, numbers)
+    missing = [number for number in numbers if number not in done]
+    if missing:
+        again = sorted({number % parts + 1 for number in missing})
+        options = " and ".join(f"--part {number}/{parts}" for number in again)
+        remedy = f"run {options} again" if parts > 1 else "build it without --merge"
+        names = some([plan.shard(number) for number in missing], 5)
+        raise UserError(
+            f"{plan.folder}: {len(missing)} of {plan.shards()} shards are missing ({names}); "
+            f"{remedy}"
+        )
+    _check_losses(done, plan.options.max_bad)
+    with open_log(plan) as log:
+        return _sum_up(plan, log, "merged", [done[number] for number in numbers], built=0)
 
 
 class _Run:
-    """Hears what the jobs tell: counts pairs, collects receipts, writes the log."""
+    """Hears what the jobs tell: counts pairs, collects receipts in `done`, writes the log."""
 
     def __init__(
-        self, plan: Plan, log: BuildLog, done: dict[int, Receipt], progress: Progress | None
+        self, plan: Plan, log: BuildLog, done: dict[int, Receipt], progress: PairProgress | None
     ) -> None:
-        self.plan, self.log, self.done = plan, log, dict(done)
+        self._plan, self._log, self._done = plan, log, done
         self._progress = progress
-        self._total = sum(len(plan.pair_range(number)) for number in plan.mine())
+        self._total = plan.pairs_in(plan.mine())
         self._before = self._drawn = sum(receipt.drawn for receipt in done.values())
         self._begin = time.monotonic()
-
-    def show(self) -> None:
-        """Show how far the build is."""
-        if self._progress:
-            self._progress(self._drawn, self._total)
+        self._show()
 
     def hear(self, message: Step | Receipt) -> None:
         """Take in what a job told.
@@ -158,28 +148,50 @@ class _Run:
         """
         if isinstance(message, Step):
             for skip in message.skips:
-                self.log.write("skipped", **asdict(skip))
+                self._log.write("skipped", **asdict(skip))
             self._drawn += message.drawn
-            self.show()
+            self._show()
             return
-        self.done[message.first_pair // self.plan.options.shard_pairs] = message
-        self._log_shard(message)
-        check_losses(list(self.done.values()), self.plan.options.max_bad)
-
-    def _log_shard(self, receipt: Receipt) -> None:
-        seconds = time.monotonic() - self._begin
-        rate = (self._drawn - self._before) / max(seconds, 1e-9)
-        self.log.write(
+        self._done[message.first_pair // self._plan.options.shard_pairs] = message
+        rate = (self._drawn - self._before) / max(time.monotonic() - self._begin, 1e-9)
+        self._log.write(
             "shard",
-            shard=receipt.shard,
-            rows=receipt.rows,
-            bytes=receipt.bytes,
-            skipped=receipt.skipped,
+            shard=message.shard,
+            rows=message.rows,
+            bytes=message.bytes,
+            skipped=message.skipped,
             pairs_done=self._drawn,
             pairs=self._total,
             pairs_per_second=round(rate, 1),
             seconds_left=round((self._total - self._drawn) / max(rate, 1e-9)),
         )
+        _check_losses(self._done, self._plan.options.max_bad)
+
+    def _show(self) -> None:
+        if self._progress:
+            self._progress(self._drawn, self._total)
+
+
+def _sum_up(
+    plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int
+) -> BuildReport:
+    """Make the manifest of a plan's receipts, and save it unless the plan is of one part.
+
+    Raises:
+        UserError: if no pair could be stored at all.
+    """
+    manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder)
+    report = BuildReport(manifest, built)
+    if plan.options.part is None:
+        if manifest.rows == 0:
+            reasons = ", ".join(f"{n:,} times {reason}" for reason, n in report.skipped.items())
+            raise UserError(
+                f"{plan.folder}: none of {plan.pairs:,} pairs could be stored ({reasons}); the "
+                "log names them, lorat-prep check finds what is wrong with the tree"
+            )
+        manifest.save()
+    log.write(event, rows=manifest.rows, skipped=report.skipped)
+    return report
 
 
 def _log_start(log: BuildLog, plan: Plan, todo: int, estimate: Estimate | None) -> None:
@@ -200,9 +212,22 @@ def _log_start(log: BuildLog, plan: Plan, todo: int, estimate: Estimate | None) 
         log.write("estimate", **asdict(estimate))
 
 
+def _check_losses(done: dict[int, Receipt], max_bad: int) -> None:
+    bad = _losses(done)
+    if len(bad) > max_bad:
+        raise UserError(
+            f"{bad[0]}; damaged frames cost {len(bad)} pairs so far, --max-bad allows {max_bad}; "
+            "finished shards are kept"
+        )
+
+
 def _warn_of_losses(done: dict[int, Receipt], log: BuildLog) -> None:
-    lost = [message for receipt in done.values() for message in receipt.bad]
-    for message in lost[:_WARNED]:
+    bad = _losses(done)
+    for message in bad[:WARNED]:
         _LOG.warning("lost a pair: %s", message)
-    if len(lost) > _WARNED:
-        _LOG.warning("lost %d more pairs; %s names them", len(lost) - _WARNED, log.path)
+    if len(bad) > WARNED:
+        _LOG.warning("lost %d more pairs; %s names them", len(bad) - WARNED, log.path)
+
+
+def _losses(done: dict[int, Receipt]) -> list[str]:
+    return [message for receipt in done.values() for message in receipt.bad]

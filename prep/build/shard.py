@@ -10,20 +10,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from lorat.prep.pairs.crop import FrameSizeChanged, JitterReport, cut_pair, try_jitter
-from lorat.prep.pool import Tell
-from lorat.prep.pairs.draw import PairDraw, draw_pair
 from lorat.prep.build.plan import Plan
-from lorat.prep.trees.base.clip import Clip
+from lorat.prep.pairs.crop import FrameSizeChanged, JitterReport, cut_pair, try_jitter
+from lorat.prep.pairs.draw import draw_pair
+from lorat.prep.pool import Tell
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.jpeg import ImageError
+from lorat.shards.base.storage import remove_file, write_json
 from lorat.shards.manifest import Receipt, receipt_path
+from lorat.shards.pixels.jpeg import ImageError
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, sample_key
-from lorat.shards.base.storage import remove_file, write_json
 from lorat.shards.writer import write_shard
-
-__all__ = ["Skip", "Step", "build_shard", "make_pair"]
 
 _STEP = 16  # pairs between two words on how far a job is
 
@@ -52,18 +49,9 @@ class Step:
 class _Tally:
     """What becomes of the pairs of a shard."""
 
-    tell: Tell
     skips: list[Skip] = field(default_factory=list)
     accepted: int = 0
     outside: int = 0
-    drawn: int = 0
-    told: tuple[int, int] = (0, 0)
-    """Pairs and skips that were told."""
-
-    def report(self) -> None:
-        pairs, skips = self.told
-        self.tell(Step(self.drawn - pairs, tuple(self.skips[skips:])))
-        self.told = (self.drawn, len(self.skips))
 
 
 def build_shard(plan: Plan, number: int, tell: Tell) -> None:
@@ -72,14 +60,11 @@ def build_shard(plan: Plan, number: int, tell: Tell) -> None:
     Raises:
         UserError: if the shard cannot be written.
     """
-    pairs = plan.pair_range(number)
-    name = plan.shard(number)
+    pairs, name, tally = plan.pair_range(number), plan.shard(number), _Tally()
     receipt_file = receipt_path(plan.folder, name)
-    tally = _Tally(tell)
     try:
         remove_file(receipt_file)
-        summary = write_shard(plan.folder / name, _samples(plan, pairs, tally))
-        tally.report()
+        summary = write_shard(plan.folder / name, _samples(plan, pairs, tally, tell))
         receipt = Receipt(
             shard=name,
             first_pair=pairs.start,
@@ -104,7 +89,9 @@ def make_pair(plan: Plan, number: int) -> tuple[PairSample, JitterReport] | Skip
     """Cut pair `number`, or say why it is not stored."""
     pair = draw_pair(plan.clips, plan.name, plan.options.seed, number)
     clip = plan.clips[pair.clip]
-    report = _try_pair(plan, clip, pair, number)
+    box = clip.tracks[pair.track].boxes[pair.search]
+    draws = Draws("jitter", plan.options.seed, plan.name, number)
+    report = try_jitter(box, clip.frame_size(), plan.options.crops, draws)
     if not report.usable:
         detail = f"{report.accepted} of {report.tried} windows"
         return Skip(number, clip.name, "too few jittered windows show the object", detail)
@@ -117,22 +104,18 @@ def make_pair(plan: Plan, number: int) -> tuple[PairSample, JitterReport] | Skip
         return Skip(number, clip.name, "frame size differs within the sequence", str(error))
 
 
-def _samples(plan: Plan, pairs: range, tally: _Tally) -> Iterator[PairSample]:
-    for number in pairs:
-        made = make_pair(plan, number)
-        tally.drawn += 1
-        if tally.drawn % _STEP == 0:
-            tally.report()
-        if isinstance(made, Skip):
-            tally.skips.append(made)
-            continue
-        sample, jitter = made
-        tally.accepted += jitter.accepted
-        tally.outside += jitter.outside
-        yield sample
-
-
-def _try_pair(plan: Plan, clip: Clip, pair: PairDraw, number: int) -> JitterReport:
-    box = clip.tracks[pair.track].boxes[pair.search]
-    draws = Draws("jitter", plan.options.seed, plan.name, number)
-    return try_jitter(box, clip.frame_size(), plan.options.crops, draws)
+def _samples(plan: Plan, pairs: range, tally: _Tally, tell: Tell) -> Iterator[PairSample]:
+    """Yield what is stored of some pairs; tells of all of them."""
+    for start in range(pairs.start, pairs.stop, _STEP):
+        step = range(start, min(start + _STEP, pairs.stop))
+        told = len(tally.skips)
+        for number in step:
+            made = make_pair(plan, number)
+            if isinstance(made, Skip):
+                tally.skips.append(made)
+                continue
+            sample, jitter = made
+            tally.accepted += jitter.accepted
+            tally.outside += jitter.outside
+            yield sample
+        tell(Step(len(step), tuple(tally.skips[told:])))

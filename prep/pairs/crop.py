@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from lorat.prep.pairs.draw import PairDraw
 from lorat.prep.trees.base.clip import Clip
+from lorat.shards.base.options import option
 from lorat.shards.pixels.geometry import crop_transform
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter
 from lorat.shards.pixels.jpeg import encode, read_image
@@ -17,40 +19,35 @@ from lorat.shards.pixels.resample import Window, context_window, cut_window, tem
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
 
-__all__ = [
-    "CropOptions",
-    "FrameSizeChanged",
-    "JitterReport",
-    "cut_pair",
-    "search_window",
-    "try_jitter",
-]
-
 _TRIALS = 60
 _MIN_ACCEPTED = 1 / 20
 
 
+# Search size → context, object_side, longest, area_factor.
+_SERVED = {224: (12.0, 96, 1024, 4.0), 378: (14.0, 128, 1536, 5.0)}
+
+
 @dataclass(frozen=True, slots=True)
 class CropOptions:
-    """What is stored of each frame; `serve` names the search size that it is made for."""
+    """What is stored of each frame; `serve` decides all but the quality."""
 
-    serve: int = 224
-    context: float = 12.0
+    serve: Literal[224, 378] = option(
+        224, help="Search size of the variants that will train on the shards."
+    )
+    context: float = field(init=False)
     """Side of the stored search window in geometric-mean object sides."""
-    object_side: int = 96
+    object_side: int = field(init=False)
     """Most stored pixels for the geometric-mean side of the object."""
-    longest: int = 1024
+    longest: int = field(init=False)
     """Most stored pixels for the longer side of an image."""
-    area_factor: float = 4.0
+    area_factor: float = field(init=False)
     """Of the search crops that training will draw; used to try the jitter."""
-    quality: int = 92
+    quality: int = option(92, least=50, most=100, help="Of the stored JPEGs.")
 
-    @staticmethod
-    def serving(size: int, quality: int = 92) -> CropOptions:
-        """Return the options for variants of search size 224 or 378."""
-        if size == 378:
-            return CropOptions(378, 14.0, 128, 1536, 5.0, quality)
-        return CropOptions(quality=quality)
+    def __post_init__(self) -> None:
+        names = ("context", "object_side", "longest", "area_factor")
+        for name, value in zip(names, _SERVED[self.serve], strict=True):
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)

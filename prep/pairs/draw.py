@@ -11,11 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorat.prep.annotations.clipstore import ClipIndex
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.rng import Draws
-
-__all__ = ["MAX_GAP", "PairDraw", "draw_pair", "object_frames"]
 
 MAX_GAP = 100  # frames between template and search, in either direction (published recipe)
 
@@ -57,10 +54,3 @@ def draw_pair(clips: Sequence[Clip], name: str, seed: int, number: int) -> PairD
     chosen = low + draws.below(others)
     search = int(frames[chosen + (chosen >= at)])
     return PairDraw(clip_index, track_index, template, search)
-
-
-def object_frames(clips: Sequence[Clip]) -> int:
-    """Return the number of visible objects over all frames."""
-    if isinstance(clips, ClipIndex):
-        return clips.object_frames
-    return sum(int(track.visible.sum()) for clip in clips for track in clip.tracks)
