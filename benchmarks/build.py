@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from benchmarks.frames import TreeSize, built_shards, hd_clips, scratch
 from benchmarks.timing import in_turn
-from lorat.prep.build.run import BuildOptions, build
+from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.run import build
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.manifest import Manifest
 from lorat.shards.pixels.jpeg import decode, encode

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.annotations.cleaning import clean as clean_clip
-from lorat.prep.build.run import BuildOptions, build
+from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.run import build
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.manifest import Manifest

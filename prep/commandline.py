@@ -52,9 +52,7 @@ class _Choice(click.Choice):
         super().__init__([str(value) for value in values])
         self._values = {str(value): value for value in values}
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._values[super().convert(str(value), param, ctx)]
 
 
@@ -173,7 +171,9 @@ def _click_option(field: Field[Any], hint: Any, section: str) -> Callable[..., A
         settings["required"] = True
     else:
         settings["default"] = field.default
-        settings["show_default"] = about.shown or field.default not in (None, False, ())
+        settings["show_default"] = about.shown or (
+            field.default not in (None, ()) and field.default is not False
+        )
     if typing.get_origin(hint) is tuple:
         hint = typing.get_args(hint)[0]
         settings["multiple"] = True

@@ -18,7 +18,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from lorat.prep.build.run import BuildOptions, build
+from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.run import build
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base import remote
 from lorat.shards.pixels.jpeg import encode

@@ -151,9 +151,7 @@ def _within_budget(plans: Sequence[Plan], budget: int) -> tuple[list[Plan], list
     return allowed, list(costs)
 
 
-def _estimates(
-    plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int
-) -> list[Estimate]:
+def _estimates(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int) -> list[Estimate]:
     estimates = []
     with progress_bar("sample") as update:
         for number, (plan, cost) in enumerate(zip(plans, costs, strict=True)):
@@ -174,11 +172,11 @@ def _print_estimates(estimates: Sequence[Estimate], slots: int, shards: Location
     table = plain_table(columns, f"To build in {shards}")
 
     def add(name: str, rows: Sequence[Estimate], kilobytes: str) -> None:
-        counts = (sum(counts) for counts in zip(*((e.pairs, e.there, e.to_build) for e in rows)))
+        numbers = (sum(getattr(e, what) for e in rows) for what in ("pairs", "there", "to_build"))
         gigabytes = sum(one.bytes for one in rows) / 1e9
         minutes = sum(one.seconds for one in rows) / 60
-        numbers = (f"{count:,}" for count in counts)
-        table.add_row(name, *numbers, kilobytes, f"{gigabytes:,.2f}", f"{minutes:,.1f}")
+        counts = (f"{number:,}" for number in numbers)
+        table.add_row(name, *counts, kilobytes, f"{gigabytes:,.2f}", f"{minutes:,.1f}")
 
     for one in estimates:
         add(one.name, [one], f"{one.bytes_per_pair / 1e3:.1f}" if one.sampled else "-")

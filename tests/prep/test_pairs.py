@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lorat.prep.build.plan import most_pairs
 from lorat.prep.pairs.crop import CropOptions, search_window, try_jitter
-from lorat.prep.pairs.draw import MAX_GAP, draw_pair, object_frames
+from lorat.prep.pairs.draw import MAX_GAP, draw_pair
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.pixels.geometry import adjust, crop_transform
 from lorat.shards.pixels.jitter import Jitter, _draw_window
@@ -54,8 +55,8 @@ def test_every_other_frame_in_reach_is_drawn():
     assert seen == {(a, b) for a in range(5) for b in range(5) if a != b}
 
 
-def test_object_frames_count_every_visible_object():
-    assert object_frames([clip("a", [True, False, True], tracks=2), clip("b", [True])]) == 5
+def test_four_pairs_are_worth_drawing_for_every_visible_object():
+    assert most_pairs([clip("a", [True, False, True], tracks=2), clip("b", [True])]) == 4 * 5
 
 
 def test_the_jitter_trial_agrees_with_the_windows_that_training_draws():

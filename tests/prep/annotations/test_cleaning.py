@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat.prep.annotations.cleaning import Removed, clean, clean_counted
+from lorat.prep.annotations.cleaning import clean
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 
 SIZE = (100, 80)
@@ -70,13 +70,6 @@ def test_nothing_left_is_none():
 
 def test_a_frame_of_size_zero_leaves_nothing():
     assert clean(clip_of([INSIDE]), (0, 80)) is None
-
-
-def test_what_was_removed_is_counted():
-    cleaned = clean_counted(clip_of([None, INSIDE, OUTSIDE], [None, OUTSIDE, None]), SIZE)
-    assert cleaned.removed == Removed(boxes=2, tracks=1, frames=2)
-    nothing = clean_counted(clip_of([OUTSIDE, None]), SIZE)
-    assert cleaned.removed + nothing.removed == Removed(boxes=3, tracks=2, frames=4, clips=1)
 
 
 coordinate = st.floats(-50, 150)

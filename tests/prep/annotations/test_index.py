@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from lorat.prep.annotations import index as index_module
-from lorat.prep.annotations.cleaning import clean_counted
+from lorat.prep.annotations.cleaning import clean
+from lorat.prep.annotations.clips import annotations_fingerprint
 from lorat.prep.annotations.exclude import Exclusions
-from lorat.prep.annotations.fingerprint import annotations_fingerprint
 from lorat.prep.annotations.index import cache_folder, indexed_clips
 from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
@@ -64,7 +64,7 @@ def no_reading(monkeypatch):
 def fresh(dataset, split, root):
     """The cleaned clips as they were before there was an index."""
     read = [replace(c, size=c.frame_size()) for c in read_clips(dataset, split, root.resolve())]
-    return [c for clip in read if (c := clean_counted(clip, clip.size).clip) is not None]
+    return [c for clip in read if (c := clean(clip, clip.size)) is not None]
 
 
 def same_clips(found, expected):
@@ -318,13 +318,13 @@ def test_a_cache_that_cannot_be_written_is_one_warning(lasot, world, tmp_path, c
 
 
 def test_a_disk_that_fills_up_is_a_warning_too(lasot, cache, monkeypatch, caplog):
-    written = index_module._put_sources
+    full = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
 
-    def fill_up(*arguments):
-        monkeypatch.setattr(index_module, "_put_sources", written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def flush(_: int) -> None:
+        if full:
+            raise full.pop()
 
-    monkeypatch.setattr(index_module, "_put_sources", fill_up)
+    monkeypatch.setattr(os, "fsync", flush)
     clips = indexed_clips(LASOT, "train", lasot)
     same_clips(clips, fresh(LASOT, "train", lasot))
     assert not list(cache.iterdir()) and clips.path.parent != cache
@@ -378,14 +378,13 @@ def files_read():
     return Reader()
 
 
-def test_other_code_reads_anew(lasot, monkeypatch):
+def test_another_version_reads_anew(lasot, monkeypatch):
     read = []
     through = index_module.read_clips
     monkeypatch.setattr(index_module, "read_clips", lambda *a: read.append(1) or through(*a))
-    indexed_clips(LASOT, "train", lasot)
-    indexed_clips(LASOT, "train", lasot)
-    monkeypatch.setattr(index_module, "_code_hash", lambda *_: "another")
-    indexed_clips(LASOT, "train", lasot)
+    for version in (1, 1, 2, 2):
+        monkeypatch.setattr(index_module, "_VERSION", version)
+        indexed_clips(LASOT, "train", lasot)
     assert len(read) == 2
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lorat.prep.annotations.cleaning import clean_counted
-from lorat.prep.annotations.fingerprint import annotations_fingerprint
+from lorat.prep.annotations.cleaning import clean
+from lorat.prep.annotations.clips import annotations_fingerprint
 from lorat.prep.annotations.index import indexed_clips
-from lorat.prep.pairs.draw import draw_pair, object_frames
+from lorat.prep.build.plan import most_pairs
+from lorat.prep.pairs.draw import draw_pair
 from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.pixels.jpeg import encode
@@ -52,7 +53,7 @@ def world(tmp_path_factory):
 def fresh(dataset, split, root):
     """The cleaned clips as they were before there was an index."""
     read = [replace(c, size=c.frame_size()) for c in read_clips(dataset, split, root.resolve())]
-    return [c for clip in read if (c := clean_counted(clip, clip.size).clip) is not None]
+    return [c for clip in read if (c := clean(clip, clip.size)) is not None]
 
 
 def same_track(a, b):
@@ -103,8 +104,7 @@ def test_an_index_holds_what_the_reader_and_cleaning_give(name, world, tmp_path,
     assert opened.path == written.path and opened.name == f"{short}-{split}"
     same_clips(opened, expected)
     assert opened.fingerprint == annotations_fingerprint(expected)
-    assert opened.object_frames == object_frames(expected) == object_frames(list(opened))
-    assert object_frames(opened) == opened.object_frames
+    assert most_pairs(opened) == most_pairs(expected) == 4 * opened.object_frames
     assert opened.frames == sum(len(clip.frames) for clip in expected)
     assert not opened.lost
     draws = [draw_pair(expected, "x", 3, i) for i in range(50)]

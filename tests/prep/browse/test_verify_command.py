@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from lorat.prep.build.run import BuildOptions, build
+from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.run import build
 from lorat.prep.cli import main
 from lorat.shards.reader import read_index
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorat.prep.build.run import BuildOptions, build, default_pairs
+from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.run import build
 from lorat.prep.pairs.crop import CropOptions, cut_pair
 from lorat.prep.annotations.index import indexed_clips
-from lorat.prep.build.merge import merge
+from lorat.prep.build.run import merge
 from lorat.prep.pairs.draw import PairDraw
-from lorat.prep.build.plan import PLAN, begin, make_plan
+from lorat.prep.build.folder import PLAN, begin
+from lorat.prep.build.plan import make_plan, most_pairs
 from lorat.prep.trees.registry import DATASETS
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
@@ -189,8 +191,8 @@ def test_stored_boxes_and_pixels_are_those_of_the_frame(tiny_clips):
     np.testing.assert_allclose(sample.search.mean, frame.reshape(-1, 3).mean(axis=0), atol=0.01)
 
 
-def test_small_trees_get_four_pairs_an_object(tiny_clips):
-    assert default_pairs(tiny_clips) == 4 * (1 + 4 + 6 + 8)
+def test_small_trees_get_four_pairs_an_object(tiny_clips, tmp_path):
+    assert make_plan(tiny_clips, tmp_path, BuildOptions()).pairs == 4 * (1 + 4 + 6 + 8)
 
 
 def test_a_build_killed_several_times_ends_in_the_same_bytes(tiny_shards, tmp_path):

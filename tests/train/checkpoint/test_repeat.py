@@ -12,7 +12,8 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from lorat.prep.build.run import BuildOptions, build
+from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.run import build
 from lorat.train.cli import main
 
 

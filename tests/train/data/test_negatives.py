@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lorat.prep.build.run import BuildOptions, build
+from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.run import build
 from lorat.shards.base.errors import UserError
 from lorat.shards.cache.cache import open_shard
 from lorat.shards.manifest import load_manifest

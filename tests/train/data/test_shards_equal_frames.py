@@ -122,7 +122,7 @@ def photographs(shared: Path) -> list[Clip]:
 def cases(clips: Sequence[Clip], search_size: int, pairs: int) -> Iterator[Case]:
     """Cut pairs as a build does, read them back, and sample crops as training does."""
     template_size, factor = SERVED[search_size]
-    options = CropOptions.serving(search_size)
+    options = CropOptions(serve=search_size)
     rng = np.random.default_rng(1)
     for number in range(pairs):
         pair = draw_pair(clips, "toy-train", 42, number)
@@ -252,7 +252,7 @@ def test_boxes_from_shards_equal_those_from_frames(pictures):
 @pytest.mark.parametrize("search_size", SERVED)
 def test_tracking_can_cut_crops_as_training_on_shards_sees_them(pictures, search_size):
     """The windows that tracking looks at: centred on the object, not jittered."""
-    options = CropOptions.serving(search_size)
+    options = CropOptions(serve=search_size)
     expected = (options.context, options.object_side, options.longest)
     assert stored_scale(search_size) == expected, "prep and eval must agree"
     template_size, factor = SERVED[search_size]

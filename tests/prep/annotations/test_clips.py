@@ -1,8 +1,7 @@
-"""Clips and columns come back as they were written, and a part of a file is never taken for it."""
+"""Clips come back as they were written, and a part of a file is never taken for it."""
 
 from __future__ import annotations
 
-import io
 import tempfile
 from pathlib import Path
 
@@ -11,12 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorat.prep.annotations.clipstore import ClipIndex, write_clips
-from lorat.prep.annotations.columns import ColumnWriter, NotColumns, open_columns
-from lorat.prep.annotations.fingerprint import annotations_fingerprint
+from lorat.prep.annotations.clips import (
+    ClipIndex,
+    NotClips,
+    annotations_fingerprint,
+    write_clips,
+)
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 
-ABOUT = {"dataset": "a-b", "split": "train", "lost": {}, "removed": {}}
+ABOUT = {"dataset": "a-b", "split": "train", "lost": {}}
 
 # Whatever a file name can hold, bytes that are not UTF-8 among it.
 odd_names = st.text(
@@ -55,10 +57,7 @@ def clips(draw):
 
 def stored(path, values):
     with path.open("wb") as file:
-        writer = ColumnWriter(file)
-        counts = write_clips(writer, values)
-        totals = {"frames": counts.frames, "object_frames": counts.object_frames}
-        writer.finish({**ABOUT, **totals, "fingerprint": counts.fingerprint})
+        write_clips(file, values, ABOUT, {"says": "é\udcff"})
     return ClipIndex(path)
 
 
@@ -83,51 +82,28 @@ def test_clips_of_any_names_come_back_as_they_were(values):
         assert index.object_frames == seen
 
 
-def write_some(path):
-    arrays = {"a": np.arange(7.0), "b": np.zeros((0, 4), np.int64), "c": np.ones((3, 2), np.bool_)}
-    with path.open("wb") as file:
-        writer = ColumnWriter(file)
-        for name, values in arrays.items():
-            writer.put(name, values)
-        writer.finish({"says": "é\udcff"})
-    return arrays
+def some_clip(frames=3):
+    boxes = np.arange(4.0 * frames).reshape(frames, 4)
+    files = FrameFiles(Path("/a"), range(frames), "%d.jpg")
+    track = Track(boxes, np.ones(frames, bool))
+    return Clip("a-b", "train", "x", files, (track,), frames, (64, 48))
 
 
-def test_columns_come_back_read_only_and_aligned(tmp_path):
-    arrays = write_some(tmp_path / "x")
-    columns = open_columns(tmp_path / "x")
-    assert columns.header == {"says": "é\udcff"}
-    for name, values in arrays.items():
-        found = columns.arrays[name]
-        assert found.dtype == values.dtype and not found.flags.writeable
-        np.testing.assert_array_equal(found, values)
-        assert found.size == 0 or found.ctypes.data % 64 == 0
+def test_arrays_are_read_only_and_aligned_and_what_is_left_besides_comes_back(tmp_path):
+    index = stored(tmp_path / "x", [some_clip(), some_clip(5)])
+    boxes = index[1].tracks[0].boxes
+    assert not boxes.flags.writeable and boxes.flags.aligned
+    assert index.extra() == {"says": "é\udcff"}
+    assert len(stored(tmp_path / "none", [])) == 0
 
 
 def test_no_part_of_a_file_is_taken_for_it(tmp_path):
-    write_some(tmp_path / "x")
+    stored(tmp_path / "x", [some_clip()])
     whole = (tmp_path / "x").read_bytes()
-    for length in range(len(whole)):
-        (tmp_path / "x").write_bytes(whole[:length])
-        with pytest.raises((NotColumns, ValueError)):
-            open_columns(tmp_path / "x")
-    for start in range(1, 64):
-        (tmp_path / "x").write_bytes(whole[start:])
-        with pytest.raises(NotColumns):
-            open_columns(tmp_path / "x")
-
-
-def test_a_file_before_its_end_is_no_file_of_columns(tmp_path):
-    with (tmp_path / "x").open("wb") as file:
-        ColumnWriter(file).put("a", np.arange(9))
-    with pytest.raises(NotColumns, match="is not whole"):
-        open_columns(tmp_path / "x")
-
-
-def test_rows_of_another_shape_are_refused():
-    writer = ColumnWriter(io.BytesIO())
-    with (
-        pytest.raises(ValueError, match=r"rows of shape \(3,\) in a column of \(4,\)"),
-        writer.column("a", np.dtype("<f8"), (4,)) as rows,
-    ):
-        rows.append(np.zeros((2, 3)))
+    parts = [whole[:length] for length in range(len(whole))]
+    parts += [whole[start:] for start in range(1, len(whole))]
+    for part in (*parts, whole + b"x", whole + bytes(8), b"x" * 500):
+        (tmp_path / "y").unlink(missing_ok=True)
+        (tmp_path / "y").write_bytes(part)
+        with pytest.raises(NotClips):
+            ClipIndex(tmp_path / "y")
