@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from lorat.prep.annotations.exclude import Exclusions, exclude_clips
 from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import note, reading, stamp
 from lorat.prep.trees.registry import read_clips
+from lorat.prep.trees.sources import Source
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers
 from lorat.shards.pixels.jpeg import ImageError, image_size
@@ -81,20 +82,23 @@ def indexed_clips(
         UserError: from the reader; if no sequence has a visible object; if neither the cache nor a
             temporary folder can be written.
     """
-    tree = _Tree(dataset, split, root.resolve(), exclude or Exclusions())
+    source, left_out = Source(dataset, split, root.resolve()), exclude or Exclusions()
+    if exclude is not None and source.name not in exclude.sequences:
+        _LOG.warning(
+            "the report of the check says nothing about %s: all of it is used", source.name
+        )
     folder = ((cache or cache_folder()) / "index").absolute()
-    if exclude is not None and tree.name not in exclude.sequences:
-        _LOG.warning("the report of the check says nothing about %s: all of it is used", tree.name)
+    name = _file_name(source, left_out)
     for place in {folder, _elsewhere.get(folder, folder)}:
-        if found := _open_current(place / tree.file_name()):
+        if found := _open_current(place / name):
             return found
     try:
-        return _write(tree, _elsewhere.get(folder, folder), progress)
+        return _write(_elsewhere.get(folder, folder) / name, source, left_out, progress)
     except _CannotWrite as error:
         if folder in _elsewhere:
             raise
         _elsewhere[folder] = _temporary(error)
-        return _write(tree, _elsewhere[folder], progress)
+        return _write(_elsewhere[folder] / name, source, left_out, progress)
 
 
 class _CannotWrite(UserError):
@@ -108,38 +112,21 @@ class _CannotWrite(UserError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    """A split of a tree without what is excluded."""
+def _file_name(source: Source, exclude: Exclusions) -> str:
+    """Return an index's name: one for each split, tree, reader and set of exclusions."""
+    left_out = exclude.of(source.name).fingerprint()
+    reader = f"{_module(source.dataset)}\0{source.dataset.one_based}"
+    key = f"{source.name}\0{source.root}\0{left_out}\0{reader}"
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{source.name}-{digest[:12]}.index"
 
-    dataset: Dataset
-    split: str
-    root: Path
-    exclude: Exclusions
 
-    @property
-    def name(self) -> str:
-        return f"{self.dataset.name}-{self.split}"
-
-    def file_name(self) -> str:
-        """Return the index's name: one for each split, tree, reader and set of exclusions."""
-        left_out = self.exclude.of(self.name).fingerprint()
-        key = f"{self.name}\0{self.root}\0{left_out}\0{self._module()}\0{self.dataset.one_based}"
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-        return f"{self.name}-{digest[:12]}.index"
-
-    def note_reader(self) -> bool:
-        """Note the file of a reader that is not ours; return whether its changes are noticed."""
-        file = getattr(sys.modules.get(self._module()), "__file__", None)
-        if file is not None and not self._module().startswith("lorat."):
-            note(file)
-        return file is not None
-
-    def _module(self) -> str:
-        read = self.dataset.read
-        while isinstance(read, functools.partial):
-            read = read.func
-        return read.__module__
+def _module(dataset: Dataset) -> str:
+    """Return the name of the module that defines a data set's reader."""
+    read = dataset.read
+    while isinstance(read, functools.partial):
+        read = read.func
+    return read.__module__
 
 
 def _open_current(path: Path) -> ClipIndex | None:
@@ -148,47 +135,53 @@ def _open_current(path: Path) -> ClipIndex | None:
         index = ClipIndex(path)
     except (OSError, NotClips):
         return None
-    if index.header["version"] != _VERSION:
-        return None
-    same = all(stamp(source) == tuple(then) for source, then in index.extra().items())
-    return index if same else None
+    current = index.header["version"] == _VERSION and all(
+        stamp(source) == tuple(then) for source, then in index.extra().items()
+    )
+    return index if current else None
 
 
-def _write(tree: _Tree, folder: Path, progress: CountProgress | None) -> ClipIndex:
-    """Read the tree and write its index.
+def _write(
+    path: Path, source: Source, exclude: Exclusions, progress: CountProgress | None
+) -> ClipIndex:
+    """Read a tree and write its index.
 
     Raises:
-        _CannotWrite: if it cannot be written to `folder`.
+        _CannotWrite: if it cannot be written there.
     """
-    _try_writing(folder)
-    path = folder / tree.file_name()
-    lost: dict[str, str] = {}
-    root_before = stamp(tree.root)
-    skip = tree.exclude.sequences.get(tree.name, frozenset())
+    _try_writing(path.parent)
+    root, lost = source.root, dict[str, str]()
+    root_before = stamp(root)
+    skip = exclude.sequences.get(source.name, frozenset())
     with reading(skip=skip, progress=progress) as seen:
-        clips = exclude_clips(read_clips(tree.dataset, tree.split, tree.root), tree.exclude)
+        clips = exclude_clips(read_clips(source.dataset, source.split, root), exclude)
+        # A tree of which a reader noted nothing, or a reader without a file, may change unnoticed.
+        current = any(Path(place).is_relative_to(root) for place in seen)
+        module = _module(source.dataset)
+        if not module.startswith("lorat."):  # ours have `_VERSION`
+            file = getattr(sys.modules.get(module), "__file__", None)
+            current = current and file is not None
+            if file is not None:
+                note(file)
         cleaned = _cleaned(clips, lost, progress)
-        # Where a reader noted nothing of the tree, its index never counts as current.
-        watched = any(Path(place).is_relative_to(tree.root) for place in seen)
-        current = tree.note_reader() and watched
         first = next(cleaned, None)
         if first is None:
             reason = f" ({len(lost)} lost: {next(iter(lost.values()))})" if lost else ""
             raise UserError(
-                f"{tree.root}: no sequence of {tree.name} has a visible object{reason}; nothing to "
+                f"{root}: no sequence of {source.name} has a visible object{reason}; nothing to "
                 "build, check the tree with lorat-prep check"
             )
         # What a reader only asked about, such as whether a folder exists.
-        seen.setdefault(str(tree.root), root_before)
+        seen.setdefault(str(root), root_before)
         about = {
             "version": _VERSION if current else None,
-            "dataset": tree.dataset.name,
-            "split": tree.split,
+            "dataset": source.dataset.name,
+            "split": source.split,
             "lost": lost,
         }
         try:
-            with atomic_file(path) as file:
-                write_clips(file, chain([first], cleaned), about, seen)
+            with atomic_file(path) as opened:
+                write_clips(opened, chain([first], cleaned), about, seen)
         except UserError as error:
             raise _CannotWrite(error.message) from None
     return ClipIndex(path)
@@ -215,11 +208,7 @@ def _cleaned(
 
 
 def _frame_size(clip: Clip) -> tuple[int, int]:
-    """Return a sequence's frame size, from the first image that has a readable header.
-
-    Raises:
-        ImageError: the first image's, if none of the first few is readable.
-    """
+    """Return a sequence's frame size, from the first image that has a readable header."""
     if clip.size is not None:
         return clip.size
     first: ImageError | None = None
