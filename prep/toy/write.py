@@ -10,19 +10,14 @@ replaced. A tree that the toy world did not write is never touched.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-
+from lorat.prep.pool import LocalEngine, Tell
 from lorat.prep.toy.scene import POOLS, Pool
 from lorat.prep.toy.trees import FOLDERS, Job, run_job, write_lists
 from lorat.prep.trees.base.official import got10k_name, official_names
@@ -111,13 +106,17 @@ def write_toyworld(
         for folder in _folders(jobs):
             (staging / folder).mkdir(parents=True)
             (staging / folder / _OWNED).write_text("Written by lorat-prep toyworld.\n", "utf-8")
-        results, done = [], Counter[str]()
-        total = Counter(job.folder for job in jobs)
-        for job, result in zip(jobs, _rendered(staging, jobs, workers), strict=True):
-            results.append(result)
-            done[job.folder] += 1
+        results: list[dict[str, Any]] = [{}] * len(jobs)
+        done, total = Counter[str](), Counter(job.folder for job in jobs)
+
+        def hear(rendered: tuple[int, dict[str, Any]]) -> None:
+            number, results[number] = rendered
+            folder = jobs[number].folder
+            done[folder] += 1
             if progress is not None:
-                progress(job.folder, done[job.folder], total[job.folder])
+                progress(folder, done[folder], total[folder])
+
+        LocalEngine(workers).run(_render, (staging, jobs), range(len(jobs)), hear)
         write_lists(staging, jobs, results)
         _put_in_place(raw, staging, config)
     except OSError as error:
@@ -199,23 +198,10 @@ def _video_name(seed: int, index: int) -> str:
     return f"{''.join(letters)}_{index % 4}"
 
 
-def _rendered(trees: Path, jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
-    write = partial(run_job, trees)
-    if workers <= 1:
-        yield from map(write, jobs)
-        return
-    # A fresh interpreter a worker: forking a process that has threads can lock up.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
-        try:
-            yield from pool.map(write, jobs, chunksize=4)
-        except BrokenProcessPool:
-            raise UserError(
-                "toy world: a rendering process was killed, perhaps for want of memory; "
-                "run it again with fewer workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _render(shared: tuple[Path, list[Job]], number: int, tell: Tell) -> None:
+    """Write one job's files; runs in a worker process."""
+    trees, jobs = shared
+    tell((number, run_job(trees, jobs[number])))
 
 
 def _folders(jobs: list[Job]) -> list[str]:
