@@ -21,7 +21,6 @@ from lorat.evaluate.report.plots import plot_curves
 from lorat.evaluate.report.strips import worst_strips
 from lorat.evaluate.report.tables import metrics_document, score_table, sequence_table
 from lorat.evaluate.results.files import SequenceResult, read_results
-from lorat.evaluate.submit.judge import Expected
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.evaluate.track.session import Evaluation
@@ -258,8 +257,7 @@ def _zip(summary: Summary, item: TestSet, overwrite: bool) -> None:
         return
     server = cast("ServerName", item.dataset.name)
     path = summary.out / SERVERS[server].zip_name
-    runs, expected = summary.results[item.name], Expected.of(item.clips)
-    packed = pack_zip(server, runs, expected, path, overwrite=overwrite)
+    packed = pack_zip(server, summary.results[item.name], item.clips, path, overwrite=overwrite)
     for note in packed.notes:
         say(note)
     say(f"zip of {packed.sequences} sequences: {packed.path}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lorat.evaluate.submit.judge import Expected, Judgement, judge_zip
+from lorat.evaluate.submit.judge import Judgement, judge_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.registry import DATASETS, read_clips
@@ -93,5 +93,4 @@ def _judge(file: Path, check: ZipCheck) -> Judgement:
             )
         dataset = DATASETS[server]
         clips = read_clips(dataset, "test", trees.find(dataset, "test"))
-        expected = Expected.of(clips, SERVERS[server].official)
-        return judge_zip(opened, str(file), server, expected)
+        return judge_zip(opened, str(file), server, clips=clips)

@@ -16,8 +16,8 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.submit.servers import (
     ERRORS,
-    KINDS,
     SERVERS,
+    WARNINGS,
     Server,
     ServerName,
     ZipFinding,
     ZipTree,
     guess_server,
     printable,
+    sort_names,
 )
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.text import BadLine, is_number, parse_table
@@ -41,19 +42,15 @@ from lorat.shards.pixels.geometry import rasterise, xywh_to_xyxy, xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError
 
 _LOG = logging.getLogger("lorat")
-
-FARTHEST = 1e5
-"""Pixels; a coordinate so far out or farther is a tracker's or a parser's fault."""
-
+_FARTHEST = 1e5  # pixels; a coordinate so far out or farther is a tracker's or a parser's fault
 _LIKE = 0.011  # pixels: two decimals, rounded or cut off
-
 # GOT-10k's and TrackingNet's submissions have up to 720 and 511 files and 3 to 30 MB of text.
 _MOST_ENTRIES = 20_000
 _LARGEST_ZIP = 64 << 20  # bytes; it bounds the list of entries, which is read whole
 _LARGEST_ENTRY = 16 << 20  # bytes
 _LARGEST_TOTAL = 1 << 30
 # What zipfile and its decompressors raise on bytes that are not what the zip says they are;
-# RuntimeError where an entry is encrypted or compressed in a way that they do not know.
+# RuntimeError where an entry is encrypted.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -64,40 +61,13 @@ _DAMAGE = (
     ValueError,
     RuntimeError,
 )
+# Not absolute, not out of the folder, and read alike by every program.
+_PLAIN_PATH = re.compile(r"(?!/|.:|(?:.*/)?\.\.(?:/|\Z))[ -\[\]-~]+")
 _PLAIN = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)")
 _PLAIN_LINE = re.compile(rf"{_PLAIN.pattern}(?:,{_PLAIN.pattern})*")
 
-
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class Expected:
-    """What a zip is compared with. Sequences that a mapping lacks are not compared in that."""
-
-    names: tuple[str, ...]
-    """The sequences that must be there, and no others."""
-    frames: Mapping[str, int] = field(default_factory=dict)
-    """Sequence → frames on disk."""
-    first_boxes: Mapping[str, NDArray] = field(default_factory=dict)
-    """Sequence → (4,) x, y, w, h given in the first frame."""
-    frame_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Sequence → (width, height)."""
-
-    @classmethod
-    def of(cls, clips: Sequence[Clip], names: Iterable[str] | None = None) -> Expected:
-        """Return what a tree tells of sequences: of its own, or of those with the given names."""
-        sizes = {}
-        for clip in clips:
-            try:
-                sizes[clip.name] = clip.frame_size()
-            except ImageError as error:
-                beyond = f"boxes of {clip.name} right of or below the image are not noticed"
-                _LOG.warning("%s; %s", error, beyond)
-        firsts = {c.name: xyxy_to_xywh(c.tracks[0].boxes[0]) for c in clips if len(c.frames)}
-        return cls(
-            names=tuple(clip.name for clip in clips) if names is None else tuple(names),
-            frames={clip.name: len(clip.frames) for clip in clips},
-            first_boxes=firsts,
-            frame_sizes=sizes,
-        )
+Fault = tuple[str, str]
+"""Kind of a finding, and details."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +76,13 @@ class Judgement:
 
     server: Server
     files: int
+    form: str
+    """How its tree is laid out."""
     sequences: int
     """Of the expected ones, those that the zip has a file for."""
     expected: int
     unchecked: int
     """Sequences in the zip whose number of rows could be compared with nothing."""
-    form: str
     findings: tuple[ZipFinding, ...]
 
     @property
@@ -124,12 +95,12 @@ class Judgement:
 
         A message has the kind, the count, and the first few findings.
         """
-        kinds = {k: [f for f in self.findings if f.kind == k] for k in KINDS}
-        return [
-            ("error" if kind in ERRORS else "warning", f"{KINDS[kind]} ({len(f):,}): {some(f)}")
-            for kind, f in kinds.items()
-            if f
-        ]
+        lines = []
+        for severity, titles in (("error", ERRORS), ("warning", WARNINGS)):
+            for kind, title in titles.items():
+                if found := [finding for finding in self.findings if finding.kind == kind]:
+                    lines.append((severity, f"{title} ({len(found):,}): {some(found)}"))
+        return lines
 
     def verdict(self) -> str:
         """Return whether to submit it."""
@@ -141,7 +112,11 @@ class Judgement:
 
 
 def judge_zip(
-    file: BinaryIO, where: str, server: ServerName | None = None, expected: Expected | None = None
+    file: BinaryIO,
+    where: str,
+    server: ServerName | None = None,
+    expected: Collection[str] | None = None,
+    clips: Sequence[Clip] = (),
 ) -> Judgement:
     """Judge a zip.
 
@@ -149,7 +124,8 @@ def judge_zip(
         file: the zip's bytes, seekable.
         where: how messages call it.
         server: whose rules hold; None looks at the names inside.
-        expected: what to compare with; None: the official names and nothing else.
+        expected: the sequences that must be there, and no others; None: the official ones.
+        clips: of the tree; those of the same names are compared with in frames, first box and size.
 
     Raises:
         UserError: if it is no zip, unpacks to too much, or shows no server's layout.
@@ -165,21 +141,16 @@ def judge_zip(
                 "the two it is for"
             )
         rules = SERVERS[server]
-        expected = expected or Expected(names=rules.official)
-        tree = rules.tree(names, set(expected.names))
-        faults = ((i.orig_filename, _path_fault(i.orig_filename, i.filename)) for i in infos)
-        findings = [ZipFinding("path", name, reason) for name, reason in faults if reason]
-        findings += [*tree.findings, *_judge_sequences(archive, tree, expected, rules)]
+        expected = set(rules.official if expected is None else expected)
+        tree = sort_names(rules, names, expected)
+        known = {clip.name: clip for clip in clips}
+        paths = {info.orig_filename: info.filename for info in infos}
+        odd = [p for p, read in paths.items() if p != read or not _PLAIN_PATH.fullmatch(p)]
+        findings = [*(ZipFinding("path", path) for path in odd), *tree.findings]
+        findings += _judge_sequences(archive, tree, known, rules)
     there = tree.sequences.keys()
-    return Judgement(
-        rules,
-        len(names),
-        len(there & set(expected.names)),
-        len(expected.names),
-        len(there - expected.frames.keys()),
-        tree.form,
-        tuple(findings),
-    )
+    counts = len(there & expected), len(expected), len(there - known.keys())
+    return Judgement(rules, len(names), tree.form, *counts, tuple(findings))
 
 
 def _open(file: BinaryIO, where: str) -> zipfile.ZipFile:
@@ -193,64 +164,47 @@ def _open(file: BinaryIO, where: str) -> zipfile.ZipFile:
         raise UserError(
             f"{where}: not a zip that can be read ({reason}); copy it again or pack it again"
         ) from None
-    infos = archive.infolist()
-    large = next((i for i in infos if i.file_size > _LARGEST_ENTRY), None)
-    total = sum(info.file_size for info in infos)
-    if len(infos) > _MOST_ENTRIES:
-        fault = f"{len(infos):,} entries, where a submission has hundreds"
-    elif large:
-        fault = f"{printable(large.filename, 100)} unpacks to {large.file_size >> 20:,} MiB"
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
+    total, largest = sum(sizes.values()), max(sizes, key=sizes.__getitem__, default="")
+    if (count := len(archive.infolist())) > _MOST_ENTRIES:
+        fault = f"has {count:,} entries"
+    elif largest and sizes[largest] > _LARGEST_ENTRY:
+        fault = f"{printable(largest, 100)} unpacks to {sizes[largest] >> 20:,} MiB"
     elif total > _LARGEST_TOTAL:
         fault = f"unpacks to {total >> 20:,} MiB"
     else:
         return archive
-    raise UserError(f"{where}: {fault}; not read, since the largest submission has 30 MB of text")
-
-
-def _path_fault(written: str, read: str) -> str | None:
-    """Return why a path means trouble: as in the zip, and as zipfile understands it."""
-    if not written:
-        return "no name"
-    if "\\" in written:
-        return "a backslash, which is no folder except on Windows"
-    if written != read or not written.isprintable():
-        return "a control character"
-    if written.startswith("/") or written[1:2] == ":":
-        return "an absolute path"
-    if ".." in written.split("/"):
-        return "a path that leaves the folder"
-    return None if written.isascii() else "letters beyond ASCII"
+    raise UserError(f"{where}: {fault}; not read, since a submission has hundreds of small files")
 
 
 def _judge_sequences(
-    archive: zipfile.ZipFile, tree: ZipTree, expected: Expected, server: Server
+    archive: zipfile.ZipFile, tree: ZipTree, clips: Mapping[str, Clip], server: Server
 ) -> Iterator[ZipFinding]:
     same = []
     for name, parts in tree.sequences.items():
-        runs = {part: entry for part, entry in sorted(parts.items()) if part != "time"}
+        clip = clips.get(name)
+        frames = len(clip.frames) if clip else None
         texts, lengths = [], {}
-        for run, entry in runs.items():
-            data, boxes, found = _read(archive, entry)
+        for run in (part for part in parts if part != "time"):
+            data, boxes, faults = _read(archive, parts[run])
             texts += [] if data is None else [data]
             if boxes is not None and boxes.shape[1] != 4:
-                found.append(("columns", f"{boxes.shape[1]} columns instead of 4"))
+                faults.append(("columns", f"{boxes.shape[1]} columns instead of 4"))
             elif boxes is not None:
                 lengths[run] = len(boxes)
-                found += _judge_boxes(name, boxes, expected)
-            yield from (ZipFinding(kind, entry, what) for kind, what in found)
+                faults += _judge_boxes(boxes, clip)
+                if frames not in (None, len(boxes)):
+                    faults.append(("rows", f"{len(boxes):,} rows for {frames:,} frames"))
+            yield from (ZipFinding(kind, parts[run], what) for kind, what in faults)
         same.append(len(texts) > 1 and len(set(texts)) == 1)
-        frames = expected.frames.get(name)
         if frames is None and len(set(lengths.values())) > 1:
             listed = ", ".join(f"{run} has {rows:,}" for run, rows in lengths.items())
             yield ZipFinding("rows", name, f"rows differ between runs: {listed}")
-        for run, rows in lengths.items():
-            if frames not in (None, rows):
-                yield ZipFinding("rows", runs[run], f"{rows:,} rows for {frames:,} frames")
         if server.times and "time" not in parts:
             yield ZipFinding("times missing", name)
         elif server.times:
-            longest = max(lengths.values(), default=None) if frames is None else frames
-            for kind, what in _judge_time(archive, parts["time"], longest, len(runs)):
+            rows = max(lengths.values(), default=None) if frames is None else frames
+            for kind, what in _judge_time(archive, parts["time"], rows, len(parts) - 1):
                 yield ZipFinding(kind, parts["time"], what)
     if all(same):
         yield from (ZipFinding("identical", name) for name in tree.sequences)
@@ -258,22 +212,23 @@ def _judge_sequences(
 
 def _read(
     archive: zipfile.ZipFile, name: str
-) -> tuple[bytes | None, NDArray[np.float64] | None, list[tuple[str, str]]]:
+) -> tuple[bytes | None, NDArray[np.float64] | None, list[Fault]]:
     """Return a file's bytes, (N, C) numbers and faults; of a name that is there twice, the last."""
     info = archive.getinfo(name)
     try:
         data = archive.read(info)
     except NotImplementedError:
-        return None, None, [("unreadable", f"compression method {info.compress_type} is unknown")]
+        fault = f"compression method {info.compress_type} is unknown"
     except _DAMAGE as error:
-        return None, None, [("unreadable", str(error) or type(error).__name__)]
-    if len(data) != info.file_size:
-        declared = f"{len(data):,} bytes where the zip declares {info.file_size:,}"
-        return None, None, [("unreadable", declared)]
-    return data, *parse_strictly(data)
+        fault = str(error) or type(error).__name__
+    else:
+        if len(data) == info.file_size:
+            return data, *parse_strictly(data)
+        fault = f"{len(data):,} bytes where the zip declares {info.file_size:,}"
+    return None, None, [("unreadable", fault)]
 
 
-def parse_strictly(data: bytes) -> tuple[NDArray[np.float64] | None, list[tuple[str, str]]]:
+def parse_strictly(data: bytes) -> tuple[NDArray[np.float64] | None, list[Fault]]:
     """Read lines of numbers as servers do: plain decimals, commas, a line a frame.
 
     Returns:
@@ -324,29 +279,37 @@ def _line_fault(line: str, is_first: bool) -> str | None:
     return "header" if is_first and not any(map(is_number, pieces)) else "not numbers"
 
 
-def _judge_boxes(
-    name: str, boxes: NDArray[np.float64], expected: Expected
-) -> Iterator[tuple[str, str]]:
-    """Yield (kind, detail) of (N, 4) boxes x, y, w, h."""
+def _judge_boxes(boxes: NDArray[np.float64], clip: Clip | None) -> Iterator[Fault]:
+    """Judge (N, 4) boxes x, y, w, h of a sequence whose tree may be there."""
     finite, sized = np.isfinite(boxes).all(axis=1), (boxes[:, 2:] > 0.0).all(axis=1)
-    near = (np.abs(boxes) < FARTHEST).all(axis=1)
-    beyond = np.asarray(expected.frame_sizes.get(name, (np.inf, np.inf)))
-    inside = ((boxes[:, :2] + boxes[:, 2:] > 0.0) & (boxes[:, :2] < beyond)).all(axis=1)
+    near = (np.abs(boxes) < _FARTHEST).all(axis=1)
+    inside = (boxes[:, :2] + boxes[:, 2:] > 0.0) & (boxes[:, :2] < _size(clip))
     for kind, rows in (
         ("not finite", ~finite),
         ("no size", finite & ~sized),
         ("far away", finite & ~near),
-        ("outside", finite & sized & near & ~inside),
+        ("outside", finite & sized & near & ~inside.all(axis=1)),
     ):
         numbers = np.flatnonzero(rows) + 1
         if len(numbers):
             first = f"row {numbers[0]}"
             yield kind, first if len(numbers) == 1 else f"{len(numbers):,} rows, {first} the first"
-    given = np.asarray(expected.first_boxes.get(name, np.full(4, np.nan)), np.float64)
-    both = np.isfinite(given).all() and np.isfinite(boxes[0]).all()
-    if both and (odd := _judge_first(boxes[0], given)):
-        is_, wanted = (",".join(f"{value:g}" for value in box) for box in (boxes[0], given))
-        yield odd, f"{is_}; given is {wanted}"
+    given = xyxy_to_xywh(clip.tracks[0].boxes[0]) if clip and len(clip.frames) else boxes[0]
+    odd = _judge_first(boxes[0], given) if np.isfinite([boxes[0], given]).all() else None
+    if odd:
+        starts, wanted = (",".join(f"{value:g}" for value in box) for box in (boxes[0], given))
+        remedy = "; shift all boxes by a pixel" if odd == "one pixel off" else ""
+        yield odd, f"{starts}; given is {wanted}{remedy}"
+
+
+def _size(clip: Clip | None) -> tuple[float, float]:
+    """Return the (width, height) of a sequence's frames; infinite where they are not known."""
+    try:
+        return clip.frame_size() if clip else (np.inf, np.inf)
+    except ImageError as error:
+        beyond = "boxes right of or below the image are not noticed"
+        _LOG.warning("%s; %s", error, beyond)
+        return np.inf, np.inf
 
 
 def _judge_first(box: NDArray[np.float64], given: NDArray[np.float64]) -> str | None:
@@ -362,21 +325,15 @@ def _judge_first(box: NDArray[np.float64], given: NDArray[np.float64]) -> str | 
     return "first box" if all((np.abs(d) > [1.0, 1.0, 2.0, 2.0]).any() for d in off) else None
 
 
-# How grave it is in a file of times: the toolkit's loader reads exponents, signs and returns.
-_TIME_KINDS = {
-    "unreadable": "unreadable",
-    "number form": "times",
-    "line ends": "times",
-    "blank lines": "blank lines",
-}
-
-
 def _judge_time(
     archive: zipfile.ZipFile, entry: str, frames: int | None, runs: int
-) -> Iterator[tuple[str, str]]:
-    """Yield (kind, detail) of a file of seconds a frame, one column or a column a run."""
+) -> Iterator[Fault]:
+    """Judge a file of seconds a frame, one column or a column a run."""
     _, table, faults = _read(archive, entry)
-    yield from ((_TIME_KINDS.get(kind, "time format"), what) for kind, what in faults)
+    for kind, what in faults:
+        # The toolkit's loader reads exponents, signs and carriage returns.
+        mild = kind in ("number form", "line ends", "blank lines")
+        yield "times" if mild else kind if kind == "unreadable" else "time format", what
     if table is None:
         return
     rows, columns = table.shape

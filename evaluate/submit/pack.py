@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import SequenceResult, table_text
-from lorat.evaluate.submit.judge import FARTHEST, Expected, judge_zip, parse_strictly
-from lorat.evaluate.submit.servers import SERVERS, Server, ServerName
+from lorat.evaluate.submit.judge import judge_zip, parse_strictly
+from lorat.evaluate.submit.servers import SERVERS, ServerName
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import rasterise, xywh_to_xyxy, xyxy_to_xywh
@@ -44,7 +45,7 @@ class Packed:
 def pack_zip(
     server: ServerName,
     runs: Sequence[Mapping[str, SequenceResult]],
-    expected: Expected,
+    clips: Sequence[Clip],
     out_zip: Path,
     *,
     overwrite: bool = False,
@@ -57,7 +58,7 @@ def pack_zip(
     Args:
         server: which one it is for.
         runs: each the results by sequence name; where the server takes one, it is the first.
-        expected: the sequences of the tree, and the frames of each.
+        clips: the sequences of the tree, exactly those of the results.
         out_zip: where to write; its folder is made.
         overwrite: replace a zip that exists with other content.
 
@@ -66,83 +67,59 @@ def pack_zip(
             other content exists and `overwrite` is off.
     """
     rules = SERVERS[server]
-    if rules.most_runs == 1:
-        runs = runs[:1]
+    runs = runs[:1] if rules.most_runs == 1 else runs
+    if not clips:
+        raise UserError(f"{out_zip}: the tree has no sequence to submit; check the tree")
     if not 1 <= len(runs) <= rules.most_runs:
         raise UserError(f"{out_zip}: {server} takes 1 to {rules.most_runs} runs, not {len(runs)}")
-    tables: Tables = {}
-    notes: list[str] = []
-    for number, results in enumerate(runs, start=1):
-        where = f"{out_zip}: run {number}" if len(runs) > 1 else f"{out_zip}"
-        for name, boxes in _whole_pixels(results, expected, where, notes).items():
-            tables[rules.boxes.format(name, number)] = boxes, rules.decimals
-    for name in expected.names if rules.times else ():
-        times = np.stack([results[name].times for results in runs], axis=1)
-        if (np.round(times, _TIME_DECIMALS) > 0.0).all():
-            tables[f"{rules.times}".format(name)] = times, _TIME_DECIMALS
-    if set(expected.names) != set(rules.official):
+    names, notes = [clip.name for clip in clips], []
+    if set(names) != set(rules.official):
         if not out_zip.stem.endswith("-unofficial"):
             out_zip = out_zip.with_name(f"{out_zip.stem}-unofficial{out_zip.suffix}")
-        notes.insert(
-            0,
-            f"{len(expected.names)} sequences are not the official {len(rules.official)} of "
-            f"{rules.title}: the zip is named -unofficial, and the server would not score it",
+        notes.append(
+            f"{len(names)} sequences are not the official {len(rules.official)} of {rules.title}: "
+            "the zip is named -unofficial, and the server would not score it"
         )
+    tables: Tables = {}
+    sizeless: dict[str, None] = {}
+    for number, results in enumerate(runs, start=1):
+        for name, result in sorted(results.items()):
+            boxes = _whole_pixels(result, f"{out_zip}: run {number}: {name}")
+            tables[rules.boxes.format(name, number)] = boxes, rules.decimals
+            if count := np.count_nonzero((result.boxes[:, 2:] == 0.0).any(axis=1)):
+                sizeless[f"{name} ({count:,})"] = None
+    if sizeless:
+        listed = some(list(sizeless), 5)
+        notes.append(f"boxes that have no size are written a pixel wide or high: {listed}")
+    for name in names if rules.times else ():
+        times = [results[name].times for results in runs if name in results]
+        if len(set(map(len, times))) == 1 and (np.round(times, _TIME_DECIMALS) > 0.0).all():
+            tables[rules.times.format(name)] = np.stack(times, axis=1), _TIME_DECIMALS
     data = _zip_bytes({name: table_text(*table) for name, table in tables.items()})
-    notes += _judged(data, out_zip, rules, expected)
+    lines = judge_zip(io.BytesIO(data), str(out_zip), server, names, clips).lines()
+    for severity, line in lines:
+        if severity == "error":
+            raise UserError(f"{out_zip}: {line}; correct the results or the tree")
     _write(out_zip, data, tables, overwrite)
-    return Packed(out_zip, len(expected.names), tuple(notes))
+    return Packed(out_zip, len(names), (*notes, *(line for _, line in lines)))
 
 
-def _whole_pixels(
-    results: Mapping[str, SequenceResult], expected: Expected, where: str, notes: list[str]
-) -> dict[str, NDArray[np.float64]]:
-    """Return (N, 4) whole-pixel x, y, w, h of every expected sequence; add to the notes.
+def _whole_pixels(result: SequenceResult, where: str) -> NDArray[np.float64]:
+    """Return the (N, 4) x, y, w, h of the pixels that boxes touch, at least one wide and high.
 
     Raises:
-        UserError: naming the sequence and the reason.
+        UserError: for a box that has no pixels.
     """
-    names = sorted(expected.names)
-    if not names:
-        raise UserError(f"{where}: the tree has no sequence to submit; check the tree")
-    for kind, odd in (
-        ("no result of", set(names) - results.keys()),
-        ("results of unexpected sequences", results.keys() - set(names)),
-    ):
-        if odd:
-            raise UserError(
-                f"{where}: {kind} {some(sorted(odd), 5)}; track exactly the tree's list"
-            )
-    whole, sizeless = {}, []
-    for name in names:
-        boxes = results[name].boxes
-        if reason := _refusal(boxes, name, expected.frames[name]):
-            raise UserError(f"{where}: {name}: {reason}; track the sequence again")
-        # A side of up to a ten-thousandth of a pixel can rasterise to nothing; servers want a size.
-        whole[name] = xyxy_to_xywh(rasterise(xywh_to_xyxy(boxes)))
-        whole[name][:, 2:] = np.maximum(whole[name][:, 2:], 1.0)
-        if count := np.count_nonzero((boxes[:, 2:] == 0.0).any(axis=1)):
-            sizeless.append(f"{name} ({count:,})")
-    if sizeless:
-        listed = some(sizeless, 5)
-        notes.append(f"boxes that have no size are written a pixel wide or high: {listed}")
+    good = np.isfinite(result.boxes).all(axis=1) & (result.boxes[:, 2:] >= 0.0).all(axis=1)
+    if not good.all():
+        raise UserError(
+            f"{where}: the box of frame {np.argmin(good) + 1} is not finite or has a negative "
+            "size; track the sequence again"
+        )
+    # A side of up to a ten-thousandth of a pixel can rasterise to nothing; servers want a size.
+    whole = xyxy_to_xywh(rasterise(xywh_to_xyxy(result.boxes)))
+    whole[:, 2:] = np.maximum(whole[:, 2:], 1.0)
     return whole
-
-
-def _refusal(boxes: NDArray[np.float64], name: str, frames: int) -> str | None:
-    """Return why a sequence's (N, 4) boxes cannot be submitted, or None."""
-    if not name.isascii() or not name.isprintable() or "/" in name or "\\" in name:
-        return "the name cannot be a zip entry"
-    if len(boxes) != frames:
-        return f"{len(boxes)} boxes for {frames} frames"
-    for what, rows in (
-        ("is not finite", ~np.isfinite(boxes).all(axis=1)),
-        ("has a negative size", (boxes[:, 2:] < 0.0).any(axis=1)),
-        (f"is {FARTHEST:.0f} pixels away or more", (np.abs(boxes) >= FARTHEST).any(axis=1)),
-    ):
-        if rows.any():
-            return f"the box of frame {np.flatnonzero(rows)[0] + 1} {what}"
-    return None
 
 
 def _zip_bytes(texts: Mapping[str, str]) -> bytes:
@@ -156,21 +133,6 @@ def _zip_bytes(texts: Mapping[str, str]) -> bytes:
             info.external_attr = 0o100644 << 16
             archive.writestr(info, texts[name])
     return buffer.getvalue()
-
-
-def _judged(data: bytes, path: Path, server: Server, expected: Expected) -> list[str]:
-    """Return the judge's warnings, a line a kind.
-
-    Raises:
-        UserError: for the gravest error that the judge finds.
-    """
-    lines = judge_zip(io.BytesIO(data), str(path), server.name, expected).lines()
-    severity, line = lines[0] if lines else ("", "")
-    if severity == "error":
-        off = "one pixel off" in line
-        remedy = "shift the results by one pixel" if off else "correct the results or the tree"
-        raise UserError(f"{path}: {line}; {remedy}")
-    return [line for _, line in lines]
 
 
 def _write(path: Path, data: bytes, tables: Tables, overwrite: bool) -> None:

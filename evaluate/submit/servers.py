@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,47 @@ from lorat.prep.trees.base.official import official_names
 
 ServerName = Literal["got10k", "trackingnet"]
 """The data set whose test split the server scores."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """What a server takes."""
+
+    name: ServerName
+    title: str
+    zip_name: str
+    boxes: str
+    """Name of an entry, to be formatted with the sequence and the run from 1."""
+    times: str = ""
+    """The same of a file of seconds a frame, where the server takes one."""
+    decimals: int
+    most_runs: int
+
+    @property
+    def official(self) -> tuple[str, ...]:
+        """The sequences that it scores."""
+        return official_names(self.name, "test") or ()
+
+
+SERVERS: dict[ServerName, Server] = {
+    "got10k": Server(
+        name="got10k",
+        title="GOT-10k test",
+        zip_name="GOT10k-test.zip",
+        boxes="{0}/{0}_{1:03d}.txt",
+        times="{0}/{0}_time.txt",
+        decimals=4,
+        most_runs=3,
+    ),
+    "trackingnet": Server(
+        name="trackingnet",
+        title="TrackingNet test",
+        zip_name="TrackingNet-test.zip",
+        boxes="{0}.txt",
+        decimals=2,
+        most_runs=1,
+    ),
+}
 
 ERRORS = {
     "unreadable": "files that cannot be read",
@@ -52,8 +93,7 @@ WARNINGS = {
     "name": "files with more in the name than the sequence",
     "nested": "files in folders",
 }
-KINDS = ERRORS | WARNINGS
-"""Every kind of finding, the gravest first."""
+"""Every kind of finding, as those of `ERRORS` the gravest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +101,7 @@ class ZipFinding:
     """One thing that is wrong or odd in a zip; as text it is safe to print."""
 
     kind: str
-    """A key of `KINDS`."""
+    """A key of `ERRORS` or `WARNINGS`."""
     where: str
     """A sequence or a file of the zip, as it is written there."""
     what: str = ""
@@ -72,181 +112,130 @@ class ZipFinding:
         return f"{where} ({printable(self.what, 240)})" if self.what else where
 
 
-@dataclass(frozen=True, slots=True)
-class ZipTree:
-    """What a zip holds, told from its names."""
-
-    sequences: Mapping[str, Mapping[str, str]]
-    """In order, unexpected ones too: part (the run as 001, …, or time) → name in the zip."""
-    findings: tuple[ZipFinding, ...]
-    form: str
-    """How the tree is laid out, in words."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
-    """What is particular to one server."""
-
-    name: ServerName
-    title: str
-    zip_name: str
-    boxes: str
-    """Name of an entry, to be formatted with the sequence and the run from 1."""
-    times: str | None
-    decimals: int
-    most_runs: int
-    tree: Callable[[Sequence[str], Collection[str]], ZipTree]
-    """Takes the names of the zip's files and the sequences expected."""
-
-    @property
-    def official(self) -> tuple[str, ...]:
-        """The sequences that it scores."""
-        return official_names(self.name, "test") or ()
-
-
 def printable(text: str, longest: int) -> str:
     """Return text that a terminal can show: no control characters, not too long."""
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:longest])
     return shown if len(text) <= longest else f"{shown}…"
 
 
-_GOT10K = re.compile(
-    r"(?s)(?:(?:(?P<top>.*)/)?(?P<folder>[^/]*)/)?(?P<sequence>[^/]+)_(?P<part>\d{3}|time)\.txt"
+_GOT10K = re.compile(r"(?:.*/)?(?P<sequence>[^/]+)_(?P<part>\d{3}|time)\.txt", re.DOTALL)
+_LITTER = re.compile(
+    r"(?:.*/)?(?:\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)|.*__MACOSX.*", re.DOTALL
 )
-_PART = re.compile(r"_(?:\d{3}|time)$")
-_LITTER = re.compile(r"(?s)(?:.*/)?(?:\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)|.*__MACOSX.*")
 
 
 def guess_server(names: Sequence[str]) -> ServerName | None:
     """Return the server whose sequences or, failing that, whose layout a zip's names show."""
     paths = [name.removesuffix(".txt").split("/") for name in names if name.endswith(".txt")]
     official = set(SERVERS["trackingnet"].official)
-    got10k = sum(bool(re.match(r"GOT-10k_Test_\d{6}", path[-1])) for path in paths)
+    got10k = sum(path[-1].startswith("GOT-10k_Test_") for path in paths)
     other = sum(path[-1] in official for path in paths)
     if got10k or other:
         return "got10k" if got10k > other else "trackingnet"
-    if any(_PART.sub("", path[-1]) in path[:-1] for path in paths if _PART.search(path[-1])):
+    matches = map(_GOT10K.fullmatch, names)
+    if any(match and match["sequence"] in match[0].split("/") for match in matches):
         return "got10k"
     flat = [len(path) == 1 or path[-1] == path[-2] for path in paths]
     return "trackingnet" if flat and all(flat) else None
 
 
-def _got10k_tree(names: Sequence[str], expected: Collection[str]) -> ZipTree:
-    """Sort ``<sequence>/<sequence>_001.txt`` and ``_time.txt``, at the root or in one folder."""
-    findings = list(_repeated(names))
-    matches = {name: _GOT10K.fullmatch(name) for name in names}
-    tops = Counter(m["top"] or "" for m in matches.values() if m and m["folder"] == m["sequence"])
-    top = max(tops, key=lambda t: (tops[t], -len(t)), default="")
-    files: dict[str, dict[str, str]] = {}
-    for name, match in matches.items():
-        if _LITTER.fullmatch(name):
-            findings.append(ZipFinding("litter", name))
-        elif match is None or match["part"] == "000":
-            findings.append(ZipFinding("unexpected", name))
-        else:
-            if why := _misplaced(match, top):
-                findings.append(ZipFinding("layout", name, why))
-            known = files.setdefault(match["sequence"], {})
-            first = known.setdefault(match["part"], name)
-            if first != name:
-                both = f"{name} and {first}"
-                findings.append(ZipFinding("matched twice", match["sequence"], both))
-    whole = {name: parts for name, parts in sorted(files.items()) if parts.keys() - {"time"}}
-    findings += [*_names(sorted(files), whole, expected), *_uneven(whole)]
-    return ZipTree(whole, tuple(findings), f"inside the folder {top}" if top else "at the root")
+@dataclass(frozen=True, slots=True)
+class ZipTree:
+    """What a zip holds, told from its names."""
+
+    sequences: Mapping[str, Mapping[str, str]]
+    """In order: part (the run as 001, …, or time) → name in the zip."""
+    findings: list[ZipFinding]
+    form: str
+    """How the tree is laid out, in words."""
 
 
-def _misplaced(match: re.Match[str], top: str) -> str | None:
-    """Return what is wrong with a file's place; most sequences' folders are in `top`."""
-    if match["folder"] != match["sequence"]:
-        return f"not in a folder {match['sequence']}/"
-    if (match["top"] or "") != top:
-        return f"beside the tree {f'in {top}/' if top else 'at the root'}"
-    return f"{top.count('/') + 1} folders above the sequence" if "/" in top else None
-
-
-def _uneven(sequences: Mapping[str, Mapping[str, str]]) -> Iterator[ZipFinding]:
-    """Yield the sequences whose runs are not 001 … R, R the number that most of them have."""
-    runs = {name: tuple(sorted(parts.keys() - {"time"})) for name, parts in sequences.items()}
-    most = SERVERS["got10k"].most_runs
-    ways = [tuple(f"{run:03d}" for run in range(1, n + 1)) for n in range(1, most + 1)]
-    counts = Counter(runs.values())
-    usual = max(counts, key=lambda way: (counts[way], way in ways), default=())
-    for name, way in runs.items():
-        if way not in ways:
-            yield ZipFinding("runs", name, f"has {', '.join(way)}")
-        elif way != usual:
-            yield ZipFinding("runs", name, f"has {', '.join(way)}; most have {len(usual)}")
-
-
-def _trackingnet_tree(names: Sequence[str], expected: Collection[str]) -> ZipTree:
-    """Sort files as the server does: the one ``.txt`` whose path contains ``<sequence>.txt``."""
-    findings = [f for f in _repeated(names) if f.where.rpartition("/")[2][:-4] not in expected]
-    seen = [name for name in names if name.endswith(".txt") and "__MACOSX" not in name]
-    sequences: dict[str, dict[str, str]] = {}
-    matched: set[str] = set()
-    for sequence in sorted(expected):
-        files = [name for name in seen if f"{sequence}.txt" in name]
-        matched.update(files)
-        if len(files) > 1:
-            findings.append(ZipFinding("matched twice", sequence, " and ".join(files[:3])))
-        if files:
-            sequences[sequence] = {"001": files[0]}
-    for name in dict.fromkeys(names):
-        stem = name.rpartition("/")[2].removesuffix(".txt")
-        if name in matched:
-            kinds = {"nested": "/" in name, "name": stem not in expected}
-            findings += [ZipFinding(kind, name) for kind, is_so in kinds.items() if is_so]
-        elif _LITTER.fullmatch(name):
-            findings.append(ZipFinding("litter", name))
-        elif name.endswith("_time.txt"):
-            findings.append(ZipFinding("time file", name))
-        elif name.endswith(".txt"):
-            sequences.setdefault(stem, {"001": name})
-        else:
-            findings.append(ZipFinding("unexpected", name))
-    findings += _names(sequences, sequences, expected)
-    nested = any("/" in parts["001"] for parts in sequences.values())
-    return ZipTree(sequences, tuple(findings), "in folders" if nested else "at the root")
-
-
-def _names(
-    found: Collection[str], whole: Collection[str], expected: Collection[str]
-) -> Iterator[ZipFinding]:
-    """Yield the sequences that are too many or missing."""
+def sort_names(server: Server, names: Sequence[str], expected: Collection[str]) -> ZipTree:
+    """Tell which file is which sequence's, and what is odd about the names."""
+    got10k = server.name == "got10k"
+    found: dict[str, dict[str, list[str]]] = {}
+    findings = []
+    for name in names:
+        owners = _got10k_owners(name) if got10k else _trackingnet_owners(name, expected)
+        for sequence, part in owners:
+            found.setdefault(sequence, {}).setdefault(part, []).append(name)
+        if not owners:
+            kind = "time file" if not got10k and name.endswith("_time.txt") else "unexpected"
+            findings.append(ZipFinding("litter" if _LITTER.fullmatch(name) else kind, name))
     lowered = {name.lower(): f"written {name}" for name in expected}
-    for name in found:
-        if name not in expected:
-            yield ZipFinding("unexpected", name, lowered.get(name.lower(), ""))
-    yield from (ZipFinding("missing", name) for name in sorted(set(expected).difference(whole)))
+    for sequence, parts in sorted(found.items()):
+        if sequence not in expected:
+            findings.append(ZipFinding("unexpected", sequence, lowered.get(sequence.lower(), "")))
+        twice = [" and ".join(files[:3]) for files in parts.values() if len(files) > 1]
+        findings += [ZipFinding("matched twice", sequence, files) for files in twice]
+    sequences = {
+        name: {part: files[0] for part, files in sorted(parts.items())}
+        for name, parts in sorted(found.items())
+        if parts.keys() - {"time"}
+    }
+    missing = sorted(set(expected).difference(sequences))
+    findings += [ZipFinding("missing", name) for name in missing]
+    paths = {f: name for name, parts in found.items() for files in parts.values() for f in files}
+    if got10k:
+        form = _place_got10k(paths, findings)
+        findings += _uneven(sequences, server.most_runs)
+    else:
+        form = _place_trackingnet(paths, expected, findings)
+    return ZipTree(sequences, findings, form)
 
 
-def _repeated(names: Sequence[str]) -> Iterator[ZipFinding]:
-    for name, count in Counter(names).items():
-        if count > 1:
-            yield ZipFinding("matched twice", name, f"{count} entries of this name")
+def _got10k_owners(name: str) -> list[tuple[str, str]]:
+    match = _GOT10K.fullmatch(name)
+    if match is None or match["part"] == "000" or _LITTER.fullmatch(name):
+        return []
+    return [(match["sequence"], match["part"])]
 
 
-SERVERS: dict[ServerName, Server] = {
-    "got10k": Server(
-        name="got10k",
-        title="GOT-10k test",
-        zip_name="GOT10k-test.zip",
-        boxes="{0}/{0}_{1:03d}.txt",
-        times="{0}/{0}_time.txt",
-        decimals=4,
-        most_runs=3,
-        tree=_got10k_tree,
-    ),
-    "trackingnet": Server(
-        name="trackingnet",
-        title="TrackingNet test",
-        zip_name="TrackingNet-test.zip",
-        boxes="{0}.txt",
-        times=None,
-        decimals=2,
-        most_runs=1,
-        tree=_trackingnet_tree,
-    ),
-}
-"""Every server, by the data set that it scores."""
+def _trackingnet_owners(name: str, expected: Collection[str]) -> list[tuple[str, str]]:
+    """Match as the server does: the ``.txt`` whose path contains ``<sequence>.txt``."""
+    if not name.endswith(".txt") or "__MACOSX" in name:
+        return []
+    if matched := [(sequence, "001") for sequence in expected if f"{sequence}.txt" in name]:
+        return matched
+    stray = name.endswith("_time.txt") or _LITTER.fullmatch(name)
+    return [] if stray else [(_stem(name), "001")]
+
+
+def _place_got10k(paths: Mapping[str, str], findings: list[ZipFinding]) -> str:
+    """See that the sequences' folders are at the root or all inside one; return where."""
+    tails = {path: f"{sequence}/{path.rpartition('/')[2]}" for path, sequence in paths.items()}
+    tops = Counter(
+        p.removesuffix(tail) for p, tail in tails.items() if f"/{p}".endswith(f"/{tail}")
+    )
+    top = max(tops, key=lambda t: (tops[t], -len(t)), default="")
+    allowed = top if top.count("/") < 2 else ""
+    for path, tail in tails.items():
+        if path != allowed + tail:
+            findings.append(ZipFinding("layout", path, f"should be {allowed}{tail}"))
+    return f"inside the folder {top.rstrip('/')}" if top else "at the root"
+
+
+def _uneven(sequences: Mapping[str, Mapping[str, str]], most_runs: int) -> Iterator[ZipFinding]:
+    """Yield the sequences whose runs are not 001 … R, R the number that most of them have."""
+    runs = {name: [part for part in parts if part != "time"] for name, parts in sequences.items()}
+    usual = Counter(map(len, runs.values())).most_common(1)
+    wanted = [f"{run:03d}" for run in range(1, min(usual[0][0], most_runs) + 1)] if usual else []
+    for name, has in runs.items():
+        if has != wanted:
+            yield ZipFinding("runs", name, f"has {', '.join(has)}, not {', '.join(wanted)}")
+
+
+def _place_trackingnet(
+    paths: Mapping[str, str], expected: Collection[str], findings: list[ZipFinding]
+) -> str:
+    """Note the files in folders and those of longer names; return where they are."""
+    for path, sequence in paths.items():
+        if sequence in expected and "/" in path:
+            findings.append(ZipFinding("nested", path))
+        if sequence in expected and _stem(path) not in expected:
+            findings.append(ZipFinding("name", path))
+    return "in folders" if any("/" in path for path in paths) else "at the root"
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".txt")

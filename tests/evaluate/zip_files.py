@@ -5,8 +5,13 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
+from pathlib import Path
+
+import numpy as np
 
 from lorat.evaluate.submit.servers import SERVERS
+from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
+from lorat.shards.pixels.geometry import xywh_to_xyxy
 
 GOT10K = SERVERS["got10k"].official
 TRACKINGNET = SERVERS["trackingnet"].official
@@ -39,3 +44,15 @@ def zipped(files, compression: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
         for name, data in pairs:
             archive.writestr(name, data or b"")
     return buffer
+
+
+def tree_of(
+    frames: dict[str, int], firsts: dict | None = None, size: tuple[int, int] = (10**6, 10**6)
+) -> list[Clip]:
+    """Sequences of a test set: frames of each, and given boxes x, y, w, h where they matter."""
+    clips = []
+    for name, count in frames.items():
+        given = xywh_to_xyxy((firsts or {}).get(name, np.full(4, np.nan)))[None]
+        files = FrameFiles(Path("frames"), range(1, count + 1), "%08d.jpg")
+        clips.append(Clip("x", "test", name, files, (Track(given, np.ones(1, bool)),), 1, size))
+    return clips

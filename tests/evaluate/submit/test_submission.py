@@ -10,10 +10,10 @@ import pytest
 
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.submit import pack
-from lorat.evaluate.submit.judge import Expected
 from lorat.evaluate.submit.servers import SERVERS
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh
+from tests.evaluate.zip_files import tree_of
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 NAME = "GOT-10k_Test_000001"
@@ -47,8 +47,8 @@ def packed_as(tmp_path, results):
 
     def run(*runs, server="got10k", out="t.zip", frames=None, overwrite=False, **known):
         frames = {n: len(r.boxes) for n, r in results.items()} if frames is None else frames
-        wanted = Expected(names=tuple(frames), frames=frames, **known)
-        return pack.pack_zip(server, runs, wanted, tmp_path / out, overwrite=overwrite)
+        tree = tree_of(frames, **known)
+        return pack.pack_zip(server, runs, tree, tmp_path / out, overwrite=overwrite)
 
     return run
 
@@ -162,12 +162,12 @@ def test_a_folder_of_the_zips_name_is_left_alone(packed_as, tmp_path, results):
 @pytest.mark.parametrize(
     ("rows", "box", "reason"),
     [
-        (slice(0, 23), None, "23 boxes for 24 frames"),
-        ([*range(24), 0], None, "25 boxes for 24 frames"),
-        (4, np.nan, "the box of frame 5 is not finite"),
-        (4, np.inf, "the box of frame 5 is not finite"),
-        (23, [1, 1, 5, -1], "the box of frame 24 has a negative size"),
-        (2, [1e5, 1, 5, 5], "the box of frame 3 is 100000 pixels away"),
+        (slice(0, 23), None, "23 rows for 24 frames"),
+        ([*range(24), 0], None, "25 rows for 24 frames"),
+        (4, np.nan, "box of frame 5 is not finite"),
+        (4, np.inf, "box of frame 5 is not finite"),
+        (23, [1, 1, 5, -1], "box of frame 24 is not finite or has a negative size"),
+        (2, [1e5, 1, 5, 5], "row 3"),
     ],
 )
 def test_boxes_a_server_cannot_score_are_refused_before_there_is_a_file(
@@ -177,18 +177,18 @@ def test_boxes_a_server_cannot_score_are_refused_before_there_is_a_file(
     if box is None:
         old, fields = results[NAME], ("boxes", "scores", "times")
         bad = changed(results, **{field: getattr(old, field)[rows] for field in fields})
-    with pytest.raises(UserError, match=f"{NAME}: {reason}"):
+    with pytest.raises(UserError, match=rf"(of 100000 .*)?{NAME}\b.*{reason}"):
         packed_as(bad, server=server, out="new/t.zip")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_and_unexpected_sequences_are_named(packed_as, tmp_path, results):
     fewer = {name: result for name, result in results.items() if name != NAME}
-    with pytest.raises(UserError, match=f"no result of {NAME}"):
+    with pytest.raises(UserError, match=rf"missing sequences \(1\): {NAME}"):
         packed_as(fewer)
-    with pytest.raises(UserError, match=f"run 2: no result of {NAME}"):
+    with pytest.raises(UserError, match=rf"runs of the others \(1\): {NAME} \(has 001, not"):
         packed_as(results, fewer)
-    with pytest.raises(UserError, match=f"unexpected sequences {NAME}"):
+    with pytest.raises(UserError, match=rf"do not belong there \(1\): {NAME}"):
         packed_as(results, frames={name: len(result.boxes) for name, result in fewer.items()})
     with pytest.raises(UserError, match="no sequence to submit"):
         packed_as({}, frames={})
@@ -206,14 +206,14 @@ def test_a_first_box_that_is_one_based_is_refused_and_another_is_noted(
     packed_as, tmp_path, results
 ):
     first = {name: result.boxes[0] for name, result in results.items()}
-    assert not any("first box" in note for note in packed_as(results, first_boxes=first).notes)
+    assert not any("first box" in note for note in packed_as(results, firsts=first).notes)
     moved = first | {NAME: first[NAME] - [1, 1, 0, 0]}
     for server in SERVERS:
-        with pytest.raises(UserError, match=f"one pixel off.*{NAME}.*shift the results by one"):
-            packed_as(results, server=server, out="none/t.zip", first_boxes=moved)
+        with pytest.raises(UserError, match=f"one pixel off.*{NAME}.*shift all boxes by a pixel"):
+            packed_as(results, server=server, out="none/t.zip", firsts=moved)
     assert not (tmp_path / "none").exists()
     moved = first | {NAME: first[NAME] - [1, 5, 0, 0]}
-    notes = packed_as(results, first_boxes=moved).notes
+    notes = packed_as(results, firsts=moved).notes
     assert any(
         n.startswith(f"files that do not begin with the given box (1): {NAME}") for n in notes
     )
@@ -231,10 +231,13 @@ def test_boxes_beside_the_image_are_noted(packed_as, results):
     left, right = ([-50, 8, 20, 20], [2000, 8, 20, 20])
     where = f"{NAME}/{NAME}_001.txt (2 rows, row 6 the first)"
     note = f"files with boxes outside the image (1): {where}"
-    sizes = dict.fromkeys(results, (2000, 2000))
-    for box, known, expected in ((left, {}, (note,)), (right, {}, ()), (right, sizes, (note,))):
+    for box, size, expected in (
+        (left, (3000, 3000), (note,)),
+        (right, (3000, 3000), ()),
+        (right, (2000, 3000), (note,)),
+    ):
         moved = with_boxes(results, slice(5, 7), box)
-        assert packed_as(moved, frame_sizes=known, overwrite=True).notes[2:] == expected
+        assert packed_as(moved, size=size, overwrite=True).notes[2:] == expected
 
 
 def test_a_zip_that_does_not_read_back_never_gets_its_name(

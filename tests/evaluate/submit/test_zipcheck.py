@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.submit.judge import Expected, judge_zip
+from lorat.evaluate.submit.judge import judge_zip
 from lorat.evaluate.submit.pack import pack_zip
-from lorat.evaluate.submit.servers import ERRORS, KINDS, SERVERS
+from lorat.evaluate.submit.servers import ERRORS, SERVERS, WARNINGS
 from lorat.shards.base.errors import UserError
 from tests.evaluate.zip_files import (
     BOXES,
@@ -24,6 +24,7 @@ from tests.evaluate.zip_files import (
     TRACKINGNET,
     got10k_files,
     trackingnet_files,
+    tree_of,
     zipped,
 )
 
@@ -33,15 +34,15 @@ RUN, TIME = f"{NAME}/{NAME}_001.txt", f"{NAME}/{NAME}_time.txt"
 TN = TRACKINGNET[6]
 
 
-def judge(files, server=None, **expected):
-    names = GOT10K if server != "trackingnet" else TRACKINGNET
-    wanted = Expected(names=names, **expected) if expected else None
-    return judge_zip(zipped(files), "t.zip", server, wanted)
+def judge(files, server=None, clips=()):
+    return judge_zip(zipped(files), "t.zip", server, clips=clips)
 
 
 def found(judgement):
     """Kind → the places of its findings."""
-    kinds = {kind: [f.where for f in judgement.findings if f.kind == kind] for kind in KINDS}
+    kinds = {
+        kind: [f.where for f in judgement.findings if f.kind == kind] for kind in ERRORS | WARNINGS
+    }
     return {kind: places for kind, places in kinds.items() if places}
 
 
@@ -51,8 +52,7 @@ def test_both_trees_of_got10k_pass(top, runs):
     judgement = judge(got10k_files(top, runs))
     assert (judgement.server.name, judgement.sequences, judgement.findings) == ("got10k", 180, ())
     assert judgement.verdict().startswith("fit to submit, if each")
-    frames = dict.fromkeys(GOT10K, 2)
-    judgement = judge(got10k_files(top, runs), frames=frames)
+    judgement = judge(got10k_files(top, runs), clips=tree_of(dict.fromkeys(GOT10K, 2)))
     assert judgement.verdict() == "fit to submit"
     assert judgement.unchecked == 0
 
@@ -84,8 +84,7 @@ def test_small_sets_of_the_published_writer_lack_only_the_others(file, server, s
         assert found(judgement).keys() <= {"missing", "unexpected"}
         assert judgement.verdict().startswith("not fit to submit")
         names = [name for name in zipfile.ZipFile(opened).namelist() if "_time" not in name]
-        own = Expected(names=tuple(sorted(name.split("/")[1] for name in names)))
-        again = judge_zip(opened, file, expected=own)
+        again = judge_zip(opened, file, expected={name.split("/")[1] for name in names})
     assert not again.errors and found(again).keys() <= {"nested"}
 
 
@@ -185,7 +184,7 @@ def got10k_defects():
             one | {f"T/{RUN}": BOXES},
             {"layout": [f"T/{RUN}"], "matched twice": [NAME]},
         ),
-        "twice": ([*one.items(), (RUN, BOXES)], {"matched twice": [RUN]}),
+        "twice": ([*one.items(), (RUN, BOXES)], {"matched twice": [NAME]}),
         "litter": (
             one | {f"__MACOSX/{NAME}/._{NAME}_001.txt": b"\0\5"},
             {"litter": [f"__MACOSX/{NAME}/._{NAME}_001.txt"]},
@@ -256,7 +255,7 @@ def test_name_in_other_case_is_told_how_it_is_written():
 
 
 FIRST = np.array([10.0, 20.0, 30.0, 40.0])
-SIZES = dict.fromkeys(GOT10K, (640, 360))
+FRAMES = dict.fromkeys(GOT10K, 2)
 
 
 @pytest.mark.parametrize(
@@ -275,20 +274,18 @@ SIZES = dict.fromkeys(GOT10K, (640, 360))
 )
 def test_first_boxes_are_compared_with_the_given_ones(given_box, kind):
     firsts = dict.fromkeys(GOT10K, FIRST) | {NAME: np.array(given_box, float)}
-    assert found(judge(got10k_files(), first_boxes=firsts)) == ({kind: [RUN]} if kind else {})
+    judgement = judge(got10k_files(), clips=tree_of(FRAMES, firsts))
+    assert found(judgement) == ({kind: [RUN]} if kind else {})
 
 
 def test_rows_are_compared_with_frames_where_they_are_known():
-    frames = dict.fromkeys(GOT10K, 2)
-    judgement = judge(got10k_files(), frames=frames | {NAME: 3})
+    judgement = judge(got10k_files(), clips=tree_of(FRAMES | {NAME: 3}))
     assert found(judgement) == {"rows": [RUN], "times": [TIME]}
     assert judgement.findings[0].what == "2 rows for 3 frames"
-    del frames[NAME]
-    judgement = judge(got10k_files(), frames=frames)
+    judgement = judge(got10k_files(), clips=tree_of(without(FRAMES, NAME)))
     assert judgement.findings == () and judgement.unchecked == 1
-    judgement = judge(
-        trackingnet_files(), "trackingnet", frames=dict.fromkeys(TRACKINGNET, 2) | {TN: 1}
-    )
+    tree = tree_of(dict.fromkeys(TRACKINGNET, 2) | {TN: 1})
+    judgement = judge(trackingnet_files(), "trackingnet", tree)
     assert found(judgement) == {"rows": [f"{TN}.txt"]}
 
 
@@ -296,7 +293,7 @@ def test_boxes_right_of_and_below_the_image_are_found_where_its_size_is_known():
     files = got10k_files() | {RUN: set_lines(GOOD[0], "640,20,30,40", "11,360,30,40")}
     files[TIME] = TIMES + b"0.1\n"
     assert judge(files).findings == ()
-    judgement = judge(files, frame_sizes=SIZES)
+    judgement = judge(files, clips=tree_of(FRAMES | {NAME: 3}, size=(640, 360)))
     assert found(judgement) == {"outside": [RUN]}
     assert judgement.findings[0].what == "2 rows, row 2 the first"
 
@@ -381,7 +378,7 @@ def test_no_damage_to_the_bytes_of_a_zip_escapes_as_anything_but_a_finding(chang
 def test_no_text_escapes_as_anything_but_a_finding(text):
     data = text.encode() if isinstance(text, str) else text
     names = ("a",)
-    judgement = judge_zip(zipped({"a.txt": data}), "t.zip", "trackingnet", Expected(names=names))
+    judgement = judge_zip(zipped({"a.txt": data}), "t.zip", "trackingnet", names)
     assert judgement.sequences == 1
     assert all(str(finding).isprintable() for finding in judgement.findings)
 
@@ -401,14 +398,9 @@ def test_what_the_packer_writes_is_judged_without_an_error(tmp_path, runs, rows,
     boxes, n = np.array(rows), len(rows)
     names = ("a_1", "b_2")
     results = {k: SequenceResult(k, boxes, np.zeros(n), np.full(n, time)) for k in names}
-    wanted = Expected(
-        names=names,
-        frames=dict.fromkeys(names, n),
-        first_boxes=dict.fromkeys(names, boxes[0]),
-        frame_sizes=dict.fromkeys(names, (640, 360)),
-    )
+    tree = tree_of(dict.fromkeys(names, n), dict.fromkeys(names, boxes[0]), (640, 360))
     for server in SERVERS:
-        packed = pack_zip(server, [results] * runs, wanted, tmp_path / "t.zip", overwrite=True)
+        packed = pack_zip(server, [results] * runs, tree, tmp_path / "t.zip", overwrite=True)
         with packed.path.open("rb") as file:
-            judgement = judge_zip(file, "t.zip", expected=wanted)
+            judgement = judge_zip(file, "t.zip", expected=names, clips=tree)
         assert judgement.errors == () and judgement.sequences == 2
