@@ -1,0 +1,120 @@
+"""What of a plan is in its folder already; none but its own shards may be.
+
+Promise: a folder that was begun with another configuration, or holds more than is asked for, is
+refused before anything in it changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
+from typing import Any
+
+from lorat.prep.build.plan import Plan
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import children, file_size, read_json, write_json
+from lorat.shards.manifest import MANIFEST, Receipt, load_manifest, load_receipt
+
+PLAN = "plan.json"
+_VERSION = 1  # of that file
+_THREADS = 16  # receipts are asked for at once, since a remote store takes its time for each
+
+
+def check_folder(plan: Plan) -> None:
+    """Refuse a folder that holds shards of another build; writes nothing.
+
+    Raises:
+        UserError: if its shards were built with another configuration, or go past the last pair of
+            this plan: shortening would throw finished shards away.
+    """
+    receipts = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
+    found = (receipts.fullmatch(file.name) for file in children(plan.folder))
+    numbers = sorted(int(match[1]) for match in found if match)
+    if file_size(plan.folder / MANIFEST) is not None:
+        _refuse_other_build(plan, load_manifest(plan.folder).config)
+    elif numbers and (begun := _begun(plan)):
+        _refuse_other_build(plan, begun["config"])
+    # Backwards from the end: one damaged shard there must not hide the whole ones before it.
+    for number in takewhile(lambda number: number >= plan.shards() - 1, reversed(numbers)):
+        receipt = load_receipt(plan.folder, plan.shard(number), plan.fingerprint())
+        if receipt is not None and receipt.pairs.stop > plan.pairs:
+            there = receipt.pairs.stop
+            raise UserError(
+                f"{plan.folder}: holds shards up to pair {there:,}, {plan.pairs:,} are asked for; "
+                f"ask for --pairs {there} or more (or a larger --budget), delete the folder, or "
+                "build into another --shards"
+            )
+
+
+def begin(plan: Plan) -> None:
+    """Write down in the folder what is built there.
+
+    Raises:
+        UserError: as `check_folder`, or if it cannot be written.
+    """
+    check_folder(plan)
+    parts = plan.options.part.of if plan.options.part else 1
+    now = {"version": _VERSION, "config": plan.config, "parts": parts}
+    if _begun(plan) != now:
+        write_json(plan.folder / PLAN, now)
+
+
+def planned_parts(plan: Plan) -> int:
+    """Return how many parts the last run in the folder was one of; 1 where none was begun."""
+    begun = _begun(plan)
+    return int(begun["parts"]) if begun else 1
+
+
+def receipts(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
+    """Return the receipts of those of some shards that are there and whole, by shard number."""
+    config = plan.fingerprint()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(lambda n: load_receipt(plan.folder, plan.shard(n), config), numbers)
+        return {
+            number: receipt
+            for number, receipt in zip(numbers, found, strict=True)
+            if receipt is not None and receipt.pairs == plan.pair_range(number)
+        }
+
+
+def finished(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
+    """Return the receipts of the shards that need not be built again, by shard number.
+
+    Shards that lost pairs are, when more is lost than allowed: the frames may have been mended.
+    """
+    done = receipts(plan, numbers)
+    if sum(len(receipt.bad) for receipt in done.values()) <= plan.options.max_bad:
+        return done
+    return {number: receipt for number, receipt in done.items() if not receipt.bad}
+
+
+def _refuse_other_build(plan: Plan, before: dict[str, Any]) -> None:
+    differing = [k for k in {**before, **plan.config} if before.get(k) != plan.config.get(k)]
+    if differing:
+        # Other exclusions make other annotations; the reason is what helps.
+        key = next((key for key in differing if key != "annotations"), differing[0])
+        raise UserError(
+            f"{plan.folder}: was built with another {key} ({before.get(key)} instead of "
+            f"{plan.config.get(key)}); delete the folder or build into another --shards"
+        )
+
+
+def _begun(plan: Plan) -> dict[str, Any] | None:
+    """Return what `begin` wrote into the folder; None where it did not.
+
+    Raises:
+        UserError: if it is of another version, or not what was written.
+    """
+    file = plan.folder / PLAN
+    if file_size(file) is None:
+        return None
+    match read_json(file):
+        case {"version": version, "config": dict(), "parts": int()} as begun:
+            if version == _VERSION:
+                return begun
+    raise UserError(
+        f"{file}: is not what this release writes (version {_VERSION}); if the shards beside it "
+        "were built with the same options, delete it and run again"
+    )
