@@ -163,8 +163,7 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
         dump = load_dump(options.replay)
         print_replay(dump, replay(dump, start.device, start.backbone))
     elif options.profile:
-        from lorat.train.profile.profile import profile_variant
-        from lorat.train.profile.tables import print_profile
+        from lorat.train.profile.profile import print_profile, profile_variant
 
         request = _request(options, start)
         print_profile(profile_variant(request.variant, request.recipe, start.device))

@@ -16,23 +16,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 
 import torch
 
-from lorat.train.distributed.world import World
 from lorat.train.profile.count import (
     Setting,
     empty_network,
     made_up_batch,
     materialise,
-    prepare,
+    step_engine,
 )
-from lorat.train.step.engine import Engine, make_scaler
-from lorat.train.step.faults import Watch
 from lorat.train.step.step import update
-
-__all__ = ["Measured", "free_memory", "measure_apart", "product_rate"]
 
 _STATUS = Path("/proc/self/status")
 _MEMORY = Path("/proc/meminfo")
@@ -49,6 +43,7 @@ _PRODUCTS = 5
 class Measured:
     """A training step here."""
 
+    setting: Setting
     seconds: tuple[float, ...]
     """Of each step, after one that warms up."""
     peak: int | None
@@ -56,12 +51,7 @@ class Measured:
     before: int
     """The part of it that was there before the network."""
     rate: float
-    """Operations a second of a matrix product, right after the steps."""
-
-    @property
-    def median(self) -> float:
-        """Seconds of a step."""
-        return median(self.seconds)
+    """Operations a second of a matrix product, measured right before and after the steps."""
 
 
 def measure_apart(setting: Setting) -> Measured | None:
@@ -78,24 +68,23 @@ def _measure(setting: Setting, threads: int) -> Measured:
     device = setting.device
     before = _resident("VmRSS") if device.type == "cpu" else 0
     network = materialise(empty_network(setting.variant, setting.dtype), device)
-    objective, optimizer = prepare(network, setting)
+    engine = step_engine(network, setting)
     if setting.train.compile:
-        objective.compile_whole(device)
-    scaler = make_scaler(setting.dtype, device)
-    world = World(0, 1, device)
-    engine = Engine(objective, objective, optimizer, scaler, world, Watch(world))
+        engine.objective.compile_whole(device)
     batch = made_up_batch(setting, network)
+
+    def timed(step: int) -> float:
+        return _seconds(lambda: update(engine, setting.train, batch, step), device)
+
+    timed(0)
     seconds: list[float] = []
-    for step in range(_MOST_STEPS + 1):
-        _wait_for(device)
-        begin = time.perf_counter()
-        update(engine, setting.train, batch, step)
-        _wait_for(device)
-        seconds.append(time.perf_counter() - begin)
-        if step >= _LEAST_STEPS and sum(seconds[1:]) > _ENOUGH:
-            break
-    peak = _peak(device)
-    return Measured(tuple(seconds[1:]), peak, before, product_rate(device, setting.dtype))
+    while len(seconds) < _LEAST_STEPS or (len(seconds) < _MOST_STEPS and sum(seconds) <= _ENOUGH):
+        seconds.append(timed(len(seconds) + 1))
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    if device.type == "cpu":
+        peak = _resident("VmHWM")
+    rate = product_rate(device, setting.dtype)
+    return Measured(setting, tuple(seconds), peak, before, rate)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -134,12 +123,6 @@ def _left_in_containers(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
             files = dict(zip(statistics[::2], statistics[1::2], strict=True))
             left.append(int(texts[0]) - int(texts[1]) + int(files.get("inactive_file", 0)))
     return left or [sys.maxsize]
-
-
-def _peak(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _resident("VmHWM") if device.type == "cpu" else None
 
 
 def _resident(name: str) -> int:

@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 
 import torch
+from rich.table import Table
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.shards.base.console import progress_bar
+from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import UserError
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
 from lorat.train.profile.count import (
     FrameCost,
     Part,
     Setting,
-    StepCost,
+    StepMemory,
+    StepOperations,
     count_frame,
+    count_memory,
+    count_operations,
     count_parameters,
-    count_step,
 )
 from lorat.train.profile.measure import Measured, free_memory, measure_apart, product_rate
 
-__all__ = ["GIB", "Profile", "Trial", "profile_variant", "usable_share"]
-
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 _USABLE, _USABLE_CPU = 0.9, 0.7
 """Share of a device's memory that is filled; the rest is for what is not counted, which on a
 processor is much: a process was seen to hold up to 1.34 times what is counted."""
@@ -43,35 +46,29 @@ _SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A step that was measured, and the product that it is compared with."""
-
-    setting: Setting
-    cost: StepCost
-    measured: Measured
-    rate: float
-    """Operations a second of a matrix product."""
-
-
-@dataclass(frozen=True, slots=True)
 class Profile:
     """All that is known of a variant under a recipe."""
 
     setting: Setting
     parts: tuple[Part, ...]
     frame: FrameCost
-    beside: int
-    """`frame.whole` with each LoRA pair as two thin products of its own, as papers train."""
-    step: StepCost
+    operations: StepOperations
+    memory: StepMemory
     pair: float
     """Bytes that one more pair takes."""
     largest: tuple[tuple[int, int], ...]
     """Bytes of a device, and the pairs that the usable share of it holds at once."""
     is_here: bool
     """Whether the device is; then the bytes are what is free on it."""
-    trial: Trial | None
+    measured: Measured | None
     notes: tuple[str, ...]
     """Why nothing was measured, or less than the recipe asks for."""
+
+    @property
+    def beside(self) -> int:
+        """`frame.whole` with each LoRA pair as two thin products of its own, as papers train."""
+        pairs = sum(part.every for part in self.parts if part.name == "LoRA")
+        return self.frame.whole + 2 * self.frame.tokens * pairs  # each token meets each number once
 
 
 def profile_variant(variant: VariantConfig, recipe: RecipeConfig, device: str) -> Profile:
@@ -92,35 +89,20 @@ def profile_variant(variant: VariantConfig, recipe: RecipeConfig, device: str) -
     with progress_bar("profile") as update:
         parts, frame = count_parameters(variant), count_frame(variant)
         update(1, 4)
-        step = count_step(setting)
-        wider = count_step(setting.with_pairs(2 * step.pairs))
-        pair = (wider.peak - step.peak) / step.pairs
+        operations, memory = count_operations(setting), count_memory(setting)
+        wider = count_memory(setting.with_pairs(2 * memory.pairs))
+        pair = (wider.peak - memory.peak) / memory.pairs
         update(2, 4)
         rooms = (free_memory(setting.device),) if is_here else _SIZES
-        largest = tuple((room, _largest(setting, step, pair, room)) for room in rooms)
+        largest = tuple((room, _largest(setting, memory, pair, room)) for room in rooms)
         update(3, 4)
         if is_here:
-            trial, notes = _measure(setting, step, *largest[0])
+            measured, notes = _measure(setting, operations.every, *largest[0])
         else:
-            trial, notes = None, (f"time is not given: there is no {device} device here",)
+            measured, notes = None, [f"time is not given: there is no {device} device here"]
         update(4, 4)
-    return Profile(
-        setting=setting,
-        parts=tuple(parts),
-        frame=frame,
-        beside=frame.whole + 2 * frame.tokens * _pairs(parts),
-        step=step,
-        pair=pair,
-        largest=largest,
-        is_here=is_here,
-        trial=trial,
-        notes=notes,
-    )
-
-
-def _pairs(parts: list[Part]) -> int:
-    """Return the numbers in LoRA's pairs; each token meets each of them once."""
-    return sum(part.every for part in parts if part.name == "LoRA")
+    found = parts, frame, operations, memory, pair, largest, is_here, measured, tuple(notes)
+    return Profile(setting, *found)
 
 
 def _setting(variant: VariantConfig, recipe: RecipeConfig, name: str) -> tuple[Setting, bool]:
@@ -137,17 +119,16 @@ def _setting(variant: VariantConfig, recipe: RecipeConfig, name: str) -> tuple[S
     return Setting(variant, recipe.train, torch.device(name), getattr(torch, asked)), False
 
 
-def usable_share(device: torch.device) -> float:
-    """Return the share of free memory that what is counted may fill."""
+def _usable(device: torch.device) -> float:
     return _USABLE_CPU if device.type == "cpu" else _USABLE
 
 
-def _largest(setting: Setting, step: StepCost, pair: float, room: int) -> int:
+def _largest(setting: Setting, memory: StepMemory, pair: float, room: int) -> int:
     """Return how many pairs at once a device of `room` bytes holds, counted for that number."""
-    usable = room * usable_share(setting.device)
-    pairs = step.pairs + int((usable - step.peak) // pair)
+    usable = room * _usable(setting.device)
+    pairs = memory.pairs + int((usable - memory.peak) // pair)
     while pairs > 0:
-        excess = count_step(setting.with_pairs(pairs)).peak - usable
+        excess = count_memory(setting.with_pairs(pairs)).peak - usable
         if excess <= 0:
             return pairs
         pairs -= max(1, math.ceil(excess / pair))
@@ -155,30 +136,123 @@ def _largest(setting: Setting, step: StepCost, pair: float, room: int) -> int:
 
 
 def _measure(
-    setting: Setting, step: StepCost, room: int, most: int
-) -> tuple[Trial | None, tuple[str, ...]]:
-    """Measure a step of the recipe, or of as many halves of its pairs as this machine can do.
+    setting: Setting, operations: int, room: int, most: int
+) -> tuple[Measured | None, list[str]]:
+    """Measure a step of the recipe, or of as many halves of its pairs as fit and are quick enough.
 
     Args:
         setting: what to measure.
-        step: what it costs, counted.
+        operations: of its step.
         room: free bytes.
         most: pairs that fit in there.
     """
     rate = product_rate(setting.device, setting.dtype)
-    expected = step.flops / (rate * _SHARE)
-    pairs, notes = step.pairs, []
+    expected = operations / (rate * _SHARE)
+    pairs, notes = setting.pairs, []
     if pairs > most:
         notes.append(f"{pairs} pairs at once do not fit into the {room / GIB:.1f} GiB free here")
     elif expected > _PATIENCE:
         notes.append(f"{pairs} pairs at once would take about {expected:.0f} s a step here")
-    while pairs > min(most, step.pairs * _PATIENCE / expected):
+    while pairs > min(most, setting.pairs * _PATIENCE / expected):
         pairs //= 2
     if pairs == 0:
-        return None, (*notes, "time is not given: not even one pair is small or quick enough here")
-    smaller = setting.with_pairs(pairs)
-    measured = measure_apart(smaller)
+        return None, [*notes, "time is not given: not even one pair is small or quick enough here"]
+    measured = measure_apart(setting.with_pairs(pairs))
     if measured is None:
-        return None, (*notes, f"time is not given: {pairs} pairs at once ran out of memory")
-    rate = max(rate, measured.rate)  # the higher one was disturbed less
-    return Trial(smaller, count_step(smaller), measured, rate), tuple(notes)
+        return None, [*notes, f"time is not given: {pairs} pairs at once ran out of memory"]
+    # Of two rates the higher one was disturbed less.
+    return replace(measured, rate=max(rate, measured.rate)), notes
+
+
+def print_profile(profile: Profile) -> None:
+    """Print a profile on stdout as tables of at most 80 columns, each computed or measured."""
+    setting, train = profile.setting, profile.setting.train
+    number_type = str(setting.dtype).removeprefix("torch.")
+    extras = {
+        f"{train.accumulate} micro-batches": train.accumulate > 1,
+        "activations checkpointed": train.checkpoint_activations,
+        "compiled": train.compile,
+    }
+    head = [f"{setting.variant.name}: {train.batch_size} pairs a step", number_type]
+    say(", ".join([*head, setting.device.type, *(text for text, holds in extras.items() if holds)]))
+    parts = [(p.name, f"{p.every:,}", f"{p.trained:,}") for p in profile.parts if p.every]
+    every, trained = (sum(getattr(p, n) for p in profile.parts) for n in ("every", "trained"))
+    parts.append(("together", f"{every:,}", f"{trained:,}"))
+    tables = [_table(("parameters", "all", "trained"), parts)]
+    tables += [_operations(profile), _memory(profile)]
+    if profile.measured is not None:
+        tables.append(_measured(profile.measured))
+    for table in tables:
+        say("")
+        OUT.print(table)
+    for note in profile.notes:
+        say(note)
+
+
+def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = plain_table(columns)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _operations(profile: Profile) -> Table:
+    frame, step, pairs = profile.frame, profile.operations, profile.setting.train.batch_size
+    rows = {
+        "a tracked frame, LoRA merged": frame.track,
+        "a template, once a sequence": frame.template,
+        "template and search, merged, last block whole": frame.whole,
+        "the same with LoRA beside its layers": profile.beside,
+        "training, a pair forward": step.forward / pairs,
+        "training, a pair forward and backward": step.every / pairs,
+    }
+    if profile.beside == frame.whole:
+        del rows["the same with LoRA beside its layers"]
+    columns = "operations, computed (2 a multiply-add)", "GFLOP"
+    return _table(columns, [(name, _giga(value)) for name, value in rows.items()])
+
+
+def _memory(profile: Profile) -> Table:
+    memory = profile.memory
+    unit, size = ("GiB", GIB) if memory.peak >= GIB else ("MiB", MIB)
+    values = {
+        "weights": memory.weights,
+        "optimiser": memory.optimiser,
+        "gradients": memory.gradients,
+        "activations kept for the backward pass": memory.activations,
+        "most at a time": memory.peak,
+        "each pair more": profile.pair,
+    }
+    rows = [(name, f"{value / size:,.2f}") for name, value in values.items()]
+    here = " free here" if profile.is_here else ""
+    share = f"{_usable(profile.setting.device):.0%}"
+    for room, pairs in profile.largest:
+        text = f"pairs at once that fit {share} of {room / GIB:.1f} GiB{here}"
+        rows.append((text, f"{pairs:,}"))
+    return _table((f"memory of a step, computed ({_at_once(memory.pairs)})", unit), rows)
+
+
+def _measured(measured: Measured) -> Table:
+    setting, seconds = measured.setting, median(measured.seconds)
+    share = count_operations(setting).every / seconds / measured.rate
+    rows = [
+        (f"a step, median of {len(measured.seconds)}, ms", f"{seconds * 1e3:,.1f}"),
+        ("pairs a second", f"{setting.train.batch_size / seconds:,.2f}"),
+        (f"share of a matrix product's rate ({_giga(measured.rate)} GFLOP/s)", f"{share:.0%}"),
+    ]
+    if measured.peak is not None:
+        what = "of the process, GiB" if setting.device.type == "cpu" else "of tensors, GiB"
+        rows.append((f"most memory {what}", f"{measured.peak / GIB:,.2f}"))
+        if measured.before:
+            rows.append(("of it before the network, GiB", f"{measured.before / GIB:,.2f}"))
+        rows.append(("computed for these pairs, GiB", f"{count_memory(setting).peak / GIB:,.2f}"))
+    return _table((f"measured on {setting.device} ({_at_once(setting.pairs)})", ""), rows)
+
+
+def _at_once(pairs: int) -> str:
+    return f"{pairs} pair{'s' * (pairs > 1)} at once"
+
+
+def _giga(operations: float) -> str:
+    value = operations / 1e9
+    return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
