@@ -3,6 +3,7 @@
 Promise: every plan is a pure function of its draws. Objects follow smooth paths through random
 points of the frame at a speed that is a share of their own side: mostly 0.02 to 0.3 sides a
 frame, with bursts of about one. A wandering object is whole inside the frame in its first frame.
+Sizes of frames are (width, height).
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.shards.rng import Draws
-
-__all__ = ["Motion", "Path2D", "crossing", "drift", "pan", "still", "wander"]
 
 Path2D = NDArray[np.floating]
 _STEPS = 24  # points a path segment is sampled with
@@ -47,23 +46,12 @@ class Motion:
 
 
 def drift(draws: Draws, length: int, period: float) -> NDArray[np.float64]:
-    """Return a smooth curve in [-1, 1], (length,): a cubic B-spline with random knots.
-
-    Args:
-        draws: where the knots come from.
-        length: number of frames.
-        period: frames between two knots.
-    """
+    """Return a smooth curve in [-1, 1], (length,): a cubic B-spline, a random knot a period."""
     knots = draws.uniforms(int(length / period) + 5) * 2 - 1
     at = np.arange(length) / period + draws.uniform()
     index = at.astype(np.int64)
     f = at - index
-    weights = (
-        (1 - f) ** 3,
-        3 * f**3 - 6 * f**2 + 4,
-        -3 * f**3 + 3 * f**2 + 3 * f + 1,
-        f**3,
-    )
+    weights = ((1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3)
     return np.stack([w * knots[index + k] for k, w in enumerate(weights)]).sum(0) / 6
 
 
@@ -74,14 +62,19 @@ def wander(
 
     Args:
         draws: the scene's stream.
-        size: (width, height) of the frame.
+        size: of the frame.
         length: number of frames.
         side: geometric mean of the object's sides, pixels.
         leaves: whether the path leads out of the frame once and in again.
     """
     halves, angles = _pose(draws, length, side)
     reach = float(np.hypot(halves[0, 0], halves[0, 1])) + 1
-    travelled = np.concatenate([[0.0], np.cumsum(_speeds(draws, length, side))[:-1]])
+    # Calm stretches and short bursts.
+    speeds = draws.uniform(0.06, 0.18) * (1 + 0.8 * drift(draws, length, 8))
+    for _ in range(draws.below(1 + length // 20)):
+        at, frames = draws.below(length), 2 + draws.below(3)
+        speeds[at : at + frames] = draws.uniform(0.5, 0.9)
+    travelled = np.concatenate([[0.0], np.cumsum(speeds * side)[:-1]])
     points = _waypoints(draws, size, reach, float(travelled[-1]))
     if leaves:
         at = 1 + draws.below(2)
@@ -119,8 +112,7 @@ def crossing(draws: Draws, target: Motion, size: tuple[int, int]) -> Motion:
     way = -1.0 if start > 0 else 1.0
     speed = max(clear - abs(start) * 0.5, extent * 0.4) / meet
     centres = target.centres[meet] + np.arange(-meet, length - meet)[:, None] * across * speed * way
-    halves = np.tile([wide, tall], (length, 1))
-    return Motion(centres, halves, np.full(length, turn))
+    return Motion(centres, np.tile([wide, tall], (length, 1)), np.full(length, turn))
 
 
 def pan(draws: Draws, room: tuple[int, int], length: int) -> Path2D:
@@ -131,29 +123,16 @@ def pan(draws: Draws, room: tuple[int, int], length: int) -> Path2D:
     return np.stack(curves, 1)
 
 
-def _pose(
-    draws: Draws, length: int, side: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _pose(draws: Draws, length: int, side: float) -> tuple[Path2D, NDArray[np.float64]]:
     """Return half extents (length, 2) and angles (length,)."""
     aspect = 0.62 * (1.6 / 0.62) ** draws.uniform()
     scale = 1 + draws.uniform(0.0, 0.5) * drift(draws, length, 22)
     squeeze = 1 + draws.uniform(0.0, 0.25) * drift(draws, length, 14)
-    aspect = np.sqrt(aspect * squeeze)
-    halves = np.stack([side * scale * aspect, side * scale / aspect], 1) / 2
+    root = np.sqrt(aspect * squeeze)
+    halves = np.stack([side * scale * root, side * scale / root], 1) / 2
     wobble = draws.uniform(0.0, 0.7) * drift(draws, length, 16)
     spin = draws.uniform(-0.05, 0.05) if draws.uniform() < 0.4 else 0.0
-    angles = draws.uniform(-0.6, 0.6) + wobble + spin * np.arange(length)
-    return halves, angles
-
-
-def _speeds(draws: Draws, length: int, side: float) -> NDArray[np.float64]:
-    """Return the way travelled in each frame, pixels: calm stretches and short bursts."""
-    base = draws.uniform(0.06, 0.18)
-    speeds = base * (1 + 0.8 * drift(draws, length, 8))
-    for _ in range(draws.below(1 + length // 20)):
-        at, frames = draws.below(length), 2 + draws.below(3)
-        speeds[at : at + frames] = draws.uniform(0.5, 0.9)
-    return speeds * side
+    return halves, draws.uniform(-0.6, 0.6) + wobble + spin * np.arange(length)
 
 
 def _waypoints(
@@ -166,30 +145,28 @@ def _waypoints(
     # One point more than the travel needs, so that the path does not end early.
     while length <= travel + max(size) or len(points) < 4:
         # A later point may lie where the object is cut a little; the first must show it whole.
-        margin = reach if not points else reach * 0.6
+        margin = reach * 0.6 if points else reach
+        step = 0.0
         for _ in range(16):
-            x, y = (_between(draws, margin, extent) for extent in size)
-            step = np.hypot(x - points[-1][0], y - points[-1][1]) if points else least
+            edges = [(min(margin, extent / 2), extent) for extent in size]
+            x, y = (draws.uniform(edge, extent - edge) for edge, extent in edges)
+            if not points:
+                break
+            step = float(np.hypot(x - points[-1][0], y - points[-1][1]))
             if step >= least:
                 break
-        length += float(step) if points else 0.0
+        length += step
         points.append((x, y))
     return points
 
 
-def _between(draws: Draws, margin: float, extent: float) -> float:
-    margin = min(margin, extent / 2)
-    return draws.uniform(margin, extent - margin)
-
-
 def _outing(draws: Draws, size: tuple[int, int], reach: float) -> list[tuple[float, float]]:
     """Return two points beyond one edge of the frame, by `reach` pixels."""
-    width, height = size
     edge = draws.below(4)
-    along = width if edge < 2 else height
+    along, deep = size if edge < 2 else size[::-1]
     first = along * draws.uniform(0.2, 0.8)
     second = min(max(first + along * draws.uniform(-0.3, 0.3), 0.1 * along), 0.9 * along)
-    beyond = -reach if edge % 2 == 0 else (height if edge < 2 else width) + reach
+    beyond = -reach if edge % 2 == 0 else deep + reach
     pair = [(first, beyond), (second, beyond)]
     return pair if edge < 2 else [(y, x) for x, y in pair]
 

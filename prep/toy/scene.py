@@ -6,7 +6,8 @@ box is the tight box of the object's own outline in continuous frame pixels, not
 and unaffected by what stands before it; the first frame shows the whole object. Objects of the
 pools train, val and test are disjoint, look-alikes included.
 
-Motion is planned first, as arrays over the frames; rendering then only warps sprites.
+Motion is planned first, as arrays over the frames; rendering then only warps sprites. Sizes are
+(width, height) in pixels; keys are the toy world's seed first, then what names the scene.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from numpy.typing import NDArray
 from lorat.prep.toy.looks import Look, make_ground, make_look, make_occluder
 from lorat.prep.toy.motion import Motion, Path2D, crossing, drift, pan, still, wander
 from lorat.shards.rng import Draws
-
-__all__ = ["POOLS", "Frame", "Layer", "Pool", "Scene", "plan_scene", "plan_still", "render"]
 
 Pool = Literal["train", "val", "test"]
 POOLS: dict[Pool, range] = {
@@ -54,13 +53,10 @@ class Scene:
     """Everything that decides the pixels of T frames."""
 
     size: tuple[int, int]
-    """(width, height) of the frames."""
     layers: tuple[Layer, ...]
     """From the back to the front."""
     tracked: tuple[int, ...]
     """Which layers are annotated."""
-    crowd: tuple[int, ...]
-    """Which layers are annotated together, as one crowd of small objects; stills only."""
     ground: NDArray[np.uint8]
     """(height, width, 3), larger than a frame where the ground moves."""
     ground_path: Path2D
@@ -75,6 +71,8 @@ class Scene:
     """(T,) Gaussian sigma in pixels; 0 is sharp."""
     exposure: float
     """Share of the frame interval the shutter is open: the length of motion blur."""
+    crowd: tuple[int, ...] = ()
+    """Which layers are annotated together, as one crowd of small objects; stills only."""
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -82,12 +80,12 @@ class Scene:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
-    """One rendered frame and its truth."""
+    """One rendered frame and the truth of its K tracked layers."""
 
     image: NDArray[np.uint8]
     """(height, width, 3) RGB."""
     boxes: NDArray[np.float64]
-    """(K, 4) xyxy of the tracked layers, not cut at the frame."""
+    """(K, 4) xyxy, not cut at the frame."""
     pixels: NDArray[np.int64]
     """(K,) how many of each object's own pixels lie inside the frame."""
     in_frame: NDArray[np.float64]
@@ -97,92 +95,73 @@ class Frame:
 
 
 def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int) -> Scene:
-    """Plan a sequence of one object among distractors and occluders.
-
-    Args:
-        key: the toy world's seed first, then what names the sequence.
-        pool: where the objects come from.
-        size: (width, height) of the frames.
-        length: number of frames, at least 1.
-    """
-    draws = Draws("toy scene", *key)
-    seed = int(key[0])
-    unit = min(size) / 240
+    """Plan a sequence of `length` frames: one object of a pool, distractors and occluders."""
+    draws, seed = Draws("toy scene", *key), int(key[0])
     object_id = _object(draws, pool)
-    side = unit * 28 * (64 / 28) ** draws.uniform()
+    side = min(size) / 240 * 28 * (64 / 28) ** draws.uniform()
     motion = wander(draws, size, length, side, leaves=draws.uniform() < 0.1)
     target = Layer(make_look(seed, object_id), motion, object_id)
     before: list[Layer] = []
     behind: list[Layer] = []
     for layer in _distractors(draws, seed, target, pool, size):
         (before if draws.uniform() < 0.25 else behind).append(layer)
-    occluders = []
     if length >= 12 and draws.uniform() < 0.15:
         look = make_occluder(draws)
-        occluders.append(Layer(look, crossing(draws, motion, size), None))
-    before = [layer for layer in before + occluders if not _meet_at_start(layer, target)]
-    layers = (*behind, target, *before)
-    return _dressed(draws, size, layers, ((len(behind),), ()), length)
+        before.append(Layer(look, crossing(draws, motion, size), None))
+    before = [layer for layer in before if not _meet_at_start(layer, target)]
+    return _dressed(draws, size, (*behind, target, *before), (len(behind),), length)
 
 
 def plan_still(
     key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], count: int, crowd: bool = False
 ) -> Scene:
-    """Plan a single picture of about `count` tracked objects that hardly overlap.
+    """Plan a single picture of tracked objects that hardly overlap.
 
     Args:
-        key: the toy world's seed first, then what names the picture.
+        key: of the picture.
         pool: where the objects come from.
-        size: (width, height) of the picture.
+        size: of the picture.
         count: objects to place; fewer where they do not fit.
         crowd: add a crowd of small copies of one object.
     """
-    draws = Draws("toy still", *key)
-    seed = int(key[0])
-    unit = min(size) / 240
+    draws, seed = Draws("toy still", *key), int(key[0])
     layers: list[Layer] = []
     for _ in range(count * 4):
         if len(layers) == count:
             break
-        side = unit * 26 * (80 / 26) ** draws.uniform()
+        side = min(size) / 240 * 26 * (80 / 26) ** draws.uniform()
         motion = still(draws, size, side)
-        object_id = _object(draws, pool)
+        object_id, alike = _object(draws, pool), 0
         if layers and draws.uniform() < 0.25:
-            object_id = int(layers[-1].object_id or 0)
-            look = make_look(seed, object_id, 1 + draws.below(4))
-        else:
-            look = make_look(seed, object_id)
-        layer = Layer(look, motion, object_id)
+            object_id, alike = int(layers[-1].object_id or 0), 1 + draws.below(4)
+        layer = Layer(make_look(seed, object_id, alike), motion, object_id)
         if not any(_meet_at_start(layer, other, margin=-0.1) for other in layers):
             layers.append(layer)
     tracked = tuple(range(len(layers)))
     if crowd:
         layers += _crowd(draws, seed, pool, size)
-    members = tuple(range(len(tracked), len(layers)))
-    return _dressed(draws, size, tuple(layers), (tracked, members))
+    scene = _dressed(draws, size, tuple(layers), tracked)
+    return replace(scene, crowd=tuple(range(len(tracked), len(layers))))
 
 
 def render(scene: Scene) -> Iterator[Frame]:
     """Yield the frames of a scene in order."""
+    tracked = np.array(scene.tracked, np.int64)
     for t in range(len(scene)):
-        image = _ground(scene, t)
-        masks: dict[int, _Mask] = {}
-        for index, layer in enumerate(scene.layers):
-            pasted = _paste(image, layer, t, scene.exposure)
-            if pasted is None:
-                continue
-            for earlier in masks.values():
-                earlier.hide(pasted)
-            if index in scene.tracked:
-                masks[index] = pasted
-        boxes = [scene.layers[index].box(t) for index in scene.tracked]
-        found = [masks.get(index) for index in scene.tracked]
+        x, y = scene.ground_path[t]
+        at = np.array([[1.0, 0.0, -x], [0.0, 1.0, -y]])
+        image = cv2.warpAffine(scene.ground, at, scene.size, borderMode=cv2.BORDER_REFLECT)
+        painted = [_paste(image, layer, t, scene.exposure) for layer in scene.layers]
+        own = np.array([pixels for pixels, _ in painted])[tracked]
+        inside = np.array([mask for _, mask in painted], np.bool_).reshape(-1, *image.shape[:2])
+        pixels = inside[tracked].sum((1, 2))
+        seen = [(inside[k] & ~inside[k + 1 :].any(0)).sum() for k in tracked]
         yield Frame(
             _exposed(scene, image, t),
-            np.array(boxes, np.float64).reshape(-1, 4),
-            np.array([mask.pixels if mask else 0 for mask in found], np.int64),
-            np.array([mask.in_frame if mask else 0.0 for mask in found]),
-            np.array([mask.visible if mask else 0.0 for mask in found]),
+            np.array([scene.layers[k].box(t) for k in tracked]).reshape(-1, 4),
+            pixels,
+            in_frame=pixels / own,
+            visible=np.array(seen) / own,
         )
 
 
@@ -234,32 +213,23 @@ def _dressed(
     draws: Draws,
     size: tuple[int, int],
     layers: tuple[Layer, ...],
-    annotated: tuple[tuple[int, ...], tuple[int, ...]],
+    tracked: tuple[int, ...],
     length: int = 1,
 ) -> Scene:
-    """Add ground, light, noise and optics to planned layers.
-
-    Args:
-        draws: the scene's stream.
-        size: (width, height) of the frames.
-        layers: from the back to the front.
-        annotated: the tracked layers and those of the crowd.
-        length: number of frames.
-    """
+    """Add ground, light, noise and optics to planned layers, from the back to the front."""
     width, height = size
     moving = length > 1
     large = (width * 3 // 2, height * 3 // 2) if moving else size
-    room = (large[0] - width, large[1] - height)
     blurred = draws.uniform() < 0.25
     soft = np.zeros(length)
     if draws.uniform() < 0.25:
         soft = np.maximum(drift(draws, length, 16) * draws.uniform(2.0, 4.0) - 0.2, 0.0)
     strength = draws.uniform(0.0, 6.0)
+    room = (large[0] - width, large[1] - height)
     return Scene(
         size=size,
         layers=layers,
-        tracked=annotated[0],
-        crowd=annotated[1],
+        tracked=tracked,
         ground=make_ground(draws, large, min(size) / 4),
         ground_path=pan(draws, room, length) if moving else np.zeros((1, 2)),
         noise=_noise(draws, (height + 32, width + 32, 3), strength),
@@ -278,61 +248,30 @@ def _noise(draws: Draws, shape: tuple[int, int, int], strength: float) -> NDArra
     return np.rint(triangular * (2.4 * strength) + 128).astype(np.uint8).reshape(shape)
 
 
-class _Mask:
-    """A tracked object's own pixels and which of them are still in sight."""
-
-    def __init__(
-        self, alpha: NDArray[np.uint8], left: int, top: int, size: tuple[int, int]
-    ) -> None:
-        own = alpha > 127
-        self.left, self.top, self.own = left, top, own
-        inside = np.zeros_like(own)
-        x1, y1 = max(0, -left), max(0, -top)
-        x2, y2 = max(0, size[0] - left), max(0, size[1] - top)
-        inside[y1:y2, x1:x2] = own[y1:y2, x1:x2]
-        self._total = max(int(own.sum()), 1)
-        self._seen = inside
-        self.pixels = int(inside.sum())
-        self.in_frame = self.pixels / self._total
-
-    @property
-    def visible(self) -> float:
-        return int(self._seen.sum()) / self._total
-
-    def hide(self, other: _Mask) -> None:
-        """Take away what `other`, which was painted later, covers."""
-        dx, dy = other.left - self.left, other.top - self.top
-        height, width = other.own.shape
-        x1, y1 = max(0, dx), max(0, dy)
-        x2, y2 = min(self.own.shape[1], dx + width), min(self.own.shape[0], dy + height)
-        if x1 < x2 and y1 < y2:
-            self._seen[y1:y2, x1:x2] &= ~other.own[y1 - dy : y2 - dy, x1 - dx : x2 - dx]
-
-
-def _paste(image: NDArray[np.uint8], layer: Layer, t: int, exposure: float) -> _Mask | None:
-    """Paint a layer into the image; None where it lies outside the frame."""
+def _paste(
+    image: NDArray[np.uint8], layer: Layer, t: int, exposure: float
+) -> tuple[int, NDArray[np.bool_]]:
+    """Paint a layer into the image; return how many pixels it has and which of the frame's."""
     height, width = image.shape[:2]
+    mask = np.zeros((height, width), np.bool_)
     x1, y1, x2, y2 = layer.box(t)
     if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-        return None
+        return 1, mask
     smear = layer.motion.velocity(t) * exposure
     pad = 2 + int(np.abs(smear).max() / 2)
     left, top = int(np.floor(x1)) - pad, int(np.floor(y1)) - pad
-    sprite_size = (int(np.ceil(x2)) + pad - left, int(np.ceil(y2)) + pad - top)
-    sprite = _warped(layer, t, (left, top), sprite_size)
-    mask = _Mask(sprite[..., 3], left, top, (width, height))
+    columns, rows = int(np.ceil(x2)) + pad - left, int(np.ceil(y2)) + pad - top
+    sprite = _warped(layer, t, (left, top), (columns, rows))
+    own = sprite[..., 3] > 127
     if np.abs(smear).max() >= 2:
-        smeared = cv2.filter2D(sprite, -1, _line(smear), borderType=cv2.BORDER_CONSTANT)
-        sprite = smeared.astype(np.uint8, copy=False)
-    u1, v1 = max(0, -left), max(0, -top)
-    u2, v2 = min(sprite_size[0], width - left), min(sprite_size[1], height - top)
-    if u1 < u2 and v1 < v2:
-        part = sprite[v1:v2, u1:u2]
-        under = image[top + v1 : top + v2, left + u1 : left + u2]
-        rest = (255 - part[..., 3:]).astype(np.uint16)
-        shade = (under * rest + 127) // 255 + part[..., :3]
-        under[...] = np.minimum(shade, 255).astype(np.uint8)
-    return mask
+        sprite = cv2.filter2D(sprite, -1, _line(smear), borderType=cv2.BORDER_CONSTANT)
+    here = np.s_[max(0, top) : top + rows, max(0, left) : left + columns]
+    there = np.s_[max(0, -top) : height - top, max(0, -left) : width - left]
+    mask[here] = own[there]
+    rest = (255 - sprite[there][..., 3:]).astype(np.uint16)
+    shade = (image[here] * rest + 127) // 255 + sprite[there][..., :3]
+    image[here] = np.minimum(shade, 255)
+    return max(int(own.sum()), 1), mask
 
 
 def _warped(
@@ -346,30 +285,19 @@ def _warped(
     sprite = layer.look.levels[level]
     linear = layer.motion.matrix(t) / Look.reach(level)
     # warpAffine's coordinates name pixel centres: continuous position minus one half.
-    centre = np.full(2, sprite.shape[0] / 2 - 0.5)
+    centre = np.full(2, len(sprite) / 2 - 0.5)
     shift = layer.motion.centres[t] - 0.5 - np.array(corner) - linear @ centre
-    matrix = np.concatenate([linear, shift[:, None]], axis=1)
-    warped = cv2.warpAffine(sprite, matrix, size, flags=cv2.INTER_LINEAR)
-    return warped.astype(np.uint8, copy=False)
+    return cv2.warpAffine(sprite, np.column_stack([linear, shift]), size, flags=cv2.INTER_LINEAR)
 
 
 def _line(smear: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the kernel of a straight motion of `smear` pixels, centred."""
     reach = int(np.abs(smear).max() / 2) + 1
-    side = 2 * reach + 1
-    kernel = np.zeros((side, side), np.uint8)
-    start, end = reach - smear / 2, reach + smear / 2
-    first, last = (tuple(int(v) for v in np.rint(p * 16)) for p in (start, end))
-    cv2.line(kernel, first, last, 255, 1, cv2.LINE_AA, shift=4)
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.uint8)
+    ends = np.rint((reach + np.array([-smear / 2, smear / 2])) * 16).astype(int).tolist()
+    cv2.line(kernel, ends[0], ends[1], 255, 1, cv2.LINE_AA, shift=4)
     weights = kernel.astype(np.float32)
     return weights / weights.sum()
-
-
-def _ground(scene: Scene, t: int) -> NDArray[np.uint8]:
-    x, y = scene.ground_path[t]
-    matrix = np.array([[1.0, 0.0, -x], [0.0, 1.0, -y]])
-    ground = cv2.warpAffine(scene.ground, matrix, scene.size, borderMode=cv2.BORDER_REFLECT)
-    return ground.astype(np.uint8, copy=False)
 
 
 def _exposed(scene: Scene, image: NDArray[np.uint8], t: int) -> NDArray[np.uint8]:
@@ -379,5 +307,4 @@ def _exposed(scene: Scene, image: NDArray[np.uint8], t: int) -> NDArray[np.uint8
     width, height = scene.size
     x, y = scene.noise_at[t]
     noise = scene.noise[y : y + height, x : x + width]
-    exposed = cv2.addWeighted(soft, float(scene.gain[t]), noise, 1.0, -128.0)
-    return exposed.astype(np.uint8, copy=False)
+    return cv2.addWeighted(soft, float(scene.gain[t]), noise, 1.0, -128.0)

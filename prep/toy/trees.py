@@ -10,7 +10,7 @@ published system, read them exactly: 1-based in LaSOT, as they are everywhere el
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.toy.looks import SHAPES, Look
-from lorat.prep.toy.scene import Frame, Pool, Scene, plan_scene, plan_still, render
+from lorat.prep.toy.scene import POOLS, Frame, Pool, Scene, plan_scene, plan_still, render
 from lorat.shards.pixels.jpeg import encode
 
-__all__ = ["FOLDERS", "Job", "plan_job", "run_job", "write_lists"]
-
-FOLDERS = (
-    "LaSOT",
-    "LaSOT_Extension",
-    "GOT-10k",
-    "TrackingNet",
-    "COCO",
-    "TNL2K_TRAIN",
-    "TNL2K_TEST",
-)
-"""The trees of a toy world, in the order they are written."""
-
 _QUALITY = 90
-_COVER_BOUNDS = np.array([0.15, 0.30, 0.45, 0.60, 0.75, 0.90])
+_COVER_BOUNDS = (0.15, 0.30, 0.45, 0.60, 0.75, 0.90)
 _COCO_LEAST_VISIBLE = 0.3
+_META_INFO = """\
+[METAINFO]
+url: none
+begin: 00:00:00
+end: 00:00:{seconds:02d}
+anno_fps: 10Hz
+object_class: {shape}
+motion_class: wandering
+major_class: toy
+root_class: artifact
+motion_adverb: smoothly
+resolution: {size}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Job:
     folder: str
     """The tree, one of `FOLDERS`."""
     split: Pool
-    """train, val or test; also decides where the objects come from."""
+    """Also decides where the objects come from."""
     index: int
     """Number within the split, from 0."""
     name: str
@@ -57,11 +56,6 @@ class Job:
     size: tuple[int, int]
     """(width, height) of the frames."""
     length: int
-
-    @property
-    def key(self) -> tuple[int | str, ...]:
-        """What the scene's draws depend on."""
-        return (self.seed, self.folder, self.split, self.index)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,27 +66,31 @@ class _Truth:
     """(T, 4) xyxy, cut at the frame; zeros where nothing is left."""
     cut: NDArray[np.bool_]
     """(T,) whether the frame's border cuts the object."""
-    in_frame: NDArray[np.float64]
+    outside: NDArray[np.bool_]
+    """(T,) whether nothing of it is in the frame."""
     visible: NDArray[np.float64]
+    """(T,) the share of it that is in sight."""
     look: Look
-
-    @property
-    def outside(self) -> NDArray[np.bool_]:
-        return self.in_frame == 0
 
     @property
     def absent(self) -> NDArray[np.bool_]:
         return self.visible == 0
 
+    @property
+    def sentence(self) -> str:
+        look = self.look
+        return f"a {look.colour} {look.texture} {look.shape} moving over the ground"
+
 
 def plan_job(job: Job) -> Scene:
     """Return the scene that a job renders."""
+    key = (job.seed, job.folder, job.split, job.index)
     if job.folder != "COCO":
-        return plan_scene(job.key, job.split, job.size, job.length)
+        return plan_scene(key, job.split, job.size, job.length)
     # Some real images are portraits, some show nothing annotated, some show a crowd.
     size = job.size[::-1] if job.index % 4 == 3 else job.size
     count = 0 if job.index % 25 == 24 else 3 + job.index % 3
-    return plan_still(job.key, job.split, size, count, crowd=job.index % 16 == 5)
+    return plan_still(key, job.split, size, count, crowd=job.index % 16 == 5)
 
 
 def run_job(trees: Path, job: Job) -> dict[str, Any]:
@@ -105,7 +103,7 @@ def run_job(trees: Path, job: Job) -> dict[str, Any]:
     Returns:
         What the lists of the tree need to know: COCO's image and annotations, otherwise nothing.
     """
-    return _WRITERS[job.folder](trees / job.folder, job)
+    return _WRITERS[job.folder](trees / job.folder, job) or {}
 
 
 def write_lists(trees: Path, jobs: list[Job], results: list[dict[str, Any]]) -> None:
@@ -116,101 +114,84 @@ def write_lists(trees: Path, jobs: list[Job], results: list[dict[str, Any]]) -> 
         jobs: all jobs of the world.
         results: what `run_job` returned for each.
     """
-    for file, split in (("training_set.txt", "train"), ("testing_set.txt", "test")):
-        names = [job.name for job in jobs if job.folder == "LaSOT" and job.split == split]
-        if (trees / "LaSOT").is_dir():
-            _write_lines(trees / "LaSOT" / file, names)
-    for split in ("train", "val", "test"):
-        names = [job.name for job in jobs if job.folder == "GOT-10k" and job.split == split]
-        if names:
-            _write_lines(trees / "GOT-10k" / split / "list.txt", names)
+
+    def names(folder: str, split: Pool) -> list[str]:
+        return [job.name for job in jobs if (job.folder, job.split) == (folder, split)]
+
+    if (trees / "LaSOT").is_dir():
+        _write_lines(trees / "LaSOT/training_set.txt", names("LaSOT", "train"))
+        _write_lines(trees / "LaSOT/testing_set.txt", names("LaSOT", "test"))
+    for split in POOLS:
+        if listed := names("GOT-10k", split):
+            _write_lines(trees / "GOT-10k" / split / "list.txt", listed)
         images = [
             result
             for job, result in zip(jobs, results, strict=True)
-            if job.folder == "COCO" and job.split == split
+            if (job.folder, job.split) == ("COCO", split)
         ]
         if images:
-            _write_instances(trees / "COCO" / "annotations" / f"instances_{split}2017.json", images)
+            _write_instances(trees / f"COCO/annotations/instances_{split}2017.json", images)
 
 
-def _write_lasot(root: Path, job: Job) -> dict[str, Any]:
+def _write_lasot(root: Path, job: Job) -> None:
     """Write LaSOT or LaSOT_Extension: whole numbers, two lines of flags, a sentence.
 
     LaSOT counts from 1. Occluded frames keep their box, as in the real tree; those out of view do
     not.
     """
     folder = root / job.name.rpartition("-")[0] / job.name
-    truth = _write_frames(job, folder / "img", "{:08d}.jpg", 1)
+    truth = _write_frames(job, folder / "img", "%08d.jpg", 1)
     xywh = _whole_boxes(truth, job.size)
     xywh[:, :2] += job.folder == "LaSOT"
     xywh[truth.outside] = 0
-    _write_lines(folder / "groundtruth.txt", _rows(xywh, "{:d}"))
-    occluded = truth.absent & ~truth.outside
-    for name, flags in (("full_occlusion", occluded), ("out_of_view", truth.outside)):
-        _write_lines(folder / f"{name}.txt", [",".join(str(int(flag)) for flag in flags)])
-    _write_lines(folder / "nlp.txt", [_sentence(truth.look)])
-    return {}
+    _write_rows(folder / "groundtruth.txt", xywh, "%d")
+    _write_rows(folder / "full_occlusion.txt", [truth.absent & ~truth.outside], "%d")
+    _write_rows(folder / "out_of_view.txt", [truth.outside], "%d")
+    _write_lines(folder / "nlp.txt", [truth.sentence])
 
 
-def _write_got10k(root: Path, job: Job) -> dict[str, Any]:
+def _write_got10k(root: Path, job: Job) -> None:
     """Write GOT-10k: 4 decimals, labels a line each, meta data; in test only the first box."""
     folder = root / job.split / job.name
-    truth = _write_frames(job, folder, "{:08d}.jpg", 1)
-    boxes = np.where(truth.absent[:, None], 0.0, truth.boxes)
-    lines = _rows(_xywh(boxes), "{:.4f}")
+    truth = _write_frames(job, folder, "%08d.jpg", 1)
+    xywh = _xywh(np.where(truth.absent[:, None], 0.0, truth.boxes))
     if job.split == "test":
-        _write_lines(folder / "groundtruth.txt", lines[:1])
-        return {}
-    _write_lines(folder / "groundtruth.txt", lines)
+        _write_rows(folder / "groundtruth.txt", xywh[:1], "%.4f")
+        return
+    _write_rows(folder / "groundtruth.txt", xywh, "%.4f")
     # Level k is the k-th interval of visible shares; 7 and 8 tell "nearly all" from "all".
     cover = 1 + np.searchsorted(_COVER_BOUNDS, truth.visible, side="left")
     cover = np.where(truth.visible >= 1, 8, np.where(truth.absent, 0, cover))
     labels = {"absence": truth.absent, "cover": cover, "cut_by_image": truth.cut}
     for name, values in labels.items():
-        _write_lines(folder / f"{name}.label", [str(int(value)) for value in values])
-    meta = {
-        "url": "none",
-        "begin": "00:00:00",
-        "end": f"00:00:{job.length // 10:02d}",
-        "anno_fps": "10Hz",
-        "object_class": truth.look.shape,
-        "motion_class": "wandering",
-        "major_class": "toy",
-        "root_class": "artifact",
-        "motion_adverb": "smoothly",
-        "resolution": str(job.size),
-    }
-    lines = ["[METAINFO]", *(f"{key}: {value}" for key, value in meta.items())]
-    _write_lines(folder / "meta_info.ini", lines)
-    return {}
+        _write_rows(folder / f"{name}.label", values[:, None], "%d")
+    meta = {"seconds": job.length // 10, "shape": truth.look.shape, "size": job.size}
+    _write_lines(folder / "meta_info.ini", [_META_INFO.format_map(meta)])
 
 
-def _write_trackingnet(root: Path, job: Job) -> dict[str, Any]:
+def _write_trackingnet(root: Path, job: Job) -> None:
     """Write TrackingNet: 2 decimals, no flags; a box without size where nothing is in view."""
     chunk = root / ("TEST" if job.split == "test" else f"TRAIN_{job.index % 3}")
-    truth = _write_frames(job, chunk / "frames" / job.name, "{:d}.jpg", 0)
-    lines = _rows(_xywh(truth.boxes), "{:.2f}")
-    _write_lines(chunk / "anno" / f"{job.name}.txt", lines[:1] if job.split == "test" else lines)
-    return {}
+    truth = _write_frames(job, chunk / "frames" / job.name, "%d.jpg", 0)
+    rows = 1 if job.split == "test" else job.length
+    _write_rows(chunk / f"anno/{job.name}.txt", _xywh(truth.boxes[:rows]), "%.2f")
 
 
-def _write_tnl2k(root: Path, job: Job) -> dict[str, Any]:
+def _write_tnl2k(root: Path, job: Job) -> None:
     """Write TNL2K: whole numbers, zeros where absent, JPEG or PNG with any stems, a sentence."""
     folder = root / job.name
-    stem = ("{:05d}.jpg", "frame_{:04d}.jpg", "{:08d}.png", "img{:05d}.jpg")[job.index % 4]
+    stem = ("%05d.jpg", "frame_%04d.jpg", "%08d.png", "img%05d.jpg")[job.index % 4]
     truth = _write_frames(job, folder / "imgs", stem, 1)
     xywh = np.where(truth.absent[:, None], 0, _whole_boxes(truth, job.size))
-    _write_lines(folder / "groundtruth.txt", _rows(xywh, "{:d}"))
-    _write_lines(folder / "language.txt", [_sentence(truth.look)])
-    return {}
+    _write_rows(folder / "groundtruth.txt", xywh, "%d")
+    _write_lines(folder / "language.txt", [truth.sentence])
 
 
 def _write_coco(root: Path, job: Job) -> dict[str, Any]:
-    scene = plan_job(job)
+    scene, number = plan_job(job), int(job.name)
     frame = next(render(scene))
-    number = int(job.name)
     name = f"{number:012d}.jpg"
-    _write_image(root / "images" / f"{job.split}2017" / name, frame.image)
+    _write_image(root / f"images/{job.split}2017" / name, frame.image)
     width, height = scene.size
     image = {"license": 1, "file_name": name, "height": height, "width": width, "id": number}
     annotations = list(_coco_objects(scene, frame, number))
@@ -225,11 +206,9 @@ def _coco_objects(scene: Scene, frame: Frame, number: int) -> Iterator[dict[str,
         if frame.visible[k] < _COCO_LEAST_VISIBLE:
             continue
         layer = scene.layers[index]
-        parts = (layer.motion.place(part, 0) for part in layer.look.parts)
+        parts = [np.clip(layer.motion.place(p, 0), 0, scene.size) for p in layer.look.parts]
         yield {
-            "segmentation": [
-                np.clip(part, 0, scene.size).round(2).ravel().tolist() for part in parts
-            ],
+            "segmentation": [part.round(2).ravel().tolist() for part in parts],
             "area": float(frame.pixels[k]),
             "iscrowd": 0,
             "image_id": number,
@@ -244,10 +223,8 @@ def _coco_crowd(scene: Scene, number: int) -> dict[str, Any]:
     around = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
     x1, y1, x2, y2 = (int(v) for v in _cut(np.rint(around), scene.size))
     width, height = scene.size
-    inside, rest = y2 - y1, height - (y2 - y1)
-    runs = [x1 * height + y1]
-    for _ in range(x1, x2):
-        runs += [inside, rest]
+    inside = y2 - y1
+    runs = [x1 * height + y1, *[inside, height - inside] * (x2 - x1)]
     runs[-1] += (width - x2) * height - y1
     return {
         "segmentation": {"counts": runs, "size": [height, width]},
@@ -260,19 +237,16 @@ def _coco_crowd(scene: Scene, number: int) -> dict[str, Any]:
 
 
 def _category(shape: str) -> int:
-    return 1 + 2 * list(SHAPES).index(shape)  # real category ids have gaps too
+    return 1 + 2 * SHAPES.index(shape)  # real category ids have gaps too
 
 
 def _write_instances(path: Path, images: list[dict[str, Any]]) -> None:
-    annotations: list[dict[str, Any]] = []
-    for result in images:
-        for annotation in result["annotations"]:
-            annotations.append(annotation | {"id": len(annotations) + 1})
+    annotations = [annotation for result in images for annotation in result["annotations"]]
     content = {
         "info": {"description": "toy world", "version": "1.0", "year": 2017},
         "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
         "images": [result["image"] for result in images],
-        "annotations": annotations,
+        "annotations": [row | {"id": number} for number, row in enumerate(annotations, start=1)],
         "categories": [
             {"supercategory": "toy", "id": _category(shape), "name": shape} for shape in SHAPES
         ],
@@ -286,13 +260,13 @@ def _write_frames(job: Job, folder: Path, name: str, first: int) -> _Truth:
     scene = plan_job(job)
     frames = []
     for number, frame in enumerate(render(scene), start=first):
-        _write_image(folder / name.format(number), frame.image)
+        _write_image(folder / (name % number), frame.image)
         frames.append((frame.boxes[0], frame.in_frame[0], frame.visible[0]))
     boxes, in_frame, visible = (np.array(column) for column in zip(*frames, strict=True))
-    kept = _cut(boxes, job.size)
-    cut = (kept != boxes).any(1) & (in_frame > 0)
-    kept[in_frame == 0] = 0
-    return _Truth(kept, cut, in_frame, visible, scene.layers[scene.tracked[0]].look)
+    kept, outside = _cut(boxes, job.size), in_frame == 0
+    cut = (kept != boxes).any(1) & ~outside
+    kept[outside] = 0
+    return _Truth(kept, cut, outside, visible, scene.layers[scene.tracked[0]].look)
 
 
 def _write_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -320,12 +294,8 @@ def _whole_boxes(truth: _Truth, size: tuple[int, int]) -> NDArray[np.int64]:
     return np.concatenate([first, last - first], axis=1).astype(np.int64)
 
 
-def _rows(boxes: NDArray, number: str) -> list[str]:
-    return [",".join(number.format(value) for value in row) for row in boxes.tolist()]
-
-
-def _sentence(look: Look) -> str:
-    return f"a {look.colour} {look.texture} {look.shape} moving over the ground"
+def _write_rows(path: Path, rows: Iterable[NDArray], number: str) -> None:
+    _write_lines(path, [",".join(number % value for value in row) for row in rows])
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
@@ -333,7 +303,7 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-_WRITERS: dict[str, Callable[[Path, Job], dict[str, Any]]] = {
+_WRITERS: dict[str, Callable[[Path, Job], dict[str, Any] | None]] = {
     "LaSOT": _write_lasot,
     "LaSOT_Extension": _write_lasot,
     "GOT-10k": _write_got10k,
@@ -342,3 +312,5 @@ _WRITERS: dict[str, Callable[[Path, Job], dict[str, Any]]] = {
     "TNL2K_TRAIN": _write_tnl2k,
     "TNL2K_TEST": _write_tnl2k,
 }
+FOLDERS = tuple(_WRITERS)
+"""The trees of a toy world, in the order they are written."""
