@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import click
 
-from lorat.prep.commandline import Command
+from lorat.prep.commandline import Command, options_of
 from lorat.prep.toy.write import ToyWorldConfig, plan_jobs, write_toyworld
 from lorat.shards.base.console import OUT, progress_bar
 from lorat.shards.base.process import usable_cores
 
-__all__ = ["toyworld_command"]
-
-
-def _config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add an option for every field of the toy world's configuration."""
-    for field in reversed(fields(ToyWorldConfig)):
-        option = "--" + field.name.replace("_", "-")
-        command = click.option(option, type=int, default=field.default, show_default=True)(command)
-    return command
-
 
 @click.command("toyworld", cls=Command)
 @click.argument("raw", type=click.Path(path_type=Path), default=Path("data/raw"))
-@_config_options
+@options_of(ToyWorldConfig, "config")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
-def toyworld_command(raw: Path, workers: int | None, **config: int) -> None:
+def toyworld_command(raw: Path, workers: int | None, config: ToyWorldConfig) -> None:
     """Write small raw trees in the real layouts, with exact boxes, under RAW (data/raw).
 
     The same seed and numbers give the same bytes. A finished toy world is left as it is.
     """
-    toy = ToyWorldConfig(**config)
-    total, done = len(plan_jobs(toy)), 0
+    total, done = len(plan_jobs(config)), 0
 
     def advance(*_: object) -> None:
         nonlocal done
@@ -42,5 +29,5 @@ def toyworld_command(raw: Path, workers: int | None, **config: int) -> None:
         update(done, total)
 
     with progress_bar("toy world") as update:
-        write_toyworld(raw, toy, advance, workers or usable_cores())
+        write_toyworld(raw, config, advance, workers or usable_cores())
     OUT.print(f"toy world in {raw}", highlight=False, soft_wrap=True)

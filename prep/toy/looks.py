@@ -206,6 +206,7 @@ def _look(names: tuple[str, str, str], parts: Sequence[Points], rgb: Image, *, r
 def _shape(draws: Draws) -> tuple[str, list[Points]]:
     """Draw one of `SHAPES`: its name and its polygons, in any units."""
     name = SHAPES[draws.below(len(SHAPES))]
+    angles: Points
     match name:
         case "ellipse":
             parts = [_disc(0, 0, 1)]

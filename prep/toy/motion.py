@@ -123,7 +123,9 @@ def pan(draws: Draws, room: tuple[int, int], length: int) -> Path2D:
     return np.stack(curves, 1)
 
 
-def _pose(draws: Draws, length: int, side: float) -> tuple[Path2D, NDArray[np.float64]]:
+def _pose(
+    draws: Draws, length: int, side: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return half extents (length, 2) and angles (length,)."""
     aspect = 0.62 * (1.6 / 0.62) ** draws.uniform()
     scale = 1 + draws.uniform(0.0, 0.5) * drift(draws, length, 22)

@@ -12,19 +12,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lorat.prep.pool import LocalEngine, Tell
-from lorat.prep.toy.scene import POOLS, Pool
+from lorat.prep.toy.scene import Pool
 from lorat.prep.toy.trees import FOLDERS, Job, run_job, write_lists
-from lorat.prep.trees.base.official import got10k_name, official_names
+from lorat.prep.trees.base.official import official_names
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.options import option
+from lorat.shards.base.storage import atomic_file
 from lorat.shards.rng import Draws
-
-__all__ = ["Progress", "ToyWorldConfig", "plan_jobs", "write_toyworld"]
 
 Progress = Callable[[str, int, int], None]
 """Called with a tree's name, the number of its sequences (COCO: images) done, and their count."""
@@ -34,50 +34,85 @@ _MARKER = "toyworld.json"
 _OWNED = ".toyworld"  # stands in each tree; only trees that hold it are ever replaced
 _STAGING = ".toyworld-unfinished"
 _ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_LEAST_SIDE = 96
-_LEAST_LENGTH = 2
+_SPLITS: tuple[tuple[str, str, Pool], ...] = (
+    ("LaSOT", "lasot", "train"),
+    ("LaSOT", "lasot", "test"),
+    ("LaSOT_Extension", "lasot_ext", "test"),
+    ("GOT-10k", "got10k", "train"),
+    ("GOT-10k", "got10k", "val"),
+    ("GOT-10k", "got10k", "test"),
+    ("TrackingNet", "trackingnet", "train"),
+    ("TrackingNet", "trackingnet", "test"),
+    ("COCO", "coco", "train"),
+    ("COCO", "coco", "val"),
+    ("TNL2K_TRAIN", "tnl2k", "train"),
+    ("TNL2K_TEST", "tnl2k", "test"),
+)
+"""Folder, data set and split, in the order of `FOLDERS`."""
+
+
+def _count(default: int, most: int = 99_999, help: str = "Sequences.") -> int:
+    return option(default, least=0, most=most, help=help)
+
+
+def _length(default: int) -> int:
+    return option(default, least=2, most=99_999, help="Frames of a sequence, on average.")
 
 
 @dataclass(frozen=True)
 class ToyWorldConfig:
     """What a toy world holds: numbers of sequences (COCO: images) a split, sizes, lengths.
 
-    A length is the mean of a data set's sequences, which vary by a quarter of it either way.
+    A length is the mean of a data set's sequences, which vary by a quarter of it either way. Where
+    names come from an official list, there are at most as many sequences.
+
+    Raises:
+        UserError: for a number out of its range.
     """
 
-    seed: int = 0
-    width: int = 320
-    height: int = 240
-    lasot_train: int = 40
-    lasot_test: int = 10
-    lasot_ext: int = 4
-    lasot_length: int = 80
-    got10k_train: int = 90
-    got10k_val: int = 10
-    got10k_test: int = 8
-    got10k_length: int = 40
-    trackingnet_train: int = 48
-    trackingnet_test: int = 6
-    trackingnet_length: int = 40
-    coco_train: int = 480
-    coco_val: int = 24
-    tnl2k_train: int = 6
-    tnl2k_test: int = 4
-    tnl2k_length: int = 60
+    seed: int = option(0, least=0, most=2**63, help="Another seed gives another world.")
+    width: int = option(320, least=96, most=8192, help="Of a frame, pixels.")
+    height: int = option(240, least=96, most=8192, help="Of a frame, pixels.")
+    lasot_train: int = _count(40, 1120)
+    lasot_test: int = _count(10, 280)
+    lasot_ext: int = _count(4, 150)
+    lasot_length: int = _length(80)
+    got10k_train: int = _count(90, 9335)
+    got10k_val: int = _count(10, 180)
+    got10k_test: int = _count(8, 180)
+    got10k_length: int = _length(40)
+    trackingnet_train: int = _count(48)
+    trackingnet_test: int = _count(6, 511)
+    trackingnet_length: int = _length(40)
+    coco_train: int = _count(480, help="Images.")
+    coco_val: int = _count(24, help="Images.")
+    tnl2k_train: int = _count(6, 1300)
+    tnl2k_test: int = _count(4, 700)
+    tnl2k_length: int = _length(60)
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            least, most = _bounds(field.name)
-            if not least <= value <= most:
+            value, about = getattr(self, field.name), field.metadata["option"]
+            if not about.least <= value <= about.most:
                 raise UserError(
-                    f"toy world: {field.name} is {value}; choose a number from {least} to {most}"
+                    f"toy world: {field.name} is {value}; choose a number from {about.least} to "
+                    f"{about.most}"
                 )
 
 
 def plan_jobs(config: ToyWorldConfig) -> list[Job]:
     """Return everything a toy world writes, in the order of `FOLDERS`."""
-    return [job for row in _plan(config) for job in _jobs(config, *row)]
+    seed, size = config.seed, (config.width, config.height)
+    jobs = []
+    for folder, dataset, split in _SPLITS:
+        field = dataset if dataset == "lasot_ext" else f"{dataset}_{split}"
+        names = _names(dataset, split, getattr(config, field), seed)
+        mean = getattr(config, f"{dataset.removesuffix('_ext')}_length", 1)
+        for index, name in enumerate(names):
+            draws = Draws("toy length", seed, folder, split, index)
+            length = max(mean - mean // 4 + draws.below(2 * (mean // 4) + 1), 1)
+            jobs.append(Job(folder, split, index, name, seed, size, length))
+    return jobs
 
 
 def write_toyworld(
@@ -126,68 +161,22 @@ def write_toyworld(
         ) from None
 
 
-def _bounds(field: str) -> tuple[int, int]:
-    if field == "seed":
-        return 0, 2**63
-    if field in ("width", "height"):
-        return _LEAST_SIDE, 8192
-    if field.endswith("_length"):
-        return _LEAST_LENGTH, 99_999
-    return 0, _official_count(field)
-
-
-def _official_count(field: str) -> int:
-    """Return how many sequences a split can have, because names come from its official list."""
-    dataset, _, split = field.rpartition("_")
-    if field == "lasot_ext":
-        dataset, split = "lasot_ext", "test"
-    names = official_names(dataset, split)
-    return 99_999 if names is None else len(names)
-
-
-def _plan(config: ToyWorldConfig) -> Iterator[tuple[str, Pool, list[str], int]]:
-    """Yield (tree, split, names, mean length) of every split."""
-    lasot, got10k = config.lasot_length, config.got10k_length
-    tracking, tnl2k = config.trackingnet_length, config.tnl2k_length
-    yield "LaSOT", "train", _by_class("lasot", "train", config.lasot_train), lasot
-    yield "LaSOT", "test", _by_class("lasot", "test", config.lasot_test), lasot
-    yield "LaSOT_Extension", "test", _by_class("lasot_ext", "test", config.lasot_ext), lasot
-    for split in POOLS:
-        count = getattr(config, f"got10k_{split}")
-        yield "GOT-10k", split, [got10k_name(split, n + 1) for n in range(count)], got10k
-    videos = [_video_name(config.seed, k) for k in range(config.trackingnet_train)]
-    yield "TrackingNet", "train", videos, tracking
-    yield "TrackingNet", "test", _first("trackingnet", "test", config.trackingnet_test), tracking
-    yield "COCO", "train", [str(9 + 5 * k) for k in range(config.coco_train)], 1
-    yield "COCO", "val", [str(600_139 + 3 * k) for k in range(config.coco_val)], 1
-    yield "TNL2K_TRAIN", "train", _first("tnl2k", "train", config.tnl2k_train), tnl2k
-    yield "TNL2K_TEST", "test", _first("tnl2k", "test", config.tnl2k_test), tnl2k
-
-
-def _jobs(
-    config: ToyWorldConfig, folder: str, split: Pool, names: list[str], mean: int
-) -> Iterator[Job]:
-    size = (config.width, config.height)
-    spread = mean // 4
-    for index, name in enumerate(names):
-        draws = Draws("toy length", config.seed, folder, split, index)
-        length = max(mean - spread + draws.below(2 * spread + 1), 1)
-        yield Job(folder, split, index, name, config.seed, size, length)
-
-
-def _first(dataset: str, split: str, count: int) -> list[str]:
-    return list(official_names(dataset, split) or ())[:count]
-
-
-def _by_class(dataset: str, split: str, count: int) -> list[str]:
-    """Return official names, the first of each class before the second of any."""
-    seen: dict[str, int] = {}
-    ranked = []
-    for name in official_names(dataset, split) or ():
-        kind = name.rpartition("-")[0]
-        ranked.append((seen.get(kind, 0), name))
-        seen[kind] = seen.get(kind, 0) + 1
-    return [name for _, name in sorted(ranked, key=lambda entry: entry[0])][:count]
+def _names(dataset: str, split: Pool, count: int, seed: int) -> list[str]:
+    if dataset == "coco":
+        first, step = (9, 5) if split == "train" else (600_139, 3)
+        return [str(first + step * k) for k in range(count)]
+    if (dataset, split) == ("trackingnet", "train"):
+        return [_video_name(seed, k) for k in range(count)]
+    names = list(official_names(dataset, split) or ())
+    if dataset in ("lasot", "lasot_ext"):  # the first of each class before the second of any
+        seen = Counter[str]()
+        rank = {}
+        for name in names:
+            kind = name.rpartition("-")[0]
+            rank[name] = seen[kind]
+            seen[kind] += 1
+        names.sort(key=lambda name: rank[name])
+    return names[:count]
 
 
 def _video_name(seed: int, index: int) -> str:
@@ -212,11 +201,9 @@ def _refuse_foreign(raw: Path) -> None:
     """Raise if a tree's place is taken by something that the toy world did not write."""
     if raw.exists() and not raw.is_dir():
         raise UserError(f"{raw}: is a file; name a folder for the toy world's trees")
-    for folder in FOLDERS:
-        tree = raw / folder
-        ours = not tree.is_symlink() and (tree / _OWNED).is_file()
-        empty = not tree.is_symlink() and tree.is_dir() and not any(tree.iterdir())
-        if (tree.exists() or tree.is_symlink()) and not ours and not empty:
+    for tree in (raw / folder for folder in FOLDERS):
+        ours = (tree / _OWNED).is_file() or (tree.is_dir() and not any(tree.iterdir()))
+        if tree.is_symlink() or (tree.exists() and not ours):
             raise UserError(
                 f"{tree}: exists and was not written by the toy world, so it is left alone; "
                 "name another folder for the toy world"
@@ -246,6 +233,5 @@ def _put_in_place(raw: Path, staging: Path, config: ToyWorldConfig) -> None:
         if (staging / folder).exists():
             (staging / folder).rename(raw / folder)
     staging.rmdir()
-    unfinished = raw / f"{_MARKER}.part"
-    unfinished.write_text(json.dumps(_marker(config), indent=1) + "\n", "utf-8")
-    unfinished.replace(raw / _MARKER)
+    with atomic_file(raw / _MARKER) as file:
+        file.write((json.dumps(_marker(config), indent=1) + "\n").encode())
