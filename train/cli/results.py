@@ -183,5 +183,6 @@ def _score(outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
     measure = next((m for m in _MEASURES if m in scores), None)
     if measure is not None:
         sequences = next(len(s.tracker.sequences) for s in scored if s.name == BETWEEN)
-        note_result(weights, Result(measure, scores[measure], sequences, epoch))
+        result = Result(measure=measure, score=scores[measure], sequences=sequences, epoch=epoch)
+        note_result(weights, result)
     return scores

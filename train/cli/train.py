@@ -175,7 +175,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
     """Train and return the exit status; what ranks find by themselves, they agree on first."""
     from lorat.train.agreement import agreed, check_alike, common_settings
     from lorat.train.distributed.world import join_world
-    from lorat.train.logs.result import describe, read_best
+    from lorat.train.logs.result import read_best
     from lorat.train.loop import train
     from lorat.train.setup import find_shards, introduce, note_run, prepare
     from lorat.train.step.faults import explain_memory
@@ -199,7 +199,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
         if world.speaks:
             say(f"weights: {checkpoint / 'model.safetensors'}")
             if best := read_best(request.run):
-                say(f"best:    {request.run / best['weights']} ({describe(best)})")
+                say(f"best:    {request.run / best.weights} ({best})")
             if (curves := request.run / "curves.png").is_file():
                 say(f"curves:  {curves}")
     return 1 if evaluator is not None and evaluator.failed else 0

@@ -16,13 +16,10 @@ from lorat.train.logs.log import Entry, read_log
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_batch", "draw_curves"]
-
-_GAP = 6
+_GAP, _SIDE = 6, 224
 _BOX = (80, 255, 80)
 _CELLS = (255, 200, 60)
 _SMOOTH = 60  # running means that a curve is made of, if there are enough records
-_NO_SCORES = {"step", "seconds", "val_loss", "val_score", "val_box"}
 
 
 def draw_batch(batch: Batch, path: Path, columns: int = 4, most: int = 16) -> None:
@@ -35,35 +32,32 @@ def draw_batch(batch: Batch, path: Path, columns: int = 4, most: int = 16) -> No
         UserError: if the disk refuses.
     """
     tiles = [_pair(batch, i) for i in range(min(most, len(batch)))]
-    height, width = tiles[0].shape[:2]
     columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
-    sheet = np.full(shape, 255, dtype=np.uint8)
-    for number, tile in enumerate(tiles):
-        y, x = divmod(number, columns)
-        top, left = _GAP + y * (height + _GAP), _GAP + x * (width + _GAP)
-        sheet[top : top + height, left : left + width] = tile
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    bands = [
+        np.concatenate(tiles[first : first + columns], axis=1)
+        for first in range(0, len(tiles), columns)
+    ]
+    sheet = np.concatenate(bands)
+    sheet = cv2.copyMakeBorder(sheet, _GAP, 0, _GAP, 0, cv2.BORDER_CONSTANT, value=(255,) * 3)
     _, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     with atomic_file(path) as file:
         file.write(png.tobytes())
 
 
 def _pair(batch: Batch, index: int) -> NDArray[np.uint8]:
-    """Return one pair side by side, (224, 448 + gap, 3), whatever the crops' sizes."""
-    side = 224
-    template = batch.template[index].permute(1, 2, 0).numpy()
-    search = batch.search[index].permute(1, 2, 0).numpy()
-    left = cv2.resize(template, (side, side), interpolation=cv2.INTER_LINEAR)
-    right = cv2.resize(search, (side, side), interpolation=cv2.INTER_LINEAR)
+    """Return one pair side by side, white at its right and below, whatever the crops' sizes."""
+    images = (crops[index].permute(1, 2, 0).numpy() for crops in (batch.template, batch.search))
+    left, right = (cv2.resize(i, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR) for i in images)
     mask = batch.template_mask[index].numpy().astype(np.uint8)
-    mask = cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
+    mask = cv2.resize(mask, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(left, outlines, -1, _CELLS, 2)
-    x1, y1, x2, y2 = (batch.box[index].numpy() * side).round().astype(int).tolist()
+    x1, y1, x2, y2 = (batch.box[index].numpy() * _SIDE).round().astype(int).tolist()
     cv2.rectangle(right, (x1, y1), (x2, y2), _BOX, 2)
-    gap = np.full((side, 2, 3), 255, dtype=np.uint8)
-    return np.concatenate([left, gap, right], axis=1)
+    tile = np.full((_SIDE + _GAP, 2 * _SIDE + 2 + _GAP, 3), 255, dtype=np.uint8)
+    tile[:_SIDE, :_SIDE], tile[:_SIDE, _SIDE + 2 : -_GAP] = left, right
+    return tile
 
 
 def draw_curves(run: Path) -> Path | None:
@@ -79,19 +73,18 @@ def draw_curves(run: Path) -> Path | None:
     records = [line for line in lines if "loss" in line]
     if not records:
         return None
-    others = [line for line in lines if "loss" not in line]
-    names = {name for line in others for name in line} - _NO_SCORES
-    scores = sorted(name for name in names if name.endswith(("/ao", "/auc")))
+    names = {name for line in lines for name in line if name.endswith(("/ao", "/auc"))}
     # Half a second of imports, which no start of a training has to wait for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.2 * (3 + bool(scores))), layout="constrained")
+    rows = 3 + bool(names)
+    figure = Figure(figsize=(11, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(3 + bool(scores), 2)
+    grid = figure.add_gridspec(rows, 2)
     losses = figure.add_subplot(grid[0, :])
-    for name, colour in (("loss", "C0"), ("score", "C1"), ("box", "C2")):
-        _curve(losses, records, name, name, colour)
+    for number, name in enumerate(("loss", "score", "box")):
+        _curve(losses, records, name, name, f"C{number}")
     _points(losses, lines, "val_loss", "validation", "C3")
     _limit(losses, [record["loss"] for record in records], 0.0)
     _finish(losses, "loss")
@@ -106,9 +99,9 @@ def draw_curves(run: Path) -> Path | None:
         _curve(axes, records, name, title, "C0", factor)
         _limit(axes, [factor * record[name] for record in records], least)
         _finish(axes, title, legend=False)
-    if scores:
+    if names:
         axes = figure.add_subplot(grid[3, :])
-        for number, name in enumerate(scores):
+        for number, name in enumerate(sorted(names)):
             _points(axes, lines, name, name, f"C{number}")
         _finish(axes, "scores")
     path = run / "curves.png"
@@ -135,9 +128,8 @@ def _curve(
 
 def _limit(axes: Axes, values: list[float], least: float) -> None:
     """Show values from 0 on, but not how high the few highest of many reach."""
-    most = max(values)
     usual = 1.5 * float(np.quantile(values, 0.97))
-    axes.set_ylim(0, 1.05 * max(min(most, usual), least) or 1.0)
+    axes.set_ylim(0, 1.05 * max(min(max(values), usual), least) or 1.0)
 
 
 def _points(axes: Axes, lines: list[Entry], name: str, label: str, colour: str) -> None:

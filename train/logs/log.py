@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,8 +18,6 @@ from rich.text import Text
 from lorat.shards.base.storage import atomic_file, explain_disk
 
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal
-
-__all__ = ["Entry", "Listener", "Standing", "TrainLog", "open_log", "read_log", "status_line"]
 
 Entry = dict[str, Any]
 Listener = Callable[[int, Mapping[str, Any]], None]
@@ -40,6 +38,37 @@ class Standing:
     """Newest loss on pairs that are not trained on."""
 
 
+class _Screen:
+    """Shows a line: in place on a terminal, now and then a new one elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self.live: Live | None = None
+        if self._console.is_terminal:
+            self.live = Live(Text("starting"), console=self._console, refresh_per_second=4)
+        self._printed, self._waiting = -math.inf, ""
+
+    def say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def show(self, line: Callable[[int], str]) -> None:
+        """Show what `line` makes of the width in columns, in the place of what was shown."""
+        if self.live is not None:
+            text = line(self._console.width)
+            self.live.update(Text(text, no_wrap=True, overflow="ellipsis"))
+            return
+        self._waiting = line(1000)
+        if time.monotonic() - self._printed >= _PLAIN_SECONDS:
+            self.flush()
+            self._printed = time.monotonic()
+
+    def flush(self) -> None:
+        """Print what waits for its time."""
+        if self._waiting:
+            self.say(self._waiting)
+        self._waiting = ""
+
+
 class TrainLog:
     """Writes each record as a line of ``log.jsonl`` and shows the newest one."""
 
@@ -50,22 +79,19 @@ class TrainLog:
         self.damaged = sum(int(entry.get("damaged", 0)) for entry in kept)
         """Damaged samples over the whole run, resumed parts included."""
         self._before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
-        self._validation = _newest(kept, "val_loss")
+        validations = [entry["val_loss"] for entry in kept if "val_loss" in entry]
+        self._validation = validations[-1] if validations else None
         self._known = [entry for entry in kept if entry["step"] == first_step]
         self._start = self._since = time.perf_counter()
         self._first_step = first_step
         self._settled = False
-        self._listeners: list[Listener] = []
-
-    def also(self, listener: Listener) -> None:
-        """Tell `listener` too, of all that is written from now on."""
-        self._listeners.append(listener)
+        self.listeners: list[Listener] = []
+        """Are told too, of all that is written from now on."""
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Write what `Meter.read` says of the steps up to `step` (steps done); refresh the line."""
         self._write(step, values)
         self.damaged += int(values["damaged"])
-        self._validation = values.get("val_loss", self._validation)
         left = self._left(step)
         standing = Standing(step, self._steps, left, self.damaged, self._validation)
         self._screen.show(lambda width: status_line(standing, values, width))
@@ -79,10 +105,8 @@ class TrainLog:
 
         What a run that went on found once more, such as the scores at its end, is left out.
         """
-        if any(e["step"] == step and values.items() <= e.items() for e in self._known):
-            return
-        self._write(step, values)
-        self._validation = values.get("val_loss", self._validation)
+        if not any(e["step"] == step and values.items() <= e.items() for e in self._known):
+            self._write(step, values)
 
     def say(self, text: str) -> None:
         """Print a line above the one that refreshes."""
@@ -90,7 +114,7 @@ class TrainLog:
 
     def show(self, text: str) -> None:
         """Refresh the line with what goes on between two steps."""
-        self._screen.show(lambda width: Text(text[:width], no_wrap=True))
+        self._screen.show(lambda width: text[:width])
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         seconds = self._before + time.perf_counter() - self._start
@@ -98,7 +122,8 @@ class TrainLog:
         with explain_disk(Path(self._file.name)):
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
-        for listener in self._listeners:
+        self._validation = values.get("val_loss", self._validation)
+        for listener in self.listeners:
             listener(step, values)
 
     def _left(self, step: int) -> float:
@@ -110,13 +135,8 @@ class TrainLog:
         now = time.perf_counter()
         left = (self._steps - step) * (now - self._since) / max(step - self._first_step, 1)
         if not self._settled:
-            self._settled = True
-            self._since, self._first_step = now, step
+            self._settled, self._since, self._first_step = True, now, step
         return left
-
-
-def _newest(entries: list[Entry], name: str) -> float | None:
-    return next((entry[name] for entry in reversed(entries) if name in entry), None)
 
 
 @contextmanager
@@ -128,49 +148,19 @@ def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
         whole.writelines((json.dumps(entry) + "\n").encode() for entry in kept)
     with explain_disk(path):
         file = path.open("a", encoding="utf-8")
+    screen = _Screen()
     try:
-        with _screen() as screen:
-            yield TrainLog(file, screen, steps, kept, first_step)
+        with screen.live or nullcontext():
+            try:
+                yield TrainLog(file, screen, steps, kept, first_step)
+            except BaseException:
+                if screen.live is not None:
+                    screen.live.transient = True  # an error is all that is left to read
+                raise
+        screen.flush()
     finally:
         with suppress(OSError):  # every line is flushed; what the disk refused has been told
             file.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Screen:
-    show: Callable[[Callable[[int], Text]], None]
-    """Shows what a function makes of the width in columns, in the place of what was shown."""
-    say: Callable[[str], None]
-
-
-@contextmanager
-def _screen() -> Iterator[_Screen]:
-    """Yield what shows a line: in place on a terminal, now and then a new one elsewhere."""
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-    if console.is_terminal:
-        with Live(Text("starting"), console=console, refresh_per_second=4) as live:
-            try:
-                yield _Screen(lambda line: live.update(line(console.width)), say)
-            except BaseException:
-                live.transient = True  # an error is all that is left to read
-                raise
-        return
-    last, waiting = -math.inf, None
-
-    def print_now_and_then(line: Callable[[int], Text]) -> None:
-        nonlocal last, waiting
-        waiting = line(1000)
-        if time.monotonic() - last >= _PLAIN_SECONDS:
-            console.print(waiting, soft_wrap=True)
-            last, waiting = time.monotonic(), None
-
-    yield _Screen(print_now_and_then, say)
-    if waiting is not None:
-        console.print(waiting, soft_wrap=True)
 
 
 def read_log(path: Path) -> list[Entry]:
@@ -185,36 +175,20 @@ def read_log(path: Path) -> list[Entry]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def status_line(standing: Standing, values: Mapping[str, Any], width: int) -> Text:
+def status_line(standing: Standing, values: Mapping[str, Any], width: int) -> str:
     """Return the line that is shown, in the longest of its forms that fits into `width` columns.
 
     The shortest fits into 80 as long as the numbers are those of a training in its order.
     """
     at = f"{standing.step:,}/{standing.steps:,}"
-    left, v = _duration(standing.left), values
-    loss, score, box = (f"{v[name]:.3f}" for name in ("loss", "score", "box"))
-    speed, data = _number(v["pairs_per_second"]), f"data {v['data_wait']:.0%}"
-    extras = _extras(standing, values)
-    long = [
-        f"step {at}",
-        f"loss {loss} (score {score}, box {box})",
-        f"rate {v['rate']:.2e}",
-        f"norm {v['norm']:.2f}",
-        f"{speed} pairs/s",
-        data,
-        f"{left} left",
-    ]
-    middle = [at, f"loss {loss} ({score} + {box})", *long[2:4], f"{speed}/s", data, long[-1]]
-    short = [at, f"loss {loss} ({score}+{box})", f"{v['rate']:.0e}", long[3], f"{speed}/s", data]
-    forms = ["  ".join(parts + extras) for parts in (long, middle)]
-    forms += ["  ".join(parts) for parts in (long, middle)]
-    forms.append(" ".join([*short[:2], f"rate {short[2]}", *short[3:], left]))
-    forms.append(" ".join([*short, left]))
-    text = next((form for form in forms if len(form) <= width), forms[-1])
-    return Text(text, no_wrap=True, overflow="ellipsis")
-
-
-def _extras(standing: Standing, values: Mapping[str, Any]) -> list[str]:
+    loss, score, box = (f"{values[name]:.3f}" for name in ("loss", "score", "box"))
+    rate, speed, left = values["rate"], values["pairs_per_second"], _duration(standing.left)
+    norm, data = f"norm {values['norm']:.2f}", f"data {values['data_wait']:.0%}"
+    pairs = f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}"
+    long = [f"step {at}", f"loss {loss} (score {score}, box {box})", f"rate {rate:.2e}", norm]
+    long += [f"{pairs} pairs/s", data, f"{left} left"]
+    middle = [at, f"loss {loss} ({score} + {box})", *long[2:4], f"{pairs}/s", *long[5:]]
+    short = [at, f"loss {loss} ({score}+{box})", f"{rate:.0e}", norm, f"{pairs}/s", data, left]
     extras = []
     if standing.validation is not None:
         extras.append(f"val {standing.validation:.3f}")
@@ -222,11 +196,8 @@ def _extras(standing: Standing, values: Mapping[str, Any]) -> list[str]:
         extras.append(f"{values['skipped']} steps overflowed")
     if standing.damaged:
         extras.append(f"{standing.damaged:,} damaged samples replaced")
-    return extras
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    forms = ["  ".join(parts) for parts in (long + extras, middle + extras, long, middle)]
+    return next((form for form in forms if len(form) <= width), " ".join(short))
 
 
 def _duration(seconds: float) -> str:

@@ -14,8 +14,6 @@ from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
 from lorat.train.logs.verdict import Pace, sum_of
 from lorat.train.step.loss import Losses
 
-__all__ = ["Meter"]
-
 _LOG = logging.getLogger("lorat")
 _NAMED = 20  # damaged samples of which each gets a line
 
@@ -34,6 +32,10 @@ class Meter:
         self._sums = torch.zeros(5, device=self._world.device)
         self._steps = self._pairs = 0
         self._waited = self._reading = self._making = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Leave out the time since the last record, in which nothing was trained."""
         self._since = time.perf_counter()
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
@@ -50,7 +52,7 @@ class Meter:
 
     def add(self, losses: Losses, norm: Tensor, skipped: Tensor) -> None:
         """Count one step, as `StepResult` tells of it."""
-        self._sums += torch.stack([losses.total, losses.score, losses.box, norm, skipped])
+        self._sums += torch.stack([*losses, norm, skipped])
         self._steps += 1
 
     def read(self, rate: float) -> dict[str, float]:
@@ -78,10 +80,6 @@ class Meter:
             self._report(texts_of_ranks(self._damaged, self._world))
         self._reset()
         return values
-
-    def restart(self) -> None:
-        """Leave out the time since the last record, in which nothing was trained."""
-        self._since = time.perf_counter()
 
     def pace(self) -> Pace:
         """Return how fast this process has been so far, as a mean over ranks.

@@ -17,11 +17,9 @@ from lorat.train.logs.curves import draw_batch, draw_curves
 from lorat.train.logs.log import TrainLog, open_log
 from lorat.train.logs.meter import Meter
 from lorat.train.logs.verdict import circumstances_of, judge
-from lorat.train.logs.wandb_log import WandbRun, wandb_run
+from lorat.train.logs.wandb_log import wandb_run
 from lorat.train.step.engine import Engine
-from lorat.train.step.faults import Fault, Scene, write_dump
-
-__all__ = ["Reporter", "reporting"]
+from lorat.train.step.faults import Scene, write_dump
 
 _LOG = logging.getLogger("lorat")
 _ENOUGH = 200  # steps after which a verdict on speed is worth something, if an epoch is longer
@@ -36,9 +34,9 @@ class Reporter:
         """Rank 0's."""
         self._scene = scene
         source = scene.source
-        self._last = source.epochs * source.steps_per_epoch
-        self._first_verdict = first_step + min(source.steps_per_epoch, _ENOUGH)
-        self._judged = False
+        early = first_step + min(source.steps_per_epoch, _ENOUGH)
+        self._verdicts = sorted([early, source.epochs * source.steps_per_epoch])
+        """Steps after which the next record has a verdict."""
 
     def read(self, engine: Engine, rate: float) -> dict[str, Any]:
         """Return what happened since the last record; every rank has to call this.
@@ -52,9 +50,13 @@ class Reporter:
             SystemExit: then, on the other ranks.
         """
         fault = engine.watch.look()
-        if fault is not None:
-            self._stop(fault, engine)
-        return self.meter.read(rate)
+        if fault is None:
+            return self.meter.read(rate)
+        network, world = engine.whole().network, self._scene.world
+        error = write_dump(fault, self._scene, network) if world.speaks else SystemExit(2)
+        # Met here, no rank ends while rank 0 writes: torchrun would end them all then.
+        texts_of_ranks([], world)
+        raise error
 
     def show(self, batch: Batch) -> None:
         """Draw the first batch, on rank 0."""
@@ -66,26 +68,12 @@ class Reporter:
         """Show and write values of `done` steps, on rank 0."""
         if self.log is None:
             return
-        if done == self._last or (not self._judged and done >= self._first_verdict):
-            self._judged = True
-            values |= self._verdict(self.log)
+        if self._verdicts and done >= self._verdicts[0]:
+            self._verdicts = [step for step in self._verdicts if step > done]
+            verdict = judge(self.meter.pace(), circumstances_of(self._scene))
+            self.log.say(verdict.text)
+            values |= {"waits_for": verdict.kind, "verdict": verdict.text}
         self.log.record(done, values)
-
-    def _verdict(self, log: TrainLog) -> dict[str, str]:
-        scene = self._scene
-        about = circumstances_of(scene.recipe, scene.source, scene.dtype, scene.world)
-        verdict = judge(self.meter.pace(), about)
-        log.say(verdict.text)
-        return {"waits_for": verdict.kind, "verdict": verdict.text}
-
-    def _stop(self, fault: Fault, engine: Engine) -> None:
-        network, world = engine.whole().network, self._scene.world
-        error: Exception | None = None
-        if world.speaks:
-            error = write_dump(fault, self._scene, network)
-        # Met here, no rank ends while rank 0 writes: torchrun would end them all then.
-        texts_of_ranks([], world)
-        raise error or SystemExit(2)
 
 
 @contextmanager
@@ -100,21 +88,21 @@ def _no_reason_to_end() -> Iterator[None]:
 @contextmanager
 def reporting(scene: Scene, first_step: int, wandb_mode: str) -> Iterator[Reporter]:
     """Open a run's log, and wandb's where that is asked for; at the end draw the curves."""
-    if not scene.world.speaks:
+    source, world = scene.source, scene.world
+    if not world.speaks:
         yield Reporter(scene, None, first_step)
         return
-    source = scene.source
     steps = source.epochs * source.steps_per_epoch
     config = {
         "variant": scene.variant.model_dump(mode="json"),
         "recipe": scene.recipe.model_dump(mode="json"),
-        "processes": scene.world.size,
-        "device": scene.world.device.type,
+        "processes": world.size,
+        "device": world.device.type,
     }
-    about = WandbRun(scene.run, wandb_mode, config, source.batch_size)
-    with wandb_run(about) as listener, open_log(scene.run, steps, first_step) as log:
+    telling = wandb_run(scene.run, wandb_mode, config, source.batch_size)
+    with telling as listener, open_log(scene.run, steps, first_step) as log:
         if listener is not None:
-            log.also(listener)
+            log.listeners.append(listener)
         yield Reporter(scene, log, first_step)
     with _no_reason_to_end():
         draw_curves(scene.run)

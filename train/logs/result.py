@@ -1,28 +1,27 @@
 """Which weights of a run are the best and the last: ``result.json`` and ``best.safetensors``.
 
 The best are those with the highest score of the test set that is tracked in between. They are
-copied out of their checkpoint, which makes room for newer ones. Paths are relative to the run.
+copied out of their checkpoint, which makes room for newer ones.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from lorat.configs.load import parse
 from lorat.shards.base.storage import atomic_file, read_json, write_json
-
-__all__ = ["BEST", "RESULT", "Result", "describe", "note_result", "read_best"]
 
 RESULT = "result.json"
 BEST = "best.safetensors"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a checkpoint's weights reached."""
+class Result(BaseModel):
+    """What weights reached."""
+
+    model_config = ConfigDict(frozen=True)
 
     measure: str
     """Test set and measure, such as ``got10k-val/ao``."""
@@ -32,6 +31,19 @@ class Result:
     """That were scored."""
     epoch: int
     """Finished epochs."""
+    weights: str = ""
+    """Their file, relative to the run."""
+
+    def __str__(self) -> str:
+        return f"{self.measure} {100 * self.score:.1f} after epoch {self.epoch}"
+
+
+class _Results(BaseModel):
+    """What ``result.json`` holds."""
+
+    version: int = 1
+    best: Result
+    last: Result
 
 
 def note_result(weights: Path, result: Result) -> None:
@@ -44,27 +56,20 @@ def note_result(weights: Path, result: Result) -> None:
     Raises:
         UserError: if the disk is full or the file of results is damaged.
     """
-    run = weights.parents[2]
-    best = read_best(run)
-    entry = asdict(result)
-    if best is None or result.measure != best["measure"] or result.score >= best["score"]:
+    run, best = weights.parents[2], read_best(weights.parents[2])
+    last = result.model_copy(update={"weights": str(weights.relative_to(run))})
+    if best is None or last.measure != best.measure or last.score >= best.score:
         with weights.open("rb") as whole, atomic_file(run / BEST) as copy:
             shutil.copyfileobj(whole, copy)
-        best = {**entry, "weights": BEST}
-    last = {**entry, "weights": str(weights.relative_to(run))}
-    write_json(run / RESULT, {"version": 1, "best": best, "last": last})
+        best = last.model_copy(update={"weights": BEST})
+    write_json(run / RESULT, _Results(best=best, last=last).model_dump())
 
 
-def read_best(run: Path) -> dict[str, Any] | None:
+def read_best(run: Path) -> Result | None:
     """Return what is known of a run's best weights; None where nothing was noted.
 
     Raises:
         UserError: if the file is damaged.
     """
     path = run / RESULT
-    return read_json(path)["best"] if path.is_file() else None
-
-
-def describe(best: Mapping[str, Any]) -> str:
-    """Return what `read_best` gives as words."""
-    return f"{best['measure']} {100 * best['score']:.1f} after epoch {best['epoch']}"
+    return parse(_Results, read_json(path), str(path)).best if path.is_file() else None

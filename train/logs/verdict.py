@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal, NamedTuple
 
 import torch
 
-from lorat.configs.schema import RecipeConfig
 from lorat.shards.base.process import cores_a_rank
 from lorat.shards.base.storage import is_remote
 from lorat.shards.pixels.jpeg import codec_name
-from lorat.train.data.places import Source
-from lorat.train.distributed.world import World
 from lorat.train.network.deploy.devices import cpu_number_type
-
-__all__ = ["Circumstances", "Pace", "Verdict", "circumstances_of", "judge", "sum_of"]
+from lorat.train.step.faults import Scene
 
 _TOLERATED = 0.05
 """Share of time spent waiting for data that is not worth a change."""
@@ -76,29 +72,21 @@ class Verdict(NamedTuple):
 
 def sum_of(paces: Sequence[Pace]) -> Pace:
     """Return the pace of all these steps together."""
-    return Pace(
-        seconds=sum(pace.seconds for pace in paces),
-        waited=sum(pace.waited for pace in paces),
-        pairs=sum(pace.pairs for pace in paces),
-        reading=sum(pace.reading for pace in paces),
-        making=sum(pace.making for pace in paces),
-    )
+    return Pace(*map(sum, zip(*map(astuple, paces), strict=True)))
 
 
-def circumstances_of(
-    recipe: RecipeConfig, source: Source, dtype: torch.dtype, world: World
-) -> Circumstances:
+def circumstances_of(scene: Scene) -> Circumstances:
     """Look up what a run trains with."""
-    device, plan = world.device.type, recipe.train
+    device, plan, source = scene.world.device, scene.recipe.train, scene.source
     fast = cpu_number_type() == torch.bfloat16
-    if device == "cuda":
-        fast = torch.cuda.get_device_capability(world.device)[0] >= 8
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
     return Circumstances(
-        workers=recipe.data.workers,
+        workers=scene.recipe.data.workers,
         cores=cores_a_rank(),
-        device=device,
-        dtype=dtype,
-        fast_bfloat16=fast and device != "mps",
+        device=device.type,
+        dtype=scene.dtype,
+        fast_bfloat16=fast and device.type != "mps",
         accumulate=plan.accumulate,
         checkpoints=plan.checkpoint_activations,
         compiled=plan.compile or plan.parallel == "fsdp",
@@ -116,58 +104,53 @@ def judge(pace: Pace, about: Circumstances) -> Verdict:
     """
     share = pace.waited / pace.seconds if pace.seconds else 0.0
     if share < _TOLERATED:
-        what = f"the network is what takes the time, data waits are {share:.0%}"
-        return Verdict("network", f"speed: {what}; {_for_network(about)}")
+        what = f"speed: the network is what takes the time, data waits are {share:.0%}"
+        return Verdict("network", f"{what}; what would help: {_for_network(about)}")
     total = pace.reading + pace.making
     read = pace.reading / total if total else 0.0
     waits = f"speed: {share:.0%} of the time is spent waiting for data"
     if read > 0.5:
-        place = "store" if about.remote else "disk"
+        place: Literal["disk", "store"] = "store" if about.remote else "disk"
         what = f"the {place} is slow: workers read for {read:.0%} of their time"
-        return Verdict("store" if about.remote else "disk", f"{waits}; {what}; {_for_disk(about)}")
+        return Verdict(place, f"{waits}; {what}; what would help: {_for_disk(about)}")
     what = f"decoding and augmenting take {1 - read:.0%} of the workers' time"
     return Verdict("decoding", f"{waits}; {what}; {_for_decoding(pace, about)}")
 
 
 def _for_network(about: Circumstances) -> str:
-    helps: list[str] = []
-    if about.fast_bfloat16 and about.dtype == torch.float32:
-        helps.append("--set train.dtype=bfloat16")
-    if about.checkpoints:
-        helps.append("--set train.checkpoint_activations=false, if memory suffices")
-    if about.accumulate > 1 and about.device != "cpu":
-        helps.append("a smaller train.accumulate, if memory suffices")
-    if not about.compiled and about.device != "mps":
-        helps.append("--set train.compile=true")
-    helps.append("a GPU" if about.device == "cpu" else "more processes (torchrun)")
-    return f"what would help: {', '.join(helps)}"
+    helps = {
+        "--set train.dtype=bfloat16": about.fast_bfloat16 and about.dtype == torch.float32,
+        "--set train.checkpoint_activations=false, if memory suffices": about.checkpoints,
+        "a smaller train.accumulate, if memory suffices": about.accumulate > 1
+        and about.device != "cpu",
+        "--set train.compile=true": not about.compiled and about.device != "mps",
+        "a GPU": about.device == "cpu",
+        "more processes (torchrun)": about.device != "cpu",
+    }
+    return ", ".join(text for text, would in helps.items() if would)
 
 
 def _for_disk(about: Circumstances) -> str:
-    helps = []
-    if not about.cached:
-        where = "a local disk" if about.remote else "a faster disk"
-        helps.append(f"--shard-cache DIR on {where}")
-    helps.append(f"--set data.workers={max(2 * about.workers, 2)}, which read side by side")
+    more = f"--set data.workers={max(2 * about.workers, 2)}, which read side by side"
     if about.cached:
-        helps.append("a --shard-cache-size that holds all shards")
-    return f"what would help: {', '.join(helps)}"
+        return f"{more}, a --shard-cache-size that holds all shards"
+    where = "a local disk" if about.remote else "a faster disk"
+    return f"--shard-cache DIR on {where}, {more}"
 
 
 def _for_decoding(pace: Pace, about: Circumstances) -> str:
     """Propose as many workers as the network could use, if there are cores for them."""
     codec = "" if about.fast_codec else "libjpeg-turbo (see the note at the start), "
-    busy = pace.seconds - pace.waited
-    if pace.waited >= pace.seconds or busy <= 0:
-        busy = 0.5 * pace.seconds
-    wanted = math.ceil(_MARGIN * (pace.reading + pace.making) / busy)
     # On the processor the network needs a core itself.
     room = about.cores - 1 if about.device == "cpu" else about.cores
-    if wanted > about.workers and about.workers < room:
-        return f"what would help: {codec}--set data.workers={min(wanted, room)}"
-    if about.workers < room:
-        return f"what would help: {codec}--set data.workers={about.workers + 1}"
-    return (
-        f"all {about.cores} cores are at work: what would help: {codec}more cores a process, or "
-        "less augmentation (augment in the recipe)"
-    )
+    if about.workers >= room:
+        return (
+            f"all {about.cores} cores are at work: what would help: {codec}more cores a process, "
+            "or less augmentation (augment in the recipe)"
+        )
+    busy = pace.seconds - pace.waited
+    if busy <= 0:
+        busy = 0.5 * pace.seconds
+    wanted = math.ceil(_MARGIN * (pace.reading + pace.making) / busy)
+    workers = max(min(wanted, room), about.workers + 1)
+    return f"what would help: {codec}--set data.workers={workers}"

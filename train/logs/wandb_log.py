@@ -8,80 +8,35 @@ training goes on without it.
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from lorat.shards.base.storage import atomic_file
 from lorat.train.logs.log import Listener
 
-__all__ = ["WandbRun", "has_key", "run_id", "wandb_run"]
-
-_ID = "wandb_id.txt"
 _PATIENCE = 30.0
 """Seconds that an answer of the server is waited for at the start."""
 _LAST_PATIENCE = 300.0
 """Seconds that the last records may take to arrive; without a limit, a server that is gone would
 keep the training from ending. ``wandb sync`` sends what did not."""
-_SERVER = "https://api.wandb.ai"
 _LOG = logging.getLogger("lorat")
-
-
-@dataclass(frozen=True, slots=True)
-class WandbRun:
-    """What a run is called and described by there."""
-
-    folder: Path
-    """Of the run."""
-    mode: str
-    """``online``, ``offline`` or ``off``."""
-    config: Mapping[str, Any]
-    batch_size: int
-    """Pairs a step, for the axis of pairs."""
-
-
-class _Guarded:
-    """Calls that say a failure once and are left out from then on."""
-
-    def __init__(self) -> None:
-        self._failed = False
-
-    def __call__(self, what: str, call: Callable[[], Any]) -> Any:
-        if self._failed:
-            return None
-        try:
-            return call()
-        except Exception as error:  # noqa: BLE001  # no failure of wandb may end a training
-            self._failed = True
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            _LOG.warning("wandb: %s failed (%s); the training goes on without it", what, reason)
-            return None
 
 
 def has_key() -> bool:
     """Return whether an API key is configured, where ``wandb login`` or the user puts it."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", _SERVER)).hostname or ""
-    home = Path(os.environ.get("HOME", "~")).expanduser()
-    for path in (os.environ.get("NETRC"), home / ".netrc", home / "_netrc"):
-        try:
-            if path and netrc.netrc(str(path)).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+    from requests.utils import get_netrc_auth  # wandb brings it
+
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return bool(os.environ.get("WANDB_API_KEY")) or get_netrc_auth(server) is not None
 
 
 def run_id(folder: Path) -> str:
     """Return the id of a run folder, which gets one if it has none."""
-    path = folder / _ID
+    path = folder / "wandb_id.txt"
     if path.is_file() and (known := path.read_text(encoding="utf-8").strip()):
         return known
     new = secrets.token_hex(4)  # not from a generator that a training is seeded with
@@ -91,52 +46,64 @@ def run_id(folder: Path) -> str:
 
 
 @contextmanager
-def wandb_run(about: WandbRun) -> Iterator[Listener | None]:
-    """Open the run there and yield what tells it of records; None where the mode is ``off``.
+def wandb_run(
+    folder: Path, mode: str, config: Mapping[str, Any], batch_size: int
+) -> Iterator[Listener | None]:
+    """Open the run there and yield what tells it of records; None where there is no run.
 
     Without a key ``online`` becomes ``offline``, and so it does where the server does not answer.
+
+    Args:
+        folder: of the run, whose name it has there.
+        mode: ``online``, ``offline`` or ``off``.
+        config: describes it there.
+        batch_size: pairs a step, for the axis of pairs.
     """
-    if about.mode == "off":
-        yield None
-        return
-    online = about.mode == "online"
-    if online and not has_key():
-        _LOG.info("wandb: no API key (wandb login); writing files for wandb sync instead")
-        online = False
-    guarded = _Guarded()
-    run = guarded("the start", lambda: _open(about, online))
+    failed = False
+
+    def guarded(what: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Say a failure once; nothing is called from then on."""
+        nonlocal failed
+        try:
+            return None if failed else call(*args, **options)
+        except Exception as error:  # noqa: BLE001  # no failure of wandb may end a training
+            failed = True
+            reason = _reason(error)
+            _LOG.warning("wandb: %s failed (%s); the training goes on without it", what, reason)
+
+    run = guarded("the start", _open, folder, mode == "online", config) if mode != "off" else None
     if run is None:
         yield None
         return
 
     def tell(step: int, values: Mapping[str, Any]) -> None:
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
-        entry = {"step": step, "pairs": step * about.batch_size, **numbers}
-        guarded("a record", lambda: run.log(entry))
+        guarded("a record", run.log, {"step": step, "pairs": step * batch_size, **numbers})
 
     try:
         yield tell
     except BaseException:
-        guarded("the end", lambda: run.finish(exit_code=1))
+        guarded("the end", run.finish, exit_code=1)
         raise
     guarded("the end", run.finish)
 
 
-def _open(about: WandbRun, online: bool) -> Any:
+def _open(folder: Path, online: bool, config: Mapping[str, Any]) -> Any:
     import wandb
 
-    if online:
+    if online and not has_key():
+        _LOG.info("wandb: no API key (wandb login); writing files for wandb sync instead")
+    elif online:
         try:
-            return _start(about, "online")
+            return _start(folder, "online", config)
         except (wandb.Error, OSError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            _LOG.warning("wandb: no connection (%s); writing files for wandb sync", reason)
-    run = _start(about, "offline")
+            _LOG.warning("wandb: no connection (%s); writing files for wandb sync", _reason(error))
+    run = _start(folder, "offline", config)
     _LOG.info("wandb: send the run with: wandb sync %s", Path(run.dir).parent)
     return run
 
 
-def _start(about: WandbRun, mode: Literal["online", "offline"]) -> Any:
+def _start(folder: Path, mode: Literal["online", "offline"], config: Mapping[str, Any]) -> Any:
     import wandb
 
     # Older releases have no limit for the end.
@@ -152,10 +119,10 @@ def _start(about: WandbRun, mode: Literal["online", "offline"]) -> Any:
     )
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "lorat"),
-        id=run_id(about.folder),
-        name=about.folder.name,
-        dir=str(about.folder),
-        config=dict(about.config),
+        id=run_id(folder),
+        name=folder.name,
+        dir=str(folder),
+        config=dict(config),
         job_type="train",
         mode=mode,
         resume="allow",
@@ -164,3 +131,7 @@ def _start(about: WandbRun, mode: Literal["online", "offline"]) -> Any:
     # Steps that are done again after a resume are drawn over those before.
     run.define_metric("*", step_metric="step")
     return run
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -24,9 +24,8 @@ VALUES = {
 
 
 def shown(width: int, standing: Standing | None = None, **values) -> str:
-    return status_line(
-        standing or Standing(112_340, 174_080, 18_200.0), {**VALUES, **values}, width
-    ).plain
+    standing = standing or Standing(112_340, 174_080, 18_200.0)
+    return status_line(standing, {**VALUES, **values}, width)
 
 
 @pytest.mark.parametrize("width", [80, 90, 100, 120, 160])
@@ -74,7 +73,7 @@ def test_records_past_the_step_that_a_run_goes_on_from_are_cut_off(tmp_path):
 def test_other_results_stand_in_lines_of_their_own_and_reach_listeners(tmp_path, capsys):
     heard = []
     with open_log(tmp_path, 10, 0) as log:
-        log.also(lambda step, values: heard.append((step, dict(values))))
+        log.listeners.append(lambda step, values: heard.append((step, dict(values))))
         log.record(1, VALUES)
         log.add(1, {"val_loss": 1.25})
         log.record(2, VALUES)

@@ -9,6 +9,7 @@ import torch
 
 from lorat.train.distributed.world import World
 from lorat.train.logs.verdict import Circumstances, Pace, circumstances_of, judge, sum_of
+from lorat.train.step.faults import Scene
 
 USUAL = Circumstances(
     workers=2,
@@ -101,10 +102,11 @@ def test_paces_add_up():
     assert (both.seconds, both.waited, both.pairs) == (20.0, 6.2, 2000)
 
 
-def test_a_step_that_fsdp_cuts_is_not_to_be_one_graph(tiny_recipe, source):
+def test_a_step_that_fsdp_cuts_is_not_to_be_one_graph(tmp_path, tiny_variant, tiny_recipe, source):
     plan = tiny_recipe.train.model_copy(update={"parallel": "fsdp"})
     recipe = tiny_recipe.model_copy(update={"train": plan})
     world = World(0, 2, torch.device("cpu"))
     for one, proposed in ((recipe, False), (tiny_recipe, True)):
-        about = circumstances_of(one, source, torch.float32, world)
+        scene = Scene(tmp_path, tiny_variant, one, source, torch.float32, world)
+        about = circumstances_of(scene)
         assert ("train.compile" in judge(BUSY, about).text) is proposed

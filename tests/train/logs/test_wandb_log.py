@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lorat.train.logs import wandb_log
-from lorat.train.logs.wandb_log import WandbRun, has_key, run_id, wandb_run
+from lorat.train.logs.wandb_log import has_key, run_id, wandb_run
+
+wandb = pytest.importorskip("wandb")
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +27,9 @@ def no_key(monkeypatch, tmp_path):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name.lower()))
 
 
-def run_in(folder: Path, mode: str) -> WandbRun:
+def run_in(folder: Path, mode: str):
     folder.mkdir(exist_ok=True)
-    return WandbRun(folder, mode, {"recipe": {"lr": 0.5}}, 8)
+    return wandb_run(folder, mode, {"recipe": {"lr": 0.5}}, 8)
 
 
 class Fake:
@@ -38,6 +39,9 @@ class Fake:
 
     def __init__(self, fails_at: int = 1000) -> None:
         self.entries, self.exit_code, self.fails_at = [], None, fails_at
+
+    def define_metric(self, *_: str, **__: str) -> None:
+        pass
 
     def log(self, entry) -> None:
         if len(self.entries) >= self.fails_at:
@@ -51,29 +55,29 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch):
     made = Fake()
-    monkeypatch.setattr(wandb_log, "_start", lambda about, mode: made)
+    monkeypatch.setattr(wandb, "init", lambda **_: made)
     return made
 
 
 def test_off_does_not_even_import_wandb(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from lorat.train.logs.wandb_log import WandbRun, wandb_run\n"
-        "with wandb_run(WandbRun(Path('x'), 'off', {}, 8)) as tell: assert tell is None\n"
+        "from lorat.train.logs.wandb_log import wandb_run\n"
+        "with wandb_run(Path('x'), 'off', {}, 8) as tell: assert tell is None\n"
         "assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_records_become_points_over_steps_and_pairs(fake, tmp_path):
-    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+    with run_in(tmp_path / "run", "offline") as tell:
         tell(10, {"loss": 0.5, "verdict": "speed: fine"})
     assert fake.entries == [{"step": 10, "pairs": 80, "loss": 0.5}] and fake.exit_code == 0
 
 
 def test_no_key_means_offline_and_one_line(fake, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="lorat")
-    with wandb_run(run_in(tmp_path / "run", "online")):
+    with run_in(tmp_path / "run", "online"):
         pass
     assert "no API key" in caplog.messages[0] and "wandb sync" in caplog.messages[1]
     assert len(caplog.messages) == 2
@@ -81,7 +85,7 @@ def test_no_key_means_offline_and_one_line(fake, tmp_path, caplog):
 
 def test_a_failure_is_said_once_and_the_training_goes_on(fake, tmp_path, caplog):
     fake.fails_at = 1
-    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+    with run_in(tmp_path / "run", "offline") as tell:
         for step in range(5):
             tell(step, {"loss": 0.5})
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
@@ -91,11 +95,11 @@ def test_a_failure_is_said_once_and_the_training_goes_on(fake, tmp_path, caplog)
 
 
 def test_a_start_that_fails_leaves_the_training_alone(monkeypatch, tmp_path, caplog):
-    def refuse(about: WandbRun, mode: str) -> None:
+    def refuse(**_: object) -> None:
         raise RuntimeError("no service")
 
-    monkeypatch.setattr(wandb_log, "_start", refuse)
-    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+    monkeypatch.setattr(wandb, "init", refuse)
+    with run_in(tmp_path / "run", "offline") as tell:
         assert tell is None
     assert "no service" in caplog.text
 
@@ -103,7 +107,7 @@ def test_a_start_that_fails_leaves_the_training_alone(monkeypatch, tmp_path, cap
 def test_a_training_that_fails_is_marked_and_its_error_kept(fake, tmp_path):
     with (
         pytest.raises(ValueError, match="mine"),
-        wandb_run(run_in(tmp_path / "run", "offline")),
+        run_in(tmp_path / "run", "offline"),
     ):
         raise ValueError("mine")
     assert fake.exit_code == 1
@@ -112,15 +116,15 @@ def test_a_training_that_fails_is_marked_and_its_error_kept(fake, tmp_path):
 def test_a_server_that_does_not_answer_means_offline(monkeypatch, tmp_path, caplog):
     modes = []
 
-    def start(about: WandbRun, mode: str) -> Fake:
+    def start(mode: str, **_: object) -> Fake:
         modes.append(mode)
         if mode == "online":
             raise ConnectionError("unreachable")
         return Fake()
 
-    monkeypatch.setattr(wandb_log, "_start", start)
+    monkeypatch.setattr(wandb, "init", start)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    with wandb_run(run_in(tmp_path / "run", "online")) as tell:
+    with run_in(tmp_path / "run", "online") as tell:
         tell(1, {"loss": 0.5})
     assert modes == ["online", "offline"] and "unreachable" in caplog.text
 
@@ -171,10 +175,9 @@ def test_a_server_that_is_gone_does_not_keep_a_training_from_ending(monkeypatch,
         given.update(options)
         raise RuntimeError("enough seen")
 
-    wandb = pytest.importorskip("wandb")
     if "finish_timeout" not in wandb.Settings.model_fields:
         pytest.skip("this release has no limit for the end")
     monkeypatch.setattr(wandb, "init", init)
-    with wandb_run(run_in(tmp_path / "run", "offline")) as tell:
+    with run_in(tmp_path / "run", "offline") as tell:
         assert tell is None
     assert 0 < given["settings"].finish_timeout <= 600 and given["settings"].init_timeout <= 60
