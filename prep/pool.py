@@ -1,8 +1,9 @@
 """Runs jobs: in this process, in local processes, or on a Ray cluster.
 
-An engine calls ``work(shared, job, tell)`` for every job, and ``tell`` here with whatever the work
-tells there. What the work raises comes out as it is and ends the run; jobs that had not ended by
-then are given up. `shared` travels once to each process, not with each job.
+``engine.run(work, shared, jobs, tell)`` calls ``work(shared, job, tell)`` for every job, in any
+order, and ``tell`` here with whatever the work tells there. What the work raises comes out as it is
+and ends the run; jobs that had not ended by then are given up. All but ``tell`` must pickle;
+``shared`` travels once to each process, not with each job.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
@@ -36,39 +37,6 @@ Work = Callable[[Any, Any, Tell], None]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PATIENCE = 5.0  # seconds that a process gets to clean up before it is killed
 _TERMINATED = 128 + signal.SIGTERM  # exit status of a worker that was asked to end
-
-
-class Engine(Protocol):
-    """Where jobs run."""
-
-    def slots(self) -> int:
-        """Return how many jobs run at once."""
-
-    def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
-        """Run ``work(shared, job, tell)`` for every job, in any order."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineOptions:
-    """Which engine, and how much of it."""
-
-    engine: Literal["local", "ray"] = option("local", help="Processes of this machine, or Ray.")
-    workers: int | None = option(None, least=1, help="Processes.  [default: one a core]")
-    ray_address: str | None = option(
-        None, help="Ray cluster.  [default: RAY_ADDRESS, or a local Ray]"
-    )
-
-    def __post_init__(self) -> None:
-        if self.engine != "ray" and self.ray_address:
-            raise UserError("--ray-address needs --engine ray")
-        if self.engine == "ray" and self.workers:
-            raise UserError("--workers is for --engine local; Ray decides")
-
-    def make(self) -> LocalEngine | RayEngine:
-        """Return the engine."""
-        if self.engine == "ray":
-            return RayEngine(self.ray_address)
-        return LocalEngine(self.workers or usable_cores())
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +59,12 @@ class LocalEngine:
     def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
         """Run the jobs.
 
-        Args:
-            work: a module-level function.
-            shared: picklable.
-            jobs: picklable.
-            tell: called in this process.
-
         Raises:
             UserError: from the work, or when a process cannot be started or was killed.
         """
         workers = min(self.workers, len(jobs))
         if workers > 1:
-            _run_in_processes(work, shared, jobs, tell, workers)
+            _run_in_processes(pickle.dumps((work, shared)), jobs, tell, workers)
             return
         with one_core():
             for job in jobs:
@@ -111,7 +73,10 @@ class LocalEngine:
 
 @dataclass(frozen=True, slots=True)
 class RayEngine:
-    """A Ray cluster, or a local Ray where none runs; one CPU a job."""
+    """A Ray cluster, or a local Ray where none runs; one CPU a job.
+
+    Every node has the package of the work. What a job tells arrives when it ends.
+    """
 
     address: str | None = None
     """As `ray.init` takes it; None: ``RAY_ADDRESS``, else a Ray of this machine."""
@@ -121,37 +86,60 @@ class RayEngine:
         return max(1, int(_ray(self.address).cluster_resources().get("CPU", 1)))
 
     def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
-        """Run the jobs; what a job tells arrives when it ends.
-
-        Args:
-            work: a module-level function of a package that is installed on every node.
-            shared: picklable; put into Ray's store once.
-            jobs: picklable.
-            tell: called in this process.
+        """Run the jobs.
 
         Raises:
             UserError: from the work, or when Ray lost a job for good.
         """
         ray = _ray(self.address)
-        plan = ray.put(shared)
-        task = ray.remote(_collect)
+        plan, task = ray.put(shared), ray.remote(_collect)
         pending = [task.remote(work, plan, job) for job in jobs]
         try:
             while pending:
                 (ready, *_), pending = ray.wait(pending)
                 for message in ray.get(ready):
                     tell(message)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            if isinstance(error.cause, ray.exceptions.RayError):
-                raise _lost(error.cause) from None
-            raise
         except ray.exceptions.RayError as error:
-            raise _lost(error) from None
+            cause = getattr(error, "cause", error)
+            if isinstance(cause, UserError):
+                raise cause from None
+            if not isinstance(cause, ray.exceptions.RayError):
+                raise
+            # What a node could not unpack is its system error.
+            said = re.search(r"System error: (.*)", str(cause))
+            reason = said[1] if said else str(cause).strip().partition("\n")[0]
+            raise UserError(
+                f"Ray lost a shard ({reason}); run the same command again: finished shards are kept"
+            ) from None
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
+
+
+Engine = LocalEngine | RayEngine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """Which engine, and how much of it."""
+
+    engine: Literal["local", "ray"] = option("local", help="Processes of this machine, or Ray.")
+    workers: int | None = option(None, least=1, help="Processes.  [default: one a core]")
+    ray_address: str | None = option(
+        None, help="Ray cluster.  [default: RAY_ADDRESS, or a local Ray]"
+    )
+
+    def __post_init__(self) -> None:
+        if self.engine != "ray" and self.ray_address:
+            raise UserError("--ray-address needs --engine ray")
+        if self.engine == "ray" and self.workers:
+            raise UserError("--workers is for --engine local; Ray decides")
+
+    def make(self) -> Engine:
+        """Return the engine."""
+        if self.engine == "ray":
+            return RayEngine(self.ray_address)
+        return LocalEngine(self.workers or usable_cores())
 
 
 def _ray(address: str | None) -> Any:
@@ -170,15 +158,6 @@ def _ray(address: str | None) -> Any:
     return ray
 
 
-def _lost(error: Exception) -> UserError:
-    """Say in one line what Ray says in many; what a node could not unpack is its system error."""
-    said = re.search(r"System error: (.*)", str(error))
-    reason = said[1] if said else str(error).strip().partition("\n")[0]
-    return UserError(
-        f"Ray lost a shard ({reason}); run the same command again: finished shards are kept"
-    )
-
-
 def _collect(work: Work, shared: Any, job: Any) -> list[Any]:
     """Run one job on a Ray worker and return what it told."""
     settle_worker()
@@ -187,10 +166,7 @@ def _collect(work: Work, shared: Any, job: Any) -> list[Any]:
     return messages
 
 
-def _run_in_processes(
-    work: Work, shared: Any, jobs: Sequence[Any], tell: Tell, workers: int
-) -> None:
-    packed = pickle.dumps((work, shared))
+def _run_in_processes(packed: bytes, jobs: Sequence[Any], tell: Tell, workers: int) -> None:
     pool: ProcessPoolExecutor | None = None
     try:
         try:
@@ -208,6 +184,11 @@ def _run_in_processes(
             ) from None
         with ours:
             _hear(ours, futures, tell)
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed (out of memory?), unless its error stands above; run the "
+            "same command again with fewer --workers (a build keeps its finished shards)"
+        ) from None
     finally:
         if pool is not None:
             with _interrupts_held():  # who presses twice would leave processes behind
@@ -217,24 +198,18 @@ def _run_in_processes(
 def _hear(ours: Connection, futures: Sequence[Future[None]], tell: Tell) -> None:
     """Hand on what the work tells until every job has ended."""
     left = len(futures)
-    try:
-        while left:
-            try:
-                message = ours.recv()
-            except (EOFError, OSError):
-                break  # no worker is left; the futures know
-            if isinstance(message, _Ended):
-                futures[message.number].result()
-                left -= 1
-            else:
-                tell(message)
-        for future in futures:
-            future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed (out of memory?), unless its error stands above; run the "
-            "same command again with fewer --workers (a build keeps its finished shards)"
-        ) from None
+    while left:
+        try:
+            message = ours.recv()
+        except (EOFError, OSError):
+            break  # no worker is left; the futures know
+        if isinstance(message, _Ended):
+            futures[message.number].result()
+            left -= 1
+        else:
+            tell(message)
+    for future in futures:
+        future.result()
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
@@ -299,8 +274,7 @@ class _Worker:
         os._exit(_TERMINATED)
 
     def _follow_parent(self) -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
+        if parent := multiprocessing.parent_process():
             parent.join()
         # To this thread the signal would not end what the main thread waits for.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

@@ -14,7 +14,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -88,19 +88,9 @@ class ClipIndex(Sequence[Clip]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Clip: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Clip]: ...
-
-    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
-        if isinstance(index, slice):
-            return [self._clip(i) for i in range(*index.indices(len(self)))]
-        at = index + len(self) if index < 0 else index
-        if not 0 <= at < len(self):
-            raise IndexError(f"clip {index} of {len(self)}")
-        return self._clip(at)
+    def __getitem__(self, index: int | slice) -> Any:
+        at = range(len(self))[index]
+        return self._clip(at) if isinstance(at, int) else [self._clip(number) for number in at]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (str(self.path), self.digest)

@@ -32,12 +32,11 @@ _SURELY = 0.8  # of the bytes estimated are needed even where the sample was unl
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a pair costs on average."""
+    """What a pair costs on average; seconds of one process."""
 
     sampled: int
     bytes: float
     seconds: float
-    """Of one process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +45,12 @@ class Estimate:
 
     name: str
     pairs: int
-    """Of the whole pool."""
+    """Of the whole pool; `there` are built, `to_build` are this run's."""
     there: int
-    """Pairs that are built already."""
     to_build: int
-    """Pairs that this run builds: what is not there, or its part of that."""
     bytes: int
-    """That the run adds."""
+    """That the run adds; `lacking` are those of all parts."""
     lacking: int
-    """Bytes that the pool still lacks, over all parts."""
     bytes_per_pair: float
     seconds: float
     """Of the run, on all its processes."""
@@ -68,9 +64,8 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
 
     Args:
         plan: of the data set.
-        shards: ascending; the shards that the sample is taken from.
-        seconds: stop after so many; None cuts the whole sample, so that the sizes do not depend on
-            the machine.
+        shards: ascending.
+        seconds: stop after so many; None: never, so that sizes do not depend on the machine.
     """
     size, total = plan.options.shard_pairs, plan.pairs_in(shards)
     count = min(_SAMPLE, -(-total // _SHARE))
@@ -125,14 +120,12 @@ def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None =
 def pairs_within(budget: int, wanted: Sequence[tuple[int, int, float]]) -> list[int]:
     """Divide a budget of bytes among data sets, in proportion to the pairs each gets by default.
 
+    Each gets at least 1 and at most what is worth drawing; what that leaves of the budget is left.
+
     Args:
         budget: bytes over all data sets.
         wanted: of each data set the default number of pairs, the most that are worth drawing, and
             the bytes a pair.
-
-    Returns:
-        The pairs of each, at least 1 and at most the most that are worth drawing; what that leaves
-        of the budget is left.
     """
     whole = sum(default * cost for default, _, cost in wanted)
     scale = budget / whole if whole > 0 else 1.0

@@ -15,79 +15,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Self
 
 from lorat.prep.build.plan import Plan
 from lorat.shards.base.errors import UserError
 
 
-def log_path(plan: Plan) -> Path:
-    """Return the log file of a run of a plan."""
-    part = plan.options.part
-    suffix = f"-{part.number}-of-{part.of}" if part else ""
-    if isinstance(plan.folder, Path):
-        return plan.folder / f"build{suffix}.log"
-    return Path(f"{plan.name}-build{suffix}.log")
-
-
 class BuildLog:
-    """Appends events to a file.
+    """The log file of a run of a plan, open inside ``with``; an error that ends it is its last line.
 
-    Args:
-        path: of the file.
-        file: open, without a buffer: closing one on a full disk would raise once more.
+    Raises:
+        UserError: if it cannot be opened or written, such as on a full disk.
     """
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self._file = path, file
+    def __init__(self, plan: Plan) -> None:
+        part = plan.options.part
+        name = f"build-{part.number}-of-{part.of}.log" if part else "build.log"
+        local = isinstance(plan.folder, Path)
+        self.path = plan.folder / name if local else Path(f"{plan.name}-{name}")
+
+    def __enter__(self) -> Self:
+        with self._refused():
+            # Closing a buffered file on a full disk would raise once more.
+            self._file = self.path.open("a+b", buffering=0)
+            if self._file.seek(0, os.SEEK_END):
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read() != b"\n":
+                    self._file.write(b"\n")  # a killed build left half a line
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        with self._file, suppress(UserError):
+            if isinstance(error, KeyboardInterrupt):
+                self.write("stopped")
+            elif isinstance(error, UserError):
+                self.write("failed", error=error.message)
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event.
-
-        Raises:
-            UserError: if it cannot be written, such as on a full disk.
-        """
+        """Append one event."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with _refused(self.path):
+        with self._refused():
             line = json.dumps({"time": now, "event": event, **values}) + "\n"
             self._file.write(line.encode())
 
-
-@contextmanager
-def open_log(plan: Plan) -> Iterator[BuildLog]:
-    """Open a plan's log; an error that ends the block is its last line.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    path = log_path(plan)
-    with _refused(path):
-        file = path.open("a+b", buffering=0)
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":
-                file.write(b"\n")  # a killed build left half a line
-    with file:
-        log = BuildLog(path, file)
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
         try:
-            yield log
-        except KeyboardInterrupt:
-            with suppress(UserError):
-                log.write("stopped")
-            raise
-        except UserError as error:
-            with suppress(UserError):
-                log.write("failed", error=error.message)
-            raise
-
-
-@contextmanager
-def _refused(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); make room or make "
-            f"{path.absolute().parent} writable, and run the same command again: finished shards "
-            "are kept"
-        ) from None
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); make room or make "
+                f"{self.path.absolute().parent} writable, and run the same command again: finished "
+                "shards are kept"
+            ) from None

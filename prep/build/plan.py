@@ -24,24 +24,16 @@ from lorat.shards.pixels.jpeg import codec_name
 from lorat.shards.pixels.resample import SHRINKING
 
 _LOG = logging.getLogger("lorat")
-
 _MOST_PAIRS = 500_000
 _PAIRS_PER_OBJECT = 4
-WARNED = 10
-"""Losses that are warned about one by one; the log of the build has them all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Part `number` of a build that `of` runs share: every `of`-th shard."""
+    """Part `number`, from 1, of a build that `of` runs share: every `of`-th shard."""
 
     number: int
-    """1 … `of`."""
     of: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.of:
-            raise UserError(f"part {self}: write i/n with i from 1 to n")
 
     @staticmethod
     def parse(text: str) -> Part:
@@ -51,8 +43,10 @@ class Part:
             UserError: if it is not that.
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if not match:
-            raise UserError(f"part '{text}': write i/n, such as 2/8 for the second of eight parts")
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise UserError(
+                f"part '{text}': write i/n with i from 1 to n, such as 2/8 for the second of eight"
+            )
         return Part(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
@@ -87,12 +81,11 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The build of one data set split."""
+    """The build of one data set split; `clips` are cleaned."""
 
     dataset: str
     split: str
     clips: Sequence[Clip]
-    """Cleaned."""
     folder: Location
     config: dict[str, Any]
     options: BuildOptions
@@ -135,8 +128,7 @@ def most_pairs(clips: Sequence[Clip]) -> int:
     """Return how many pairs are worth drawing from a tree: 4 for each visible object."""
     if isinstance(clips, ClipIndex):
         return _PAIRS_PER_OBJECT * clips.object_frames
-    visible = (int(track.visible.sum()) for clip in clips for track in clip.tracks)
-    return _PAIRS_PER_OBJECT * sum(visible)
+    return _PAIRS_PER_OBJECT * sum(int(t.visible.sum()) for clip in clips for t in clip.tracks)
 
 
 def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) -> Plan:
@@ -172,6 +164,14 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs)
 
 
+def warn_of_losses(what: str, reasons: Sequence[str], where: str) -> None:
+    """Warn of the first losses one by one; `where` names them all."""
+    for reason in reasons[:10]:
+        _LOG.warning("lost a %s: %s", what, reason)
+    if len(reasons) > 10:
+        _LOG.warning("lost %d more %ss; %s names them", len(reasons) - 10, what, where)
+
+
 def _check_sequences(clips: ClipIndex, max_bad: int) -> None:
     """Refuse, or warn of, sequences that are lost as a whole."""
     reasons = list(clips.lost.values())
@@ -181,5 +181,4 @@ def _check_sequences(clips: ClipIndex, max_bad: int) -> None:
             f"their start, --max-bad allows {max_bad}; or leave them out: --exclude REPORT of "
             "lorat-prep check"
         )
-    for reason in reasons[:WARNED]:
-        _LOG.warning("lost a sequence: %s", reason)
+    warn_of_losses("sequence", reasons, "the log")

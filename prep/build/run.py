@@ -7,7 +7,6 @@ engine and the number of workers. The manifest is written last.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from dataclasses import asdict, dataclass
 from lorat.prep.annotations.clips import ClipIndex
 from lorat.prep.build.estimate import Estimate
 from lorat.prep.build.folder import begin, check_folder, finished, planned_parts, receipts
-from lorat.prep.build.log import BuildLog, open_log
-from lorat.prep.build.plan import WARNED, BuildOptions, Plan, make_plan
+from lorat.prep.build.log import BuildLog
+from lorat.prep.build.plan import BuildOptions, Plan, make_plan, warn_of_losses
 from lorat.prep.build.shard import Step, build_shard
 from lorat.prep.pool import Engine, LocalEngine
 from lorat.prep.trees.base.clip import Clip
@@ -25,10 +24,8 @@ from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import Location, remove_leftovers
 from lorat.shards.manifest import Manifest, Receipt
 
-_LOG = logging.getLogger("lorat")
-
 PairProgress = Callable[[int, int], None]
-"""Called with (pairs done, pairs in all) of what a run is answerable for."""
+"""Called with (pairs done, pairs in all) of what a run is answerable for, every few pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +51,6 @@ def build(
 ) -> BuildReport:
     """Build the shards of one data set split under `shards`/<dataset>-<split>, in local processes.
 
-    Args:
-        clips: cleaned: a `ClipIndex`, or a list.
-        shards: the folder of all data sets' shards.
-        options: how.
-        progress: told of every few pairs.
-
     Raises:
         UserError: if there is nothing to build, the folder holds shards of another build, a shard
             cannot be written, or more is lost to damaged frames than `options.max_bad`.
@@ -79,7 +70,7 @@ def run_plan(
     Args:
         plan: from `lorat.prep.build.plan.make_plan`.
         engine: where the shard jobs run.
-        progress: told of every few pairs.
+        progress: told of the pairs.
         estimate: written into the log.
 
     Raises:
@@ -90,11 +81,11 @@ def run_plan(
     mine = plan.mine()
     done = finished(plan, mine)
     todo = [number for number in mine if number not in done]
-    with open_log(plan) as log:
+    with BuildLog(plan) as log:
         _log_start(log, plan, len(todo), estimate)
-        run = _Run(plan, log, done, progress)
-        engine.run(build_shard, plan, todo, run.hear)
-        _warn_of_losses(done, log)
+        hear = _Listener(plan, log, done, progress)
+        engine.run(build_shard, plan, todo, hear)
+        warn_of_losses("pair", _losses(done), str(log.path))
         return _sum_up(plan, log, "end", [done[number] for number in mine], len(todo))
 
 
@@ -110,9 +101,8 @@ def merge(plan: Plan) -> BuildReport:
     """
     check_folder(plan)
     parts = planned_parts(plan)
-    numbers = plan.mine()
-    done = receipts(plan, numbers)
-    missing = [number for number in numbers if number not in done]
+    done = receipts(plan, plan.mine())
+    missing = [number for number in plan.mine() if number not in done]
     if missing:
         again = sorted({number % parts + 1 for number in missing})
         options = " and ".join(f"--part {number}/{parts}" for number in again)
@@ -122,35 +112,30 @@ def merge(plan: Plan) -> BuildReport:
             f"{plan.folder}: {len(missing)} of {plan.shards()} shards are missing ({names}); "
             f"{remedy}"
         )
-    _check_losses(done, plan.options.max_bad)
-    with open_log(plan) as log:
-        return _sum_up(plan, log, "merged", [done[number] for number in numbers], built=0)
+    _check_losses(plan, done)
+    with BuildLog(plan) as log:
+        return _sum_up(plan, log, "merged", list(done.values()), built=0)
 
 
-class _Run:
+class _Listener:
     """Hears what the jobs tell: counts pairs, collects receipts in `done`, writes the log."""
 
     def __init__(
         self, plan: Plan, log: BuildLog, done: dict[int, Receipt], progress: PairProgress | None
     ) -> None:
         self._plan, self._log, self._done = plan, log, done
-        self._progress = progress
+        self._progress = progress or (lambda *_: None)
         self._total = plan.pairs_in(plan.mine())
         self._before = self._drawn = sum(receipt.drawn for receipt in done.values())
         self._begin = time.monotonic()
-        self._show()
+        self._progress(self._drawn, self._total)
 
-    def hear(self, message: Step | Receipt) -> None:
-        """Take in what a job told.
-
-        Raises:
-            UserError: if more pairs are lost than allowed.
-        """
+    def __call__(self, message: Step | Receipt) -> None:
         if isinstance(message, Step):
             for skip in message.skips:
                 self._log.write("skipped", **asdict(skip))
             self._drawn += message.drawn
-            self._show()
+            self._progress(self._drawn, self._total)
             return
         self._done[message.first_pair // self._plan.options.shard_pairs] = message
         rate = (self._drawn - self._before) / max(time.monotonic() - self._begin, 1e-9)
@@ -165,21 +150,13 @@ class _Run:
             pairs_per_second=round(rate, 1),
             seconds_left=round((self._total - self._drawn) / max(rate, 1e-9)),
         )
-        _check_losses(self._done, self._plan.options.max_bad)
-
-    def _show(self) -> None:
-        if self._progress:
-            self._progress(self._drawn, self._total)
+        _check_losses(self._plan, self._done)
 
 
 def _sum_up(
     plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int
 ) -> BuildReport:
-    """Make the manifest of a plan's receipts, and save it unless the plan is of one part.
-
-    Raises:
-        UserError: if no pair could be stored at all.
-    """
+    """Make the manifest of a plan's receipts, and save it unless the plan is of one part."""
     manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder)
     report = BuildReport(manifest, built)
     if plan.options.part is None:
@@ -212,21 +189,13 @@ def _log_start(log: BuildLog, plan: Plan, todo: int, estimate: Estimate | None) 
         log.write("estimate", **asdict(estimate))
 
 
-def _check_losses(done: dict[int, Receipt], max_bad: int) -> None:
-    bad = _losses(done)
-    if len(bad) > max_bad:
+def _check_losses(plan: Plan, done: dict[int, Receipt]) -> None:
+    bad, allowed = _losses(done), plan.options.max_bad
+    if len(bad) > allowed:
         raise UserError(
-            f"{bad[0]}; damaged frames cost {len(bad)} pairs so far, --max-bad allows {max_bad}; "
+            f"{bad[0]}; damaged frames cost {len(bad)} pairs so far, --max-bad allows {allowed}; "
             "finished shards are kept"
         )
-
-
-def _warn_of_losses(done: dict[int, Receipt], log: BuildLog) -> None:
-    bad = _losses(done)
-    for message in bad[:WARNED]:
-        _LOG.warning("lost a pair: %s", message)
-    if len(bad) > WARNED:
-        _LOG.warning("lost %d more pairs; %s names them", len(bad) - WARNED, log.path)
 
 
 def _losses(done: dict[int, Receipt]) -> list[str]:

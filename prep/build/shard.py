@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from lorat.prep.build.plan import Plan
 from lorat.prep.pairs.crop import FrameSizeChanged, JitterReport, cut_pair, try_jitter
@@ -45,36 +45,29 @@ class Step:
     skips: tuple[Skip, ...]
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What becomes of the pairs of a shard."""
-
-    skips: list[Skip] = field(default_factory=list)
-    accepted: int = 0
-    outside: int = 0
-
-
 def build_shard(plan: Plan, number: int, tell: Tell) -> None:
     """Build shard `number` and write its receipt; tells `Step`s, and the `Receipt` at the end.
 
     Raises:
         UserError: if the shard cannot be written.
     """
-    pairs, name, tally = plan.pair_range(number), plan.shard(number), _Tally()
+    pairs, name = plan.pair_range(number), plan.shard(number)
     receipt_file = receipt_path(plan.folder, name)
+    skips: list[Skip] = []
+    tried: list[JitterReport] = []
     try:
         remove_file(receipt_file)
-        summary = write_shard(plan.folder / name, _samples(plan, pairs, tally, tell))
+        summary = write_shard(plan.folder / name, _samples(plan, pairs, skips, tried, tell))
         receipt = Receipt(
             shard=name,
             first_pair=pairs.start,
             drawn=len(pairs),
             **asdict(summary),
             config=plan.fingerprint(),
-            skipped=dict(Counter(skip.reason for skip in tally.skips)),
-            bad=tuple(skip.detail for skip in tally.skips if skip.lost),
-            jitter_draws=tally.accepted,
-            jitter_outside=tally.outside,
+            skipped=dict(Counter(skip.reason for skip in skips)),
+            bad=tuple(skip.detail for skip in skips if skip.lost),
+            jitter_draws=sum(report.accepted for report in tried),
+            jitter_outside=sum(report.outside for report in tried),
         )
         write_json(receipt_file, asdict(receipt))
     except OSError as error:
@@ -104,18 +97,17 @@ def make_pair(plan: Plan, number: int) -> tuple[PairSample, JitterReport] | Skip
         return Skip(number, clip.name, "frame size differs within the sequence", str(error))
 
 
-def _samples(plan: Plan, pairs: range, tally: _Tally, tell: Tell) -> Iterator[PairSample]:
-    """Yield what is stored of some pairs; tells of all of them."""
-    for start in range(pairs.start, pairs.stop, _STEP):
-        step = range(start, min(start + _STEP, pairs.stop))
-        told = len(tally.skips)
+def _samples(
+    plan: Plan, pairs: range, skips: list[Skip], tried: list[JitterReport], tell: Tell
+) -> Iterator[PairSample]:
+    """Yield what is stored of some pairs; collects what is not, and how the jitter fared."""
+    for start in range(0, len(pairs), _STEP):
+        told, step = len(skips), pairs[start : start + _STEP]
         for number in step:
             made = make_pair(plan, number)
             if isinstance(made, Skip):
-                tally.skips.append(made)
-                continue
-            sample, jitter = made
-            tally.accepted += jitter.accepted
-            tally.outside += jitter.outside
-            yield sample
-        tell(Step(len(step), tuple(tally.skips[told:])))
+                skips.append(made)
+            else:
+                tried.append(made[1])
+                yield made[0]
+        tell(Step(len(step), tuple(skips[told:])))

@@ -22,7 +22,7 @@ from lorat.prep.build.estimate import (
     pairs_within,
 )
 from lorat.prep.build.folder import check_folder, finished, receipts
-from lorat.prep.build.log import log_path
+from lorat.prep.build.log import BuildLog
 from lorat.prep.build.plan import BuildOptions, Plan, make_plan, most_pairs
 from lorat.prep.build.run import merge, run_plan
 from lorat.prep.commandline import Command, options_of
@@ -110,7 +110,7 @@ def _build(
     print_sets([report.manifest for report in reports], f"Shards in {place.shards}")
     if not place.merge:
         for plan in plans:
-            say(f"{plan.name}: log {log_path(plan)}")
+            say(f"{plan.name}: log {BuildLog(plan).path}")
     if options.part:
         say("After all parts: the same command with --merge instead of --part.")
 

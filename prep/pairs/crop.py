@@ -21,8 +21,6 @@ from lorat.shards.sample import PairSample, StoredImage
 
 _TRIALS = 60
 _MIN_ACCEPTED = 1 / 20
-
-
 # Search size → context, object_side, longest, area_factor.
 _SERVED = {224: (12.0, 96, 1024, 4.0), 378: (14.0, 128, 1536, 5.0)}
 
@@ -69,36 +67,22 @@ class FrameSizeChanged(Exception):
 
 
 def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> PairSample:
-    """Read the frames of a pair and cut out what is stored.
-
-    Args:
-        clip: the cleaned clip that `pair` indexes.
-        pair: from `lorat.prep.pairs.draw.draw_pair`.
-        key: of the sample.
-        options: window and encoding.
+    """Read the frames of a pair of a cleaned clip and cut out what is stored.
 
     Raises:
         ImageError: if a frame does not decode.
         FrameSizeChanged: if a frame has another size than the sequence.
     """
-    template_frame = _read_frame(clip, pair.template)
-    same = pair.search == pair.template
-    search_frame = template_frame if same else _read_frame(clip, pair.search)
-    boxes = clip.tracks[pair.track].boxes
-    size = clip.frame_size()
-    template_cut = template_window(boxes[pair.template], size, options.object_side)
-    search_cut = search_window(boxes[pair.search], size, options)
-    first = clip.first
+    boxes, size, first = clip.tracks[pair.track].boxes, clip.frame_size(), clip.first
     template_box, search_box = boxes[pair.template], boxes[pair.search]
-    return PairSample(
-        key=key,
-        dataset=clip.dataset,
-        split=clip.split,
-        sequence=clip.name,
-        track=pair.track,
-        template=_store(template_frame, first + pair.template, template_box, template_cut, options),
-        search=_store(search_frame, first + pair.search, search_box, search_cut, options),
-    )
+    frame = _read_frame(clip, pair.template)
+    window = template_window(template_box, size, options.object_side)
+    template = _store(frame, first + pair.template, template_box, window, options)
+    if pair.search != pair.template:
+        frame = _read_frame(clip, pair.search)
+    window = search_window(search_box, size, options)
+    search = _store(frame, first + pair.search, search_box, window, options)
+    return PairSample(key, clip.dataset, clip.split, clip.name, pair.track, template, search)
 
 
 def search_window(
@@ -114,8 +98,7 @@ def try_jitter(
     """Draw training windows for a box and report how they fare on the stored window.
 
     The windows follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report
-    decides whether a pair is stored, they are drawn from `draws` and not from NumPy's
-    distributions.
+    decides whether a pair is stored, they come from `draws` and not from NumPy's distributions.
 
     Args:
         box: (4,) xyxy, frame pixels.
@@ -145,10 +128,10 @@ def try_jitter(
 
 def _read_frame(clip: Clip, index: int) -> NDArray[np.uint8]:
     frame = read_image(clip.frames[index])
-    if (frame.shape[1], frame.shape[0]) != clip.frame_size():
+    (height, width), size = frame.shape[:2], clip.frame_size()
+    if (width, height) != size:
         raise FrameSizeChanged(
-            f"{clip.frames[index]}: {frame.shape[1]}x{frame.shape[0]} instead of "
-            f"{clip.frame_size()[0]}x{clip.frame_size()[1]}"
+            f"{clip.frames[index]}: {width}x{height} instead of {size[0]}x{size[1]}"
         )
     return frame
 
