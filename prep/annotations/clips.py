@@ -97,26 +97,19 @@ class ClipIndex(Sequence[Clip]):
 
     def _clip(self, number: int) -> Clip:
         (row, cover, begin), (_, _, end) = self._ends[number : number + 2].tolist()
-        facts = json.loads(self._facts[begin:end].tobytes())
-        names = range(*facts["range"]) if facts["range"] else tuple(facts["names"])
-        tracks = []
-        for covered in facts["covered"]:
-            rows = slice(row, row + len(names))
-            covers = self._cover[cover : cover + len(names)] if covered else None
-            tracks.append(Track(self._boxes[rows], self._visible[rows], covers))
-            row = rows.stop
-            cover += len(names) if covered else 0
-        size = facts["size"]
-        return Clip(
-            dataset=self.dataset,
-            split=self.split,
-            name=facts["name"],
-            frames=FrameFiles(Path(facts["folder"]), names, facts["pattern"]),
-            tracks=tuple(tracks),
-            annotated=facts["annotated"],
-            size=(size[0], size[1]) if size else None,
-            first=facts["first"],
+        name, folder, pattern, names, annotated, size, first, covered = json.loads(
+            self._facts[begin:end].tobytes()
         )
+        names = tuple(names) if isinstance(names, list) else range(*names["range"])
+        tracks = []
+        for has_cover in covered:
+            rows = slice(row, row + len(names))
+            covers = self._cover[cover : cover + len(names)] if has_cover else None
+            tracks.append(Track(self._boxes[rows], self._visible[rows], covers))
+            row, cover = rows.stop, cover + len(names) * has_cover
+        frames = FrameFiles(Path(folder), names, pattern)
+        size = tuple(size) if size else None
+        return Clip(self.dataset, self.split, name, frames, tuple(tracks), annotated, size, first)
 
 
 def _reopen(path: str, digest: str) -> ClipIndex:
@@ -175,19 +168,10 @@ def write_clips(
 
 
 def _facts(clip: Clip) -> bytes:
-    names = clip.frames.names
-    span = [names.start, names.stop, names.step] if isinstance(names, range) else None
-    facts = {
-        "name": clip.name,
-        "folder": str(clip.frames.folder),
-        "pattern": clip.frames.pattern,
-        "range": span,
-        "names": None if span else names,
-        "annotated": clip.annotated,
-        "size": clip.size,
-        "first": clip.first,
-        "covered": [track.cover is not None for track in clip.tracks],
-    }
+    folder, names, pattern = str(clip.frames.folder), clip.frames.names, clip.frames.pattern
+    span = names if isinstance(names, tuple) else {"range": [names.start, names.stop, names.step]}
+    covered = [track.cover is not None for track in clip.tracks]
+    facts = (clip.name, folder, pattern, span, clip.annotated, clip.size, clip.first, covered)
     return json.dumps(facts, separators=(",", ":")).encode()
 
 

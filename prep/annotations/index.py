@@ -27,7 +27,6 @@ from lorat.prep.annotations.exclude import Exclusions, exclude_clips
 from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import note, reading, stamp
 from lorat.prep.trees.registry import read_clips
-from lorat.prep.trees.sources import Source
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers
 from lorat.shards.pixels.jpeg import ImageError, image_size
@@ -39,9 +38,6 @@ _SIZE_TRIES = 5  # images of a sequence that are tried for its size
 CountProgress = Callable[[int, int], None]
 """Called with (done, in all)."""
 
-_elsewhere: dict[Path, Path] = {}
-"""Cache folder that cannot be written → the temporary one of this process."""
-
 
 def cache_folder() -> Path:
     """Return the folder of everything that can be made again.
@@ -50,9 +46,7 @@ def cache_folder() -> Path:
     """
     if named := os.environ.get("LORAT_CACHE"):
         return Path(named).expanduser()
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named).expanduser() / "lorat"
-    return Path.home() / ".cache" / "lorat"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lorat"
 
 
 def indexed_clips(
@@ -73,7 +67,7 @@ def indexed_clips(
         dataset: a row of `lorat.prep.trees.DATASETS`, or one's own.
         split: one of its splits.
         root: the data set's folder.
-        exclude: sequences and frames to leave out.
+        exclude: what to leave out of the split.
         cache: the folder of caches; the index lies in its folder ``index``. None takes
             `cache_folder`.
         progress: of sequences, first while annotations are read, then while they are indexed.
@@ -82,43 +76,16 @@ def indexed_clips(
         UserError: from the reader; if no sequence has a visible object; if neither the cache nor a
             temporary folder can be written.
     """
-    source, left_out = Source(dataset, split, root.resolve()), exclude or Exclusions()
-    if exclude is not None and source.name not in exclude.sequences:
-        _LOG.warning(
-            "the report of the check says nothing about %s: all of it is used", source.name
-        )
+    root, out = root.resolve(), exclude or Exclusions(f"{dataset.name}-{split}")
+    what = (out.split, root, out.fingerprint(), _module(dataset), dataset.one_based)
+    key = hashlib.sha256("\0".join(map(str, what)).encode("utf-8", "surrogatepass")).hexdigest()
+    name = f"{out.split}-{key[:12]}.index"
     folder = ((cache or cache_folder()) / "index").absolute()
-    name = _file_name(source, left_out)
-    for place in {folder, _elsewhere.get(folder, folder)}:
-        if found := _open_current(place / name):
-            return found
-    try:
-        return _write(_elsewhere.get(folder, folder) / name, source, left_out, progress)
-    except _CannotWrite as error:
-        if folder in _elsewhere:
-            raise
-        _elsewhere[folder] = _temporary(error)
-        return _write(_elsewhere[folder] / name, source, left_out, progress)
-
-
-class _CannotWrite(UserError):
-    """An index that could not be written where it was tried."""
-
-    def __init__(self, trouble: str) -> None:
-        self.trouble = trouble
-        super().__init__(
-            f"{trouble}; there is no place for an index of annotations, set LORAT_CACHE to a "
-            "folder with room"
-        )
-
-
-def _file_name(source: Source, exclude: Exclusions) -> str:
-    """Return an index's name: one for each split, tree, reader and set of exclusions."""
-    left_out = exclude.of(source.name).fingerprint()
-    reader = f"{_module(source.dataset)}\0{source.dataset.one_based}"
-    key = f"{source.name}\0{source.root}\0{left_out}\0{reader}"
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{source.name}-{digest[:12]}.index"
+    if found := _open_current(folder / name):
+        return found
+    if (place := _writable(folder)) != folder and (found := _open_current(place / name)):
+        return found
+    return _write(place / name, dataset, split, root, out, progress)
 
 
 def _module(dataset: Dataset) -> str:
@@ -142,48 +109,41 @@ def _open_current(path: Path) -> ClipIndex | None:
 
 
 def _write(
-    path: Path, source: Source, exclude: Exclusions, progress: CountProgress | None
+    path: Path,
+    dataset: Dataset,
+    split: str,
+    root: Path,
+    out: Exclusions,
+    progress: CountProgress | None,
 ) -> ClipIndex:
-    """Read a tree and write its index.
-
-    Raises:
-        _CannotWrite: if it cannot be written there.
-    """
-    _try_writing(path.parent)
-    root, lost = source.root, dict[str, str]()
+    """Read a tree and write its index."""
+    lost: dict[str, str] = {}
     root_before = stamp(root)
-    skip = exclude.sequences.get(source.name, frozenset())
-    with reading(skip=skip, progress=progress) as seen:
-        clips = exclude_clips(read_clips(source.dataset, source.split, root), exclude)
+    with reading(skip=out.sequences, progress=progress) as seen:
+        clips = exclude_clips(read_clips(dataset, split, root), out)
         # A tree of which a reader noted nothing, or a reader without a file, may change unnoticed.
-        current = any(Path(place).is_relative_to(root) for place in seen)
-        module = _module(source.dataset)
-        if not module.startswith("lorat."):  # ours have `_VERSION`
-            file = getattr(sys.modules.get(module), "__file__", None)
-            current = current and file is not None
-            if file is not None:
-                note(file)
+        noticed = any(Path(place).is_relative_to(root) for place in seen)
+        if not _module(dataset).startswith("lorat."):  # ours have `_VERSION`
+            file = getattr(sys.modules.get(_module(dataset)), "__file__", None)
+            noticed = noticed and file is not None
+            note(file or root)
+        # What a reader only asked about, such as whether a folder exists.
+        seen.setdefault(str(root), root_before)
         cleaned = _cleaned(clips, lost, progress)
         first = next(cleaned, None)
         if first is None:
             reason = f" ({len(lost)} lost: {next(iter(lost.values()))})" if lost else ""
             raise UserError(
-                f"{root}: no sequence of {source.name} has a visible object{reason}; nothing to "
+                f"{root}: no sequence of {out.split} has a visible object{reason}; nothing to "
                 "build, check the tree with lorat-prep check"
             )
-        # What a reader only asked about, such as whether a folder exists.
-        seen.setdefault(str(root), root_before)
-        about = {
-            "version": _VERSION if current else None,
-            "dataset": source.dataset.name,
-            "split": source.split,
-            "lost": lost,
-        }
+        version = _VERSION if noticed else None
+        about = {"version": version, "dataset": dataset.name, "split": split, "lost": lost}
         try:
             with atomic_file(path) as opened:
                 write_clips(opened, chain([first], cleaned), about, seen)
         except UserError as error:
-            raise _CannotWrite(error.message) from None
+            raise UserError(f"{error.message}; or set LORAT_CACHE to a folder with room") from None
     return ClipIndex(path)
 
 
@@ -226,27 +186,29 @@ def _frame_size(clip: Clip) -> tuple[int, int]:
     raise first or ImageError(f"{clip.frames.folder}: holds no frames; restore them")
 
 
-def _try_writing(folder: Path) -> None:
-    """Raise _CannotWrite before time is spent on reading a tree for a folder that takes nothing."""
+@functools.cache
+def _writable(folder: Path) -> Path:
+    """Return a folder of indices, or where it cannot be written a temporary one of this process.
+
+    Found out before time is spent on reading a tree.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
-        remove_leftovers(folder)
+            remove_leftovers(folder)
+        return folder
     except OSError as error:
-        raise _CannotWrite(f"{folder}: cannot be written ({error.strerror})") from None
-
-
-def _temporary(refused: _CannotWrite) -> Path:
-    """Return a temporary folder that stands in for a cache until this process ends."""
+        trouble = f"{folder}: cannot be written ({error.strerror})"
     try:
         place = Path(tempfile.mkdtemp(prefix="lorat-index-"))
     except OSError as error:
-        raise _CannotWrite(f"{refused.trouble}; {error}") from None
+        raise UserError(
+            f"{trouble}; {error}; set LORAT_CACHE to a folder with room for annotations"
+        ) from None
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     _LOG.warning(
         "%s; annotations are indexed for this command only, in %s: LORAT_CACHE can name a folder "
         "with room",
-        *(refused.trouble, place),
+        *(trouble, place),
     )
     return place

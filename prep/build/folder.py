@@ -29,8 +29,8 @@ def check_folder(plan: Plan) -> None:
         UserError: if its shards were built with another configuration, or go past the last pair of
             this plan: shortening would throw finished shards away.
     """
-    receipts = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
-    found = (receipts.fullmatch(file.name) for file in children(plan.folder))
+    names = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
+    found = (names.fullmatch(file.name) for file in children(plan.folder))
     numbers = sorted(int(match[1]) for match in found if match)
     if file_size(plan.folder / MANIFEST) is not None:
         _refuse_other_build(plan, load_manifest(plan.folder).config)
@@ -72,11 +72,8 @@ def receipts(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
     config = plan.fingerprint()
     with ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(lambda n: load_receipt(plan.folder, plan.shard(n), config), numbers)
-        return {
-            number: receipt
-            for number, receipt in zip(numbers, found, strict=True)
-            if receipt is not None and receipt.pairs == plan.pair_range(number)
-        }
+        both = zip(numbers, found, strict=True)
+        return {n: one for n, one in both if one and one.pairs == plan.pair_range(n)}
 
 
 def finished(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
@@ -102,11 +99,7 @@ def _refuse_other_build(plan: Plan, before: dict[str, Any]) -> None:
 
 
 def _begun(plan: Plan) -> dict[str, Any] | None:
-    """Return what `begin` wrote into the folder; None where it did not.
-
-    Raises:
-        UserError: if it is of another version, or not what was written.
-    """
+    """Return what `begin` wrote into the folder; None where it did not."""
     file = plan.folder / PLAN
     if file_size(file) is None:
         return None

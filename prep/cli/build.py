@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +22,8 @@ from lorat.prep.build.estimate import (
     pairs_within,
 )
 from lorat.prep.build.folder import check_folder, finished, receipts
-from lorat.prep.build.log import BuildLog
 from lorat.prep.build.plan import BuildOptions, Plan, make_plan, most_pairs
-from lorat.prep.build.run import merge, run_plan
+from lorat.prep.build.run import BuildLog, merge, run_plan
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.pairs.crop import CropOptions
 from lorat.prep.pool import EngineOptions, LocalEngine
@@ -34,6 +33,7 @@ from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import option, parse_bytes
 from lorat.shards.base.storage import Location, is_remote
 
+_LOG = logging.getLogger("lorat")
 _VALIDATION_PAIRS = {"got10k-val": 4096}
 _WORKERS_NEED = ("lorat.prep.build.shard", "lorat.prep.cli")
 
@@ -116,18 +116,20 @@ def _build(
 
 
 def _plan(
-    shards: Location, options: BuildOptions, source: Source, exclusions: Exclusions | None
+    shards: Location,
+    options: BuildOptions,
+    source: Source,
+    exclusions: Mapping[str, Exclusions] | None,
 ) -> Plan:
+    out = exclusions.get(source.name) if exclusions is not None else None
+    if exclusions is not None and out is None:
+        text = "the report of the check says nothing about %s: all of it is used"
+        _LOG.warning(text, source.name)
     with progress_bar(f"{source.name} annotations") as update:
-        clips = indexed_clips(
-            source.dataset, source.split, source.root, exclusions, progress=update
-        )
-    options = replace(
-        options,
-        pairs=options.pairs or _VALIDATION_PAIRS.get(source.name),
-        exclude=(exclusions and exclusions.of(source.name).fingerprint()) or None,
-    )
-    return make_plan(clips, shards, options)
+        clips = indexed_clips(source.dataset, source.split, source.root, out, progress=update)
+    pairs = options.pairs or _VALIDATION_PAIRS.get(source.name)
+    exclude = out.fingerprint() if out else None
+    return make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude or None))
 
 
 def _within_budget(plans: Sequence[Plan], budget: int) -> tuple[list[Plan], list[Cost | None]]:
@@ -193,4 +195,4 @@ def _check_disk(place: ShardsOptions, lacking: int) -> None:
     if is_remote(place.shards):
         say("Whether the store has room is not checked.")
     elif not place.force and (warning := check_room(lacking, place.shards)):
-        logging.getLogger("lorat").warning("%s", warning)
+        _LOG.warning("%s", warning)
