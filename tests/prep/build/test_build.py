@@ -14,19 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorat.prep.build.plan import BuildOptions
-from lorat.prep.build.run import build
-from lorat.prep.pairs.crop import CropOptions, cut_pair
 from lorat.prep.annotations.index import indexed_clips
-from lorat.prep.build.run import merge
-from lorat.prep.pairs.draw import PairDraw
 from lorat.prep.build.folder import PLAN, begin
-from lorat.prep.build.plan import make_plan, most_pairs
-from lorat.prep.trees.registry import DATASETS
+from lorat.prep.build.plan import BuildOptions, make_plan
+from lorat.prep.build.run import build, merge
+from lorat.prep.pairs.crop import CropOptions, cut_pair
+from lorat.prep.pairs.draw import PairDraw
 from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.jpeg import decode, encode, read_image
 from lorat.shards.manifest import load_manifest
+from lorat.shards.pixels.jpeg import decode, encode, read_image
 from lorat.shards.reader import ShardReader
 
 OPTIONS = BuildOptions(pairs=48, shard_pairs=16, workers=1)

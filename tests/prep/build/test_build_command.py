@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from lorat.prep.cli import main
-from lorat.shards.pixels.jpeg import encode
 from lorat.shards.manifest import load_manifest
+from lorat.shards.pixels.jpeg import encode
 
 Usage = namedtuple("Usage", "total used free")
 

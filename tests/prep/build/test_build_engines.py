@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.plan import BuildOptions, make_plan
 from lorat.prep.build.run import build, run_plan
 from lorat.prep.pool import LocalEngine, RayEngine, Tell
-from lorat.prep.build.plan import make_plan
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import encode
 

@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat.prep.build.plan import BuildOptions
-from lorat.prep.build.run import build, run_plan
-from lorat.prep.pool import LocalEngine
 from lorat.prep.build.estimate import Cost, check_room, estimate, measure, pairs_within
-from lorat.prep.build.shard import make_pair
 from lorat.prep.build.folder import finished
-from lorat.prep.build.plan import Part, make_plan
+from lorat.prep.build.plan import BuildOptions, Part, make_plan
+from lorat.prep.build.run import build, run_plan
+from lorat.prep.build.shard import make_pair
+from lorat.prep.pool import LocalEngine
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import parse_bytes
 

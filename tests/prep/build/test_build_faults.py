@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from lorat.prep.build.plan import BuildOptions
-from lorat.prep.build.run import build
 from lorat.prep.build.folder import finished
-from lorat.prep.build.plan import make_plan
+from lorat.prep.build.plan import BuildOptions, make_plan
+from lorat.prep.build.run import build
 from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import MANIFEST, load_manifest
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lorat.prep.build.plan import BuildOptions
+from lorat.prep.build.plan import BuildOptions, Part, make_plan
 from lorat.prep.build.run import build, run_plan
 from lorat.prep.pool import LocalEngine
-from lorat.prep.build.plan import Part, make_plan
 from lorat.shards.base.errors import UserError
 
 OPTIONS = BuildOptions(pairs=48, shard_pairs=8, workers=1)

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lorat.prep.build.plan import BuildOptions
-from lorat.prep.build.run import build, run_plan
+from lorat.prep.build.plan import BuildOptions, Part, make_plan
+from lorat.prep.build.run import build, merge, run_plan
 from lorat.prep.pool import LocalEngine
-from lorat.prep.build.run import merge
-from lorat.prep.build.plan import Part, make_plan
 from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import load_manifest
 

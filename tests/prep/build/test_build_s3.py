@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lorat.prep.build.plan import BuildOptions
-from lorat.prep.build.run import build
 from lorat.prep.build.folder import finished
-from lorat.prep.build.plan import make_plan
+from lorat.prep.build.plan import BuildOptions, make_plan
+from lorat.prep.build.run import build
 from lorat.shards.base.errors import UserError
-from lorat.shards.manifest import load_manifest
 from lorat.shards.base.storage import children, locate, read_bytes
+from lorat.shards.manifest import load_manifest
 
 OPTIONS = BuildOptions(pairs=48, shard_pairs=8, workers=1)
 
