@@ -67,17 +67,20 @@ class ShardReader:
     Args:
         path: the shard's file or object; its index lies beside it.
         receipt: of the shard; its index must be the one that the receipt names.
+        index: to read the rows by, in place of the file beside the shard.
 
     Raises:
         ShardCorrupt: if the shard or its index is missing, or the index is not what was written.
         UserError: if a store does not answer.
     """
 
-    def __init__(self, path: Location, receipt: Receipt | None = None) -> None:
+    def __init__(
+        self, path: Location, receipt: Receipt | None = None, index: NDArray[np.void] | None = None
+    ) -> None:
         self.path = path
         self._receipt = receipt
-        self._index = read_index(path)
-        if receipt is not None:
+        self._index = read_index(path) if index is None else index
+        if receipt is not None and index is None:
             digest = hashlib.sha256(self._index.tobytes()).hexdigest()
             if digest != receipt.index_sha256 or len(self) != receipt.rows:
                 raise ShardCorrupt(
@@ -125,7 +128,7 @@ class ShardReader:
         if not 0 <= row < len(self):
             raise IndexError(f"{self.path.name} has rows 0 … {len(self) - 1}, not {row}")
         try:
-            return from_members(self._members(row), "sample")
+            return from_members(self.members(row), "sample")
         except ShardCorrupt as error:
             return self._instead_of(row, error)
 
@@ -135,21 +138,35 @@ class ShardReader:
             f"{self.where(row)}: {damage.message}; delete the shard and build again"
         ) from None
 
-    def _members(self, row: int) -> list[tuple[str, bytes]]:
-        """Return the tar members of a row; errors say what is wrong, not where."""
+    def members(self, row: int) -> list[tuple[str, bytes]]:
+        """Return the tar members of a row, (name, payload) each.
+
+        Raises:
+            ShardCorrupt: says what is wrong, not where.
+            UserError: if a store does not answer, or has the shard no more.
+        """
+        return unpack_members(self.unpacked(row), "tar")
+
+    def unpacked(self, row: int) -> bytes:
+        """Return the tar bytes of a row, or the archive's end for the row after the last.
+
+        Raises:
+            ShardCorrupt: says what is wrong, not where.
+            UserError: if a store does not answer, or has the shard no more.
+        """
         offset, length, raw_length, digest = self._index[row].tolist()
         frame = self._read_bytes(offset, length)
         if len(frame) != length:
             raise ShardCorrupt(f"{len(frame)} of {length} bytes are there")
         if xxhash.xxh64_intdigest(frame) != digest:
-            raise ShardCorrupt("not the bytes that were written")
+            raise ShardCorrupt("not the bytes that were written (xxh64 differs)")
         try:
             raw = _decompressor().decompress(frame)
         except zstandard.ZstdError as error:
             raise ShardCorrupt(f"does not decompress ({error})") from None
         if len(raw) != raw_length:
             raise ShardCorrupt(f"{len(raw)} bytes instead of {raw_length}")
-        return unpack_members(raw, "tar")
+        return raw
 
     def _read_bytes(self, offset: int, length: int) -> bytes:
         try:
@@ -172,7 +189,7 @@ class ShardReader:
             if not 0 <= beside < len(self):
                 break
             try:
-                name = self._members(beside)[0][0]
+                name = self.members(beside)[0][0]
                 return int(name.partition(".")[0].rpartition("-")[2]) + row - beside
             except (ShardCorrupt, IndexError, ValueError):
                 continue

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,10 +27,9 @@ from lorat.shards.sample import PairSample, StoredImage, sample_key
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
-_BOX, _INK = (80, 255, 80), (0, 0, 0)
-_COLUMNS = 3
-_TILE = (275, 460)  # height and width, pixels
-_IMAGES = (195, 154, 272)  # height of a tile's images, widths of template and search image
+_BOX, _INK, _PAPER = (80, 255, 80), (0, 0, 0), (255, 255, 255)
+_COLUMNS = 3  # of a sheet
+_HEIGHT, _WIDTHS = 195, (154, 272)  # pixels for a tile's images: templates are squares
 _LEAST = 220  # pixels that a sample's images are enlarged to, where they are smaller
 _LONGEST_NAME = 46  # characters of a sequence's name on a tile
 
@@ -40,19 +41,12 @@ class Found:
     sample: PairSample
     shard: Location
     row: int
-    offset: int
-    length: int
-    """Compressed bytes."""
-    raw_length: int
-    """Bytes of its tar members."""
+    entry: np.void
+    """Its row of the index."""
 
 
 def find_sample(manifests: Sequence[Manifest], key: str) -> Found:
-    """Return the sample with a key.
-
-    Args:
-        manifests: of the sets to look in.
-        key: ``lasot-train-000000123``.
+    """Return the sample with a key, such as ``lasot-train-000000123``.
 
     Raises:
         UserError: if no set has it; the message says why as far as receipts tell.
@@ -69,16 +63,15 @@ def find_sample(manifests: Sequence[Manifest], key: str) -> Found:
     if receipt is None:
         pairs = sum(receipt.drawn for receipt in manifest.shards)
         raise UserError(f"--key {key}: {manifest.folder} has pairs 0 to {pairs - 1}")
-    # Skipped pairs leave no row, so a pair's row is its place in the shard or before it.
-    most = min(receipt.rows, pair - receipt.first_pair + 1)
-    fewest = max(0, most - 1 - (receipt.drawn - receipt.rows))
     shard, wanted = (
         manifest.folder / receipt.shard,
         sample_key(manifest.dataset, manifest.split, pair),
     )
+    # Skipped pairs leave no row, so a pair's row is its place in the shard or before it.
+    most = min(receipt.rows, pair - receipt.first_pair + 1)
+    fewest = max(0, most - 1 - (receipt.drawn - receipt.rows))
     with closing(ShardReader(shard)) as reader:
-        rows = range(most)
-        row = bisect_left(rows, wanted, fewest, key=lambda row: reader.read(row).key)
+        row = bisect_left(range(most), wanted, fewest, key=lambda row: reader.read(row).key)
         if row == most or reader.read(row).key != wanted:
             reasons = "; ".join(receipt.skipped) or "unknown"
             raise UserError(f"--key {key}: was drawn but not stored; {shard} skipped: {reasons}")
@@ -93,29 +86,27 @@ def pick_samples(manifests: Sequence[Manifest], number: int, seed: int) -> list[
         number: of samples; fewer where the sets hold fewer.
         seed: other numbers draw other samples.
     """
-    filled = [manifest for manifest in manifests if manifest.rows]
-    shares = [0] * len(filled)
-    while sum(shares) < min(number, sum(manifest.rows for manifest in filled)):
-        left = [n for n, manifest in enumerate(filled) if shares[n] < manifest.rows]
-        shares[min(left, key=lambda n: shares[n])] += 1
+    orders = [
+        [
+            (n, place)
+            for place in Draws("inspect", seed, m.name).permutation(m.rows)[:number].tolist()
+        ]
+        for n, m in enumerate(manifests)
+    ]
+    turns = [one for one in chain.from_iterable(zip_longest(*orders)) if one is not None]
     found = []
-    for manifest, share in zip(filled, shares, strict=True):
-        order = Draws("inspect", seed, manifest.name).permutation(manifest.rows)
-        ends = np.cumsum([receipt.rows for receipt in manifest.shards])
-        for place in sorted(order[:share].tolist()):
-            number = int(np.searchsorted(ends, place, side="right"))
-            receipt = manifest.shards[number]
-            row = place - int(ends[number]) + receipt.rows
-            found.append(_load(manifest.folder / receipt.shard, row))
+    for n, place in sorted(turns[:number]):
+        for receipt in manifests[n].shards:
+            if place < receipt.rows:
+                found.append(_load(manifests[n].folder / receipt.shard, place))
+                break
+            place -= receipt.rows
     return found
 
 
 def _load(shard: Location, row: int) -> Found:
-    entry = read_index(shard)[row]
     with closing(ShardReader(shard)) as reader:
-        sample = reader.read(row)
-    values = (int(entry[name]) for name in ("offset", "length", "raw_length"))
-    return Found(sample, shard, row, *values)
+        return Found(reader.read(row), shard, row, read_index(shard)[row])
 
 
 def draw_sheet(found: Sequence[Found], path: Location) -> None:
@@ -127,7 +118,7 @@ def draw_sheet(found: Sequence[Found], path: Location) -> None:
     """
     columns = min(_COLUMNS, len(found))
     tiles = [_tile(one.sample) for one in found]
-    tiles += [_blank(*_TILE)] * (-len(tiles) % columns)
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[n : n + columns]) for n in range(0, len(tiles), columns)]
     _save(np.vstack(rows), path)
 
@@ -140,49 +131,47 @@ def draw_sample(found: Found, path: Location) -> None:
         UserError: if the file cannot be written.
     """
     sample = found.sample
-    images = {"template": sample.template, "search": sample.search}
-    panels = [_panel(image, role, sample.key) for role, image in images.items()]
+    panels = [_panel(sample, "template"), _panel(sample, "search")]
     height = max(len(panel) for panel in panels)
-    head = _blank(40, sum(panel.shape[1] for panel in panels))
-    _write(head, 15, 17, f"{sample.key}   {sample.sequence}", 0.45, bold=True)
-    _write(head, 15, 34, "axes: pixels of the original frame", 0.35)
-    body = [np.vstack([p, _blank(height - len(p), p.shape[1])]) for p in panels]
-    _save(np.vstack([head, np.hstack(body)]), path)
+    panels = [_framed(panel, bottom=height - len(panel)) for panel in panels]
+    picture = _framed(np.hstack(panels), top=40)
+    _write(picture, 15, 17, f"{sample.key}   {sample.sequence}", 0.45, bold=True)
+    _write(picture, 15, 34, "axes: pixels of the original frame", 0.35)
+    _save(picture, path)
 
 
 def _tile(sample: PairSample) -> Picture:
-    tile = _blank(*_TILE)
     name, template, search = sample.sequence, sample.template, sample.search
+    images = []
+    for image, width in zip((template, search), _WIDTHS, strict=True):
+        scale = min(width / image.size[0], _HEIGHT / image.size[1])
+        picture = _drawn(image, scale, sample.key)
+        height, used = picture.shape[:2]
+        images.append(_framed(picture, bottom=_HEIGHT - height, right=width - used + 11))
+    tile = _framed(np.hstack(images), top=46, bottom=34, left=12)
     if len(name) > _LONGEST_NAME:
         name = f"{name[: _LONGEST_NAME - 3]}..."
     frames = f"frames {template.frame} and {search.frame} ({search.frame - template.frame:+d})"
     if template.frame == search.frame:
         frames = f"both frame {search.frame}"
-    _write(tile, 12, 19, sample.key, 0.42, bold=True)
-    _write(tile, 12, 37, f"{name}, {frames}", 0.38)
-    # The narrow share suits templates, which are squares of two object sides.
-    height, *widths = _IMAGES
-    left = 12
-    for image, width in zip((template, search), widths, strict=True):
-        picture = _drawn(image, min(width / image.size[0], height / image.size[1]), sample.key)
-        tile[46 : 46 + len(picture), left : left + picture.shape[1]] = picture
-        left += width + 10
     x1, y1, x2, y2 = search.box
     stored = " and ".join(f"{image.size[0]} x {image.size[1]}" for image in (template, search))
-    width, height = search.frame_size
-    text = f"object {x2 - x1:.0f} x {y2 - y1:.0f} in a frame of {width} x {height}; stored {stored}"
-    _write(tile, 12, 258, text, 0.35)
+    frame = f"a frame of {search.frame_size[0]} x {search.frame_size[1]}"
+    _write(tile, 12, 19, sample.key, 0.42, bold=True)
+    _write(tile, 12, 37, f"{name}, {frames}", 0.38)
+    text = f"object {x2 - x1:.0f} x {y2 - y1:.0f} in {frame}; stored {stored}"
+    _write(tile, 12, 46 + _HEIGHT + 17, text, 0.35)
     return tile
 
 
-def _panel(image: StoredImage, role: str, key: str) -> Picture:
+def _panel(sample: PairSample, role: Literal["template", "search"]) -> Picture:
     """Return a stored image of its full size with a title and axes of the frame's pixels."""
+    image: StoredImage = getattr(sample, role)
     scale = min(max(_LEAST, side) / side for side in image.size)
-    picture = _drawn(image, scale, f"{key} {role}")
+    picture = _drawn(image, scale, f"{sample.key} {role}")
     left, top = 60, 25
     right, bottom = left + picture.shape[1], top + picture.shape[0]
-    panel = _blank(bottom + 30, right + 20)
-    panel[top:bottom, left:right] = picture
+    panel = _framed(picture, top=top, bottom=30, left=left, right=20)
     _write(panel, left, 16, f"{role}: frame {image.frame}", 0.4)
     for label, at in _ticks(image.origin[0], image.window[0], right - left):
         cv2.line(panel, (left + at, bottom), (left + at, bottom + 4), _INK)
@@ -202,10 +191,10 @@ def _ticks(low: int, high: int, pixels: int) -> Iterator[tuple[str, int]]:
 
 
 def _drawn(image: StoredImage, scale: float, name: str) -> Picture:
-    """Return a stored image with its box, resized."""
+    """Return a stored image with its box, resized; errors call it `name`."""
     size = [max(1, round(side * scale)) for side in image.size]
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    picture = np.ascontiguousarray(cv2.resize(decode(image.jpeg, name), size, interpolation=way))
+    picture = cv2.resize(decode(image.jpeg, name), size, interpolation=way)
     window = np.subtract(image.window, image.origin)
     corners = np.subtract(np.reshape(image.box, (2, 2)), image.origin) * size / window
     first, last = np.rint(corners).astype(int).tolist()
@@ -214,8 +203,11 @@ def _drawn(image: StoredImage, scale: float, name: str) -> Picture:
     return picture
 
 
-def _blank(height: int, width: int) -> Picture:
-    return np.full((height, width, 3), 255, np.uint8)
+def _framed(
+    picture: Picture, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0
+) -> Picture:
+    sides = (top, bottom, left, right)
+    return cv2.copyMakeBorder(picture, *sides, cv2.BORDER_CONSTANT, value=_PAPER)
 
 
 def _write(picture: Picture, x: int, y: int, text: str, size: float, *, bold: bool = False) -> None:

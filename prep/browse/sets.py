@@ -1,9 +1,9 @@
-"""Which shard sets a command line asks for, what stands in them, and rows spread over one."""
+"""Which shard sets a command line asks for, and what stands in them by their receipts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,58 +12,101 @@ from lorat.shards.base.errors import UserError, unknown
 from lorat.shards.base.storage import Location, children, file_size
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 
-_SPREAD = 16  # shards that a sample of rows is taken from, so that few files are opened
-
 
 @dataclass(frozen=True, slots=True)
-class ShardSets:
-    """The folders under one place that hold shards."""
+class SetSizes:
+    """The exact numbers of one data set split."""
 
-    folders: tuple[Location, ...]
-    """With a manifest."""
-    unfinished: tuple[Location, ...] = ()
-    """With files of a shard set, but without a manifest."""
+    name: str
+    shards: int
+    pairs: int
+    bytes: int
+    kb_per_pair: float
+    """Compressed kilobytes (1,000 bytes) a stored pair."""
+    skipped: dict[str, int]
+    """Reason → pairs that were drawn but not stored."""
+    window_draws: int
+    windows_cut: int
+    """Of the draws, how many leave the stored window although the frame goes on."""
+    share_cut: float
 
 
-def find_sets(shards: Location, datasets: str | None = None) -> ShardSets:
+def set_sizes(manifest: Manifest) -> SetSizes:
+    """Return what a set's receipts say."""
+    receipts, pairs = manifest.shards, manifest.rows
+    size = sum(receipt.bytes for receipt in receipts)
+    draws = sum(receipt.jitter_draws for receipt in receipts)
+    cut = sum(receipt.jitter_outside for receipt in receipts)
+    skipped = dict(sum((Counter(receipt.skipped) for receipt in receipts), Counter[str]()))
+    per_pair, share = size / 1e3 / max(1, pairs), cut / max(1, draws)
+    return SetSizes(manifest.name, len(receipts), pairs, size, per_pair, skipped, draws, cut, share)
+
+
+def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
+    """Print what stands in the shards of each set, and what was skipped and why."""
+    sizes = [set_sizes(manifest) for manifest in manifests]
+    columns = ("data set", "pairs", "shards", "MB", "KB/pair", "windows cut", "skipped")
+    table = plain_table(columns, title)
+    for each in sizes:
+        table.add_row(
+            each.name,
+            f"{each.pairs:,}",
+            f"{each.shards:,}",
+            f"{each.bytes / 1e6:,.1f}",
+            f"{each.kb_per_pair:.1f}",
+            f"{each.share_cut:.1%}",
+            f"{sum(each.skipped.values()):,}",
+        )
+    OUT.print(table)
+    for each in sizes:
+        for reason, count in sorted(each.skipped.items()):
+            say(f"{each.name}: skipped {count:,} {'pair' if count == 1 else 'pairs'}: {reason}")
+    say("'windows cut': share of jittered windows that leave the stored window.")
+
+
+def find_sets(
+    shards: Location, datasets: str | None = None
+) -> tuple[list[Location], list[Location]]:
     """Return the shard sets under a folder, or the one that the folder itself is.
 
     Args:
         shards: what ``lorat-prep build --shards`` was given, or one data set's folder in it.
         datasets: names separated by commas, ``lasot-train``, or ``lasot`` for all its splits.
 
+    Returns:
+        The folders with a manifest, and those with files of a shard set but without one.
+
     Raises:
         UserError: if no shards are there, or a name fits none of them.
     """
-    folders, unfinished = [], []
+    sets, unfinished = [], []
     if file_size(shards / MANIFEST) is not None:
-        folders = [shards]
-    else:
-        for folder in children(shards):
-            is_folder = folder.is_dir() if isinstance(folder, Path) else "." not in folder.name
-            inside = {path.name for path in children(folder)} if is_folder else set()
-            if MANIFEST in inside:
-                folders.append(folder)
-            elif any(name.startswith(f"{folder.name}-") for name in inside):
-                unfinished.append(folder)
-    if not folders:
+        sets = [shards]
+    for folder in [] if sets else children(shards):
+        is_folder = folder.is_dir() if isinstance(folder, Path) else "." not in folder.name
+        inside = {path.name for path in children(folder)} if is_folder else set()
+        if MANIFEST in inside:
+            sets.append(folder)
+        elif any(name.startswith(f"{folder.name}-") for name in inside):
+            unfinished.append(folder)
+    if not sets:
         what = "only unfinished builds" if unfinished else "no shards"
         raise UserError(
             f"{shards}: {what} here; build them with lorat-prep build --shards {shards} …, or name "
             "the folder that they are in"
         )
-    names = {name.strip() for name in (datasets or "").split(",")} - {""}
-    known = {name for folder in folders for name in _called(folder)}
-    for name in sorted(names - known):
+    wanted = {name.strip() for name in (datasets or "").split(",")} - {""}
+    known = {name for folder in sets for name in _names(folder)}
+    for name in sorted(wanted - known):
         raise unknown(f"shard set in {shards}", name, known)
-    wanted = [
-        tuple(folder for folder in found if not names or names & _called(folder))
-        for found in (folders, unfinished)
-    ]
-    return ShardSets(*wanted)
+
+    def chosen(folders: list[Location]) -> list[Location]:
+        return [folder for folder in folders if not wanted or wanted & _names(folder)]
+
+    return chosen(sets), chosen(unfinished)
 
 
-def _called(folder: Location) -> set[str]:
+def _names(folder: Location) -> set[str]:
     return {folder.name, folder.name.partition("-")[0]}
 
 
@@ -73,53 +116,4 @@ def load_sets(shards: Location, datasets: str | None = None) -> list[Manifest]:
     Raises:
         UserError: as `find_sets`, and where a manifest cannot be read.
     """
-    return [load_manifest(folder) for folder in find_sets(shards, datasets).folders]
-
-
-def skipped_pairs(manifest: Manifest) -> dict[str, int]:
-    """Return reason → pairs of a set that were drawn but not stored."""
-    return dict(sum((Counter(shard.skipped) for shard in manifest.shards), Counter[str]()))
-
-
-def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
-    """Print what stands in the shards of each set, and what was skipped and why."""
-    columns = ("data set", "pairs", "shards", "MB", "KB/pair", "windows cut", "skipped")
-    table = plain_table(columns, title)
-    for manifest in manifests:
-        size = sum(shard.bytes for shard in manifest.shards)
-        tried = sum(shard.jitter_draws for shard in manifest.shards)
-        outside = sum(shard.jitter_outside for shard in manifest.shards)
-        table.add_row(
-            manifest.name,
-            f"{manifest.rows:,}",
-            f"{len(manifest.shards):,}",
-            f"{size / 1e6:,.1f}",
-            f"{size / 1e3 / max(1, manifest.rows):.1f}",
-            f"{outside / max(1, tried):.1%}",
-            f"{sum(skipped_pairs(manifest).values()):,}",
-        )
-    OUT.print(table)
-    for manifest in manifests:
-        for reason, count in sorted(skipped_pairs(manifest).items()):
-            pairs = "pair" if count == 1 else "pairs"
-            say(f"{manifest.name}: skipped {count:,} {pairs}: {reason}")
-    say("'windows cut': share of jittered windows that leave the stored window.")
-
-
-def spread_rows(manifest: Manifest, most: int) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield (shard number, its rows) for at most `most` rows, spread evenly; all where they fit.
-
-    Pairs are drawn independently of each other, so rows at even distances from some of the shards
-    are a random sample of the set.
-    """
-    rows = [receipt.rows for receipt in manifest.shards]
-    if manifest.rows <= most:
-        yield from ((number, range(count)) for number, count in enumerate(rows) if count)
-        return
-    filled = [number for number, count in enumerate(rows) if count]
-    taken = min(_SPREAD, len(filled), most)
-    for turn in range(taken):
-        number = filled[turn * len(filled) // taken]
-        share = (turn + 1) * most // taken - turn * most // taken
-        count = min(share, rows[number])
-        yield number, [k * rows[number] // count for k in range(count)]
+    return [load_manifest(folder) for folder in find_sets(shards, datasets)[0]]

@@ -1,66 +1,121 @@
-"""Numbers of shard sets: sizes, objects, gaps, what was skipped, how often a recipe draws a pair.
-
-Bytes, pairs, skipped pairs and windows come from the receipts and are exact. What the samples say
-of themselves (objects, gaps, images) is read from all rows of a small set and from a sample of rows
-of a large one; `SetStats.sampled` says how many.
-"""
+"""What stored samples say of themselves, in quantiles, and how often a recipe draws a pair."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorat.configs.schema import RecipeConfig
-from lorat.prep.browse.sets import skipped_pairs, spread_rows
 from lorat.shards.manifest import Manifest
 from lorat.shards.order import quotas
 from lorat.shards.reader import ShardReader
 from lorat.shards.sample import PairSample, StoredImage
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-Quantiles = tuple[float, ...]
-"""At `QUANTILES`; empty where nothing was measured."""
+_SPREAD = 16  # shards that a sample of rows is taken from, so that few files are opened
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SetStats:
-    """The numbers of one data set split."""
+class Measure(NamedTuple):
+    """One thing that is measured of stored pairs."""
 
-    name: str
-    shards: int
-    pairs: int
-    bytes: int
-    skipped: dict[str, int]
-    """Reason → pairs."""
-    window_draws: int
-    windows_cut: int
-    """Of the draws, how many leave the stored window although the frame goes on."""
+    table: str
+    """The table that it is shown in, and its row there."""
+    row: str
+    of: Callable[[PairSample], float]
+
+
+_SIDE = "Object side, sqrt(w·h), in pixels of the"
+MEASURES = {
+    "object_frame": Measure(_SIDE, "frame", lambda pair: object_side(pair.search, stored=False)),
+    "object_stored": Measure(_SIDE, "search image", lambda pair: object_side(pair.search)),
+    "template_stored": Measure(_SIDE, "template image", lambda pair: object_side(pair.template)),
+    "search_side": Measure(
+        "Stored images", "search, longer side", lambda pair: max(pair.search.size)
+    ),
+    "search_kb": Measure("Stored images", "search, KB", lambda pair: len(pair.search.jpeg) / 1e3),
+    "template_kb": Measure(
+        "Stored images", "template, KB", lambda pair: len(pair.template.jpeg) / 1e3
+    ),
+    "gaps": Measure(
+        "Frames between template and search",
+        "{same_frame:.1%} in one frame",
+        lambda pair: abs(pair.search.frame - pair.template.frame),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStats:
+    """What some rows of a set, or all of them, say of themselves."""
+
     sampled: int
-    """Rows that the fields below come from; `pairs` where it is all of them."""
     sequences: int
     """Different sequences among them."""
-    object_frame: Quantiles
-    """sqrt(w·h) of the search box, pixels of the frame."""
-    object_stored: Quantiles
-    """The same in pixels of the stored search image."""
-    template_stored: Quantiles
-    """sqrt(w·h) of the template box, pixels of the stored template image."""
-    search_side: Quantiles
-    """Longer side of the stored search image, pixels."""
-    search_kb: Quantiles
-    template_kb: Quantiles
     same_frame: float
     """Share of pairs whose template and search frame are one frame (still images)."""
-    gaps: Quantiles
-    """Frames between template and search, where they are two."""
-    kb_per_pair: float
-    """Compressed kilobytes (1,000 bytes) a stored pair."""
-    share_cut: float
-    """Share of accepted window draws that leave the stored window."""
+    quantiles: dict[str, tuple[float, ...]]
+    """Each of `MEASURES` at `QUANTILES`: empty where nothing was measured; gaps where frames are
+    two."""
+
+
+def sample_stats(
+    manifest: Manifest, most: int, progress: Callable[[int, int], None] | None = None
+) -> SampleStats:
+    """Read at most `most` rows of a set and measure them; `progress` gets rows read and in all.
+
+    Raises:
+        ShardCorrupt: if a row is damaged.
+    """
+    rows: list[list[float]] = []
+    sequences = set()
+    for number, wanted in spread_rows(manifest, most):
+        with closing(ShardReader(manifest.folder / manifest.shards[number].shard)) as reader:
+            for pair in map(reader.read, wanted):
+                rows.append([measure.of(pair) for measure in MEASURES.values()])
+                sequences.add(pair.sequence)
+                if progress:
+                    progress(len(rows), min(most, manifest.rows))
+    columns = dict(zip(MEASURES, np.reshape(rows, (-1, len(MEASURES))).T, strict=True))
+    gaps = columns["gaps"]
+    columns["gaps"] = gaps[gaps > 0]
+    quantiles = {name: _quantiles(values) for name, values in columns.items()}
+    same_frame = int((gaps == 0).sum()) / max(1, len(rows))
+    return SampleStats(len(rows), len(sequences), same_frame, quantiles)
+
+
+def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
+    if not values.size:
+        return ()
+    return tuple(round(value, 3) for value in np.quantile(values, QUANTILES).tolist())
+
+
+def spread_rows(manifest: Manifest, most: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield (shard number, its rows) for at most `most` rows, spread evenly; all where they fit.
+
+    Pairs are drawn independently of each other, so rows at even distances from some of the shards
+    are a random sample of the set.
+    """
+    filled = [(n, receipt.rows) for n, receipt in enumerate(manifest.shards) if receipt.rows]
+    if manifest.rows <= most:
+        yield from ((number, range(rows)) for number, rows in filled)
+        return
+    taken = min(_SPREAD, len(filled), most)
+    for turn in range(taken):
+        number, rows = filled[turn * len(filled) // taken]
+        count = min((turn + 1) * most // taken - turn * most // taken, rows)
+        yield number, [k * rows // count for k in range(count)]
+
+
+def object_side(image: StoredImage, *, stored: bool = True) -> float:
+    """Return sqrt(w·h) of the object, in pixels of the stored image or of the frame."""
+    x1, y1, x2, y2 = image.box
+    scale = np.prod(image.size) / np.prod(np.subtract(image.window, image.origin))
+    return float(np.sqrt((x2 - x1) * (y2 - y1) * (scale if stored else 1.0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,93 +134,14 @@ class Freshness:
     """How often each pair is drawn, on average."""
 
 
-def set_stats(
-    manifest: Manifest, most: int, progress: Callable[[int, int], None] | None = None
-) -> SetStats:
-    """Return the numbers of a shard set.
-
-    Args:
-        manifest: of the set.
-        most: rows to read.
-        progress: called with (rows read, rows in all).
-
-    Raises:
-        ShardCorrupt: if a row is damaged.
-    """
-    rows: list[tuple[float, ...]] = []
-    sequences = set()
-    for number, wanted in spread_rows(manifest, most):
-        with closing(ShardReader(manifest.folder / manifest.shards[number].shard)) as reader:
-            for row in wanted:
-                sample = reader.read(row)
-                rows.append(_measured(sample))
-                sequences.add(sample.sequence)
-                if progress:
-                    progress(len(rows), min(most, manifest.rows))
-    frame, stored, template, side, search_kb, template_kb, gaps = np.reshape(rows, (-1, 7)).T
-    size = sum(receipt.bytes for receipt in manifest.shards)
-    draws = sum(receipt.jitter_draws for receipt in manifest.shards)
-    cut = sum(receipt.jitter_outside for receipt in manifest.shards)
-    return SetStats(
-        name=manifest.name,
-        shards=len(manifest.shards),
-        pairs=manifest.rows,
-        bytes=size,
-        skipped=skipped_pairs(manifest),
-        window_draws=draws,
-        windows_cut=cut,
-        sampled=len(rows),
-        sequences=len(sequences),
-        object_frame=_quantiles(frame),
-        object_stored=_quantiles(stored),
-        template_stored=_quantiles(template),
-        search_side=_quantiles(side),
-        search_kb=_quantiles(search_kb),
-        template_kb=_quantiles(template_kb),
-        same_frame=int((gaps == 0).sum()) / max(1, len(rows)),
-        gaps=_quantiles(gaps[gaps > 0]),
-        kb_per_pair=size / 1e3 / max(1, manifest.rows),
-        share_cut=cut / max(1, draws),
-    )
-
-
-def object_side(image: StoredImage, *, stored: bool) -> float:
-    """Return sqrt(w·h) of the object, in pixels of the frame or of the stored image."""
-    x1, y1, x2, y2 = image.box
-    window = np.subtract(image.window, image.origin)
-    scale = np.prod(image.size) / np.prod(window) if stored else 1.0
-    return float(np.sqrt((x2 - x1) * (y2 - y1) * scale))
-
-
 def freshness(recipe: RecipeConfig, manifests: Sequence[Manifest]) -> list[Freshness]:
     """Return how often a recipe draws each of its data sets, whether there or not."""
     there = {manifest.name: manifest.rows for manifest in manifests}
     weights = recipe.data.datasets
-    total = recipe.train.epochs * recipe.train.pairs_per_epoch
+    draws = quotas(list(weights.values()), recipe.train.epochs * recipe.train.pairs_per_epoch)
     found = []
-    for name, draws in zip(weights, quotas(list(weights.values()), total), strict=True):
+    for (name, weight), drawn in zip(weights.items(), draws, strict=True):
         pairs = there.get(name)
-        fresh = None if pairs is None else pairs / max(1, draws)
-        found.append(
-            Freshness(name, weights[name], pairs, draws, fresh, draws / pairs if pairs else None)
-        )
+        fresh = None if pairs is None else pairs / max(1, drawn)
+        found.append(Freshness(name, weight, pairs, drawn, fresh, drawn / pairs if pairs else None))
     return found
-
-
-def _measured(sample: PairSample) -> tuple[float, ...]:
-    search, template = sample.search, sample.template
-    return (
-        object_side(search, stored=False),
-        object_side(search, stored=True),
-        object_side(template, stored=True),
-        max(search.size),
-        len(search.jpeg) / 1e3,
-        len(template.jpeg) / 1e3,
-        abs(search.frame - template.frame),
-    )
-
-
-def _quantiles(values: NDArray[np.float64]) -> Quantiles:
-    if not values.size:
-        return ()
-    return tuple(round(v, 3) for v in np.quantile(values, QUANTILES).tolist())

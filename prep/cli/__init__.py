@@ -9,13 +9,22 @@ import click
 
 from lorat.prep.commandline import Group, group_settings
 
-_COMMANDS = ("build", "check", "doctor", "inspect", "stats", "toyworld", "verify")
+_COMMANDS = {
+    "build": "build",
+    "check": "check",
+    "doctor": "doctor",
+    "inspect": "shards",
+    "stats": "shards",
+    "toyworld": "toyworld",
+    "verify": "shards",
+}
+"""Command → the module that it stands in."""
 
 
 @click.group(
     cls=Group,
     context_settings=group_settings,
-    modules={name: f"{__name__}.{name}" for name in _COMMANDS},
+    modules={name: f"{__name__}.{module}" for name, module in _COMMANDS.items()},
 )
 @click.version_option(package_name="lorat")
 def main() -> None:

@@ -1,31 +1,64 @@
-"""``lorat-prep doctor``: what this machine has and what that means.
+"""``lorat-prep doctor``: what a machine has, and what that means for building and training.
 
-As a command it stands at the edge, and asks the training's own rules for device and number type.
+Promise: nothing is changed and nothing is downloaded; one file is written beside the shards for as
+long as the disk is measured. What is missing comes with its remedy. The measurements take a second
+or two each and see the machine as busy as it is.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
+import platform
+import resource
 import shutil
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
+from timeit import repeat, timeit
+from typing import NamedTuple
 
 import click
+import cv2
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from lorat.prep import doctor
 from lorat.prep.commandline import Command, LocationType
-from lorat.prep.doctor import Finding
 from lorat.shards.base.console import OUT
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.process import usable_cores
 from lorat.shards.base.storage import Location
-
-__all__ = ["doctor_command"]
+from lorat.shards.pixels.jpeg import codec_name, decode, encode
 
 _BACKBONES = "LORAT_BACKBONES"
 _CARD = Path("/dev/nvidia0")
+_CGROUP = Path("/sys/fs/cgroup")  # where Linux says how much a container may use
+_SHARED = Path("/dev/shm")
+_FRAME = (1920, 1080)
+_SHARE_OF_CODEC = 0.7  # of its processing time that a build spends in the codec
+_WORKER_GB = 0.6  # a process that has torch imported
+_PAIR_BYTES = 100_000  # a stored pair of full HD frames, about
+_PAIRS = 500_000  # the default of a large data set
+_FILE_BYTES = 64 << 20
+_READS = 200
+_LEAST_FILES = 1024
+_EXTRAS = {
+    "ray": ("ray", "builds on a cluster (build --engine ray)"),
+    "s3fs": ("s3", "shards in S3 (s3://bucket/folder)"),
+}
+
+
+class Diagnosis(NamedTuple):
+    """One thing that the machine has or lacks."""
+
+    part: str
+    found: str
+    means: str = ""
+    remedy: str = ""
+    """What to do; empty where all is well."""
 
 
 @click.command("doctor", cls=Command)
@@ -38,22 +71,194 @@ def doctor_command(folder: Location) -> None:
     """
     if not isinstance(folder, Path):
         raise UserError(f"{folder}: is in a store; name a local folder, whose disk is measured")
-    findings = [
-        doctor.software(importlib.metadata.version("lorat")),
-        doctor.cores(),
-        doctor.memory(),
-        doctor.codec(),
-        doctor.zstd(),
-        doctor.disk(folder),
-        *doctor.files_and_shared_memory(),
-        *_compute(),
-        _backbones(),
-        *doctor.extras(),
-    ]
-    OUT.print(_table(findings))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for part in (
+        software(),
+        cores(),
+        memory(),
+        codec(),
+        zstd(),
+        disk(folder),
+        *limits(),
+        *compute(),
+        backbones(),
+        *extras(),
+    ):
+        lines = [Text(part.found)]
+        if part.means:
+            lines.append(Text(f"→ {part.means}", style="dim"))
+        if part.remedy:
+            lines.append(Text(f"! {part.remedy}", style="yellow"))
+        table.add_row(part.part, Text("\n").join(lines))
+    OUT.print(table)
 
 
-def _compute() -> Sequence[Finding]:
+def software() -> Diagnosis:
+    """Return what runs here."""
+    system = f"{platform.system()} {platform.machine()}"
+    version = importlib.metadata.version("lorat")
+    found = f"lorat {version}, Python {platform.python_version()}, {system}"
+    return Diagnosis("software", found, f"OpenCV {cv2.__version__}, NumPy {np.__version__}")
+
+
+def cores(group: Path = _CGROUP) -> Diagnosis:
+    """Return the processor cores that this process may use."""
+    usable, total = usable_cores(), os.cpu_count() or 1
+    quota, _, period = _limit(group / "cpu.max").partition(" ")
+    if quota.isdecimal() and period.isdecimal() and int(quota) < usable * int(period):
+        left = int(quota) / int(period)
+        workers = max(1, int(left))
+        return Diagnosis(
+            "cores",
+            f"{usable}, of which a container limit leaves {left:g}",
+            "more processes than that only take turns",
+            f"give builds --workers {workers} and trainings data.workers of {workers} at most",
+        )
+    found = str(usable) if usable == total else f"{usable} of {total}"
+    return Diagnosis(
+        "cores", found, f"builds run {usable} processes unless --workers says otherwise"
+    )
+
+
+def memory(group: Path = _CGROUP) -> Diagnosis:
+    """Return the memory of the machine, or what a container's limit leaves of it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = f"{total / 1e9:.1f} GB"
+    limit = _limit(group / "memory.max")
+    if limit.isdecimal() and int(limit) < total:
+        total = int(limit)
+        found = f"{total / 1e9:.1f} GB (a container limit)"
+    workers = int(total / 1e9 / _WORKER_GB / 2)
+    means = f"a loader process takes up to {_WORKER_GB} GB; {workers:,} fit into half of it"
+    small = "use few loader processes (data.workers of 1 or 2)" if workers < 4 else ""
+    return Diagnosis("memory", found, means, small)
+
+
+def _limit(file: Path) -> str:
+    return file.read_text().strip() if file.is_file() else "max"
+
+
+def codec() -> Diagnosis:
+    """Return the JPEG codec and what a build of full HD frames takes with it."""
+    name, frame = codec_name(), _drawn_frame()
+    data, window = encode(frame, 90), np.ascontiguousarray(frame[:540, :720])
+    # The shortest of several runs: other programs only make them longer.
+    reading = min(repeat(lambda: decode(data), number=1, repeat=30))
+    writing = min(repeat(lambda: encode(window), number=1, repeat=30))
+    # Two frames are decoded for a pair; the template image is small beside the search image.
+    rate = _SHARE_OF_CODEC / (2 * reading + writing)
+    found = (
+        f"{name}; a full HD frame decodes in {reading * 1e3:.1f} ms, "
+        f"a window of 720 x 540 encodes in {writing * 1e3:.1f} ms"
+    )
+    means = (
+        f"about {rate:,.0f} pairs/s a core where frames are full HD; {_PAIRS:,} pairs in "
+        f"{_PAIRS / rate / 3600:,.1f} core hours"
+    )
+    remedy = (
+        "install libturbojpeg, which is faster (Debian, Ubuntu: apt-get install libturbojpeg0; "
+        "macOS: brew install jpeg-turbo); shards name their codec, so begin new ones after that"
+    )
+    return Diagnosis("JPEG", found, means, remedy if name.startswith("opencv") else "")
+
+
+def _drawn_frame() -> NDArray[np.uint8]:
+    """Return a full HD frame with detail at all scales, about as hard to code as a photograph."""
+    rng = np.random.default_rng(0)
+    frame = np.full((_FRAME[1], _FRAME[0], 3), 110.0, dtype=np.float32)
+    for cells in (4, 16, 64, 256):
+        shape = (_FRAME[1] * cells // 1024 + 2, _FRAME[0] * cells // 1024 + 2, 3)
+        noise = rng.normal(scale=100.0 / cells**0.5, size=shape).astype(np.float32)
+        frame += cv2.resize(noise, _FRAME, interpolation=cv2.INTER_CUBIC)
+    return np.clip(frame, 0, 255).astype(np.uint8)
+
+
+def zstd() -> Diagnosis:
+    """Return the compressor, and whether its command is there."""
+    version = ".".join(str(part) for part in zstandard.ZSTD_VERSION)
+    found = f"library {version} (python-zstandard {zstandard.__version__})"
+    if shutil.which("zstd"):
+        return Diagnosis("zstd", f"{found}, and the command", "shards can be read by hand, too")
+    remedy = "for 'zstd -dc … | tar t', install zstd (apt-get install zstd, brew install zstd)"
+    return Diagnosis("zstd", f"{found}, no command", "builds and trainings do not need it", remedy)
+
+
+def disk(folder: Path) -> Diagnosis:
+    """Measure the disk under a folder, or under the nearest one above that is there."""
+    there = next(f for f in (folder, *folder.absolute().parents) if f.is_dir())
+    free = shutil.disk_usage(there).free
+    room = f"{free / 1e9:,.1f} GB free under {there}"
+    means = f"room for {free // _PAIR_BYTES:,} pairs of 100 KB (full HD)"
+    if free < 4 * _FILE_BYTES:
+        return Diagnosis("disk", room, means, f"make room, or name another folder than {there}")
+    try:
+        write, read, reads = _disk_speed(there)
+    except OSError as error:
+        remedy = f"make {there} writable, or name another folder"
+        return Diagnosis("disk", room, f"not measured ({error.strerror})", remedy)
+    rates = (
+        f"{room}; writes {write / 1e6:,.0f} MB/s, reads {read / 1e6:,.0f} MB/s, "
+        f"{reads:,.0f} random reads of 100 KB/s"
+    )
+    means += f"; feeds trainings with about {reads:,.0f} pairs/s"
+    if not hasattr(os, "posix_fadvise"):
+        means += ", as far as the cache lets see"
+    slow = "" if reads >= 500 else "with slow seeks, train with data.window_shards=8"
+    return Diagnosis("disk", rates, means, slow)
+
+
+def _disk_speed(folder: Path) -> tuple[float, float, float]:
+    """Return bytes a second written, read in order, and reads of one stored pair a second.
+
+    Raises:
+        OSError: if the folder is not writable or full.
+    """
+    rng = np.random.default_rng(0)
+    data = rng.bytes(_FILE_BYTES)
+    places = rng.integers(0, _FILE_BYTES - _PAIR_BYTES, _READS).tolist()
+    with tempfile.TemporaryFile(prefix=".lorat-doctor-", suffix=".tmp", dir=folder) as file:
+        number = file.fileno()
+
+        def write() -> None:
+            file.write(data)
+            file.flush()
+            os.fsync(number)
+
+        def read(places: range | list[int], length: int) -> float:
+            if hasattr(os, "posix_fadvise"):  # forget what is cached; read nothing ahead
+                os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
+                if isinstance(places, list):
+                    os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
+            return timeit(lambda: [os.pread(number, length, at) for at in places], number=1)
+
+        return (
+            _FILE_BYTES / timeit(write, number=1),
+            _FILE_BYTES / read(range(0, _FILE_BYTES, 1 << 20), 1 << 20),
+            _READS / read(places, _PAIR_BYTES),
+        )
+
+
+def limits(shared: Path = _SHARED) -> list[Diagnosis]:
+    """Return two limits that end trainings in the middle: open files, and shared memory."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = soft == resource.RLIM_INFINITY
+    few = not unlimited and soft < _LEAST_FILES
+    more = _LEAST_FILES if hard == resource.RLIM_INFINITY else min(hard, _LEAST_FILES)
+    files = "no limit" if unlimited else f"{soft:,}"
+    means = "a loader process keeps up to 64 shards open"
+    found = [Diagnosis("open files", files, means, f"ulimit -n {more}" if few else "")]
+    if shared.is_dir():
+        size = shutil.disk_usage(shared).total
+        means = "loader processes hand batches over through it"
+        remedy = "give it more (docker run --shm-size=8g), or train with data.workers=0"
+        place = f"{size / 1e9:.1f} GB in {shared}"
+        found.append(Diagnosis("shared memory", place, means, remedy if size < 1e9 else ""))
+    return found
+
+
+def compute() -> list[Diagnosis]:
     """Return what trainings compute with; torch is imported here, since it takes seconds."""
     try:
         import torch
@@ -61,56 +266,48 @@ def _compute() -> Sequence[Finding]:
         from lorat.train.network.deploy.devices import pick_device, pick_dtype
     except (ImportError, OSError) as error:
         remedy = "install it as pytorch.org says for this machine"
-        return [Finding("torch", f"does not import ({error})", "no training here", remedy)]
+        return [Diagnosis("torch", f"does not import ({error})", "no training here", remedy)]
     device = pick_device("auto")
     number_type = str(pick_dtype("auto", device, training=True)).removeprefix("torch.")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     threads = f"{torch.get_num_threads()} threads"
-    version = Finding("torch", f"{torch.__version__}, {build}, {threads}", f"trains on {device}")
+    version = Diagnosis("torch", f"{torch.__version__}, {build}, {threads}", f"trains on {device}")
     if device.type == "cuda":
-        return [version, *_cards(number_type)]
-    slow = "float32; only processors with AMX or AVX512-BF16 are faster in bfloat16"
-    kind = "bfloat16, which this processor is fast at" if number_type == "bfloat16" else slow
-    seen = _CARD.exists() or shutil.which("nvidia-smi") is not None
+        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        means = f"trains in {number_type}"
+        names = (f"{card.name}, {card.total_memory / 1e9:.0f} GB" for card in cards)
+        return [version, *(Diagnosis(f"GPU {n}", name, means) for n, name in enumerate(names))]
+    kind = "float32; only processors with AMX or AVX512-BF16 are faster in bfloat16"
+    if number_type == "bfloat16":
+        kind = "bfloat16, which this processor is fast at"
     remedy = ""
-    if seen:
+    if _CARD.exists() or shutil.which("nvidia-smi") is not None:
         remedy = "an NVIDIA card is here; install a torch that sees it (pytorch.org), or its driver"
     means = "enough for the toy and still recipes; the standard recipe wants a GPU"
-    return [version, Finding("numbers", kind, ""), Finding("GPU", "none", means, remedy)]
+    return [version, Diagnosis("numbers", kind), Diagnosis("GPU", "none", means, remedy)]
 
 
-def _cards(number_type: str) -> list[Finding]:
-    import torch
-
-    found = []
-    for index in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(index)
-        text = f"{card.name}, {card.total_memory / 1e9:.0f} GB"
-        found.append(Finding(f"GPU {index}", text, f"trains in {number_type}"))
-    return found
-
-
-def _backbones() -> Finding:
+def backbones() -> Diagnosis:
+    """Return which pretrained weights lie where training looks for them."""
     folder = os.environ.get(_BACKBONES)
     if not folder:
         means = "pretrained weights come from timm's hub, over the network, or from --backbone FILE"
-        return Finding("backbones", f"{_BACKBONES} is not set", means)
+        return Diagnosis("backbones", f"{_BACKBONES} is not set", means)
     if not Path(folder).is_dir():
         remedy = f"set {_BACKBONES} to the folder that holds <timm name>.safetensors"
-        return Finding("backbones", f"{folder}: no such folder", "", remedy)
+        return Diagnosis("backbones", f"{folder}: no such folder", remedy=remedy)
     files = sorted(p.name for p in Path(folder).iterdir() if p.suffix in (".safetensors", ".pth"))
-    return Finding("backbones", f"{len(files)} files in {folder}", ", ".join(files))
+    return Diagnosis("backbones", f"{len(files)} files in {folder}", ", ".join(files))
 
 
-def _table(findings: Sequence[Finding]) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    for finding in findings:
-        lines = [Text(finding.found)]
-        if finding.means:
-            lines.append(Text(f"→ {finding.means}", style="dim"))
-        if finding.remedy:
-            lines.append(Text(f"! {finding.remedy}", style="yellow"))
-        table.add_row(finding.name, Text("\n").join(lines))
-    return table
+def extras() -> list[Diagnosis]:
+    """Return which optional packages are installed."""
+    found = []
+    for package, (extra, purpose) in _EXTRAS.items():
+        if importlib.util.find_spec(package):
+            version = importlib.metadata.version(package)
+            found.append(Diagnosis(package, version, f"{purpose} work"))
+        else:
+            remedy = f"for {purpose}: pip install 'lorat[{extra}]'"
+            found.append(Diagnosis(package, "not installed", "optional", remedy))
+    return found

@@ -86,7 +86,7 @@ def test_every_stored_key_is_found_in_its_shard_and_row(shards):
         found = find_sample(manifests, sample_key("toy", "train", pair))
         assert found.sample.search.frame == pair + 5
         assert (found.shard.name, found.row) == (shard_name("toy", "train", pair // 6), row)
-        data = found.shard.read_bytes()[found.offset :][: found.length]
+        data = found.shard.read_bytes()[int(found.entry["offset"]) :][: int(found.entry["length"])]
         assert data[:4] == b"\x28\xb5\x2f\xfd", "a zstd frame begins there"
 
 

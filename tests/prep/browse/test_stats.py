@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.configs.schema import DataConfig, RecipeConfig, TrainConfig
-from lorat.prep.browse.sets import find_sets, load_sets, spread_rows
-from lorat.prep.browse.stats import freshness, set_stats
+from lorat.prep.browse.sets import find_sets, load_sets, set_sizes
+from lorat.prep.browse.stats import freshness, sample_stats, spread_rows
 from lorat.prep.cli import main
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import write_json
@@ -77,25 +77,26 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_numbers_of_a_set_are_those_worked_out_by_hand(shards):
     manifest = find_manifest(shards, "toy-train")
-    stats = set_stats(manifest, most=100)
-    assert (stats.shards, stats.pairs, stats.sampled) == (2, 5, 5)
-    assert stats.bytes == sum(
+    sizes, stats = set_sizes(manifest), sample_stats(manifest, most=100)
+    assert (sizes.shards, sizes.pairs, stats.sampled) == (2, 5, 5)
+    assert sizes.bytes == sum(
         (shards / "toy-train" / r.shard).stat().st_size for r in manifest.shards
     )
-    assert stats.kb_per_pair == pytest.approx(stats.bytes / 5000)
-    assert stats.skipped == {"too small": 3}
-    assert (stats.window_draws, stats.windows_cut) == (100, 5)
-    assert stats.share_cut == 0.05
+    assert sizes.kb_per_pair == pytest.approx(sizes.bytes / 5000)
+    assert sizes.skipped == {"too small": 3}
+    assert (sizes.window_draws, sizes.windows_cut, sizes.share_cut) == (100, 5, 0.05)
     assert stats.sequences == 2
     # Sides are 10, 20, 30, 40, 50; the quantiles of five values lie at 0, ¼, ½, ¾, 1 of the way.
-    assert stats.object_frame == (12.0, 20.0, 30.0, 40.0, 48.0)
-    assert stats.object_stored == (6.0, 10.0, 15.0, 20.0, 24.0)
-    assert stats.template_stored == stats.object_frame
-    assert stats.search_side == (200.0,) * 5
-    assert (stats.search_kb, stats.template_kb) == ((3.0,) * 5, (1.0,) * 5)
+    assert stats.quantiles == {
+        "object_frame": (12.0, 20.0, 30.0, 40.0, 48.0),
+        "object_stored": (6.0, 10.0, 15.0, 20.0, 24.0),
+        "template_stored": (12.0, 20.0, 30.0, 40.0, 48.0),
+        "search_side": (200.0,) * 5,
+        "search_kb": (3.0,) * 5,
+        "template_kb": (1.0,) * 5,
+        "gaps": (4.4, 6.0, 8.0, 10.0, 11.6),  # of 4, 8, 12, whichever frame comes first
+    }
     assert stats.same_frame == 0.4
-    # Gaps 4, 8, 12, whichever frame comes first.
-    assert stats.gaps == (4.4, 6.0, 8.0, 10.0, 11.6)
 
 
 def find_manifest(shards: Path, name: str) -> Manifest:
@@ -171,11 +172,15 @@ def test_a_sample_of_a_larger_set_is_said_to_be_one(shards):
     assert "from 2 pairs of each set that holds more" in result.output
 
 
+def names(place: Path, datasets: str | None = None) -> list[str]:
+    return [folder.name for folder in find_sets(place, datasets)[0]]
+
+
 def test_sets_are_named_by_their_own_name_or_their_data_set(shards):
-    assert [f.name for f in find_sets(shards).folders] == ["toy-train", "toy-val"]
-    assert [f.name for f in find_sets(shards, "toy").folders] == ["toy-train", "toy-val"]
-    assert [f.name for f in find_sets(shards, "toy-val").folders] == ["toy-val"]
-    assert [f.name for f in find_sets(shards / "toy-val").folders] == ["toy-val"]
+    assert names(shards) == ["toy-train", "toy-val"]
+    assert names(shards, "toy") == ["toy-train", "toy-val"]
+    assert names(shards, "toy-val") == ["toy-val"]
+    assert names(shards / "toy-val") == ["toy-val"]
     with pytest.raises(UserError, match=r"unknown shard set .* 'toy-vall'.*did you mean 'toy-val'"):
         find_sets(shards, "toy-vall")
 
