@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset
-from lorat.prep.trees.base.reading import Fault, reading
+from lorat.prep.trees.base.reading import Fault, Reading
 from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError, nearest
@@ -86,7 +86,7 @@ def _is_there(dataset: Dataset, split: str, trees: TreeOptions) -> bool:
     if dataset.name in SCORED_SPLITS and not (root / split).is_dir():
         return False
     faults: list[Fault] = []
-    with reading(faults=faults):
+    with Reading(faults=faults):
         there = bool(dataset.read(dataset, split, root) or faults)
     if not there:
         _LOG.warning("%s: holds no sequence of %s-%s; left out", root, dataset.name, split)
@@ -137,7 +137,7 @@ def _read(dataset: Dataset, split: str, root: Path) -> tuple[tuple[Clip, ...], d
     """
     faults: list[Fault] = []
     try:
-        with reading(faults=faults):
+        with Reading(faults=faults):
             clips = read_clips(dataset, split, root)
     except UserError:
         damaged = [fault for fault in faults if fault.damage]

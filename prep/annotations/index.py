@@ -25,7 +25,7 @@ from lorat.prep.annotations.cleaning import clean
 from lorat.prep.annotations.clips import ClipIndex, NotClips, write_clips
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
 from lorat.prep.trees.base.clip import Clip, Dataset
-from lorat.prep.trees.base.reading import note, reading, stamp
+from lorat.prep.trees.base.reading import Reading, note, stamp
 from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers
@@ -119,7 +119,8 @@ def _write(
     """Read a tree and write its index."""
     lost: dict[str, str] = {}
     root_before = stamp(root)
-    with reading(skip=out.sequences, progress=progress) as seen:
+    with Reading(skip=out.sequences, progress=progress) as how:
+        seen = how.seen
         clips = exclude_clips(read_clips(dataset, split, root), out)
         # A tree of which a reader noted nothing, or a reader without a file, may change unnoticed.
         noticed = any(Path(place).is_relative_to(root) for place in seen)

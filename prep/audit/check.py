@@ -23,7 +23,7 @@ from lorat.prep.audit.images import ImageFacts, Progress, see_images
 from lorat.prep.audit.report import BoxCounts, Counts, Finding, Severity, SplitAudit
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.official import expected_frames, expected_sequences
-from lorat.prep.trees.base.reading import Fault, reading
+from lorat.prep.trees.base.reading import Fault, Reading
 from lorat.prep.trees.sources import Source
 from lorat.shards.base.errors import UserError
 
@@ -50,7 +50,7 @@ def read_tree(source: Source, progress: Progress | None = None) -> Tree:
     """
     faults: list[Fault] = []
     try:
-        with reading(faults=faults, progress=progress):
+        with Reading(faults=faults, progress=progress):
             clips = source.dataset.read(source.dataset, source.split, source.root)
     except UserError as error:
         return Tree([], faults, error.message)

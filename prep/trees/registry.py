@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset
-from lorat.prep.trees.base.reading import is_skipping
+from lorat.prep.trees.base.reading import current_reading
 from lorat.prep.trees.datasets import (
     coco,
     generic,
@@ -88,7 +88,7 @@ def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     _check_split(dataset, split)
     clips = dataset.read(dataset, split, root)
     name = f"{dataset.name}-{split}"
-    if not clips and is_skipping():
+    if not clips and current_reading().skip:
         raise UserError(
             f"{root}: all sequences of {name} that are there are excluded; mend the tree and run "
             "lorat-prep check again, or name other --datasets"

@@ -109,14 +109,9 @@ class TreeOptions:
             return Path(value).expanduser(), _variable(dataset)
         if dataset.name in (listed := _listed()):
             return listed[dataset.name], "paths.yaml"
-        if isinstance(dataset.folder, str):
-            folders = [dataset.folder]
-        elif split:
-            folders = [dataset.folder[split]]
-        else:
-            folders = list(dataset.folder.values())
-            if any((self.folder / folder).is_dir() for folder in folders):
-                return self.folder, "--raw"
+        folders = dataset.folders(split)
+        if len(folders) > 1 and any((self.folder / folder).is_dir() for folder in folders):
+            return self.folder, "--raw"
         return self.folder / folders[0], f"{' or '.join(folders)} under --raw"
 
 

@@ -102,21 +102,21 @@ class Dataset:
         wrong = None
         odd = {self.prep_split, self.eval_split}.difference([None, *self.splits])
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            wrong = (
-                "a name is lower-case letters, digits and _, without the - that comes before a "
-                "split; rename it"
-            )
+            wrong = "a name is lower-case letters, digits and _, without the - before a split"
         elif isinstance(self.splits, str):
             wrong = "splits must be a tuple, as in ('train',)"
         elif self.splits and odd:
-            wrong = (
-                f"'{odd.pop()}' is none of its splits, {', '.join(self.splits)}; correct "
-                "prep_split or eval_split"
-            )
+            wrong = f"default split '{odd.pop()}' is none of its splits, {', '.join(self.splits)}"
         elif isinstance(self.folder, Mapping) and self.folder.keys() != set(self.splits):
             wrong = "folder must be one name, or a name for each of its splits"
         if wrong:
             raise UserError(f"data set '{self.name}': {wrong}")
+
+    def folders(self, split: str | None = None) -> list[str]:
+        """Return the folder of a split under RAW, or those of all."""
+        if isinstance(self.folder, str):
+            return [self.folder]
+        return [self.folder[split]] if split else list(self.folder.values())
 
 
 def make_track(
@@ -137,10 +137,9 @@ def make_track(
         cover: (R,) GOT-10k's share of the object that is visible.
     """
     rows = len(xywh)
-    boxes = np.full((frames, 4), np.nan)
+    boxes, visible = np.full((frames, 4), np.nan), np.zeros(frames, np.bool_)
     boxes[:rows, :2] = xywh[:, :2] - (1.0 if one_based else 0.0)
     boxes[:rows, 2:] = boxes[:rows, :2] + xywh[:, 2:]
-    visible = np.zeros(frames, dtype=np.bool_)
     visible[:rows] = np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)
     if absent is not None:
         visible[:rows] &= absent == 0
@@ -155,11 +154,8 @@ def make_clip(
     name: str,
     frames: FrameFiles,
     xywh: NDArray[np.float64],
-    *,
-    absent: NDArray | None = None,
-    cover: NDArray[np.int64] | None = None,
+    **flags: NDArray | None,
 ) -> Clip:
-    """Build a clip of one track; arguments as those of `make_track` and `Clip`."""
-    one_based = dataset.one_based
-    track = make_track(xywh, len(frames), one_based=one_based, absent=absent, cover=cover)
+    """Build a clip of one track from the fields of `Clip` and what `make_track` takes."""
+    track = make_track(xywh, len(frames), one_based=dataset.one_based, **flags)
     return Clip(dataset.name, split, name, frames, (track,), len(xywh))

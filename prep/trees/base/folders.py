@@ -47,12 +47,10 @@ def split_tree(dataset: Dataset, split: str, root: Path) -> Path:
     Raises:
         UserError: if `root` holds the trees of other splits only.
     """
-    if isinstance(dataset.folder, str):
-        return root
-    tree = root / dataset.folder[split]
+    tree = root / dataset.folders(split)[0]
     if tree.is_dir():
         return tree
-    if any((root / other).is_dir() for other in dataset.folder.values()):
+    if any((root / other).is_dir() for other in dataset.folders()):
         raise UserError(f"{tree}: no such folder; put {dataset.name}'s {split} sequences there")
     return root
 

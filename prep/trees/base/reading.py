@@ -1,10 +1,10 @@
 """Reading sequence by sequence, and what is to be known of it besides the clips.
 
 A reader hands the sequences it found to `read_each`. As a rule the first one that does not parse
-raises. An audit reads inside ``reading(faults=[])``, where such a sequence is left out and listed
-and the others are read; a build that leaves sequences out reads inside ``reading(skip=…)``, which
-never opens their files. Both can tell which files and folders were looked at, so that an index of
-the tree knows when they change: the helpers of `text` and `folders` note what they open and list. A
+raises. An audit reads inside ``with Reading(faults=[])``, where such a sequence is left out and
+listed and the others are read; a build that leaves sequences out reads with ``skip``, and never
+opens their files. Both can tell which files and folders were looked at, so that an index of the
+tree knows when they change: the helpers of `text` and `folders` note what they open and list. A
 reader that opens a file or lists a folder by itself calls `note` on it; one that never does is read
 anew each time.
 """
@@ -12,10 +12,9 @@ anew each time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TypeVar
@@ -43,50 +42,43 @@ class Fault:
     """Whether the sequence should not be used; otherwise there is just less of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
+@dataclass(eq=False)
+class Reading:
+    """How the readers called in a block go through sequences, and what they look at."""
+
     skip: frozenset[str] = frozenset()
+    """Names of sequences that are not read."""
     faults: list[Fault] | None = None
+    """Collects what is wrong; None: a sequence that does not parse raises, and one that is read in
+    part is a warning."""
     progress: Callable[[int, int], None] | None = None
+    """Called with (sequences read, sequences in all) of a folder of sequences."""
+    seen: dict[str, Stamp] = field(default_factory=dict)
+    """What is noted inside the block: path → its stamp when it was first noted."""
+
+    def __enter__(self) -> Reading:
+        self._before = _CURRENT.set(self)
+        _NOTING.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _CURRENT.reset(self._before)
+        _NOTING.remove(self)
 
 
-_PLAIN = _Reading()
-_CURRENT: ContextVar[_Reading] = ContextVar("reading")
+_PLAIN = Reading()
+_CURRENT: ContextVar[Reading] = ContextVar("reading")
 # For all threads: a reader may use some, and what others note besides costs a stat and no more.
-_SEEN: list[dict[str, Stamp]] = []
+_NOTING: list[Reading] = []
 
 
-@contextmanager
-def reading(
-    *,
-    skip: frozenset[str] = frozenset(),
-    faults: list[Fault] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[dict[str, Stamp]]:
-    """Set how the readers called in this block, in this thread, go through sequences.
-
-    Args:
-        skip: names of sequences that are not read.
-        faults: a list that collects what is wrong; None: a sequence that does not parse raises,
-            and one that is read in part is a warning.
-        progress: called with (sequences read, sequences in all) of a folder of sequences.
-
-    Yields:
-        What is noted inside the block: path → its stamp when it was first noted.
-    """
-    seen: dict[str, Stamp] = {}
-    token = _CURRENT.set(_Reading(skip, faults, progress))
-    _SEEN.append(seen)
-    try:
-        yield seen
-    finally:
-        _CURRENT.reset(token)
-        # By identity: two readings that saw the same are equal.
-        _SEEN[:] = [other for other in _SEEN if other is not seen]
+def current_reading() -> Reading:
+    """Return how trees are read here."""
+    return _CURRENT.get(_PLAIN)
 
 
 def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> list[Clip]:
-    """Return ``read(place)`` of every sequence, in order; what fails is treated as `reading` says.
+    """Return ``read(place)`` of every sequence, in order; what fails is treated as `Reading` says.
 
     Args:
         places: the clip's name → what `read` needs: a folder, a file, a row of a table.
@@ -95,9 +87,8 @@ def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> lis
     Raises:
         UserError: from `read`, where faults are not collected.
     """
-    how = _CURRENT.get(_PLAIN)
+    how, clips = current_reading(), []
     wanted = {name: place for name, place in places.items() if name not in how.skip}
-    clips = []
     for done, (name, place) in enumerate(wanted.items(), start=1):
         try:
             clips.append(read(place))
@@ -110,20 +101,9 @@ def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> lis
     return clips
 
 
-def is_skipping() -> bool:
-    """Return whether sequences are left out in this thread: then all of them may be."""
-    return bool(_CURRENT.get(_PLAIN).skip)
-
-
 def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
-    """Tell that a sequence is read in part, or a folder not as a sequence: a warning or a fault.
-
-    Args:
-        sequence: its name.
-        message: one line that names the file.
-        damage: whether what was read of the sequence cannot be trusted.
-    """
-    faults = _CURRENT.get(_PLAIN).faults
+    """Tell that a sequence is read in part, or a folder not as one: a warning or a `Fault`."""
+    faults = current_reading().faults
     if faults is None:
         _LOG.warning("%s", message)
     else:
@@ -133,11 +113,11 @@ def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
 def note(path: str | PathLike[str]) -> None:
     """Note a file that is about to be read or a folder about to be listed.
 
-    Before, not after: a change while it is read then gives another stamp. Outside of `reading` this
-    does nothing.
+    Before, not after: a change while it is read then gives another stamp. Does nothing outside of a
+    `Reading`.
     """
     name = fspath(path)
-    missing = [seen for seen in _SEEN if name not in seen]
+    missing = [each.seen for each in _NOTING if name not in each.seen]
     if missing:
         found = stamp(name)
         for seen in missing:
@@ -169,13 +149,10 @@ def cut_clip(
         frames: the sequence's frames in order.
         xywh: (R, 4) boxes of frames 0 … R - 1, as written.
     """
-    count = min(len(frames), len(xywh))
-    if len(frames) != len(xywh):
-        report_fault(
-            name,
-            f"{frames.folder}: {len(frames)} images but {len(xywh)} boxes of {name}; only the "
-            f"first {count} frames are used",
-            damage=len(frames) < len(xywh),
-        )
+    images, boxes = len(frames), len(xywh)
+    count = min(images, boxes)
+    if images != boxes:
+        what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
+        report_fault(name, f"{what}; only the first {count} frames are used", damage=images < boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
     return make_clip(dataset, split, name, kept, xywh[:count])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lorat.prep.trees.base.official import official_names
-from lorat.prep.trees.base.reading import reading
+from lorat.prep.trees.base.reading import Reading
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
@@ -38,7 +38,7 @@ def test_a_gap_in_the_frames_of_a_test_sequence_is_damage(chunk, gone, says):
     root = chunk("TEST", "a_0", rows=1, frames=12)
     for number in gone:
         (root / "TEST/frames/a_0" / f"{number}.jpg").unlink()
-    with reading(faults=(faults := [])):
+    with Reading(faults=(faults := [])):
         read_clips(TRACKINGNET, "test", root)
     (fault,) = faults
     assert (fault.sequence, fault.damage) == ("a_0", True) and says in fault.message
