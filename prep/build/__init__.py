@@ -1,0 +1,1 @@
+"""Raw trees to shards: plan, shard, receipt, manifest."""
