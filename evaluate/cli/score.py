@@ -10,7 +10,7 @@ import click
 
 from lorat.evaluate.cli.options import convention_option
 from lorat.evaluate.measure.ope import ConventionName
-from lorat.evaluate.results.find import Layout
+from lorat.evaluate.results.layouts import Layout
 from lorat.evaluate.track.store import METRICS
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of

@@ -26,7 +26,7 @@ from lorat.shards.base.storage import atomic_file, children
 
 SIDE_FILES = (".scores.txt", ".times.txt")
 """What the names of the files beside a box file end in."""
-_REMEDY = "correct it or track the sequence again"
+REMEDY = "correct it or track the sequence again"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,10 +86,15 @@ def list_results(folder: Path) -> list[str]:
     return sorted(f.removesuffix(".txt") for f in files if not f.endswith(SIDE_FILES))
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones; none where it is missing."""
+    inner = (entry for entry in children(folder) if isinstance(entry, Path) and entry.is_dir())
+    return [entry for entry in inner if not entry.name.startswith(".")]
+
+
 def run_folders(folder: Path) -> list[Path]:
     """Return the folders of a test set's runs, as we write them: itself, ``run_002``, …."""
-    inner = (entry for entry in children(folder) if isinstance(entry, Path) and entry.is_dir())
-    return [folder, *(entry for entry in inner if re.fullmatch(r"run_\d{3}", entry.name))]
+    return [folder, *(f for f in folders_in(folder) if re.fullmatch(r"run_\d{3}", f.name))]
 
 
 def read_result(folder: Path, name: str) -> SequenceResult:
@@ -102,12 +107,12 @@ def read_result(folder: Path, name: str) -> SequenceResult:
     path = _box_file(folder, name)
     if not path.is_file():
         raise UserError(f"{path}: no result of sequence {name}; track it first")
-    boxes = parse_boxes(read_text(path, _REMEDY), path)
+    boxes = parse_boxes(read_text(path, REMEDY), path)
     columns = []
     for beside in (folder / (name + end) for end in SIDE_FILES):
         values = np.full((len(boxes), 1), np.nan)
         if beside.is_file():
-            values = parse_table(read_text(beside, _REMEDY), beside, (1,), remedy=_REMEDY)
+            values = parse_table(read_text(beside, REMEDY), beside, (1,), remedy=REMEDY)
         if len(values) != len(boxes):
             raise UserError(
                 f"{beside}: {len(values)} lines beside {len(boxes)} boxes; delete the result and "
@@ -123,12 +128,12 @@ def parse_boxes(text: str, source: object) -> NDArray[np.float64]:
     Raises:
         UserError: for the first line that is no box, not finite, or of negative size.
     """
-    boxes = parse_table(text, source, (4,), remedy=_REMEDY)
+    boxes = parse_table(text, source, (4,), remedy=REMEDY)
     bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0.0).any(axis=1))
     if len(bad):
         raise UserError(
             f"{source}: line {bad[0] + 1} is not finite or has a negative size, which no toolkit "
-            f"scores; {_REMEDY}"
+            f"scores; {REMEDY}"
         )
     return boxes
 

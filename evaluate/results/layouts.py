@@ -1,39 +1,64 @@
-"""Results that any tracker wrote, read into our coordinates and prepared as toolkits do it.
+"""Results that any tracker wrote: found, read into our coordinates, prepared as toolkits do it.
 
 A row is x, y, w, h with commas, tabs or spaces between. In the layouts of other toolkits x and y
 count as the data set's annotations do: from 1 in LaSOT and VastTrack, from 0 elsewhere. In ours
 they count from 0 always.
 
-Promise: nothing is made up. A sequence with fewer rows than annotated frames, or a row that is no
-box, is refused by name and line; rows beyond the last frame are cut, and a note says so. The first
-row is compared with the given box, which would show a wrong base; nothing is shifted silently.
-Then, as toolkits do: the first row becomes the given box, and a row without a size becomes the row
-before it (not in GOT-10k and TrackingNet, whose toolkits do not). Our own results begin with the
-given box, and are scored as they are, as the evaluation scored them.
+Promise: a folder is read in one way only; what could be read in two, or holds several trackers, is
+refused by name. Nothing is made up: a sequence with fewer rows than annotated frames, or a row that
+is no box, is refused by name and line; rows beyond the last frame are cut, and a note says so. The
+first row is compared with the given box, which would show a wrong base; nothing is shifted
+silently. Then, as toolkits do: the first row becomes the given box, and a row without a size
+becomes the row before it (not in GOT-10k and TrackingNet, whose toolkits do not). Our own results
+begin with the given box, and are scored as they are, as the evaluation scored them.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.evaluate.results.files import SequenceResult, parse_boxes, read_result
-from lorat.evaluate.results.find import ResultPlace, find_results
+from lorat.evaluate.results.files import (
+    REMEDY,
+    SIDE_FILES,
+    SequenceResult,
+    folders_in,
+    parse_boxes,
+    read_result,
+    run_folders,
+)
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.prep.trees.registry import DATASETS
-from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.errors import UserError, some, unknown
+from lorat.shards.base.storage import children
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
+Layout = Literal["auto", "lorat", "pytracking", "otb", "got10k"]
+"""How results can be laid out, as ``--layout`` calls it; ``auto`` tells it by what is there."""
+
+PREFIXES = {
+    "uav123": "uav_",
+    "uav20l": "uav_",
+    "nfs30": "nfs_",
+    "nfs240": "nfs_",
+    "tc128": "tpl_",
+    "otb": "otb_",
+}
+"""What pytracking's folders put before the sequence names of a data set, or may put there (OTB)."""
+
+_OTB = "_tracking_result"
+_NUMBER = re.compile(rf"_\d{{3}}(?=(?:{_OTB})?\Z)")
 _SAME = 0.01  # pixels; the coarsest files with decimals have two
 _AS_THEY_ARE = ("got10k", "trackingnet")
 """Data sets whose own toolkits score boxes without a size, as overlaps of 0."""
-_REMEDY = "correct it or track the sequence again"
 _NOTES = {
     "after": "the first box is exactly one pixel right of and below the given one",
     "before": "the first box is exactly one pixel left of and above the given one",
@@ -42,10 +67,35 @@ _NOTES = {
     "times": "the time file does not fit, so its times are not used",
     "sizeless": "boxes without a size are replaced by the box before",
 }
-_FIRST = ("after", "before", "other")
 
+Run = dict[str, Path]
+"""Sequence → its file of boxes."""
 Oddities = defaultdict[str, dict[str, str]]
 """Key of `_NOTES` → sequence → detail; a sequence that is odd in several runs is there once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPlace:
+    """One tracker's results of a test set."""
+
+    layout: str
+    folders: tuple[Path, ...]
+    """One a run; the folder of the sequences' folders in GOT-10k's layout."""
+    runs: tuple[Run, ...]
+    """A run may lack sequences."""
+
+    @property
+    def label(self) -> str:
+        """What the folder calls its tracker; of ours, the evaluation's folder."""
+        home = self.folders[0].resolve()
+        if self.layout == "lorat":
+            return home.parent.parent.name if home.parent.name == "results" else home.name
+        return _NUMBER.sub("", home.name).removesuffix(_OTB) or home.name
+
+    def __str__(self) -> str:
+        count = len(self.folders) - 1
+        more = f" and {count} more run{'s' if count > 1 else ''}" if count else ""
+        return f"{self.layout} in {self.folders[0]}{more}"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,16 +121,18 @@ def read_foreign(
     """Read the results that a tracker wrote of some clips.
 
     Args:
-        folder: where they are; see `find_results` for what it may be.
-        clips: at least one, all of one split; their first tracks are the ground truth.
+        folder: where they are; docs/results.md says what it may be.
+        clips: at least one, all of one split; their first tracks are the ground truth. A folder may
+            hold results of other data sets too.
         layout: one of `Layout`.
         progress: called with the number of results read, and of all.
 
     Raises:
-        UserError: as `find_results`; if a file does not parse, has too few rows, or a row that is
-            not finite or has a negative size.
+        UserError: if the folder is missing, holds none of the clips, or can be read in several
+            ways; if the layout is unknown; if a file does not parse, has too few rows, or a row
+            that is not finite or has a negative size.
     """
-    place = find_results(folder, clips, layout)
+    place = _find(folder, clips, layout)
     whole = [clip for clip in clips if all(clip.name in run for run in place.runs)]
     missing = [clip.name for clip in clips if any(clip.name not in run for run in place.runs)]
     partly = [name for name in missing if any(name in run for run in place.runs)]
@@ -99,25 +151,146 @@ def read_foreign(
     return Foreign(place, tuple(runs), tuple(missing), tuple(notes))
 
 
+def _find(folder: Path, clips: Sequence[Clip], layout: str) -> ResultPlace:
+    """Return where the results are: what lies in the folder itself goes before what lies deeper."""
+    if layout not in get_args(Layout):
+        raise unknown("layout", layout, get_args(Layout))
+    found = _ours(folder, clips, layout) if layout in ("auto", "lorat") else []
+    if not found and layout != "lorat":
+        inner = folders_in(folder)
+        if layout == "pytracking":
+            inner = [place for place in inner if not place.name.endswith(_OTB)]
+        if layout != "got10k":
+            found = _flat([folder], clips, layout) or _flat(inner, clips, layout)
+        if layout in ("auto", "got10k"):
+            found += _nested([folder], clips) or _nested(inner, clips)
+        if not found and layout in ("auto", "pytracking"):
+            beside = [f for f in folders_in(folder.parent) if _all_runs(f) == f"{folder.name}_*"]
+            found = _flat(beside, clips, "pytracking")
+    test_set = f"{clips[0].dataset}-{clips[0].split}"
+    if len(found) > 1:
+        raise UserError(
+            f"{folder}: holds several results of {test_set}: {some(found, 4)}; name one of these "
+            "folders with --results, or its layout with --layout"
+        )
+    if not found and not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one of results with --results")
+    if not found:
+        there = [entry.name for entry in children(folder) if not entry.name.startswith(".")]
+        how = "" if layout == "auto" else f" in the layout {layout}"
+        wanted = " and ".join(clip.name for clip in clips[:2])
+        raise UserError(
+            f"{folder}: no result of {test_set}{how}: it holds {some(there, 2) or 'nothing'}, "
+            f"wanted are sequences such as {wanted}; name the folder of one tracker's results"
+        )
+    return found[0]
+
+
+def _ours(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+    """Look where `lorat-eval` writes: an evaluation's folder, its results, or a test set's."""
+    test_set = f"{clips[0].dataset}-{clips[0].split}"
+    for home in (folder / "results" / test_set, folder / test_set, folder):
+        if _box_files(home, clips, lambda clip: [clip.name]):
+            # Others' box files may be called like ours, but not their folder or the files beside.
+            beside = any(name.endswith(SIDE_FILES) for name in _texts(home))
+            if layout == "auto" and not beside and home.resolve().name != test_set:
+                return []
+            runs = {f: _box_files(f, clips, lambda clip: [clip.name]) for f in run_folders(home)}
+            return [ResultPlace("lorat", tuple(runs), tuple(runs.values()))]
+    return []
+
+
+def _flat(folders: Sequence[Path], clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+    """Look for box files in folders; numbered ones are runs of one tracker."""
+    trackers: dict[str, dict[Path, Run]] = defaultdict(dict)
+    for folder in folders:
+        # OSTrack and its descendants put TrackingNet and GOT-10k into a folder of their own.
+        for inner in (folder / clips[0].dataset, folder):
+            if run := _box_files(inner, clips, _spellings):
+                trackers[_all_runs(folder)][folder] = run
+    return [
+        ResultPlace(
+            _pytracking_or_otb(*next(iter(runs.items()))) if layout == "auto" else layout,
+            tuple(runs),
+            tuple(runs.values()),
+        )
+        for runs in trackers.values()
+    ]
+
+
+def _nested(folders: Sequence[Path], clips: Sequence[Clip]) -> list[ResultPlace]:
+    """Look for sequences that have a folder of their own in folders."""
+    places = []
+    for folder in folders:
+        runs: dict[str, Run] = defaultdict(dict)
+        there = {entry.name for entry in folders_in(folder)}
+        for name in (clip.name for clip in clips if clip.name in there):
+            pattern = re.compile(rf"{re.escape(name)}_(\d+)\.txt")
+            for match in filter(None, map(pattern.fullmatch, _texts(folder / name))):
+                runs[match[1]][name] = folder / name / match[0]
+        if runs:
+            numbered = tuple(runs[number] for number in sorted(runs, key=int))
+            places.append(ResultPlace("got10k", (folder,), numbered))
+    return places
+
+
+def _pytracking_or_otb(folder: Path, run: Run) -> str:
+    """Tell pytracking's folders of box files from OTB's; the boxes in both mean the same."""
+    if folder.name.endswith(_OTB):
+        return "otb"
+    name, first = next(iter(run.items()))
+    timed = first.with_name(f"{first.stem}_time.txt").is_file()
+    numbered = _all_runs(folder) != folder.name
+    if timed or numbered or first.stem != name or first.parent != folder:
+        return "pytracking"
+    with first.open("rb") as file:
+        return "pytracking" if b"\t" in file.readline(200) else "otb"
+
+
+def _all_runs(folder: Path) -> str:
+    """Return what numbered folders have in common: ``dimp50_*`` for ``dimp50_003``."""
+    return _NUMBER.sub("_*", folder.name)
+
+
+def _box_files(folder: Path, clips: Sequence[Clip], stems: Callable[[Clip], Iterable[str]]) -> Run:
+    """Return the sequences that have a file in a folder, under the first of the given stems."""
+    there, run = _texts(folder), {}
+    for clip in clips:
+        if known := [f"{stem}.txt" for stem in stems(clip) if f"{stem}.txt" in there]:
+            run[clip.name] = folder / known[0]
+    return run
+
+
+def _spellings(clip: Clip) -> list[str]:
+    """Return what a sequence's file may be called; prefixed first, which no other set uses."""
+    stems = [clip.name]
+    if clip.dataset == "otb":  # GOT-10k's toolkit writes OTB's Jogging_1 as Jogging.1
+        stems.append(re.sub(r"_(\d)$", r".\1", clip.name))
+    return [PREFIXES.get(clip.dataset, "") + stem for stem in stems] + stems
+
+
+def _texts(folder: Path) -> set[str]:
+    return {entry.name for entry in children(folder) if entry.name.endswith(".txt")}
+
+
 def _note_lines(odd: Oddities, clips: Sequence[Clip], layout: str) -> list[str]:
-    begin_wrong = set().union(*(odd.get(kind, {}) for kind in _FIRST))
-    one_based = DATASETS[clips[0].dataset].one_based
+    remedies = {
+        "after": "scored as they are: if all are shifted, take 1 from every x and y",
+        "before": "scored as they are: if all are shifted, add 1 to every x and y",
+        "other": "the given one is scored there",
+    }
+    if DATASETS[clips[0].dataset].one_based:
+        shift, base, other = ("after", 1, "otb") if layout == "lorat" else ("before", 0, "lorat")
+        remedies[shift] = (
+            f"scored as they are: if they count from {base}, read them with --layout {other}"
+        )
+    right = len(clips) - len(set().union(*(odd.get(kind, ()) for kind in remedies)))
     lines = []
     for kind, details in odd.items():
         detail = next(iter(details.values()))
         line = f"{_sequences(list(details))}: {_NOTES[kind]}{f' ({detail})' if detail else ''}"
-        if kind in _FIRST:
-            right = len(clips) - len(begin_wrong)
-            line += f"; {right} of {len(clips)} begin with the given box; "
-        if kind == "other":
-            line += "the given one is scored there"
-        elif kind == "after" and one_based and layout == "lorat":
-            line += "scored as they are: if they count from 1, read them with --layout otb"
-        elif kind == "before" and one_based and layout != "lorat":
-            line += "scored as they are: if they count from 0, read them with --layout lorat"
-        elif kind in _FIRST:
-            change = "take 1 from" if kind == "after" else "add 1 to"
-            line += f"scored as they are: if all are shifted, {change} every x and y"
+        if kind in remedies:
+            line += f"; {right} of {len(clips)} begin with the given box; {remedies[kind]}"
         lines.append(line)
     return lines
 
@@ -133,7 +306,7 @@ def _read(clip: Clip, path: Path, run: int, layout: str, odd: Oddities) -> Seque
         ours = read_result(path.parent, clip.name)
         boxes, scores, times = ours.boxes.copy(), ours.scores, ours.times
     else:
-        boxes = parse_boxes(read_text(path, _REMEDY).rstrip(), f"{path}: {clip.name}")
+        boxes = parse_boxes(read_text(path, REMEDY).rstrip(), f"{path}: {clip.name}")
         boxes[:, :2] -= 1.0 if DATASETS[clip.dataset].one_based else 0.0
         scores = np.full(len(boxes), np.nan)
         stem, column = (clip.name, run) if layout == "got10k" else (path.stem, 0)
@@ -156,7 +329,7 @@ def _read_times(
     """Return (N,) seconds a frame: `unknown` where there is no file, or one of another length."""
     if not path.is_file():
         return unknown
-    times = parse_table(read_text(path, _REMEDY).rstrip(), f"{path}: {name}", remedy=_REMEDY)
+    times = parse_table(read_text(path, REMEDY).rstrip(), f"{path}: {name}", remedy=REMEDY)
     if 1 in times.shape and len(times) != len(unknown):
         times = times.reshape(-1, 1)  # all on one line
     if len(times) != len(unknown):
