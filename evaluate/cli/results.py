@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from lorat.evaluate.results.files import list_results, read_result, run_folders
+from lorat.evaluate.results.files import folders_in, list_results, read_results, run_folders
 from lorat.evaluate.results.write import ExportLayout, ResultSet, layout_files, write_files
 from lorat.evaluate.track.settings import default_out, newest_run, run_weights
 from lorat.evaluate.track.testsets import choose_test_sets
@@ -18,7 +18,6 @@ from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import progress_bar, say, start_logging
 from lorat.shards.base.errors import UserError, nearest, some
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import children
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,17 +65,22 @@ def export_results_command(export: Export, trees: TreeOptions) -> None:
     input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    sets = _read(_chosen(export))
+    folders = _chosen(export)
+    sets = []
+    with progress_bar("reading results") as progress:
+        for done, folder in enumerate(folders, start=1):
+            sets.append(_read(folder))
+            progress(done, len(folders))
     missing = {item.name: _missing(item, trees) for item in sets}
     files = layout_files(sets, export.layout, export.label)
     changed = write_files(export.out, files, overwrite=export.overwrite)
     for item in sets:
         runs = f" in {len(item.runs)} runs" if len(item.runs) > 1 else ""
         base = "x and y from 1, as its annotations" if item.dataset.one_based else "x and y from 0"
-        untimed = len(item.untimed()) if export.layout == "got10k" else 0
-        times = f"; {untimed} of them without a time for every frame, so without a time file"
         line = f"{item.name}: {len(item.runs[0])} sequences{runs}, {base}"
-        say(line + (times if untimed else ""))
+        if export.layout == "got10k" and (untimed := len(item.untimed())):
+            line += f"; {untimed} of them without a time for every frame, so without a time file"
+        say(line)
     for name, names in missing.items():
         if names:
             say(f"{name}: {len(names)} sequences of the tree have no result ({some(names, 5)})")
@@ -91,59 +95,44 @@ def _chosen(export: Export) -> list[Path]:
     home = export.results or default_out(run_weights(export.run or newest_run()))
     if export.results is None or (home / "results").is_dir():
         home /= "results"
-    inner = (entry for entry in children(home) if isinstance(entry, Path) and entry.is_dir())
-    there = {entry.name: entry for entry in inner if list_results(entry)}
+    there = {folder.name: folder for folder in folders_in(home) if list_results(folder)}
     if not there:
         raise UserError(
             f"{home}: holds no results; track test sets with lorat-eval first, or name an "
             "evaluation's folder with --results"
         )
-    wanted = split_names(export.datasets)
     chosen: dict[Path, None] = {}
-    for name in wanted or there:
-        try:
-            dataset, split = parse_name(name)
-        except UserError as error:
-            raise UserError(f"{'--datasets' if wanted else home}: {error.message}") from None
-        whole_set = dataset.name if split is None else name
-        matching = [there[n] for n in there if whole_set in (n, n.partition("-")[0])]
+    for name in split_names(export.datasets):
+        matching = [folder for n, folder in there.items() if name in (n, n.partition("-")[0])]
         if not matching:
             raise UserError(
                 f"--datasets {name}: no results in {home}, which holds {', '.join(there)}"
-                f"{nearest(name, there)}"
+                f"{nearest(name, (*there, *(n.partition('-')[0] for n in there)))}"
             )
         chosen |= dict.fromkeys(matching)
-    return list(chosen)
+    return list(chosen or there.values())
 
 
-def _read(folders: list[Path]) -> list[ResultSet]:
-    """Read all runs of test sets.
+def _read(folder: Path) -> ResultSet:
+    """Read all runs of a test set.
 
     Raises:
         UserError: if a result does not parse, or a run lacks a sequence that another has.
     """
-    listed = {f: {place: list_results(place) for place in run_folders(f)} for f in folders}
-    for runs in listed.values():
-        names = sorted(set().union(*runs.values()))
-        for place, known in runs.items():
-            if lacking := sorted(set(names).difference(known)):
-                raise UserError(
-                    f"{place}: no result of {lacking[0]}, which another run has; track the set "
-                    "again"
-                )
-    total = sum(len(names) for runs in listed.values() for names in runs.values())
-    done, sets = 0, []
-    with progress_bar("reading results") as progress:
-        for folder, runs in listed.items():
-            dataset, split = parse_name(folder.name)
-            if not split:
-                raise UserError(f"{folder}: is not named <dataset>-<split>; rename it")
-            read = []
-            for place, names in runs.items():
-                read.append({name: read_result(place, name) for name in names})
-                progress(done := done + len(names), total)
-            sets.append(ResultSet(dataset, split, tuple(read)))
-    return sets
+    try:
+        dataset, split = parse_name(folder.name)
+    except UserError as error:
+        raise UserError(f"{folder}: {error.message}") from None
+    if not split:
+        raise UserError(f"{folder}: is not named <dataset>-<split>; rename it")
+    runs = {place: list_results(place) for place in run_folders(folder)}
+    names = sorted(set().union(*runs.values()))
+    for place, known in runs.items():
+        if lacking := [name for name in names if name not in known]:
+            raise UserError(
+                f"{place}: no result of {lacking[0]}, which another run has; track the set again"
+            )
+    return ResultSet(folder.name, dataset, [read_results(place, names) for place in runs])
 
 
 def _missing(item: ResultSet, trees: TreeOptions) -> list[str]:
@@ -152,7 +141,8 @@ def _missing(item: ResultSet, trees: TreeOptions) -> list[str]:
     Raises:
         UserError: if a result has another number of rows than the sequence has frames.
     """
-    if not trees.names(item.dataset) and trees.missing([(item.dataset, item.split)]):
+    split = item.name.partition("-")[2]
+    if not trees.names(item.dataset) and trees.missing([(item.dataset, split)]):
         say(f"{item.name}: its tree is not there, so the results are not compared with it")
         return []
     tree = choose_test_sets([item.name], (), trees)[0]
@@ -161,10 +151,10 @@ def _missing(item: ResultSet, trees: TreeOptions) -> list[str]:
     frames = {clip.name: len(clip.frames) for clip in tree.clips}
     for number, run in enumerate(item.runs, start=1):
         for name, result in run.items():
-            if len(result.boxes) != frames.get(name, len(result.boxes)):
+            if (rows := len(result.boxes)) != frames.get(name, rows):
                 which = f" in run {number}" if len(item.runs) > 1 else ""
                 raise UserError(
-                    f"{item.name}: the result of {name}{which} has {len(result.boxes)} rows for "
-                    f"{frames[name]} frames; track the sequence again"
+                    f"{item.name}: the result of {name}{which} has {rows} rows for {frames[name]} "
+                    "frames; track the sequence again"
                 )
     return [name for name in frames if name not in item.runs[0]]

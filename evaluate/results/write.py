@@ -31,29 +31,43 @@ ExportLayout = Literal["pytracking", "otb", "got10k"]
 class ResultSet:
     """Our results of one test set."""
 
+    name: str
+    """``<dataset>-<split>``."""
     dataset: Dataset
-    split: str
-    runs: tuple[Mapping[str, SequenceResult], ...]
+    runs: Sequence[Mapping[str, SequenceResult]]
     """By sequence name, the same sequences in every run."""
-
-    @property
-    def name(self) -> str:
-        """``<dataset>-<split>``."""
-        return f"{self.dataset.name}-{self.split}"
 
     def untimed(self) -> list[str]:
         """Return the sequences without a time for every frame of every run."""
-        runs = self.runs
-        return [n for n in runs[0] if not all(np.isfinite(run[n].times).all() for run in runs)]
+        return [
+            name
+            for name in self.runs[0]
+            if not all(np.isfinite(run[name].times).all() for run in self.runs)
+        ]
+
+    def files(self, layout: ExportLayout, label: str) -> Iterator[tuple[str, str]]:
+        """Yield the path and the text of each file in a layout; `label` names the tracker."""
+        base = np.array([1.0, 1.0, 0.0, 0.0]) if self.dataset.one_based else 0.0
+        # OTB's prefix is known from some archives only; pytracking writes none.
+        prefix = PREFIXES.get(self.dataset.name, "") if self.dataset.name != "otb" else ""
+        for number, run in enumerate(self.runs, start=1):
+            tracker = f"{label}_{number:03d}" if len(self.runs) > 1 else label
+            for name, result in run.items():
+                boxes = result.boxes + base
+                if layout == "pytracking":
+                    yield f"{tracker}/{prefix}{name}.txt", table_text(boxes, 3, "\t")
+                elif layout == "otb":
+                    yield f"{tracker}_tracking_result/{name}.txt", table_text(boxes, 3, "\t")
+                else:
+                    yield f"{label}/{name}/{name}_{number:03d}.txt", table_text(boxes, 4)
+        if layout == "got10k":
+            for name in sorted(self.runs[0].keys() - set(self.untimed())):
+                times = np.stack([run[name].times for run in self.runs], axis=1)
+                yield f"{label}/{name}/{name}_time.txt", table_text(times, 8)
 
 
 def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) -> dict[str, str]:
     """Return the files of results in a layout: path below the export's folder → text.
-
-    Args:
-        sets: the test sets.
-        layout: of the files.
-        label: what the tracker is called; a folder's name.
 
     Raises:
         UserError: if two test sets have a sequence of the same name, which no layout keeps apart.
@@ -61,9 +75,8 @@ def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) ->
     files: dict[str, str] = {}
     owners: dict[str, str] = {}
     for item in sets:
-        for path, text in _set_files(item, layout, label):
-            other = owners.setdefault(path, item.name)
-            if other != item.name:
+        for path, text in item.files(layout, label):
+            if (other := owners.setdefault(path, item.name)) != item.name:
                 raise UserError(
                     f"{path}: {other} and {item.name} both have a sequence of this name, and the "
                     f"layout {layout} has one folder for both; export them apart with --datasets "
@@ -73,26 +86,6 @@ def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) ->
     return files
 
 
-def _set_files(item: ResultSet, layout: ExportLayout, label: str) -> Iterator[tuple[str, str]]:
-    base = np.array([1.0, 1.0, 0.0, 0.0]) if item.dataset.one_based else 0.0
-    # OTB's prefix is known from some archives only; pytracking writes none.
-    prefix = PREFIXES.get(item.dataset.name, "") if item.dataset.name != "otb" else ""
-    for number, run in enumerate(item.runs, start=1):
-        tracker = f"{label}_{number:03d}" if len(item.runs) > 1 else label
-        for name, result in run.items():
-            boxes = result.boxes + base
-            if layout == "pytracking":
-                yield f"{tracker}/{prefix}{name}.txt", table_text(boxes, 3, "\t")
-            elif layout == "otb":
-                yield f"{tracker}_tracking_result/{name}.txt", table_text(boxes, 3, "\t")
-            else:
-                yield f"{label}/{name}/{name}_{number:03d}.txt", table_text(boxes, 4)
-    if layout == "got10k":
-        for name in sorted(item.runs[0].keys() - set(item.untimed())):
-            times = np.stack([run[name].times for run in item.runs], axis=1)
-            yield f"{label}/{name}/{name}_time.txt", table_text(times, 8)
-
-
 def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> int:
     """Write text files below a folder and return how many were not there as they are.
 
@@ -100,21 +93,21 @@ def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> i
         UserError: before anything is written, if a file is there with other content and
             `overwrite` is off; if one cannot be written.
     """
-    changed = {}
+    changed: dict[Path, bytes] = {}
     other = []
-    for path, text in files.items():
-        with explain_disk(folder / path):
-            old = (folder / path).read_bytes() if (folder / path).exists() else None
-        if old != text.encode("ascii"):
-            changed[folder / path] = text.encode("ascii")
-            other += [] if old is None else [folder / path]
+    for path, data in ((folder / name, text.encode("ascii")) for name, text in files.items()):
+        with explain_disk(path):
+            old = path.read_bytes() if path.exists() else None
+        if old != data:
+            changed[path] = data
+            other += [path] if old is not None else []
     if other and not overwrite:
         more = f", as do {len(other) - 1:,} more of its files" if len(other) > 1 else ""
         raise UserError(
             f"{other[0]}: exists with other content{more}; use --overwrite, another --label or "
             "another --out"
         )
-    for file_path, data in changed.items():
-        with atomic_file(file_path) as file:
+    for path, data in changed.items():
+        with atomic_file(path) as file:
             file.write(data)
     return len(changed)

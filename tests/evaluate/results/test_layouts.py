@@ -345,7 +345,7 @@ def tnl2k():
 
 def _export(run, layout, dataset="tnl2k", split="test", label="MyTracker"):
     runs = run if isinstance(run, tuple) else (run,)
-    return layout_files([ResultSet(DATASETS[dataset], split, runs)], layout, label)
+    return layout_files([ResultSet(f"{dataset}-{split}", DATASETS[dataset], runs)], layout, label)
 
 
 @pytest.mark.parametrize("layout", ["pytracking", "otb"])
@@ -417,11 +417,11 @@ def test_files_are_named_and_based_as_their_readers_expect():
 
 def test_equal_names_of_two_sets_in_a_flat_layout_are_refused():
     run = {"bike1": result_of(clip_of("bike1"))}
-    sets = [ResultSet(DATASETS[name], "all", (run,)) for name in ("uav123", "uav20l")]
+    sets = [ResultSet(f"{name}-all", DATASETS[name], (run,)) for name in ("uav123", "uav20l")]
     for layout in ("pytracking", "otb", "got10k"):
         with pytest.raises(UserError, match=r"bike1.*uav123-all and uav20l-all"):
             layout_files(sets, layout, "T")
-    sets[1] = ResultSet(DATASETS["otb"], "all", (run,))
+    sets[1] = ResultSet("otb-all", DATASETS["otb"], (run,))
     assert len(layout_files(sets, "pytracking", "T")) == 2  # the prefix keeps them apart
 
 
