@@ -22,7 +22,7 @@ class ZipCheck:
     """What a zip is compared with."""
 
     server: ServerName | None = option(
-        None, help="Whose rules hold.", shown="told from the names inside"
+        None, help="Whose rules hold.  [default: told from the names inside]"
     )
     raw: Path | None = option(
         None,
@@ -54,17 +54,13 @@ def check_zip_command(file: Path, check: ZipCheck) -> None:
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     judgement = _judge(file, check)
-    server = judgement.server
-    say(
-        f"{file}: {server.title}, {judgement.files:,} files {judgement.form}, "
-        f"{judgement.sequences:,} of {judgement.expected:,} sequences"
-    )
+    say(f"{file}: {judgement.summary}")
     for severity, line in judgement.lines():
         say(f"{severity}: {line}")
     if judgement.unchecked:
         say(
             f"not checked: the rows of {judgement.unchecked:,} sequences against their frames; "
-            f"with the tree they are: --root {server.name}=DIR"
+            f"with the tree they are: --root {judgement.server.name}=DIR"
         )
     errors = len(judgement.errors)
     say(f"{errors:,} errors, {len(judgement.findings) - errors:,} warnings")

@@ -30,7 +30,6 @@ from lorat.evaluate.submit.servers import (
     Server,
     ServerName,
     ZipFinding,
-    ZipTree,
     guess_server,
     printable,
     sort_names,
@@ -75,12 +74,10 @@ class Judgement:
     """What there is to say about a zip."""
 
     server: Server
-    files: int
-    form: str
-    """How its tree is laid out."""
+    summary: str
+    """How much there is, and how it is laid out."""
     sequences: int
     """Of the expected ones, those that the zip has a file for."""
-    expected: int
     unchecked: int
     """Sequences in the zip whose number of rows could be compared with nothing."""
     findings: tuple[ZipFinding, ...]
@@ -142,15 +139,16 @@ def judge_zip(
             )
         rules = SERVERS[server]
         expected = set(rules.official if expected is None else expected)
-        tree = sort_names(rules, names, expected)
-        known = {clip.name: clip for clip in clips}
+        sequences, findings, form = sort_names(rules, names, expected)
         paths = {info.orig_filename: info.filename for info in infos}
         odd = [p for p, read in paths.items() if p != read or not _PLAIN_PATH.fullmatch(p)]
-        findings = [*(ZipFinding("path", path) for path in odd), *tree.findings]
-        findings += _judge_sequences(archive, tree, known, rules)
-    there = tree.sequences.keys()
-    counts = len(there & expected), len(expected), len(there - known.keys())
-    return Judgement(rules, len(names), tree.form, *counts, tuple(findings))
+        findings += [ZipFinding("path", path) for path in odd]
+        known = {clip.name: clip for clip in clips}
+        findings += _judge_sequences(archive, sequences, known, rules)
+    there = len(sequences.keys() & expected)
+    summary = f"{len(names):,} files {form}, {there:,} of {len(expected):,} sequences"
+    unchecked = len(sequences.keys() - known.keys())
+    return Judgement(rules, f"{rules.title}, {summary}", there, unchecked, tuple(findings))
 
 
 def _open(file: BinaryIO, where: str) -> zipfile.ZipFile:
@@ -178,10 +176,13 @@ def _open(file: BinaryIO, where: str) -> zipfile.ZipFile:
 
 
 def _judge_sequences(
-    archive: zipfile.ZipFile, tree: ZipTree, clips: Mapping[str, Clip], server: Server
+    archive: zipfile.ZipFile,
+    sequences: Mapping[str, Mapping[str, str]],
+    clips: Mapping[str, Clip],
+    server: Server,
 ) -> Iterator[ZipFinding]:
     same = []
-    for name, parts in tree.sequences.items():
+    for name, parts in sequences.items():
         clip = clips.get(name)
         frames = len(clip.frames) if clip else None
         texts, lengths = [], {}
@@ -207,7 +208,7 @@ def _judge_sequences(
             for kind, what in _judge_time(archive, parts["time"], rows, len(parts) - 1):
                 yield ZipFinding(kind, parts["time"], what)
     if all(same):
-        yield from (ZipFinding("identical", name) for name in tree.sequences)
+        yield from (ZipFinding("identical", name) for name in sequences)
 
 
 def _read(

@@ -139,19 +139,13 @@ def guess_server(names: Sequence[str]) -> ServerName | None:
     return "trackingnet" if flat and all(flat) else None
 
 
-@dataclass(frozen=True, slots=True)
-class ZipTree:
-    """What a zip holds, told from its names."""
+def sort_names(
+    server: Server, names: Sequence[str], expected: Collection[str]
+) -> tuple[dict[str, dict[str, str]], list[ZipFinding], str]:
+    """Return sequence → part (the run as 001, …, or time) → name in the zip; odd names; the form.
 
-    sequences: Mapping[str, Mapping[str, str]]
-    """In order: part (the run as 001, …, or time) → name in the zip."""
-    findings: list[ZipFinding]
-    form: str
-    """How the tree is laid out, in words."""
-
-
-def sort_names(server: Server, names: Sequence[str], expected: Collection[str]) -> ZipTree:
-    """Tell which file is which sequence's, and what is odd about the names."""
+    The form says in words how the tree is laid out.
+    """
     got10k = server.name == "got10k"
     found: dict[str, dict[str, list[str]]] = {}
     findings = []
@@ -173,15 +167,14 @@ def sort_names(server: Server, names: Sequence[str], expected: Collection[str]) 
         for name, parts in sorted(found.items())
         if parts.keys() - {"time"}
     }
-    missing = sorted(set(expected).difference(sequences))
-    findings += [ZipFinding("missing", name) for name in missing]
+    findings += [ZipFinding("missing", n) for n in sorted(set(expected).difference(sequences))]
     paths = {f: name for name, parts in found.items() for files in parts.values() for f in files}
     if got10k:
         form = _place_got10k(paths, findings)
         findings += _uneven(sequences, server.most_runs)
     else:
         form = _place_trackingnet(paths, expected, findings)
-    return ZipTree(sequences, findings, form)
+    return sequences, findings, form
 
 
 def _got10k_owners(name: str) -> list[tuple[str, str]]:
