@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import zstandard
 
@@ -30,8 +31,7 @@ _SHARE = 8  # no more than one pair in so many is cut twice
 _SURELY = 0.8  # of the bytes estimated are needed even where the sample was unlucky
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """What a pair costs on average; seconds of one process."""
 
     sampled: int
@@ -60,12 +60,8 @@ class Estimate:
 def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS) -> Cost:
     """Cut a sample of the pairs of some shards, evenly spread, and return what one costs.
 
-    Pairs that are not stored count with no bytes. OpenCV gets one thread, as in a worker.
-
-    Args:
-        plan: of the data set.
-        shards: ascending.
-        seconds: stop after so many; None: never, so that sizes do not depend on the machine.
+    Pairs that are not stored count with no bytes. OpenCV gets one thread, as in a worker. It stops
+    after so many `seconds`; None: never, so that sizes do not depend on the machine.
     """
     size, total = plan.options.shard_pairs, plan.pairs_in(shards)
     count = min(_SAMPLE, -(-total // _SHARE))
@@ -91,7 +87,7 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
 
 
 def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None = None) -> Estimate:
-    """Estimate a run.
+    """Estimate a run of so many jobs at once.
 
     Args:
         plan: of the data set.
@@ -121,11 +117,7 @@ def pairs_within(budget: int, wanted: Sequence[tuple[int, int, float]]) -> list[
     """Divide a budget of bytes among data sets, in proportion to the pairs each gets by default.
 
     Each gets at least 1 and at most what is worth drawing; what that leaves of the budget is left.
-
-    Args:
-        budget: bytes over all data sets.
-        wanted: of each data set the default number of pairs, the most that are worth drawing, and
-            the bytes a pair.
+    `wanted` are its default pairs, the most that are worth drawing, and the bytes a pair.
     """
     whole = sum(default * cost for default, _, cost in wanted)
     scale = budget / whole if whole > 0 else 1.0

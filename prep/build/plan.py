@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint
 from lorat.prep.pairs.crop import CropOptions
@@ -28,8 +28,7 @@ _MOST_PAIRS = 500_000
 _PAIRS_PER_OBJECT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Part `number`, from 1, of a build that `of` runs share: every `of`-th shard."""
 
     number: int
@@ -137,7 +136,7 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     Args:
         clips: cleaned and sized, all of one split: an index, or a list.
         shards: the folder of all data sets' shards.
-        options: how; without a number of pairs 500,000 or `most_pairs`, whichever is less.
+        options: without a number of pairs it is 500,000 or `most_pairs`, whichever is less.
 
     Raises:
         UserError: if there are no clips, or more sequences are lost than `options.max_bad`.

@@ -35,12 +35,11 @@ PairProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build did."""
+    """What a build did: shards written now, and all that this run is answerable for."""
 
     manifest: Manifest
-    """Of the shards this run is answerable for; saved unless the run was a part."""
+    """Saved unless the run was a part."""
     built: int
-    """Shards written now; the others were there."""
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -72,11 +71,7 @@ def run_plan(
 ) -> BuildReport:
     """Build what is missing of a plan, and write the manifest unless the plan is of one part.
 
-    Args:
-        plan: from `lorat.prep.build.plan.make_plan`.
-        engine: where the shard jobs run.
-        progress: told of the pairs.
-        estimate: written into the log.
+    The estimate goes into the log.
 
     Raises:
         UserError: as `build`.
@@ -87,31 +82,26 @@ def run_plan(
     done = finished(plan, mine)
     todo = [number for number in mine if number not in done]
     with BuildLog(plan) as log:
-        _log_start(log, plan, len(todo), estimate)
-        hear = _Listener(plan, log, done, progress)
-        engine.run(build_shard, plan, todo, hear)
+        log.start(plan, len(todo), estimate)
+        engine.run(build_shard, plan, todo, _Listener(plan, log, done, progress))
         warn_of_losses("pair", _losses(done), str(log.path))
         return _sum_up(plan, log, "end", [done[number] for number in mine], len(todo))
 
 
 def merge(plan: Plan) -> BuildReport:
-    """Check that every shard of a plan is there, and write the manifest.
-
-    Args:
-        plan: made with the options of the parts, of the whole (no part).
+    """Check that every shard of a plan, made without a part, is there, and write the manifest.
 
     Raises:
         UserError: if shards are missing, with the parts to run again; if the folder holds shards of
             another build; if the parts together lost more pairs than are allowed.
     """
     check_folder(plan)
-    parts = planned_parts(plan)
     done = receipts(plan, plan.mine())
     missing = [number for number in plan.mine() if number not in done]
     if missing:
-        again = sorted({number % parts + 1 for number in missing})
-        options = " and ".join(f"--part {number}/{parts}" for number in again)
-        remedy = f"run {options} again" if parts > 1 else "build it without --merge"
+        parts = planned_parts(plan)
+        again = [f"--part {n}/{parts}" for n in sorted({k % parts + 1 for k in missing})]
+        remedy = f"run {' and '.join(again)} again" if parts > 1 else "build it without --merge"
         names = some([plan.shard(number) for number in missing], 5)
         raise UserError(
             f"{plan.folder}: {len(missing)} of {plan.shards()} shards are missing ({names}); "
@@ -164,6 +154,24 @@ class BuildLog:
         with self._refused():
             line = json.dumps({"time": now, "event": event, **values}) + "\n"
             self._file.write(line.encode())
+
+    def start(self, plan: Plan, todo: int, estimate: Estimate | None) -> None:
+        """Write what a run sets out to do."""
+        self.write(
+            "start",
+            name=plan.name,
+            pairs=plan.pairs,
+            shards=plan.shards(),
+            to_build=todo,
+            part=str(plan.options.part) if plan.options.part else None,
+            max_bad=plan.options.max_bad,
+            config=plan.config,
+        )
+        if isinstance(plan.clips, ClipIndex):
+            for sequence, reason in plan.clips.lost.items():
+                self.write("lost sequence", sequence=sequence, reason=reason)
+        if estimate is not None:
+            self.write("estimate", **asdict(estimate))
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
@@ -229,24 +237,6 @@ def _sum_up(
         manifest.save()
     log.write(event, rows=manifest.rows, skipped=report.skipped)
     return report
-
-
-def _log_start(log: BuildLog, plan: Plan, todo: int, estimate: Estimate | None) -> None:
-    log.write(
-        "start",
-        name=plan.name,
-        pairs=plan.pairs,
-        shards=plan.shards(),
-        to_build=todo,
-        part=str(plan.options.part) if plan.options.part else None,
-        max_bad=plan.options.max_bad,
-        config=plan.config,
-    )
-    if isinstance(plan.clips, ClipIndex):
-        for sequence, reason in plan.clips.lost.items():
-            log.write("lost sequence", sequence=sequence, reason=reason)
-    if estimate is not None:
-        log.write("estimate", **asdict(estimate))
 
 
 def _check_losses(plan: Plan, done: dict[int, Receipt]) -> None:

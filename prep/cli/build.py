@@ -26,16 +26,16 @@ from lorat.prep.build.plan import BuildOptions, Plan, make_plan, most_pairs
 from lorat.prep.build.run import BuildLog, merge, run_plan
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.pairs.crop import CropOptions
-from lorat.prep.pool import EngineOptions, LocalEngine
+from lorat.prep.pool import Engine, EngineOptions, LocalEngine
 from lorat.prep.trees.sources import Source, SourceOptions
-from lorat.shards.base.console import OUT, plain_table, progress_bar, say
+from lorat.shards.base.console import OUT, Update, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import option, parse_bytes
 from lorat.shards.base.storage import Location, is_remote
 
 _LOG = logging.getLogger("lorat")
 _VALIDATION_PAIRS = {"got10k-val": 4096}
-_WORKERS_NEED = ("lorat.prep.build.shard", "lorat.prep.cli")
+WORKERS_NEED = ("lorat.prep.build.shard", "lorat.prep.cli")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,38 +79,38 @@ def build_command(
     if options.part and place.merge:
         raise UserError("--merge sums up all parts; give it without --part")
     try:
-        _build(place, replace(options, crops=crops), engine, trees)
+        _build(place, replace(options, crops=crops), engine.make(), trees)
     except KeyboardInterrupt:
         raise Stopped("stopped; finished shards are kept, the same command goes on") from None
 
 
 def _build(
-    place: ShardsOptions, options: BuildOptions, engine_options: EngineOptions, trees: SourceOptions
+    place: ShardsOptions, options: BuildOptions, engine: Engine, trees: SourceOptions
 ) -> None:
     budget = parse_bytes(place.budget) if place.budget else None
-    engine = engine_options.make()
     if isinstance(engine, LocalEngine) and not place.merge:
-        engine.prepare(*_WORKERS_NEED)
+        engine.prepare(*WORKERS_NEED)
     sources = trees.sources()
     exclusions = load_exclusions(place.exclude) if place.exclude else None
     plans = [_plan(place.shards, options, source, exclusions) for source in sources]
-    costs: list[Cost | None] = [None] * len(plans)
+    costs: Sequence[Cost | None] = [None] * len(plans)
     if budget:
-        plans, costs = _within_budget(plans, budget)
+        with progress_bar("sample") as update:
+            plans, costs = _within_budget(plans, budget, update)
     if place.merge:
-        reports = [merge(plan) for plan in plans]
-    else:
-        estimates = _estimates(plans, costs, engine.slots())
-        _print_estimates(estimates, engine.slots(), place.shards)
-        _check_disk(place, sum(one.lacking for one in estimates))
-        reports = []
-        for plan, expected in zip(plans, estimates, strict=True):
-            with progress_bar(plan.name) as update:
-                reports.append(run_plan(plan, engine, update, expected))
+        manifests = [merge(plan).manifest for plan in plans]
+        return print_sets(manifests, f"Shards in {place.shards}")
+    with progress_bar("sample") as update:
+        estimates = _estimates(plans, costs, engine.slots(), update)
+    _print_estimates(estimates, engine.slots(), place.shards)
+    _check_disk(place, sum(one.lacking for one in estimates))
+    reports = []
+    for plan, expected in zip(plans, estimates, strict=True):
+        with progress_bar(plan.name) as update:
+            reports.append(run_plan(plan, engine, update, expected))
     print_sets([report.manifest for report in reports], f"Shards in {place.shards}")
-    if not place.merge:
-        for plan in plans:
-            say(f"{plan.name}: log {BuildLog(plan).path}")
+    for plan in plans:
+        say(f"{plan.name}: log {BuildLog(plan).path}")
     if options.part:
         say("After all parts: the same command with --merge instead of --part.")
 
@@ -132,39 +132,36 @@ def _plan(
     return make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude or None))
 
 
-def _within_budget(plans: Sequence[Plan], budget: int) -> tuple[list[Plan], list[Cost | None]]:
+def _within_budget(
+    plans: Sequence[Plan], budget: int, update: Update
+) -> tuple[list[Plan], list[Cost]]:
     """Return the plans with the pairs that a budget allows, in whole shards, and what was measured.
 
     The sample is not cut short, so that every part of a build comes to the same number.
     """
-    costs = []
-    with progress_bar("sample") as update:
-        for number, plan in enumerate(plans):
-            costs.append(measure(plan, range(plan.shards()), seconds=None))
-            update(number + 1, len(plans))
-    wanted = [
-        (p.pairs, _VALIDATION_PAIRS.get(p.name) or most_pairs(p.clips), c.bytes)
-        for p, c in zip(plans, costs, strict=True)
-    ]
-    allowed = []
+    costs, wanted, allowed = [], [], []
+    for plan in plans:
+        costs.append(measure(plan, range(plan.shards()), seconds=None))
+        most = _VALIDATION_PAIRS.get(plan.name) or most_pairs(plan.clips)
+        wanted.append((plan.pairs, most, costs[-1].bytes))
+        update(len(costs), len(plans))
     for plan, pairs in zip(plans, pairs_within(budget, wanted), strict=True):
         size = plan.options.shard_pairs
         allowed.append(replace(plan, pairs=pairs - pairs % size if pairs > size else pairs))
-    return allowed, list(costs)
+    return allowed, costs
 
 
-def _estimates(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int) -> list[Estimate]:
+def _estimates(
+    plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, update: Update
+) -> list[Estimate]:
     estimates = []
-    with progress_bar("sample") as update:
-        for number, (plan, cost) in enumerate(zip(plans, costs, strict=True)):
-            check_folder(plan)
-            mine = plan.mine()
-            others = sorted(set(range(plan.shards())) - set(mine))
-            # What other parts lost is theirs to build again.
-            done = finished(plan, mine) | receipts(plan, others)
-            missing = [k for k in range(plan.shards()) if k not in done]
-            estimates.append(estimate(plan, missing, slots, cost))
-            update(number + 1, len(plans))
+    for plan, cost in zip(plans, costs, strict=True):
+        check_folder(plan)
+        mine, every = plan.mine(), range(plan.shards())
+        # What other parts lost is theirs to build again.
+        done = finished(plan, mine) | receipts(plan, sorted(set(every) - set(mine)))
+        estimates.append(estimate(plan, [k for k in every if k not in done], slots, cost))
+        update(len(estimates), len(plans))
     return estimates
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -48,8 +48,7 @@ class CropOptions:
             object.__setattr__(self, name, value)
 
 
-@dataclass(frozen=True, slots=True)
-class JitterReport:
+class JitterReport(NamedTuple):
     """Windows tried on one pair: how many were drawn, accepted, and left the stored window."""
 
     tried: int
@@ -73,15 +72,14 @@ def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> Pair
         ImageError: if a frame does not decode.
         FrameSizeChanged: if a frame has another size than the sequence.
     """
-    boxes, size, first = clip.tracks[pair.track].boxes, clip.frame_size(), clip.first
-    template_box, search_box = boxes[pair.template], boxes[pair.search]
+    boxes, size = clip.tracks[pair.track].boxes, clip.frame_size()
     frame = _read_frame(clip, pair.template)
-    window = template_window(template_box, size, options.object_side)
-    template = _store(frame, first + pair.template, template_box, window, options)
+    window = template_window(boxes[pair.template], size, options.object_side)
+    template = _store(clip, pair.track, pair.template, frame, window, options)
     if pair.search != pair.template:
         frame = _read_frame(clip, pair.search)
-    window = search_window(search_box, size, options)
-    search = _store(frame, first + pair.search, search_box, window, options)
+    window = search_window(boxes[pair.search], size, options)
+    search = _store(clip, pair.track, pair.search, frame, window, options)
     return PairSample(key, clip.dataset, clip.split, clip.name, pair.track, template, search)
 
 
@@ -137,16 +135,17 @@ def _read_frame(clip: Clip, index: int) -> NDArray[np.uint8]:
 
 
 def _store(
+    clip: Clip,
+    track: int,
+    index: int,
     frame: NDArray[np.uint8],
-    number: int,
-    box: NDArray[np.float64],
     window: Window,
     options: CropOptions,
 ) -> StoredImage:
     red, green, blue = (round(channel, 2) for channel in cv2.mean(frame)[:3])
-    x1, y1, x2, y2 = box.round(4).tolist()
+    x1, y1, x2, y2 = clip.tracks[track].boxes[index].round(4).tolist()
     return StoredImage(
-        frame=number,
+        frame=clip.first + index,
         box=(x1, y1, x2, y2),
         frame_size=(frame.shape[1], frame.shape[0]),
         mean=(red, green, blue),

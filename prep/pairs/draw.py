@@ -7,7 +7,7 @@ annotations. So any shard can be built alone, in any order, on any machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from lorat.shards.rng import Draws
 MAX_GAP = 100  # frames between template and search, in either direction (published recipe)
 
 
-@dataclass(frozen=True, slots=True)
-class PairDraw:
+class PairDraw(NamedTuple):
     """Two frames of one track, as indices into the cleaned clips."""
 
     clip: int
@@ -28,16 +27,11 @@ class PairDraw:
 
 
 def draw_pair(clips: Sequence[Clip], name: str, seed: int, number: int) -> PairDraw:
-    """Draw pair `number`: sequence, track and template frame uniformly, the search frame near it.
+    """Draw pair `number` of `name`, ``<dataset>-<split>``, from cleaned clips.
 
-    The search frame is uniform among the other visible frames at most `MAX_GAP` frames away; where
-    there is none (a still image, a lone frame) it is the template frame itself.
-
-    Args:
-        clips: cleaned, so every track has a visible frame.
-        name: ``<dataset>-<split>``.
-        seed: of the build.
-        number: of the pair.
+    Sequence, track and template frame are uniform, the search frame is uniform among the other
+    visible frames at most `MAX_GAP` frames away; where there is none (a still image, a lone frame)
+    it is the template frame itself.
     """
     draws = Draws("pair", seed, name, number)
     clip_index = draws.below(len(clips))

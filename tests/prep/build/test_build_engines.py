@@ -6,6 +6,7 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -141,6 +142,42 @@ def test_processes_that_cannot_be_started_are_one_line(monkeypatch):
     monkeypatch.setattr(multiprocessing.context.ForkServerContext, "Pipe", refuse_pipe)
     with pytest.raises(UserError, match=r"cannot be started \(Too many open files\).*--workers"):
         LocalEngine(2).run(double, 1, [1, 2], lambda _: None)
+
+
+AS_INSTALLED = """
+import pickle, sys
+from lorat.prep.cli import main
+from lorat.prep.build.plan import make_plan
+from lorat.prep.build.shard import build_shard
+from lorat.prep.pool import LocalEngine
+
+def build_and_tell(plan, number, tell):
+    build_shard(plan, number, lambda _: None)
+    tell(sorted(sys.modules))
+
+if __name__ == "__main__":
+    from lorat.prep.cli.build import WORKERS_NEED
+    with open(sys.argv[1], "rb") as file:
+        plan = make_plan(*pickle.load(file))
+    engine = LocalEngine(2)
+    engine.prepare(*WORKERS_NEED)
+    engine.run(build_and_tell, plan, [0, 1, 2], lambda names: print(*names))
+"""
+
+
+def test_a_worker_of_a_build_has_imported_nothing_that_it_does_not_need(tiny_clips, tmp_path):
+    """The console script is what a worker imports again."""
+    script, asked = tmp_path / "lorat-prep", tmp_path / "asked"
+    script.write_text(AS_INSTALLED)
+    asked.write_bytes(pickle.dumps((tiny_clips, tmp_path, OPTIONS)))
+    command = [sys.executable, str(script), str(asked)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(told) == 3 and len(list(tmp_path.glob("toy-train/*.tar.zst"))) == 3
+    for line in told:
+        names = set(line.split())
+        assert {"cv2", "lorat.prep.build.shard"} <= names
+        assert not names & {"torch", "matplotlib", "rich", "pydantic", "yaml", "jinja2", "timm"}
+        assert not {"lorat.configs", "lorat.prep.audit", "lorat.prep.browse"} & names
 
 
 @pytest.fixture(scope="module")
