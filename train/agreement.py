@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lorat.shards.base.errors import UserError
-from lorat.train.checkpoint.fixed import leaves
+from lorat.train.checkpoint.record import leaves
 from lorat.train.distributed.world import World, texts_of_ranks
 from lorat.train.loop import Training
 

@@ -6,19 +6,14 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.signals import hear_signals
-from lorat.train.checkpoint.checkpoints import (
-    Position,
-    Snapshot,
-    Stateful,
-    find_checkpoint,
-    restore,
-)
-from lorat.train.checkpoint.fixed import fixed_settings
+from lorat.train.checkpoint.checkpoints import Snapshot, find_checkpoint, restore
+from lorat.train.checkpoint.record import fixed_settings
 from lorat.train.checkpoint.schedule import Saver
 from lorat.train.data.batches import Source, make_loader
 from lorat.train.distributed.world import World, texts_of_ranks
@@ -85,7 +80,7 @@ def train(
     network.checkpoint_activations = plan.checkpoint_activations
     optimizer = build_optimizer(network, plan.weight_decay, plan.layer_decay)
     scaler = make_scaler(training.dtype, world.device)
-    stateful: dict[str, Stateful] = {"optimizer": optimizer, "scaler": scaler}
+    stateful = {"optimizer": optimizer, "scaler": scaler}
     first_step, newest = _resume(training, network, stateful, world)
     objective = Objective(network, training.variant, training.dtype)
     if plan.compile:
@@ -131,7 +126,7 @@ def train(
                     values |= losses
                 reporter.record(done, values)
             if due:
-                saver.save(due, _snapshot(training, engine), _position(training, done))
+                saver.save(due, _snapshot(training, engine))
                 evaluations.after(done, saver.newest)
         saver.finish()
     return saver.newest or newest or training.run
@@ -149,14 +144,12 @@ def _rate(training: Training, step: int) -> float:
     return learning_rate(step, training.source.steps_per_epoch, schedule)
 
 
-def _position(training: Training, step: int) -> Position:
-    source = training.source
-    settings = fixed_settings(training.variant, training.recipe, source.manifests)
-    return Position(step, step // source.steps_per_epoch, settings)
+def _settings(training: Training) -> dict[str, Any]:
+    return fixed_settings(training.variant, training.recipe, training.source.manifests)
 
 
 def _resume(
-    training: Training, network: LoRAT, stateful: Mapping[str, Stateful], world: World
+    training: Training, network: LoRAT, stateful: Mapping[str, Any], world: World
 ) -> tuple[int, Path | None]:
     """Return the steps done, and the checkpoint that says so."""
     if not training.resume:
@@ -165,11 +158,11 @@ def _resume(
     found = Path(name) if (name := texts_of_ranks([str(found or "")], world)[0]) else None
     if found is None:
         return 0, None
-    settings, force = _position(training, 0).settings, training.force_backbone
+    settings, force = _settings(training), training.force_backbone
     return restore(found, network, stateful, settings, force_backbone=force), found
 
 
 def _snapshot(training: Training, engine: Engine) -> Snapshot:
     whole = engine.whole()
     state = {"optimizer": whole.optimizer, "scaler": engine.scaler.state_dict()}
-    return Snapshot(whole.network, training.variant, state)
+    return Snapshot(whole.network, training.variant, state, _settings(training))

@@ -6,11 +6,10 @@ Promise: batch, weights, number type and drop path are those of the step, withou
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,23 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.console import OUT, plain_table, say
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 from lorat.train.data.batches import Batch
 from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.deploy.devices import pick_device
 from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import build_network
 from lorat.train.network.weights.containers import read_tensors
-from lorat.train.step.faults import DUMP, TENSORS, VERSION
+from lorat.train.step.faults import DUMP, TENSORS, FaultRecord
 from lorat.train.step.loss import tracking_loss
 from lorat.train.step.objective import Objective
 from lorat.train.step.step import step_seed
 
-__all__ = ["Replay", "Sample", "load_dump", "print_replay", "replay"]
-
 _SHOWN = 20  # samples in the table, those that are not finite and the largest losses first
+_VERSION = FaultRecord.model_fields["version"].default
 
 
 class Sample(NamedTuple):
@@ -56,9 +53,7 @@ class Dump:
     """A step that was kept, read."""
 
     folder: Path
-    story: dict[str, Any]
-    variant: VariantConfig
-    recipe: RecipeConfig
+    record: FaultRecord
     batch: Batch
     """Of all ranks."""
 
@@ -67,9 +62,9 @@ class Dump:
 class Replay:
     """What was seen when a step was done again."""
 
-    samples: list[Sample]
     weights: list[str]
     """Names of parameters that were not finite before the step."""
+    samples: list[Sample] = field(default_factory=list)
     module: str = ""
     """The first module whose output was not finite, and whether its input was."""
     gradient: str = ""
@@ -84,25 +79,22 @@ def load_dump(folder: Path) -> Dump:
     """
     path = folder / DUMP
     try:
-        story = json.loads(path.read_text(encoding="utf-8"))
-        if story["version"] != VERSION:
-            raise UserError(f"{path}: version {story['version']}, this release reads {VERSION}")
-        variant = VariantConfig.model_validate(story["variant"])
-        recipe = RecipeConfig.model_validate(story["recipe"])
+        record = FaultRecord.model_validate_json(path.read_bytes())
+        if record.version != _VERSION:
+            raise UserError(f"{path}: version {record.version}, this release reads {_VERSION}")
         tensors, _ = read_tensors(folder / "batch.safetensors")
-        keys = tuple(story["keys"])
         batch = Batch(
             **{name: tensors[name] for name in TENSORS},
-            keys=keys,
-            damaged=((),) * len(keys),
-            seconds=np.zeros((len(keys), 2), dtype=np.float32),
+            keys=record.keys,
+            damaged=((),) * len(record.keys),
+            seconds=np.zeros((len(record.keys), 2), dtype=np.float32),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: no step that a training kept, or damaged ({type(error).__name__}); name a "
             "folder such as runs/<run>/faults/step_00001234"
         ) from None
-    return Dump(folder, story, variant, recipe, batch)
+    return Dump(folder, record, batch)
 
 
 def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
@@ -116,20 +108,20 @@ def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
     Raises:
         UserError: if the weights or the backbone do not fit, or the device is not here.
     """
-    where, story = pick_device(device), dump.story
-    dtype = getattr(torch, story["dtype"])
-    network = build_network(dump.variant, backbone=backbone, dtype_frozen=dtype)
+    where, record = pick_device(device), dump.record
+    dtype = getattr(torch, record.dtype)
+    network = build_network(record.variant, backbone=backbone, dtype_frozen=dtype)
     load_weights(dump.folder / "model.safetensors", network)
     network.to(where).train()
-    objective = Objective(network, dump.variant, dtype)
-    seen = Replay([], [n for n, p in network.named_parameters() if not _finite(p)])
-    ranks = list(dump.batch.split(story["ranks"]))
+    objective = Objective(network, record.variant, dtype)
+    seen = Replay([n for n, p in network.named_parameters() if not _finite(p)])
+    ranks = list(dump.batch.split(record.ranks))
     divisor = dump.batch.positive.sum(dtype=torch.float32) / len(ranks)
     divisor = divisor.clamp(min=1.0 / len(ranks)).to(where)
     with _watched(network, seen):
-        for rank in story["suspects"]:
-            torch.manual_seed(step_seed(story["seed"], story["step"], rank))
-            for part in ranks[rank].split(dump.recipe.train.accumulate):
+        for rank in record.suspects:
+            torch.manual_seed(step_seed(record.seed, record.step, rank))
+            for part in ranks[rank].split(record.recipe.train.accumulate):
                 seen.samples += _run(objective, part.to(where), divisor, rank)
     return seen
 
@@ -153,12 +145,29 @@ def _run(objective: Objective, part: Batch, divisor: Tensor, rank: int) -> Itera
 @contextmanager
 def _watched(network: nn.Module, seen: Replay) -> Iterator[None]:
     """Note the first output and the first gradient that are not finite inside."""
+
+    def output_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            # Modules end from the inside out: the first is the one where it begins.
+            if not seen.module and not _finite(outputs):
+                came = "finite" if _finite(inputs) else "not finite already"
+                seen.module = f"{name} ({type(module).__name__}), whose input was {came}"
+
+        return look
+
+    def gradient_hook(name: str) -> Callable[[Tensor], None]:
+        def look(parameter: Tensor) -> None:
+            if not seen.gradient and not _finite(parameter.grad):
+                seen.gradient = name
+
+        return look
+
     handles = [
-        module.register_forward_hook(_output_hook(name, seen))
+        module.register_forward_hook(output_hook(name or "the network"))
         for name, module in network.named_modules()
     ]
     handles += [
-        parameter.register_post_accumulate_grad_hook(_gradient_hook(name, seen))
+        parameter.register_post_accumulate_grad_hook(gradient_hook(name))
         for name, parameter in network.named_parameters()
         if parameter.requires_grad
     ]
@@ -167,25 +176,6 @@ def _watched(network: nn.Module, seen: Replay) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _output_hook(name: str, seen: Replay) -> Callable[[nn.Module, Any, Any], None]:
-    def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        # Modules end from the inside out: the first is the one where it begins.
-        if not seen.module and not _finite(outputs):
-            came = "finite" if _finite(inputs) else "not finite already"
-            place = name or "the network"
-            seen.module = f"{place} ({type(module).__name__}), whose input was {came}"
-
-    return look
-
-
-def _gradient_hook(name: str, seen: Replay) -> Callable[[Tensor], None]:
-    def look(parameter: Tensor) -> None:
-        if not seen.gradient and not _finite(parameter.grad):
-            seen.gradient = name
-
-    return look
 
 
 def _finite(value: Any) -> bool:
@@ -197,26 +187,21 @@ def _finite(value: Any) -> bool:
 
 def print_replay(dump: Dump, seen: Replay) -> None:
     """Say what the step showed."""
-    story = dump.story
-    where = f"{story['ranks']} x {story['device']}, {story['dtype']}"
+    record = dump.record
     say(
-        f"step {story['step'] + 1} of {dump.variant.name} on {where}: loss "
-        f"{', '.join(story['losses'])}, gradient norm {story['norm']}"
+        f"step {record.step + 1} of {record.variant.name} on {record.ranks} x {record.device}, "
+        f"{record.dtype}: loss {', '.join(record.losses)}, gradient norm {record.norm}"
     )
     table = plain_table(["sample", "score", "box"], title="losses now")
-    for sample in sorted(seen.samples, key=_worst)[:_SHOWN]:
+    worst = sorted(seen.samples, key=lambda s: (s.finite, -(s.score + s.box) if s.finite else 0.0))
+    for sample in worst[:_SHOWN]:
         table.add_row(sample.key, f"{sample.score:.4g}", f"{sample.box:.4g}")
     table.columns[0].no_wrap = False
     OUT.print(table)
     bad = sum(not sample.finite for sample in seen.samples)
     say(f"samples: {bad} of {len(seen.samples)} not finite")
-    weights = f"{seen.weights[0]} and {len(seen.weights) - 1} more" if seen.weights else "none"
-    say(f"weights not finite before the step: {weights}")
+    say(f"weights not finite before the step: {some(seen.weights, 1) or 'none'}")
     say(f"first module whose output is not finite: {seen.module or 'none'}")
     say(f"first gradient that is not finite: {seen.gradient or 'none'}")
     if not (bad or seen.weights or seen.module or seen.gradient):
         say("everything is finite here: another device, or other versions, may round differently")
-
-
-def _worst(sample: Sample) -> tuple[bool, float]:
-    return sample.finite, -(sample.score + sample.box) if sample.finite else 0.0

@@ -18,8 +18,6 @@ from types import FrameType
 
 from lorat.shards.base.console import INTERRUPTED
 
-__all__ = ["Heard", "exit_status", "hear_signals", "outlive_signals", "signal_name"]
-
 _HEEDED = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -79,14 +77,14 @@ def outlive_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+        training = os.getppid()
 
+        def end_for_it() -> None:
+            while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
+                pass
+            os._exit(exit_status(signal.SIGTERM))
 
-def _end_for(training: int) -> None:
-    """Wait for SIGTERM from the process `training`, and end this one then."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
-        pass
-    os._exit(exit_status(signal.SIGTERM))
+        threading.Thread(target=end_for_it, daemon=True).start()
 
 
 def signal_name(number: int) -> str:

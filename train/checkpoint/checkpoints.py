@@ -9,7 +9,7 @@ loaded with ``weights_only=True``: nothing is unpickled.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import pickle
 import re
@@ -17,48 +17,44 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import xxhash
+from pydantic import BaseModel
 
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, explain_disk, sync_folder
-from lorat.train.checkpoint.fixed import check_same
+from lorat.train.checkpoint.record import check_same
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.trained import load_weights, metadata_of, weights_to_save
 from lorat.train.network.weights.containers import write_tensors
-
-__all__ = [
-    "ROLLING_KEPT",
-    "Position",
-    "Snapshot",
-    "checkpoint_name",
-    "checkpoints_of",
-    "find_checkpoint",
-    "restore",
-    "save_checkpoint",
-]
 
 ROLLING_KEPT = 2
 WEIGHTS, STATE, RECORD = "model.safetensors", "state.pt", "checkpoint.json"
 _VERSION = 2
 _NAME = re.compile(r"epoch_\d{4,}|step_\d{8,}")
-_BLOCK = 1 << 20
 _LOG = logging.getLogger("lorat")
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """How far a run is, and what it stands on."""
+class Due:
+    """A checkpoint that has to be written now."""
 
     step: int
     """Optimiser steps done, over the whole run."""
     epoch: int
     """Finished epochs."""
-    settings: Mapping[str, Any]
-    """What the run cannot change, as `fixed_settings` gives it."""
+    rolling: bool
+    """Whether it is a step's, which makes room soon, or an epoch's."""
+    stop: int = 0
+    """The signal after which the training ends with this checkpoint; 0 is none."""
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return f"step_{self.step:08d}" if self.rolling else f"epoch_{self.epoch:04d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +65,28 @@ class Snapshot:
     variant: VariantConfig
     state: Mapping[str, Mapping[str, Any]]
     """The ``state_dict`` of ``optimizer`` and ``scaler``: plain containers and tensors."""
+    settings: Mapping[str, Any]
+    """What the run cannot change, as `fixed_settings` gives it."""
 
 
-class Stateful(Protocol):
-    """What takes a ``state_dict`` back."""
+class CheckpointRecord(BaseModel):
+    """What ``checkpoint.json`` holds."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
+    version: int = _VERSION
+    step: int
+    epoch: int
+    files: dict[str, dict[str, int | str]]
+    """File name → what tells it from a damaged one."""
+    settings: dict[str, Any]
 
 
-def save_checkpoint(
-    run: Path, name: str, snapshot: Snapshot, position: Position, *, keep: int
-) -> Path:
+def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Path:
     """Write a checkpoint, then delete older ones; only one rank calls it.
 
     Args:
         run: folder of the run.
-        name: of `checkpoint_name`.
+        due: how far the run is, which names the checkpoint.
         snapshot: what is saved.
-        position: how far the run is.
         keep: newest epochs' checkpoints that are kept; of rolling ones two are.
 
     Returns:
@@ -96,25 +95,32 @@ def save_checkpoint(
     Raises:
         UserError: if the disk refuses; nothing is left of the checkpoint then, and none is lost.
     """
-    final = run / "checkpoints" / name
-    metadata = {"step": str(position.step), "epoch": str(position.epoch)}
+    final = run / "checkpoints" / due.name
+    metadata = {"step": str(due.step), "epoch": str(due.epoch)}
     metadata |= metadata_of(snapshot.variant, snapshot.network.fingerprint)
     live = weights_to_save(snapshot.network, snapshot.variant)
-    weights = {tensor_name: tensor.float() for tensor_name, tensor in live.items()}
-    beside = final.with_name(f".{name}.tmp")
+    beside = final.with_name(f".{due.name}.tmp")
     with explain_disk(final):
         _remove_stale(final.parent)
         beside.mkdir(parents=True)
     try:
-        write_tensors(beside / WEIGHTS, weights, metadata)
+        write_tensors(beside / WEIGHTS, {n: t.float() for n, t in live.items()}, metadata)
         _write_state(beside / STATE, dict(snapshot.state))
-        _write_record(beside, position)
+        files = {name: _seal(beside / name) for name in (WEIGHTS, STATE)}
+        settings = dict(snapshot.settings)
+        record = CheckpointRecord(step=due.step, epoch=due.epoch, files=files, settings=settings)
+        with atomic_file(beside / RECORD) as file:
+            file.write(record.model_dump_json(indent=1).encode())
         with explain_disk(final):
-            _rename(beside, final)
+            if final.exists():  # damaged, or past the checkpoint that the run went on from
+                final.replace(final.with_name(f".{final.name}.old.tmp"))
+            beside.replace(final)
+            sync_folder(final.parent)
+            _remove_stale(final.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # its room is the log's where the disk is full
     with explain_disk(final):
-        _delete_older(final, keep)
+        _delete_older(final, ROLLING_KEPT if due.rolling else keep)
     return final
 
 
@@ -133,51 +139,23 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
             raise
 
 
-def _write_record(folder: Path, position: Position) -> None:
-    record = {
-        "version": _VERSION,
-        "step": position.step,
-        "epoch": position.epoch,
-        "files": {name: _seal(folder / name) for name in (WEIGHTS, STATE)},
-        "settings": dict(position.settings),
-    }
-    with atomic_file(folder / RECORD) as file:
-        file.write(json.dumps(record, indent=1).encode())
-
-
 def _seal(path: Path) -> dict[str, int | str]:
     """Return what tells a file from a damaged one."""
-    digest = xxhash.xxh3_64()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        digest = hashlib.file_digest(file, xxhash.xxh3_64)
     return {"bytes": path.stat().st_size, "xxh3_64": digest.hexdigest()}
 
 
-def _rename(beside: Path, final: Path) -> None:
-    if final.exists():  # a damaged one, or one past the checkpoint that the run went on from
-        final.replace(final.with_name(f".{final.name}.old.tmp"))
-    beside.replace(final)
-    sync_folder(final.parent)
-    _remove_stale(final.parent)
-
-
-def _delete_older(newest: Path, keep: int) -> None:
+def _delete_older(newest: Path, kept: int) -> None:
     """Delete all but the newest of a kind; later ones, which are damaged, wait for their turn."""
     kind, number = _numbered(newest)
-    kept = keep if kind == "epoch" else ROLLING_KEPT
-    numbers = [n for k, n in map(_numbered, checkpoints_of(newest.parents[1])) if k == kind]
-    for old in sorted(n for n in numbers if n <= number)[:-kept]:
-        name = checkpoint_name(**{kind: old})
+    there = checkpoints_of(newest.parents[1])
+    alike = [path for path in there if (kind, 0) <= _numbered(path) <= (kind, number)]
+    for old in sorted(alike, key=_numbered)[:-kept]:
         # Renamed first: killed in the middle, it would leave a damaged one.
-        doomed = newest.with_name(f".{name}.tmp")
-        newest.with_name(name).replace(doomed)
+        doomed = old.with_name(f".{old.name}.tmp")
+        old.replace(doomed)
         shutil.rmtree(doomed)
-
-
-def checkpoint_name(*, epoch: int | None = None, step: int = 0) -> str:
-    """Return the folder's name of an epoch's checkpoint, or else of a step's, a rolling one."""
-    return f"step_{step:08d}" if epoch is None else f"epoch_{epoch:04d}"
 
 
 def _numbered(checkpoint: Path) -> tuple[str, int]:
@@ -199,32 +177,30 @@ def find_checkpoint(run: Path) -> Path | None:
         UserError: if there are checkpoints, and all are damaged.
     """
     dated: list[tuple[int, Path]] = []
-    damaged: list[UserError] = []
+    damaged: list[str] = []
     for folder in checkpoints_of(run):
         try:
-            dated.append((int(read_record(folder)["step"]), folder))
+            dated.append((checkpoint_record(folder).step, folder))
         except UserError as error:
-            damaged.append(error)
-    found: Path | None = None
+            damaged.append(error.message)
+    found = None
     for _, folder in sorted(dated, reverse=True):
-        try:
-            _check_whole(folder)
-        except UserError as error:
-            damaged.append(error)
-            continue
-        found = folder
-        break
+        reason = _damage(folder)
+        if reason is None:
+            found = folder
+            break
+        damaged.append(reason)
     if found is None and damaged:
         raise UserError(
-            f"{damaged[0].message}; no checkpoint of {run} is whole: delete its folder "
-            "'checkpoints' to train from the start, or name another --run"
+            f"{damaged[0]}; no checkpoint of {run} is whole: delete its folder 'checkpoints' to "
+            "train from the start, or name another --run"
         )
     for reason in damaged:
-        _LOG.warning("%s; it is passed over for %s", reason.message, found)
+        _LOG.warning("%s; it is passed over for %s", reason, found)
     return found
 
 
-def read_record(checkpoint: Path) -> dict[str, Any]:
+def checkpoint_record(checkpoint: Path) -> CheckpointRecord:
     """Return what a checkpoint's ``checkpoint.json`` says.
 
     Raises:
@@ -232,35 +208,30 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / RECORD
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        version, _ = record["version"], (record["step"], record["files"], record["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = CheckpointRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or damaged ({type(error).__name__})") from None
-    if version != _VERSION:
-        raise UserError(f"{path}: version {version}, this release reads {_VERSION}")
+    if record.version != _VERSION:
+        raise UserError(f"{path}: version {record.version}, this release reads {_VERSION}")
     return record
 
 
-def _check_whole(checkpoint: Path) -> None:
-    """Compare the files with what was written.
-
-    Raises:
-        UserError: names the first that differs.
-    """
-    for name, seal in read_record(checkpoint)["files"].items():
+def _damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with the first file that is not what was written."""
+    for name, seal in checkpoint_record(checkpoint).files.items():
         path = checkpoint / name
         try:
-            same = _seal(path) == seal
+            if _seal(path) != seal:
+                return f"{path}: damaged (not what was written)"
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        if not same:
-            raise UserError(f"{path}: damaged (not what was written)")
+            return f"{path}: cannot be read ({error.strerror})"
+    return None
 
 
 def restore(
     checkpoint: Path,
     network: LoRAT,
-    stateful: Mapping[str, Stateful],
+    stateful: Mapping[str, Any],
     settings: Mapping[str, Any],
     *,
     force_backbone: bool = False,
@@ -270,16 +241,16 @@ def restore(
     Args:
         checkpoint: a folder of `save_checkpoint`.
         network: built for the same variant.
-        stateful: what takes each part of the snapshot's state back, under the same names. A part
-            that is empty, as a scaler's that was not needed, changes nothing.
+        stateful: what takes each part of the snapshot's state back (``load_state_dict``), under the
+            same names. A part that is empty, as a scaler's that was not needed, changes nothing.
         settings: of the run that wants to go on.
         force_backbone: take a checkpoint that was trained on another backbone.
 
     Raises:
         UserError: if the checkpoint is damaged, or is of other shards, another recipe or backbone.
     """
-    record = read_record(checkpoint)
-    check_same(checkpoint, record["settings"], settings)
+    record = checkpoint_record(checkpoint)
+    check_same(checkpoint, record.settings, settings)
     path = checkpoint / STATE
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
@@ -290,4 +261,4 @@ def restore(
     for name, owner in stateful.items():
         if state.get(name):
             owner.load_state_dict(state[name])
-    return int(record["step"])
+    return record.step

@@ -1,27 +1,43 @@
-"""The record of a run, ``config.yaml``: all that decides its weights, so that it can be repeated.
+"""What a run is made of: its record ``config.yaml``, and what may not change while it goes on.
 
 Promise: ``lorat-train --config RUN/config.yaml --run NEW`` gives the same weights bit for bit on
 one process and CPU with the same PyTorch. Other shards, another backbone or other first weights
-than the record names are refused.
+than the record names are refused. A resumed run has to be the run that was stopped, so every key
+counts that is not listed here as free: free is what changes no batch and, up to rounding, no
+gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
 from lorat.configs.load import override, parse, read_yaml
 from lorat.configs.schema import RecipeConfig, VariantConfig
+from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file
-
-__all__ = ["CONFIG", "Made", "RunRecord", "read_record", "write_record"]
+from lorat.shards.manifest import Manifest
 
 CONFIG = "config.yaml"
+_LOADED = ("workers", "prefetch", "validation", "validation_pairs")
+_COMPUTED = ("accumulate", "checkpoint_activations", "compile", "dtype", "parallel")
+_SAVED = ("checkpoint_epochs", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints")
+_TOLD = ("evaluate_batch", "evaluate_epochs", "log_steps", "validate_epochs")
+FREE = frozenset(
+    {
+        "name",
+        *(f"data.{key}" for key in _LOADED),
+        *(f"train.{key}" for key in _COMPUTED + _SAVED + _TOLD),
+    }
+)
+"""Keys of a recipe that may be others on resume."""
+_SHOWN = 3  # differences with their values; more are only counted
 
 
 class _Frozen(BaseModel):
@@ -39,9 +55,8 @@ class Made(_Frozen):
     @staticmethod
     def here(processes: int, device: str) -> Made:
         """Return what is installed here."""
-        return Made(
-            lorat=version("lorat"), torch=version("torch"), processes=processes, device=device
-        )
+        versions = {name: version(name) for name in ("lorat", "torch")}
+        return Made(**versions, processes=processes, device=device)
 
 
 class RunRecord(_Frozen):
@@ -84,3 +99,46 @@ def write_record(path: Path, record: RunRecord) -> None:
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def fixed_settings(
+    variant: VariantConfig, recipe: RecipeConfig, manifests: Iterable[Manifest]
+) -> dict[str, Any]:
+    """Return key → JSON value of all that has to be the same on resume."""
+    network = leaves("variant", variant.model_dump(mode="json", exclude={"recipe"}))
+    plan = leaves("", recipe.model_dump(mode="json"))
+    shards = {f"shards of {m.name}": m.fingerprint() for m in manifests}
+    settings = {**dict(network), **{k: v for k, v in plan if k not in FREE}, **shards}
+    decoded: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists
+    return decoded
+
+
+def check_same(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than the checkpoint's.
+
+    Raises:
+        UserError: names the keys that differ, with both values.
+    """
+    absent = object()
+    keys = sorted(then.keys() | now.keys())
+    differ = [
+        f"{key} = {then.get(key, 'none')}, this run has {now.get(key, 'none')}"
+        for key in keys
+        if then.get(key, absent) != now.get(key, absent)
+    ]
+    if differ:
+        more = f"; and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
+        raise UserError(
+            f"{checkpoint}: was trained with {'; '.join(differ[:_SHOWN])}{more}. Give the same "
+            "shards, variant and recipe, or another --run"
+        )
+
+
+def leaves(above: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their keys, as in ``train.lr``, below `above`."""
+    for name, value in tree.items():
+        key = f"{above}.{name}" if above else name
+        if isinstance(value, dict):
+            yield from leaves(key, value)
+        else:
+            yield key, value

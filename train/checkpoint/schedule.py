@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,11 @@ from torch import Tensor
 from lorat.configs.schema import TrainConfig
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.signals import Heard, exit_status, signal_name
-from lorat.train.checkpoint.checkpoints import Position, Snapshot, checkpoint_name, save_checkpoint
+from lorat.train.checkpoint.checkpoints import Due, Snapshot, save_checkpoint
 from lorat.train.distributed.rendezvous import rank_timeout
 from lorat.train.distributed.world import World
 
-__all__ = ["Due", "Saver"]
-
 _LOG = logging.getLogger("lorat")
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A checkpoint that has to be written now."""
-
-    name: str
-    epoch: int
-    """Finished epochs."""
-    rolling: bool
-    stop: int
-    """The signal after which the training ends with this checkpoint; 0 is none."""
 
 
 class Saver:
@@ -59,7 +44,9 @@ class Saver:
 
     def due(self, done: int) -> Due | None:
         """Return what is due after `done` steps; every rank calls it once a step."""
-        asked = done if self._world.speaks and self._late() else 0
+        every = 60 * self._recipe.checkpoint_minutes
+        late = every > 0 and time.monotonic() - self._saved_at >= every
+        asked = done if self._world.speaks and late else 0
         return self._due(done, *self._exchange(self._heard.number, asked))
 
     def asked_to_end(self) -> bool:
@@ -76,23 +63,17 @@ class Saver:
 
     def _due(self, done: int, stop: int, asked: int) -> Due | None:
         epoch, inside = divmod(done, self._steps_per_epoch)
-        ends = inside == 0 and epoch == self._recipe.epochs
         recipe = self._recipe
-        if ends or (
-            inside == 0 and 0 in (epoch % recipe.checkpoint_epochs, epoch % recipe.evaluate_epochs)
-        ):
-            return Due(checkpoint_name(epoch=epoch), epoch, rolling=False, stop=stop)
-        every = self._recipe.checkpoint_steps
+        regular = 0 in (epoch % recipe.checkpoint_epochs, epoch % recipe.evaluate_epochs)
+        if inside == 0 and (regular or epoch == recipe.epochs):
+            return Due(done, epoch, rolling=False, stop=stop)
+        by_steps = recipe.checkpoint_steps and done % recipe.checkpoint_steps == 0
         # What was asked before the newest checkpoint was is answered by that.
-        if stop or asked > self._saved_step or (every and done % every == 0):
-            return Due(checkpoint_name(step=done), epoch, rolling=True, stop=stop)
+        if stop or asked > self._saved_step or by_steps:
+            return Due(done, epoch, rolling=True, stop=stop)
         return None
 
-    def _late(self) -> bool:
-        minutes = self._recipe.checkpoint_minutes
-        return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
-
-    def save(self, due: Due, snapshot: Snapshot, position: Position) -> None:
+    def save(self, due: Due, snapshot: Snapshot) -> None:
         """Write what is due, and end the training where a signal asked for that.
 
         Every rank has to call it.
@@ -102,26 +83,22 @@ class Saver:
                 unless it is the last thing that the training does.
             SystemExit: with 143 after SIGTERM and 130 after Ctrl-C, once the checkpoint is there.
         """
-        if self._world.speaks:
-            self._write(due, snapshot, position)
-        else:
-            self.newest = self._run / "checkpoints" / due.name
-        self._saved_at, self._saved_step = time.monotonic(), position.step
-        if due.stop:
-            self.finish()
-            if self._world.speaks:
-                what = signal_name(due.stop)
-                _LOG.info("%s: saved %s; go on with --resume auto", what, self.newest)
-            raise SystemExit(exit_status(due.stop))
-
-    def _write(self, due: Due, snapshot: Snapshot, position: Position) -> None:
-        keep = self._recipe.keep_checkpoints
+        newest = self._run / "checkpoints" / due.name
         try:
-            self.newest = save_checkpoint(self._run, due.name, snapshot, position, keep=keep)
+            if self._world.speaks:
+                save_checkpoint(self._run, due, snapshot, keep=self._recipe.keep_checkpoints)
+            self.newest = newest
         except UserError as error:
             if due.stop or not due.rolling:
                 raise
             _LOG.warning("the training goes on without a checkpoint: %s", error.message)
+        self._saved_at, self._saved_step = time.monotonic(), due.step
+        if due.stop:
+            self.finish()
+            if self._world.speaks:
+                what = signal_name(due.stop)
+                _LOG.info("%s: saved %s; go on with --resume auto", what, newest)
+            raise SystemExit(exit_status(due.stop))
 
     def finish(self) -> None:
         """Wait for the other ranks, so that what rank 0 writes is there; every rank calls it."""
@@ -136,21 +113,20 @@ class _Exchange:
         self._group: Any = None
         if world.size > 1:
             self._group = dist.new_group(backend="gloo", timeout=rank_timeout())
-        self._pending: tuple[Tensor, dist.Work | None] | None = None
+        self._pending: tuple[Tensor, dist.Work] | None = None
 
     def __call__(self, *mine: int) -> tuple[int, ...]:
         if self._group is None:
             return mine
-        said = self._said()
-        values = torch.tensor(mine)
+        said, values = self._said(), torch.tensor(mine)
         work = dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group, async_op=True)
         self._pending = values, work
         return said or (0,) * len(mine)
 
     def meet(self) -> None:
         """Wait until every rank is here."""
-        self._said()
         if self._group is not None:
+            self._said()
             dist.barrier(self._group)
 
     def _said(self) -> tuple[int, ...]:
@@ -158,7 +134,6 @@ class _Exchange:
         if self._pending is None:
             return ()
         values, work = self._pending
-        if work is not None:
-            work.wait()
+        work.wait()
         self._pending = None
         return tuple(values.tolist())

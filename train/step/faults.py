@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import explain_disk, write_json
 from lorat.train.data.batches import Batch, Source, make_loader
 from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
@@ -27,20 +28,8 @@ from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.trained import save_weights
 from lorat.train.network.weights.containers import write_tensors
 
-__all__ = [
-    "DUMP",
-    "Fault",
-    "Scene",
-    "Watch",
-    "explain_memory",
-    "step_unless",
-    "write_dump",
-]
-
 DUMP = "fault.json"
-VERSION = 1
 TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
-_NAMED = 3  # samples that the message names; the dump names all
 _READS_FLAG = ("cpu", "cuda")
 """Devices whose fused AdamW leaves an update out where a flag says so; Metal's does not look."""
 
@@ -74,6 +63,24 @@ class Scene:
     dtype: torch.dtype
     """Of autocast."""
     world: World
+
+
+class FaultRecord(BaseModel):
+    """What ``fault.json`` holds of a step that was kept."""
+
+    version: int = 1
+    step: int
+    ranks: int
+    suspects: list[int]
+    losses: list[str]
+    """Of each rank; JSON has no NaN."""
+    norm: str
+    seed: int
+    device: str
+    dtype: str
+    keys: tuple[str, ...]
+    variant: VariantConfig
+    recipe: RecipeConfig
 
 
 class Watch:
@@ -137,77 +144,54 @@ def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
     """
     folder = scene.run / "faults" / f"step_{fault.step + 1:08d}"
     keys: tuple[str, ...] = ()
+    what = f"see which sample and which layer with lorat-train --replay {folder}, then go on"
     try:
         batch = next(make_loader(scene.source, fault.step))
         keys = batch.keys
-        _keep(folder, _story(fault, scene, batch), scene.variant, batch, network)
+        _keep(folder, fault, scene, batch, network)
     except UserError as error:
-        return UserError(_message(fault, keys, f"it could not be kept ({error.message}); go on"))
-    see = f"see which sample and which layer with lorat-train --replay {folder}, then go on"
-    return UserError(_message(fault, keys, see))
+        what = f"it could not be kept ({error.message}); go on"
+    share = len(keys) // len(fault.losses)
+    samples = [key for r in fault.suspects for key in keys[r * share : (r + 1) * share]]
+    named = f", samples {some(samples)}" if samples else ""
+    where = ""
+    if 1 < len(fault.losses) != len(fault.suspects):
+        where = f" on rank {', '.join(map(str, fault.suspects))}"
+    return UserError(
+        f"the loss is {fault.losses[fault.suspects[0]]:g} and the gradient norm {fault.norm:g} at "
+        f"step {fault.step + 1}{where}{named}; {what} with --set train.dtype=float32 --resume "
+        "auto, or train anew with a lower train.lr"
+    )
 
 
-def _keep(
-    folder: Path,
-    story: dict[str, object],
-    variant: VariantConfig,
-    batch: Batch,
-    network: LoRAT,
-) -> None:
+def _keep(folder: Path, fault: Fault, scene: Scene, batch: Batch, network: LoRAT) -> None:
+    record = FaultRecord(
+        step=fault.step,
+        ranks=len(fault.losses),
+        suspects=fault.suspects,
+        losses=[repr(loss) for loss in fault.losses],
+        norm=repr(fault.norm),
+        seed=scene.recipe.train.seed,
+        device=scene.world.device.type,
+        dtype=str(scene.dtype).removeprefix("torch."),
+        keys=batch.keys,
+        variant=scene.variant,
+        recipe=scene.recipe,
+    )
     beside = folder.with_name(f".{folder.name}.tmp")
     with explain_disk(folder):
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
     try:
-        save_weights(beside / "model.safetensors", network, variant)
+        save_weights(beside / "model.safetensors", network, scene.variant)
         tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
         write_tensors(beside / "batch.safetensors", tensors, {})
-        write_json(beside / DUMP, story)
+        write_json(beside / DUMP, record.model_dump(mode="json"))
         with explain_disk(folder):
             shutil.rmtree(folder, ignore_errors=True)  # of the same step before a resume
             beside.replace(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _story(fault: Fault, scene: Scene, batch: Batch) -> dict[str, object]:
-    return {
-        "version": VERSION,
-        "step": fault.step,
-        "ranks": len(fault.losses),
-        "suspects": fault.suspects,
-        # JSON has no NaN.
-        "losses": [repr(loss) for loss in fault.losses],
-        "norm": repr(fault.norm),
-        "seed": scene.recipe.train.seed,
-        "device": scene.world.device.type,
-        "dtype": str(scene.dtype).removeprefix("torch."),
-        "keys": batch.keys,
-        "variant": scene.variant.model_dump(mode="json"),
-        "recipe": scene.recipe.model_dump(mode="json"),
-    }
-
-
-def _message(fault: Fault, batch: tuple[str, ...], what: str) -> str:
-    """Return what is told of a fault.
-
-    Args:
-        fault: what was seen.
-        batch: keys of the samples of all ranks, or none where they could not be read.
-        what: what is to be done about it.
-    """
-    share = len(batch) // len(fault.losses)
-    keys = [key for r in fault.suspects for key in batch[r * share : (r + 1) * share]]
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    samples = f", samples {', '.join(keys[:_NAMED])}{more}" if keys else ""
-    where = ""
-    if 1 < len(fault.losses) != len(fault.suspects):
-        where = f" on rank {', '.join(map(str, fault.suspects))}"
-    return (
-        f"the loss is {fault.losses[fault.suspects[0]]:g} and the gradient norm {fault.norm:g} at "
-        f"step {fault.step + 1}{where}{samples}; {what} with --set train.dtype=float32 --resume "
-        "auto, or train anew with a lower train.lr"
-    )
 
 
 @contextmanager
@@ -227,24 +211,23 @@ def explain_memory(recipe: RecipeConfig, variant: VariantConfig, world: World) -
         raise UserError(_out_of_memory(where, recipe, variant, world)) from error
 
 
-_WORKER = "DataLoader worker"
-_OF_CUDA = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""Of memory that PyTorch's own allocator does not hand out."""
-
-
 def _memory_of(error: BaseException | None, world: World) -> str | None:
     """Return whose memory an error says is not enough; None if it says something else."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or any(part in text for part in _OF_CUDA):
+
+    def says(*parts: str) -> bool:
+        return any(part in text for part in parts)
+
+    # Of memory that PyTorch's own allocator does not hand out.
+    cuda = says("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    if isinstance(error, torch.OutOfMemoryError) or cuda:
         return f"the {world.device.type.upper()} device"
-    if "MPS backend out of memory" in text:
+    if says("MPS backend out of memory"):
         return "the MPS device"
-    if _WORKER in text and ("Bus error" in text or "killed by signal: Killed" in text):
+    if says("DataLoader worker") and says("Bus error", "killed by signal: Killed"):
         return "a loader process"
-    refused = ("DefaultCPUAllocator", "can't allocate memory", "bad_alloc")
-    if isinstance(error, MemoryError) or any(part in text for part in refused):
-        return "this machine"
-    return None
+    refused = says("DefaultCPUAllocator", "can't allocate memory", "bad_alloc")
+    return "this machine" if isinstance(error, MemoryError) or refused else None
 
 
 def _out_of_memory(where: str, recipe: RecipeConfig, variant: VariantConfig, world: World) -> str:
@@ -259,7 +242,8 @@ def _out_of_memory(where: str, recipe: RecipeConfig, variant: VariantConfig, wor
     part = share // train.accumulate
     helps = []
     if part > 1:
-        helps.append(f"--set train.accumulate={_next_divisor(share, train.accumulate)}")
+        more = next(n for n in range(train.accumulate + 1, share + 1) if share % n == 0)
+        helps.append(f"--set train.accumulate={more}")
     if not train.checkpoint_activations:
         helps.append("--set train.checkpoint_activations=true")
     if world.size > 1 and train.parallel != "fsdp" and not train.compile:
@@ -272,8 +256,3 @@ def _out_of_memory(where: str, recipe: RecipeConfig, variant: VariantConfig, wor
         f"train.accumulate {train.accumulate}); what helps: {', '.join(helps)}; lorat-train "
         "--profile says what fits"
     )
-
-
-def _next_divisor(share: int, accumulate: int) -> int:
-    """Return the next larger number of micro-batches that divides a process's share."""
-    return next(n for n in range(accumulate + 1, share + 1) if share % n == 0)

@@ -19,14 +19,14 @@ from lorat.shards.base.signals import Heard
 from lorat.shards.manifest import load_manifest
 from lorat.train.checkpoint import schedule as saving
 from lorat.train.checkpoint.checkpoints import (
-    Position,
+    Due,
     Snapshot,
     checkpoints_of,
     find_checkpoint,
     restore,
     save_checkpoint,
 )
-from lorat.train.checkpoint.fixed import FREE, check_same, fixed_settings
+from lorat.train.checkpoint.record import FREE, check_same, fixed_settings
 from lorat.train.checkpoint.schedule import Saver
 from lorat.train.distributed.world import World
 from lorat.train.network.variants import build_network
@@ -53,13 +53,20 @@ def trained(variant, steps: int):
 def save(tmp_path, tiny_variant):
     """Saves a checkpoint of some steps into tmp_path."""
     network, optimizer = trained(tiny_variant, 1)
-    state = {"optimizer": optimizer.state_dict(), "scaler": {}}
-    snapshot = Snapshot(network, tiny_variant, state)
+    snapshot = snapshot_of(network, tiny_variant, optimizer)
 
     def saves(name: str, step: int, keep: int = 5) -> Path:
-        return save_checkpoint(tmp_path, name, snapshot, Position(step, 0, SETTINGS), keep=keep)
+        kind, number = name.split("_")
+        epoch = int(number) if kind == "epoch" else 0
+        due = Due(step, epoch, rolling=kind == "step")
+        return save_checkpoint(tmp_path, due, snapshot, keep=keep)
 
     return saves
+
+
+def snapshot_of(network, variant, optimizer) -> Snapshot:
+    state = {"optimizer": optimizer.state_dict(), "scaler": {}}
+    return Snapshot(network, variant, state, SETTINGS)
 
 
 def names(run: Path) -> list[str]:
@@ -68,8 +75,9 @@ def names(run: Path) -> list[str]:
 
 def test_what_is_restored_is_what_was_saved_bit_for_bit(tmp_path, tiny_variant):
     network, optimizer = trained(tiny_variant, 3)
-    snapshot = Snapshot(network, tiny_variant, {"optimizer": optimizer.state_dict(), "scaler": {}})
-    folder = save_checkpoint(tmp_path, "step_00000003", snapshot, Position(3, 0, SETTINGS), keep=1)
+    snapshot = snapshot_of(network, tiny_variant, optimizer)
+    folder = save_checkpoint(tmp_path, Due(3, 0, rolling=True), snapshot, keep=1)
+    assert folder.name == "step_00000003"
     other, fresh = trained(tiny_variant, 0)
     assert restore(folder, other, {"optimizer": fresh}, SETTINGS) == 3
     for a, b in zip(network.parameters(), other.parameters(), strict=True):
@@ -236,13 +244,13 @@ def test_epochs_and_steps_come_by_arithmetic(tmp_path):
 def test_minutes_count_from_the_last_checkpoint_of_any_kind(tmp_path, monkeypatch, save):
     clock = [0.0]
     monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(saving, "save_checkpoint", lambda run, name, *_, **__: run / name)
+    monkeypatch.setattr(saving, "save_checkpoint", lambda *_, **__: None)
     saver = Saver(tmp_path, recipe(checkpoint_minutes=0.5).train, 10, ALONE, Heard())
     saved = []
     for step in range(1, 31):
         clock[0] += 8.0
         if due := saver.due(step):
-            saver.save(due, None, Position(step, due.epoch, {}))
+            saver.save(due, None)
             saved.append(due.name)
     rolling = [f"step_{step:08d}" for step in (4, 8, 12, 16, 24, 28)]
     assert saved == [*rolling[:4], "epoch_0002", *rolling[4:]]
@@ -250,7 +258,7 @@ def test_minutes_count_from_the_last_checkpoint_of_any_kind(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_training_with_a_checkpoint(tmp_path, monkeypatch, number, status):
-    monkeypatch.setattr(saving, "save_checkpoint", lambda run, name, *_, **__: run / name)
+    monkeypatch.setattr(saving, "save_checkpoint", lambda *_, **__: None)
     heard = Heard()
     saver = Saver(tmp_path, recipe().train, 10, ALONE, heard)
     assert saver.due(3) is None
@@ -258,7 +266,7 @@ def test_a_signal_ends_the_training_with_a_checkpoint(tmp_path, monkeypatch, num
     due = saver.due(4)
     assert due.name == "step_00000004"
     with pytest.raises(SystemExit) as ended:
-        saver.save(due, None, Position(4, 0, {}))
+        saver.save(due, None)
     assert ended.value.code == status
     assert saver.due(20).name == "epoch_0002"  # not twice where an epoch's is due anyway
 
@@ -271,11 +279,11 @@ def test_a_disk_that_refuses_ends_the_training_only_where_it_has_to(tmp_path, mo
     monkeypatch.setattr("lorat.train.checkpoint.schedule._LOG.propagate", True)
     saver = Saver(tmp_path, recipe(checkpoint_steps=3).train, 10, ALONE, Heard())
     rolling = saver.due(3)
-    saver.save(rolling, None, Position(3, 0, {}))
+    saver.save(rolling, None)
     assert "goes on without a checkpoint: run/checkpoints: cannot be written" in caplog.text
     for due in (saver.due(20), replace(rolling, stop=signal.SIGTERM)):
         with pytest.raises(UserError):
-            saver.save(due, None, Position(20, 2, {}))
+            saver.save(due, None)
 
 
 def test_the_record_is_readable(save):

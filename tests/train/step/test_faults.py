@@ -144,9 +144,9 @@ def test_two_processes_keep_one_dump_and_one_of_them_speaks(files, tmp_path):
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: the loss")]
     assert len(errors) == 1 and "at step 2" in errors[0]
     dump = load_dump(folder / "faults" / "step_00000002")
-    assert dump.story["ranks"] == 2 and len(dump.batch) == 8
+    assert dump.record.ranks == 2 and len(dump.batch) == 8
     seen = replay(dump, "cpu", None)
-    assert {s.rank for s in seen.samples if not s.finite} == set(dump.story["suspects"])
+    assert {s.rank for s in seen.samples if not s.finite} == set(dump.record.suspects)
 
 
 class Ramp(nn.Module):
