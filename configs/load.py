@@ -17,16 +17,6 @@ from pydantic import BaseModel, ValidationError
 from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.errors import UserError, nearest, unknown
 
-__all__ = [
-    "load_data_roots",
-    "load_recipe",
-    "load_variant",
-    "names",
-    "override",
-    "parse",
-    "read_yaml",
-]
-
 PATHS_FILE = "paths.yaml"
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -47,28 +37,12 @@ def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> VariantCon
     Raises:
         UserError: if the name is unknown, the file is missing, or a key or value does not fit.
     """
-    values, source = _find("variants", "variant", name_or_path)
-    values.setdefault("name", Path(name_or_path).stem)
-    for text in overrides:
-        override(values, text, f"variant.{text}")
-    return parse(VariantConfig, values, f"{source} with --set" if overrides else source)
+    return _load(VariantConfig, "variant", name_or_path, overrides, "variant.")
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfig:
-    """Read a recipe by its name (``standard``) or from a YAML file.
-
-    Args:
-        name_or_path: a shipped name, or the path of a file.
-        overrides: ``a.b=c`` each; the value is read as YAML.
-
-    Raises:
-        UserError: if the name is unknown, the file is missing, or a key or value does not fit.
-    """
-    values, source = _find("recipes", "recipe", name_or_path)
-    values.setdefault("name", Path(name_or_path).stem)
-    for text in overrides:
-        override(values, text)
-    return parse(RecipeConfig, values, f"{source} with --set" if overrides else source)
+    """Read a recipe by its name (``standard``) or from a YAML file; see `load_variant`."""
+    return _load(RecipeConfig, "recipe", name_or_path, overrides)
 
 
 def load_data_roots(folder: Path) -> dict[str, Path]:
@@ -78,12 +52,10 @@ def load_data_roots(folder: Path) -> dict[str, Path]:
         UserError: if the file is not a flat mapping of names to folders.
     """
     path = folder / PATHS_FILE
-    if not path.is_file():
-        return {}
-    values = read_yaml(path)
-    wrong = [key for key, value in values.items() if not isinstance(value, str | None)]
-    if wrong:
-        raise UserError(f"{path}: '{wrong[0]}' must be a folder, as in 'lasot: /data/LaSOT'")
+    values = read_yaml(path) if path.is_file() else {}
+    for key, value in values.items():
+        if not isinstance(value, str | None):
+            raise UserError(f"{path}: '{key}' must be a folder, as in 'lasot: /data/LaSOT'")
     return {str(key): Path(value).expanduser() for key, value in values.items() if value}
 
 
@@ -110,49 +82,15 @@ def parse(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = first["loc"]
-        key = ".".join(str(part) for part in place)
+        *place, last = first["loc"] or [""]
+        key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            known = _known_keys(model, place[:-1])
-            hint = nearest(str(place[-1]), known) or f"; known: {', '.join(sorted(known))}"
+            known = _known_keys(model, place)
+            hint = nearest(str(last), known) or f"; known: {', '.join(sorted(known))}"
             raise UserError(f"{source}: unknown key '{key}'{hint}") from None
         what = first["msg"].removeprefix("Value error, ")
         # A rule for several keys together names them itself.
-        raise UserError(
-            f"{source}: key '{key}': {what}" if place else f"{source}: {what}"
-        ) from None
-
-
-def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    for part in place:
-        annotation = model.model_fields[str(part)].annotation if isinstance(part, str) else None
-        inner = [a for a in getattr(annotation, "__args__", (annotation,)) if a is not type(None)]
-        if not inner or not (isinstance(inner[0], type) and issubclass(inner[0], BaseModel)):
-            return []
-        model = inner[0]
-    return list(model.model_fields)
-
-
-def _find(kind: str, what: str, name_or_path: str) -> tuple[dict[str, Any], str]:
-    if name_or_path.endswith((".yaml", ".yml")):
-        return read_yaml(Path(name_or_path)), name_or_path
-    if name_or_path not in names(kind):
-        raise unknown(what, name_or_path, names(kind))
-    file = resources.files("lorat.configs") / kind / f"{name_or_path}.yaml"
-    source = f"configs/{kind}/{name_or_path}.yaml"
-    return _parse_yaml(file.read_text(encoding="utf-8"), source), source
-
-
-def _parse_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: is not YAML ({error})") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: must hold keys and values, not a {type(values).__name__}")
-    return values
+        raise UserError(f"{source}: {f'key {key!r}: ' if key else ''}{what}") from None
 
 
 def override(values: dict[str, Any], text: str, said: str | None = None) -> None:
@@ -179,3 +117,41 @@ def override(values: dict[str, Any], text: str, said: str | None = None) -> None
         values[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"--set {said}: the value is not YAML") from None
+
+
+def _load(
+    model: type[Model], what: str, name: str, overrides: Sequence[str], prefix: str = ""
+) -> Model:
+    """Read a shipped or a user's file, change it, validate it; `prefix` as users write --set."""
+    if name.endswith((".yaml", ".yml")):
+        values, source = read_yaml(Path(name)), name
+    elif name in names(f"{what}s"):
+        file = resources.files("lorat.configs") / f"{what}s" / f"{name}.yaml"
+        source = f"configs/{what}s/{name}.yaml"
+        values = _parse_yaml(file.read_text(encoding="utf-8"), source)
+    else:
+        raise unknown(what, name, names(f"{what}s"))
+    values.setdefault("name", Path(name).stem)
+    for text in overrides:
+        override(values, text, prefix + text)
+    return parse(model, values, f"{source} with --set" if overrides else source)
+
+
+def _known_keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    for part in place:
+        annotation = model.model_fields[str(part)].annotation if isinstance(part, str) else None
+        inner = [a for a in getattr(annotation, "__args__", (annotation,)) if a is not type(None)]
+        if not inner or not (isinstance(inner[0], type) and issubclass(inner[0], BaseModel)):
+            return []
+        model = inner[0]
+    return list(model.model_fields)
+
+
+def _parse_yaml(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: is not YAML ({error})") from None
+    if not isinstance(values, dict | None):
+        raise UserError(f"{source}: must hold keys and values, not a {type(values).__name__}")
+    return values or {}

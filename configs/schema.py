@@ -10,16 +10,6 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = [
-    "AugmentConfig",
-    "BackboneConfig",
-    "DataConfig",
-    "LoraConfig",
-    "RecipeConfig",
-    "TrainConfig",
-    "VariantConfig",
-]
-
 Positive = Annotated[int, Field(gt=0)]
 AboveZero = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]

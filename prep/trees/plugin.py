@@ -25,13 +25,9 @@ from lorat.shards.base.errors import UserError
 
 
 def add_trees(file: Path) -> list[Dataset]:
-    """Run a Python file and add the data sets that it defines to `DATASETS`.
+    """Run a Python file, add the data sets that it defines to `DATASETS` and return their rows.
 
-    Args:
-        file: the user's file; naming it again replaces what it defined before.
-
-    Returns:
-        The rows as they stand in the table.
+    Naming it again replaces what it defined before.
 
     Raises:
         UserError: if the file is missing, does not import, defines no data set, or one whose name

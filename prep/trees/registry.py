@@ -32,8 +32,7 @@ from lorat.shards.base.errors import UserError, unknown
 _TNL2K = {"train": "TNL2K_TRAIN", "test": "TNL2K_TEST"}
 _VASTTRACK = {"train": "VastTrack_TRAIN", "test": "VastTrack_TEST"}
 _GOT10K = ("train", "vot", "vot_clean", "val", "test")
-_BOTH = ("train", "test")
-_ALL = ("all",)
+_BOTH, _ALL = ("train", "test"), ("all",)
 
 # name, folder, splits, read, prep_split, eval_split, one_based
 _ROWS = (
@@ -74,12 +73,7 @@ def parse_name(text: str) -> tuple[Dataset, str | None]:
 
 
 def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read the clips of a split that are on disk, in a fixed order.
-
-    Args:
-        dataset: a row of `DATASETS`.
-        split: one of its splits.
-        root: the data set's folder.
+    """Read the clips of a split that are on disk under `root`, in a fixed order.
 
     Raises:
         UserError: if the split is unknown, an annotation file is missing or does not parse, or
@@ -87,18 +81,18 @@ def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """
     _check_split(dataset, split)
     clips = dataset.read(dataset, split, root)
+    if clips:
+        return clips
     name = f"{dataset.name}-{split}"
-    if not clips and current_reading().skip:
+    if current_reading().skip:
         raise UserError(
             f"{root}: all sequences of {name} that are there are excluded; mend the tree and run "
             "lorat-prep check again, or name other --datasets"
         )
-    if not clips:
-        raise UserError(
-            f"{root}: holds no sequence of {name}; check that this is the data set's own folder "
-            f"and give another with --root {dataset.name}=DIR"
-        )
-    return clips
+    raise UserError(
+        f"{root}: holds no sequence of {name}; check that this is the data set's own folder and "
+        f"give another with --root {dataset.name}=DIR"
+    )
 
 
 def _check_split(dataset: Dataset, split: str) -> None:

@@ -26,11 +26,7 @@ RAW = Path("data/raw")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TreeOptions:
-    """Where trees are. Making one runs the files of ``tree``: names are looked up afterwards.
-
-    Raises:
-        UserError: for a root that is not NAME=DIR or of an unknown data set, and as `add_trees`.
-    """
+    """Where trees are. Making one runs the files of ``tree``: names are looked up afterwards."""
 
     raw: Path | None = option(
         None,
@@ -73,10 +69,7 @@ class TreeOptions:
     def find(self, dataset: Dataset, split: str | None = None) -> Path:
         """Return the folder that `read_clips` takes for a data set.
 
-        Args:
-            dataset: the data set.
-            split: which split is wanted, for a data set whose splits are separate trees. None
-                accepts any of them and returns a folder from which the reader finds each.
+        Where splits are separate trees, that of `split`, or without one the folder of any of them.
 
         Raises:
             UserError: if the folder is missing, or ``paths.yaml`` names an unknown data set.
@@ -90,14 +83,7 @@ class TreeOptions:
         return folder
 
     def missing(self, wanted: Iterable[tuple[Dataset, str]]) -> dict[str, str]:
-        """Return the splits whose tree is missing: ``name-split`` → where it was looked for.
-
-        For an error that lists all that is missing at once. The values read
-        ``data/raw/LaSOT (LaSOT under --raw)``.
-
-        Raises:
-            UserError: if ``paths.yaml`` is no mapping or names an unknown data set.
-        """
+        """Return ``name-split`` → ``data/raw/LaSOT (LaSOT under --raw)`` of all missing trees."""
         places = {f"{d.name}-{split}": self._place(d, split) for d, split in wanted}
         return {n: f"{folder} ({by})" for n, (folder, by) in places.items() if not folder.is_dir()}
 
@@ -142,9 +128,7 @@ class SourceOptions(TreeOptions):
     def sources(self, *, trained: bool = True) -> list[Source]:
         """Return the splits that ``--datasets`` names, each with its folder.
 
-        Args:
-            trained: whether only data sets that are trained on make sense; otherwise the bare name
-                of a test set means the split that is scored.
+        Where they are not to be `trained` on, a test set's bare name is the split that is scored.
 
         Raises:
             UserError: for an unknown name, a data set that is not trained on, or missing trees; all

@@ -1,4 +1,7 @@
-"""Listing a tree: its folders, its sequences, their images and annotation files."""
+"""Listing a tree: its folders, its sequences, their images and annotation files.
+
+A folder that is missing, or holds nothing of what it should, is a `UserError`.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder`, sorted; hidden ones are left out.
-
-    Raises:
-        UserError: if `folder` is missing, as all functions here.
-    """
+    """Return the names of the folders in `folder`, sorted; hidden ones are left out."""
     return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
 
 
@@ -58,9 +57,7 @@ def split_tree(dataset: Dataset, split: str, root: Path) -> Path:
 def sequence_folders(root: Path, images: str = "") -> dict[str, Path]:
     """Return the folders ``<class>/<class>-<k>``, and ``<class>-<k>`` in the root itself, by name.
 
-    Args:
-        root: the tree.
-        images: the folder that only a sequence has, where a class may be called like one.
+    Where a class may be called like a sequence, `images` is the folder that only a sequence has.
     """
     found: dict[str, Path] = {}
     for name in subfolders(root):
@@ -88,24 +85,16 @@ def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
 
 
 def image_names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the images in `folder`, sorted as text; hidden files are left out.
-
-    Raises:
-        UserError: if `folder` is missing or holds no image.
-    """
-    names = (entry.name for entry in _entries(folder))
-    images = tuple(sorted(name for name in names if name.lower().endswith(_IMAGE_SUFFIXES)))
+    """Return the names of the images in `folder`, at least one, sorted as text; no hidden ones."""
+    names = sorted(entry.name for entry in _entries(folder))
+    images = tuple(name for name in names if name.lower().endswith(_IMAGE_SUFFIXES))
     if not images:
         raise UserError(f"{folder}: holds no images; restore them from the data set's archive")
     return images
 
 
 def numbered_images(folder: Path) -> tuple[str, ...]:
-    """Return the names of the images whose stem is a number, sorted by that number.
-
-    Raises:
-        UserError: if `folder` is missing or holds no such image.
-    """
+    """Return the names of the images, at least one, whose stem is a number, sorted by it."""
     names = [name for name in image_names(folder) if frame_number(name) >= 0]
     if not names:
         raise UserError(f"{folder}: no image is named by its frame number; restore the frames")
@@ -115,11 +104,8 @@ def numbered_images(folder: Path) -> tuple[str, ...]:
 def counted_images(folder: Path, first: int) -> tuple[str, ...]:
     """Return the images of a folder, which alone tells how many frames its sequence has.
 
-    A number that is missing between `first` and the last shifts all frames behind it: a fault.
-
-    Args:
-        folder: the sequence's own, called as the sequence.
-        first: the number of the data set's first frames.
+    The folder is called as the sequence. A number that is missing between `first` and the last one
+    shifts all frames behind it: a fault.
     """
     names = numbered_images(folder)
     numbers = [frame_number(name) for name in names]

@@ -8,18 +8,9 @@ they are known: the rows of its ground truth, computed from the annotations that
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from types import MappingProxyType
-
-_GOT10K_COUNTS = {"train": 9335, "val": 180, "test": 180}
-
-# A file a split, <dataset>_<split>.txt; both rates of NFS have the same sequences.
-_LISTED = {
-    *(("lasot", "train"), ("lasot", "test"), ("trackingnet", "test"), ("tnl2k", "train")),
-    *(("tnl2k", "test"), ("vasttrack", "test"), ("uav123", "all"), ("uav20l", "all")),
-    *(("otb", "all"), ("nfs30", "all"), ("nfs240", "all"), ("tc128", "all")),
-}
 
 # Splits of which only the size is known. COCO: images with an object that is no crowd.
 _COUNTED = {
@@ -28,6 +19,7 @@ _COUNTED = {
     ("coco", "train"): 117266,
     ("coco", "val"): 4952,
 }
+_GOT10K = {"train": 9335, "val": 180, "test": 180}
 
 
 @functools.cache
@@ -36,13 +28,11 @@ def official_names(dataset: str, split: str) -> tuple[str, ...] | None:
 
     TNL2K's training list differs from the released folders in spaces and ampersands.
     """
-    if (dataset, split) in _LISTED:
-        return tuple(_sequences(dataset, split))
-    if dataset == "lasot_ext" and split == "test":
-        return tuple(f"{kind}-{k}" for kind in _lines("lasot_ext.txt") for k in range(1, 11))
     if dataset == "got10k":
         return _got10k(split)
-    return None
+    if dataset == "lasot_ext" and split == "test":
+        return tuple(f"{kind}-{k}" for kind in _lines("lasot_ext.txt") for k in range(1, 11))
+    return tuple(_sequences(dataset, split)) or None
 
 
 def expected_sequences(dataset: str, split: str) -> int | None:
@@ -58,43 +48,37 @@ def expected_sequences(dataset: str, split: str) -> int | None:
 def expected_frames(dataset: str, split: str) -> Mapping[str, int] | None:
     """Return sequence name → frames of the whole split, or None where they are unknown.
 
-    The names are those of the clips; where the mapping is known, it has every official name. The
-    split's total is the sum of its values.
+    The names are those of the clips; where the mapping is known, it has every official name.
     """
-    if dataset == "nfs240" or (dataset, split) not in _LISTED:
+    if dataset in ("got10k", "nfs240"):
         return None
-    counts = _sequences(dataset, split)
-    known = {name: count for name, count in counts.items() if count is not None}
+    known = {name: int(count) for name, count in _sequences(dataset, split).items() if count}
     return MappingProxyType(known) if known else None
 
 
-def got10k_name(split: str, number: int) -> str:
-    """Return the folder name of a GOT-10k sequence; numbers start at 1."""
-    return f"GOT-10k_{split.capitalize()}_{number:06d}"
-
-
-def _sequences(dataset: str, split: str) -> dict[str, int | None]:
-    file = f"{dataset.replace('240', '30')}_{split}.txt"
+def _sequences(dataset: str, split: str) -> dict[str, str]:
+    """Return name → frames as they are written; nothing where no list ships."""
+    file = f"{'nfs30' if dataset == 'nfs240' else dataset}_{split}.txt"
     rows = (line.partition("\t") for line in _lines(file))
-    return {name: int(count) if tab else None for name, tab, count in rows}
+    return {name: count for name, _, count in rows}
 
 
 def _got10k(split: str) -> tuple[str, ...] | None:
-    if split in _GOT10K_COUNTS:
-        return tuple(got10k_name(split, n) for n in range(1, _GOT10K_COUNTS[split] + 1))
+    part = "train" if split in ("vot", "vot_clean") else split
+    numbers: Sequence[int] = range(1, _GOT10K.get(part, 0) + 1)
     if split == "vot":
-        return tuple(got10k_name("train", index + 1) for index in _numbers("got10k_vot.txt"))
-    if split == "vot_clean":
+        numbers = [index + 1 for index in _numbers("got10k_vot.txt")]
+    elif split == "vot_clean":
         prohibited = set(_numbers("got10k_vot_prohibited.txt"))
-        kept = (n for n in range(1, _GOT10K_COUNTS["train"] + 1) if n not in prohibited)
-        return tuple(got10k_name("train", n) for n in kept)
-    return None
+        numbers = [number for number in numbers if number not in prohibited]
+    return tuple(f"GOT-10k_{part.capitalize()}_{number:06d}" for number in numbers) or None
 
 
 def _numbers(file: str) -> list[int]:
     return [int(field) for line in _lines(file) for field in line.split()]
 
 
-def _lines(file: str) -> tuple[str, ...]:
-    text = (resources.files("lorat.prep.trees.base") / "data" / file).read_text("utf-8")
-    return tuple(line for line in text.splitlines() if line and not line.startswith("#"))
+def _lines(file: str) -> list[str]:
+    place = resources.files("lorat.prep.trees.base") / "data" / file
+    lines = place.read_text("utf-8").splitlines() if place.is_file() else []
+    return [line for line in lines if line and not line.startswith("#")]

@@ -33,14 +33,11 @@ _FIELDS = {
 
 
 class BadLine(UserError):
-    """A line that is no row of its table."""
+    """A line that is no row of its table: its number, from 1, and what stands there."""
 
     def __init__(self, message: str, number: int, line: str) -> None:
         super().__init__(message)
-        self.number = number
-        """Counted from 1."""
-        self.line = line
-        """As it stands in the text."""
+        self.number, self.line = number, line
 
 
 def parse_table(
@@ -74,7 +71,8 @@ def parse_table(
     # The same meaning, slowly: it knows the first bad line.
     rows: list[list[float]] = []
     for number, line in enumerate(lines, start=1):
-        fields = split_fields(line)
+        # Two separators, or one at the head, have an empty field between, which is no number.
+        fields = re.split(r"\s*,\s*|\s+", line.strip().removesuffix(",").rstrip())
         columns = columns or (len(fields),)
         if len(fields) not in columns or not all(map(is_number, fields)):
             wanted = " or ".join(_FIELDS.get(count, f"{count} numbers") for count in columns)
@@ -92,11 +90,6 @@ def _load_table(text: str) -> NDArray[np.float64]:
         return np.loadtxt(lines, comments=None, ndmin=2) if lines else np.empty((0, 0))
     except ValueError:
         return np.empty((0, 0))
-
-
-def split_fields(line: str) -> list[str]:
-    """Return what stands between a line's commas and blanks; an empty field is an empty string."""
-    return re.split(r"\s*,\s*|\s+", line.strip().removesuffix(",").rstrip())
 
 
 def is_number(text: str) -> bool:
@@ -126,37 +119,22 @@ def read_text(path: Path, remedy: str = RESTORE) -> str:
 
 
 def read_boxes(path: Path, columns: Sequence[int] = (4,)) -> NDArray[np.float64]:
-    """Read one box a line; blank lines at the end are no lines.
-
-    Args:
-        path: the annotation file.
-        columns: how many numbers a line may have; all lines of a file have the same.
-
-    Returns:
-        (N, columns) float64 as written; ``nan`` and ``inf`` are kept.
+    """Read one box a line, (N, columns) float64 as written; blank lines at the end are no lines.
 
     Raises:
-        UserError: if the file is missing or empty, or a line does not parse.
+        UserError: if the file is missing or empty, or a line does not parse: see `parse_table`.
     """
     return parse_table(read_text(path).rstrip(), path, columns)
 
 
 def read_flags(path: Path, count: int, highest: int = 1) -> NDArray[np.int64]:
-    """Read one small integer a frame, all on one line or one a line.
-
-    Args:
-        path: the file.
-        count: how many values there must be: the sequence's boxes.
-        highest: values are 0 … `highest` (at most 9).
-
-    Returns:
-        (count,) int64.
+    """Read `count` integers from 0 to `highest` (at most 9), all on one line or one a line.
 
     Raises:
-        UserError: if the file is missing, a value does not parse, or their number differs.
+        UserError: if the file is missing, a value does not parse, or there are more or fewer.
     """
     text = read_text(path)
-    known = {str(value) for value in range(highest + 1)}
+    known = set(map(str, range(highest + 1)))
 
     def wrong(part: str) -> list[str]:
         bad = [value for value in part.replace(",", " ").split() if value not in known]
