@@ -120,9 +120,8 @@ def backbone_weights(source: str, tensors: Mapping[str, Tensor]) -> BackboneWeig
 
 def _is_gated(tensors: Mapping[str, Tensor]) -> bool:
     """Whether timm's MLP halves its width between the layers, which only a gate does."""
-    first = tensors.get("blocks.0.mlp.fc1.weight")
-    second = tensors.get("blocks.0.mlp.fc2.weight")
-    if first is None or second is None or first.dim() != 2 or second.dim() != 2:
+    first, second = (tensors.get(f"blocks.0.mlp.fc{number}.weight") for number in (1, 2))
+    if first is None or second is None or (first.dim(), second.dim()) != (2, 2):
         return False
     return first.shape[0] == 2 * second.shape[1]
 
@@ -143,12 +142,11 @@ def _in_folder(config: BackboneConfig) -> Path | None:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise UserError(f"{FOLDER_VARIABLE}={name}: no such folder; make it or unset the variable")
-    names = [f"{config.timm}{suffix}" for suffix in (".safetensors", ".pth")]
-    names.append(f"{_hub_place(config).rpartition('/')[2]}.safetensors")
-    url = _hub_entry(config).url
-    if url:
-        names.append(url.rpartition("/")[2])
-    return next((path for path in map(folder.joinpath, names) if path.is_file()), None)
+    on_hub, official = (
+        (name or "").rpartition("/")[2] for name in (_hub_place(config), _hub_entry(config).url)
+    )
+    names = (f"{config.timm}.safetensors", f"{config.timm}.pth", f"{on_hub}.safetensors", official)
+    return next((folder / name for name in names if name and (folder / name).is_file()), None)
 
 
 def _from_hub(config: BackboneConfig) -> Path:

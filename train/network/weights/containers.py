@@ -11,7 +11,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -80,14 +79,11 @@ def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
             f"{path}: neither a safetensors file nor a PyTorch file of plain tensors, or damaged; "
             "fetch it again, or save its weights alone"
         ) from error
-    for level in (state, *(_below(state, name) for name in ("model", "state_dict"))):
+    inner = [state.get(n) for n in ("model", "state_dict")] if isinstance(state, dict) else []
+    for level in (state, *inner):
         if isinstance(level, dict) and all(isinstance(v, Tensor) for v in level.values()):
             return {str(name): tensor.detach() for name, tensor in level.items()}
     raise UserError(f"{path}: not a table of named tensors; give a file of weights only")
-
-
-def _below(state: Any, name: str) -> Any:
-    return state.get(name) if isinstance(state, dict) else None
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
@@ -135,15 +131,14 @@ def check_tensors(
     Raises:
         UserError: lists missing, unexpected and misshapen tensors by name.
     """
-    shapes = (
-        f"{shown(name)} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in found.keys() & expected.keys()
-        if found[name].shape != expected[name].shape
-    )
     problems = {
-        "missing": {shown(name) for name in expected.keys() - found.keys()},
-        "unexpected": {shown(name) for name in found.keys() - expected.keys()},
-        "misshapen": set(shapes),
+        "missing": [shown(name) for name in expected.keys() - found.keys()],
+        "unexpected": [shown(name) for name in found.keys() - expected.keys()],
+        "misshapen": [
+            f"{shown(name)} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in found.keys() & expected.keys()
+            if found[name].shape != expected[name].shape
+        ],
     }
     text = "; ".join(
         f"{kind}: {some(sorted(names), 8)}" for kind, names in problems.items() if names
