@@ -49,9 +49,7 @@ class AttributeScores:
     """OPE scores over the sequences that have an attribute."""
 
     code: str
-    """As ``IV``."""
     title: str
-    """As ``Illumination variation``."""
     sequences: int
     """That have it, among the scored ones."""
     curves: Curves
@@ -84,7 +82,7 @@ def attribute_scores(
         mean: how curves are averaged in the convention that they are in.
 
     Returns:
-        One for each attribute that at least one sequence has, in the order of `TITLES`.
+        Those that at least one sequence has, in the order of `TITLES`.
     """
     scores = []
     for code, title in TITLES.items():

@@ -21,20 +21,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lorat.evaluate.measure.ope import (
-    HIT,
-    MISS,
-    Curves,
-    FrameErrors,
-    centre_errors,
-    curves_of,
-    norm_centre_errors,
-    overlaps,
-)
+from lorat.evaluate.measure.ope import HIT, MISS, Convention, Curves, frame_errors
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
 MATLAB_SETS: Final = frozenset({"lasot", "lasot_ext", "tnl2k", "vasttrack"})
 """The data sets whose toolkit this is, by short name."""
+_CONVENTION = Convention(absent_centre=MISS, absent_norm=MISS, empty_centre=HIT, empty_norm=HIT)
 
 
 def matlab_curves(
@@ -54,23 +46,13 @@ def matlab_curves(
     boxes = _repaired(np.array(predicted, np.float64), truth)
     boxes[0] = truth[0]
     valid = (raw > 0.0).all(axis=1)
-    kinds = [_absent(raw, visible), ~valid]  # np.select takes the first that applies
-    return curves_of(
-        FrameErrors(
-            overlap=np.select(kinds, [-1.0, -1.0], overlaps(boxes, truth)),
-            centre=np.select(kinds, [MISS, HIT], centre_errors(boxes, truth)),
-            norm_centre=np.select(kinds, [MISS, HIT], norm_centre_errors(boxes, truth)),
-        )
-    )
+    return frame_errors(boxes, truth, ~_absent(raw, visible), _CONVENTION, valid).curves()
 
 
 def matlab_mean(curves: Sequence[Curves]) -> Curves:
-    """Average each curve over the sequences in which it is not zero throughout.
+    """Average each curve over the sequences in which it is not zero throughout, if there are any.
 
     A curve that is zero in all sequences has mean zero.
-
-    Args:
-        curves: at least one.
     """
     return Curves(*map(_mean_of_some, zip(*curves, strict=True)))
 

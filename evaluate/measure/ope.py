@@ -42,16 +42,14 @@ MISS: Final = np.inf
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """What a frame without a valid annotation counts as; it is a miss in success anywhere."""
+    """The errors of a frame without a valid annotation; it is a miss in success anywhere."""
 
     absent_centre: float = MISS
-    """Centre error in pixels of a frame in which the object is flagged absent."""
+    """In pixels, where the object is flagged absent."""
     absent_norm: float = HIT
-    """Its normalised centre error."""
     empty_centre: float = MISS
-    """Centre error in pixels of a frame with a visible object whose box has no size."""
+    """In pixels, where the object is visible and its box has no size."""
     empty_norm: float = HIT
-    """Its normalised centre error."""
 
     @property
     def flatters(self) -> bool:
@@ -75,17 +73,6 @@ def convention_of(dataset: str) -> Convention:
 
 CORRECTED: Final = Convention(absent_norm=MISS, empty_norm=MISS)
 """No frame without a valid annotation is a hit, in any data set."""
-
-
-class FrameErrors(NamedTuple):
-    """Errors of each frame: (N,) float64 each."""
-
-    overlap: NDArray[np.float64]
-    """Intersection over union; -1 where the annotation is not valid."""
-    centre: NDArray[np.float64]
-    """Distance of the centres in pixels."""
-    norm_centre: NDArray[np.float64]
-    """Distance of the centres, each axis in units of the annotated box's side."""
 
 
 class Curves(NamedTuple):
@@ -125,15 +112,7 @@ class Curves(NamedTuple):
 
 
 def overlaps(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
-    """Return the intersection over union of boxes row by row; NaN where both are empty.
-
-    Args:
-        first: (N, 4) xyxy.
-        second: (N, 4) xyxy.
-
-    Returns:
-        (N,) float64 in [0, 1], or NaN.
-    """
+    """Return (N,) intersections over union of (N, 4) boxes row by row; NaN where both are empty."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     low = np.maximum(first[:, :2], second[:, :2])
     high = np.minimum(first[:, 2:], second[:, 2:])
@@ -144,12 +123,12 @@ def overlaps(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
 
 
 def centre_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
-    """Return the distance between box centres row by row, (N,) float64 in pixels."""
+    """Return (N,) distances between box centres row by row, in pixels."""
     return np.hypot(*_centre_offsets(predicted, truth).T)
 
 
 def norm_centre_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
-    """Return the centre distance with each axis divided by the true box's side, (N,) float64."""
+    """Return (N,) centre distances with each axis divided by the true box's side."""
     truth = np.asarray(truth, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.hypot(*(_centre_offsets(predicted, truth) / _sides(truth)).T)
@@ -164,8 +143,31 @@ def _centre_offsets(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float6
     return (difference[:, :2] + difference[:, 2:]) * 0.5
 
 
+class FrameErrors(NamedTuple):
+    """Errors of each frame: (N,) float64 each."""
+
+    overlap: NDArray[np.float64]
+    """Intersection over union; -1 where the annotation is not valid."""
+    centre: NDArray[np.float64]
+    """Distance of the centres in pixels."""
+    norm_centre: NDArray[np.float64]
+    """Distance of the centres, each axis in units of the annotated box's side."""
+
+    def curves(self) -> Curves:
+        """Return the share of all N frames over, or within, each threshold."""
+        return Curves(
+            success=(self.overlap[:, None] > OVERLAP_THRESHOLDS).mean(axis=0),
+            precision=(self.centre[:, None] <= CENTRE_THRESHOLDS).mean(axis=0),
+            norm_precision=(self.norm_centre[:, None] <= NORM_THRESHOLDS).mean(axis=0),
+        )
+
+
 def frame_errors(
-    predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention
+    predicted: ArrayLike,
+    truth: ArrayLike,
+    visible: ArrayLike,
+    convention: Convention,
+    valid: ArrayLike | None = None,
 ) -> FrameErrors:
     """Compare predictions with ground truth frame by frame.
 
@@ -175,55 +177,35 @@ def frame_errors(
         visible: (N,) bool, the data set's flags. Where box and flag are one (a track's `visible`),
             a box without size counts as absent.
         convention: what frames count as in which the object is absent or has no size.
-
-    Returns:
-        The errors, with the convention's values in frames without a valid annotation.
+        valid: (N,) bool, which boxes can be scored; those with a size unless given.
     """
     truth, visible = np.asarray(truth, np.float64), np.asarray(visible, bool)
-    sized = (_sides(truth) > 0.0).all(axis=1)
-    kinds = [~visible, ~sized]  # np.select takes the first that applies
+    valid = (_sides(truth) > 0.0).all(axis=1) if valid is None else np.asarray(valid, bool)
+    kinds = [~visible, ~valid]  # np.select takes the first that applies
     of_centre = [convention.absent_centre, convention.empty_centre]
     of_norm = [convention.absent_norm, convention.empty_norm]
     return FrameErrors(
-        overlap=np.where(visible & sized, overlaps(predicted, truth), -1.0),
+        overlap=np.select(kinds, [-1.0, -1.0], overlaps(predicted, truth)),
         centre=np.select(kinds, of_centre, centre_errors(predicted, truth)),
         norm_centre=np.select(kinds, of_norm, norm_centre_errors(predicted, truth)),
-    )
-
-
-def curves_of(errors: FrameErrors) -> Curves:
-    """Return the share of all N frames over, or within, each threshold."""
-    return Curves(
-        success=(errors.overlap[:, None] > OVERLAP_THRESHOLDS).mean(axis=0),
-        precision=(errors.centre[:, None] <= CENTRE_THRESHOLDS).mean(axis=0),
-        norm_precision=(errors.norm_centre[:, None] <= NORM_THRESHOLDS).mean(axis=0),
     )
 
 
 def ope_curves(
     predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention
 ) -> Curves:
-    """Evaluate one sequence; the first prediction is taken to be the given box.
+    """Evaluate one sequence of at least one frame; the first prediction is taken to be the given
+    box. Arguments as of `frame_errors`.
 
     A prediction without width or height has no overlap (pytracking repeats the row before it; the
     published system does not).
-
-    Args:
-        predicted: (N, 4) xyxy, N at least 1, a row for each annotated frame.
-        truth: (N, 4) xyxy; NaN where there is no box.
-        visible: (N,) bool.
-        convention: from `convention_of`.
     """
     truth = np.asarray(truth, np.float64)
     boxes = np.array(predicted, np.float64)
     boxes[0] = truth[0]
-    return curves_of(frame_errors(boxes, truth, visible, convention))
+    return frame_errors(boxes, truth, visible, convention).curves()
 
 
 def mean_curves(curves: Sequence[Curves]) -> Curves:
-    """Average curves over sequences; every sequence weighs the same, whatever its length.
-
-    Args:
-        curves: at least one.
-    """
+    """Average curves, at least one; every sequence weighs the same, whatever its length."""
     return Curves(*(np.mean(of_all, axis=0) for of_all in zip(*curves, strict=True)))

@@ -90,9 +90,9 @@ class DatasetScores:
     """All tracked frames of all runs over all their seconds, initialisation included; None without
     times."""
     got10k: Got10kScores | None = None
-    """GOT-10k's own measures, where the tree has cover labels."""
+    """Its own measures, where the tree has cover labels."""
     trackingnet: TrackingNetScores | None = None
-    """TrackingNet's own measures, for its splits with ground truth."""
+    """Its own measures, for its splits with ground truth."""
     unscored: tuple[str, ...] = ()
     """Sequences whose ground truth beyond the first frame the tree does not give."""
     convention: ConventionName = "published"
@@ -128,21 +128,23 @@ def score(
 def dataset_scores(
     clips: Sequence[Clip], runs: Sequence[Run], convention: ConventionName = "published"
 ) -> DatasetScores | None:
-    """Score the results of a data set's split.
+    """Score the results of a data set's split against its annotated frames.
 
     Args:
-        clips: the sequences to score, all of one data set and split.
-        runs: of each run, at least one: results by sequence name; more than the clips' are ignored.
+        clips: the sequences to score, all of one data set and split; their first tracks are the
+            ground truth.
+        runs: of each run, at least one: results by sequence name; more than the clips' are ignored,
+            and so are boxes beyond the annotated frames.
         convention: taken where the data set has it; elsewhere scores are as published.
 
     Returns:
-        The scores, or None where the tree hides the ground truth beyond the first frame of every
-        sequence (the test splits of GOT-10k and TrackingNet).
+        The scores, or None where the tree hides the ground truth of every sequence (the test splits
+        of GOT-10k and TrackingNet).
 
     Raises:
-        UserError: if a sequence has no result in a run, or too few boxes.
+        UserError: if a sequence has no result in a run, or fewer boxes than annotated frames.
     """
-    scored = [clip for clip in clips if not _hides_truth(clip)]
+    scored = [clip for clip in clips if not hides_truth(clip)]
     if not scored:
         return None
     dataset, split = scored[0].dataset, scored[0].split
@@ -153,66 +155,25 @@ def dataset_scores(
             f"{' in every run' if len(runs) > 1 else ''}, the first is {missing[0]}; track them "
             "first"
         )
-    pairs = [(clip, [run[clip.name] for run in runs]) for clip in scored]
-    sequences = tuple(sequence_scores(clip, results, convention) for clip, results in pairs)
-    used = _used(dataset, convention)
-    average = matlab_mean if used == "matlab" else mean_curves
+    if dataset not in MATLAB_SETS:
+        convention = "published"
+    tracked = [_Tracked(clip, [run[clip.name] for run in runs]) for clip in scored]
+    sequences = tuple(_sequence_scores(each, convention) for each in tracked)
     curves = {each.name: each.curves for each in sequences}
+    average = matlab_mean if convention == "matlab" else mean_curves
     return DatasetScores(
         dataset=dataset,
         split=split,
         sequences=sequences,
         curves=average(list(curves.values())),
         norm_precision_corrected=_mean_corrected(sequences),
-        fps=_fps([result for _, results in pairs for result in results]),
-        got10k=_got10k(pairs),
-        trackingnet=_trackingnet(pairs),
-        unscored=tuple(clip.name for clip in clips if _hides_truth(clip)),
-        convention=used,
+        fps=_fps([times for each in tracked for times in each.times]),
+        got10k=_got10k(tracked) if dataset == "got10k" else None,
+        trackingnet=_trackingnet(tracked) if dataset == "trackingnet" else None,
+        unscored=tuple(clip.name for clip in clips if hides_truth(clip)),
+        convention=convention,
         runs=len(runs),
         attributes=attribute_scores(attributes_of(dataset, split) or {}, curves, average),
-    )
-
-
-def sequence_scores(
-    clip: Clip, runs: Sequence[Trajectory], convention: ConventionName = "published"
-) -> SequenceScores:
-    """Score the results of one sequence against its annotated frames.
-
-    Args:
-        clip: its first track is the ground truth.
-        runs: of each run, at least one: boxes for at least the annotated frames; those beyond are
-            ignored.
-        convention: taken where the data set has it; elsewhere scores are as published.
-
-    Raises:
-        UserError: if there are fewer boxes than annotated frames.
-    """
-    truth, visible = _truth(clip)
-    predicted = [_predicted(clip, run) for run in runs]
-    invalid = int((~visible).sum())
-
-    def mean(counted: Convention) -> Curves:
-        return mean_curves([ope_curves(boxes, truth, visible, counted) for boxes in predicted])
-
-    corrected = None
-    if _used(clip.dataset, convention) == "matlab":
-        one_based = DATASETS[clip.dataset].one_based
-        curves = mean_curves(
-            [matlab_curves(boxes, truth, visible, one_based=one_based) for boxes in predicted]
-        )
-    else:
-        published = convention_of(clip.dataset)
-        curves = mean(published)
-        if published.flatters:
-            corrected = (mean(CORRECTED) if invalid else curves).norm_precision_20
-    return SequenceScores(
-        name=clip.name,
-        frames=len(truth),
-        invalid_frames=invalid,
-        curves=curves,
-        norm_precision_corrected=corrected,
-        fps=_fps(runs),
     )
 
 
@@ -230,29 +191,55 @@ def never_moving_results(clips: Sequence[Clip]) -> Run:
     return results
 
 
-def _hides_truth(clip: Clip) -> bool:
+def hides_truth(clip: Clip) -> bool:
+    """Return whether the tree gives no ground truth beyond the first frame."""
     return clip.annotated <= 1 < len(clip.frames)
 
 
-def _used(dataset: str, convention: ConventionName) -> ConventionName:
-    return convention if dataset in MATLAB_SETS else "published"
+class _Tracked:
+    """The annotated frames of a sequence, and what a tracker said of them in each run."""
 
+    def __init__(self, clip: Clip, runs: Sequence[Trajectory]) -> None:
+        self.clip, track = clip, clip.tracks[0]
+        self.truth, self.visible = track.boxes[: clip.annotated], track.visible[: clip.annotated]
+        for run in runs:
+            if len(run.boxes) < len(self.truth):
+                raise UserError(
+                    f"{clip.dataset}-{clip.split}: the result of {clip.name} has {len(run.boxes)} "
+                    f"boxes for {len(self.truth)} annotated frames; track the sequence again"
+                )
+        self.predicted = [xywh_to_xyxy(run.boxes[: len(self.truth)]) for run in runs]
+        self.times = [run.times for run in runs]
 
-def _truth(clip: Clip) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return ground truth (xyxy) and visibility of the annotated frames."""
-    track = clip.tracks[0]
-    return track.boxes[: clip.annotated], track.visible[: clip.annotated]
-
-
-def _predicted(clip: Clip, result: Trajectory) -> NDArray[np.float64]:
-    """Return predictions (xyxy) of the annotated frames."""
-    frames = len(_truth(clip)[0])
-    if len(result.boxes) < frames:
-        raise UserError(
-            f"{clip.dataset}-{clip.split}: the result of {clip.name} has {len(result.boxes)} boxes "
-            f"for {frames} annotated frames; track the sequence again"
+    def ope(self, convention: Convention) -> Curves:
+        """Return the mean curves over the runs."""
+        return mean_curves(
+            [ope_curves(boxes, self.truth, self.visible, convention) for boxes in self.predicted]
         )
-    return xywh_to_xyxy(result.boxes[:frames])
+
+
+def _sequence_scores(tracked: _Tracked, convention: ConventionName) -> SequenceScores:
+    clip, truth, visible = tracked.clip, tracked.truth, tracked.visible
+    invalid = int((~visible).sum())
+    corrected = None
+    if convention == "matlab":
+        one_based = DATASETS[clip.dataset].one_based
+        curves = mean_curves(
+            [matlab_curves(b, truth, visible, one_based=one_based) for b in tracked.predicted]
+        )
+    else:
+        published = convention_of(clip.dataset)
+        curves = tracked.ope(published)
+        if published.flatters:
+            corrected = (tracked.ope(CORRECTED) if invalid else curves).norm_precision_20
+    return SequenceScores(
+        name=clip.name,
+        frames=len(truth),
+        invalid_frames=invalid,
+        curves=curves,
+        norm_precision_corrected=corrected,
+        fps=_fps(tracked.times),
+    )
 
 
 def _mean_corrected(sequences: Sequence[SequenceScores]) -> float | None:
@@ -262,32 +249,25 @@ def _mean_corrected(sequences: Sequence[SequenceScores]) -> float | None:
     return float(np.mean(known)) if known and invalid else None
 
 
-def _fps(results: Sequence[Trajectory]) -> float | None:
-    seconds = sum(float(result.times.sum()) for result in results)
-    frames = sum(len(result.times) for result in results)
-    return frames / seconds if seconds > 0.0 else None  # NaN is not > 0
+def _fps(times: Sequence[NDArray[np.float64]]) -> float | None:
+    seconds = sum(float(of_run.sum()) for of_run in times)
+    return sum(map(len, times)) / seconds if seconds > 0.0 else None  # NaN is not > 0
 
 
-_Pairs = Sequence[tuple[Clip, Sequence[Trajectory]]]  # a clip and its result in each run
-
-
-def _got10k(pairs: _Pairs) -> Got10kScores | None:
+def _got10k(tracked: Sequence[_Tracked]) -> Got10kScores | None:
     values = []
-    for clip, results in pairs:
-        cover = clip.tracks[0].cover
-        if clip.dataset != "got10k" or cover is None:
+    for each in tracked:
+        cover = each.clip.tracks[0].cover
+        if cover is None:
             return None
-        truth, _ = _truth(clip)
-        of_frame, size = cover[: len(truth)], clip.frame_size()
-        values += [got10k_overlaps(_predicted(clip, r), truth, of_frame, size) for r in results]
-    return got10k_scores(values, [result.times for _, results in pairs for result in results])
+        of_frame, size = cover[: len(each.truth)], each.clip.frame_size()
+        values += [got10k_overlaps(boxes, each.truth, of_frame, size) for boxes in each.predicted]
+    return got10k_scores(values, [times for each in tracked for times in each.times])
 
 
-def _trackingnet(pairs: _Pairs) -> TrackingNetScores | None:
-    if pairs[0][0].dataset != "trackingnet":
-        return None
+def _trackingnet(tracked: Sequence[_Tracked]) -> TrackingNetScores:
     curves = [
-        mean_curves([trackingnet_curves(_predicted(clip, r), _truth(clip)[0]) for r in results])
-        for clip, results in pairs
+        mean_curves([trackingnet_curves(boxes, each.truth) for boxes in each.predicted])
+        for each in tracked
     ]
     return trackingnet_scores(curves)

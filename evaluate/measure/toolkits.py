@@ -41,8 +41,7 @@ class Got10kScores:
     sr75: float
     """Share of frames with an overlap over 0.75."""
     frames: int
-    """Frames that count: the first of each sequence and those with cover 0 do not. Those of
-    repeated runs count again."""
+    """That count: not the first of a sequence, nor with cover 0; those of repeated runs again."""
     speed: float | None = None
     """Frames a second: the mean of 1/t over all frames that took a time t; None without times."""
 
@@ -91,18 +90,14 @@ def got10k_scores(
         times: (N,) seconds a frame of each sequence and run, the first frame included; those that
             are NaN or not positive are left out.
     """
-    speed = _speed(times)
+    seconds = np.concatenate([np.zeros(0), *times])
+    measured = seconds[seconds > 0.0]  # NaN is not > 0
+    speed = float((1.0 / measured).mean()) if len(measured) else None
     pooled = np.concatenate([np.zeros(0), *values])
     if not len(pooled):
         return Got10kScores(np.nan, np.nan, np.nan, 0, speed)
-    above = (pooled[:, None] > _GOT10K_THRESHOLDS[[50, 75]]).mean(axis=0)
-    return Got10kScores(float(pooled.mean()), float(above[0]), float(above[1]), len(pooled), speed)
-
-
-def _speed(times: Sequence[NDArray[np.float64]]) -> float | None:
-    pooled = np.concatenate([np.zeros(0), *times])
-    measured = pooled[pooled > 0.0]  # NaN is not > 0
-    return float((1.0 / measured).mean()) if len(measured) else None
+    sr50, sr75 = (float((pooled > at).mean()) for at in _GOT10K_THRESHOLDS[[50, 75]])
+    return Got10kScores(float(pooled.mean()), sr50, sr75, len(pooled), speed)
 
 
 def _bounded(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
@@ -145,8 +140,8 @@ def trackingnet_scores(curves: Sequence[Curves]) -> TrackingNetScores:
     Args:
         curves: the result of `trackingnet_curves` for each sequence, at least one.
     """
-    return TrackingNetScores(*map(_area, mean_curves(curves)))
 
+    def area(curve: NDArray[np.float64]) -> float:
+        return float((curve[1:] + curve[:-1]).sum() * 0.5 / (len(curve) - 1))
 
-def _area(curve: NDArray[np.float64]) -> float:
-    return float((curve[1:] + curve[:-1]).sum() * 0.5 / (len(curve) - 1))
+    return TrackingNetScores(*map(area, mean_curves(curves)))

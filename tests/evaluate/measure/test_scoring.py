@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorat.evaluate.measure.scores import dataset_scores, never_moving_results, sequence_scores
+from lorat.evaluate.measure.scores import dataset_scores, never_moving_results
 from lorat.evaluate.results.files import SequenceResult
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.errors import UserError
@@ -120,7 +120,8 @@ def test_only_annotated_frames_are_scored():
     truth = boxes.copy()
     truth[12:] = np.nan
     visible = np.arange(20) < 12
-    scores = sequence_scores(clip_of(truth, visible, annotated=12), [result_of(boxes)])
+    clip = clip_of(truth, visible, annotated=12)
+    (scores,) = dataset_scores([clip], [{"car-1": result_of(boxes)}]).sequences
     assert scores.frames == 12 and scores.curves.op50 == 1.0
 
 
