@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
-import click
+from dataclasses import dataclass
 
 from lorat.evaluate.measure.ope import ConventionName
+from lorat.shards.base.options import option
 
-convention_option = click.option(
-    "--convention",
-    type=click.Choice(get_args(ConventionName)),
-    default="published",
-    help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published numbers, or "
-    "as their MATLAB toolkits do.",
-)
-"""Adds --convention."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringOptions:
+    """How boxes are scored."""
+
+    convention: ConventionName = option(
+        "published",
+        help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published "
+        "numbers, or as their MATLAB toolkits do.",
+    )

@@ -6,20 +6,21 @@ made of a test set in which a sequence failed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import numpy as np
 
 from lorat.evaluate.measure.ope import ConventionName
-from lorat.evaluate.measure.scores import Scored, score
-from lorat.evaluate.report.page import PageInput, Rival, write_page
-from lorat.evaluate.report.plots import plot_curves
+from lorat.evaluate.measure.scores import DatasetScores, Scored, score
+from lorat.evaluate.report.page import PageInput, write_page
+from lorat.evaluate.report.plots import KINDS, plot_curves
 from lorat.evaluate.report.strips import worst_strips
-from lorat.evaluate.report.tables import metrics_document, score_table, sequence_table
+from lorat.evaluate.report.tables import metrics_document, score_tables
 from lorat.evaluate.results.files import SequenceResult, read_results
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
@@ -36,12 +37,9 @@ from lorat.shards.base.storage import write_json
 PAGE = "report.html"
 """The page's name in an evaluation's folder."""
 
-_FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
 _VIDEO_FRAMES = 300  # of a video that nobody asked for by name
+_SPEED = "a batch's crops, network and boxes, divided by its sequences; images decode beside it"
 _CROPS = {"published": "not antialiased, as published", "shards": "antialiased, as in shards"}
-
-Runs = Sequence[Mapping[str, SequenceResult]]
-"""Repeated runs of a test set: sequence → result of each."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,61 +49,71 @@ class Summary:
     outcome: Evaluation
     out: Path
     """Its folder."""
-    results: Mapping[str, Runs]
-    """By test set."""
+    results: Mapping[str, Sequence[Mapping[str, SequenceResult]]]
+    """Test set → repeated runs → sequence → result."""
     scored: Sequence[Scored]
-    """Of the test sets with ground truth."""
+    """The test sets with ground truth."""
 
     @property
     def label(self) -> str:
         """What the tracker is called."""
         return f"LoRAT {self.outcome.identity.variant}"
 
+    def damaged(self, name: str) -> dict[str, int]:
+        """Return sequence of a test set → frames that did not decode, which have no score."""
+        first = self.results[name][0].items()
+        counts = {sequence: int(np.isnan(result.scores).sum()) for sequence, result in first}
+        return {sequence: count for sequence, count in counts.items() if count}
+
     def write_metrics(self) -> None:
         """Write ``metrics.json``."""
-        damaged = {name: _damaged(runs) for name, runs in self.results.items()}
         about = {
             "tracker": asdict(self.outcome.identity),
             "measured_on": machines_of(self.out),
             "failed": self.outcome.failed,
-            "damaged_frames": {name: counts for name, counts in damaged.items() if counts},
+            "damaged_frames": {n: counts for n in self.results if (counts := self.damaged(n))},
         }
         write_json(self.out / METRICS, metrics_document(self.scored, about))
 
     def remarks(self) -> list[str]:
         """Say what the table does not: cut sets, sets without truth, damaged frames."""
-        lines = [line for each in self.scored for line in _meanings(each)]
+        lines = [f"{each.name}: {said}" for each in self.scored for said in _meanings(each.tracker)]
         with_scores = {each.name for each in self.scored}
         for item in self.outcome.sets:
+            said = []
             if not item.whole:
-                lines.append(
-                    f"{item.name}: {len(item.clips)} sequences chosen, not the whole test set"
-                )
+                said.append(f"{len(item.clips)} sequences chosen, not the whole test set")
             if self.outcome.done(item) and item.name not in with_scores:
-                lines.append(f"{item.name}: tracked; its ground truth is not public, so no score")
-            if damaged := _damaged(self.results[item.name]):
-                lines.append(
-                    f"{item.name}: {sum(damaged.values())} frames of {len(damaged)} sequences did "
-                    f"not decode and kept the last box ({some([*damaged], 5)}); after mending them "
-                    "run again with --overwrite"
+                said.append("tracked; its ground truth is not public, so no score")
+            if damaged := self.damaged(item.name):
+                said.append(
+                    f"{sum(damaged.values())} frames of {len(damaged)} sequences did not decode "
+                    f"and kept the last box ({some([*damaged], 5)}); after mending them run again "
+                    "with --overwrite"
                 )
+            lines += [f"{item.name}: {each}" for each in said]
         return lines
 
     def page(
-        self, remarks: Sequence[str], rivals: Sequence[Rival] = (), worst: int = 5
+        self,
+        remarks: Sequence[str],
+        rivals: Mapping[str, Mapping[str, DatasetScores]] = MappingProxyType({}),
+        worst: int = 5,
     ) -> PageInput:
-        """Collect what the page shows; frames of the worst sequences are read.
+        """Collect what the page shows; frames of the `worst` sequences of each set are read.
 
-        Args:
-            remarks: lines for the reader; reasons of failures are added.
-            rivals: other trackers' scores.
-            worst: sequences of each test set that are shown as pictures.
+        Reasons of failures are added to the remarks.
         """
         sets = {item.name: item for item in self.outcome.sets}
-        strips = {}
-        for each in self.scored:
-            clips = self.outcome.done(sets[each.name])
-            strips[each.name] = worst_strips(clips, self.results[each.name][0], each.tracker, worst)
+        strips = {
+            each.name: worst_strips(
+                self.outcome.done(sets[each.name]),
+                self.results[each.name][0],
+                each.tracker,
+                worst,
+            )
+            for each in self.scored
+        }
         return PageInput(
             label=self.label,
             variant=self.outcome.identity.variant,
@@ -132,10 +140,7 @@ class Summary:
             about["tracked"] = newest.strftime("%Y-%m-%d %H:%M UTC")
         if machines := machines_of(self.out):
             about["speed measured on"] = "; ".join(machines)
-            about["what speed is"] = (
-                "a batch's crops, network and boxes, divided by its sequences; images decode "
-                "beside it"
-            )
+            about["what speed is"] = _SPEED
         return about
 
 
@@ -149,10 +154,8 @@ def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "publ
     for item in outcome.sets:
         clips = outcome.done(item)
         names = [clip.name for clip in clips]
-        results[item.name] = [
-            read_results(result_folder(out, item.name, run), names)
-            for run in range(1, item.runs + 1)
-        ]
+        folders = [result_folder(out, item.name, run) for run in range(1, item.runs + 1)]
+        results[item.name] = [read_results(folder, names) for folder in folders]
         if scores := score(clips, results[item.name], convention):
             scored.append(scores)
     return Summary(outcome, out, results, scored)
@@ -184,24 +187,22 @@ def publish(
         UserError: if a zip or the video cannot be made; what was written before stays.
     """
     summary = summarise(outcome, out, convention)
-    scored = summary.scored
     summary.write_metrics()
-    for each in scored:
-        if len(each.tracker.sequences) <= _FEW_SEQUENCES:
-            OUT.print(sequence_table(each))
-    if scored:
-        OUT.print(score_table(scored, summary.label))
-        for kind in ("success", "precision"):
-            plot_curves(scored, summary.label, kind, out / f"{kind}.png")
+    for table in score_tables(summary.scored, summary.label):
+        OUT.print(table)
+    written = [f"metrics: {out / METRICS}"]
+    if summary.scored:
+        plots = [plot_curves(summary.scored, summary.label, kind, out) for kind in KINDS[:2]]
+        written.append(f"plots: {', '.join(map(str, plots))}")
     remarks = summary.remarks()
     for line in remarks:
         say(line)
     for item in outcome.sets:
         if item.submit:
             _zip(summary, item, overwrite)
-    say(f"metrics: {out / METRICS}")
-    if scored:
-        say(f"plots: {out / 'success.png'}, {out / 'precision.png'}")
+    for line in written:
+        say(line)
+    if summary.scored:
         write_page(out / PAGE, summary.page(remarks))
         say(f"report: {out / PAGE}")
     if not no_video and (clip := _video_clip(summary, video)):
@@ -215,29 +216,20 @@ def publish(
             say(f"video of {clip.name}: {path}")
 
 
-def _damaged(runs: Runs) -> dict[str, int]:
-    """Return sequence → frames that did not decode in the first run, which have no score."""
-    counts = {name: int(np.isnan(result.scores).sum()) for name, result in runs[0].items()}
-    return {name: count for name, count in counts.items() if count}
-
-
-def _meanings(scored: Scored) -> list[str]:
+def _meanings(scores: DatasetScores) -> Iterator[str]:
     """Say how the numbers of a test set came about where that is not the usual way."""
-    tracker, name = scored.tracker, scored.name
-    lines = []
-    if tracker.convention == "matlab":
-        lines.append(f"{name}: scored as its MATLAB toolkit does")
-    if tracker.runs > 1:
-        lines.append(f"{name}: mean of {tracker.runs} runs")
-    if own := tracker.trackingnet:
-        lines.append(
-            f"{name}: areas under the curves, as its server gives them: success "
+    if scores.convention == "matlab":
+        yield "scored as its MATLAB toolkit does"
+    if scores.runs > 1:
+        yield f"mean of {scores.runs} runs"
+    if own := scores.trackingnet:
+        yield (
+            "areas under the curves, as its server gives them: success "
             f"{100 * own.success:.1f}, precision {100 * own.precision:.1f}, normalised "
             f"{100 * own.norm_precision:.1f}"
         )
-    if hidden := tracker.unscored:
-        lines.append(f"{name}: {len(hidden)} sequences have no ground truth ({some(hidden, 5)})")
-    return lines
+    if hidden := scores.unscored:
+        yield f"{len(hidden)} sequences have no ground truth ({some(hidden, 5)})"
 
 
 def _failures(failed: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from lorat.evaluate.cli.options import convention_option
-from lorat.evaluate.measure.ope import ConventionName
+from lorat.evaluate.cli.options import ScoringOptions
+from lorat.evaluate.measure.scores import DatasetScores, dataset_scores
 from lorat.evaluate.results.files import has_result
+from lorat.evaluate.results.layouts import read_foreign
 from lorat.evaluate.track.settings import default_out, newest_run, run_weights
 from lorat.evaluate.track.store import is_done, read_identity, result_folder
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets
@@ -19,52 +20,58 @@ from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.options import option
 
 if TYPE_CHECKING:
-    from lorat.evaluate.cli.publish import Runs, Summary
-    from lorat.evaluate.measure.scores import DatasetScores
-    from lorat.evaluate.report.page import Rival
-    from lorat.prep.trees.base.clip import Clip
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
+    from lorat.evaluate.cli.publish import Summary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """The command line, as click parsed it."""
+class ReportOptions(ScoringOptions):
+    """Whose page is made, and with what on it."""
 
-    run: Path | None
-    out: Path | None
-    trees: TreeOptions
-    datasets: str | None
-    results: tuple[str, ...]
-    worst: int
-    html: Path | None
-    convention: ConventionName
+    run: Path | None = option(
+        None, kind="folder", help="A run folder; its last checkpoint's evaluation."
+    )
+    out: Path | None = option(None, kind="folder", help="An evaluation's folder, instead of a run.")
+    datasets: str | None = option(
+        None,
+        metavar="NAMES",
+        help="Test sets with commas between.  [default: all that have results]",
+    )
+    results: tuple[str, ...] = option(
+        (),
+        metavar="LABEL=DIR",
+        help="Another tracker's results, in any layout that lorat-eval score reads.",
+    )
+    worst: int = option(5, least=0, help="Sequences shown as pictures, a set.")
+    html: Path | None = option(
+        None, kind="file", help="File to write.  [default: report.html in --out]"
+    )
+
+    def home(self) -> Path:
+        """Return the evaluation's folder."""
+        if self.run is not None and self.out is not None:
+            raise UserError("--run and --out: give one of them")
+        return self.out or default_out(run_weights(self.run or newest_run()))
+
+    def rivals(self) -> dict[str, Path]:
+        """Return what other trackers are called, and where their results are."""
+        folders: dict[str, Path] = {}
+        for text in self.results:
+            label, equals, folder = text.partition("=")
+            if not (label and equals and folder):
+                raise UserError(f"--results {text}: write LABEL=DIR")
+            if label in folders:
+                raise UserError(f"--results {label}: given twice; use two labels")
+            folders[label] = Path(folder)
+        return folders
 
 
-@click.command("report", cls=Command, context_settings={"show_default": True})
-@click.option("--run", type=_FOLDER, help="A run folder; its last checkpoint's evaluation.")
-@click.option("--out", type=_FOLDER, help="An evaluation's folder, instead of a run.")
+@click.command("report", cls=Command)
+@options_of(ReportOptions, "options")
 @options_of(TreeOptions, "trees")
-@click.option(
-    "--datasets",
-    metavar="NAMES",
-    help="Test sets with commas between.  [default: all that have results]",
-)
-@click.option(
-    "--results",
-    multiple=True,
-    metavar="LABEL=DIR",
-    help="Another tracker's results, in any layout that lorat-eval score reads.",
-)
-@click.option(
-    "--worst", type=click.IntRange(min=0), default=5, help="Sequences shown as pictures, a set."
-)
-@click.option("--html", type=_FILE, help="File to write.  [default: report.html in --out]")
-@convention_option
-def report_command(**values: Any) -> None:
+def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     """Write the page of an evaluation, with other trackers beside it.
 
     Reads the results that lorat-eval wrote; nothing is tracked. The page is one file that opens
@@ -76,18 +83,11 @@ def report_command(**values: Any) -> None:
     Exit status: 0 done; 1 sequences have no result, and the page says so; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    click.get_current_context().exit(_report(Options(**values)))
-
-
-def _report(options: Options) -> int:
-    """Do the job and return the exit status."""
-    if options.run is not None and options.out is not None:
-        raise UserError("--run and --out: give one of them")
-    out = options.out or default_out(run_weights(options.run or newest_run()))
+    out = options.home()
     identity = read_identity(out)
     if identity is None:
         raise UserError(f"{out}: no evaluation there (tracker.json); run lorat-eval first")
-    sets = _sets(options, out)
+    sets = _sets(options, trees, out)
     # torch and matplotlib take seconds to import: help and mistakes need not wait for them.
     from lorat.evaluate.cli.publish import PAGE, summarise
     from lorat.evaluate.report.page import write_page
@@ -97,34 +97,32 @@ def _report(options: Options) -> int:
     summary = summarise(Evaluation(sets, identity, failed), out, options.convention)
     if not summary.scored:
         raise UserError(f"{out}: no result of a test set with ground truth; run lorat-eval first")
-    rivals, compared = _rivals(options, summary)
-    page = summary.page([*summary.remarks(), *compared], rivals, options.worst)
+    remarks, rivals = summary.remarks(), {}
+    for label, folder in options.rivals().items():
+        rivals[label] = _read_rival(label, folder, summary, options, remarks)
+    page = summary.page(remarks, rivals, options.worst)
     path = options.html or out / PAGE
     write_page(path, page)
     for line in page.remarks:
         say(line)
     say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    return 1 if failed else 0
+    click.get_current_context().exit(1 if failed else 0)
 
 
-def _sets(options: Options, out: Path) -> list[TestSet]:
+def _sets(options: ReportOptions, trees: TreeOptions, out: Path) -> list[TestSet]:
     """Return the test sets that have results, as often as they were tracked."""
     there = sorted(path.name for path in (out / "results").glob("*") if path.is_dir())
     names = split_names(options.datasets)
     if not (names or there):
         raise UserError(f"{out}: holds no results; run lorat-eval first")
-    sets = choose_test_sets(names or there, (), options.trees)
-    return [
-        TestSet(item.dataset, item.split, item.clips, unread=item.unread, runs=_runs(item, out))
-        for item in sets
-    ]
+    sets = choose_test_sets(names or there, (), trees)
+    return [replace(item, runs=_runs(item, out)) for item in sets]
 
 
 def _runs(item: TestSet, out: Path) -> int:
     """Return how many runs hold every sequence that the first one holds."""
-    first = [
-        clip.name for clip in item.clips if has_result(result_folder(out, item.name), clip.name)
-    ]
+    folder = result_folder(out, item.name)
+    first = [clip.name for clip in item.clips if has_result(folder, clip.name)]
     runs = 1
     while first and all(has_result(result_folder(out, item.name, runs + 1), n) for n in first):
         runs += 1
@@ -132,7 +130,8 @@ def _runs(item: TestSet, out: Path) -> int:
 
 
 def _failed(sets: Sequence[TestSet], out: Path) -> dict[str, dict[str, str]]:
-    failed: dict[str, dict[str, str]] = {}
+    """Return test set → sequence → why it is not on the page."""
+    failed = {}
     for item in sets:
         reasons = dict(item.unread)
         for clip in item.clips:
@@ -143,72 +142,39 @@ def _failed(sets: Sequence[TestSet], out: Path) -> dict[str, dict[str, str]]:
     return failed
 
 
-def _rivals(options: Options, summary: Summary) -> tuple[list[Rival], list[str]]:
-    """Return the other trackers' scores, and lines on what they lack.
+def _read_rival(
+    label: str, folder: Path, summary: Summary, options: ReportOptions, remarks: list[str]
+) -> dict[str, DatasetScores]:
+    """Return another tracker's scores by test set; what they lack is added to the remarks.
 
     Raises:
-        UserError: if a folder holds no result of any of the test sets.
+        UserError: if its folder holds no result of any of the test sets.
     """
-    from lorat.evaluate.report.page import Rival
-    from lorat.evaluate.results.layouts import read_foreign
-
-    outcome, lines, rivals = summary.outcome, [], []
-    items = {item.name: item for item in outcome.sets}
-    for label, folder in _folders(options.results).items():
-        sets, refused = {}, ""
-        for each in summary.scored:
-            clips = outcome.done(items[each.name])
-            try:
-                foreign = read_foreign(folder, clips)
-            except UserError as error:
-                refused = error.message
-                lines.append(f"{each.name}: {label} left out: {error.message}")
-                continue
-            runs = summary.results[each.name], foreign.runs
-            scores, said = _compare(label, each.tracker, clips, *runs, options.convention)
-            lines += [*said, *(f"{each.name}: {label}: {note}" for note in foreign.notes)]
-            if scores is not None:
-                sets[each.name] = scores
-        if not sets:
-            raise UserError(f"--results {label}={folder}: {refused or 'no result of any test set'}")
-        rivals.append(Rival(label=label, sets=sets))
-    return rivals, lines
-
-
-def _compare(
-    label: str,
-    ours: DatasetScores,
-    clips: Sequence[Clip],
-    our_runs: Runs,
-    their_runs: Runs,
-    convention: ConventionName,
-) -> tuple[DatasetScores | None, list[str]]:
-    """Score another tracker on the sequences that it has results of.
-
-    Where these are not all of ours, a line says so, with our score over the same.
-    """
-    from lorat.evaluate.measure.scores import dataset_scores
-
-    shared = [clip for clip in clips if all(clip.name in run for run in their_runs)]
-    theirs = dataset_scores(shared, their_runs, convention)
-    if theirs is None or len(theirs.sequences) == len(ours.sequences):
-        return theirs, []
-    same = dataset_scores(shared, our_runs, convention)
-    assert same is not None, "these sequences have ground truth"
-    return theirs, [
-        f"{theirs.dataset}-{theirs.split}: {label} has results of {len(theirs.sequences)} of "
-        f"{len(ours.sequences)} sequences; over these its AUC is {100 * theirs.curves.auc:.1f} and "
-        f"ours {100 * same.curves.auc:.1f}"
-    ]
-
-
-def _folders(texts: Sequence[str]) -> Mapping[str, Path]:
-    folders: dict[str, Path] = {}
-    for text in texts:
-        label, equals, folder = text.partition("=")
-        if not (label and equals and folder):
-            raise UserError(f"--results {text}: write LABEL=DIR")
-        if label in folders:
-            raise UserError(f"--results {label}: given twice; use two labels")
-        folders[label] = Path(folder)
-    return folders
+    sets, refused = {}, "no result of any test set"
+    for item in summary.outcome.sets:
+        ours = next((each.tracker for each in summary.scored if each.name == item.name), None)
+        if ours is None:
+            continue
+        clips = summary.outcome.done(item)
+        try:
+            foreign = read_foreign(folder, clips)
+        except UserError as error:
+            refused = error.message
+            remarks.append(f"{item.name}: {label} left out: {refused}")
+            continue
+        shared = [clip for clip in clips if all(clip.name in run for run in foreign.runs)]
+        theirs = dataset_scores(shared, foreign.runs, options.convention)
+        if theirs is not None:
+            sets[item.name] = theirs
+            if len(theirs.sequences) < len(ours.sequences):
+                same = dataset_scores(shared, summary.results[item.name], options.convention)
+                assert same is not None, "these sequences have ground truth"
+                remarks.append(
+                    f"{item.name}: {label} has results of {len(theirs.sequences)} of "
+                    f"{len(ours.sequences)} sequences; over these its AUC is "
+                    f"{100 * theirs.curves.auc:.1f} and ours {100 * same.curves.auc:.1f}"
+                )
+        remarks += [f"{item.name}: {label}: {note}" for note in foreign.notes]
+    if not sets:
+        raise UserError(f"--results {label}={folder}: {refused}")
+    return sets

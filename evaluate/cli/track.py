@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from lorat.evaluate.cli.export import export_command
+from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.cli.report import report_command
 from lorat.evaluate.cli.results import export_results_command
 from lorat.evaluate.cli.score import score_command
 from lorat.evaluate.cli.submit import check_zip_command
 from lorat.evaluate.cli.video import video_command
-from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.submit.servers import ServerName
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut, default_test_sets
@@ -74,18 +74,13 @@ class TestSetOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OutputOptions:
+class OutputOptions(ScoringOptions):
     """What comes out, and where."""
 
     out: Path | None = option(
         None, kind="folder", help="Where results go; <run>/eval/<checkpoint> by default."
     )
     overwrite: bool = option(False, help="Forget the results and zips that are there.")
-    convention: ConventionName = option(
-        "published",
-        help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published "
-        "numbers, or as their MATLAB toolkits do.",
-    )
     video: str | None = option(
         None, metavar="NAME", help="Sequence of the video; one is chosen by default."
     )

@@ -8,14 +8,13 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -23,84 +22,46 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.measure.ope import CENTRE_THRESHOLDS, NORM_THRESHOLDS, OVERLAP_THRESHOLDS
 from lorat.evaluate.measure.scores import DatasetScores, Scored
-from lorat.evaluate.report.columns import COLUMNS, NEVER_MOVING
+from lorat.evaluate.report.tables import COLUMNS, NEVER_MOVING, Column
 from lorat.shards.base.storage import atomic_file
 
-COLOURS = 6  # of trackers, then they repeat
-# In SVG each colour becomes the page's variable of that name, which has a dark value too.
-_VARIABLES = {
-    "c0": "#0072b2",
-    "c1": "#d55e00",
-    "c2": "#009e73",
-    "c3": "#b5589b",
-    "c4": "#b8860b",
-    "c5": "#3a9fd6",
-    "still": "#8d949b",
-    "soft": "#626a73",
-    "line": "#e3e6e9",
+_STYLE = Path(__file__).with_name("data") / "plots.mplstyle"
+# In SVG each becomes the page's variable of that name, which has a dark value too.
+_COLOURS = {
+    **{"c0": "#0072b2", "c1": "#d55e00", "c2": "#009e73"},
+    **{"c3": "#b5589b", "c4": "#b8860b", "c5": "#3a9fd6"},
+    **{"still": "#8d949b", "soft": "#626a73", "line": "#e3e6e9"},
 }
-_STYLE = {
-    "font.size": 8,
-    "font.sans-serif": ["DejaVu Sans"],
-    "axes.titlesize": 9,
-    "axes.linewidth": 0.6,
-    "axes.edgecolor": _VARIABLES["soft"],
-    "axes.labelcolor": _VARIABLES["soft"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": _VARIABLES["line"],
-    "grid.linewidth": 0.6,
-    "xtick.color": _VARIABLES["soft"],
-    "ytick.color": _VARIABLES["soft"],
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.fontsize": 7.5,
-    "legend.title_fontsize": 7,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.9,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lorat",
-}
+RIVAL_COLOURS = ("c1", "c2", "c3", "c4", "c5")
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class CurveKind:
+class CurveKind(NamedTuple):
     """One of the curves of scores."""
 
+    name: str
+    """In `Curves`."""
     title: str
     said: str
-    """What its score is."""
+    """What the score is that is read off it."""
     axis: str
     thresholds: NDArray[np.float64]
-    score: str
-    """The score that is read off it, of `COLUMNS`."""
-    read_at: float | None = None
-    """The threshold at which it is."""
+
+    @property
+    def column(self) -> Column:
+        """The score that is read off it."""
+        return COLUMNS["auc" if self.name == "success" else self.name]
 
 
-KINDS: Mapping[str, CurveKind] = MappingProxyType(
-    {
-        "success": CurveKind("Success", "AUC", "overlap threshold", OVERLAP_THRESHOLDS, "auc"),
-        "precision": CurveKind(
-            "Precision", "at 20 px", "centre error, pixels", CENTRE_THRESHOLDS, "precision", 20.0
-        ),
-        "norm_precision": CurveKind(
-            "Normalised precision",
-            "at 0.20",
-            "centre error, object sides",
-            NORM_THRESHOLDS,
-            "norm_precision",
-            0.2,
-        ),
-    }
+_PIXELS, _SIDES = "centre error, pixels", "centre error, object sides"
+KINDS = (
+    CurveKind("success", "Success", "AUC", "overlap threshold", OVERLAP_THRESHOLDS),
+    CurveKind("precision", "Precision", "at 20 px", _PIXELS, CENTRE_THRESHOLDS),
+    CurveKind("norm_precision", "Normalised precision", "at 0.20", _SIDES, NORM_THRESHOLDS),
 )
-"""By their names in `Curves`."""
+_AT_20 = 20  # the index of the threshold at which both precision scores are read off
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One tracker of a plot or table."""
 
     label: str
@@ -109,50 +70,50 @@ class Entry:
     """A name among the page's colours: ``c0`` is ours, ``still`` never moving's."""
 
 
-def plot_curves(scored: Sequence[Scored], label: str, name: str, path: Path) -> None:
-    """Draw a curve of every test set, a panel each, as a PNG.
+def plot_curves(scored: Sequence[Scored], label: str, kind: CurveKind, folder: Path) -> Path:
+    """Draw a curve of every test set, at least one, a panel each, and return the PNG's path.
 
     Args:
-        scored: the test sets, at least one.
+        scored: the test sets.
         label: what the legend calls the tracker.
-        name: of `KINDS`.
-        path: where to write.
+        kind: which curve.
+        folder: where to write ``success.png`` or the like.
     """
-    kind = KINDS[name]
+    path = folder / f"{kind.name}.png"
     columns = min(3, len(scored))
     rows = math.ceil(len(scored) / columns)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(3.3 * columns, 2.6 * rows), dpi=220, layout="constrained")
+    with style.context(_STYLE):
+        figure = Figure(figsize=(3.3 * columns, 2.6 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, item in zip(grid.flat, scored, strict=False):
             entries = [
                 Entry(label, item.tracker, "c0"),
                 Entry(NEVER_MOVING, item.still, "still"),
             ]
-            _draw(axes, entries, name)
-            axes.set_title(f"{item.name} ({len(item.tracker.sequences)} sequences)")
-            axes.set_ylabel(kind.title)
-            lines = axes.get_lines()[: len(entries)][::-1]
-            said = [f"{e.label} [{COLUMNS[kind.score].text(e.scores)}]" for e in entries]
+            _draw(axes, entries, kind)
+            title = f"{item.name} ({len(item.tracker.sequences)} sequences)"
+            axes.set(title=title, ylabel=kind.title)
+            said = [f"{e.label} [{kind.column.text(e.scores)}]" for e in entries]
+            lines = axes.get_lines()[1::-1]
             axes.legend(lines, said, title=f"{kind.said} in brackets", alignment="left")
         for axes in grid.flat[len(scored) :]:
             axes.set_visible(False)
         with atomic_file(path) as file:
             figure.savefig(file, format="png")
+    return path
 
 
-def curves_svg(entries: Sequence[Entry], name: str) -> str:
+def curves_svg(entries: Sequence[Entry], kind: CurveKind) -> str:
     """Return a curve of several trackers on one test set, ours first, as markup for the page."""
-    with rc_context(_STYLE):
+    with style.context(_STYLE):
         figure = Figure(figsize=(3.8, 2.5))
-        _draw(figure.add_axes((0.105, 0.145, 0.87, 0.82)), entries, name)
+        _draw(figure.add_axes((0.105, 0.145, 0.87, 0.82)), entries, kind)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    svg = file.getvalue()
     # The first <defs> is a style that would be the whole page's.
-    svg = svg[svg.index("</defs>") + len("</defs>") :]
-    for variable, colour in _VARIABLES.items():
+    svg = file.getvalue().partition("</defs>")[2]
+    for variable, colour in _COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
     for number, entry in enumerate(entries):
         titled = f"<g><title>{escape(entry.label)}</title>"
@@ -160,7 +121,30 @@ def curves_svg(entries: Sequence[Entry], name: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     width, height = figure.get_size_inches() * 72
     head = f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img"'
-    return f'{head} aria-label="{KINDS[name].title} curves">{svg}'
+    return f'{head} aria-label="{kind.title} curves">{svg}'
+
+
+def _draw(axes: Axes, entries: Sequence[Entry], kind: CurveKind) -> None:
+    """Draw curves in per cent over thresholds, the first entry's on top of all."""
+    for number, entry in reversed(list(enumerate(entries))):
+        still = entry.colour == "still"
+        # Not clipped: a curve along 100 would lose half its width.
+        axes.plot(
+            kind.thresholds,
+            100 * getattr(entry.scores.curves, kind.name),
+            color=_COLOURS[entry.colour],
+            linestyle=(0, (4, 2)) if still else "-",
+            linewidth=1.2 if still else 1.6,
+            clip_on=False,
+            zorder=3,
+            gid=f"curve-{number}",
+        )
+    if kind.name != "success":
+        axes.axvline(kind.thresholds[_AT_20], color=_COLOURS["soft"], linewidth=0.6, linestyle=":")
+    last = kind.thresholds[-1]
+    axes.set(xlabel=kind.axis, xlim=(0, last), xticks=np.linspace(0, last, 6), ylim=(0, 100))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(PercentFormatter())
 
 
 def timeline_svg(overlap: NDArray[np.float64], frames: int, marks: Sequence[int]) -> str:
@@ -175,7 +159,7 @@ def timeline_svg(overlap: NDArray[np.float64], frames: int, marks: Sequence[int]
     width, height = 600, 56
     x, present = np.linspace(0, width, len(overlap)), np.isfinite(overlap)
     step = width / max(len(overlap) - 1, 1)
-    goes_on = np.concatenate([[False], present[:-1]])
+    goes_on = np.append(False, present[:-1])
     line = "".join(
         f"{'L' if goes_on[i] else 'M'}{x[i]:.1f},{(1 - overlap[i]) * (height - 4) + 2:.1f}"
         for i in np.flatnonzero(present)
@@ -185,39 +169,11 @@ def timeline_svg(overlap: NDArray[np.float64], frames: int, marks: Sequence[int]
     )
     places = [(mark - 1) / max(frames - 1, 1) * width for mark in marks]
     ticks = "".join(f"M{at:.1f},0v{height}" for at in places)
-    paths = {
-        "absent": shade,
-        "grid": f"M0,{height // 2}h{width}",
-        "curve": line,
-        "mark": ticks,
-    }
+    middle = f"M0,{height // 2}h{width}"
+    paths = {"absent": shade, "grid": middle, "curve": line, "mark": ticks}
     return (
         f'<svg class="timeline" viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
         f'role="img" aria-label="overlap over {frames} frames">'
-        + "".join(f'<path class="{kind}" d="{path}"/>' for kind, path in paths.items())
+        + "".join(f'<path class="{name}" d="{path}"/>' for name, path in paths.items())
         + "</svg>"
     )
-
-
-def _draw(axes: Axes, entries: Sequence[Entry], name: str) -> None:
-    """Draw curves in per cent over thresholds, the first entry's on top of all."""
-    kind = KINDS[name]
-    for number, entry in reversed(list(enumerate(entries))):
-        still = entry.colour == "still"
-        # Not clipped: a curve along 100 would lose half its width.
-        axes.plot(
-            kind.thresholds,
-            100 * getattr(entry.scores.curves, name),
-            color=_VARIABLES[entry.colour],
-            linestyle=(0, (4, 2)) if still else "-",
-            linewidth=1.2 if still else 1.6,
-            clip_on=False,
-            zorder=3,
-            gid=f"curve-{number}",
-        )
-    if kind.read_at is not None:
-        axes.axvline(kind.read_at, color=_VARIABLES["soft"], linewidth=0.6, linestyle=":")
-    last = kind.thresholds[-1]
-    axes.set(xlabel=kind.axis, xlim=(0, last), xticks=np.linspace(0, last, 6), ylim=(0, 100))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter(PercentFormatter())

@@ -10,12 +10,11 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedNumber:
+class PublishedNumber(NamedTuple):
     """One value."""
 
     value: float
@@ -23,18 +22,9 @@ class PublishedNumber:
     sources: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedRow:
-    """What is published of one variant on one test set."""
-
-    variant: str
-    numbers: Mapping[str, PublishedNumber]
-    """Measure → value; those that are known."""
-
-
 @functools.cache
-def published_rows(test_set: str) -> tuple[PublishedRow, ...]:
-    """Return what is published on a test set ``<dataset>-<split>``, small variants first."""
+def published_numbers(test_set: str) -> Mapping[str, Mapping[str, PublishedNumber]]:
+    """Return variant → measure → what is published on ``<dataset>-<split>``, small ones first."""
     text = (resources.files("lorat.evaluate.report") / "data" / "published.csv").read_text("utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     found: dict[str, dict[str, PublishedNumber]] = {}
@@ -42,4 +32,4 @@ def published_rows(test_set: str) -> tuple[PublishedRow, ...]:
         if row["set"] == test_set:
             number = PublishedNumber(float(row["value"]), tuple(row["sources"].split("; ")))
             found.setdefault(row["variant"], {})[row["measure"]] = number
-    return tuple(PublishedRow(variant, numbers) for variant, numbers in found.items())
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,7 @@ _QUALITY = 72
 _POINTS = 400  # of the overlap over time that are kept
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class StripFrame:
+class StripFrame(NamedTuple):
     """One picture of a strip."""
 
     number: int
@@ -35,14 +34,13 @@ class StripFrame:
     """None where the object is absent, or its box is not known."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Strip:
+class Strip(NamedTuple):
     """A sequence in a few pictures."""
 
     name: str
     frames: int
     auc: float
-    pictures: tuple[StripFrame, ...]
+    pictures: list[StripFrame]
     overlap: NDArray[np.float64]
     """(P,) overlap over the sequence, evenly spaced; NaN where the object is absent."""
     lost: int | None
@@ -72,7 +70,6 @@ def worst_strips(
     return [
         _strip(by_name[each.name], results[each.name], each.curves.auc, frames)
         for each in ranked[:count]
-        if each.name in by_name
     ]
 
 
@@ -84,10 +81,8 @@ def first_loss(overlap: NDArray[np.float64]) -> int | None:
     """
     known = np.flatnonzero(np.isfinite(overlap))
     low = overlap[known] <= _LOST
-    for start in np.flatnonzero(low):
-        if low[start : start + _LASTING].all():
-            return int(known[start])
-    return None
+    starts = (start for start in np.flatnonzero(low) if low[start : start + _LASTING].all())
+    return next((int(known[start]) for start in starts), None)
 
 
 def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
@@ -95,28 +90,38 @@ def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
     boxes = xywh_to_xyxy(result.boxes)
     overlap = np.where(track.visible[:rows], overlaps(boxes[:rows], track.boxes[:rows]), np.nan)
     lost = first_loss(overlap)
-    pictures, undecoded = [], 0
-    for index in _shown(rows, count, lost):
+    shown = _shown(rows, count, lost)
+    pictures = []
+    for index in shown:
         try:
             frame = read_image(clip.frames[index])
         except ImageError:
-            undecoded += 1
             continue
         true = track.boxes[index] if track.visible[index] else None
         picture = draw_thumbnail(frame, boxes[index], true)
         value = float(overlap[index]) if np.isfinite(overlap[index]) else None
         size = (picture.shape[1], picture.shape[0])
         pictures.append(StripFrame(index + 1, encode(picture, _QUALITY), size, value))
-    places = np.unique(np.linspace(0, rows - 1, min(rows, _POINTS)).round().astype(int))
-    number = None if lost is None else lost + 1
-    return Strip(clip.name, rows, auc, tuple(pictures), overlap[places], number, undecoded)
+    return Strip(
+        name=clip.name,
+        frames=rows,
+        auc=auc,
+        pictures=pictures,
+        overlap=overlap[_spread(rows, _POINTS)],
+        lost=None if lost is None else lost + 1,
+        undecoded=len(shown) - len(pictures),
+    )
 
 
 def _shown(frames: int, count: int, lost: int | None) -> list[int]:
     """Return indices spread over a sequence; the one of the loss takes its nearest's place."""
-    spread = np.unique(np.linspace(0, frames - 1, min(frames, count)).round().astype(int))
-    shown = [int(index) for index in spread]
+    shown = _spread(frames, count)
     if lost is not None and lost not in shown and len(shown) > 1:
         nearest = min(range(1, len(shown)), key=lambda place: abs(shown[place] - lost))
         shown[nearest] = lost
     return sorted(set(shown))
+
+
+def _spread(frames: int, count: int) -> list[int]:
+    places = np.linspace(0, frames - 1, min(frames, count)).round().astype(int)
+    return [int(place) for place in np.unique(places)]

@@ -1,45 +1,117 @@
 """Scores for people and programs: tables for the console, and the same numbers as JSON.
 
-Every report sets the tracker beside one that never moves its first box, which is what the numbers
-of a data set are worth without tracking. Tables are in per cent; JSON holds fractions.
+One table of measures, `COLUMNS`, serves the console, the report page and metrics.json. Every report
+sets the tracker beside one that never moves its first box, which is what the numbers of a data set
+are worth without tracking. Tables are in per cent; JSON holds fractions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from rich.table import Table
 
+from lorat.evaluate.measure.attributes import AttributeScores
 from lorat.evaluate.measure.scores import DatasetScores, Scored, SequenceScores
-from lorat.evaluate.report.columns import (
-    COLUMNS,
-    NEVER_MOVING,
-    OF_ATTRIBUTES,
-    OF_SEQUENCES,
-    OF_SETS,
-    Scores,
-    filled,
-)
 from lorat.shards.base.console import plain_table
 
-_PRINTED = (
-    *("auc", "precision", "norm_precision", "norm_precision_corrected"),
-    *("ao", "sr50", "sr75", "fps"),
+Scores: TypeAlias = DatasetScores | SequenceScores | AttributeScores
+
+NEVER_MOVING = "never moving"
+"""What reports call the tracker that repeats its first box."""
+
+_FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A measure."""
+
+    heading: str
+    path: str
+    """Where it stands in scores."""
+    published: str = ""
+    """Its name among the published numbers."""
+    share: bool = True
+    """Whether it is a share, which is shown in per cent."""
+
+    def read(self, scores: Scores) -> float | None:
+        """Return its value; None where the scores have none."""
+        value: object = scores
+        for name in self.path.split("."):
+            value = getattr(value, name, None)
+        return value if isinstance(value, float) else None
+
+    def shown(self, scores: Scores) -> float | None:
+        """Return what is shown of it: shares in per cent; None where there is no number."""
+        value = self.read(scores)
+        if value is None or not math.isfinite(value):
+            return None
+        return 100 * value if self.share else value
+
+    def text(self, scores: Scores) -> str:
+        """Return what a table of the console shows of it."""
+        value = self.shown(scores)
+        if value is None:
+            return "-"
+        return f"{value:.1f}" if self.share or value < 10 else f"{value:.0f}"
+
+
+COLUMNS: Mapping[str, Column] = MappingProxyType(
+    {
+        "auc": Column("AUC", "curves.auc", "auc"),
+        "op50": Column("OP50", "curves.op50"),
+        "op75": Column("OP75", "curves.op75"),
+        "precision": Column("P", "curves.precision_20", "precision"),
+        "norm_precision": Column("Pnorm", "curves.norm_precision_20", "norm_precision"),
+        "norm_precision_corrected": Column("Pnorm*", "norm_precision_corrected"),
+        "ao": Column("AO", "got10k.ao", "ao"),
+        "sr50": Column("SR0.5", "got10k.sr50", "sr50"),
+        "sr75": Column("SR0.75", "got10k.sr75", "sr75"),
+        # TrackingNet's published numbers are its server's, which gives areas.
+        "success_area": Column("area S", "trackingnet.success", "auc"),
+        "precision_area": Column("area P", "trackingnet.precision", "precision"),
+        "norm_precision_area": Column("area Pn", "trackingnet.norm_precision", "norm_precision"),
+        "fps": Column("fps", "fps", share=False),
+        "speed": Column("speed", "got10k.speed", share=False),
+    }
 )
-_LOGGED = ("auc", "precision", "norm_precision", "ao", "sr50", "sr75")
+"""By name, in the order of tables."""
+
+OF_ATTRIBUTES = ("auc", "precision", "norm_precision")
+"""What is told of each attribute, in tables and in JSON."""
+_OF_SEQUENCES = ("auc", "op50", "op75", "precision", "norm_precision", "fps")
+_OF_SETS = (*_OF_SEQUENCES[:-1], "norm_precision_corrected", "fps")
+_LOGGED = (*OF_ATTRIBUTES, "ao", "sr50", "sr75")
+_PRINTED = (*OF_ATTRIBUTES, "norm_precision_corrected", "ao", "sr50", "sr75", "fps")
 
 
-def score_table(scored: Sequence[Scored], label: str) -> Table:
-    """Lay out a row a test set and tracker: OPE scores, GOT-10k's own measures, frames a second.
+def filled(every: Sequence[DatasetScores], names: Sequence[str] = (*COLUMNS,)) -> dict[str, Column]:
+    """Return the columns of these names that some scores have, and fps."""
+    return {
+        name: COLUMNS[name]
+        for name in names
+        if name == "fps" or any(COLUMNS[name].read(scores) is not None for scores in every)
+    }
+
+
+def score_tables(scored: Sequence[Scored], label: str) -> Iterator[Table]:
+    """Lay out test sets: the sequences of small ones, and a row a test set and tracker.
 
     Args:
-        scored: the test sets in the order of the rows, at least one.
+        scored: the test sets in the order of the rows.
         label: what the tracker is called.
     """
-    columns = filled(_PRINTED, [item.tracker for item in scored])
+    for item in scored:
+        if len(item.tracker.sequences) <= _FEW_SEQUENCES:
+            yield _sequence_table(item)
+    if not scored:
+        return
+    columns = filled([item.tracker for item in scored], _PRINTED)
     table = plain_table(["test set"], "Scores in per cent")
     table.padding = (0, 0, 0, 0)
     table.add_column("tracker", no_wrap=True)
@@ -49,16 +121,15 @@ def score_table(scored: Sequence[Scored], label: str) -> Table:
         table.caption, table.caption_justify = "Pnorm*: absent frames count as misses", "left"
     for item in scored:
         name = f"{item.name} ({len(item.tracker.sequences)})"
-        cells = [column.text(item.tracker) for column in columns.values()]
-        table.add_row(name, label, *cells, style="bold")
-        cells = [column.text(item.still) for column in columns.values()]
-        table.add_row("", NEVER_MOVING, *cells, style="dim", end_section=True)
-    return table
+        rows = ((name, label, item.tracker, "bold"), ("", NEVER_MOVING, item.still, "dim"))
+        for place, who, scores, style in rows:
+            cells = [column.text(scores) for column in columns.values()]
+            table.add_row(place, who, *cells, style=style, end_section=who == NEVER_MOVING)
+    yield table
 
 
-def sequence_table(item: Scored) -> Table:
-    """Lay out a row a sequence of one test set: AUC and precision beside never moving."""
-    auc, *others = (COLUMNS[name] for name in ("auc", "precision", "norm_precision", "fps"))
+def _sequence_table(item: Scored) -> Table:
+    auc, *others = (COLUMNS[name] for name in (*OF_ATTRIBUTES, "fps"))
     headings = ("sequence", "frames", "AUC", NEVER_MOVING, *(column.heading for column in others))
     table = plain_table(headings, item.name)
     for ours, still in zip(item.tracker.sequences, item.still.sequences, strict=True):
@@ -117,7 +188,7 @@ def _dataset(scores: DatasetScores) -> dict[str, Any]:
     return {
         "convention": scores.convention,
         "runs": scores.runs,
-        **_read(scores, OF_SETS),
+        **_read(scores, _OF_SETS),
         **{name: asdict(own) for name, own in toolkits.items() if own is not None},
         "attributes": {
             each.code: {
@@ -134,7 +205,7 @@ def _dataset(scores: DatasetScores) -> dict[str, Any]:
 
 def _sequence(scores: SequenceScores) -> dict[str, Any]:
     counts = {"frames": scores.frames, "invalid_frames": scores.invalid_frames}
-    return counts | _read(scores, OF_SEQUENCES)
+    return counts | _read(scores, _OF_SEQUENCES)
 
 
 def _read(scores: Scores, names: Sequence[str]) -> dict[str, float | None]:

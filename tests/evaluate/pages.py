@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lorat.evaluate.measure.scores import dataset_scores, score
-from lorat.evaluate.report.page import PageInput, Rival
+from lorat.evaluate.report.page import PageInput
 from lorat.evaluate.results.files import SequenceResult
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.base.official import official_names
@@ -54,10 +54,10 @@ def page_of(
     convention="published",
 ):
     name = f"{clips[0].dataset}-test"
-    others = [
-        Rival(label=who, sets={name: dataset_scores(part, [results_of(part, error)], convention)})
+    others = {
+        who: {name: dataset_scores(part, [results_of(part, error)], convention)}
         for who, part, error in rivals
-    ]
+    }
     return PageInput(
         label=label,
         variant=variant,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lorat.evaluate.report.columns import COLUMNS
-from lorat.evaluate.report.published import published_rows
+from lorat.evaluate.report.published import published_numbers
+from lorat.evaluate.report.tables import COLUMNS
 from lorat.evaluate.track.testsets import DATASETS
 
 _SETS = [
@@ -17,20 +17,20 @@ _SETS = [
 _FACTS = Path(__file__).parents[4] / "shared" / "data" / "results.csv"
 
 
-def test_rows_are_of_known_sets_measures_and_variants():
-    rows = {name: published_rows(name) for name in _SETS if published_rows(name)}
-    assert set(rows) >= {"lasot-test", "lasot_ext-test", "got10k-test", "trackingnet-test"}
+def test_numbers_are_of_known_sets_and_measures():
+    found = {name: numbers for name in _SETS if (numbers := published_numbers(name))}
+    assert set(found) >= {"lasot-test", "lasot_ext-test", "got10k-test", "trackingnet-test"}
     measures = {column.published for column in COLUMNS.values()}
-    for of_set in rows.values():
-        assert len({row.variant for row in of_set}) == len(of_set)
-        for row in of_set:
-            assert row.numbers.keys() <= measures
-            assert all(0 < n.value < 100 and n.sources for n in row.numbers.values())
+    for of_set in found.values():
+        for row in of_set.values():
+            assert row.keys() <= measures
+            assert all(0 < n.value < 100 and n.sources for n in row.values())
 
 
 def test_lasots_numbers_are_those_of_the_papers():
-    row = next(row for row in published_rows("lasot-test") if row.variant == "B-224")
-    values = {name: number.value for name, number in row.numbers.items()}
+    values = {
+        name: number.value for name, number in published_numbers("lasot-test")["B-224"].items()
+    }
     assert values == {"auc": 71.7, "precision": 77.3, "norm_precision": 80.9}
 
 
@@ -41,7 +41,7 @@ def test_every_collected_value_is_there():
     kept = [
         (n.value, len(n.sources))
         for s in _SETS
-        for r in published_rows(s)
-        for n in r.numbers.values()
+        for r in published_numbers(s).values()
+        for n in r.values()
     ]
     assert sorted(kept) == sorted((float(f["value"]), int(f["n_sources"])) for f in facts)
