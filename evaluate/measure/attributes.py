@@ -37,12 +37,6 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Code → what it stands for, in LaSOT's order; VastTrack has nine of these, and INV."""
 
-_FILES = {
-    ("lasot", "test"): "lasot_test_attributes.txt",
-    ("lasot_ext", "test"): "lasot_ext_test_attributes.txt",
-    ("vasttrack", "test"): "vasttrack_test_attributes.txt",
-}
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AttributeScores:
@@ -61,11 +55,11 @@ def attributes_of(dataset: str, split: str) -> Mapping[str, tuple[str, ...]] | N
 
     Every sequence of the official split is there, some with no code.
     """
-    file = _FILES.get((dataset, split))
-    if file is None:
+    file = resources.files("lorat.evaluate.measure") / f"data/{dataset}_{split}_attributes.txt"
+    if not file.is_file():
         return None
-    text = (resources.files("lorat.evaluate.measure") / "data" / file).read_text("utf-8")
-    rows = (line.partition("\t") for line in text.splitlines() if not line.startswith("#"))
+    lines = file.read_text("utf-8").splitlines()
+    rows = (line.partition("\t") for line in lines if not line.startswith("#"))
     return MappingProxyType({name: tuple(codes.split()) for name, _, codes in rows})
 
 
@@ -74,19 +68,19 @@ def attribute_scores(
     curves: Mapping[str, Curves],
     mean: Callable[[Sequence[Curves]], Curves],
 ) -> tuple[AttributeScores, ...]:
-    """Average the curves of the sequences that have each attribute.
+    """Average the curves of the sequences that have each attribute, in the order of `TITLES`.
 
     Args:
         labels: sequence → codes.
         curves: sequence → its curves; sequences without labels are left out.
         mean: how curves are averaged in the convention that they are in.
-
-    Returns:
-        Those that at least one sequence has, in the order of `TITLES`.
     """
-    scores = []
-    for code, title in TITLES.items():
-        having = [curve for name, curve in curves.items() if code in labels.get(name, ())]
-        if having:
-            scores.append(AttributeScores(code, title, len(having), mean(having)))
-    return tuple(scores)
+    having = {
+        code: [curve for name, curve in curves.items() if code in labels.get(name, ())]
+        for code in TITLES
+    }
+    return tuple(
+        AttributeScores(code, TITLES[code], len(of_code), mean(of_code))
+        for code, of_code in having.items()
+        if of_code
+    )

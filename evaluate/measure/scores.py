@@ -17,25 +17,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lorat.evaluate.measure import ope, toolkits
 from lorat.evaluate.measure.attributes import AttributeScores, attribute_scores, attributes_of
 from lorat.evaluate.measure.matlab import MATLAB_SETS, matlab_curves, matlab_mean
-from lorat.evaluate.measure.ope import (
-    CORRECTED,
-    Convention,
-    ConventionName,
-    Curves,
-    convention_of,
-    mean_curves,
-    ope_curves,
-)
-from lorat.evaluate.measure.toolkits import (
-    Got10kScores,
-    TrackingNetScores,
-    got10k_overlaps,
-    got10k_scores,
-    trackingnet_curves,
-    trackingnet_scores,
-)
+from lorat.evaluate.measure.ope import ConventionName, Curves, mean_curves
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
@@ -52,6 +37,11 @@ class Trajectory(Protocol):
     @property
     def times(self) -> NDArray[np.float64]:
         """(N,) seconds a frame; NaN where not measured."""
+
+
+class _Still(NamedTuple):
+    boxes: NDArray[np.float64]
+    times: NDArray[np.float64]
 
 
 Run = Mapping[str, Trajectory]
@@ -89,9 +79,9 @@ class DatasetScores:
     fps: float | None
     """All tracked frames of all runs over all their seconds, initialisation included; None without
     times."""
-    got10k: Got10kScores | None = None
+    got10k: toolkits.Got10kScores | None = None
     """Its own measures, where the tree has cover labels."""
-    trackingnet: TrackingNetScores | None = None
+    trackingnet: toolkits.TrackingNetScores | None = None
     """Its own measures, for its splits with ground truth."""
     unscored: tuple[str, ...] = ()
     """Sequences whose ground truth beyond the first frame the tree does not give."""
@@ -125,6 +115,15 @@ def score(
     return Scored(ours, still) if ours and still else None
 
 
+def never_moving_results(clips: Sequence[Clip]) -> Run:
+    """Return what the tracker that never moves its first box says of sequences; it has no times."""
+    results = {}
+    for clip in clips:
+        first, frames = xyxy_to_xywh(clip.tracks[0].boxes[0]), len(clip.frames)
+        results[clip.name] = _Still(np.tile(first, (frames, 1)), np.full(frames, np.nan))
+    return results
+
+
 def dataset_scores(
     clips: Sequence[Clip], runs: Sequence[Run], convention: ConventionName = "published"
 ) -> DatasetScores | None:
@@ -133,13 +132,12 @@ def dataset_scores(
     Args:
         clips: the sequences to score, all of one data set and split; their first tracks are the
             ground truth.
-        runs: of each run, at least one: results by sequence name; more than the clips' are ignored,
-            and so are boxes beyond the annotated frames.
+        runs: at least one; other sequences and boxes beyond the annotated frames are ignored.
         convention: taken where the data set has it; elsewhere scores are as published.
 
     Returns:
-        The scores, or None where the tree hides the ground truth of every sequence (the test splits
-        of GOT-10k and TrackingNet).
+        None where the tree hides the ground truth of every sequence (the test splits of GOT-10k and
+        TrackingNet).
 
     Raises:
         UserError: if a sequence has no result in a run, or fewer boxes than annotated frames.
@@ -160,13 +158,15 @@ def dataset_scores(
     tracked = [_Tracked(clip, [run[clip.name] for run in runs]) for clip in scored]
     sequences = tuple(_sequence_scores(each, convention) for each in tracked)
     curves = {each.name: each.curves for each in sequences}
+    invalid = any(each.invalid_frames for each in sequences)
+    corrected = [v for each in sequences if (v := each.norm_precision_corrected) is not None]
     average = matlab_mean if convention == "matlab" else mean_curves
     return DatasetScores(
         dataset=dataset,
         split=split,
         sequences=sequences,
         curves=average(list(curves.values())),
-        norm_precision_corrected=_mean_corrected(sequences),
+        norm_precision_corrected=float(np.mean(corrected)) if corrected and invalid else None,
         fps=_fps([times for each in tracked for times in each.times]),
         got10k=_got10k(tracked) if dataset == "got10k" else None,
         trackingnet=_trackingnet(tracked) if dataset == "trackingnet" else None,
@@ -175,20 +175,6 @@ def dataset_scores(
         runs=len(runs),
         attributes=attribute_scores(attributes_of(dataset, split) or {}, curves, average),
     )
-
-
-class _Still(NamedTuple):
-    boxes: NDArray[np.float64]
-    times: NDArray[np.float64]
-
-
-def never_moving_results(clips: Sequence[Clip]) -> Run:
-    """Return what the tracker that never moves its first box says of sequences; it has no times."""
-    results = {}
-    for clip in clips:
-        first, frames = xyxy_to_xywh(clip.tracks[0].boxes[0]), len(clip.frames)
-        results[clip.name] = _Still(np.tile(first, (frames, 1)), np.full(frames, np.nan))
-    return results
 
 
 def hides_truth(clip: Clip) -> bool:
@@ -202,19 +188,21 @@ class _Tracked:
     def __init__(self, clip: Clip, runs: Sequence[Trajectory]) -> None:
         self.clip, track = clip, clip.tracks[0]
         self.truth, self.visible = track.boxes[: clip.annotated], track.visible[: clip.annotated]
-        for run in runs:
-            if len(run.boxes) < len(self.truth):
-                raise UserError(
-                    f"{clip.dataset}-{clip.split}: the result of {clip.name} has {len(run.boxes)} "
-                    f"boxes for {len(self.truth)} annotated frames; track the sequence again"
-                )
+        if short := [len(run.boxes) for run in runs if len(run.boxes) < len(self.truth)]:
+            raise UserError(
+                f"{clip.dataset}-{clip.split}: the result of {clip.name} has {short[0]} boxes "
+                f"for {len(self.truth)} annotated frames; track the sequence again"
+            )
         self.predicted = [xywh_to_xyxy(run.boxes[: len(self.truth)]) for run in runs]
         self.times = [run.times for run in runs]
 
-    def ope(self, convention: Convention) -> Curves:
+    def ope(self, convention: ope.Convention) -> Curves:
         """Return the mean curves over the runs."""
         return mean_curves(
-            [ope_curves(boxes, self.truth, self.visible, convention) for boxes in self.predicted]
+            [
+                ope.ope_curves(boxes, self.truth, self.visible, convention)
+                for boxes in self.predicted
+            ]
         )
 
 
@@ -228,10 +216,10 @@ def _sequence_scores(tracked: _Tracked, convention: ConventionName) -> SequenceS
             [matlab_curves(b, truth, visible, one_based=one_based) for b in tracked.predicted]
         )
     else:
-        published = convention_of(clip.dataset)
+        published = ope.convention_of(clip.dataset)
         curves = tracked.ope(published)
         if published.flatters:
-            corrected = (tracked.ope(CORRECTED) if invalid else curves).norm_precision_20
+            corrected = (tracked.ope(ope.CORRECTED) if invalid else curves).norm_precision_20
     return SequenceScores(
         name=clip.name,
         frames=len(truth),
@@ -242,32 +230,27 @@ def _sequence_scores(tracked: _Tracked, convention: ConventionName) -> SequenceS
     )
 
 
-def _mean_corrected(sequences: Sequence[SequenceScores]) -> float | None:
-    values = [each.norm_precision_corrected for each in sequences]
-    known = [value for value in values if value is not None]  # all or none
-    invalid = any(each.invalid_frames for each in sequences)
-    return float(np.mean(known)) if known and invalid else None
-
-
 def _fps(times: Sequence[NDArray[np.float64]]) -> float | None:
     seconds = sum(float(of_run.sum()) for of_run in times)
     return sum(map(len, times)) / seconds if seconds > 0.0 else None  # NaN is not > 0
 
 
-def _got10k(tracked: Sequence[_Tracked]) -> Got10kScores | None:
+def _got10k(tracked: Sequence[_Tracked]) -> toolkits.Got10kScores | None:
     values = []
     for each in tracked:
         cover = each.clip.tracks[0].cover
         if cover is None:
             return None
         of_frame, size = cover[: len(each.truth)], each.clip.frame_size()
-        values += [got10k_overlaps(boxes, each.truth, of_frame, size) for boxes in each.predicted]
-    return got10k_scores(values, [times for each in tracked for times in each.times])
+        values += [
+            toolkits.got10k_overlaps(boxes, each.truth, of_frame, size) for boxes in each.predicted
+        ]
+    return toolkits.got10k_scores(values, [times for each in tracked for times in each.times])
 
 
-def _trackingnet(tracked: Sequence[_Tracked]) -> TrackingNetScores:
+def _trackingnet(tracked: Sequence[_Tracked]) -> toolkits.TrackingNetScores:
     curves = [
-        mean_curves([trackingnet_curves(boxes, each.truth) for boxes in each.predicted])
+        mean_curves([toolkits.trackingnet_curves(boxes, each.truth) for boxes in each.predicted])
         for each in tracked
     ]
-    return trackingnet_scores(curves)
+    return toolkits.trackingnet_scores(curves)

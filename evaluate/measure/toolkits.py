@@ -30,7 +30,7 @@ _TRACKINGNET_CENTRE = np.arange(21) * 2.5
 _TRACKINGNET_NORM = np.arange(21) / 40.0
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class Got10kScores:
     """Average overlap and success rates over the pooled frames of all sequences."""
 
@@ -65,7 +65,7 @@ def got10k_overlaps(
     the side to what is left from there, so a box that begins outside moves inwards.
 
     Args:
-        predicted: (N, 4) xyxy, a row for each frame.
+        predicted: (N, 4) xyxy.
         truth: (N, 4) xyxy.
         cover: (N,) integers of cover.label, 0 … 8.
         size: (width, height) of the frames.
@@ -79,16 +79,23 @@ def got10k_overlaps(
     return np.clip(np.nan_to_num(values[counts], nan=0.0), 0.0, 1.0)  # two empty boxes: 0
 
 
+def _bounded(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
+    boxes = xyxy_to_xywh(boxes)
+    corner = np.clip(boxes[:, :2], 0.0, size)
+    side = np.clip(boxes[:, 2:], 0.0, np.asarray(size) - corner)
+    return xywh_to_xyxy(np.concatenate([corner, side], axis=1))
+
+
 def got10k_scores(
     values: Sequence[NDArray[np.float64]], times: Sequence[NDArray[np.float64]] = ()
 ) -> Got10kScores:
     """Pool the overlaps of all sequences (and of repeated runs) into AO, SR0.50 and SR0.75.
 
     Args:
-        values: the result of `got10k_overlaps` for each sequence and run; with no frame that
-            counts, the scores are NaN.
-        times: (N,) seconds a frame of each sequence and run, the first frame included; those that
-            are NaN or not positive are left out.
+        values: `got10k_overlaps` of each sequence and run; with no frame that counts, the scores
+            are NaN.
+        times: (N,) seconds a frame of each, the first frame included; those that are NaN or not
+            positive are left out.
     """
     seconds = np.concatenate([np.zeros(0), *times])
     measured = seconds[seconds > 0.0]  # NaN is not > 0
@@ -100,24 +107,13 @@ def got10k_scores(
     return Got10kScores(float(pooled.mean()), sr50, sr75, len(pooled), speed)
 
 
-def _bounded(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    boxes = xyxy_to_xywh(boxes)
-    corner = np.clip(boxes[:, :2], 0.0, size)
-    side = np.clip(boxes[:, 2:], 0.0, np.asarray(size) - corner)
-    return xywh_to_xyxy(np.concatenate([corner, side], axis=1))
-
-
 def trackingnet_curves(predicted: ArrayLike, truth: ArrayLike) -> Curves:
-    """Return the three 21-point curves of one sequence.
+    """Return the three 21-point curves of one sequence, from (N, 4) xyxy, N at least 1.
 
     All values of both boxes are rounded to integers, halves to even, and the first prediction is
     the given box. Success compares with >=, so that threshold 0 is always passed; centre errors
     with <= at 0, 2.5, …, 50 pixels, normalised ones at 0, 0.025, …, 0.5. There are no absent
     frames.
-
-    Args:
-        predicted: (N, 4) xyxy, N at least 1.
-        truth: (N, 4) xyxy.
     """
     true_boxes, boxes = _rounded(truth), _rounded(predicted)
     boxes[0] = true_boxes[0]
@@ -135,11 +131,7 @@ def _rounded(boxes: ArrayLike) -> NDArray[np.float64]:
 
 
 def trackingnet_scores(curves: Sequence[Curves]) -> TrackingNetScores:
-    """Return the areas (trapezoid rule over [0, 1]) under the mean of the sequences' curves.
-
-    Args:
-        curves: the result of `trackingnet_curves` for each sequence, at least one.
-    """
+    """Return the areas (trapezoid rule over [0, 1]) under the mean of the sequences' curves."""
 
     def area(curve: NDArray[np.float64]) -> float:
         return float((curve[1:] + curve[:-1]).sum() * 0.5 / (len(curve) - 1))

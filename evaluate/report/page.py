@@ -15,14 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from lorat.evaluate.measure.scores import DatasetScores, Scored, SequenceScores
-from lorat.evaluate.report.plots import (
-    KINDS,
-    RIVAL_COLOURS,
-    CurveKind,
-    Entry,
-    curves_svg,
-    timeline_svg,
-)
+from lorat.evaluate.report.plots import KINDS, RIVAL_COLOURS, CurveKind, Entry, curves_svg
 from lorat.evaluate.report.published import PublishedNumber, published_numbers
 from lorat.evaluate.report.strips import Strip
 from lorat.evaluate.report.tables import COLUMNS, NEVER_MOVING, OF_ATTRIBUTES, filled
@@ -43,7 +36,6 @@ class PageInput:
     label: str
     """What the tracker is called."""
     variant: str
-    """Its variant, to find its published numbers."""
     about: Mapping[str, str]
     """What was evaluated and how, in the order of the page's head."""
     scored: Sequence[Scored]
@@ -80,7 +72,6 @@ def render_page(page: PageInput) -> str:
         columns=COLUMNS,
         of_attributes=OF_ATTRIBUTES,
         base64=lambda jpeg: b64encode(jpeg).decode("ascii"),
-        timeline=timeline_svg,
     )
 
 

@@ -71,13 +71,10 @@ class Entry(NamedTuple):
 
 
 def plot_curves(scored: Sequence[Scored], label: str, kind: CurveKind, folder: Path) -> Path:
-    """Draw a curve of every test set, at least one, a panel each, and return the PNG's path.
+    """Draw a curve of every test set, at least one, a panel each; `label` is our tracker's name.
 
-    Args:
-        scored: the test sets.
-        label: what the legend calls the tracker.
-        kind: which curve.
-        folder: where to write ``success.png`` or the like.
+    Returns:
+        The file in the folder: ``success.png`` or the like.
     """
     path = folder / f"{kind.name}.png"
     columns = min(3, len(scored))
@@ -145,35 +142,3 @@ def _draw(axes: Axes, entries: Sequence[Entry], kind: CurveKind) -> None:
     axes.set(xlabel=kind.axis, xlim=(0, last), xticks=np.linspace(0, last, 6), ylim=(0, 100))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter(PercentFormatter())
-
-
-def timeline_svg(overlap: NDArray[np.float64], frames: int, marks: Sequence[int]) -> str:
-    """Return the overlap over a sequence as a small plot, as markup for the page.
-
-    Args:
-        overlap: (P,) fractions of 1 evenly over the sequence; NaN where the object is absent, which
-            is shaded.
-        frames: of the sequence.
-        marks: frames, from 1, that have a tick.
-    """
-    width, height = 600, 56
-    x, present = np.linspace(0, width, len(overlap)), np.isfinite(overlap)
-    step = width / max(len(overlap) - 1, 1)
-    goes_on = np.append(False, present[:-1])
-    line = "".join(
-        f"{'L' if goes_on[i] else 'M'}{x[i]:.1f},{(1 - overlap[i]) * (height - 4) + 2:.1f}"
-        for i in np.flatnonzero(present)
-    )
-    shade = "".join(
-        f"M{at - step / 2:.1f},0h{step:.1f}v{height}h-{step:.1f}z" for at in x[~present]
-    )
-    places = [(mark - 1) / max(frames - 1, 1) * width for mark in marks]
-    ticks = "".join(f"M{at:.1f},0v{height}" for at in places)
-    middle = f"M0,{height // 2}h{width}"
-    paths = {"absent": shade, "grid": middle, "curve": line, "mark": ticks}
-    return (
-        f'<svg class="timeline" viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
-        f'role="img" aria-label="overlap over {frames} frames">'
-        + "".join(f'<path class="{name}" d="{path}"/>' for name, path in paths.items())
-        + "</svg>"
-    )

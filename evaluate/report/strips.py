@@ -29,9 +29,9 @@ class StripFrame(NamedTuple):
     """Of the frame in the sequence, from 1."""
     jpeg: bytes
     size: tuple[int, int]
-    """(width, height) of the picture."""
+    """(width, height)."""
     overlap: float | None
-    """None where the object is absent, or its box is not known."""
+    """None where the object is absent."""
 
 
 class Strip(NamedTuple):
@@ -41,8 +41,8 @@ class Strip(NamedTuple):
     frames: int
     auc: float
     pictures: list[StripFrame]
-    overlap: NDArray[np.float64]
-    """(P,) overlap over the sequence, evenly spaced; NaN where the object is absent."""
+    overlap: list[float | None]
+    """Evenly spaced over the sequence; None where the object is absent."""
     lost: int | None
     """Number, from 1, of the first frame from which on the object is lost for a while."""
     undecoded: int
@@ -56,14 +56,10 @@ def worst_strips(
     count: int = 5,
     frames: int = 6,
 ) -> list[Strip]:
-    """Draw the sequences with the lowest AUC.
+    """Draw the `count` sequences of a test set that have the lowest AUC in its `scores`.
 
-    Args:
-        clips: of the test set.
-        results: of one run, by sequence name.
-        scores: the test set's; its sequences are ranked.
-        count: of sequences.
-        frames: of each, spread evenly, with the one in which the object is first lost among them.
+    Each gets so many `frames` spread evenly, the one in which the object is first lost among them;
+    `results` are those of one run, by sequence name.
     """
     by_name = {clip.name: clip for clip in clips}
     ranked = sorted(scores.sequences, key=lambda each: (each.curves.auc, each.name))
@@ -90,6 +86,7 @@ def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
     boxes = xywh_to_xyxy(result.boxes)
     overlap = np.where(track.visible[:rows], overlaps(boxes[:rows], track.boxes[:rows]), np.nan)
     lost = first_loss(overlap)
+    values = [value if np.isfinite(value) else None for value in overlap.tolist()]
     shown = _shown(rows, count, lost)
     pictures = []
     for index in shown:
@@ -99,15 +96,14 @@ def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
             continue
         true = track.boxes[index] if track.visible[index] else None
         picture = draw_thumbnail(frame, boxes[index], true)
-        value = float(overlap[index]) if np.isfinite(overlap[index]) else None
         size = (picture.shape[1], picture.shape[0])
-        pictures.append(StripFrame(index + 1, encode(picture, _QUALITY), size, value))
+        pictures.append(StripFrame(index + 1, encode(picture, _QUALITY), size, values[index]))
     return Strip(
         name=clip.name,
         frames=rows,
         auc=auc,
         pictures=pictures,
-        overlap=overlap[_spread(rows, _POINTS)],
+        overlap=[values[index] for index in _spread(rows, _POINTS)],
         lost=None if lost is None else lost + 1,
         undecoded=len(shown) - len(pictures),
     )

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lorat.evaluate.report.page import render_page, write_page
-from lorat.evaluate.report.plots import timeline_svg
 from lorat.evaluate.report.strips import Strip, StripFrame
 from tests.evaluate.pages import NASTY, clips_of, page_of
 
@@ -42,10 +41,9 @@ class Outline(HTMLParser):
             self.rows[-1].append(data)
 
 
-def strip(name):
+def strip(name, overlap=()):
     picture = StripFrame(7, b"\xff\xd8\xff", (32, 24), None)
-    line = np.array([1.0, 0.5, np.nan, 0.0])
-    return Strip(name, 60, 0.25, (picture,), line, 41, 2)
+    return Strip(name, 60, 0.25, [picture], overlap or [1.0, 0.5, None, 0.0], 41, 2)
 
 
 def test_the_page_shows_every_tracker_sequence_and_published_number(tmp_path):
@@ -151,14 +149,16 @@ def test_the_same_input_gives_the_same_bytes_and_280_sequences_stay_small(tmp_pa
     assert first.stat().st_size < 500_000
 
 
-@pytest.mark.parametrize("frames", [1, 2, 50])
-def test_a_timeline_breaks_where_the_object_is_absent(frames):
-    overlap = np.linspace(1.0, 0.0, frames)
-    if frames > 10:
-        overlap[10:20] = np.nan
-    drawn = timeline_svg(overlap, frames, [1, frames])
+@pytest.mark.parametrize("points", [1, 2, 50])
+def test_a_timeline_breaks_where_the_object_is_absent(points, tmp_path):
+    overlap = np.linspace(1.0, 0.0, points).tolist()
+    if points > 10:
+        overlap[10:20] = [None] * 10
+    clips = clips_of(1, tmp_path)
+    drawn = render_page(page_of(clips, strips=[strip(clips[0].name, overlap)]))
     paths = dict(re.findall(r'<path class="(\w+)" d="(.*?)"/>', drawn))
-    assert paths["curve"].count("M") == (2 if frames > 10 else 1)
-    assert paths["absent"].count("z") == (10 if frames > 10 else 0)
-    assert paths["mark"].count("M") == 2
-    assert "nan" not in drawn
+    assert paths["curve"].count("M") == (2 if points > 10 else 1)
+    assert paths["curve"].count("L") == points - (12 if points > 10 else 1)
+    assert paths["absent"].count("z") == (10 if points > 10 else 0)
+    assert paths["mark"].count("M") == 1
+    assert re.fullmatch(r"[-MLhvz\d.,]*", "".join(paths.values()))

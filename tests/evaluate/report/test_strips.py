@@ -70,7 +70,7 @@ def test_an_absent_object_has_no_true_box_and_no_overlap(make_clip):
     clip = dataclasses.replace(clip, tracks=(track,))
     results = {"a": _result(clip)}
     (strip,) = worst_strips([clip], results, dataset_scores([clip], [results]))
-    assert strip.pictures[-1].overlap is None and np.isnan(strip.overlap[-1])
+    assert strip.pictures[-1].overlap is None and strip.overlap[-1] is None
     assert strip.lost is None
 
 
