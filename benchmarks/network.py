@@ -137,7 +137,7 @@ def training_step(side: str, quick: bool = False) -> Callable[[], int]:
     def step() -> int:
         with torch.autocast("cpu", torch.bfloat16):
             prediction = network(template, search, mask)
-        tracking_loss(prediction, positive, box).total.backward()
+        tracking_loss(prediction, positive, box, positive.sum()).total.backward()
         clip_gradients(network, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

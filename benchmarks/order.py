@@ -16,8 +16,7 @@ from pathlib import Path
 from lorat.configs.schema import AugmentConfig
 from lorat.shards.manifest import Manifest, Receipt, load_manifest, shard_name
 from lorat.shards.order import Pool, epoch_order
-from lorat.train.data.labels import CropSpec
-from lorat.train.data.places import Source, Steps
+from lorat.train.data.places import CropSpec, Source, Steps
 
 __all__ = ["run"]
 

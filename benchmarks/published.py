@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from torchvision.transforms.functional import hflip, pil_to_tensor, to_pil_image
 from lorat.shards.pixels.geometry import CropTransform, adjust, crop_transform
 from lorat.shards.pixels.jitter import Jitter, jitter_window
 from lorat.shards.pixels.jpeg import read_image
-from lorat.train.data.labels import CropSpec, Labels, make_labels
+from lorat.train.data.pairs import make_labels
+from lorat.train.data.places import CropSpec
 
 __all__ = ["PublishedPair", "RawPair", "collate", "published_pair"]
 
@@ -52,7 +54,8 @@ class PublishedPair:
 
     template: Tensor
     search: Tensor
-    labels: Labels
+    labels: tuple[NDArray[Any], ...]
+    """Of `make_labels`."""
 
 
 def published_pair(raw: RawPair, spec: CropSpec, rng: np.random.Generator) -> PublishedPair | None:
@@ -74,13 +77,11 @@ def published_pair(raw: RawPair, spec: CropSpec, rng: np.random.Generator) -> Pu
 
 def collate(pairs: list[PublishedPair]) -> tuple[Tensor, ...]:
     """Stack crops and labels."""
-    labels = [pair.labels for pair in pairs]
+    labels = zip(*(pair.labels for pair in pairs), strict=True)
     return (
         torch.stack([pair.template for pair in pairs]),
         torch.stack([pair.search for pair in pairs]),
-        torch.from_numpy(np.stack([label.template_mask for label in labels])),
-        torch.from_numpy(np.stack([label.positive for label in labels])),
-        torch.from_numpy(np.stack([label.box for label in labels])),
+        *(torch.from_numpy(np.stack(each)) for each in labels),
     )
 
 

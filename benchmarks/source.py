@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from lorat.configs.schema import AugmentConfig
 from lorat.shards.manifest import Manifest
-from lorat.train.data.labels import CropSpec
-from lorat.train.data.places import Source
+from lorat.train.data.places import CropSpec, Source
 
 __all__ = ["B_224", "loader_source"]
 

@@ -34,7 +34,7 @@ from lorat.train.checkpoint.schedule import Saver
 from lorat.train.data.batches import make_loader
 from lorat.train.distributed.world import World, join_world
 from lorat.train.logs.meter import Meter
-from lorat.train.setup import Reading, Request, find_shards, prepare
+from lorat.train.setup import Request, find_shards, prepare
 from lorat.train.step.loss import Losses
 from lorat.train.step.step import StepResult
 
@@ -127,7 +127,7 @@ def _whole_steps(manifest: Manifest, folder: Path, quick: bool) -> dict[str, flo
     plan = _recipe(manifest, batch=8, steps=5 if quick else 22, workers=1)
     training, network = _prepared(_variant("B-224", quick), plan, manifest, folder / "whole")
     with _clocked(loop.update) as clocks:
-        loop.train(training, network, World(0, 1, torch.device("cpu")))
+        loop.train(training, network)
     since, until = clocks.span()
     length = until - since
     steps = len(clocks.calls["step"]) - _WARM
@@ -156,7 +156,7 @@ def _stub_steps(manifest: Manifest, folder: Path, quick: bool) -> dict[str, floa
         run = folder / f"stub{next(rounds)}"
         training, network = _prepared(_variant("B-224", True), plan, manifest, run)
         with _clocked(lambda *_: nothing) as clocks:
-            loop.train(training, network, World(0, 1, torch.device("cpu")))
+            loop.train(training, network)
         since, until = clocks.span()
         spans["stub"].append((until - since) / (steps - _WARM))
         return steps
@@ -208,7 +208,7 @@ def rank_seconds(shards: Path, steps: int, quick: bool, answer: Path) -> None:
         run = answer.with_suffix(".run")
         training, network = _prepared(_variant("B-224", quick), plan, manifest, run, world)
         with _clocked(loop.update) as clocks:
-            loop.train(training, network, world)
+            loop.train(training, network)
         if world.speaks:
             since, until = clocks.span()
             answer.write_text(json.dumps((until - since) / (steps - _WARM)), encoding="utf-8")
@@ -268,7 +268,7 @@ def _prepared(
     request = Request(
         variant=variant,
         recipe=recipe,
-        reading=Reading(manifest.folder.parent, None, False),
+        shards=manifest.folder.parent,
         run=run,
     )
     alone = World(0, 1, torch.device("cpu"))

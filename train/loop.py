@@ -1,68 +1,51 @@
-"""The training loop: batches, autocast, loss, AdamW; all that decides a run is passed in."""
+"""The training loop, what the ends of epochs bring, and how a run goes on from a checkpoint.
+
+What tracks test sets is handed in by the command: training knows nothing of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.shards.base.signals import hear_signals
+from lorat.shards.base.signals import Heard, exit_status, hear_signals
 from lorat.train.checkpoint.checkpoints import Snapshot, find_checkpoint, restore
 from lorat.train.checkpoint.record import fixed_settings
 from lorat.train.checkpoint.schedule import Saver
-from lorat.train.data.batches import Source, make_loader
-from lorat.train.distributed.world import World, texts_of_ranks
-from lorat.train.evaluating import Evaluate, Evaluations
-from lorat.train.logs.report import reporting
+from lorat.train.data.batches import make_loader
+from lorat.train.data.places import Source
+from lorat.train.distributed.world import texts_of_ranks
+from lorat.train.logs.report import Reporter, reporting
 from lorat.train.network.blocks.lorat import LoRAT
-from lorat.train.step.engine import Engine, build_engine, make_scaler
+from lorat.train.options import StartOptions
 from lorat.train.step.faults import Scene
-from lorat.train.step.objective import Objective
-from lorat.train.step.optimizer import (
-    Schedule,
-    build_optimizer,
-    learning_rate,
-    set_learning_rate,
-)
-from lorat.train.step.step import update
-from lorat.train.validation import Validations, validation_due
+from lorat.train.step.loss import Objective
+from lorat.train.step.optimizer import build_optimizer, learning_rate, set_learning_rate
+from lorat.train.step.step import Engine, update
+from lorat.train.validation import validate
 
-__all__ = ["Training", "train"]
+Evaluate = Callable[[Path, int, Callable[[str], None]], Mapping[str, float]]
+"""Takes a checkpoint's weights file, its finished epochs, and what shows a line; gives scores."""
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training(Scene):
     """All of a run but its state."""
 
-    run: Path
-    variant: VariantConfig
-    recipe: RecipeConfig
-    source: Source
-    dtype: torch.dtype
-    """Of autocast."""
-    resume: bool
     validation: Source | None = None
     """Where validation pairs come from, if there is validation."""
-    force_backbone: bool = False
-    """Whether a checkpoint that was trained on another backbone is taken."""
-    wandb: str = "off"
-    """Where records go beside the run's log: ``online``, ``offline`` or ``off``."""
+    start: StartOptions = field(default_factory=StartOptions)
 
 
-def train(
-    training: Training, network: LoRAT, world: World, evaluate: Evaluate | None = None
-) -> Path:
+def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) -> Path:
     """Train a network to the end of the recipe.
 
     Args:
         training: what to do.
         network: freshly built for the variant.
-        world: this process.
         evaluate: tracks test sets now and then, if that is wanted.
 
     Returns:
@@ -71,98 +54,128 @@ def train(
     Raises:
         UserError: if shards are damaged, the loss stops being finite, or a checkpoint does not fit.
     """
-    source, data = training.source, training.recipe.data
-    plan = training.recipe.train
+    source, world = training.source, training.world
+    data, plan = training.recipe.data, training.recipe.train
+    engine, first_step, newest = _start(training, network)
+    batches = make_loader(
+        source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins
+    )
+    telling = reporting(training, first_step, training.start.wandb)
+    # Closed here, workers end whatever happens; the interpreter alone would wait for them for ever.
+    with closing(batches), hear_signals(world.speaks) as heard, telling as reporter:
+        saver = Saver(training.run, plan, source.steps_per_epoch, world, heard)
+        between = _Between(training, engine, reporter, saver, heard, evaluate)
+        between.catch_up(first_step, newest)
+        for step in range(first_step, source.epochs * source.steps_per_epoch):
+            batch = reporter.meter.wait_for(batches)
+            if step == 0:
+                reporter.show(batch)
+            rate = learning_rate(step, plan)
+            set_learning_rate(engine.optimizer, rate)
+            reporter.meter.add(*update(engine, plan, batch.to(world.device), step))
+            done = step + 1
+            due = saver.due(done)
+            ends = source.ends(done, plan.validate_epochs)
+            if due or ends or done % plan.log_steps == 0:
+                values = reporter.read(engine, rate)
+                if training.validation and ends and not (due and due.stop):
+                    losses = between.validate(training.validation)
+                    due = due if losses else saver.due_at_end(done)
+                    values |= losses
+                reporter.record(done, values)
+            if due:
+                whole, state = engine.whole()
+                settings = _settings(training)
+                saver.save(due, Snapshot(whole, training.variant, state, settings))
+                between.evaluate_after(done, saver.newest)
+        saver.finish()
+    return saver.newest or newest or training.run
+
+
+def _start(training: Training, network: LoRAT) -> tuple[Engine, int, Path | None]:
+    """Return what trains, the steps that are done, and the checkpoint that says so."""
+    plan, world = training.recipe.train, training.world
     sharded = plan.parallel == "fsdp" and world.size > 1
     if not sharded:  # else only this process's part goes to its device
         network.to(world.device)
     network.train()
     network.checkpoint_activations = plan.checkpoint_activations
     optimizer = build_optimizer(network, plan.weight_decay, plan.layer_decay)
-    scaler = make_scaler(training.dtype, world.device)
-    stateful = {"optimizer": optimizer, "scaler": scaler}
-    first_step, newest = _resume(training, network, stateful, world)
-    objective = Objective(network, training.variant, training.dtype)
+    engine = Engine(Objective(network, training.variant, training.dtype), optimizer, world)
+    first_step, newest = 0, None
+    if training.start.resume:
+        found = find_checkpoint(training.run) if world.speaks else None
+        (name, *_) = texts_of_ranks([str(found or "")], world)
+        newest = Path(name) if name else None
+    if newest is not None:
+        stateful = {"optimizer": optimizer, "scaler": engine.scaler}
+        settings, force = _settings(training), training.start.force_backbone
+        first_step = restore(newest, network, stateful, settings, force_backbone=force)
     if plan.compile:
-        objective.compile_whole(world.device)
-    engine = build_engine(objective, optimizer, scaler, world, sharded=sharded)
-    batches = make_loader(
-        source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins
-    )
-    steps = source.epochs * source.steps_per_epoch
-    scene = Scene(training.run, training.variant, training.recipe, source, training.dtype, world)
-    telling = reporting(scene, first_step, training.wandb)
-    # Closed here, workers end whatever happens; the interpreter alone would wait for them for ever.
-    with closing(batches), hear_signals(world.speaks) as heard, telling as reporter:
-        saver = Saver(training.run, plan, source.steps_per_epoch, world, heard)
-        evaluations = Evaluations(evaluate, plan, source.steps_per_epoch, reporter, heard)
-        validations = Validations(
-            training.validation,
-            data,
-            plan,
-            source.steps_per_epoch,
-            engine,
-            reporter,
-            saver.asked_to_end,
-        )
-        validations.catch_up(first_step)
-        evaluations.after(first_step, newest)
-        for step in range(first_step, steps):
-            batch = reporter.meter.wait_for(batches)
-            if step == 0:
-                reporter.show(batch)
-            rate = _rate(training, step)
-            set_learning_rate(engine.optimizer, rate)
-            batch = batch.to(world.device)
-            reporter.meter.add(*update(engine, plan, batch, step))
-            done = step + 1
-            due = saver.due(done)
-            ends = validation_due(plan, done, source.steps_per_epoch)
-            if due or ends or done % plan.log_steps == 0:
-                values = reporter.read(engine, rate)
-                if validations.due(done) and not (due and due.stop):
-                    losses = validations.after()
-                    due = due if losses else saver.due_at_end(done)
-                    values |= losses
-                reporter.record(done, values)
-            if due:
-                saver.save(due, _snapshot(training, engine))
-                evaluations.after(done, saver.newest)
-        saver.finish()
-    return saver.newest or newest or training.run
-
-
-def _rate(training: Training, step: int) -> float:
-    recipe = training.recipe.train
-    schedule = Schedule(
-        peak=recipe.lr,
-        lowest=recipe.lr_min,
-        warmup_from=recipe.lr_warmup,
-        warmup_epochs=recipe.warmup_epochs,
-        epochs=recipe.epochs,
-    )
-    return learning_rate(step, training.source.steps_per_epoch, schedule)
+        engine.objective.compile_whole(world.device)
+    engine.share(sharded=sharded)
+    return engine, first_step, newest
 
 
 def _settings(training: Training) -> dict[str, Any]:
     return fixed_settings(training.variant, training.recipe, training.source.manifests)
 
 
-def _resume(
-    training: Training, network: LoRAT, stateful: Mapping[str, Any], world: World
-) -> tuple[int, Path | None]:
-    """Return the steps done, and the checkpoint that says so."""
-    if not training.resume:
-        return 0, None
-    found = find_checkpoint(training.run) if world.speaks else None
-    found = Path(name) if (name := texts_of_ranks([str(found or "")], world)[0]) else None
-    if found is None:
-        return 0, None
-    settings, force = _settings(training), training.force_backbone
-    return restore(found, network, stateful, settings, force_backbone=force), found
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """Validates and evaluates at the ends of epochs; every rank calls alike."""
 
+    training: Training
+    engine: Engine
+    reporter: Reporter
+    saver: Saver
+    heard: Heard
+    evaluate: Evaluate | None
 
-def _snapshot(training: Training, engine: Engine) -> Snapshot:
-    whole = engine.whole()
-    state = {"optimizer": whole.optimizer, "scaler": engine.scaler.state_dict()}
-    return Snapshot(whole.network, training.variant, state, _settings(training))
+    def catch_up(self, first_step: int, newest: Path | None) -> None:
+        """Do what a run that goes on after `first_step` steps was asked to end before.
+
+        Of a validation the log, which is rank 0's, says whether it was done.
+        """
+        source, recipe = self.training.source, self.training.recipe.train
+        pairs, log = self.training.validation, self.reporter.log
+        if pairs is not None and source.ends(first_step, recipe.validate_epochs):
+            done = log is not None and log.has(first_step, "val_loss")
+            if texts_of_ranks(["done" if done else ""], self.training.world)[0] != "done":
+                values = self.validate(pairs)
+                if values and log is not None:
+                    log.add(first_step, values)
+        self.evaluate_after(first_step, newest)
+
+    def validate(self, pairs: Source) -> dict[str, float]:
+        """Return the losses; nothing where a signal asked for the end in the meantime."""
+        data, accumulate = self.training.recipe.data, self.training.recipe.train.accumulate
+        values = validate(self.engine, pairs, data, accumulate, self.saver.asked_to_end)
+        self.reporter.meter.restart()
+        return values
+
+    def evaluate_after(self, done: int, checkpoint: Path | None) -> None:
+        """Evaluate if that is due after `done` steps.
+
+        Args:
+            done: steps; a run that was stopped before its evaluation ended calls with its first.
+            checkpoint: of that step, whole or being written by rank 0.
+
+        Raises:
+            SystemExit: after SIGTERM or Ctrl-C; results so far are kept.
+        """
+        source, recipe = self.training.source, self.training.recipe.train
+        if self.evaluate is None or checkpoint is None:
+            return
+        if source.ends(done, recipe.evaluate_epochs):
+            epoch = done // source.steps_per_epoch
+            scores = self.evaluate(checkpoint / "model.safetensors", epoch, self._show)
+            if scores and self.reporter.log is not None:
+                self.reporter.log.add(done, scores)
+            self.reporter.meter.restart()
+
+    def _show(self, text: str) -> None:
+        if self.heard.number:
+            raise SystemExit(exit_status(self.heard.number))
+        if self.reporter.log is not None:
+            self.reporter.log.show(text)

@@ -26,8 +26,7 @@ from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import build_network
 from lorat.train.network.weights.containers import read_tensors
 from lorat.train.step.faults import DUMP, TENSORS, FaultRecord
-from lorat.train.step.loss import tracking_loss
-from lorat.train.step.objective import Objective
+from lorat.train.step.loss import Objective, tracking_loss
 from lorat.train.step.step import step_seed
 
 _SHOWN = 20  # samples in the table, those that are not finite and the largest losses first
@@ -130,9 +129,7 @@ def _run(objective: Objective, part: Batch, divisor: Tensor, rank: int) -> Itera
     """Do the forward and the backward pass of a micro-batch and yield what each pair adds."""
     kept: list[Prediction] = []
     handle = objective.network.register_forward_hook(lambda _m, _i, out: kept.append(out))
-    losses = objective(
-        part.template, part.search, part.template_mask, part.positive, part.box, divisor
-    )
+    losses = objective(*part.inputs, divisor)
     handle.remove()
     losses.total.backward()
     score_map, boxes = (t.detach() for t in kept[0])

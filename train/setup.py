@@ -6,8 +6,10 @@ What is missing or does not fit is a `UserError` that says what to do about it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,10 +21,8 @@ from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 from lorat.shards.writer import index_path
 from lorat.train.checkpoint.checkpoints import checkpoints_of
-from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, write_record
-from lorat.train.data.batches import Source
-from lorat.train.data.labels import CropSpec
-from lorat.train.data.prefetch import check_room
+from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, leaves, write_record
+from lorat.train.data.places import CropSpec, Source, check_room
 from lorat.train.distributed.world import World
 from lorat.train.loop import Training
 from lorat.train.network.blocks.lorat import LoRAT
@@ -32,18 +32,9 @@ from lorat.train.network.variants import build_network
 from lorat.train.options import StartOptions
 from lorat.train.validation import validation_source
 
-__all__ = ["Reading", "Request", "find_shards", "introduce", "note_run", "prepare"]
-
 _LOG = logging.getLogger("lorat")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Where shards are read from and what is done about a damaged sample."""
-
-    shards: Location
-    cache: CacheOptions | None
-    skip_damaged: bool
+_OWN = frozenset({"data.workers", "data.prefetch"})
+"""Keys of a recipe that may differ from rank to rank: machines do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +43,22 @@ class Request:
 
     variant: VariantConfig
     recipe: RecipeConfig
-    reading: Reading
+    shards: Location
+    cache: CacheOptions | None = None
+    skip_damaged: bool = False
     run: Path
     weights: Path | None = None
     start: StartOptions = field(default_factory=StartOptions)
     repeats: RunRecord | None = None
     """The record of the run that is done again, if one is."""
+
+    def first_weights(self) -> Path | None:
+        """Return the weights to start from, unless a checkpoint replaces them anyway."""
+        return None if self.goes_on() else self.weights
+
+    def goes_on(self) -> bool:
+        """Return whether a checkpoint is there that the run goes on from."""
+        return self.start.resume is not None and bool(checkpoints_of(self.run))
 
 
 def find_shards(request: Request) -> tuple[Manifest, ...]:
@@ -67,24 +68,50 @@ def find_shards(request: Request) -> tuple[Manifest, ...]:
         UserError: if shards are missing or cut, are not those of the run that is repeated, or the
             cache is too small for them.
     """
-    reading, recipe = request.reading, request.recipe
-    _check_weights(recipe)
-    shards, names = reading.shards, list(recipe.data.datasets)
-    missing = [name for name in names if file_size(shards / name / MANIFEST) is None]
+    recipe, shards = request.recipe, request.shards
+    weights, length = recipe.data.datasets, recipe.train.pairs_per_epoch
+    rarest = min(weights, key=lambda name: weights[name])
+    if weights[rarest] * length < sum(weights.values()):
+        raise UserError(
+            f"train.pairs_per_epoch ({length}) is too short for data.datasets: {rarest} with a "
+            f"weight of {weights[rarest]} in {sum(weights.values())} gets less than one pair an "
+            "epoch; change one with --set"
+        )
+    missing = [name for name in weights if file_size(shards / name / MANIFEST) is None]
     if missing:
         raise UserError(
             f"{shards}: no shards of {', '.join(missing)}; build them with lorat-prep build "
             f"--datasets {','.join(missing)}, or give --shards or another --recipe"
         )
-    manifests = tuple(load_manifest(shards / name) for name in names)
+    manifests = tuple(load_manifest(shards / name) for name in weights)
     for manifest in manifests:
-        _check_files(manifest, reading)
-    if request.repeats is not None:
-        for manifest in manifests:
-            _check_same(manifest, request.repeats)
-    if reading.cache is not None:
-        check_room(manifests, recipe.data.window_shards, reading.cache)
+        _check_files(manifest, request)
+        wanted = request.repeats.data.get(manifest.name) if request.repeats else None
+        if wanted is not None and wanted != manifest.fingerprint():
+            raise UserError(
+                f"{manifest.folder}: holds other shards ({manifest.fingerprint()}) than the run "
+                f"to repeat was trained on ({wanted}); name those with --shards"
+            )
+    if request.cache is not None:
+        check_room(manifests, recipe.data.window_shards, request.cache)
     return manifests
+
+
+def _check_files(manifest: Manifest, request: Request) -> None:
+    """See that every shard and its index are there, and are not cut where that is cheap to tell.
+
+    A cut shard is one that has damaged samples, so with ``--on-bad-sample skip`` it is read.
+    """
+    there = {place.name for place in children(manifest.folder)}
+    for receipt in manifest.shards:
+        shard = manifest.folder / receipt.shard
+        absent = [place for place in (shard, index_path(shard)) if place.name not in there]
+        measured = not (absent or is_remote(shard) or request.skip_damaged)
+        if absent or (measured and file_size(shard) != receipt.bytes):
+            raise UserError(
+                f"{(*absent, shard)[0]}: missing, or not as long as its manifest says; run "
+                f"lorat-prep build --datasets {manifest.name} again"
+            )
 
 
 def prepare(
@@ -95,179 +122,18 @@ def prepare(
     Raises:
         UserError: if the batch cannot be divided, the folder is taken, or weights do not fit.
     """
-    recipe = request.recipe
+    variant, recipe, start = request.variant, request.recipe, request.start
     _check_division(recipe, world)
-    _check_folder(request, world)
+    if world.speaks:
+        _check_folder(request)
     torch.manual_seed(recipe.train.seed)
     dtype = pick_dtype(recipe.train.dtype, world.device, training=True)
-    network = build_network(request.variant, backbone=request.start.backbone, dtype_frozen=dtype)
-    _start_from(request, network)
+    network = build_network(variant, backbone=start.backbone, dtype_frozen=dtype)
+    if weights := request.first_weights():
+        layout, force = variant.backbone.layout, start.force_backbone
+        load_weights(weights, network, layout=layout, force_backbone=force)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
-    return _training(request, manifests, network, dtype, world), network
-
-
-def note_run(request: Request, training: Training, network: LoRAT, world: World) -> None:
-    """Write the run's record, on rank 0.
-
-    A run that goes on from a checkpoint keeps its own; what differs is refused by the checkpoint.
-
-    Raises:
-        UserError: if the disk refuses.
-    """
-    if world.speaks and not (_goes_on(request) and (request.run / CONFIG).is_file()):
-        write_record(request.run / CONFIG, _record(request, training, network, world))
-
-
-def introduce(training: Training, network: LoRAT, world: World) -> None:
-    """Print what is about to be trained, on what."""
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    every = sum(p.numel() for p in network.parameters())
-    source = training.source
-    number_type = str(training.dtype).removeprefix("torch.")
-    say(
-        f"{training.variant.name}: {trained:,} of {every:,} parameters trained; "
-        f"{source.epochs} epochs of {source.pairs_per_epoch:,} pairs, batch {source.batch_size}, "
-        f"{number_type} on {world.size} x {world.device}"
-    )
-    for manifest, weight in zip(source.manifests, source.weights, strict=True):
-        draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
-        freshness = f"each drawn {draws / manifest.rows:.1f} times"
-        say(f"  {manifest.name}: {manifest.rows:,} pairs, {freshness}")
-
-
-def _start_from(request: Request, network: LoRAT) -> None:
-    """Give the network the weights to start from, unless a checkpoint replaces them anyway."""
-    if request.weights is None or _goes_on(request):
-        return
-    load_weights(
-        request.weights,
-        network,
-        layout=request.variant.backbone.layout,
-        force_backbone=request.start.force_backbone,
-    )
-
-
-def _goes_on(request: Request) -> bool:
-    """Return whether a checkpoint is there that the run goes on from."""
-    return request.start.resume is not None and bool(checkpoints_of(request.run))
-
-
-def _check_division(recipe: RecipeConfig, world: World) -> None:
-    batch, parts = recipe.train.batch_size, world.size * recipe.train.accumulate
-    if batch % parts == 0:
-        return
-    pairs = recipe.train.pairs_per_epoch
-    sizes = [size for size in range(parts, pairs + 1, parts) if pairs % size == 0]
-    below, above = [s for s in sizes if s < batch][-1:], [s for s in sizes if s > batch][:1]
-    near = " or ".join(f"train.batch_size={size}" for size in below + above)
-    remedy = f"--set {near}" if near else "another number of processes, or train.accumulate"
-    raise UserError(
-        f"train.batch_size ({batch}) must be a multiple of {world.size} processes times "
-        f"train.accumulate ({recipe.train.accumulate}); take {remedy}"
-    )
-
-
-def _check_weights(recipe: RecipeConfig) -> None:
-    weights, length = recipe.data.datasets, recipe.train.pairs_per_epoch
-    rarest = min(weights, key=lambda name: weights[name])
-    if weights[rarest] * length < sum(weights.values()):
-        raise UserError(
-            f"train.pairs_per_epoch ({length}) is too short for data.datasets: {rarest} with a "
-            f"weight of {weights[rarest]} in {sum(weights.values())} gets less than one pair an "
-            "epoch; change one with --set"
-        )
-
-
-def _check_files(manifest: Manifest, reading: Reading) -> None:
-    """See that every shard and its index are there, and are not cut where that is cheap to tell.
-
-    A cut shard is one that has damaged samples, so with ``--on-bad-sample skip`` it is read.
-    """
-    there = {place.name for place in children(manifest.folder)}
-    for receipt in manifest.shards:
-        shard = manifest.folder / receipt.shard
-        absent = [place for place in (shard, index_path(shard)) if place.name not in there]
-        measured = not (absent or is_remote(shard) or reading.skip_damaged)
-        if absent or (measured and file_size(shard) != receipt.bytes):
-            raise UserError(
-                f"{(*absent, shard)[0]}: missing, or not as long as its manifest says; run "
-                f"lorat-prep build --datasets {manifest.name} again"
-            )
-
-
-def _check_same(manifest: Manifest, repeated: RunRecord) -> None:
-    wanted = repeated.data.get(manifest.name)
-    if wanted is not None and wanted != manifest.fingerprint():
-        raise UserError(
-            f"{manifest.folder}: holds other shards ({manifest.fingerprint()}) than the run to "
-            f"repeat was trained on ({wanted}); name those with --shards"
-        )
-
-
-def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, world: World) -> None:
-    """See that backbone and first weights are those of the run that is repeated."""
-    wanted, force = repeated.backbone_fingerprint, request.start.force_backbone
-    if wanted is not None and wanted != network.fingerprint and not force:
-        raise UserError(
-            f"--config: the run to repeat had another backbone (fingerprint {wanted or 'none'}, "
-            f"not {network.fingerprint or 'none'}); give that one with --backbone, or "
-            "--force-backbone"
-        )
-    first = None if _goes_on(request) else request.weights
-    if first is not None and file_digest(first, "restore it") != repeated.weights_sha256:
-        raise UserError(
-            f"{request.weights}: not the file that the run to repeat started from (its SHA-256 "
-            f"was {repeated.weights_sha256}); restore it"
-        )
-    made = repeated.made
-    if world.speaks and made is not None and made.processes != world.size:
-        _LOG.warning(
-            "the run to repeat had %d processes, this one has %d: same batches, but weights are "
-            "equal within rounding only",
-            made.processes,
-            world.size,
-        )
-
-
-def _check_folder(request: Request, world: World) -> None:
-    """See that the run folder is new, or is to be gone on with."""
-    if not world.speaks:
-        return
-    if request.run.is_file():
-        raise UserError(f"{request.run}: is a file; name a folder with --run")
-    if request.run.exists() and any(request.run.iterdir()) and not request.start.resume:
-        raise UserError(
-            f"{request.run}: exists; go on with --resume auto, or name another folder with --run"
-        )
-
-
-def _record(request: Request, training: Training, network: LoRAT, world: World) -> RunRecord:
-    """Return everything that decides the weights, the number type resolved."""
-    number_type = {"dtype": str(training.dtype).removeprefix("torch.")}
-    recipe, weights = request.recipe, request.weights
-    train = recipe.train.model_copy(update=number_type)
-    return RunRecord(
-        variant=request.variant,
-        recipe=recipe.model_copy(update={"train": train}),
-        shards=str(request.reading.shards),
-        data={manifest.name: manifest.fingerprint() for manifest in training.source.manifests},
-        on_bad_sample="skip" if request.reading.skip_damaged else "stop",
-        backbone_fingerprint=network.fingerprint,
-        weights=None if weights is None else str(weights),
-        weights_sha256=None if weights is None else file_digest(weights, "name a whole file"),
-        made=Made.here(world.size, world.device.type),
-    )
-
-
-def _training(
-    request: Request,
-    manifests: tuple[Manifest, ...],
-    network: LoRAT,
-    dtype: torch.dtype,
-    world: World,
-) -> Training:
-    variant, recipe = request.variant, request.recipe
     spec = CropSpec(
         variant.template_size,
         variant.search_size,
@@ -286,21 +152,140 @@ def _training(
         pairs_per_epoch=recipe.train.pairs_per_epoch,
         epochs=recipe.train.epochs,
         window_shards=recipe.data.window_shards,
-        skip_damaged=request.reading.skip_damaged,
-        cache=request.reading.cache,
+        skip_damaged=request.skip_damaged,
         negatives=recipe.data.negatives,
+        cache=request.cache,
     )
-    validation = validation_source(recipe.data, source, request.reading.shards, world)
+    validation = validation_source(recipe.data, source, request.shards, world)
     if validation is not None:
-        _check_files(validation.manifests[0], request.reading)
-    return Training(
-        run=request.run,
-        variant=variant,
-        recipe=recipe,
-        source=source,
-        dtype=dtype,
-        resume=request.start.resume is not None,
+        _check_files(validation.manifests[0], request)
+    training = Training(
+        request.run,
+        variant,
+        recipe,
+        source,
+        dtype,
+        world,
         validation=validation,
-        force_backbone=request.start.force_backbone,
-        wandb=request.start.wandb,
+        start=start,
     )
+    return training, network
+
+
+def _check_division(recipe: RecipeConfig, world: World) -> None:
+    batch, parts = recipe.train.batch_size, world.size * recipe.train.accumulate
+    if batch % parts == 0:
+        return
+    pairs = recipe.train.pairs_per_epoch
+    sizes = [size for size in range(parts, pairs + 1, parts) if pairs % size == 0]
+    near = [s for s in sizes if s < batch][-1:] + [s for s in sizes if s > batch][:1]
+    those = " or ".join(f"train.batch_size={size}" for size in near)
+    remedy = f"--set {those}" if near else "another number of processes, or train.accumulate"
+    raise UserError(
+        f"train.batch_size ({batch}) must be a multiple of {world.size} processes times "
+        f"train.accumulate ({recipe.train.accumulate}); take {remedy}"
+    )
+
+
+def _check_folder(request: Request) -> None:
+    """See that the run folder is new, or is to be gone on with."""
+    run = request.run
+    if run.is_file():
+        raise UserError(f"{run}: is a file; name a folder with --run")
+    if run.exists() and any(run.iterdir()) and not request.start.resume:
+        raise UserError(
+            f"{run}: exists; go on with --resume auto, or name another folder with --run"
+        )
+
+
+def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, world: World) -> None:
+    """See that backbone and first weights are those of the run that is repeated."""
+    wanted, force = repeated.backbone_fingerprint, request.start.force_backbone
+    if wanted is not None and wanted != network.fingerprint and not force:
+        raise UserError(
+            f"--config: the run to repeat had another backbone (fingerprint {wanted or 'none'}, "
+            f"not {network.fingerprint or 'none'}); give that one with --backbone, or "
+            "--force-backbone"
+        )
+    first = request.first_weights()
+    if first is not None and file_digest(first, "restore it") != repeated.weights_sha256:
+        raise UserError(
+            f"{first}: not the file that the run to repeat started from (its SHA-256 was "
+            f"{repeated.weights_sha256}); restore it"
+        )
+    made = repeated.made
+    if world.speaks and made is not None and made.processes != world.size:
+        _LOG.warning(
+            "the run to repeat had %d processes, this one has %d: same batches, but weights are "
+            "equal within rounding only",
+            made.processes,
+            world.size,
+        )
+
+
+def common_settings(training: Training, backbone: str, test_sets: Sequence[str]) -> dict[str, Any]:
+    """Return key → JSON value of what ranks have to have in common.
+
+    Args:
+        training: as this rank would do it.
+        backbone: fingerprint of its backbone.
+        test_sets: that it found.
+    """
+    source, validation = training.source, training.validation
+    plan = leaves("", training.recipe.model_dump(mode="json"))
+    return {
+        **dict(leaves("variant", training.variant.model_dump(mode="json"))),
+        **{key: value for key, value in plan if key not in _OWN},
+        **{f"shards of {m.name}": m.fingerprint() for m in source.manifests},
+        "shards for validation": validation and validation.manifests[0].fingerprint(),
+        "test sets": ", ".join(test_sets),
+        "backbone": backbone,
+        "number type": str(training.dtype),
+        "--resume": training.start.resume,
+        "--on-bad-sample skip": source.skip_damaged,
+    }
+
+
+def note_run(request: Request, training: Training, network: LoRAT) -> None:
+    """Write everything that decides the weights as the run's record, on rank 0.
+
+    A run that goes on from a checkpoint keeps its own; what differs is refused by the checkpoint.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    path, world = request.run / CONFIG, training.world
+    if not world.speaks or (request.goes_on() and path.is_file()):
+        return
+    recipe, weights = request.recipe, request.weights
+    resolved = {"dtype": str(training.dtype).removeprefix("torch.")}
+    train = recipe.train.model_copy(update=resolved)
+    record = RunRecord(
+        variant=request.variant,
+        recipe=recipe.model_copy(update={"train": train}),
+        shards=str(request.shards),
+        data={manifest.name: manifest.fingerprint() for manifest in training.source.manifests},
+        on_bad_sample="skip" if request.skip_damaged else "stop",
+        backbone_fingerprint=network.fingerprint,
+        weights=None if weights is None else str(weights),
+        weights_sha256=None if weights is None else file_digest(weights, "name a whole file"),
+        made=Made.here(world.size, world.device.type),
+    )
+    write_record(path, record)
+
+
+def introduce(training: Training, network: LoRAT) -> None:
+    """Print what is about to be trained, on what."""
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in network.parameters())
+    source, world = training.source, training.world
+    number_type = str(training.dtype).removeprefix("torch.")
+    say(
+        f"{training.variant.name}: {trained:,} of {every:,} parameters trained; "
+        f"{source.epochs} epochs of {source.pairs_per_epoch:,} pairs, batch {source.batch_size}, "
+        f"{number_type} on {world.size} x {world.device}"
+    )
+    for manifest, weight in zip(source.manifests, source.weights, strict=True):
+        draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
+        freshness = f"each drawn {draws / manifest.rows:.1f} times"
+        say(f"  {manifest.name}: {manifest.rows:,} pairs, {freshness}")

@@ -9,20 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 
-from lorat.configs.schema import AugmentConfig, DataConfig, TrainConfig
+from lorat.configs.schema import AugmentConfig, DataConfig
 from lorat.shards.base.storage import Location, file_size
 from lorat.shards.manifest import MANIFEST, load_manifest
-from lorat.train.data.batches import Source, make_loader
+from lorat.train.data.batches import make_loader
+from lorat.train.data.places import Source
 from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
-from lorat.train.logs.report import Reporter
-from lorat.train.step.engine import Engine
-
-__all__ = ["Validations", "validate", "validation_due", "validation_source"]
+from lorat.train.step.step import Engine
 
 _LOG = logging.getLogger("lorat")
 
@@ -71,56 +68,6 @@ def validation_source(
     )
 
 
-def validation_due(recipe: TrainConfig, done: int, steps_per_epoch: int) -> bool:
-    """Return whether a validation is due after `done` steps: at the ends of epochs."""
-    epoch, inside = divmod(done, steps_per_epoch)
-    return inside == 0 and (epoch % recipe.validate_epochs == 0 or epoch == recipe.epochs)
-
-
-@dataclass(frozen=True, slots=True)
-class Validations:
-    """Validates at the ends of epochs; every rank calls alike."""
-
-    source: Source | None
-    """Of `validation_source`; None where nothing is validated."""
-    data: DataConfig
-    recipe: TrainConfig
-    steps_per_epoch: int
-    engine: Engine
-    reporter: Reporter
-    asked_to_end: Callable[[], bool]
-    """Whether a signal asked for the end, the same on all ranks."""
-
-    def due(self, done: int) -> bool:
-        """Return whether `after` is to be called after `done` steps."""
-        due = validation_due(self.recipe, done, self.steps_per_epoch)
-        return self.source is not None and due
-
-    def after(self) -> dict[str, float]:
-        """Return the losses; nothing where a signal asked for the end in the meantime."""
-        assert self.source is not None
-        values = validate(
-            self.engine, self.source, self.data, self.recipe.accumulate, self.asked_to_end
-        )
-        self.reporter.meter.restart()
-        return values
-
-    def catch_up(self, first_step: int) -> None:
-        """Do what a run that goes on after `first_step` steps was asked to end before.
-
-        The log, which is rank 0's, says whether it was done.
-        """
-        if not first_step or not self.due(first_step):
-            return
-        log, world = self.reporter.log, self.engine.world
-        done = log is not None and log.has(first_step, "val_loss")
-        if texts_of_ranks(["done" if done else "missing"], world)[0] == "done":
-            return
-        values = self.after()
-        if values and log is not None:
-            log.add(first_step, values)
-
-
 def validate(
     engine: Engine,
     source: Source,
@@ -144,43 +91,28 @@ def validate(
     Raises:
         UserError: if a shard is damaged.
     """
-    world, objective = engine.world, engine.objective
-    # Compiled, another mode would be another graph; sharded weights come by the module's hooks.
-    compute: Any = objective if engine.is_sharded else objective.forward
+    world, damaged = engine.world, list[str]()
     one, sums = torch.ones((), device=world.device), torch.zeros(3, device=world.device)
-    damaged: list[str] = []
     batches = make_loader(
         source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins
     )
-    objective.eval()
-    try:
-        with closing(batches), torch.no_grad():
-            for batch in batches:
-                if asked_to_end():
-                    return {}
-                damaged += [message for messages in batch.damaged for message in messages]
-                for part in batch.to(world.device).split(accumulate):
-                    images = part.template, part.search, part.template_mask
-                    losses = compute(*images, part.positive, part.box, one)
-                    positives = part.positive.sum(dtype=torch.float32)
-                    sums += torch.stack([losses.score, losses.box, positives])
-    finally:
-        objective.train()
-        engine.reshard()
+    with closing(batches), engine.evaluating() as compute:
+        for batch in batches:
+            if asked_to_end():
+                return {}
+            damaged += [message for messages in batch.damaged for message in messages]
+            for part in batch.to(world.device).split(accumulate):
+                losses = compute(*part.inputs, one)
+                positives = part.positive.sum(dtype=torch.float32)
+                sums += torch.stack([losses.score, losses.box, positives])
     score, box, positives = mean_over_ranks(sums, world).tolist()
-    _report(texts_of_ranks(damaged, world), world)
-    score, box = score / positives, box / positives
-    return {
-        "val_loss": round(score + box, 5),
-        "val_score": round(score, 5),
-        "val_box": round(box, 5),
-    }
-
-
-def _report(damaged: list[str], world: World) -> None:
+    damaged = texts_of_ranks(damaged, world)
     if damaged and world.speaks:
         _LOG.warning(
             "%d damaged samples were replaced by others in the validation, first: %s",
             len(damaged),
             damaged[0],
         )
+    score, box = score / positives, box / positives
+    values = {"val_loss": score + box, "val_score": score, "val_box": box}
+    return {name: round(value, 5) for name, value in values.items()}

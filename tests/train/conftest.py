@@ -7,14 +7,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from lorat.configs.schema import AugmentConfig, BackboneConfig, RecipeConfig, VariantConfig
 from lorat.shards.manifest import load_manifest
-from lorat.train.data.batches import Source
-from lorat.train.data.labels import CropSpec
+from lorat.train.cli import main
+from lorat.train.data.places import CropSpec, Source
 
 
 @pytest.fixture(scope="session")
@@ -67,15 +71,45 @@ def files(
     tmp_path: Path, tiny_variant: VariantConfig, tiny_recipe: RecipeConfig, tiny_shards: Path
 ) -> list[str]:
     """The command line of a small training."""
-    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
-        text = yaml.safe_dump(config.model_dump(mode="json"))
-        (tmp_path / f"{name}.yaml").write_text(text)
-    return [
-        f"--variant={tmp_path / 'variant.yaml'}",
-        f"--recipe={tmp_path / 'recipe.yaml'}",
-        f"--shards={tiny_shards}",
-        "--device=cpu",
-    ]
+    return command_line(tmp_path, tiny_variant, tiny_recipe, tiny_shards)
+
+
+def command_line(
+    folder: Path, variant: VariantConfig, recipe: RecipeConfig, shards: Path, *more: str
+) -> list[str]:
+    """Options of a training, whose variant and recipe are files in `folder`."""
+    for name, config in (("variant", variant), ("recipe", recipe)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    files = [f"--{name}={folder / name}.yaml" for name in ("variant", "recipe")]
+    return [*files, f"--shards={shards}", "--device=cpu", *more]
+
+
+def train(*arguments: str, status: int = 0) -> Result:
+    """Run ``lorat-train`` in this process."""
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == status, result.output
+    return result
+
+
+def refused(result: Result, *parts: str) -> None:
+    """It ended with one line that says all this."""
+    lines = result.stderr.strip().splitlines()
+    assert result.exit_code == 2 and len(lines) == 1, result.output
+    assert all(part in lines[0] for part in parts), lines[0]
+
+
+def log_of(run: Path | str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()]
+
+
+def weights_of(run: Path | str, epoch: int = 3) -> dict[str, torch.Tensor]:
+    return load_file(Path(run, f"checkpoints/epoch_{epoch:04d}/model.safetensors"))
+
+
+def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 _FORK = """

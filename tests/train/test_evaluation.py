@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from lorat.evaluate.cli import main as evaluate
 from lorat.evaluate.track import batch as engine
 from lorat.shards.pixels.jpeg import encode
-from lorat.train.cli import main
+from tests.train.conftest import assert_equal, log_of, train, weights_of
 
 LENGTHS = (4, 9, 6)
 NAMES = [f"GOT-10k_Val_{n:06d}" for n in (1, 2, 3)]
@@ -42,18 +40,9 @@ def raw(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def files(tmp_path, tiny_variant, tiny_recipe, tiny_shards, monkeypatch):
+def files(files, tmp_path, monkeypatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
-    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    files = ["--variant=variant.yaml", "--recipe=recipe.yaml", f"--shards={tiny_shards}"]
-    return [*files, "--device=cpu", "--set=train.evaluate_epochs=1"]
-
-
-def train(*arguments: str, status: int = 0):
-    result = CliRunner().invoke(main, list(arguments))
-    assert result.exit_code == status, result.output
-    return result
+    return [*files, "--set=train.evaluate_epochs=1"]
 
 
 def scores(run: str, epoch: int) -> dict:
@@ -65,8 +54,7 @@ def test_weights_are_equal_bit_for_bit_with_and_without_evaluation(files, raw):
     drops = ["--set=variant.drop_path=0.2"]  # which draws from torch's generator
     printed = train(*files, *drops, f"--raw={raw}", "--run=a").output
     train(*files, *drops, "--no-eval", "--run=b")
-    a, b = (load_file(f"{run}/checkpoints/epoch_0003/model.safetensors") for run in "ab")
-    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert_equal(weights_of("a"), weights_of("b"))
     assert not Path("b/eval").exists()
     for epoch in (1, 2, 3):
         assert set(scores("a", epoch)["sequences"]) == set(NAMES)
@@ -76,20 +64,16 @@ def test_weights_are_equal_bit_for_bit_with_and_without_evaluation(files, raw):
 def test_the_best_and_the_last_weights_are_named_and_logged(files, raw):
     train(*files, f"--raw={raw}", "--run=a", "--set=train.keep_checkpoints=1")
     result = json.loads(Path("a/result.json").read_text())
-    log = [json.loads(line) for line in Path("a/log.jsonl").read_text().splitlines()]
+    log = log_of("a")
     reached = {e["step"] // 3: e["got10k-val/ao"] for e in log if "got10k-val/ao" in e}
     assert reached == {n: scores("a", n)["tracker"]["got10k"]["ao"] for n in (1, 2, 3)}
     assert result["best"]["score"] == max(reached.values())
     assert reached[result["best"]["epoch"]] == max(reached.values())
-    assert load_file("a/best.safetensors").keys() == load_file(f"a/{weights(result)}").keys()
-    train(*files, f"--raw={raw}", "--run=a", "--set=train.keep_checkpoints=1", "--resume=auto")
-    again = [json.loads(line) for line in Path("a/log.jsonl").read_text().splitlines()]
-    assert again == log  # scored once more, and told once
-
-
-def weights(result: dict) -> str:
     assert result["last"]["epoch"] == 3
-    return result["last"]["weights"]
+    last = load_file(f"a/{result['last']['weights']}")
+    assert load_file("a/best.safetensors").keys() == last.keys()
+    train(*files, f"--raw={raw}", "--run=a", "--set=train.keep_checkpoints=1", "--resume=auto")
+    assert log_of("a") == log  # scored once more, and told once
 
 
 def test_a_damaged_sequence_is_reported_and_does_not_end_the_training(files, raw, tmp_path):

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from lorat.configs.load import load_recipe, names
 from lorat.shards.base.errors import UserError
-from lorat.train.cli import main
 from lorat.train.distributed.world import World
-from lorat.train.setup import _check_division
+from lorat.train.setup import Request, prepare
+from tests.train.conftest import train
 
 
 @pytest.fixture
-def files(tmp_path, tiny_variant, tiny_recipe, tiny_shards):
-    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
-        text = yaml.safe_dump(config.model_dump(mode="json"))
-        (tmp_path / f"{name}.yaml").write_text(text)
-    files = [f"--{name}={tmp_path / name}.yaml" for name in ("variant", "recipe")]
-    return [*files, f"--shards={tiny_shards}", "--device=cpu", "--no-eval"]
-
-
-def run(*arguments: str):
-    return CliRunner().invoke(main, list(arguments))
+def files(files) -> list[str]:
+    return [*files, "--no-eval"]
 
 
 @pytest.mark.parametrize("name", names("recipes"))
 def test_every_recipe_evaluates_and_saves_within_its_epochs(name):
-    train = load_recipe(name).train
-    assert train.evaluate_epochs <= train.epochs and train.checkpoint_epochs <= train.epochs
-    assert train.warmup_epochs < train.epochs
+    plan = load_recipe(name).train
+    assert plan.evaluate_epochs <= plan.epochs and plan.checkpoint_epochs <= plan.epochs
+    assert plan.warmup_epochs < plan.epochs
 
 
 @pytest.mark.parametrize(("short", "long"), [("short", "standard"), ("got10k-short", "got10k")])
@@ -45,37 +34,38 @@ def test_short_recipes_are_the_long_ones_in_proportion(short, long):
     assert brief.train.model_dump(exclude=changed) == whole.train.model_dump(exclude=changed)
 
 
-def test_set_changes_keys_of_recipe_and_variant(files, tmp_path):
-    short = ["--set=train.epochs=1", "--set=variant.drop_path=0.1", f"--run={tmp_path / 'run'}"]
-    result = run(*files, *short)
-    assert result.exit_code == 0, result.output
-    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+def test_the_record_holds_the_whole_configuration_as_set_changed_it(files, tmp_path):
+    train(*files, "--set=train.epochs=1", "--set=variant.drop_path=0.1", f"--run={tmp_path / 'a'}")
+    config = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
     assert config["recipe"]["train"]["epochs"] == 1
     assert config["variant"]["drop_path"] == 0.1
-
-
-def test_a_mistyped_key_of_the_variant_is_refused_with_the_nearest(files):
-    result = run(*files, "--set=variant.drop_pth=0.1")
-    assert result.exit_code == 2
-    assert "unknown key 'drop_pth'; did you mean 'drop_path'" in result.stderr
-
-
-def test_a_batch_that_cannot_be_divided_is_refused_with_sizes_that_can(files, tmp_path):
-    four = World(0, 4, None)
-    recipe = load_recipe("standard", ["train.batch_size=2", "train.pairs_per_epoch=48"])
-    with pytest.raises(UserError, match=r"train.batch_size \(2\).* 4 processes.*batch_size=4"):
-        _check_division(recipe, four)
-    recipe = load_recipe("standard", ["train.batch_size=6", "train.pairs_per_epoch=24"])
-    with pytest.raises(UserError, match=r"train\.batch_size=4 or train\.batch_size=8"):
-        _check_division(recipe, four)
-    result = run(*files, "--set=train.batch_size=7", f"--run={tmp_path / 'run'}")
-    assert result.exit_code == 2 and "pairs_per_epoch" in result.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_record_holds_the_whole_configuration(files, tmp_path):
-    assert run(*files, "--set=train.epochs=1", f"--run={tmp_path / 'run'}").exit_code == 0
-    config = yaml.safe_load(Path(tmp_path / "run/config.yaml").read_text())
     assert config["recipe"]["train"]["dtype"] == "float32"
     assert set(config["data"]) == {"toy-train", "toy-val"}
     assert config["made"]["processes"] == 1 and config["backbone_fingerprint"] == ""
+
+
+def test_a_mistyped_key_of_the_variant_is_refused_with_the_nearest(files):
+    result = train(*files, "--set=variant.drop_pth=0.1", status=2)
+    assert "unknown key 'drop_pth'; did you mean 'drop_path'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("batch", "pairs", "says"),
+    [
+        (2, 48, r"train.batch_size \(2\).* 4 processes.*batch_size=4"),
+        (6, 24, r"train\.batch_size=4 or train\.batch_size=8"),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_is_refused_with_sizes_that_can(
+    tiny_variant, tmp_path, batch, pairs, says
+):
+    keys = [f"train.batch_size={batch}", f"train.pairs_per_epoch={pairs}"]
+    recipe = load_recipe("standard", keys)
+    request = Request(variant=tiny_variant, recipe=recipe, shards=tmp_path, run=tmp_path / "run")
+    with pytest.raises(UserError, match=says):
+        prepare(request, (), World(0, 4, None))
+
+
+def test_an_epoch_that_is_not_whole_steps_is_refused(files, tmp_path):
+    result = train(*files, "--set=train.batch_size=7", f"--run={tmp_path / 'run'}", status=2)
+    assert "pairs_per_epoch" in result.stderr and not (tmp_path / "run").exists()

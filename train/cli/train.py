@@ -173,11 +173,10 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
 
 def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> int:
     """Train and return the exit status; what ranks find by themselves, they agree on first."""
-    from lorat.train.agreement import agreed, check_alike, common_settings
-    from lorat.train.distributed.world import join_world
+    from lorat.train.distributed.world import agreed, check_alike, join_world
     from lorat.train.logs.result import read_best
     from lorat.train.loop import train
-    from lorat.train.setup import find_shards, introduce, note_run, prepare
+    from lorat.train.setup import common_settings, find_shards, introduce, note_run, prepare
     from lorat.train.step.faults import explain_memory
 
     with join_world(start.device) as world:
@@ -188,12 +187,12 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
         training, network = agreed(lambda: prepare(request, manifests, world), world)
         test_sets = found.names if found else ()
         check_alike(common_settings(training, network.fingerprint, test_sets), world)
-        agreed(lambda: note_run(request, training, network, world), world)
+        agreed(lambda: note_run(request, training, network), world)
         evaluator = Evaluator(found, request, world) if found is not None else None
         if world.speaks:
-            introduce(training, network, world)
+            introduce(training, network)
         with explain_memory(request.recipe, request.variant, world):
-            checkpoint = train(training, network, world, evaluator)
+            checkpoint = train(training, network, evaluator)
         if evaluator is not None:
             evaluator.publish()
         if world.speaks:
@@ -206,7 +205,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
 
 
 def _request(options: TrainOptions, start: StartOptions) -> Request:
-    from lorat.train.setup import Reading, Request
+    from lorat.train.setup import Request
 
     record = options.record()
     if record is None:
@@ -224,7 +223,9 @@ def _request(options: TrainOptions, start: StartOptions) -> Request:
     return Request(
         variant=variant,
         recipe=recipe,
-        reading=Reading(shards, options.cache(), bad == "skip"),
+        shards=shards,
+        cache=options.cache(),
+        skip_damaged=bad == "skip",
         run=options.run or Path("runs") / f"{variant.name}-{recipe.name}",
         weights=weights,
         repeats=record,

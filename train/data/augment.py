@@ -1,9 +1,14 @@
-"""Augmentation of one cropped pair: flips, colours, and one of grey, solarise or blur.
+"""Augmentation of one cropped pair: flips, colours, and one of grey, solarise or blur; backgrounds.
 
 Crops are uint8 (S, S, 3) RGB. The order, ranges and which draws are shared between template and
 search are the published system's; the last step works on 8-bit values, truncated, so what leaves
 here is exactly what the network sees after normalisation. The generator is keyed by the pair's
 place in the run, never by the process.
+
+A pair of crops from one still image shares its surroundings, so a network that learns from such
+pairs alone finds the object by what lies around it, and follows the ground when the object moves
+on. Before another photograph only the object itself is left to be found. Pieces of its old
+surroundings are pasted as decoys, so that neither they nor the seams of a paste give it away.
 """
 
 from __future__ import annotations
@@ -14,13 +19,13 @@ from numpy.typing import NDArray
 
 from lorat.configs.schema import AugmentConfig
 
-__all__ = ["augment_pair"]
-
 Image = NDArray[np.uint8]
 Box = NDArray[np.float64]
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601 luma
 _TO_GREY = np.tile(_GREY, (3, 1))
 _SAME = np.eye(3, dtype=np.float32)
+_DECOYS = 3  # at most
+_FADE = (0.02, 0.3)  # width of a seam, in half sides of the pasted piece
 
 
 def augment_pair(
@@ -87,9 +92,8 @@ def _grey_solarise_or_blur(images: list[Image], rng: np.random.Generator) -> lis
     """Apply one choice, uniformly drawn, to both crops."""
     choice = rng.integers(3)
     if choice == 0:
-        return [
-            cv2.cvtColor(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) for i in images
-        ]
+        greys = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images)
+        return [cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB) for grey in greys]
     if choice == 1:
         return [np.minimum(i, ~i) for i in images]  # ~i is 255 - i, the smaller from 128 on
     radius = rng.uniform(0.1, 2.0)
@@ -107,3 +111,46 @@ def _motion_blur(image: Image, rng: np.random.Generator) -> Image:
     cv2.line(kernel, ends[0], ends[1], 255, 1, cv2.LINE_AA, shift=4)
     weights = kernel.astype(np.float32) / kernel.sum(dtype=np.float32)
     return cv2.filter2D(image, -1, weights, borderType=cv2.BORDER_REPLICATE)
+
+
+def swap_background(crop: Image, box: Box, other: Image, rng: np.random.Generator) -> Image:
+    """Show the object, and up to three pieces of its surroundings, before another image.
+
+    The object is cut out as a superellipse that fills its box: between an ellipse, which suits
+    round and thin objects, and nearly the whole box.
+
+    Args:
+        crop: (S, S, 3) uint8.
+        box: (4,) xyxy of the object, crop pixels, not clipped.
+        other: (h, w, 3) uint8, of any size; a random square of it becomes the background.
+        rng: of this pair.
+
+    Returns:
+        A new (S, S, 3) uint8 crop; the object stays where it is.
+    """
+    size = crop.shape[0]
+    centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
+    keep = _piece(size, centre, half, rng)
+    for _ in range(rng.integers(_DECOYS + 1)):
+        reach = np.sqrt(half.prod()) * rng.uniform(0.5, 1.25, 2)
+        np.maximum(keep, _piece(size, rng.uniform(0.0, size, 2), reach, rng), out=keep)
+    height, width = other.shape[:2]
+    side = max(1, round(min(height, width) * rng.uniform(0.5, 1.0)))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    square = other[top : top + side, left : left + side]
+    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    background = cv2.resize(square, (size, size), interpolation=how).astype(np.float32)
+    mixed = background + keep[..., None] * (crop.astype(np.float32) - background)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _piece(
+    size: int, centre: NDArray[np.float64], half: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return how much of a piece each pixel shows: (size, size) in [0, 1], 1 inside."""
+    power = rng.uniform(2.0, 8.0)
+    fade = rng.uniform(*_FADE)
+    along = np.arange(size) + 0.5
+    dx, dy = (np.abs(along - c) / max(h, 1.0) for c, h in zip(centre, half, strict=True))
+    radius = (dx[None, :] ** power + dy[:, None] ** power) ** (1.0 / power)
+    return np.clip((1.0 + fade - radius) / fade, 0.0, 1.0).astype(np.float32)

@@ -8,8 +8,8 @@ device.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cv2
@@ -23,11 +23,8 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import settle_worker
 from lorat.shards.base.signals import outlive_signals
 from lorat.train.data.pairs import Failure, Pairs, TrainingPair
-from lorat.train.data.places import Place, Source, Steps
+from lorat.train.data.places import Source, Steps
 
-__all__ = ["Batch", "Place", "Source", "make_loader", "normalise", "scale_and_shift"]
-
-_NO_TENSORS = ("keys", "damaged", "seconds")
 _GRACE = 1.0  # seconds
 
 
@@ -58,9 +55,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What `Objective` takes of them."""
+        return self.template, self.search, self.template_mask, self.positive, self.box
+
     def to(self, device: torch.device) -> Batch:
         """Copy the tensors to a device, without waiting for it where memory is pinned."""
-        return self._map(lambda t: t.to(device, non_blocking=True))
+        return self._map(lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Copy the tensors to pinned memory; the loader calls this where a GPU trains."""
@@ -76,27 +78,9 @@ class Batch:
             yield Batch(*(getattr(self, field.name)[cut] for field in fields(self)))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        names = [field.name for field in fields(self) if field.name not in _NO_TENSORS]
-        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
-        return replace(self, **changed)
-
-
-def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Return what `normalise` multiplies by and then subtracts, (1, 3, 1, 1) float32 each."""
-    scale, shift = torch.tensor(std), torch.tensor(mean)
-    return (1.0 / (255.0 * scale)).view(1, 3, 1, 1), (shift / scale).view(1, 3, 1, 1)
-
-
-def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Turn (B, 3, H, W) images on 0 … 255 into (value / 255 − mean) / std, float32.
-
-    Args:
-        images: on any device.
-        scale: of `scale_and_shift`, on the same device: copied there anew for every batch it would
-            make the processor wait for a GPU.
-        shift: likewise.
-    """
-    return images.to(torch.float32) * scale - shift
+        values: list[Any] = [getattr(self, field.name) for field in fields(self)]
+        changed: list[Any] = [change(v) if isinstance(v, Tensor) else v for v in values]
+        return Batch(*changed)
 
 
 def make_loader(
@@ -136,22 +120,20 @@ def make_loader(
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin,
     )
-    batches = iter(loader)
-    while (batch := _next(batches, workers)) is not None:
+    batches: Iterator[Batch | Failure] = iter(loader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, EOFError, RuntimeError):
+            # A batch that a lost worker announced cannot be had. What ended the worker is raised
+            # by PyTorch here, in the place of that, as soon as the system says so.
+            time.sleep(_GRACE if workers else 0.0)
+            raise
+        if batch is None:
+            return
         if isinstance(batch, Failure):
             raise UserError(batch.message)
         yield batch
-
-
-def _next(batches: Iterator[Batch | Failure], workers: int) -> Batch | Failure | None:
-    """Return what comes next, or None at the end."""
-    try:
-        return next(batches, None)
-    except (OSError, EOFError, RuntimeError):
-        # A batch that a lost worker announced cannot be had. What ended the worker is raised by
-        # PyTorch here, in the place of that, as soon as the system says so.
-        time.sleep(_GRACE if workers else 0.0)
-        raise
 
 
 def _collate(pairs: list[TrainingPair | Failure]) -> Batch | Failure:
@@ -160,21 +142,15 @@ def _collate(pairs: list[TrainingPair | Failure]) -> Batch | Failure:
         if isinstance(pair, Failure):
             return pair
         made.append(pair)
-
-    def stack(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(pair, name) for pair in made]))
-
+    columns = dict(zip(TrainingPair._fields, zip(*made, strict=True), strict=True))
+    stacked = ("template", "search", "template_mask", "positive", "box")
     return Batch(
-        template=stack("template"),
-        search=stack("search"),
-        template_mask=stack("template_mask"),
-        positive=stack("positive"),
-        box=stack("box"),
-        position=torch.tensor([pair.position for pair in made]),
-        missing=torch.tensor([pair.missing for pair in made], dtype=torch.float32),
-        keys=tuple(pair.key for pair in made),
-        damaged=tuple(pair.damaged for pair in made),
-        seconds=np.array([pair.seconds for pair in made], dtype=np.float32),
+        **{name: torch.from_numpy(np.stack(columns[name])) for name in stacked},
+        position=torch.tensor(columns["position"]),
+        missing=torch.tensor(columns["missing"], dtype=torch.float32),
+        keys=columns["key"],
+        damaged=columns["damaged"],
+        seconds=np.array(columns["seconds"], dtype=np.float32),
     )
 
 

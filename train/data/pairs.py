@@ -7,8 +7,9 @@ damaged one where that is allowed; which row it is depends on the place and the 
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,33 +21,24 @@ from torch.utils.data import Dataset
 from lorat.configs.schema import AugmentConfig
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.cache.cache import ShardCache, open_shard
-from lorat.shards.pixels.geometry import CropTransform, adjust, clip_boxes, crop_transform
+from lorat.shards.pixels.geometry import (
+    CropTransform,
+    adjust,
+    box_mask,
+    clip_boxes,
+    crop_transform,
+)
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter, jitter_window
 from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.pixels.resample import Turn, Window, sample_crop, sample_turned_crop, turn_box
 from lorat.shards.reader import ShardReader
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
-from lorat.train.data.augment import augment_pair
-from lorat.train.data.backgrounds import swap_background
-from lorat.train.data.labels import CropSpec, make_labels
-from lorat.train.data.places import Place, Source
-from lorat.train.data.prefetch import shards_in_use
-
-__all__ = [
-    "Failure",
-    "Pairs",
-    "StoredPair",
-    "TrainingPair",
-    "make_pair",
-    "training_crop",
-    "without_object",
-]
+from lorat.train.data.augment import Box, Image, augment_pair, swap_background
+from lorat.train.data.places import CropSpec, Place, Source, shards_in_use
 
 _REPLACEMENTS = 20
 _MOST_OPEN = 64  # shards a process: far below the usual limit on open files
-
-Image = NDArray[np.uint8]
 
 
 class TrainingPair(NamedTuple):
@@ -95,15 +87,117 @@ class Pairs(Dataset["TrainingPair | Failure"]):
         self._readers: dict[tuple[int, int], ShardReader] = {}
         self._uncached: set[tuple[int, int]] = set()
         self._read_for = 0.0
+        self._damaged: list[str] = []
 
     def __getitem__(self, place: Place) -> TrainingPair | Failure:
-        begin, self._read_for = time.perf_counter(), 0.0
+        begin, self._read_for, self._damaged = time.perf_counter(), 0.0, []
         try:
             pair = self._make(place)
         except UserError as error:
             return Failure(error.message)
-        rest = time.perf_counter() - begin - self._read_for
-        return pair._replace(seconds=(self._read_for, rest))
+        seconds = self._read_for, time.perf_counter() - begin - self._read_for
+        damaged = tuple(self._damaged)
+        return pair._replace(position=place.position, damaged=damaged, seconds=seconds)
+
+    def _make(self, place: Place) -> TrainingPair:
+        source, at = self._source, (self._source.seed, place.epoch, place.position)
+        # Draws of its own: all other pairs stay what they are without negative ones.
+        negative = source.negatives > 0 and Draws("negative", *at).uniform() < source.negatives
+        for attempt in range(_REPLACEMENTS):
+            key = (*at, attempt)
+            shard, row = self._row(place.dataset, key) if attempt else (place.shard, place.row)
+            reader = self._reader(place.dataset, shard)  # one that is gone is never skipped
+            stored = self._sound(reader, row)
+            if stored is None:
+                continue
+            if negative:
+                stored = self._astray(reader, stored, key)
+            rng = np.random.default_rng(key)
+            background = None
+            if source.augment.background and rng.random() < source.augment.background:
+                first = int(rng.integers(len(reader)))
+                background = self._background(reader, stored.sample, first, key)
+            pair = make_pair(stored, source.spec, source.augment, rng, background)
+            if pair is not None and negative:
+                nowhere, nothing = np.zeros_like(pair.positive), np.zeros_like(pair.box)
+                pair = pair._replace(positive=nowhere, box=nothing)
+            if pair is not None:
+                return pair
+        folder = source.manifests[place.dataset].folder
+        if self._damaged:
+            raise self._too_damaged(folder)
+        raise UserError(
+            f"{folder}: {_REPLACEMENTS} pairs in a row show too little of their object; check the "
+            "boxes of this data set"
+        )
+
+    def _row(self, dataset: int, key: tuple[int, ...]) -> tuple[int, int]:
+        """Return (shard, row) of any pair of a data set."""
+        rows = [s.rows for s in self._source.manifests[dataset].shards]
+        number = Draws("replace", *key).below(sum(rows))
+        ends = np.cumsum(rows)
+        shard = int(np.searchsorted(ends, number, side="right"))
+        return shard, number - int(ends[shard] - rows[shard])
+
+    def _sound(self, reader: ShardReader, row: int) -> StoredPair | None:
+        """Return a row decoded; None where it is damaged and may be skipped."""
+        try:
+            sample = self._read(reader, row)
+            images = (_decode(sample, role, reader, row) for role in ("template", "search"))
+            return StoredPair(sample, *images)
+        except ShardCorrupt as error:
+            self._skip(error)
+            return None
+
+    def _others(
+        self, reader: ShardReader, rows: Iterable[int], sample: PairSample
+    ) -> Iterator[tuple[PairSample, Image] | None]:
+        """Yield sound rows with their search image; None for one of the sample's own sequence."""
+        for row in rows:
+            try:
+                other = self._read(reader, row)
+                foreign = other.sequence != sample.sequence
+                found = (other, _decode(other, "search", reader, row)) if foreign else None
+            except ShardCorrupt as error:
+                self._skip(error)
+            else:
+                yield found
+
+    def _astray(self, reader: ShardReader, stored: StoredPair, key: tuple[int, ...]) -> StoredPair:
+        """Return the pair with the search image of another sequence, from a row of its shard."""
+        sample, draws = stored.sample, Draws("astray", *key)
+        rows = (draws.below(len(reader)) for _ in range(_REPLACEMENTS))
+        for other, search in filter(None, self._others(reader, rows, sample)):
+            mixed = replace(sample, key=f"{sample.key}+{other.key}", search=other.search)
+            return StoredPair(mixed, stored.template, search)
+        raise UserError(
+            f"{reader.path}: {_REPLACEMENTS} draws found no sequence but {sample.sequence} for a "
+            "negative pair; build this data set from more sequences or set data.negatives=0"
+        )
+
+    def _background(
+        self, reader: ShardReader, sample: PairSample, first: int, key: tuple[int, ...]
+    ) -> Image | None:
+        """Return the search image of the first sound row; None if it would show the object again.
+
+        Rows are of the pair's own shard, which is open: on a disk they are near each other.
+        """
+        again = range(1, _REPLACEMENTS)
+        draws = (Draws("background", *key, number).below(len(reader)) for number in again)
+        for other in self._others(reader, itertools.chain([first], draws), sample):
+            return other and other[1]
+        raise self._too_damaged(reader.path)
+
+    def _skip(self, error: ShardCorrupt) -> None:
+        if not self._source.skip_damaged:
+            raise ShardCorrupt(f"{error.message}, or train with --on-bad-sample skip") from None
+        self._damaged.append(error.message)
+
+    def _too_damaged(self, where: object) -> UserError:
+        return UserError(
+            f"{where}: {len(self._damaged)} samples in a row are damaged (last: "
+            f"{self._damaged[-1]}); build this data set again"
+        )
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -113,133 +207,16 @@ class Pairs(Dataset["TrainingPair | Failure"]):
         finally:
             self._read_for += time.perf_counter() - begin
 
-    def _make(self, place: Place) -> TrainingPair:
-        source = self._source
-        damaged: list[str] = []
-        for attempt in range(_REPLACEMENTS):
-            shard, row = self._row(place, attempt)
-            with self._reading():
-                reader = self._reader(place.dataset, shard)  # one that is gone is never skipped
-            try:
-                with self._reading():
-                    sample = reader.read(row)
-                stored = _decoded(sample, reader, row)
-            except ShardCorrupt as error:
-                self._skip(error, damaged)
-                continue
-            negative = self._is_negative(place)
-            if negative:
-                stored = self._astray(place, attempt, reader, stored, damaged)
-            rng = np.random.default_rng((source.seed, place.epoch, place.position, attempt))
-            background = None
-            if source.augment.background and rng.random() < source.augment.background:
-                rows = self._background_rows(place, attempt, reader, int(rng.integers(len(reader))))
-                background = self._background(reader, rows, stored.sample, damaged)
-            pair = make_pair(stored, source.spec, source.augment, rng, background)
-            if pair is not None:
-                pair = without_object(pair) if negative else pair
-                return pair._replace(position=place.position, damaged=tuple(damaged))
-        raise self._gave_up(place.dataset, damaged)
-
-    def _row(self, place: Place, attempt: int) -> tuple[int, int]:
-        """Return (shard, row) of an attempt: the place's own, then other rows of its data set."""
-        if attempt == 0:
-            return place.shard, place.row
-        rows = [s.rows for s in self._source.manifests[place.dataset].shards]
-        draws = Draws("replace", self._source.seed, place.epoch, place.position, attempt)
-        number = draws.below(sum(rows))
-        ends = np.cumsum(rows)
-        shard = int(np.searchsorted(ends, number, side="right"))
-        return shard, number - int(ends[shard] - rows[shard])
-
-    def _is_negative(self, place: Place) -> bool:
-        share = self._source.negatives
-        if not share:
-            return False
-        # Draws of its own: all other pairs stay what they are without negative ones.
-        draws = Draws("negative", self._source.seed, place.epoch, place.position)
-        return draws.uniform() < share
-
-    def _astray(
-        self,
-        place: Place,
-        attempt: int,
-        reader: ShardReader,
-        stored: StoredPair,
-        damaged: list[str],
-    ) -> StoredPair:
-        """Return the pair with the search image of another sequence, from a row of its shard.
-
-        Raises:
-            UserError: if no such row is found, or a row is damaged and may not be skipped.
-        """
-        draws = Draws("astray", self._source.seed, place.epoch, place.position, attempt)
-        sample = stored.sample
-        for _ in range(_REPLACEMENTS):
-            row = draws.below(len(reader))
-            try:
-                with self._reading():
-                    other = reader.read(row)
-                if other.sequence == sample.sequence:
-                    continue
-                search = _decode(other.search, reader, row, f"{other.key}.search.jpg")
-            except ShardCorrupt as error:
-                self._skip(error, damaged)
-                continue
-            mixed = replace(sample, key=f"{sample.key}+{other.key}", search=other.search)
-            return StoredPair(mixed, stored.template, search)
-        raise UserError(
-            f"{reader.path}: {_REPLACEMENTS} draws found no sequence but {sample.sequence} for a "
-            "negative pair; build this data set from more sequences or set data.negatives=0"
-        )
-
-    def _background_rows(
-        self, place: Place, attempt: int, reader: ShardReader, first: int
-    ) -> Iterator[int]:
-        """Yield rows of the pair's own shard, which is open: on a disk they are near each other."""
-        yield first
-        for again in range(1, _REPLACEMENTS):
-            key = (self._source.seed, place.epoch, place.position, attempt, again)
-            yield Draws("background", *key).below(len(reader))
-
-    def _background(
-        self, reader: ShardReader, rows: Iterator[int], sample: PairSample, damaged: list[str]
-    ) -> Image | None:
-        """Return the search image of the first sound row; None if it would show the object again.
-
-        Raises:
-            UserError: if every row is damaged, or one is and may not be skipped.
-        """
-        for row in rows:
-            try:
-                with self._reading():
-                    other = reader.read(row)
-                if other.sequence == sample.sequence:
-                    return None
-                return _decode(other.search, reader, row, f"{other.key}.search.jpg")
-            except ShardCorrupt as error:
-                self._skip(error, damaged)
-        raise _too_damaged(str(reader.path), damaged)
-
-    def _skip(self, error: ShardCorrupt, damaged: list[str]) -> None:
-        if not self._source.skip_damaged:
-            raise ShardCorrupt(f"{error.message}, or train with --on-bad-sample skip") from None
-        damaged.append(error.message)
-
-    def _gave_up(self, dataset: int, damaged: list[str]) -> UserError:
-        folder = self._source.manifests[dataset].folder
-        if damaged:
-            return _too_damaged(str(folder), damaged)
-        return UserError(
-            f"{folder}: {_REPLACEMENTS} pairs in a row show too little of their object; check the "
-            "boxes of this data set"
-        )
+    def _read(self, reader: ShardReader, row: int) -> PairSample:
+        with self._reading():
+            return reader.read(row)
 
     def _reader(self, dataset: int, shard: int) -> ShardReader:
         at = (dataset, shard)
         reader = self._readers.pop(at, None)
         if reader is None:
-            reader = self._open(at)
+            with self._reading():
+                reader = self._open(at)
         self._readers[at] = reader  # last used, last in the table
         if len(self._readers) > self._most_open:  # a cache keeps what is open
             self._readers.pop(next(iter(self._readers))).close()
@@ -247,38 +224,19 @@ class Pairs(Dataset["TrainingPair | Failure"]):
 
     def _open(self, at: tuple[int, int]) -> ShardReader:
         manifest, shard = self._source.manifests[at[0]], at[1]
-        if at not in self._uncached:
+        if self._cache is not None and at not in self._uncached:
             try:
                 return open_shard(manifest, shard, self._cache)
             except ShardCorrupt:
-                if self._cache is None:
-                    raise
                 # A cache refuses a damaged shard whole. Its sound rows are read where it lies, so
                 # that the same rows count as damaged as without a cache; if it is gone, this fails.
                 self._uncached.add(at)
         return open_shard(manifest, shard)
 
 
-def _too_damaged(where: str, damaged: list[str]) -> UserError:
-    return UserError(
-        f"{where}: {len(damaged)} samples in a row are damaged (last: "
-        f"{damaged[-1]}); build this data set again"
-    )
-
-
-def _decoded(sample: PairSample, reader: ShardReader, row: int) -> StoredPair:
-    """Decode the images of a row of `reader`.
-
-    Raises:
-        ShardCorrupt: if one does not decode.
-    """
-    template = _decode(sample.template, reader, row, f"{sample.key}.template.jpg")
-    return StoredPair(
-        sample, template, _decode(sample.search, reader, row, f"{sample.key}.search.jpg")
-    )
-
-
-def _decode(image: StoredImage, reader: ShardReader, row: int, name: str) -> Image:
+def _decode(sample: PairSample, role: str, reader: ShardReader, row: int) -> Image:
+    image: StoredImage = getattr(sample, role)
+    name = f"{sample.key}.{role}.jpg"
     try:
         pixels = decode(image.jpeg, name)
     except ImageError:
@@ -309,12 +267,11 @@ def make_pair(
         rng: of this pair.
         background: (h, w, 3) uint8; the object of the search crop is put before it.
     """
-    sample = stored.sample
+    sample, size = stored.sample, spec.template_size
     jitter = Jitter(config.scale_jitter, config.translation_jitter)
     window = jitter_window(sample.search.box, spec.search_factor, spec.search_size, rng, jitter)
     if window is None:
         return None
-    size = spec.template_size
     nominal = crop_transform(sample.template.box, spec.template_factor, (size, size))
     template, template_box, _ = training_crop(sample.template, stored.template, nominal, size)
     angle = rng.uniform(-np.pi, np.pi) if rng.random() < config.rotation else 0.0
@@ -325,26 +282,32 @@ def make_pair(
         search = swap_background(search, search_box, background, rng)
         missing = 0.0
     crops, boxes = augment_pair((template, search), (template_box, search_box), rng, config)
-    labels = make_labels(*boxes, spec)
-    return TrainingPair(
-        crops[0].transpose(2, 0, 1),
-        crops[1].transpose(2, 0, 1),
-        labels.template_mask,
-        labels.positive,
-        labels.box,
-        missing,
-        sample.key,
+    template, search = (crop.transpose(2, 0, 1) for crop in crops)
+    return TrainingPair(template, search, *make_labels(*boxes, spec), missing, sample.key)
+
+
+def make_labels(
+    template_box: Box, search_box: Box, spec: CropSpec
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
+    """Make the labels of a pair from its boxes in crop pixels, (4,) xyxy each.
+
+    Returns:
+        (g, g) tokens that the object touches in the template, row-major [y, x]; (G, G) cells of the
+        response map that it touches; and its (4,) xyxy box, cut at the search crop, in units of
+        that crop's side: in [0, 1].
+    """
+    template_box = clip_boxes(template_box, (spec.template_size, spec.template_size))
+    search_box = clip_boxes(search_box, (spec.search_size, spec.search_size))
+    return (
+        box_mask(template_box, spec.template_size, spec.template_grid),
+        box_mask(search_box, spec.search_size, spec.search_grid),
+        (search_box / spec.search_size).astype(np.float32),
     )
-
-
-def without_object(pair: TrainingPair) -> TrainingPair:
-    """Return the pair with the labels of one whose search crop lacks the object."""
-    return pair._replace(positive=np.zeros_like(pair.positive), box=np.zeros_like(pair.box))
 
 
 def training_crop(
     image: StoredImage, pixels: Image, transform: CropTransform, size: int, angle: float = 0.0
-) -> tuple[Image, NDArray[np.float64], float]:
+) -> tuple[Image, Box, float]:
     """Sample a square crop from a stored image.
 
     The crop is turned by `angle` about the object, unless too little of it would be left to see.

@@ -1,26 +1,31 @@
-"""Which pairs a run reads, and where each one stands in it.
+"""Which pairs a run reads, where each one stands in it, and which shards are fetched before that.
 
 Promise: the places of a step follow from the `Source` alone. Ranks take parts of a step, and the
-order is computed in the process that trains; workers only get places.
+order is computed in the process that trains; workers only get places, and find the shards in the
+cache. Half of the cache is for the shards that are being read, half for those that come.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from lorat.configs.schema import AugmentConfig
-from lorat.shards.cache.cache import CacheOptions
-from lorat.shards.manifest import Manifest
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import Location
+from lorat.shards.cache.cache import CacheOptions, ShardCache
+from lorat.shards.cache.folder import bytes_needed
+from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.order import Pool, batch_positions, epoch_order
-from lorat.train.data.labels import CropSpec
-from lorat.train.data.prefetch import Ahead
 
-__all__ = ["Place", "Source", "Steps"]
+_NARROW = (8, 1)  # windows that are proposed where a cache is too small
 
 
 class Place(NamedTuple):
@@ -31,6 +36,18 @@ class Place(NamedTuple):
     dataset: int
     shard: int
     row: int
+
+
+@dataclass(frozen=True, slots=True)
+class CropSpec:
+    """Sides in pixels and in tokens, and area factors, of template and search crops."""
+
+    template_size: int
+    search_size: int
+    template_grid: int
+    search_grid: int
+    template_factor: float
+    search_factor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +70,23 @@ class Source:
     cache: CacheOptions | None = None
     """Whole shards are copied there before they are read; the batches do not depend on it."""
 
-    def pools(self) -> list[Pool]:
-        """Return what the order needs to know of the data sets."""
-        return [
-            Pool(m.name, w, tuple(s.rows for s in m.shards))
-            for m, w in zip(self.manifests, self.weights, strict=True)
-        ]
-
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps an epoch."""
         return self.pairs_per_epoch // self.batch_size
+
+    def ends(self, done: int, every: int) -> bool:
+        """Return whether `done` steps end the last epoch, or one of `every` so many."""
+        epoch, inside = divmod(done, self.steps_per_epoch)
+        return epoch > 0 and not inside and (epoch == self.epochs or epoch % every == 0)
+
+    def order(self, epoch: int) -> NDArray[np.void]:
+        """Return which row stands at each position of an epoch, as `epoch_order` does."""
+        pools = [
+            Pool(m.name, w, tuple(s.rows for s in m.shards))
+            for m, w in zip(self.manifests, self.weights, strict=True)
+        ]
+        return epoch_order(pools, self.seed, epoch, self.pairs_per_epoch, self.window_shards)
 
 
 class Steps(Sampler[list[Place]]):
@@ -81,10 +104,11 @@ class Steps(Sampler[list[Place]]):
         ahead = Ahead(source.manifests, source.cache) if source.cache else None
         epoch, first = divmod(self._first_step, source.steps_per_epoch)
         for number in range(epoch, source.epochs):
-            order = epoch_order(
-                source.pools(), source.seed, number, source.pairs_per_epoch, source.window_shards
-            )
-            steps = [self._positions(at) for at in range(first, source.steps_per_epoch)]
+            order = source.order(number)
+            steps = [
+                batch_positions(step, source.batch_size, self._rank, self._world)
+                for step in range(first, source.steps_per_epoch)
+            ]
             if ahead:
                 ahead.begin(order[np.concatenate(steps)])
             for count, positions in enumerate(steps):
@@ -93,5 +117,83 @@ class Steps(Sampler[list[Place]]):
                 yield [Place(number, p, *(int(v) for v in order[p])) for p in positions]
             first = 0
 
-    def _positions(self, step: int) -> range:
-        return batch_positions(step, self._source.batch_size, self._rank, self._world)
+
+class _Coming(NamedTuple):
+    """A shard and how many pairs are read before its first."""
+
+    after: int
+    place: Location
+    receipt: Receipt
+
+
+class Ahead:
+    """Asks a cache for shards in the order of their first use, while they fit into half of it."""
+
+    def __init__(self, manifests: tuple[Manifest, ...], options: CacheOptions) -> None:
+        self._manifests = manifests
+        self._cache = ShardCache(options)
+        self._room = options.max_bytes // 2
+        self._coming: deque[_Coming] = deque()
+        self._asked: deque[_Coming] = deque()
+
+    def begin(self, order: NDArray[np.void]) -> None:
+        """Look at the pairs that this process is going to read, in order (`ORDER_DTYPE`)."""
+        both = order["dataset"].astype(np.int64) << 32 | order["shard"]
+        shards, firsts = np.unique(both, return_index=True)
+        self._asked.clear()
+        self._coming.clear()
+        for at in np.argsort(firsts):
+            dataset, shard = divmod(int(shards[at]), 1 << 32)
+            manifest = self._manifests[dataset]
+            receipt = manifest.shards[shard]
+            place = manifest.folder / receipt.shard
+            self._coming.append(_Coming(int(firsts[at]), place, receipt))
+
+    def reach(self, pair: int) -> None:
+        """Ask for what comes next, now that `pair` pairs since `begin` are handed out."""
+        while self._asked and self._asked[0].after < pair:
+            self._asked.popleft()
+        taken = sum(shard.receipt.bytes for shard in self._asked)
+        while self._coming and taken + self._coming[0].receipt.bytes <= self._room:
+            shard = self._coming[0]
+            if shard.after >= pair:  # whoever reads an earlier one fetches it at once
+                if not self._cache.prefetch([(shard.place, shard.receipt)]):
+                    return  # too many wait; it is asked for again at the next step
+                self._asked.append(shard)
+                taken += shard.receipt.bytes
+            self._coming.popleft()
+
+
+def shards_in_use(manifests: tuple[Manifest, ...], window: int) -> int:
+    """Return how many shards are read in turn at any time: a window of each data set."""
+    return sum(len(m.shards[: window or None]) for m in manifests)
+
+
+def check_room(manifests: tuple[Manifest, ...], window: int, options: CacheOptions) -> None:
+    """See that a cache can hold what is read in turn, and as much again that comes next.
+
+    Raises:
+        UserError: if shards would be dropped and fetched again and again.
+    """
+    sizes = [sorted((bytes_needed(s) for s in m.shards), reverse=True) for m in manifests]
+
+    def needed(window: int) -> int:
+        in_use = sum(sum(size[: window or None]) for size in sizes)
+        return min(sum(map(sum, sizes)), 2 * in_use)
+
+    def shown(window: int) -> str:  # rounded up, so that a limit of what is printed suffices
+        return f"{math.ceil(needed(window) / 1e5) / 10:,.1f} MB"
+
+    if needed(window) <= options.max_bytes:
+        return
+    how = f"data.window_shards={window}" if window else "data.window_shards=0: all of them"
+    narrower = [
+        f" or narrow the window (--set data.window_shards={n} needs {shown(n)})"
+        for n in _NARROW
+        if needed(n) < needed(window)
+    ]
+    raise UserError(
+        f"{options.folder}: its limit of {options.max_bytes / 1e6:,.1f} MB is too small for the "
+        f"shards that are read in turn ({how}), which need {shown(window)}; raise "
+        f"--shard-cache-size{''.join(narrower[:1])}"
+    )

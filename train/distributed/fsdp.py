@@ -9,7 +9,6 @@ put together is what a single process has, and files go both ways.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,45 +19,39 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lorat.train.network.blocks.lorat import LoRAT
 
-__all__ = ["empty_copy", "fill", "shard", "sharded_optimizer", "whole_state"]
 
+def shard(
+    module: nn.Module,
+    blocks: nn.ModuleList,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> torch.optim.AdamW:
+    """Spread a module's parameters over all ranks, in place, and the state of their optimiser.
 
-def shard(module: nn.Module, blocks: nn.ModuleList, device: torch.device) -> None:
-    """Spread a module's parameters over all ranks, in place.
-
-    They must be equal on all ranks, and may still be in the processor's memory: only each rank's
+    Both must be equal on all ranks, and may still be in the processor's memory: only each rank's
     part goes to its device.
 
     Args:
         module: whose forward pass the ranks run together.
         blocks: inside `module`; each is gathered when it is computed and let go afterwards.
+        optimizer: AdamW over parameters of `module`.
         device: of this process.
+
+    Returns:
+        The optimiser that takes its place.
     """
-    size = torch.distributed.get_world_size()
-    mesh = init_device_mesh(device.type, (size,))
-    for block in blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
-
-
-def sharded_optimizer(
-    optimizer: torch.optim.AdamW, names: Mapping[Tensor, str], module: nn.Module
-) -> torch.optim.AdamW:
-    """Return the optimiser of a module that was sharded since its optimiser was made.
-
-    Args:
-        optimizer: of the whole parameters; its state is equal on all ranks.
-        names: of the whole parameters.
-        module: sharded.
-    """
-    parts = dict(module.named_parameters())
+    wholes: list[Tensor] = list(module.parameters())
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for unit in (*blocks, module):
+        fully_shard(unit, mesh=mesh)
+    parts = dict(zip(wholes, module.parameters(), strict=True))
     groups = [
-        {**group, "params": [parts[names[whole]] for whole in group["params"]]}
+        {**group, "params": [parts[whole] for whole in group["params"]]}
         for group in optimizer.param_groups
     ]
     new = torch.optim.AdamW(groups, fused=True)
     for whole, state in optimizer.state.items():
-        part = parts[names[whole]]
+        part = parts[whole]
         new.state[part] = {key: _spread(value, whole, part) for key, value in state.items()}
     return new
 
@@ -92,15 +85,13 @@ def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
         network: sharded.
         frozen: whether frozen tensors are wanted; otherwise they stay without values.
     """
-    keep = torch.distributed.get_rank() == 0
     for name, parameter in network.named_parameters():
-        if not (frozen or parameter.requires_grad):
-            continue
-        value = _whole(parameter.detach())
-        if keep:
-            path, _, last = name.rpartition(".")
-            new = nn.Parameter(value.cpu(), requires_grad=parameter.requires_grad)
-            setattr(empty.get_submodule(path), last, new)
+        if frozen or parameter.requires_grad:
+            value = _whole(parameter.detach())
+            if torch.distributed.get_rank() == 0:
+                path, _, last = name.rpartition(".")
+                new = nn.Parameter(value.cpu(), requires_grad=parameter.requires_grad)
+                setattr(empty.get_submodule(path), last, new)
 
 
 def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -7,15 +7,13 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from lorat.shards.base.errors import UserError
-
-__all__ = ["check_environment", "explain_joining", "explain_parting", "meet", "rank_timeout"]
 
 TIMEOUT = "LORAT_TIMEOUT"
 _SECONDS = 600.0
@@ -31,20 +29,14 @@ def rank_timeout() -> timedelta:
         UserError: if the variable holds no positive number.
     """
     text = os.environ.get(TIMEOUT, str(_SECONDS))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds < float("inf"):
-        raise UserError(f"${TIMEOUT} is '{text}'; give a positive number of seconds")
-    return timedelta(seconds=seconds)
+    with suppress(ValueError):
+        if 0.0 < float(text) < float("inf"):
+            return timedelta(seconds=float(text))
+    raise UserError(f"${TIMEOUT} is '{text}'; give a positive number of seconds")
 
 
 def check_environment(device: str) -> None:
-    """See that the environment says where the ranks meet, and which GPU is this one's.
-
-    Args:
-        device: the kind that is trained on.
+    """See that the environment says where ranks meet, and which GPU (of ``cuda``) is this one's.
 
     Raises:
         UserError: names the missing variables.
@@ -111,13 +103,14 @@ def explain_joining() -> Iterator[None]:
     """
     try:
         yield
-    except (dist.DistError, RuntimeError) as error:
+    except RuntimeError as error:  # a DistError is one
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(
-            f"{_who()} did not meet the others at {place} within {_patience()} "
-            f"({_reason(error)}); check that every node runs torchrun with the same --nnodes and "
-            "--rdzv-endpoint, that the address and its ports can be reached from every node, and, "
-            "with several networks, $GLOO_SOCKET_IFNAME or $NCCL_SOCKET_IFNAME"
+        raise _explained(
+            error,
+            f"did not meet the others at {place} within {_patience()}",
+            "check that every node runs torchrun with the same --nnodes and --rdzv-endpoint, that "
+            "the address and its ports can be reached from every node, and, with several "
+            "networks, $GLOO_SOCKET_IFNAME or $NCCL_SOCKET_IFNAME",
         ) from None
 
 
@@ -133,21 +126,20 @@ def explain_parting() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or _OF_BACKENDS.search(str(error))):
             raise
-        raise UserError(
-            f"{_who()} lost the others, or waited {_patience()} for them ({_reason(error)}); see "
-            "what they printed, whether one was killed or out of memory, and the network; then "
-            "start again, a training with --resume auto (torchrun --max-restarts does so by itself)"
+        raise _explained(
+            error,
+            f"lost the others, or waited {_patience()} for them",
+            "see what they printed, whether one was killed or out of memory, and the network; then "
+            "start again, a training with --resume auto (torchrun --max-restarts does so by "
+            "itself)",
         ) from None
-
-
-def _who() -> str:
-    return f"rank {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')}"
 
 
 def _patience() -> str:
     return f"{rank_timeout().total_seconds():g} s (${TIMEOUT})"
 
 
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _explained(error: RuntimeError, what: str, remedy: str) -> UserError:
+    who = f"rank {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')}"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"{who} {what} ({reason}); {remedy}")

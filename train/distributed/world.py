@@ -1,13 +1,20 @@
-"""One process or many: what torchrun's environment says, and the collectives in use."""
+"""One process or many: what torchrun's environment says, the collectives in use, and agreement.
+
+Ranks read their own command line, their own files and their own trees. One that lacks something, or
+was started with another value, would leave the others waiting at a meeting that it does not come
+to, or train other weights beside theirs. So they tell one another, and all end at once with one
+line on rank 0.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,14 +31,7 @@ from lorat.train.distributed.rendezvous import (
 )
 from lorat.train.network.deploy.devices import pick_device
 
-__all__ = [
-    "World",
-    "join_world",
-    "mean_over_ranks",
-    "parallel",
-    "texts_of_ranks",
-    "without_sync",
-]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,13 @@ def join_world(device: str) -> Iterator[World]:
     if chosen.type == "cuda":
         chosen = _own_gpu(int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
+    backend, timeout = "nccl" if chosen.type == "cuda" else "gloo", rank_timeout()
     with explain_joining():
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        store, rank, size = meet(rank_timeout())
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=rank_timeout()
-        )
+        store, rank, size = meet(timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         with explain_parting():
-            yield World(dist.get_rank(), size, chosen, store)
+            yield World(rank, size, chosen, store)
     finally:
         dist.destroy_process_group()
 
@@ -103,23 +101,14 @@ def _own_gpu(number: int) -> torch.device:
 
 def parallel(network: nn.Module, world: World) -> nn.Module:
     """Wrap a network so that gradients are averaged over the ranks."""
-    if world.size == 1:
-        return network
-    ids = [world.device.index] if world.device.type == "cuda" else None
     data_parallel = nn.parallel.DistributedDataParallel
     # Buffers are constants here; they would be sent before every forward pass. PyTorch 2.14 has
     # another name for the option.
     known = inspect.signature(data_parallel.__init__).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     constant: dict[str, Any] = {option: False}
+    ids = [world.device.index] if world.device.type == "cuda" else None
     return data_parallel(network, device_ids=ids, gradient_as_bucket_view=True, **constant)
-
-
-def without_sync(network: nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which backward passes leave gradients on their rank."""
-    if isinstance(network, nn.parallel.DistributedDataParallel):
-        return network.no_sync()
-    return nullcontext()
 
 
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:
@@ -138,3 +127,53 @@ def texts_of_ranks(texts: list[str], world: World) -> list[str]:
     every: list[list[str]] = [[] for _ in range(world.size)]
     dist.all_gather_object(every, texts)
     return [text for part in every for text in part]
+
+
+def agreed(work: Callable[[], Value], world: World) -> Value:
+    """Return what `work` gives on this rank, if no rank has a reason against it.
+
+    Every rank has to call this; `work` must not meet other ranks.
+
+    Raises:
+        UserError: on rank 0, if `work` raises one on any rank: the first rank's.
+        SystemExit: then, on the other ranks.
+    """
+    if world.size == 1:
+        return work()
+    reason = ""
+    try:
+        value = work()
+    except UserError as error:
+        reason = error.message
+    for rank, text in enumerate(texts_of_ranks([reason], world)):
+        if text:
+            _end(f"rank {rank}: {text}" if rank else text, world)  # rank 0 speaks for itself
+    return value
+
+
+def check_alike(settings: Mapping[str, Any], world: World) -> None:
+    """See that all ranks have the same settings; every rank has to call this.
+
+    Args:
+        settings: key → JSON value.
+        world: this process.
+
+    Raises:
+        UserError: on rank 0, with the first difference of the first rank that has one.
+        SystemExit: then, on the other ranks.
+    """
+    first, *others = map(json.loads, texts_of_ranks([json.dumps(settings)], world))
+    for rank, own in enumerate(others, start=1):
+        for key in first | own:
+            here, there = (side.get(key) for side in (first, own))
+            if here != there:
+                here, there = ("none" if v in (None, "") else v for v in (here, there))
+                _end(
+                    f"rank {rank} has {key} = {there}, rank 0 has {here}; start all ranks with "
+                    "the same command, on the same files",
+                    world,
+                )
+
+
+def _end(text: str, world: World) -> NoReturn:
+    raise UserError(text) if world.speaks else SystemExit(2)

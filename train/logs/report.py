@@ -18,8 +18,8 @@ from lorat.train.logs.log import TrainLog, open_log
 from lorat.train.logs.meter import Meter
 from lorat.train.logs.verdict import circumstances_of, judge
 from lorat.train.logs.wandb_log import wandb_run
-from lorat.train.step.engine import Engine
 from lorat.train.step.faults import Scene, write_dump
+from lorat.train.step.step import Engine
 
 _LOG = logging.getLogger("lorat")
 _ENOUGH = 200  # steps after which a verdict on speed is worth something, if an epoch is longer
@@ -52,7 +52,7 @@ class Reporter:
         fault = engine.watch.look()
         if fault is None:
             return self.meter.read(rate)
-        network, world = engine.whole().network, self._scene.world
+        network, world = engine.whole()[0], self._scene.world
         error = write_dump(fault, self._scene, network) if world.speaks else SystemExit(2)
         # Met here, no rank ends while rank 0 writes: torchrun would end them all then.
         texts_of_ranks([], world)

@@ -29,10 +29,9 @@ from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.variants import assemble, hold_matrices_in
-from lorat.train.step.engine import Engine, build_engine, make_scaler
-from lorat.train.step.objective import Objective
+from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer
-from lorat.train.step.step import update
+from lorat.train.step.step import Engine, update
 
 _CPU = torch.device("cpu")
 
@@ -231,9 +230,7 @@ def step_engine(network: LoRAT, setting: Setting) -> Engine:
     network.checkpoint_activations = setting.train.checkpoint_activations
     optimizer = build_optimizer(network, setting.train.weight_decay)
     objective = Objective(network, setting.variant, setting.dtype)
-    world = World(0, 1, setting.device)
-    scaler = make_scaler(setting.dtype, setting.device)
-    return build_engine(objective, optimizer, scaler, world, sharded=False)
+    return Engine(objective, optimizer, World(0, 1, setting.device))
 
 
 def made_up_batch(setting: Setting, network: LoRAT) -> Batch:

@@ -22,7 +22,8 @@ from torch import Tensor
 from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import explain_disk, write_json
-from lorat.train.data.batches import Batch, Source, make_loader
+from lorat.train.data.batches import Batch, make_loader
+from lorat.train.data.places import Source
 from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.trained import save_weights

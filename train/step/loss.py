@@ -1,4 +1,4 @@
-"""The training loss: where the object is, and where it ends.
+"""What a training step minimises, from stored crops and labels to losses, as one module.
 
 A cell inside the object should score the overlap of its own box with the truth, every other cell
 nothing (binary cross entropy); boxes of cells inside the object are pulled to the truth by
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from lorat.train.network.blocks.lorat import Prediction
-
-__all__ = ["Losses", "box_overlaps", "count_positives", "tracking_loss"]
+from lorat.configs.schema import VariantConfig
+from lorat.train.network.blocks.lorat import LoRAT, Prediction
+from lorat.train.network.deploy.compiling import check_compiler
 
 _TINY = 1e-7
 """Least area to divide by; only degenerate boxes come near it."""
@@ -33,13 +33,65 @@ class Losses(NamedTuple):
     """Detached."""
 
 
-def count_positives(positive: Tensor) -> Tensor:
-    """Return the number of positive cells of (B, G, G), at least 1, as a float32 scalar."""
-    return positive.sum(dtype=torch.float32).clamp(min=1.0)
+class Objective(nn.Module):
+    """Normalises crops, runs the network under autocast and compares with the labels.
+
+    It is what may be compiled into one graph, and what ranks average the gradients of.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: LoRAT, variant: VariantConfig, dtype: torch.dtype) -> None:
+        """Hold the network, which stays the caller's.
+
+        Args:
+            network: what is trained, on the device that it is trained on or sharded from.
+            variant: gives the statistics of its inputs.
+            dtype: of autocast; float32 is none.
+        """
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+        device = network.token_type_embed.device
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (variant.mean, variant.std))
+        self.register_buffer("scale", (1.0 / (255.0 * std)).to(device), persistent=False)
+        self.register_buffer("shift", (mean / std).to(device), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn (B, 3, H, W) images on 0 … 255 into (value / 255 - mean) / std, float32."""
+        return images.to(torch.float32) * self.scale - self.shift
+
+    def forward(
+        self,
+        template: Tensor,
+        search: Tensor,
+        template_mask: Tensor,
+        positive: Tensor,
+        box: Tensor,
+        positives: Tensor,
+    ) -> Losses:
+        """Return the losses of a micro-batch: `Batch.inputs`, and a scalar to divide by."""
+        template, search = self.normalise(template), self.normalise(search)
+        autocast = self.dtype != torch.float32
+        with torch.autocast(search.device.type, self.dtype, enabled=autocast):
+            prediction = self.network(template, search, template_mask)
+        return tracking_loss(prediction, positive, box, positives)
+
+    def compile_whole(self, device: torch.device) -> None:
+        """Compile forward pass, loss and gradients in place; the first step takes the time.
+
+        Micro-batches are of one size throughout a run, so there is one graph.
+
+        Raises:
+            UserError: if nothing can be compiled for `device` here.
+        """
+        check_compiler(device)
+        self.compile(fullgraph=True, dynamic=False)
 
 
 def tracking_loss(
-    prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor | None = None
+    prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor
 ) -> Losses:
     """Compare a prediction with the truth.
 
@@ -48,11 +100,10 @@ def tracking_loss(
             the search region.
         positive: (B, G, G) bool, cells inside the object; none in a pair without the object.
         box: (B, 4) float32 xyxy in units of the search region; not read where nothing is positive.
-        positives: what to divide by, where it differs from the count in this batch: the mean over
-            ranks, or over the micro-batches of a step.
+        positives: scalar float32 to divide by: positive cells of this batch, or their mean over
+            ranks or over the micro-batches of a step; above 0.
     """
     logits, boxes = prediction.score_map.float(), prediction.boxes.float()
-    divisor = count_positives(positive) if positives is None else positives
     # Outside, both boxes become the unit square: no division by zero, and no gradient.
     inside = positive.unsqueeze(-1)
     # Made on the device: a copy of four numbers would wait there for the whole forward pass.
@@ -61,8 +112,8 @@ def tracking_loss(
         torch.where(inside, boxes, unit), torch.where(inside, box.float()[:, None, None], unit)
     )
     target = torch.where(positive, iou.detach(), 0.0)
-    score = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / divisor
-    regression = torch.where(positive, 1.0 - giou, 0.0).sum() / divisor
+    score = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / positives
+    regression = torch.where(positive, 1.0 - giou, 0.0).sum() / positives
     return Losses(score + regression, score.detach(), regression.detach())
 
 

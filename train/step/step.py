@@ -1,27 +1,101 @@
-"""One optimiser step: micro-batches, gradients over the ranks, clipping, update.
+"""One optimiser step, alone or over the ranks: micro-batches, gradients, clipping, update.
 
 Promise: the step is that of the whole batch, however it is cut into micro-batches and over ranks.
 Positive cells are counted over all of them before the first backward pass, so that the gradients
 of the parts, added over micro-batches and averaged over ranks, are those of the whole.
+`Engine.whole` gives what a single process would have, so that checkpoints are the same files for
+any number of ranks and either way of sharing.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel as DDP
 
 from lorat.configs.schema import TrainConfig
 from lorat.train.data.batches import Batch
-from lorat.train.distributed.world import World, mean_over_ranks, without_sync
-from lorat.train.step.engine import Engine
-from lorat.train.step.faults import step_unless
-from lorat.train.step.loss import Losses
+from lorat.train.distributed.fsdp import empty_copy, fill, shard, whole_state
+from lorat.train.distributed.world import World, mean_over_ranks, parallel
+from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.step.faults import Watch, step_unless
+from lorat.train.step.loss import Losses, Objective
 from lorat.train.step.optimizer import clip_gradients
 
-__all__ = ["StepResult", "shared_divisor", "step_seed", "update"]
+
+class Engine:
+    """What turns batches into weights: all that a step needs but its batch."""
+
+    def __init__(
+        self, objective: Objective, optimizer: torch.optim.Optimizer, world: World
+    ) -> None:
+        """Hold what is the caller's; `share` makes it that of all ranks.
+
+        Args:
+            objective: equal on all ranks; where it is to be sharded it may be in the processor's
+                memory.
+            optimizer: of its network.
+            world: this process.
+        """
+        self.objective, self.optimizer, self.world = objective, optimizer, world
+        scaled = objective.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
+        self.watch = Watch(world)
+        """Keeps steps that are not finite from changing weights."""
+        self.wrapped: nn.Module = objective
+        """The objective, alone or over the ranks; what a step calls."""
+        self._empty: LoRAT | None = None
+        """A copy of the network without values, where ranks hold parts of it."""
+
+    def share(self, *, sharded: bool) -> None:
+        """Share the work over the ranks, if there are several.
+
+        Args:
+            sharded: whether ranks hold parts of weights and optimiser state (FSDP2), of which the
+                optimiser becomes another one, or all of them (DDP).
+        """
+        if self.world.size == 1:
+            return
+        if not sharded:
+            self.wrapped = parallel(self.objective, self.world)
+            return
+        network = self.objective.network
+        self._empty = empty_copy(network)
+        device = self.world.device
+        self.optimizer = shard(self.objective, network.blocks, self.optimizer, device)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Callable[..., Losses]]:
+        """Yield the objective in eval mode, not compiled; it is in training mode afterwards."""
+        objective, sharded = self.objective, self._empty is not None
+        objective.eval()
+        try:
+            with torch.no_grad():
+                # Compiled, another mode would be another graph; sharded weights come by hooks.
+                yield objective if sharded else objective.forward
+        finally:
+            objective.train()
+            if isinstance(objective, FSDPModule):
+                objective.reshard()  # what was gathered waits for a backward pass
+
+    def whole(self) -> tuple[LoRAT, dict[str, dict[str, Any]]]:
+        """Return the network and state that one process would have; every rank has to call this.
+
+        They are rank 0's, to be saved and not to be run: where ranks hold parts, only what is saved
+        has values, elsewhere these are the live tensors. The state is the ``state_dict`` of
+        ``optimizer`` and ``scaler``.
+        """
+        network, scaler = self.objective.network, self.scaler.state_dict()
+        if self._empty is None:
+            return network, {"optimizer": self.optimizer.state_dict(), "scaler": scaler}
+        # Files hold frozen tensors only where there is no backbone file that has them.
+        fill(self._empty, network, frozen=not network.fingerprint)
+        return self._empty, {"optimizer": whole_state(self.optimizer), "scaler": scaler}
 
 
 class StepResult(NamedTuple):
@@ -36,7 +110,7 @@ class StepResult(NamedTuple):
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Return what a rank's drop path is drawn from in a step."""
+    """Return what a rank's drop path is drawn from in a step, so that a resumed run draws alike."""
     return seed * 1_000_003 + step * 4099 + rank
 
 
@@ -63,39 +137,24 @@ def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> Step
         batch: this rank's, on its device.
         step: counted from the start of the run.
     """
-    wrapped, scaler, world = engine.wrapped, engine.scaler, engine.world
-    # Drop path draws from (seed, step, rank), so a resumed run draws the same.
-    torch.manual_seed(step_seed(recipe.seed, step, world.rank))
-    divisor = shared_divisor(batch.positive, world)
+    wrapped, scaler, optimizer = engine.wrapped, engine.scaler, engine.optimizer
+    torch.manual_seed(step_seed(recipe.seed, step, engine.world.rank))
+    divisor = shared_divisor(batch.positive, engine.world)
     totals = torch.zeros(3, device=batch.box.device)
     for number, part in enumerate(batch.split(recipe.accumulate), start=1):
         last = number == recipe.accumulate
-        with nullcontext() if last else without_sync(wrapped):
-            losses: Losses = wrapped(
-                part.template,
-                part.search,
-                part.template_mask,
-                part.positive,
-                part.box,
-                divisor,
-            )
+        with wrapped.no_sync() if isinstance(wrapped, DDP) and not last else nullcontext():
+            losses: Losses = wrapped(*part.inputs, divisor)
             scaler.scale(losses.total).backward()
         totals += torch.stack([losses.total.detach(), losses.score, losses.box])
-    norm, skipped = _step(engine, recipe.clip_norm, totals[0], step)
-    return StepResult(Losses(*totals), norm, skipped)
-
-
-def _step(engine: Engine, clip_norm: float, loss: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Clip and apply the gradients; return their norm, and whether they were left out."""
-    scaler, optimizer = engine.scaler, engine.optimizer
     scaler.unscale_(optimizer)
-    norm = clip_gradients(engine.wrapped, clip_norm)
+    norm = clip_gradients(wrapped, recipe.clip_norm)
     # With a scaler, gradients that overflow are its business and no fault.
     skipped = ~norm.isfinite() & scaler.is_enabled()
     norm = torch.where(skipped, 0.0, norm)
-    faulty = engine.watch.see(step, loss, norm)
+    faulty = engine.watch.see(step, totals[0], norm)
     # Not the scaler's own step: on Metal it would update all the same (see `step_unless`).
     step_unless(optimizer, torch.maximum(faulty, skipped.float()))
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return norm, skipped.float()
+    return StepResult(Losses(*totals), norm, skipped.float())

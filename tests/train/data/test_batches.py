@@ -15,18 +15,8 @@ import torch
 from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import load_manifest
 from lorat.train.data import pairs
-from lorat.train.data.batches import Batch, make_loader, normalise, scale_and_shift
-
-
-def joined(parts: list[Batch]) -> dict[str, torch.Tensor]:
-    names = ("template", "search", "template_mask", "positive", "box", "position", "missing")
-    return {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-
-
-def assert_same(first: list[Batch], second: list[Batch]) -> None:
-    assert [k for p in first for k in p.keys] == [k for p in second for k in p.keys]
-    for name, tensor in joined(first).items():
-        assert torch.equal(tensor, joined(second)[name]), name
+from lorat.train.data.batches import make_loader
+from tests.train.batches import assert_same, keys_of
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 1), (1, 2), (2, 0), (2, 2), (4, 1), (8, 0)])
@@ -34,10 +24,7 @@ def test_global_batches_do_not_depend_on_ranks_or_workers(source, world, workers
     alone = list(islice(make_loader(source), 5))
     ranks = [list(islice(make_loader(source, 0, r, world, workers), 5)) for r in range(world)]
     for step, expected in enumerate(alone):
-        together = [rank[step] for rank in ranks]
-        assert sum((part.keys for part in together), ()) == expected.keys
-        for name, tensor in joined(together).items():
-            assert torch.equal(tensor, getattr(expected, name)), name
+        assert_same([rank[step] for rank in ranks], [expected])
 
 
 @pytest.mark.parametrize("first_step", [1, 3, 7])
@@ -57,17 +44,13 @@ def test_shapes_types_and_ranges_are_those_of_the_contract(source):
     assert batch.box.min() >= 0 and batch.box.max() <= 1
     assert (batch.box[:, 2:] > batch.box[:, :2]).all()
     assert batch.position.tolist() == list(range(8))
+    assert_same(list(batch.split(4)), [batch])
 
 
 def test_weights_are_kept_exactly(source):
-    keys = [key for batch in make_loader(source) for key in batch.keys]
+    keys = keys_of(list(make_loader(source)))
     assert sum(key.startswith("toy-train") for key in keys) == 48
     assert sum(key.startswith("toy-val") for key in keys) == 24
-
-
-def test_micro_batches_are_the_batch(source):
-    batch = next(make_loader(source))
-    assert_same(list(batch.split(4)), [batch])
 
 
 def test_a_pair_that_no_window_shows_is_replaced_from_its_own_data_set(source, monkeypatch):
@@ -101,16 +84,6 @@ def test_a_damaged_shard_is_named_and_leaves_no_traceback(source, tiny_shards, t
     with pytest.raises(UserError, match=r"toy-train-0000\d\.tar\.zst row \d+ .*at byte") as error:
         list(make_loader(broken, workers=workers))
     assert "Traceback" not in error.value.message
-
-
-def test_normalising_is_the_published_formula():
-    images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    expected = images.double() / 255
-    expected = (expected - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
-    got = normalise(images, *scale_and_shift(mean, std))
-    assert got.dtype == torch.float32
-    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_workers_start_in_a_process_that_has_used_opencv_threads(source):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -15,8 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.cache.cache import CacheOptions, open_shard
@@ -24,11 +21,12 @@ from lorat.shards.manifest import Manifest, load_manifest
 from lorat.shards.pixels.jpeg import encode
 from lorat.shards.reader import read_index
 from lorat.shards.writer import index_path, write_shard
-from lorat.train.cli import main
-from lorat.train.data.batches import Batch, Source, make_loader
+from lorat.train.data.batches import make_loader
+from lorat.train.data.places import Source
+from tests.train.batches import TENSORS, assert_same, damaged_in, joined, keys_of
+from tests.train.conftest import command_line, log_of, refused, train
 
 STEPS = 9
-TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
 
 
 def damage(manifest: Manifest, shard: int, rows: Iterable[int]) -> dict[str, str]:
@@ -60,14 +58,6 @@ def copied(source: Source, copies: Path) -> Source:
     )
 
 
-def joined(parts: list[Batch]) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
-
-
-def damaged(batches: list[Batch]) -> list[tuple[str, ...]]:
-    return [messages for batch in batches for messages in batch.damaged]
-
-
 def test_a_damaged_sample_ends_the_run_unless_told_otherwise(copied):
     (name,) = damage(copied.manifests[0], 1, [3]).values()
     with pytest.raises(UserError) as error:
@@ -84,20 +74,16 @@ def test_others_take_their_places_and_nothing_else_changes(source, copied, world
     expected = list(make_loader(skipping))
     ranks = [list(make_loader(skipping, 0, r, world, workers)) for r in range(world)]
     got = [part for step in range(STEPS) for part in (rank[step] for rank in ranks)]
-    assert [k for b in got for k in b.keys] == [k for b in expected for k in b.keys]
-    assert damaged(got) == damaged(expected)
+    assert_same(got, expected)
     wanted, there = joined(whole), joined(got)
-    for name, tensor in joined(expected).items():
-        assert torch.equal(there[name], tensor), name
-    keys = [key for batch in whole for key in batch.keys]
-    new_keys = [key for batch in got for key in batch.keys]
+    keys, new_keys = keys_of(whole), keys_of(got)
     assert sum(key in names for key in keys) >= 4
     for at, (key, new) in enumerate(zip(keys, new_keys, strict=True)):
         if key in names:
             assert new not in names and new.rpartition("-")[0] == key.rpartition("-")[0]
-            assert damaged(got)[at][0].startswith(names[key])
+            assert damaged_in(got)[at][0].startswith(names[key])
         else:
-            assert new == key and damaged(got)[at] == ()
+            assert new == key and damaged_in(got)[at] == ()
             assert all(torch.equal(there[name][at], wanted[name][at]) for name in TENSORS)
 
 
@@ -106,22 +92,11 @@ def test_resuming_where_samples_are_damaged_equals_never_having_stopped(copied):
     skipping = replace(copied, skip_damaged=True)
     whole = list(make_loader(skipping))
     for first in (1, 4, 8):
-        rest = list(make_loader(skipping, first))
-        assert [b.keys for b in rest] == [b.keys for b in whole[first:]]
-        for name, tensor in joined(rest).items():
-            assert torch.equal(tensor, joined(whole[first:])[name])
+        assert_same(list(make_loader(skipping, first)), whole[first:])
 
 
 def with_cache(source: Source, folder: Path) -> Source:
     return replace(source, cache=CacheOptions(folder, 10**8), skip_damaged=True)
-
-
-def assert_same(first: list[Batch], second: list[Batch]) -> None:
-    assert [batch.keys for batch in first] == [batch.keys for batch in second]
-    assert damaged(first) == damaged(second)
-    there = joined(second)
-    for name, tensor in joined(first).items():
-        assert torch.equal(tensor, there[name]), name
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -130,7 +105,7 @@ def test_a_cache_changes_nothing_where_samples_are_damaged(copied, tmp_path, wor
     path = copied.manifests[0].folder / copied.manifests[0].shards[2].shard
     path.write_bytes(path.read_bytes()[:-30000])
     plain = list(make_loader(replace(copied, skip_damaged=True)))
-    assert names and any(damaged(plain))
+    assert names and any(damaged_in(plain))
     cached = with_cache(copied, tmp_path / "cache")
     assert_same(list(make_loader(cached, workers=workers)), plain)
     with pytest.raises(UserError, match=r"row \d+ \(toy-train-\d+\) at byte .*--on-bad-sample"):
@@ -154,18 +129,15 @@ def test_a_damaged_background_is_replaced_and_its_pair_stays(source, copied, wor
     plain = list(make_loader(replace(source, augment=config)))
     names = damage(copied.manifests[0], 1, [1, 4, 5, 10, 11])
     skipping = replace(copied, augment=config, skip_damaged=True)
-    alone = list(make_loader(skipping))
     got = list(make_loader(skipping, workers=workers))
-    assert damaged(got) == damaged(alone)
+    assert_same(got, list(make_loader(skipping)))
     there, wanted = joined(got), joined(plain)
-    for name, tensor in joined(alone).items():
-        assert torch.equal(there[name], tensor)
-    keys, new_keys = ([key for b in part for key in b.keys] for part in (plain, got))
+    keys, new_keys = keys_of(plain), keys_of(got)
     assert all(new == old for new, old in zip(new_keys, keys, strict=True) if old not in names)
-    hit = [at for at, messages in enumerate(damaged(got)) if messages and keys[at] not in names]
+    hit = [at for at, messages in enumerate(damaged_in(got)) if messages and keys[at] not in names]
     assert hit, "some background was damaged"
     assert any(not torch.equal(there["search"][at], wanted["search"][at]) for at in hit)
-    sound = [at for at, messages in enumerate(damaged(got)) if not messages]
+    sound = [at for at, messages in enumerate(damaged_in(got)) if not messages]
     assert all(torch.equal(there["search"][at], wanted["search"][at]) for at in sound)
     with pytest.raises(UserError, match="--on-bad-sample skip"):
         list(make_loader(replace(skipping, skip_damaged=False)))
@@ -199,12 +171,11 @@ def test_an_image_that_does_not_decode_or_has_another_size_is_a_damaged_sample(c
             list(make_loader(bad))
         batches = list(make_loader(replace(bad, skip_damaged=True)))
         assert len(batches) == STEPS
-        assert key not in {k for batch in batches for k in batch.keys}
+        assert key not in keys_of(batches)
 
 
 def test_a_size_without_a_cache_is_refused(command):
-    refused = CliRunner().invoke(main, [*command, "--shard-cache-size=9GB"])
-    assert refused.exit_code == 2 and "name its folder with --shard-cache" in refused.stderr
+    refused(train(*command, "--shard-cache-size=9GB", status=2), "its folder with --shard-cache")
 
 
 def test_a_data_set_that_is_damaged_throughout_ends_the_run_in_one_line(copied):
@@ -222,29 +193,15 @@ def test_a_shard_that_is_gone_is_never_skipped(copied):
 
 @pytest.fixture
 def command(tmp_path, tiny_variant, tiny_recipe, copies) -> list[str]:
-    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
-        text = yaml.safe_dump(config.model_dump(mode="json"))
-        (tmp_path / f"{name}.yaml").write_text(text)
-    return [
-        f"--variant={tmp_path / 'variant.yaml'}",
-        f"--recipe={tmp_path / 'recipe.yaml'}",
-        f"--shards={copies}",
-        "--device=cpu",
-    ]
-
-
-def log_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return command_line(tmp_path, tiny_variant, tiny_recipe, copies)
 
 
 def test_the_command_counts_and_names_them(command, copies, tmp_path):
     names = damage(load_manifest(copies / "toy-train"), 1, [2, 9])
     run = [*command, f"--run={tmp_path / 'run'}"]
-    stopped = CliRunner().invoke(main, run)
-    assert stopped.exit_code == 2 and "--on-bad-sample skip" in stopped.stderr
+    assert "--on-bad-sample skip" in train(*run, status=2).stderr
     shutil.rmtree(tmp_path / "run")
-    done = CliRunner().invoke(main, [*run, "--on-bad-sample=skip"])
-    assert done.exit_code == 0, done.output
+    done = train(*run, "--on-bad-sample=skip")
     count = sum(int(record["damaged"]) for record in log_of(tmp_path / "run"))
     assert count >= len(names)
     for name in names.values():
@@ -256,18 +213,11 @@ def test_a_cut_shard_is_refused_at_the_start_or_trained_on_as_far_as_it_goes(com
     path = copies / "toy-train" / "toy-train-00000.tar.zst"
     path.write_bytes(path.read_bytes()[:-20000])
     run = [*command, f"--run={copies / 'run'}"]
-    refused = CliRunner().invoke(main, run)
-    assert (
-        refused.exit_code == 2
-        and str(path) in refused.stderr
-        and "lorat-prep build" in refused.stderr
-    )
-    done = CliRunner().invoke(main, [*run, "--on-bad-sample=skip"])
-    assert done.exit_code == 0, done.output
-    assert f"{path} row 15" in done.stderr
+    refused(train(*run, status=2), str(path), "lorat-prep build")
+    assert f"{path} row 15" in train(*run, "--on-bad-sample=skip").stderr
     index_path(path).unlink()
-    gone = CliRunner().invoke(main, [*command, "--on-bad-sample=skip", f"--run={copies / 'b'}"])
-    assert gone.exit_code == 2 and "toy-train-00000.idx: missing" in gone.stderr
+    gone = train(*command, "--on-bad-sample=skip", f"--run={copies / 'b'}", status=2)
+    refused(gone, "toy-train-00000.idx: missing")
 
 
 def test_rank_0_speaks_for_all_ranks(command, copies, tmp_path):
@@ -282,8 +232,7 @@ def test_rank_0_speaks_for_all_ranks(command, copies, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
     )
-    alone = [*command, "--on-bad-sample=skip", f"--run={tmp_path / 'one'}"]
-    assert CliRunner().invoke(main, alone).exit_code == 0
+    train(*command, "--on-bad-sample=skip", f"--run={tmp_path / 'one'}")
     counts = [[r["damaged"] for r in log_of(tmp_path / name)] for name in ("one", "two")]
     assert counts[0] == counts[1] and sum(counts[0]) >= 16
     for name in names.values():

@@ -16,10 +16,9 @@ from lorat.shards.base.options import parse_bytes
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.cache.folder import bytes_needed
 from lorat.shards.manifest import Manifest, Receipt
-from lorat.shards.order import ORDER_DTYPE, epoch_order
-from lorat.train.data import prefetch as ahead
-from lorat.train.data.places import Place, Source, Steps
-from lorat.train.data.prefetch import Ahead, check_room, shards_in_use
+from lorat.shards.order import ORDER_DTYPE, Pool, epoch_order
+from lorat.train.data import places as ahead
+from lorat.train.data.places import Ahead, Place, Source, Steps, check_room, shards_in_use
 
 
 def manifest(name: str, rows: tuple[int, ...], size: int = 100) -> Manifest:
@@ -57,11 +56,15 @@ def runs(draw, source: Source) -> tuple[Source, int]:
 def test_ranks_together_read_the_order_from_any_step_on(source, data):
     run, first = data.draw(runs(source))
     world = data.draw(st.sampled_from([n for n in range(1, 13) if run.batch_size % n == 0]))
+    pools = [
+        Pool(m.name, w, tuple(s.rows for s in m.shards))
+        for m, w in zip(run.manifests, run.weights, strict=True)
+    ]
     whole = [
         Place(epoch, position, *(int(v) for v in row))
         for epoch in range(run.epochs)
         for position, row in enumerate(
-            epoch_order(run.pools(), run.seed, epoch, run.pairs_per_epoch, run.window_shards)
+            epoch_order(pools, run.seed, epoch, run.pairs_per_epoch, run.window_shards)
         )
     ]
     ranks = [list(Steps(run, first, rank, world)) for rank in range(world)]

@@ -7,17 +7,16 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from click.testing import CliRunner
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import children, locate, remove_file, write_json
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.manifest import load_manifest
-from lorat.train.cli import main
-from lorat.train.data.batches import Batch, Source, make_loader
-from lorat.train.network.trained import load_network
+from lorat.train.data.batches import make_loader
+from lorat.train.data.places import Source
+from tests.train.batches import assert_same
+from tests.train.conftest import assert_equal, refused, train, weights_of
 
 
 @pytest.fixture
@@ -37,13 +36,6 @@ def stored(source: Source, url: str) -> Source:
     return replace(
         source, manifests=tuple(load_manifest(folder / m.name) for m in source.manifests)
     )
-
-
-def assert_same(first: list[Batch], second: list[Batch]) -> None:
-    assert [batch.keys for batch in first] == [batch.keys for batch in second]
-    for one, other in zip(first, second, strict=True):
-        for name in ("template", "search", "template_mask", "positive", "box", "missing"):
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -82,17 +74,8 @@ def test_a_shard_that_goes_from_the_store_is_never_skipped(stored):
 
 
 @pytest.fixture
-def command(tmp_path, tiny_variant, tiny_recipe) -> list[str]:
-    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
-        text = yaml.safe_dump(config.model_dump(mode="json"))
-        (tmp_path / f"{name}.yaml").write_text(text)
-    files = [f"--{name}={tmp_path / name}.yaml" for name in ("variant", "recipe")]
-    return [*files, "--device=cpu", "--set=data.workers=1", "--set=train.epochs=1"]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    network, _ = load_network(run / "checkpoints/epoch_0001/model.safetensors")
-    return network.state_dict()
+def command(files) -> list[str]:
+    return [*files, "--set=data.workers=1", "--set=train.epochs=1"]
 
 
 def test_the_command_trains_from_a_store_as_from_a_disk(command, url, tiny_shards, tmp_path):
@@ -102,14 +85,9 @@ def test_the_command_trains_from_a_store_as_from_a_disk(command, url, tiny_shard
         ("ranged", [url]),
         ("cached", [url, *cache]),
     ):
-        result = CliRunner().invoke(
-            main, [*command, f"--run={tmp_path / name}", f"--shards={where[0]}", *where[1:]]
-        )
-        assert result.exit_code == 0, result.output
-    expected = weights(tmp_path / "local")
+        train(*command, f"--run={tmp_path / name}", f"--shards={where[0]}", *where[1:])
     for name in ("ranged", "cached"):
-        for key, tensor in weights(tmp_path / name).items():
-            assert torch.equal(tensor, expected[key]), key
+        assert_equal(weights_of(tmp_path / name, 1), weights_of(tmp_path / "local", 1))
     assert yaml.safe_load((tmp_path / "ranged" / "config.yaml").read_text())["shards"] == url
 
 
@@ -117,14 +95,12 @@ def test_what_a_store_lacks_and_a_cache_that_is_too_small_are_refused_at_the_sta
     command, url, tmp_path
 ):
     run = [*command, f"--shards={url}", f"--run={tmp_path / 'run'}"]
-    small = CliRunner().invoke(main, [*run, f"--shard-cache={tmp_path}", "--shard-cache-size=9KB"])
-    assert small.exit_code == 2 and "--shard-cache-size" in small.stderr
-    wrong = CliRunner().invoke(main, [*run, f"--shard-cache={tmp_path}", "--shard-cache-size=x"])
-    assert wrong.exit_code == 2 and "200GB" in wrong.stderr
+    cache = f"--shard-cache={tmp_path}"
+    refused(train(*run, cache, "--shard-cache-size=9KB", status=2), "--shard-cache-size")
+    refused(train(*run, cache, "--shard-cache-size=x", status=2), "200GB")
     folder = locate(url) / "toy-train"
     gone = next(place for place in children(folder) if place.name.endswith("1.idx"))
     gone.fs.rm(gone.path)
-    missing = CliRunner().invoke(main, run)
-    assert missing.exit_code == 2 and "toy-train-00001.idx: missing" in missing.stderr
+    refused(train(*run, status=2), "toy-train-00001.idx: missing")
     write_json(folder / "manifest.json", {"version": 1})
-    assert "garbles" in CliRunner().invoke(main, run).stderr
+    refused(train(*run, status=2), "garbles")

@@ -22,7 +22,8 @@ from lorat.shards.cache.cache import open_shard
 from lorat.shards.manifest import load_manifest
 from lorat.shards.order import Pool, epoch_order
 from lorat.shards.rng import Draws
-from lorat.train.data.batches import Source, make_loader
+from lorat.train.data.batches import make_loader
+from lorat.train.data.places import Source
 
 MASK = (1 << 64) - 1
 
@@ -181,7 +182,11 @@ def check_sample(raw: bytes, expected) -> None:
 def test_a_batch_holds_the_keys_that_the_documentation_says(source: Source, step):
     batches = list(make_loader(source, step))
     epoch, inside = divmod(step, source.steps_per_epoch)
-    rows = order(source.pools(), source.seed, epoch, source.pairs_per_epoch, source.window_shards)
+    pools = [
+        Pool(manifest.name, weight, tuple(shard.rows for shard in manifest.shards))
+        for manifest, weight in zip(source.manifests, source.weights, strict=True)
+    ]
+    rows = order(pools, source.seed, epoch, source.pairs_per_epoch, source.window_shards)
     rows = rows[inside * source.batch_size : (inside + 1) * source.batch_size]
     keys = [
         open_shard(source.manifests[d], int(shard)).read(int(row)).key for d, shard, row in rows

@@ -12,10 +12,11 @@ import torch
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import encode
-from lorat.train import agreement as agreeing
-from lorat.train.agreement import agreed, check_alike, common_settings
-from lorat.train.distributed.world import World
+from lorat.train.distributed import world as agreeing
+from lorat.train.distributed.world import World, agreed, check_alike
 from lorat.train.loop import Training
+from lorat.train.options import StartOptions
+from lorat.train.setup import common_settings
 from tests.train.conftest import free_port
 
 CPU = torch.device("cpu")
@@ -24,8 +25,7 @@ RANKS = [World(rank, 2, CPU) for rank in range(2)]
 
 @pytest.fixture
 def training(tiny_variant, tiny_recipe, source) -> Training:
-    run = Path("run")
-    return Training(run, tiny_variant, tiny_recipe, source, torch.float32, resume=False)
+    return Training(Path("run"), tiny_variant, tiny_recipe, source, torch.float32, RANKS[0])
 
 
 def settings(training: Training, backbone: str = "", test_sets: tuple[str, ...] = ()):
@@ -56,7 +56,9 @@ def test_every_difference_that_would_part_the_ranks_is_named(
         "variant.drop_path = 0.5": settings(replace(training, variant=deeper)),
         "shards of toy-train": settings(replace(training, source=replace(source, manifests=fewer))),
         "shards for validation": settings(replace(training, validation=source)),
-        "--resume = True": settings(replace(training, resume=True)),
+        "--resume = auto, rank 0 has none": settings(
+            replace(training, start=StartOptions(resume="auto"))
+        ),
         "--on-bad-sample skip": settings(
             replace(training, source=replace(source, skip_damaged=True))
         ),

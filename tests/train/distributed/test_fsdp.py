@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from lorat.configs.load import load_recipe
 from lorat.configs.schema import LoraConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.trained import load_network
+from tests.train.conftest import assert_equal, command_line, log_of, weights_of
 
 OPTIONS = [
     "--set=train.accumulate=2",
@@ -30,17 +28,7 @@ def files(request, tmp_path_factory, tiny_variant, tiny_recipe, tiny_shards) -> 
     folder = tmp_path_factory.mktemp(request.param)
     lora = LoraConfig(rank=5) if request.param == "lora" else None
     variant = tiny_variant.model_copy(update={"lora": lora, "drop_path": 0.0})
-    for name, config in (("variant", variant), ("recipe", tiny_recipe)):
-        text = yaml.safe_dump(config.model_dump(mode="json"))
-        (folder / f"{name}.yaml").write_text(text)
-    return [
-        f"--variant={folder / 'variant.yaml'}",
-        f"--recipe={folder / 'recipe.yaml'}",
-        f"--shards={tiny_shards}",
-        "--device=cpu",
-        "--no-eval",
-        *OPTIONS,
-    ]
+    return command_line(folder, variant, tiny_recipe, tiny_shards, "--no-eval", *OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +59,7 @@ def on_two(runner, files: list[str], folder: Path, *more: str) -> None:
 
 def assert_same_files(first: Path, second: Path, epoch: int = 3) -> None:
     one, other = (folder / f"checkpoints/epoch_{epoch:04d}" for folder in (first, second))
-    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    a, b = (weights_of(folder, epoch) for folder in (first, second))
     assert a.keys() == b.keys()
     for name in a:
         assert a[name].dtype == b[name].dtype == torch.float32
@@ -88,20 +76,16 @@ def assert_same_files(first: Path, second: Path, epoch: int = 3) -> None:
             torch.testing.assert_close(found, state[name], rtol=0.0, atol=1e-3)
 
 
-def records(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 def test_a_run_leaves_the_files_and_numbers_of_one_process(alone, sharded):
     for epoch in (1, 2, 3):
         assert_same_files(alone, sharded, epoch)
     network, _ = load_network(sharded / "checkpoints/epoch_0003/model.safetensors")
     assert not network.training
-    for one, other in zip(records(alone), records(sharded), strict=True):
+    for one, other in zip(log_of(alone), log_of(sharded), strict=True):
         assert one["step"] == other["step"]
         for name in ("loss", "norm", "val_loss"):
             assert other.get(name, 0.0) == pytest.approx(one.get(name, 0.0), rel=2e-3)
-    assert sum("val_loss" in record for record in records(sharded)) == 3
+    assert sum("val_loss" in record for record in log_of(sharded)) == 3
 
 
 def keep_first_epoch(run: Path, copy: Path) -> Path:
@@ -124,9 +108,7 @@ def test_the_checkpoint_of_one_process_is_gone_on_from(runner, files, alone, tmp
 
 def test_one_process_has_nothing_to_share(runner, files, alone, tmp_path):
     on_one(runner, files, tmp_path / "run", "--set=train.parallel=fsdp")
-    name = "checkpoints/epoch_0003/model.safetensors"
-    first, second = load_file(alone / name), load_file(tmp_path / "run" / name)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_equal(weights_of(tmp_path / "run"), weights_of(alone))
 
 
 def test_one_graph_of_a_step_is_refused():

@@ -27,7 +27,8 @@ def positive_cells(arrays, grid):
 def backward(network, arrays, batch):
     prediction = network.train()(*batch)
     positive = positive_cells(arrays, network.search_grid)
-    losses = tracking_loss(prediction, positive, torch.from_numpy(arrays["gt_boxes"]))
+    boxes = torch.from_numpy(arrays["gt_boxes"])
+    losses = tracking_loss(prediction, positive, boxes, positive.sum())
     losses.total.backward()
     return losses
 

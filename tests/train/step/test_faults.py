@@ -23,10 +23,9 @@ from lorat.shards.base.errors import UserError
 from lorat.train.cli import main
 from lorat.train.distributed.world import World
 from lorat.train.replay import load_dump, replay
-from lorat.train.step.engine import Engine, make_scaler
 from lorat.train.step.faults import Fault, Watch, explain_memory, step_unless
 from lorat.train.step.loss import Losses
-from lorat.train.step.step import update
+from lorat.train.step.step import Engine, update
 
 ALONE = World(0, 1, torch.device("cpu"))
 WILD = ["--set=train.lr=1e30", "--set=train.warmup_epochs=0"]
@@ -152,6 +151,8 @@ def test_two_processes_keep_one_dump_and_one_of_them_speaks(files, tmp_path):
 class Ramp(nn.Module):
     """An objective of one weight whose loss is not finite in given steps."""
 
+    dtype = torch.float32
+
     def __init__(self, bad: dict[int, float]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3))
@@ -166,13 +167,11 @@ class Ramp(nn.Module):
 def trained(steps: int, bad: dict[int, float], *, fused: bool = True) -> tuple[Ramp, Watch]:
     objective = Ramp(bad)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=0.1, fused=fused)
-    watch = Watch(ALONE)
-    scaler = make_scaler(torch.float32, ALONE.device)
-    engine = Engine(None, objective, optimizer, scaler, ALONE, watch)
+    engine = Engine(objective, optimizer, ALONE)
     plan = RecipeConfig.model_validate({"name": "r", "data": {"datasets": {"a": 1}}}).train
     for step in range(steps):
         update(engine, plan, tiny_batch(), step)
-    return objective, watch
+    return objective, engine.watch
 
 
 def tiny_batch():

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorat.train.network.blocks.lorat import Prediction
-from lorat.train.step.loss import box_overlaps, count_positives, tracking_loss
+from lorat.train.network.variants import build_network
+from lorat.train.step.loss import Objective, box_overlaps, tracking_loss
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "g5_criterion_16.npz"
 
@@ -43,33 +44,21 @@ def test_overlaps_are_the_published_targets():
     torch.testing.assert_close(chosen, arrays["iou_target"], rtol=1e-5, atol=1e-6)
 
 
-def test_positives_are_counted_and_at_least_one():
-    _, positive, arrays = case()
-    assert count_positives(positive) == len(arrays["pos_map"])
-    assert count_positives(torch.zeros(2, 3, 3, dtype=torch.bool)) == 1.0
-
-
-def test_a_given_count_divides_both_losses():
-    prediction, positive, arrays = case()
-    whole = tracking_loss(prediction, positive, arrays["gt_boxes"])
-    half = tracking_loss(prediction, positive, arrays["gt_boxes"], 2 * count_positives(positive))
-    for a, b in zip(whole, half, strict=True):
-        torch.testing.assert_close(a, 2 * b)
-
-
 def test_micro_batches_with_the_common_count_sum_to_the_whole():
     prediction, positive, arrays = case()
-    whole = tracking_loss(prediction, positive, arrays["gt_boxes"]).total
+    count = positive.sum()
+    whole = tracking_loss(prediction, positive, arrays["gt_boxes"], count)
     parts = [
         tracking_loss(
             Prediction(prediction.score_map[rows], prediction.boxes[rows]),
             positive[rows],
             arrays["gt_boxes"][rows],
-            count_positives(positive),
-        ).total
+            count,
+        )
         for rows in (slice(0, 1), slice(1, 4))
     ]
-    torch.testing.assert_close(sum(parts), whole)
+    for name, wanted in whole._asdict().items():
+        torch.testing.assert_close(sum(getattr(part, name) for part in parts), wanted)
 
 
 def test_a_pair_without_the_object_adds_score_loss_only_and_no_nan():
@@ -79,7 +68,7 @@ def test_a_pair_without_the_object_adds_score_loss_only_and_no_nan():
     boxes[1] = 0.0
     with torch.no_grad():  # a degenerate box on the zero box of the absent object
         prediction.boxes[1, 0, 0] = 0.0
-    losses = tracking_loss(prediction, positive, boxes)
+    losses = tracking_loss(prediction, positive, boxes, positive.sum())
     losses.total.backward()
     assert all(torch.isfinite(value) for value in losses)
     assert torch.isfinite(prediction.boxes.grad).all()
@@ -89,7 +78,8 @@ def test_a_pair_without_the_object_adds_score_loss_only_and_no_nan():
 
 def test_a_batch_without_any_object_is_finite():
     prediction, positive, _ = case()
-    losses = tracking_loss(prediction, torch.zeros_like(positive), torch.zeros(4, 4))
+    nothing = torch.zeros_like(positive)
+    losses = tracking_loss(prediction, nothing, torch.zeros(4, 4), torch.tensor(1.0))
     losses.total.backward()
     assert torch.isfinite(losses.total)
     assert losses.box == 0
@@ -99,7 +89,20 @@ def test_a_batch_without_any_object_is_finite():
 def test_bfloat16_predictions_give_float32_losses():
     prediction, positive, arrays = case()
     rough = Prediction(prediction.score_map.bfloat16(), prediction.boxes.bfloat16())
-    assert tracking_loss(rough, positive, arrays["gt_boxes"]).total.dtype == torch.float32
+    losses = tracking_loss(rough, positive, arrays["gt_boxes"], positive.sum())
+    assert losses.total.dtype == torch.float32
+
+
+def test_normalising_is_the_published_formula(tiny_variant):
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    variant = tiny_variant.model_copy(update={"mean": mean, "std": std})
+    objective = Objective(build_network(variant), variant, torch.float32)
+    images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
+    expected = images.double() / 255
+    expected = (expected - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    got = objective.normalise(images)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 sides = st.tuples(*[st.floats(-1, 1, width=32)] * 2, *[st.floats(0, 1, width=32)] * 2)

@@ -3,61 +3,22 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
-from safetensors.torch import load_file
 
 from lorat.configs.schema import LoraConfig, TrainConfig
-from lorat.train.cli import main
-from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World
 from lorat.train.network.variants import build_network
-from lorat.train.step.engine import Engine, build_engine, make_scaler
-from lorat.train.step.objective import Objective
+from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, set_learning_rate
-from lorat.train.step.step import shared_divisor, update
+from lorat.train.step.step import Engine, shared_divisor, update
+from tests.train.batches import Recorder, made_up_batch
+from tests.train.conftest import assert_equal, log_of, train, weights_of
 
-CPU = torch.device("cpu")
-ALONE = World(0, 1, CPU)
+ALONE = World(0, 1, torch.device("cpu"))
 PLAIN = TrainConfig(batch_size=8, clip_norm=1e9)
-
-
-class Recorder(torch.optim.SGD):
-    """Keeps the gradients that it is given and moves nothing."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-        super().__init__([p for _, p in self.named], lr=0.0)
-        self.seen: list[dict[str, torch.Tensor]] = []
-
-    def step(self) -> None:
-        self.seen.append({name: p.grad.clone() for name, p in self.named})
-
-
-def made_up_batch(pairs: int = 8, seed: int = 1) -> Batch:
-    """Crops of the tiny variant; the first half of the pairs has no object."""
-    rng = torch.Generator().manual_seed(seed)
-    positive = torch.rand(pairs, 4, 4, generator=rng) > 0.6
-    positive[: pairs // 2] = False
-    corner = torch.rand(pairs, 2, generator=rng) / 2
-    return Batch(
-        template=torch.randint(0, 256, (pairs, 3, 32, 32), generator=rng, dtype=torch.uint8),
-        search=torch.randint(0, 256, (pairs, 3, 64, 64), generator=rng, dtype=torch.uint8),
-        template_mask=torch.rand(pairs, 2, 2, generator=rng) > 0.5,
-        positive=positive,
-        box=torch.cat([corner, corner + 0.4], dim=1),
-        position=torch.arange(pairs),
-        missing=torch.zeros(pairs),
-        keys=tuple(map(str, range(pairs))),
-        damaged=((),) * pairs,
-        seconds=np.zeros((pairs, 2), dtype=np.float32),
-    )
 
 
 @pytest.fixture
@@ -67,14 +28,9 @@ def objective(tiny_variant) -> Objective:
     return Objective(build_network(variant).train(), variant, torch.float32)
 
 
-def engine_of(objective: Objective, optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> Engine:
-    scaler = make_scaler(dtype, CPU)
-    return build_engine(objective, optimizer, scaler, ALONE, sharded=False)
-
-
 def gradients(objective: Objective, recipe: TrainConfig) -> tuple[dict[str, torch.Tensor], float]:
     recorder = Recorder(objective.network)
-    result = update(engine_of(objective, recorder, torch.float32), recipe, made_up_batch(), 0)
+    result = update(Engine(objective, recorder, ALONE), recipe, made_up_batch(), 0)
     return recorder.seen[0], result.losses.total.item()
 
 
@@ -103,7 +59,7 @@ def test_float16_trains_as_float32_does_and_scales_its_loss(objective):
         copied = copy.deepcopy(objective)
         copied.dtype = dtype
         optimizer = build_optimizer(copied.network)
-        engine = engine_of(copied, optimizer, dtype)
+        engine = Engine(copied, optimizer, ALONE)
         set_learning_rate(optimizer, 1e-3)
         losses = [update(engine, recipe, made_up_batch(), s).losses.total.item() for s in range(5)]
         assert losses == sorted(losses, reverse=True)
@@ -115,7 +71,7 @@ def test_float16_trains_as_float32_does_and_scales_its_loss(objective):
 def test_a_step_whose_gradients_overflow_is_left_out_and_counted(objective):
     objective.dtype = torch.float16
     optimizer = build_optimizer(objective.network)
-    engine = engine_of(objective, optimizer, torch.float16)
+    engine = Engine(objective, optimizer, ALONE)
     engine.scaler.load_state_dict({**engine.scaler.state_dict(), "scale": 2.0**40})
     set_learning_rate(optimizer, 1e-3)
     before = copy.deepcopy(objective.network.state_dict())
@@ -143,31 +99,24 @@ def test_a_network_trained_whole_gets_gradients_everywhere(tiny_variant):
     assert all(gradient.abs().sum() > 0 for gradient in found.values())
 
 
-def test_a_float16_run_goes_on_with_its_scale(tmp_path, tiny_variant, tiny_recipe, tiny_shards):
-    for name, config in (("variant", tiny_variant), ("recipe", tiny_recipe)):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    files = [f"--{name}={tmp_path / name}.yaml" for name in ("variant", "recipe")]
-    files += [f"--shards={tiny_shards}", "--device=cpu", "--no-eval", "--set=train.dtype=float16"]
+def test_a_float16_run_goes_on_with_its_scale(files, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    result = CliRunner().invoke(main, [*files, f"--run={whole}"])
-    assert result.exit_code == 0, result.output
+    train(*files, "--set=train.dtype=float16", f"--run={whole}")
     shutil.copytree(whole, cut)
     for epoch in (2, 3):
         shutil.rmtree(cut / f"checkpoints/epoch_{epoch:04d}")
-    result = CliRunner().invoke(main, [*files, f"--run={cut}", "--resume=auto"])
-    assert result.exit_code == 0, result.output
-    last = "checkpoints/epoch_0003"
-    a, b = (load_file(folder / last / "model.safetensors") for folder in (whole, cut))
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    a, b = (torch.load(folder / last / "state.pt")["scaler"] for folder in (whole, cut))
+    train(*files, "--set=train.dtype=float16", f"--run={cut}", "--resume=auto")
+    assert_equal(weights_of(cut), weights_of(whole))
+    last = "checkpoints/epoch_0003/state.pt"
+    a, b = (torch.load(folder / last)["scaler"] for folder in (whole, cut))
     assert a == b
-    logged = [json.loads(line) for line in (cut / "log.jsonl").read_text().splitlines()]
-    skipped = sum(record.get("skipped", 0) for record in logged)
+    skipped = sum(record.get("skipped", 0) for record in log_of(cut))
     assert a["scale"] == 2.0 ** (16 - skipped)
 
 
-def test_the_scaler_is_silent_in_other_number_types():
-    for dtype in (torch.float32, torch.bfloat16):
-        scaler = make_scaler(dtype, CPU)
-        assert not scaler.is_enabled()
-        assert scaler.state_dict() == {}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_scaler_is_silent_in_other_number_types(objective, dtype):
+    objective.dtype = dtype
+    scaler = Engine(objective, Recorder(objective.network), ALONE).scaler
+    assert not scaler.is_enabled()
+    assert scaler.state_dict() == {}

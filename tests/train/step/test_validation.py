@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,21 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
-from safetensors.torch import load_file
 
 from lorat.configs.schema import DataConfig, TrainConfig
 from lorat.train.checkpoint.checkpoints import find_checkpoint
-from lorat.train.cli import main
 from lorat.train.data.batches import Batch, make_loader
 from lorat.train.distributed.world import World
 from lorat.train.network.variants import build_network
-from lorat.train.step.engine import Engine, build_engine, make_scaler
-from lorat.train.step.objective import Objective
+from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer
-from lorat.train.step.step import StepResult, update
-from lorat.train.validation import validate, validation_due, validation_source
+from lorat.train.step.step import Engine, StepResult, update
+from lorat.train.validation import validate, validation_source
+from tests.train.conftest import assert_equal, log_of, train, weights_of
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -35,9 +30,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 def engine(tiny_variant):
     torch.manual_seed(0)
     objective = Objective(build_network(tiny_variant), tiny_variant, torch.float32)
-    scaler = make_scaler(torch.float32, ALONE.device)
-    optimizer = build_optimizer(objective.network)
-    return build_engine(objective, optimizer, scaler, ALONE, sharded=False)
+    return Engine(objective, build_optimizer(objective.network), ALONE)
 
 
 @pytest.fixture
@@ -55,9 +48,7 @@ def test_losses_are_those_of_one_batch_of_all_pairs(engine, data, source, tiny_s
     (batch,) = make_loader(replace(pairs, batch_size=24, pairs_per_epoch=24))
     engine.objective.eval()
     with torch.no_grad():
-        images = batch.template, batch.search, batch.template_mask
-        one = batch.positive.sum().float()
-        whole = engine.objective(*images, batch.positive, batch.box, one)
+        whole = engine.objective(*batch.inputs, batch.positive.sum().float())
     for found in values:
         assert found["val_loss"] == pytest.approx(whole.total.item(), abs=2e-5)
         assert found["val_score"] == pytest.approx(whole.score.item(), abs=2e-5)
@@ -78,77 +69,49 @@ def test_pairs_are_jittered_and_not_otherwise_augmented(data, source, tiny_shard
     assert pairs.augment.motion_blur == pairs.augment.background == pairs.negatives == 0.0
 
 
-def test_it_is_due_at_the_ends_of_epochs_and_of_the_run():
-    recipe = TrainConfig(epochs=5, validate_epochs=2)
-    due = [step for step in range(1, 51) if validation_due(recipe, step, 10)]
-    assert due == [20, 40, 50]
+def test_it_is_due_at_the_ends_of_epochs_and_of_the_run(source):
+    longer = replace(source, epochs=5, pairs_per_epoch=80)
+    assert [done for done in range(51) if longer.ends(done, 2)] == [20, 40, 50]
 
 
-def run(tmp_path: Path, variant, recipe, shards: Path, name: str, *more: str):
-    for kind, config in (("variant", variant), ("recipe", recipe)):
-        text = yaml.safe_dump(config.model_dump(mode="json"))
-        (tmp_path / f"{kind}.yaml").write_text(text)
-    folder = tmp_path / name
-    arguments = [
-        f"--variant={tmp_path / 'variant.yaml'}",
-        f"--recipe={tmp_path / 'recipe.yaml'}",
-        f"--shards={shards}",
-        "--device=cpu",
-        f"--run={folder}",
-        *more,
-    ]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output
-    weights = load_file(find_checkpoint(folder) / "model.safetensors")
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return weights, records, result
+def losses_of(run: Path) -> dict[int, float]:
+    return {r["step"]: r["val_loss"] for r in log_of(run) if "val_loss" in r}
 
 
-def test_a_run_with_validation_ends_in_the_same_weights(
-    tmp_path, tiny_variant, tiny_recipe, tiny_shards
-):
-    files = tmp_path, tiny_variant, tiny_recipe, tiny_shards
-    plain, records, _ = run(*files, "plain")
-    assert not any("val_loss" in record for record in records)
+def test_a_run_with_validation_ends_in_the_same_weights(files, tmp_path):
+    train(*files, f"--run={tmp_path / 'plain'}")
     options = ["--set=data.validation=toy-val", "--set=data.validation_pairs=16"]
     more = ["--set=train.validate_epochs=2", "--set=data.workers=1"]
-    checked, records, _ = run(*files, "checked", *options, *more)
-    assert all(torch.equal(plain[name], checked[name]) for name in plain)
-    told = {record["step"]: record["val_loss"] for record in records if "val_loss" in record}
+    train(*files, *options, *more, f"--run={tmp_path / 'checked'}")
+    assert_equal(weights_of(tmp_path / "checked"), weights_of(tmp_path / "plain"))
+    assert not losses_of(tmp_path / "plain")
+    told = losses_of(tmp_path / "checked")
     assert list(told) == [6, 9]
     assert told[6] != told[9]
 
 
-def test_shards_that_are_missing_are_told_once_and_the_run_goes_on(
-    tmp_path, tiny_variant, tiny_recipe, tiny_shards
-):
-    files = tmp_path, tiny_variant, tiny_recipe, tiny_shards
-    *_, result = run(*files, "run", "--set=data.validation=got10k-val")
+def test_shards_that_are_missing_are_told_once_and_the_run_goes_on(files, tmp_path):
+    result = train(*files, "--set=data.validation=got10k-val", f"--run={tmp_path / 'run'}")
     assert result.stderr.count("lorat-prep build --datasets got10k-val") == 1
 
 
-OPTIONS = ["--set=data.validation=toy-val", "--set=data.validation_pairs=40"]
-
-
 @pytest.fixture
-def asked_to_end(tmp_path, tiny_variant, tiny_recipe, tiny_shards, monkeypatch):
+def asked_to_end(files, tmp_path, monkeypatch):
     """Trains whole, then asked to end by SIGTERM somewhere, then on; it ends as the whole did."""
-    files = tmp_path, tiny_variant, tiny_recipe, tiny_shards
-    seldom = ["--set=train.checkpoint_epochs=3", *OPTIONS]
-    whole, told, _ = run(*files, "whole", *seldom)
+    options = ["--set=data.validation=toy-val", "--set=data.validation_pairs=40"]
+    seldom = [*files, "--set=train.checkpoint_epochs=3", *options]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(*seldom, f"--run={whole}")
 
     def check(checkpoint: str, hooks: dict[str, Callable[..., Any]]) -> None:
-        with monkeypatch.context() as patch, pytest.raises(AssertionError):
+        with monkeypatch.context() as patch:
             for name, hook in hooks.items():
                 patch.setattr(f"lorat.train.{name}", hook)
-            run(*files, "cut", *seldom)  # ends with 143
-        assert find_checkpoint(tmp_path / "cut").name == checkpoint
-        weights, records, _ = run(*files, "cut", *seldom, "--resume=auto")
-        assert all(torch.equal(weights[name], whole[name]) for name in whole)
-        losses = [
-            {r["step"]: r["val_loss"] for r in log if "val_loss" in r} for log in (records, told)
-        ]
-        assert losses[0] == losses[1] and list(losses[0]) == [3, 6, 9]
+            train(*seldom, f"--run={cut}", status=143)
+        assert find_checkpoint(cut).name == checkpoint
+        train(*seldom, f"--run={cut}", "--resume=auto")
+        assert_equal(weights_of(cut), weights_of(whole))
+        assert losses_of(cut) == losses_of(whole) and list(losses_of(cut)) == [3, 6, 9]
 
     return check
 
@@ -180,5 +143,5 @@ def test_a_signal_before_a_validation_is_obeyed_before_it(asked_to_end):
         validated.append(arguments)
         return validate(*arguments)
 
-    asked_to_end("step_00000006", {"loop.update": one, "validation.validate": noted})
+    asked_to_end("step_00000006", {"loop.update": one, "loop.validate": noted})
     assert len(validated) == 1  # after the first epoch
