@@ -14,6 +14,7 @@ import platform
 import resource
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from timeit import repeat, timeit
 from typing import NamedTuple
@@ -22,7 +23,6 @@ import click
 import cv2
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
@@ -45,10 +45,6 @@ _PAIRS = 500_000  # the default of a large data set
 _FILE_BYTES = 64 << 20
 _READS = 200
 _LEAST_FILES = 1024
-_EXTRAS = {
-    "ray": ("ray", "builds on a cluster (build --engine ray)"),
-    "s3fs": ("s3", "shards in S3 (s3://bucket/folder)"),
-}
 
 
 class Diagnosis(NamedTuple):
@@ -74,76 +70,51 @@ def doctor_command(folder: Location) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    for part in (
-        software(),
-        cores(),
-        memory(),
-        codec(),
-        zstd(),
-        disk(folder),
-        *limits(),
-        *compute(),
-        backbones(),
-        *extras(),
-    ):
-        lines = [Text(part.found)]
-        if part.means:
-            lines.append(Text(f"→ {part.means}", style="dim"))
-        if part.remedy:
-            lines.append(Text(f"! {part.remedy}", style="yellow"))
-        table.add_row(part.part, Text("\n").join(lines))
+    parts = [*machine(), codec(), disk(folder), *limits(), *compute(), backbones(), *software()]
+    for part, found, means, remedy in parts:
+        lines = [Text(found)]
+        lines += [Text(f"→ {means}", style="dim")] if means else []
+        lines += [Text(f"! {remedy}", style="yellow")] if remedy else []
+        table.add_row(part, Text("\n").join(lines))
     OUT.print(table)
 
 
-def software() -> Diagnosis:
-    """Return what runs here."""
-    system = f"{platform.system()} {platform.machine()}"
-    version = importlib.metadata.version("lorat")
-    found = f"lorat {version}, Python {platform.python_version()}, {system}"
-    return Diagnosis("software", found, f"OpenCV {cv2.__version__}, NumPy {np.__version__}")
-
-
-def cores(group: Path = _CGROUP) -> Diagnosis:
-    """Return the processor cores that this process may use."""
+def machine(group: Path = _CGROUP) -> Iterator[Diagnosis]:
+    """Yield the cores and the memory, or what a container's limits leave of them."""
+    limits = {file.name: file.read_text().strip() for file in group.glob("*.max")}
     usable, total = usable_cores(), os.cpu_count() or 1
-    quota, _, period = _limit(group / "cpu.max").partition(" ")
+    quota, _, period = limits.get("cpu.max", "").partition(" ")
     if quota.isdecimal() and period.isdecimal() and int(quota) < usable * int(period):
         left = int(quota) / int(period)
-        workers = max(1, int(left))
-        return Diagnosis(
+        whole = max(1, int(left))
+        yield Diagnosis(
             "cores",
             f"{usable}, of which a container limit leaves {left:g}",
             "more processes than that only take turns",
-            f"give builds --workers {workers} and trainings data.workers of {workers} at most",
+            f"give builds --workers {whole} and trainings data.workers of {whole} at most",
         )
-    found = str(usable) if usable == total else f"{usable} of {total}"
-    return Diagnosis(
-        "cores", found, f"builds run {usable} processes unless --workers says otherwise"
-    )
-
-
-def memory(group: Path = _CGROUP) -> Diagnosis:
-    """Return the memory of the machine, or what a container's limit leaves of it."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = f"{total / 1e9:.1f} GB"
-    limit = _limit(group / "memory.max")
-    if limit.isdecimal() and int(limit) < total:
-        total = int(limit)
-        found = f"{total / 1e9:.1f} GB (a container limit)"
-    workers = int(total / 1e9 / _WORKER_GB / 2)
+    else:
+        found = str(usable) if usable == total else f"{usable} of {total}"
+        means = f"builds run {usable} processes unless --workers says otherwise"
+        yield Diagnosis("cores", found, means)
+    memory, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), ""
+    if limits.get("memory.max", "").isdecimal() and int(limits["memory.max"]) < memory:
+        memory, limit = int(limits["memory.max"]), " (a container limit)"
+    workers = int(memory / 1e9 / _WORKER_GB / 2)
     means = f"a loader process takes up to {_WORKER_GB} GB; {workers:,} fit into half of it"
     small = "use few loader processes (data.workers of 1 or 2)" if workers < 4 else ""
-    return Diagnosis("memory", found, means, small)
-
-
-def _limit(file: Path) -> str:
-    return file.read_text().strip() if file.is_file() else "max"
+    yield Diagnosis("memory", f"{memory / 1e9:.1f} GB{limit}", means, small)
 
 
 def codec() -> Diagnosis:
     """Return the JPEG codec and what a build of full HD frames takes with it."""
-    name, frame = codec_name(), _drawn_frame()
-    data, window = encode(frame, 90), np.ascontiguousarray(frame[:540, :720])
+    name, rng = codec_name(), np.random.default_rng(0)
+    frame = np.full((_FRAME[1], _FRAME[0], 3), 110.0, dtype=np.float32)
+    for cells in (4, 16, 64, 256):  # detail at all scales, about as hard to code as a photograph
+        noise = rng.normal(scale=100.0 / cells**0.5, size=(cells + 2, 2 * cells + 2, 3))
+        frame += cv2.resize(noise.astype(np.float32), _FRAME, interpolation=cv2.INTER_CUBIC)
+    drawn = np.clip(frame, 0, 255).astype(np.uint8)
+    data, window = encode(drawn, 90), np.ascontiguousarray(drawn[:540, :720])
     # The shortest of several runs: other programs only make them longer.
     reading = min(repeat(lambda: decode(data), number=1, repeat=30))
     writing = min(repeat(lambda: encode(window), number=1, repeat=30))
@@ -162,27 +133,6 @@ def codec() -> Diagnosis:
         "macOS: brew install jpeg-turbo); shards name their codec, so begin new ones after that"
     )
     return Diagnosis("JPEG", found, means, remedy if name.startswith("opencv") else "")
-
-
-def _drawn_frame() -> NDArray[np.uint8]:
-    """Return a full HD frame with detail at all scales, about as hard to code as a photograph."""
-    rng = np.random.default_rng(0)
-    frame = np.full((_FRAME[1], _FRAME[0], 3), 110.0, dtype=np.float32)
-    for cells in (4, 16, 64, 256):
-        shape = (_FRAME[1] * cells // 1024 + 2, _FRAME[0] * cells // 1024 + 2, 3)
-        noise = rng.normal(scale=100.0 / cells**0.5, size=shape).astype(np.float32)
-        frame += cv2.resize(noise, _FRAME, interpolation=cv2.INTER_CUBIC)
-    return np.clip(frame, 0, 255).astype(np.uint8)
-
-
-def zstd() -> Diagnosis:
-    """Return the compressor, and whether its command is there."""
-    version = ".".join(str(part) for part in zstandard.ZSTD_VERSION)
-    found = f"library {version} (python-zstandard {zstandard.__version__})"
-    if shutil.which("zstd"):
-        return Diagnosis("zstd", f"{found}, and the command", "shards can be read by hand, too")
-    remedy = "for 'zstd -dc … | tar t', install zstd (apt-get install zstd, brew install zstd)"
-    return Diagnosis("zstd", f"{found}, no command", "builds and trainings do not need it", remedy)
 
 
 def disk(folder: Path) -> Diagnosis:
@@ -210,81 +160,69 @@ def disk(folder: Path) -> Diagnosis:
 
 
 def _disk_speed(folder: Path) -> tuple[float, float, float]:
-    """Return bytes a second written, read in order, and reads of one stored pair a second.
-
-    Raises:
-        OSError: if the folder is not writable or full.
-    """
+    """Return bytes a second written and read in order, and reads of a stored pair a second."""
     rng = np.random.default_rng(0)
     data = rng.bytes(_FILE_BYTES)
     places = rng.integers(0, _FILE_BYTES - _PAIR_BYTES, _READS).tolist()
-    with tempfile.TemporaryFile(prefix=".lorat-doctor-", suffix=".tmp", dir=folder) as file:
+    with tempfile.TemporaryFile(prefix=".lorat-doctor-", dir=folder, buffering=0) as file:
         number = file.fileno()
 
-        def write() -> None:
-            file.write(data)
-            file.flush()
-            os.fsync(number)
-
-        def read(places: range | list[int], length: int) -> float:
-            if hasattr(os, "posix_fadvise"):  # forget what is cached; read nothing ahead
-                os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
-                if isinstance(places, list):
-                    os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
+        def read(length: int, places: range | list[int], advice: str) -> float:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)  # forget what is cached
+                os.posix_fadvise(number, 0, 0, getattr(os, advice))
             return timeit(lambda: [os.pread(number, length, at) for at in places], number=1)
 
-        return (
-            _FILE_BYTES / timeit(write, number=1),
-            _FILE_BYTES / read(range(0, _FILE_BYTES, 1 << 20), 1 << 20),
-            _READS / read(places, _PAIR_BYTES),
-        )
+        written = timeit(lambda: (file.write(data), os.fsync(number)), number=1)
+        in_order = read(1 << 20, range(0, _FILE_BYTES, 1 << 20), "POSIX_FADV_SEQUENTIAL")
+        seeking = read(_PAIR_BYTES, places, "POSIX_FADV_RANDOM")  # nothing is read ahead
+    return _FILE_BYTES / written, _FILE_BYTES / in_order, _READS / seeking
 
 
-def limits(shared: Path = _SHARED) -> list[Diagnosis]:
-    """Return two limits that end trainings in the middle: open files, and shared memory."""
+def limits(shared: Path = _SHARED) -> Iterator[Diagnosis]:
+    """Yield two limits that end trainings in the middle: open files, and shared memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = soft == resource.RLIM_INFINITY
-    few = not unlimited and soft < _LEAST_FILES
     more = _LEAST_FILES if hard == resource.RLIM_INFINITY else min(hard, _LEAST_FILES)
-    files = "no limit" if unlimited else f"{soft:,}"
+    few = f"ulimit -n {more}" if not unlimited and soft < _LEAST_FILES else ""
     means = "a loader process keeps up to 64 shards open"
-    found = [Diagnosis("open files", files, means, f"ulimit -n {more}" if few else "")]
+    yield Diagnosis("open files", "no limit" if unlimited else f"{soft:,}", means, few)
     if shared.is_dir():
         size = shutil.disk_usage(shared).total
         means = "loader processes hand batches over through it"
         remedy = "give it more (docker run --shm-size=8g), or train with data.workers=0"
         place = f"{size / 1e9:.1f} GB in {shared}"
-        found.append(Diagnosis("shared memory", place, means, remedy if size < 1e9 else ""))
-    return found
+        yield Diagnosis("shared memory", place, means, remedy if size < 1e9 else "")
 
 
-def compute() -> list[Diagnosis]:
-    """Return what trainings compute with; torch is imported here, since it takes seconds."""
+def compute() -> Iterator[Diagnosis]:
+    """Yield what trainings compute with; torch is imported here, since it takes seconds."""
     try:
         import torch
 
         from lorat.train.network.deploy.devices import pick_device, pick_dtype
     except (ImportError, OSError) as error:
         remedy = "install it as pytorch.org says for this machine"
-        return [Diagnosis("torch", f"does not import ({error})", "no training here", remedy)]
+        yield Diagnosis("torch", f"does not import ({error})", "no training here", remedy)
+        return
     device = pick_device("auto")
     number_type = str(pick_dtype("auto", device, training=True)).removeprefix("torch.")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-    threads = f"{torch.get_num_threads()} threads"
-    version = Diagnosis("torch", f"{torch.__version__}, {build}, {threads}", f"trains on {device}")
+    found = f"{torch.__version__}, {build}, {torch.get_num_threads()} threads"
+    yield Diagnosis("torch", found, f"trains on {device}")
     if device.type == "cuda":
-        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-        means = f"trains in {number_type}"
-        names = (f"{card.name}, {card.total_memory / 1e9:.0f} GB" for card in cards)
-        return [version, *(Diagnosis(f"GPU {n}", name, means) for n, name in enumerate(names))]
-    kind = "float32; only processors with AMX or AVX512-BF16 are faster in bfloat16"
-    if number_type == "bfloat16":
-        kind = "bfloat16, which this processor is fast at"
-    remedy = ""
-    if _CARD.exists() or shutil.which("nvidia-smi") is not None:
-        remedy = "an NVIDIA card is here; install a torch that sees it (pytorch.org), or its driver"
+        for number in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(number)
+            found = f"{card.name}, {card.total_memory / 1e9:.0f} GB"
+            yield Diagnosis(f"GPU {number}", found, f"trains in {number_type}")
+        return
+    slow = "float32; only processors with AMX or AVX512-BF16 are faster in bfloat16"
+    fast = "bfloat16, which this processor is fast at"
+    yield Diagnosis("numbers", fast if number_type == "bfloat16" else slow)
+    remedy = "an NVIDIA card is here; install a torch that sees it (pytorch.org), or its driver"
+    seen = _CARD.exists() or shutil.which("nvidia-smi") is not None
     means = "enough for the toy and still recipes; the standard recipe wants a GPU"
-    return [version, Diagnosis("numbers", kind), Diagnosis("GPU", "none", means, remedy)]
+    yield Diagnosis("GPU", "none", means, remedy if seen else "")
 
 
 def backbones() -> Diagnosis:
@@ -300,14 +238,26 @@ def backbones() -> Diagnosis:
     return Diagnosis("backbones", f"{len(files)} files in {folder}", ", ".join(files))
 
 
-def extras() -> list[Diagnosis]:
-    """Return which optional packages are installed."""
-    found = []
-    for package, (extra, purpose) in _EXTRAS.items():
+def software() -> Iterator[Diagnosis]:
+    """Yield the versions of what runs here, and what optional parts are lacking."""
+    version = importlib.metadata.version
+    system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    means = f"OpenCV {cv2.__version__}, NumPy {np.__version__}"
+    yield Diagnosis("software", f"lorat {version('lorat')}, {system}", means)
+    library = ".".join(map(str, zstandard.ZSTD_VERSION))
+    found = f"library {library} (python-zstandard {zstandard.__version__})"
+    if shutil.which("zstd"):
+        yield Diagnosis("zstd", f"{found}, and the command", "shards can be read by hand, too")
+    else:
+        remedy = "for 'zstd -dc … | tar t', install zstd (apt-get install zstd, brew install zstd)"
+        means = "builds and trainings do not need it"
+        yield Diagnosis("zstd", f"{found}, no command", means, remedy)
+    for package, extra, purpose in (
+        ("ray", "ray", "builds on a cluster (build --engine ray)"),
+        ("s3fs", "s3", "shards in S3 (s3://bucket/folder)"),
+    ):
         if importlib.util.find_spec(package):
-            version = importlib.metadata.version(package)
-            found.append(Diagnosis(package, version, f"{purpose} work"))
+            yield Diagnosis(package, version(package), f"{purpose} work")
         else:
             remedy = f"for {purpose}: pip install 'lorat[{extra}]'"
-            found.append(Diagnosis(package, "not installed", "optional", remedy))
-    return found
+            yield Diagnosis(package, "not installed", "optional", remedy)

@@ -29,20 +29,20 @@ def test_every_part_of_the_machine_is_named_within_80_columns(tmp_path):
 
 def test_a_container_limit_on_cores_is_named(tmp_path):
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    finding = doctor.cores(tmp_path)
+    finding, _ = doctor.machine(tmp_path)
     assert "a container limit leaves 0.5" in finding.found
     assert "--workers 1" in finding.remedy
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert doctor.cores(tmp_path).remedy == ""
+    assert next(doctor.machine(tmp_path)).remedy == ""
 
 
 def test_a_container_limit_on_memory_counts(tmp_path, monkeypatch):
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 8_000_000}
     monkeypatch.setattr(os, "sysconf", lambda name: pages[name])
-    whole = doctor.memory(tmp_path)
+    _, whole = doctor.machine(tmp_path)
     assert (whole.found, whole.remedy) == ("32.8 GB", "")
     (tmp_path / "memory.max").write_text("2000000000\n")
-    part = doctor.memory(tmp_path)
+    _, part = doctor.machine(tmp_path)
     assert part.found == "2.0 GB (a container limit)"
     assert "few loader processes" in part.remedy
 
@@ -56,15 +56,15 @@ def test_a_missing_turbojpeg_library_comes_with_its_remedy(monkeypatch):
 
 def test_a_missing_zstd_command_is_no_obstacle(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    finding = doctor.zstd()
+    finding = next(part for part in doctor.software() if part.part == "zstd")
     assert "do not need it" in finding.means
     assert "install zstd" in finding.remedy
 
 
 def test_missing_extras_come_with_their_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    remedies = [finding.remedy for finding in doctor.extras()]
-    assert ["lorat[ray]" in remedies[0], "lorat[s3]" in remedies[1]] == [True, True]
+    remedies = {part.part: part.remedy for part in doctor.software()}
+    assert "lorat[ray]" in remedies["ray"] and "lorat[s3]" in remedies["s3fs"]
 
 
 def test_few_open_files_and_little_shared_memory_are_named(tmp_path, monkeypatch):
