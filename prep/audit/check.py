@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.audit.images import ImageFacts, Progress, see_images
+from lorat.prep.audit.images import ImageFacts, see_images
 from lorat.prep.audit.report import BoxCounts, Counts, Finding, Severity, SplitAudit
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.official import expected_frames, expected_sequences
@@ -30,115 +29,93 @@ from lorat.shards.base.errors import UserError
 _RESOLUTION = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)\s*$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """A split as far as it can be read."""
-
-    clips: list[Clip]
-    faults: list[Fault]
-    """Of single sequences."""
-    trouble: str | None = None
-    """Why nothing was read."""
-
-
-def read_tree(source: Source, progress: Progress | None = None) -> Tree:
-    """Read every sequence of a split that can be read.
-
-    Args:
-        source: the split and its folder.
-        progress: called with (sequences read, sequences).
-    """
-    faults: list[Fault] = []
-    try:
-        with Reading(faults=faults, progress=progress):
-            clips = source.dataset.read(source.dataset, source.split, source.root)
-    except UserError as error:
-        return Tree([], faults, error.message)
-    if clips or any(fault.damage for fault in faults):
-        return Tree(clips, faults)
-    return Tree([], faults, f"{source.root}: holds no sequence of {source.name}; is it its folder?")
-
-
 def audit(
     source: Source,
-    tree: Tree,
     *,
     deep: bool = False,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> SplitAudit:
-    """Audit one split of a tree.
+    """Audit one split of a tree: read every sequence that can be read, look at its images.
 
     Args:
         source: the split and its folder.
-        tree: what `read_tree` returned for it.
         deep: decode every image, not just the first and the last of each sequence.
         workers: processes.
-        progress: called with (images looked at, images in all).
+        progress: called with (done, of how many, what): sequences that are read, then images.
 
     Raises:
         UserError: when a worker process was killed. What is wrong with the tree is a finding.
     """
-    dataset, split = source.dataset, source.split
-    facts = see_images(tree.clips, deep, workers, progress)
-    published = expected_frames(dataset.name, split) or {}
-    scored = dataset.eval_split is not None and split in (dataset.eval_split, "val", "test")
+
+    def told(what: str) -> Callable[[int, int], None] | None:
+        text = f"{source.name}: {what}"
+        return progress and (lambda done, total: progress(done, total, text))
+
+    faults: list[Fault] = []
+    clips, trouble = _read(source, faults, told("annotations"))
+    facts = see_images(clips, deep, workers, told("images"))
+    name, split, eval_split = source.dataset.name, source.split, source.dataset.eval_split
+    published = expected_frames(name, split) or {}
     found: dict[str, list[Finding]] = {}
-    for fault in tree.faults:
-        severity: Severity = "damage" if fault.damage else "note"
-        found.setdefault(fault.sequence, []).append(
-            Finding(kind="annotations", severity=severity, message=fault.message, frames=[])
-        )
+    for fault in faults:
+        kind = _damage if fault.damage else _note
+        found.setdefault(fault.sequence, []).append(kind("annotations", fault.message))
     boxes: Counter[str] = Counter()
-    for clip, seen in zip(tree.clips, facts, strict=True):
+    for clip, seen in zip(clips, facts, strict=True):
         boxes.update(count_boxes(clip, seen.size))
-        stated = _stated_size(clip.frames.folder) if dataset.name == "got10k" else None
-        before = found.pop(clip.name, [])
-        findings = check_sequence(
+        found[clip.name] = check_sequence(
             clip,
             seen,
-            scored=scored,
-            stated=stated,
+            scored=eval_split is not None and split in (eval_split, "val", "test"),
+            stated=_stated_size(clip.frames.folder) if name == "got10k" else None,
             published=published.get(clip.name),
-            found=before,
+            found=found.get(clip.name, ()),
         )
-        if findings:
-            found[clip.name] = findings
-    lost = {fault.sequence for fault in tree.faults if fault.damage}
     counts = Counts(
-        sequences=len(lost | {clip.name for clip in tree.clips}),
-        expected_sequences=expected_sequences(dataset.name, split),
-        frames=sum(len(clip.frames) for clip in tree.clips),
+        sequences=len({f.sequence for f in faults if f.damage} | {clip.name for clip in clips}),
+        expected_sequences=expected_sequences(name, split),
+        frames=sum(len(clip.frames) for clip in clips),
         expected_frames=sum(published.values()) or None,
         decoded=sum(seen.decoded for seen in facts),
         boxes=BoxCounts(**boxes),
     )
+    official = counts.expected_sequences
+    of_split = []
+    if trouble is not None:
+        of_split.append(_damage("tree", trouble))
+    elif official not in (None, counts.sequences):
+        what = f"{source.root}: {counts.sequences:,} of {official:,} published sequences"
+        of_split.append(_note("sequence count", what))
     return SplitAudit(
         root=str(source.root),
         deep=deep,
         counts=counts,
-        split=_split_findings(source, tree.trouble, counts),
-        sequences=dict(sorted(found.items())),
+        split=of_split,
+        sequences={name: findings for name, findings in sorted(found.items()) if findings},
     )
 
 
-def _split_findings(source: Source, trouble: str | None, counts: Counts) -> list[Finding]:
-    if trouble is not None:
-        return [Finding(kind="tree", severity="damage", message=trouble, frames=[])]
-    there, official = counts.sequences, counts.expected_sequences
-    if official is None or there == official:
-        return []
-    message = f"{source.root}: {there:,} of {official:,} published sequences"
-    return [Finding(kind="sequence count", severity="note", message=message, frames=[])]
+def _read(
+    source: Source, faults: list[Fault], progress: Callable[[int, int], None] | None
+) -> tuple[list[Clip], str | None]:
+    """Return the clips of a split, and why there are none; collects what is wrong with others."""
+    try:
+        with Reading(faults=faults, progress=progress):
+            clips = source.dataset.read(source.dataset, source.split, source.root)
+    except UserError as error:
+        return [], error.message
+    if clips or any(fault.damage for fault in faults):
+        return clips, None
+    return [], f"{source.root}: holds no sequence of {source.name}; is it its folder?"
 
 
 def _stated_size(folder: Path) -> tuple[int, int] | None:
     """Return (width, height) from GOT-10k's ``meta_info.ini``; None where it says nothing."""
     try:
-        text = (folder / "meta_info.ini").read_text("utf-8", errors="replace")
+        found = _RESOLUTION.search((folder / "meta_info.ini").read_text("utf-8", errors="replace"))
     except OSError:
         return None
-    found = _RESOLUTION.search(text)
     return (int(found[1]), int(found[2])) if found else None
 
 
@@ -152,12 +129,8 @@ def count_boxes(clip: Clip, size: tuple[int, int] | None) -> dict[str, int]:
     boxes, visible, outside = _annotated(clip, size)
     with np.errstate(invalid="ignore"):  # inf - inf
         sized = np.isfinite(boxes).all(-1) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-    return {
-        "rows": visible.size,
-        "absent": int((~visible).sum()),
-        "degenerate": int((~sized).sum()),
-        "outside": int(outside.sum()),
-    }
+    counts = {"absent": ~visible, "degenerate": ~sized, "outside": outside}
+    return {"rows": visible.size} | {name: int(rows.sum()) for name, rows in counts.items()}
 
 
 def check_sequence(
@@ -182,67 +155,65 @@ def check_sequence(
         published: its frames; None where they are not known.
         found: what reading its annotations found; comes first.
     """
-    note, damage = partial(_found, clip, "note"), partial(_found, clip, "damage")
     folder, count, size = clip.frames.folder, len(clip.frames), facts.size
     findings = list(found)
     if count:
         findings += [*_image_findings(clip, facts), *_box_findings(clip, size, scored)]
     else:
         what = f"{folder}: no image belongs to an annotated frame of {clip.name}"
-        findings.append(damage("no frames", what))
+        findings.append(_damage("no frames", what))
     if stated is not None and size is not None and stated != size:
         what = f"{folder}: images are {_by(size)} pixels, the meta data say {_by(stated)}"
-        findings.append(note("stated size", what))
+        findings.append(_note("stated size", what))
     if published is not None and count != published:
         what = f"{folder}: {clip.name}: {count:,} annotated frames, published with {published:,}"
         if count < published and (found or facts.extra > 0):
             what += ", though images are there; restore the annotation files"
-            findings.append(damage("frame count", what))
+            findings.append(_damage("frame count", what))
         else:
-            findings.append(note("frame count", what))
+            findings.append(_note("frame count", what))
     return findings
 
 
 def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
-    note, damage = partial(_found, clip, "note"), partial(_found, clip, "damage")
     frames, size, missing = clip.frames, facts.size, sorted(facts.missing)
     if missing and len(missing) == len(frames):
         what = f"{frames.folder}: none of the {len(frames):,} images is there; restore them"
-        yield damage("missing image", what)
+        yield _damage("missing image", what)
     elif missing:
         what = f"{frames[missing[0]]}: missing{_others(missing)}; restore the image"
-        yield damage("missing image", what, missing)
+        yield _damage("missing image", what, missing)
     if unreadable := sorted(facts.unreadable):
         what = f"{facts.unreadable[unreadable[0]]}{_others(unreadable)}"
-        yield damage("damaged image", what, unreadable)
+        yield _damage("damaged image", what, unreadable)
     if size is not None and clip.size is not None and clip.size != size:
         what = f"{frames[0]}: is {_by(size)} pixels, the annotations say {_by(clip.size)}"
-        yield damage("annotated size", f"{what}; restore the image")
+        yield _damage("annotated size", f"{what}; restore the image")
     others = sorted(n for other, numbers in facts.sizes.items() if other != size for n in numbers)
     if size is not None and others:
         what = f"{frames[others[0]]}: is not {_by(size)} pixels as the first image is"
-        yield note("frame size", f"{what}{_others(others)}", others)
+        yield _note("frame size", f"{what}{_others(others)}", others)
     if facts.extra > 0:
         what = f"{frames.folder}: {facts.extra:,} images belong to no annotated frame"
-        yield note("extra images", what)
+        yield _note("extra images", what)
 
 
 def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Iterator[Finding]:
     _, visible, outside = _annotated(clip, size)
     usable = np.logical_or.reduce(visible & ~outside, axis=0)
     where = f"{clip.frames.folder}: {clip.name}"
-    severity: Severity = "damage" if scored else "note"
+    start = _damage if scored else _note
     if not usable.any():
-        yield _found(clip, severity, "no object", f"{where}: no frame has a usable box")
+        yield start("no object", f"{where}: no frame has a usable box")
     elif not usable[0]:
-        start = f"training starts at frame {clip.first + int(np.argmax(usable))}"
-        what = "so no tracker can start there" if scored else start
-        what = f"{where}: the first frame has no usable box, {what}"
-        yield _found(clip, severity, "first frame", what, [0])
+        meaning = ", so no tracker can start there"
+        if not scored:
+            meaning = f"; training starts at frame {int(np.argmax(usable))}"
+        yield start("first frame", f"{where}: the first frame has no usable box{meaning}", [0])
     frames = np.flatnonzero(outside.any(axis=0)).tolist()
     if frames and size is not None:
         what = f"{where}: visible boxes outside the image ({_by(size)}) in {len(frames)} frames"
-        yield _found(clip, "note", "box outside", what, frames)
+        yield _note("box outside", what, frames)
 
 
 def _annotated(
@@ -262,11 +233,11 @@ def _annotated(
     return boxes, visible, visible & outside
 
 
-def _found(
-    clip: Clip, severity: Severity, kind: str, message: str, frames: Sequence[int] = ()
-) -> Finding:
-    numbers = [clip.first + number for number in frames]
-    return Finding(kind=kind, severity=severity, message=message, frames=numbers)
+def _finding(severity: Severity, kind: str, message: str, frames: Sequence[int] = ()) -> Finding:
+    return Finding(kind=kind, severity=severity, message=message, frames=list(frames))
+
+
+_damage, _note = partial(_finding, "damage"), partial(_finding, "note")
 
 
 def _others(frames: Sequence[int]) -> str:

@@ -1,15 +1,10 @@
-"""Looks at the image files of sequences: are they there, do they decode, how large are they.
-
-Worker processes decode the first and the last image of each sequence, or all of them, and list its
-folder where the names of its images are computed. What was seen of a sequence is summed in
-`ImageFacts`; what it means is decided elsewhere.
-"""
+"""Looks at the image files of sequences: are they there, do they decode, how large are they."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +12,8 @@ from lorat.prep.pool import LocalEngine, Tell
 from lorat.prep.trees.base.clip import Clip, FrameFiles
 from lorat.shards.pixels.jpeg import ImageError, read_image
 
-Progress = Callable[[int, int], None]
-Job = list[tuple[int, range]]
-"""(clip, positions of the frames to decode)."""
+Look = tuple[int, FrameFiles, bool, range]
+"""Number of a clip, its files, whether they have their folder to themselves, those to decode."""
 _IMAGES = 128  # a job: under a second of decoding HD frames, so that Ctrl-C is quick
 
 
@@ -55,66 +49,73 @@ class ImageFacts:
 
 
 def see_images(
-    clips: Sequence[Clip], deep: bool, workers: int, progress: Progress | None = None
+    clips: Sequence[Clip],
+    deep: bool,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[ImageFacts]:
     """Return what was seen of each clip's images.
 
+    Folders are listed where the names of images are computed; the first and the last image of a
+    clip are decoded, or all.
+
     Args:
         clips: as read.
-        deep: decode every image, not just the first and the last of each clip.
+        deep: decode every image.
         workers: processes.
         progress: called with (images looked at, images in all).
 
     Raises:
         UserError: when a worker process was killed.
     """
-    jobs = _plan(clips, deep)
-    total = sum(len(wanted) for job in jobs for _, wanted in job)
+    jobs = list(_jobs(clips, deep))
+    total = sum(len(wanted) for job in jobs for *_, wanted in job)
     facts = [ImageFacts() for _ in clips]
     done = 0
 
-    def take(seen: tuple[int, list[ImageFacts]]) -> None:
+    def take(seen: list[tuple[int, int, ImageFacts]]) -> None:
         nonlocal done
-        number, parts = seen
-        for (clip, wanted), part in zip(jobs[number], parts, strict=True):
+        for clip, images, part in seen:
             facts[clip].add(part)
-            done += len(wanted)
+            done += images
         if progress:
             progress(done, total)
 
-    users = Counter(clip.frames.folder for clip in clips)
-    files = [(clip.frames, users[clip.frames.folder] == 1) for clip in clips]
-    LocalEngine(workers).run(_look, (jobs, files), range(len(jobs)), take)
+    LocalEngine(workers).run(_look, None, jobs, take)
     return facts
 
 
-def _plan(clips: Sequence[Clip], deep: bool) -> list[Job]:
-    """Return jobs of `_IMAGES` images; every clip that has frames is looked at."""
-    jobs: list[Job] = []
-    room = 0
+def _jobs(clips: Sequence[Clip], deep: bool) -> Iterator[list[Look]]:
+    """Yield jobs of `_IMAGES` images; every clip that has frames is looked at."""
+    users = Counter(clip.frames.folder for clip in clips)
+    job: list[Look] = []
+    room = _IMAGES
     for number, clip in enumerate(clips):
         frames = len(clip.frames)
         wanted = range(0, frames, 1 if deep else max(1, frames - 1))
         while wanted:
+            part, wanted = wanted[:room], wanted[room:]
+            job.append((number, clip.frames, users[clip.frames.folder] == 1, part))
+            room -= len(part)
             if not room:
-                jobs.append([])
-                room = _IMAGES
-            jobs[-1].append((number, wanted[:room]))
-            wanted, room = wanted[room:], room - len(jobs[-1][-1][1])
-    return jobs
+                yield job
+                job, room = [], _IMAGES
+    if job:
+        yield job
 
 
-def _look(shared: tuple[list[Job], list[tuple[FrameFiles, bool]]], number: int, tell: Tell) -> None:
+def _look(_: None, job: list[Look], tell: Tell) -> None:
     """Carry out one job; runs in a worker process."""
-    jobs, files = shared
-    tell((number, [_see(*files[clip], wanted) for clip, wanted in jobs[number]]))
+    tell([(clip, len(wanted), _see(files, alone, wanted)) for clip, files, alone, wanted in job])
 
 
 def _see(frames: FrameFiles, alone: bool, wanted: range) -> ImageFacts:
-    """Decode some frames; list their folder, too, with the first one. alone: in their folder."""
     facts = ImageFacts()
     if wanted[0] == 0 and isinstance(frames.names, range):
-        there = _names(frames.folder)
+        try:
+            there = {path.name for path in frames.folder.iterdir()}
+        except OSError:
+            there = set()  # every frame then counts as missing, which is what is reported
         names = [frames.pattern % number for number in frames.names]
         facts.missing.update(n for n, name in enumerate(names) if name not in there)
         if alone:
@@ -135,10 +136,3 @@ def _see(frames: FrameFiles, alone: bool, wanted: range) -> ImageFacts:
         else:
             facts.sizes.setdefault((width, height), array("i")).append(number)
     return facts
-
-
-def _names(folder: Path) -> set[str]:
-    try:
-        return {path.name for path in folder.iterdir()}
-    except OSError:
-        return set()  # every frame then counts as missing, which is what is reported

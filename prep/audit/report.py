@@ -1,8 +1,4 @@
-"""The report of an audit: what was found in each split, as JSON that a build can exclude by.
-
-The models are the JSON: ``{"version": 1, "datasets": {"lasot-train": {"root", "deep", "counts",
-"split", "sequences"}}}``.
-"""
+"""The report of an audit, as JSON that a build can exclude by; the models are the JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import read_json, write_json
@@ -18,11 +14,7 @@ from lorat.shards.base.storage import read_json, write_json
 Severity = Literal["damage", "note"]
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class Finding(_Stored):
+class Finding(BaseModel, strict=True, frozen=True):
     """One thing that was found in a sequence, or in a split as a whole."""
 
     kind: str
@@ -33,7 +25,7 @@ class Finding(_Stored):
     """Its frames, counted from 0 as the reader gives the sequence; empty: all of the sequence."""
 
 
-class BoxCounts(_Stored):
+class BoxCounts(BaseModel, strict=True, frozen=True):
     """Annotated boxes of a split by what is wrong with them."""
 
     rows: int = 0
@@ -45,7 +37,7 @@ class BoxCounts(_Stored):
     """Visible, and wholly outside the image."""
 
 
-class Counts(_Stored):
+class Counts(BaseModel, strict=True, frozen=True):
     """How much a split holds."""
 
     sequences: int = 0
@@ -59,7 +51,7 @@ class Counts(_Stored):
     boxes: BoxCounts = BoxCounts()
 
 
-class SplitAudit(_Stored):
+class SplitAudit(BaseModel, strict=True, frozen=True):
     """What an audit found in one split."""
 
     root: str
@@ -80,20 +72,16 @@ class SplitAudit(_Stored):
     def damaged(self) -> int:
         """How many sequences have damage, one more where the split itself does."""
         found = [self.split, *self.sequences.values()]
-        return sum(any(f.severity == "damage" for f in findings) for findings in found)
+        return sum(any(finding.severity == "damage" for finding in each) for each in found)
 
 
-class _Report(_Stored):
+class _Report(BaseModel, strict=True, frozen=True):
     version: Literal[1]
     datasets: dict[str, SplitAudit]
 
 
 def save_report(path: Path, audits: Mapping[str, SplitAudit]) -> None:
-    """Write a report of splits, ``<dataset>-<split>`` → audit, atomically.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
+    """Write a report of splits, ``<dataset>-<split>`` → audit; a `UserError` if it cannot."""
     write_json(path, _Report(version=1, datasets=dict(audits)).model_dump())
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from lorat.prep.audit.check import audit, read_tree
+from lorat.prep.audit.check import audit
 from lorat.prep.audit.report import SplitAudit, save_report
 from lorat.prep.commandline import Command, options_of
-from lorat.prep.trees.sources import Source, SourceOptions
-from lorat.shards.base.console import INTERRUPTED, OUT, plain_table, progress_bar, say
-from lorat.shards.base.errors import UserError
+from lorat.prep.trees.sources import SourceOptions
+from lorat.shards.base.console import OUT, plain_table, progress_bar, say
+from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.process import usable_cores
 
 _SHOWN = 10  # findings of damage printed a split; the report has all of them
@@ -41,22 +41,18 @@ def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int |
     """
     sources = trees.sources(trained=False)
     _refuse_unwritable(report)
+    audits = {}
     try:
-        audits = {s.name: _audit(s, deep, workers or usable_cores()) for s in sources}
+        for source in sources:
+            with progress_bar(source.name) as update:
+                cores = workers or usable_cores()
+                audits[source.name] = audit(source, deep=deep, workers=cores, progress=update)
     except KeyboardInterrupt:
-        click.echo("Stopped; no report was written.", err=True)
-        raise SystemExit(INTERRUPTED) from None
+        raise Stopped("stopped; no report was written") from None
     save_report(report, audits)
     _print(audits, report)
     if any(each.damaged for each in audits.values()):
         raise SystemExit(1)
-
-
-def _audit(source: Source, deep: bool, workers: int) -> SplitAudit:
-    with progress_bar(f"{source.name}: annotations") as update:
-        tree = read_tree(source, update)
-    with progress_bar(f"{source.name}: images") as update:
-        return audit(source, tree, deep=deep, workers=workers, progress=update)
 
 
 def _refuse_unwritable(report: Path) -> None:

@@ -167,13 +167,17 @@ def _disk_speed(folder: Path) -> tuple[float, float, float]:
     with tempfile.TemporaryFile(prefix=".lorat-doctor-", dir=folder, buffering=0) as file:
         number = file.fileno()
 
+        def write() -> None:
+            file.write(data)
+            os.fsync(number)
+
         def read(length: int, places: range | list[int], advice: str) -> float:
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)  # forget what is cached
                 os.posix_fadvise(number, 0, 0, getattr(os, advice))
             return timeit(lambda: [os.pread(number, length, at) for at in places], number=1)
 
-        written = timeit(lambda: (file.write(data), os.fsync(number)), number=1)
+        written = timeit(write, number=1)
         in_order = read(1 << 20, range(0, _FILE_BYTES, 1 << 20), "POSIX_FADV_SEQUENTIAL")
         seeking = read(_PAIR_BYTES, places, "POSIX_FADV_RANDOM")  # nothing is read ahead
     return _FILE_BYTES / written, _FILE_BYTES / in_order, _READS / seeking

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorat.prep.audit.check import audit, check_sequence, count_boxes, read_tree
+from lorat.prep.audit.check import audit, check_sequence, count_boxes
 from lorat.prep.audit.images import ImageFacts, see_images
 from lorat.prep.audit.report import SplitAudit, load_report, save_report
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
@@ -53,7 +53,7 @@ def tree(whole_tree: Path, tmp_path: Path) -> Path:
 def audited(root: Path, name: str = "lasot-test", **options) -> SplitAudit:
     dataset, split = DATASETS[name.partition("-")[0]], name.partition("-")[2]
     source = Source(dataset, split, root)
-    return audit(source, read_tree(source), **options)
+    return audit(source, **options)
 
 
 def damage(result: SplitAudit) -> dict[str, list[tuple[str, list[int]]]]:

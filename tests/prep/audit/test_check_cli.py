@@ -129,5 +129,5 @@ def test_ctrl_c_stops_a_deep_check_without_traceback_or_report(tmp_path, workers
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert output == "" and errors.strip() == "Stopped; no report was written."
+    assert output == "" and errors.strip() == "Error: stopped; no report was written"
     assert not (tmp_path / "check.json").exists()
