@@ -114,11 +114,7 @@ def _chosen(export: Export) -> list[Path]:
 
 
 def _read(folder: Path) -> ResultSet:
-    """Read all runs of a test set.
-
-    Raises:
-        UserError: if a result does not parse, or a run lacks a sequence that another has.
-    """
+    """Read all runs of a test set, each with the same sequences."""
     try:
         dataset, split = parse_name(folder.name)
     except UserError as error:
@@ -136,11 +132,7 @@ def _read(folder: Path) -> ResultSet:
 
 
 def _missing(item: ResultSet, trees: TreeOptions) -> list[str]:
-    """Return the sequences of the tree without a result; nothing where the tree is not there.
-
-    Raises:
-        UserError: if a result has another number of rows than the sequence has frames.
-    """
+    """Return the sequences of the tree without a result; nothing where the tree is not there."""
     split = item.name.partition("-")[2]
     if not trees.names(item.dataset) and trees.missing([(item.dataset, split)]):
         say(f"{item.name}: its tree is not there, so the results are not compared with it")

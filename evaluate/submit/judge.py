@@ -254,9 +254,7 @@ def parse_strictly(data: bytes) -> tuple[NDArray[np.float64] | None, list[Fault]
     for number, line in filled:
         if not _PLAIN_LINE.fullmatch(line) and (kind := _line_fault(line, number == 1)):
             odd.setdefault(kind, []).append(f"line {number}: '{printable(line, 40)}'")
-    for kind, where in odd.items():
-        more = f" and {len(where) - 1:,} more" if len(where) > 1 else ""
-        faults.append((kind, where[0] + more))
+    faults += [(kind, some(where, 1)) for kind, where in odd.items()]
     if odd.keys() - {"number form"}:
         return None, faults
     try:
@@ -291,10 +289,8 @@ def _judge_boxes(boxes: NDArray[np.float64], clip: Clip | None) -> Iterator[Faul
         ("far away", finite & ~near),
         ("outside", finite & sized & near & ~inside.all(axis=1)),
     ):
-        numbers = np.flatnonzero(rows) + 1
-        if len(numbers):
-            first = f"row {numbers[0]}"
-            yield kind, first if len(numbers) == 1 else f"{len(numbers):,} rows, {first} the first"
+        if rows.any():
+            yield kind, some([f"row {row + 1}" for row in np.flatnonzero(rows)], 1)
     given = xyxy_to_xywh(clip.tracks[0].boxes[0]) if clip and len(clip.frames) else boxes[0]
     odd = _judge_first(boxes[0], given) if np.isfinite([boxes[0], given]).all() else None
     if odd:
@@ -308,8 +304,7 @@ def _size(clip: Clip | None) -> tuple[float, float]:
     try:
         return clip.frame_size() if clip else (np.inf, np.inf)
     except ImageError as error:
-        beyond = "boxes right of or below the image are not noticed"
-        _LOG.warning("%s; %s", error, beyond)
+        _LOG.warning("%s; boxes right of or below the image are not noticed", error)
         return np.inf, np.inf
 
 
@@ -337,10 +332,9 @@ def _judge_time(
         yield "times" if mild else kind if kind == "unreadable" else "time format", what
     if table is None:
         return
-    rows, columns = table.shape
-    if columns not in (1, runs):
-        yield "times", f"{columns} columns for {runs} runs"
-    elif frames is not None and rows != frames:
-        yield "times", f"{rows:,} rows beside {frames:,} boxes"
+    if table.shape[1] not in (1, runs):
+        yield "times", f"{table.shape[1]} columns for {runs} runs"
+    elif frames not in (None, len(table)):
+        yield "times", f"{len(table):,} rows beside {frames:,} boxes"
     elif bad := np.count_nonzero(~(np.isfinite(table) & (table > 0.0))):
         yield "times", f"{bad:,} values that are not positive"

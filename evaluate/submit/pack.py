@@ -105,11 +105,7 @@ def pack_zip(
 
 
 def _whole_pixels(result: SequenceResult, where: str) -> NDArray[np.float64]:
-    """Return the (N, 4) x, y, w, h of the pixels that boxes touch, at least one wide and high.
-
-    Raises:
-        UserError: for a box that has no pixels.
-    """
+    """Return the (N, 4) x, y, w, h of the pixels that boxes touch, at least one wide and high."""
     good = np.isfinite(result.boxes).all(axis=1) & (result.boxes[:, 2:] >= 0.0).all(axis=1)
     if not good.all():
         raise UserError(
@@ -152,13 +148,12 @@ def _write(path: Path, data: bytes, tables: Tables, overwrite: bool) -> None:
 
 
 def _holds(data: bytes, tables: Tables) -> bool:
-    """Return whether a zip has these tables and no others, as plain lines of numbers."""
+    """Return whether a zip that was judged fit has these tables and no others."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if set(archive.namelist()) != tables.keys():
-            return False
-        for name, (rows, decimals) in tables.items():
-            read, faults = parse_strictly(archive.read(name))
-            off = np.inf if read is None or read.shape != rows.shape else np.abs(read - rows).max()
-            if faults or off > 0.5000001 * 10.0**-decimals:
-                return False
-    return True
+        read = {name: parse_strictly(archive.read(name))[0] for name in archive.namelist()}
+    return read.keys() == tables.keys() and all(
+        (found := read[name]) is not None
+        and found.shape == rows.shape
+        and np.abs(found - rows).max() <= 0.5000001 * 10.0**-decimals
+        for name, (rows, decimals) in tables.items()
+    )

@@ -229,7 +229,7 @@ def test_without_times_there_is_no_time_file_and_a_note(packed_as, results):
 
 def test_boxes_beside_the_image_are_noted(packed_as, results):
     left, right = ([-50, 8, 20, 20], [2000, 8, 20, 20])
-    where = f"{NAME}/{NAME}_001.txt (2 rows, row 6 the first)"
+    where = f"{NAME}/{NAME}_001.txt (row 6 and 1 more)"
     note = f"files with boxes outside the image (1): {where}"
     for box, size, expected in (
         (left, (3000, 3000), (note,)),

@@ -119,7 +119,7 @@ TEXTS = [
     ("not finite", set_lines(GOOD[0], "inf,20,30,40"), "row 2"),
     ("no size", set_lines(GOOD[0], "11,20,0.00,40"), "row 2"),
     ("no size", set_lines(GOOD[0], "11,20,30,-4"), "row 2"),
-    ("no size", set_lines("0,0,0,0", "0,0,0,0"), "2 rows, row 1 the first"),
+    ("no size", set_lines("0,0,0,0", "0,0,0,0"), "row 1 and 1 more"),
     ("far away", set_lines(GOOD[0], "100000,20,30,40"), "row 2"),
     ("outside", set_lines(GOOD[0], "-40,20,30,40"), "row 2"),
     ("outside", set_lines(GOOD[0], "11,-50,30,40"), "row 2"),
@@ -295,7 +295,7 @@ def test_boxes_right_of_and_below_the_image_are_found_where_its_size_is_known():
     assert judge(files).findings == ()
     judgement = judge(files, clips=tree_of(FRAMES | {NAME: 3}, size=(640, 360)))
     assert found(judgement) == {"outside": [RUN]}
-    assert judgement.findings[0].what == "2 rows, row 2 the first"
+    assert judgement.findings[0].what == "row 2 and 1 more"
 
 
 def test_backslashes_are_called_what_they_are():
