@@ -72,48 +72,39 @@ def test_one_based_layouts_are_read_minus_one_and_ours_as_it_is(tmp_path):
         np.testing.assert_allclose(read.runs[0]["car-1"].boxes, ours, atol=1e-9)
 
 
-@pytest.mark.parametrize("dataset", ["lasot_ext", "tnl2k", "got10k", "uav123"])
-def test_layouts_of_other_sets_are_read_as_they_are(tmp_path, dataset):
+@pytest.mark.parametrize(
+    ("dataset", "separator"),
+    [("lasot_ext", ","), ("tnl2k", "\t"), ("got10k", " "), ("uav123", "  "), ("tnl2k", ", ")],
+)
+def test_layouts_of_other_sets_are_read_as_they_are(tmp_path, dataset, separator):
     clip = clip_of("car-1", dataset)
-    write_rows(tmp_path / "car-1.txt", ours_of(clip), "\t")
+    write_rows(tmp_path / "car-1.txt", ours_of(clip), separator)
     read = read_foreign(tmp_path, [clip])
     assert read.notes == ()
     np.testing.assert_allclose(read.runs[0]["car-1"].boxes, ours_of(clip), atol=1e-9)
 
 
-@pytest.mark.parametrize("separator", [",", "\t", " ", "  ", ", "])
-def test_commas_tabs_and_spaces_separate(tmp_path, separator):
-    clip = clip_of("car-1", "tnl2k")
-    write_rows(tmp_path / "car-1.txt", ours_of(clip), separator)
-    read = read_foreign(tmp_path, [clip])
-    np.testing.assert_allclose(read.runs[0]["car-1"].boxes, ours_of(clip), atol=1e-9)
-
-
 @pytest.mark.parametrize(
-    ("dataset", "prefix"),
-    [("uav123", "uav_"), ("uav20l", "uav_"), ("nfs30", "nfs_"), ("tc128", "tpl_"), ("otb", "otb_")],
+    ("dataset", "first"),
+    [
+        ("uav123", "uav_bike_1"),
+        ("uav20l", "uav_bike_1"),
+        ("nfs30", "nfs_bike_1"),
+        ("tc128", "tpl_bike_1"),
+        ("otb", "otb_bike_1"),
+        ("otb", "bike.1"),
+    ],
 )
-def test_pytrackings_prefixes_are_known_and_need_not_be_there(tmp_path, dataset, prefix):
-    clips = [clip_of("bike1", dataset), clip_of("car_2", dataset)]
-    write_rows(tmp_path / "dimp" / f"{prefix}bike1.txt", ours_of(clips[0]))
+def test_spellings_are_known_and_need_not_be_there(tmp_path, dataset, first):
+    clips = [clip_of("bike_1", dataset), clip_of("car_2", dataset)]
+    write_rows(tmp_path / "dimp" / f"{first}.txt", ours_of(clips[0], 0.5))
     write_rows(tmp_path / "dimp" / "car_2.txt", ours_of(clips[1]))
     read = read_foreign(tmp_path / "dimp", clips)
     assert read.place.layout == "pytracking" and read.missing == ()
-
-
-def test_a_prefixed_file_goes_before_another_sets_of_the_same_name(tmp_path):
-    clip = clip_of("bike1", "uav123")
-    write_rows(tmp_path / "bike1.txt", ours_of(clip, 9.0))
-    write_rows(tmp_path / "uav_bike1.txt", ours_of(clip, 0.5))
-    boxes = read_foreign(tmp_path, [clip]).runs[0]["bike1"].boxes
-    np.testing.assert_allclose(boxes, ours_of(clip, 0.5))
-
-
-def test_objects_of_one_otb_folder_are_found_by_either_name(tmp_path):
-    clips = [clip_of("Jogging_1", "otb", "all"), clip_of("Jogging_2", "otb", "all")]
-    write_rows(tmp_path / "Jogging.1.txt", ours_of(clips[0]))
-    write_rows(tmp_path / "Jogging_2.txt", ours_of(clips[1]))
-    assert read_foreign(tmp_path, clips).missing == ()
+    # A prefixed file goes before another set's of the same name.
+    write_rows(tmp_path / "dimp" / "bike_1.txt", ours_of(clips[0], 9.0))
+    boxes = read_foreign(tmp_path / "dimp", clips).runs[0]["bike_1"].boxes
+    np.testing.assert_allclose(boxes, ours_of(clips[0], 0.5 if "_" in first else 9.0))
 
 
 def _pytracking(folder: Path, clip: Clip, *names: str) -> None:
@@ -136,12 +127,21 @@ def test_numbered_folders_are_runs_of_one_tracker(tmp_path):
     assert shifts == [1, 2, 3]
 
 
-def test_several_trackers_in_a_folder_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [
+        (("dimp50_000", "dimp50_001", "dimp18"), ("dimp18", "dimp50_000 and 1 more run")),
+        # Copies of one tracker's results in two layouts are no runs of it.
+        (("T", "T_tracking_result"), ("pytracking in ", "otb in ")),
+        (("T_001", "T_001_tracking_result"), ("pytracking in ", "otb in ")),
+    ],
+)
+def test_several_trackers_in_a_folder_are_refused_by_name(tmp_path, folders, named):
     clip = clip_of("car-1", "tnl2k")
-    _pytracking(tmp_path, clip, "dimp50_000", "dimp50_001", "dimp18")
+    _pytracking(tmp_path, clip, *folders)
     with pytest.raises(UserError, match=r"several results of tnl2k-test") as error:
         read_foreign(tmp_path, [clip])
-    for part in ("dimp18", "dimp50_000", "--results", "--layout"):
+    for part in (*named, "--results", "--layout"):
         assert part in error.value.message
 
 
