@@ -51,8 +51,7 @@ class Look:
     shape: str
     outline: Points
     """(P, 2) the points of all parts, unit coordinates, each axis reaching exactly -1 and 1."""
-    parts: tuple[Points, ...]
-    """The polygons whose union the object is."""
+    parts: tuple[Points, ...]  # The polygons whose union the object is
     levels: tuple[NDArray[np.uint8], ...]
     """Sprites (S, S, 4), RGB premultiplied by alpha; each level has half the side of the last."""
 
@@ -63,13 +62,7 @@ class Look:
 
 
 def make_look(seed: int, object_id: int, alike: int = 0) -> Look:
-    """Return the look of an object, or of one of its look-alikes.
-
-    Args:
-        seed: the toy world's seed.
-        object_id: which object.
-        alike: 0 for the object, k > 0 for its k-th look-alike.
-    """
+    """Return the look of an object of a world, or of its look-alike number `alike`."""
     own = Draws("toy look", seed, object_id)
     hues = [list(_HUES)[i] for i in own.permutation(len(_HUES))[:3]]
     colours = np.array([_HUES[hue] for hue in hues])
@@ -94,13 +87,7 @@ def make_occluder(draws: Draws) -> Look:
 
 
 def make_ground(draws: Draws, size: tuple[int, int], unit: float) -> NDArray[np.uint8]:
-    """Return a textured ground, (height, width, 3) uint8 RGB.
-
-    Args:
-        draws: the scene's own stream.
-        size: (width, height) in pixels.
-        unit: the length in pixels that patterns scale with, such as a quarter of a frame's side.
-    """
+    """Return a textured ground, (height, width, 3) uint8 RGB; patterns scale with `unit` pixels."""
     vivid = draws.uniform(0.3, 0.7) if draws.uniform() < 0.2 else draws.uniform(0.05, 0.3)
     base = draws.uniforms(3) * 0.75 + 0.12
     colours = base + (draws.uniforms(9).reshape(3, 3) - 0.5) * draws.uniform(0.3, 0.8)

@@ -23,12 +23,9 @@ _STEPS = 24  # points a path segment is sampled with
 class Motion:
     """Where a thing is in each of T frames."""
 
-    centres: Path2D
-    """(T, 2) x and y in continuous frame pixels."""
-    halves: NDArray[np.float64]
-    """(T, 2) half extents along the thing's own axes, pixels."""
-    angles: NDArray[np.float64]
-    """(T,) turn in radians, from x towards y."""
+    centres: Path2D  # (T, 2) x and y in continuous frame pixels
+    halves: NDArray[np.float64]  # (T, 2) half extents along the thing's own axes, pixels
+    angles: NDArray[np.float64]  # (T,) turn in radians, from x towards y
 
     def matrix(self, t: int) -> NDArray[np.float64]:
         """Return the (2, 2) map from the thing's unit square to frame pixels."""
@@ -58,14 +55,9 @@ def drift(draws: Draws, length: int, period: float) -> NDArray[np.float64]:
 def wander(
     draws: Draws, size: tuple[int, int], length: int, side: float, leaves: bool = False
 ) -> Motion:
-    """Plan an object that wanders over much of the frame.
+    """Plan an object that wanders over much of the frame, and perhaps `leaves` it for a while.
 
-    Args:
-        draws: the scene's stream.
-        size: of the frame.
-        length: number of frames.
-        side: geometric mean of the object's sides, pixels.
-        leaves: whether the path leads out of the frame once and in again.
+    `side` is the geometric mean of its sides, in pixels.
     """
     halves, angles = _pose(draws, length, side)
     reach = float(np.hypot(halves[0, 0], halves[0, 1])) + 1

@@ -39,8 +39,7 @@ class Layer:
 
     look: Look
     motion: Motion
-    object_id: int | None
-    """None for occluders, which are no objects."""
+    object_id: int | None  # None for occluders, which are no objects
 
     def box(self, t: int) -> NDArray[np.float64]:
         """Return the tight box (4,) xyxy of the outline at frame t, not cut at the frame."""
@@ -53,24 +52,16 @@ class Scene:
     """Everything that decides the pixels of T frames."""
 
     size: tuple[int, int]
-    layers: tuple[Layer, ...]
-    """From the back to the front."""
-    tracked: tuple[int, ...]
-    """Which layers are annotated."""
-    ground: NDArray[np.uint8]
-    """(height, width, 3), larger than a frame where the ground moves."""
-    ground_path: Path2D
-    """(T, 2) the ground pixel under the frame's top left corner."""
+    layers: tuple[Layer, ...]  # From the back to the front
+    tracked: tuple[int, ...]  # Which layers are annotated
+    ground: NDArray[np.uint8]  # (height, width, 3), larger than a frame where the ground moves
+    ground_path: Path2D  # (T, 2) the ground pixel under the frame's top left corner
     noise: NDArray[np.uint8]
     """(height + 32, width + 32, 3) around 128; each frame takes a window of it."""
-    noise_at: NDArray[np.int64]
-    """(T, 2) where that window begins."""
-    gain: NDArray[np.float64]
-    """(T,) brightness factor."""
-    defocus: NDArray[np.float64]
-    """(T,) Gaussian sigma in pixels; 0 is sharp."""
-    exposure: float
-    """Share of the frame interval the shutter is open: the length of motion blur."""
+    noise_at: NDArray[np.int64]  # (T, 2) where that window begins
+    gain: NDArray[np.float64]  # (T,) brightness factor
+    defocus: NDArray[np.float64]  # (T,) Gaussian sigma in pixels; 0 is sharp
+    exposure: float  # Share of the frame interval the shutter is open: the length of motion blur
     crowd: tuple[int, ...] = ()
     """Which layers are annotated together, as one crowd of small objects; stills only."""
 
@@ -82,12 +73,9 @@ class Scene:
 class Frame:
     """One rendered frame and the truth of its K tracked layers."""
 
-    image: NDArray[np.uint8]
-    """(height, width, 3) RGB."""
-    boxes: NDArray[np.float64]
-    """(K, 4) xyxy, not cut at the frame."""
-    pixels: NDArray[np.int64]
-    """(K,) how many of each object's own pixels lie inside the frame."""
+    image: NDArray[np.uint8]  # (height, width, 3) RGB
+    boxes: NDArray[np.float64]  # (K, 4) xyxy, not cut at the frame
+    pixels: NDArray[np.int64]  # (K,) how many of each object's own pixels lie inside the frame
     in_frame: NDArray[np.float64]
     """(K,) share of each object's own pixels that lies inside the frame, 0 … 1."""
     visible: NDArray[np.float64]
@@ -115,14 +103,9 @@ def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], le
 def plan_still(
     key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], count: int, crowd: bool = False
 ) -> Scene:
-    """Plan a single picture of tracked objects that hardly overlap.
+    """Plan a picture of `count` tracked objects (fewer where they do not fit) that hardly overlap.
 
-    Args:
-        key: of the picture.
-        pool: where the objects come from.
-        size: of the picture.
-        count: objects to place; fewer where they do not fit.
-        crowd: add a crowd of small copies of one object.
+    With `crowd`, a crowd of small copies of another one is there too.
     """
     draws, seed = Draws("toy still", *key), int(key[0])
     layers: list[Layer] = []

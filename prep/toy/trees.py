@@ -44,17 +44,12 @@ resolution: {size}"""
 class Job:
     """One sequence, or one image of COCO."""
 
-    folder: str
-    """The tree, one of `FOLDERS`."""
-    split: Pool
-    """Also decides where the objects come from."""
-    index: int
-    """Number within the split, from 0."""
-    name: str
-    """The sequence's name, or the image's number."""
+    folder: str  # The tree, one of `FOLDERS`
+    split: Pool  # Also decides where the objects come from
+    index: int  # Number within the split, from 0
+    name: str  # The sequence's name, or the image's number
     seed: int
-    size: tuple[int, int]
-    """(width, height) of the frames."""
+    size: tuple[int, int]  # (width, height) of the frames
     length: int
 
 
@@ -62,14 +57,10 @@ class Job:
 class _Truth:
     """What is known of a written sequence of T frames; the tracked object is the only one."""
 
-    boxes: NDArray[np.float64]
-    """(T, 4) xyxy, cut at the frame; zeros where nothing is left."""
-    cut: NDArray[np.bool_]
-    """(T,) whether the frame's border cuts the object."""
-    outside: NDArray[np.bool_]
-    """(T,) whether nothing of it is in the frame."""
-    visible: NDArray[np.float64]
-    """(T,) the share of it that is in sight."""
+    boxes: NDArray[np.float64]  # (T, 4) xyxy, cut at the frame; zeros where nothing is left
+    cut: NDArray[np.bool_]  # (T,) whether the frame's border cuts the object
+    outside: NDArray[np.bool_]  # (T,) whether nothing of it is in the frame
+    visible: NDArray[np.float64]  # (T,) the share of it that is in sight
     look: Look
 
     @property
@@ -94,26 +85,12 @@ def plan_job(job: Job) -> Scene:
 
 
 def run_job(trees: Path, job: Job) -> dict[str, Any]:
-    """Render a job and write its files.
-
-    Args:
-        trees: the folder that holds the trees.
-        job: what to write.
-
-    Returns:
-        What the lists of the tree need to know: COCO's image and annotations, otherwise nothing.
-    """
+    """Render a job, write its files into its tree in `trees`, return what `write_lists` needs."""
     return _WRITERS[job.folder](trees / job.folder, job) or {}
 
 
 def write_lists(trees: Path, jobs: list[Job], results: list[dict[str, Any]]) -> None:
-    """Write the files of each tree that speak of more than one sequence.
-
-    Args:
-        trees: the folder that holds the trees.
-        jobs: all jobs of the world.
-        results: what `run_job` returned for each.
-    """
+    """Write the files that speak of more than one sequence, from all jobs and their results."""
 
     def names(folder: str, split: Pool) -> list[str]:
         return [job.name for job in jobs if (job.folder, job.split) == (folder, split)]
@@ -134,16 +111,12 @@ def write_lists(trees: Path, jobs: list[Job], results: list[dict[str, Any]]) -> 
 
 
 def _write_lasot(root: Path, job: Job) -> None:
-    """Write LaSOT or LaSOT_Extension: whole numbers, two lines of flags, a sentence.
-
-    LaSOT counts from 1. Occluded frames keep their box, as in the real tree; those out of view do
-    not.
-    """
+    """Write LaSOT, which counts from 1, or its extension: whole numbers, flags, a sentence."""
     folder = root / job.name.rpartition("-")[0] / job.name
     truth = _write_frames(job, folder / "img", "%08d.jpg", 1)
     xywh = _whole_boxes(truth, job.size)
     xywh[:, :2] += job.folder == "LaSOT"
-    xywh[truth.outside] = 0
+    xywh[truth.outside] = 0  # occluded frames keep their box, as in the real tree
     _write_rows(folder / "groundtruth.txt", xywh, "%d")
     _write_rows(folder / "full_occlusion.txt", [truth.absent & ~truth.outside], "%d")
     _write_rows(folder / "out_of_view.txt", [truth.outside], "%d")

@@ -34,21 +34,15 @@ _MARKER = "toyworld.json"
 _OWNED = ".toyworld"  # stands in each tree; only trees that hold it are ever replaced
 _STAGING = ".toyworld-unfinished"
 _ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_SPLITS: tuple[tuple[str, str, Pool], ...] = (
-    ("LaSOT", "lasot", "train"),
-    ("LaSOT", "lasot", "test"),
-    ("LaSOT_Extension", "lasot_ext", "test"),
-    ("GOT-10k", "got10k", "train"),
-    ("GOT-10k", "got10k", "val"),
-    ("GOT-10k", "got10k", "test"),
-    ("TrackingNet", "trackingnet", "train"),
-    ("TrackingNet", "trackingnet", "test"),
-    ("COCO", "coco", "train"),
-    ("COCO", "coco", "val"),
-    ("TNL2K_TRAIN", "tnl2k", "train"),
-    ("TNL2K_TEST", "tnl2k", "test"),
-)
-"""Folder, data set and split, in the order of `FOLDERS`."""
+_SPLITS: dict[str, tuple[str, tuple[Pool, ...]]] = {
+    "lasot": ("LaSOT", ("train", "test")),
+    "lasot_ext": ("LaSOT_Extension", ("test",)),
+    "got10k": ("GOT-10k", ("train", "val", "test")),
+    "trackingnet": ("TrackingNet", ("train", "test")),
+    "coco": ("COCO", ("train", "val")),
+    "tnl2k": ("TNL2K", ("train", "test")),  # a tree a split
+}
+"""Data set → its folder and splits, in the order of `FOLDERS`."""
 
 
 def _count(default: int, most: int = 99_999, help: str = "Sequences.") -> int:
@@ -104,7 +98,8 @@ def plan_jobs(config: ToyWorldConfig) -> list[Job]:
     """Return everything a toy world writes, in the order of `FOLDERS`."""
     seed, size = config.seed, (config.width, config.height)
     jobs = []
-    for folder, dataset, split in _SPLITS:
+    for dataset, split in ((name, split) for name in _SPLITS for split in _SPLITS[name][1]):
+        folder = _SPLITS[dataset][0] + (f"_{split.upper()}" if dataset == "tnl2k" else "")
         field = dataset if dataset == "lasot_ext" else f"{dataset}_{split}"
         names = _names(dataset, split, getattr(config, field), seed)
         mean = getattr(config, f"{dataset.removesuffix('_ext')}_length", 1)
@@ -118,13 +113,9 @@ def plan_jobs(config: ToyWorldConfig) -> list[Job]:
 def write_toyworld(
     raw: Path, config: ToyWorldConfig, progress: Progress | None = None, workers: int = 2
 ) -> None:
-    """Write a toy world's trees into `raw`.
+    """Write a toy world's trees into `raw`, the folder of the trees of all data sets.
 
-    Args:
-        raw: the folder that holds the trees of all data sets; created where it is missing.
-        config: what to write.
-        progress: told of every finished sequence.
-        workers: processes that render; 1 renders in this one.
+    `progress` is told of every finished sequence; one worker renders in this process.
 
     Raises:
         UserError: if a tree is in the way that the toy world did not write, or a file cannot be
@@ -133,12 +124,13 @@ def write_toyworld(
     try:
         _refuse_foreign(raw)
         jobs = plan_jobs(config)
-        if _is_finished(raw, config, jobs):
+        folders = {job.folder for job in jobs}
+        if _is_finished(raw, config, folders):
             return
         staging = raw / _STAGING
         if staging.exists():
             shutil.rmtree(staging)
-        for folder in _folders(jobs):
+        for folder in folders:
             (staging / folder).mkdir(parents=True)
             (staging / folder / _OWNED).write_text("Written by lorat-prep toyworld.\n", "utf-8")
         results: list[dict[str, Any]] = [{}] * len(jobs)
@@ -169,13 +161,9 @@ def _names(dataset: str, split: Pool, count: int, seed: int) -> list[str]:
         return [_video_name(seed, k) for k in range(count)]
     names = list(official_names(dataset, split) or ())
     if dataset in ("lasot", "lasot_ext"):  # the first of each class before the second of any
-        seen = Counter[str]()
-        rank = {}
-        for name in names:
-            kind = name.rpartition("-")[0]
-            rank[name] = seen[kind]
-            seen[kind] += 1
-        names.sort(key=lambda name: rank[name])
+        kinds = [name.rpartition("-")[0] for name in names]
+        ranks = {name: kinds[:k].count(kinds[k]) for k, name in enumerate(names)}
+        names.sort(key=ranks.__getitem__)
     return names[:count]
 
 
@@ -191,10 +179,6 @@ def _render(shared: tuple[Path, list[Job]], number: int, tell: Tell) -> None:
     """Write one job's files; runs in a worker process."""
     trees, jobs = shared
     tell((number, run_job(trees, jobs[number])))
-
-
-def _folders(jobs: list[Job]) -> list[str]:
-    return [folder for folder in FOLDERS if any(job.folder == folder for job in jobs)]
 
 
 def _refuse_foreign(raw: Path) -> None:
@@ -214,13 +198,12 @@ def _marker(config: ToyWorldConfig) -> dict[str, Any]:
     return {"version": _VERSION, "config": asdict(config)}
 
 
-def _is_finished(raw: Path, config: ToyWorldConfig, jobs: list[Job]) -> bool:
+def _is_finished(raw: Path, config: ToyWorldConfig, folders: set[str]) -> bool:
     try:
         found = json.loads((raw / _MARKER).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return False
-    whole = all((raw / folder / _OWNED).is_file() for folder in _folders(jobs))
-    return whole and found == _marker(config)
+    return found == _marker(config) and all((raw / f / _OWNED).is_file() for f in folders)
 
 
 def _put_in_place(raw: Path, staging: Path, config: ToyWorldConfig) -> None:

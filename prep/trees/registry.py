@@ -9,6 +9,7 @@ their names or their number are nowhere else.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset
@@ -43,11 +44,11 @@ _ROWS = (
     Dataset("coco", "COCO", ("train", "val"), coco.read, "train", None),
     Dataset("tnl2k", _TNL2K, _BOTH, tnl2k.read, "train", "test"),
     Dataset("vasttrack", _VASTTRACK, _BOTH, vasttrack.read, "train", "test", True),
-    Dataset("uav123", "UAV123", _ALL, uav.read_short, None, "all"),
-    Dataset("uav20l", "UAV123", _ALL, uav.read_long, None, "all"),
+    Dataset("uav123", "UAV123", _ALL, partial(uav.read, "UAV123"), None, "all"),
+    Dataset("uav20l", "UAV123", _ALL, partial(uav.read, "UAV20L"), None, "all"),
     Dataset("otb", "OTB", _ALL, otb.read, None, "all"),
-    Dataset("nfs30", "NFS", _ALL, nfs.read_30, None, "all"),
-    Dataset("nfs240", "NFS", _ALL, nfs.read_240, None, "all"),
+    Dataset("nfs30", "NFS", _ALL, partial(nfs.read, 30), None, "all"),
+    Dataset("nfs240", "NFS", _ALL, partial(nfs.read, 240), None, "all"),
     Dataset("tc128", "TempleColor128", _ALL, tc128.read, None, "all"),
     Dataset("vot", "VOT", _ALL, vot.read, None, "all"),
     Dataset("generic", "generic", (), generic.read, "train", "all"),

@@ -41,12 +41,9 @@ def read_extension(dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
 
 def _compare(listed: Path, names: set[str], official: set[str]) -> None:
-    """Warn where the tree's own list chooses otherwise from what is there than the official one.
-
-    A tree without any official sequence of the split is someone's own and needs no warning.
-    """
+    """Warn where the tree's own list chooses otherwise from what is there than the official one."""
     added, missing = sorted(names - official), sorted(official - names)
-    if official and (added or missing):
+    if official and (added or missing):  # without any official sequence it is someone's own tree
         _LOG.warning(
             "%s: differs from the official list: %d sequences more and %d fewer, the first %s; "
             "read as it says, delete it to read the official split",

@@ -35,25 +35,18 @@ _RATE = 240
 _USED_ROWS = {"pingpong_2": 263}
 
 
-def read_30(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read every sequence at 30 frames a second, in either layout."""
-    if _is_pytrackings(root):
-        return _read_pytracking(dataset, split, root)
-    return _read_official(dataset, split, root, 30)
-
-
-def read_240(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read every sequence at 240 frames a second."""
-    if _is_pytrackings(root):
+def read(rate: int, dataset: Dataset, split: str, root: Path) -> list[Clip]:
+    """Read every sequence at 30 frames a second, in either layout, or at 240."""
+    if (root / "anno").is_dir() and (root / "sequences").is_dir():
+        if rate == 30:
+            return _read_pytracking(dataset, split, root)
         raise UserError(
             f"{root}: is pytracking's tree, which holds 30 frames a second; read it as nfs30, or "
             "give the official tree with --root nfs240=DIR"
         )
-    return _read_official(dataset, split, root, _RATE)
-
-
-def _is_pytrackings(root: Path) -> bool:
-    return (root / "anno").is_dir() and (root / "sequences").is_dir()
+    folders = annotation_files(root, f"{rate}/*.txt")
+    found = {folder.name: folder / str(rate) / f"{folder.name}.txt" for folder in folders}
+    return read_each(found, lambda file: _clip(dataset, split, file, _RATE // rate))
 
 
 def _read_pytracking(dataset: Dataset, split: str, root: Path) -> list[Clip]:
@@ -67,12 +60,6 @@ def _read_pytracking(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         return cut_clip(dataset, split, name, frames, read_boxes(named[name]))
 
     return read_each({name: name for name in natural_order(named.keys() & there)}, clip)
-
-
-def _read_official(dataset: Dataset, split: str, root: Path, rate: int) -> list[Clip]:
-    folders = annotation_files(root, f"{rate}/*.txt")
-    found = {folder.name: folder / str(rate) / f"{folder.name}.txt" for folder in folders}
-    return read_each(found, lambda file: _clip(dataset, split, file, _RATE // rate))
 
 
 def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:

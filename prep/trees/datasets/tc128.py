@@ -33,18 +33,17 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
 def _frames(folder: Path, name: str, rows: int) -> FrameFiles:
     """Return the annotated frames."""
-    images = folder / "img"
     wanted = f"{name}_frames.txt"
     for file in file_names(folder, ".txt"):
         if file.lower() == wanted.lower():
-            return FrameFiles(images, _span(folder / file), "%04d.jpg")
-    names = numbered_images(images)
-    if len(names) != rows:
-        raise UserError(
-            f"{folder}: no file {wanted} says which of the {len(names)} images the {rows} boxes "
-            f"belong to; {RESTORE}"
-        )
-    return FrameFiles(images, names)
+            return FrameFiles(folder / "img", _span(folder / file), "%04d.jpg")
+    names = numbered_images(folder / "img")
+    if len(names) == rows:
+        return FrameFiles(folder / "img", names)
+    raise UserError(
+        f"{folder}: no file {wanted} says which of the {len(names)} images the {rows} boxes belong "
+        f"to; {RESTORE}"
+    )
 
 
 def _span(path: Path) -> range:

@@ -45,19 +45,9 @@ _SPANS = {
 }
 
 
-def read_short(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read the sequences of UAV123 whose images are there."""
-    return _read(dataset, split, root, "UAV123", _SPANS)
-
-
-def read_long(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read the sequences of UAV20L whose images are there: whole folders of UAV123."""
-    return _read(dataset, split, root, "UAV20L", {})
-
-
-def _read(
-    dataset: Dataset, split: str, root: Path, part: str, spans: dict[str, tuple[str, int]]
-) -> list[Clip]:
+def read(part: str, dataset: Dataset, split: str, root: Path) -> list[Clip]:
+    """Read the sequences of UAV123, or of UAV20L (whole folders of it), whose images are there."""
+    spans = _SPANS if part == "UAV123" else {}
     folder, images = root / "anno" / part, root / "data_seq" / "UAV123"
     if not folder.is_dir():
         note(folder)

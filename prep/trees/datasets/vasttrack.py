@@ -18,7 +18,6 @@ from lorat.prep.trees.base.text import RESTORE, read_boxes
 from lorat.shards.base.errors import UserError
 
 _LOG = logging.getLogger("lorat")
-_TRUTHS = ("Groundtruth.txt", "groundtruth.txt")
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
@@ -41,14 +40,10 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
 
 def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
-    xywh = read_boxes(_truth(folder))
-    frames = FrameFiles(folder / "imgs", range(1, len(xywh) + 1), "%05d.jpg")
-    return make_clip(dataset, split, folder.name, frames, xywh)
-
-
-def _truth(folder: Path) -> Path:
-    for path in (folder / name for name in _TRUTHS):
-        note(path)
-        if path.is_file():
-            return path
-    raise UserError(f"{folder / _TRUTHS[0]}: no such file; {RESTORE}")
+    for truth in (folder / "Groundtruth.txt", folder / "groundtruth.txt"):
+        note(truth)
+        if truth.is_file():
+            xywh = read_boxes(truth)
+            frames = FrameFiles(folder / "imgs", range(1, len(xywh) + 1), "%05d.jpg")
+            return make_clip(dataset, split, folder.name, frames, xywh)
+    raise UserError(f"{folder / 'Groundtruth.txt'}: no such file; {RESTORE}")
