@@ -8,6 +8,7 @@ and ends the run; jobs that had not ended by then are given up. All but ``tell``
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -20,9 +21,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from multiprocessing import forkserver, resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from lorat.shards.base.errors import UserError
@@ -200,14 +200,14 @@ def _hear(ours: Connection, futures: Sequence[Future[None]], tell: Tell) -> None
     left = len(futures)
     while left:
         try:
-            message = ours.recv()
+            ended, message = ours.recv()
         except (EOFError, OSError):
             break  # no worker is left; the futures know
-        if isinstance(message, _Ended):
-            futures[message.number].result()
-            left -= 1
-        else:
+        if ended is None:
             tell(message)
+        else:
+            futures[ended].result()
+            left -= 1
     for future in futures:
         future.result()
 
@@ -217,20 +217,10 @@ def _end(pool: ProcessPoolExecutor) -> None:
     processes = list((pool._processes or {}).values())
     for process in processes:
         process.terminate()
-    running = [process.sentinel for process in processes]
-    while running and (ended := wait(running, _PATIENCE)):
-        running = [sentinel for sentinel in running if sentinel not in ended]
     for process in processes:
-        if process.sentinel in running:
-            process.kill()
+        process.join(_PATIENCE)
+        process.kill()  # where it has not ended
     pool.shutdown(cancel_futures=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A job has told all; its future says how it ended."""
-
-    number: int
 
 
 class _Worker:
@@ -243,7 +233,7 @@ class _Worker:
         signal.signal(signal.SIGTERM, self._leave)
         threading.Thread(target=self._follow_parent, daemon=True).start()
 
-    @cached_property
+    @functools.cached_property
     def _work(self) -> tuple[Work, Any]:
         """What there is to do; unpacked in the first job, whose error is told."""
         return pickle.loads(self._packed)  # noqa: S301 - the parent process packed it
@@ -252,16 +242,16 @@ class _Worker:
         self._busy = True
         try:
             work, shared = self._work
-            work(shared, job, self._tell)
+            work(shared, job, functools.partial(self._send, None))
         except SystemExit:
             os._exit(_TERMINATED)  # the executor would go on with the next job
         finally:
             self._busy = False
-            self._tell(_Ended(number))
+            self._send(number, None)
 
-    def _tell(self, message: Any) -> None:
+    def _send(self, ended: int | None, message: Any) -> None:
         with self._lock:
-            self._pipe.send(message)
+            self._pipe.send((ended, message))
 
     def _leave(self, *_: object) -> None:
         """End this process; unlike a signal's own way, this runs what cleans up after a job.

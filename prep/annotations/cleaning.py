@@ -20,11 +20,8 @@ def clean(clip: Clip, frame_size: tuple[int, int]) -> Clip | None:
 
     The order: clip boxes to the frame; boxes without size become not visible; tracks without a
     visible frame go; frames before the first and after the last visible one go (published system,
-    ``fit_in_image_size`` to ``integrity``).
-
-    Args:
-        clip: as read.
-        frame_size: (width, height) of its frames in pixels; a size of 0 leaves nothing.
+    ``fit_in_image_size`` to ``integrity``). A `frame_size`, (width, height) in pixels, of 0 leaves
+    nothing.
     """
     if min(frame_size) <= 0:
         return None

@@ -32,21 +32,14 @@ _SECTIONS = {
 _LENGTH = np.dtype("<i8")
 
 
-class NotClips(Exception):
-    """A file that `write_clips` did not write, or not to its end."""
-
-
 class ClipIndex(Sequence[Clip]):
     """The cleaned clips of one data set split, read from a file when they are asked for.
 
     Picklable as its path: a worker process opens the same file.
 
-    Args:
-        path: written by `lorat.prep.annotations.index.indexed_clips`.
-
     Raises:
         OSError: if the file cannot be opened.
-        NotClips: if it is no whole file of clips.
+        ValueError: if `write_clips` did not write it, or not to its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,13 +66,8 @@ class ClipIndex(Sequence[Clip]):
             self.fingerprint: str = self.header["fingerprint"]
             self.lost: dict[str, str] = self.header["lost"]
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise NotClips(f"{path}: is no whole index of clips ({error})") from None
+            raise ValueError(f"{path}: is no whole index of clips ({error})") from None
         self.digest = hashlib.sha256(text).hexdigest()[:16]
-
-    @property
-    def name(self) -> str:
-        """``<dataset>-<split>``."""
-        return f"{self.dataset}-{self.split}"
 
     def extra(self) -> Any:
         """Return what the writer left besides."""
@@ -115,7 +103,7 @@ class ClipIndex(Sequence[Clip]):
 def _reopen(path: str, digest: str) -> ClipIndex:
     try:
         index = ClipIndex(Path(path))
-    except (OSError, NotClips) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: this process cannot open the index of annotations ({error}); set LORAT_CACHE "
             "to a folder that all processes and machines share, and run again"
@@ -128,13 +116,9 @@ def _reopen(path: str, digest: str) -> ClipIndex:
 def write_clips(
     file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> None:
-    """Write what `ClipIndex` reads, one clip at a time: only their boxes are large.
+    """Write what `ClipIndex` reads, one clip of a data set split at a time: only boxes are large.
 
-    Args:
-        file: at its start.
-        clips: cleaned; all of one data set and split.
-        about: joins the header; looked at when all clips went by.
-        extra: anything that JSON can hold.
+    `about` joins the header; it and `extra`, JSON both, are looked at when all clips went by.
     """
     ends, visible, cover, facts = array("q", [0, 0, 0]), bytearray(), bytearray(), bytearray()
     frames = 0
@@ -154,8 +138,7 @@ def write_clips(
 
     fingerprint = annotations_fingerprint(stored())
     rest = (np.array(ends, "<i8").tobytes(), visible, cover, facts, json.dumps(extra).encode())
-    for section in rest:
-        file.write(section)
+    file.writelines(rest)
     header = {
         "sizes": [32 * len(visible), *map(len, rest)],
         "frames": frames,

@@ -18,11 +18,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from lorat.prep.annotations.cleaning import clean
-from lorat.prep.annotations.clips import ClipIndex, NotClips, write_clips
+from lorat.prep.annotations.clips import ClipIndex, write_clips
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
 from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import Reading, note, stamp
@@ -32,7 +32,7 @@ from lorat.shards.base.storage import atomic_file, remove_leftovers
 from lorat.shards.pixels.jpeg import ImageError, image_size
 
 _LOG = logging.getLogger("lorat")
-_VERSION = 1  # raise it when a reader of ours or cleaning gives other clips of the same tree
+_VERSION = 2  # raise it when a reader of ours or cleaning gives other clips of the same tree
 _SIZE_TRIES = 5  # images of a sequence that are tried for its size
 
 CountProgress = Callable[[int, int], None]
@@ -68,8 +68,7 @@ def indexed_clips(
         split: one of its splits.
         root: the data set's folder.
         exclude: what to leave out of the split.
-        cache: the folder of caches; the index lies in its folder ``index``. None takes
-            `cache_folder`.
+        cache: instead of `cache_folder`; the index lies in its folder ``index``.
         progress: of sequences, first while annotations are read, then while they are indexed.
 
     Raises:
@@ -100,7 +99,7 @@ def _open_current(path: Path) -> ClipIndex | None:
     """Open an index if it is there, whole, of this version, and of a tree that is as it was."""
     try:
         index = ClipIndex(path)
-    except (OSError, NotClips):
+    except (OSError, ValueError):
         return None
     current = index.header["version"] == _VERSION and all(
         stamp(source) == tuple(then) for source, then in index.extra().items()
@@ -172,19 +171,18 @@ def _frame_size(clip: Clip) -> tuple[int, int]:
     """Return a sequence's frame size, from the first image that has a readable header."""
     if clip.size is not None:
         return clip.size
-    first: ImageError | None = None
-    for number in range(min(_SIZE_TRIES, len(clip.frames))):
-        path = clip.frames[number]
+    bad: list[ImageError] = []
+    for path in islice(clip.frames, _SIZE_TRIES):
         try:
             size = image_size(path)
         except ImageError as error:
             note(path)  # an index without this sequence is out of date once the image is repaired
-            first = first or error
+            bad.append(error)
             continue
-        if first is not None:
-            _LOG.warning("%s; the sequence's size is taken from %s", first.message, path.name)
+        if bad:
+            _LOG.warning("%s; the sequence's size is taken from %s", bad[0].message, path.name)
         return size
-    raise first or ImageError(f"{clip.frames.folder}: holds no frames; restore them")
+    raise bad[0] if bad else ImageError(f"{clip.frames.folder}: holds no frames; restore them")
 
 
 @functools.cache

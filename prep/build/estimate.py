@@ -87,13 +87,9 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
 
 
 def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None = None) -> Estimate:
-    """Estimate a run of so many jobs at once.
+    """Estimate a run of `slots` jobs at once; the cost of a pair is measured where it is not known.
 
-    Args:
-        plan: of the data set.
-        missing: the shards that are not there, ascending, over all parts.
-        slots: jobs at once.
-        cost: where it is known already; otherwise it is measured.
+    `missing` are the shards that are not there, ascending, over all parts.
     """
     cost = cost or measure(plan, missing)
     mine = sorted(set(missing) & set(plan.mine()))
@@ -101,8 +97,8 @@ def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None =
     # Shards are not divided: three of them keep one of two processes busy with two.
     longest = plan.pairs_in(mine[:: max(1, slots)])
     return Estimate(
-        name=plan.name,
-        pairs=plan.pairs,
+        plan.name,
+        plan.pairs,
         there=plan.pairs - lacking,
         to_build=pairs,
         bytes=round(pairs * cost.bytes),

@@ -34,8 +34,8 @@ def check_folder(plan: Plan) -> None:
     numbers = sorted(int(match[1]) for match in found if match)
     if file_size(plan.folder / MANIFEST) is not None:
         _refuse_other_build(plan, load_manifest(plan.folder).config)
-    elif numbers and (begun := _begun(plan)):
-        _refuse_other_build(plan, begun["config"])
+    elif numbers and (before := begun(plan)):
+        _refuse_other_build(plan, before["config"])
     # Backwards from the end: one damaged shard there must not hide the whole ones before it.
     for number in takewhile(lambda number: number >= plan.shards() - 1, reversed(numbers)):
         receipt = load_receipt(plan.folder, plan.shard(number), plan.fingerprint())
@@ -57,14 +57,8 @@ def begin(plan: Plan) -> None:
     check_folder(plan)
     parts = plan.options.part.of if plan.options.part else 1
     now = {"version": _VERSION, "config": plan.config, "parts": parts}
-    if _begun(plan) != now:
+    if begun(plan) != now:
         write_json(plan.folder / PLAN, now)
-
-
-def planned_parts(plan: Plan) -> int:
-    """Return how many parts the last run in the folder was one of; 1 where none was begun."""
-    begun = _begun(plan)
-    return int(begun["parts"]) if begun else 1
 
 
 def receipts(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
@@ -82,9 +76,14 @@ def finished(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
     Shards that lost pairs are, when more is lost than allowed: the frames may have been mended.
     """
     done = receipts(plan, numbers)
-    if sum(len(receipt.bad) for receipt in done.values()) <= plan.options.max_bad:
+    if len(losses(done)) <= plan.options.max_bad:
         return done
     return {number: receipt for number, receipt in done.items() if not receipt.bad}
+
+
+def losses(done: dict[int, Receipt]) -> list[str]:
+    """Return a message for each pair that damaged frames cost."""
+    return [message for receipt in done.values() for message in receipt.bad]
 
 
 def _refuse_other_build(plan: Plan, before: dict[str, Any]) -> None:
@@ -98,15 +97,15 @@ def _refuse_other_build(plan: Plan, before: dict[str, Any]) -> None:
         )
 
 
-def _begun(plan: Plan) -> dict[str, Any] | None:
+def begun(plan: Plan) -> dict[str, Any] | None:
     """Return what `begin` wrote into the folder; None where it did not."""
     file = plan.folder / PLAN
     if file_size(file) is None:
         return None
     match read_json(file):
-        case {"version": version, "config": dict(), "parts": int()} as begun:
+        case {"version": version, "config": dict(), "parts": int()} as note:
             if version == _VERSION:
-                return begun
+                return note
     raise UserError(
         f"{file}: is not what this release writes (version {_VERSION}); if the shards beside it "
         "were built with the same options, delete it and run again"

@@ -133,10 +133,8 @@ def most_pairs(clips: Sequence[Clip]) -> int:
 def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) -> Plan:
     """Plan the shards of one data set split under `shards`/<dataset>-<split>. Writes nothing.
 
-    Args:
-        clips: cleaned and sized, all of one split: an index, or a list.
-        shards: the folder of all data sets' shards.
-        options: without a number of pairs it is 500,000 or `most_pairs`, whichever is less.
+    The clips are cleaned and sized, all of one split: an index, or a list. Without a number of
+    pairs it is 500,000 or `most_pairs`, whichever is less.
 
     Raises:
         UserError: if there are no clips, or more sequences are lost than `options.max_bad`.
@@ -176,8 +174,8 @@ def _check_sequences(clips: ClipIndex, max_bad: int) -> None:
     reasons = list(clips.lost.values())
     if len(reasons) > max_bad:
         raise UserError(
-            f"{reasons[0]}; {len(reasons)} sequences of {clips.name} have no readable image at "
-            f"their start, --max-bad allows {max_bad}; or leave them out: --exclude REPORT of "
-            "lorat-prep check"
+            f"{reasons[0]}; {len(reasons)} sequences of {clips.dataset}-{clips.split} have no "
+            f"readable image at their start, --max-bad allows {max_bad}; or leave them out: "
+            "--exclude REPORT of lorat-prep check"
         )
     warn_of_losses("sequence", reasons, "the log")

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from lorat.prep.annotations.clips import ClipIndex
 from lorat.prep.build.estimate import Estimate
-from lorat.prep.build.folder import begin, check_folder, finished, planned_parts, receipts
+from lorat.prep.build.folder import begin, begun, check_folder, finished, losses, receipts
 from lorat.prep.build.plan import BuildOptions, Plan, make_plan, warn_of_losses
 from lorat.prep.build.shard import Step, build_shard
 from lorat.prep.pool import Engine, LocalEngine
@@ -83,8 +83,8 @@ def run_plan(
     todo = [number for number in mine if number not in done]
     with BuildLog(plan) as log:
         log.start(plan, len(todo), estimate)
-        engine.run(build_shard, plan, todo, _Listener(plan, log, done, progress))
-        warn_of_losses("pair", _losses(done), str(log.path))
+        engine.run(build_shard, plan, todo, _listener(plan, log, done, progress))
+        warn_of_losses("pair", losses(done), str(log.path))
         return _sum_up(plan, log, "end", [done[number] for number in mine], len(todo))
 
 
@@ -99,7 +99,7 @@ def merge(plan: Plan) -> BuildReport:
     done = receipts(plan, plan.mine())
     missing = [number for number in plan.mine() if number not in done]
     if missing:
-        parts = planned_parts(plan)
+        parts = (begun(plan) or {"parts": 1})["parts"]  # of the last run here
         again = [f"--part {n}/{parts}" for n in sorted({k % parts + 1 for k in missing})]
         remedy = f"run {' and '.join(again)} again" if parts > 1 else "build it without --merge"
         names = some([plan.shard(number) for number in missing], 5)
@@ -185,40 +185,36 @@ class BuildLog:
             ) from None
 
 
-class _Listener:
-    """Hears what the jobs tell: counts pairs, collects receipts in `done`, writes the log."""
+def _listener(
+    plan: Plan, log: BuildLog, done: dict[int, Receipt], progress: PairProgress | None
+) -> Callable[[Step | Receipt], None]:
+    """Return what hears the jobs: it counts pairs, collects receipts in `done`, writes the log."""
+    total, begin_time = plan.pairs_in(plan.mine()), time.monotonic()
+    before = drawn = sum(receipt.drawn for receipt in done.values())
+    show = progress or (lambda *_: None)
+    show(drawn, total)
 
-    def __init__(
-        self, plan: Plan, log: BuildLog, done: dict[int, Receipt], progress: PairProgress | None
-    ) -> None:
-        self._plan, self._log, self._done = plan, log, done
-        self._progress = progress or (lambda *_: None)
-        self._total = plan.pairs_in(plan.mine())
-        self._before = self._drawn = sum(receipt.drawn for receipt in done.values())
-        self._begin = time.monotonic()
-        self._progress(self._drawn, self._total)
-
-    def __call__(self, message: Step | Receipt) -> None:
+    def hear(message: Step | Receipt) -> None:
+        nonlocal drawn
         if isinstance(message, Step):
             for skip in message.skips:
-                self._log.write("skipped", **asdict(skip))
-            self._drawn += message.drawn
-            self._progress(self._drawn, self._total)
+                log.write("skipped", **skip._asdict())
+            drawn += message.drawn
+            show(drawn, total)
             return
-        self._done[message.first_pair // self._plan.options.shard_pairs] = message
-        rate = (self._drawn - self._before) / max(time.monotonic() - self._begin, 1e-9)
-        self._log.write(
+        done[message.first_pair // plan.options.shard_pairs] = message
+        rate = (drawn - before) / max(time.monotonic() - begin_time, 1e-9)
+        log.write(
             "shard",
-            shard=message.shard,
-            rows=message.rows,
-            bytes=message.bytes,
-            skipped=message.skipped,
-            pairs_done=self._drawn,
-            pairs=self._total,
+            **{key: getattr(message, key) for key in ("shard", "rows", "bytes", "skipped")},
+            pairs_done=drawn,
+            pairs=total,
             pairs_per_second=round(rate, 1),
-            seconds_left=round((self._total - self._drawn) / max(rate, 1e-9)),
+            seconds_left=round((total - drawn) / max(rate, 1e-9)),
         )
-        _check_losses(self._plan, self._done)
+        _check_losses(plan, done)
+
+    return hear
 
 
 def _sum_up(
@@ -240,13 +236,9 @@ def _sum_up(
 
 
 def _check_losses(plan: Plan, done: dict[int, Receipt]) -> None:
-    bad, allowed = _losses(done), plan.options.max_bad
+    bad, allowed = losses(done), plan.options.max_bad
     if len(bad) > allowed:
         raise UserError(
             f"{bad[0]}; damaged frames cost {len(bad)} pairs so far, --max-bad allows {allowed}; "
             "finished shards are kept"
         )
-
-
-def _losses(done: dict[int, Receipt]) -> list[str]:
-    return [message for receipt in done.values() for message in receipt.bad]

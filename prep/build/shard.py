@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import NamedTuple
 
 from lorat.prep.build.plan import Plan
 from lorat.prep.pairs.crop import FrameSizeChanged, JitterReport, cut_pair, try_jitter
@@ -25,8 +26,7 @@ from lorat.shards.writer import write_shard
 _STEP = 16  # pairs between two words on how far a job is
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(NamedTuple):
     """A pair that is not stored."""
 
     pair: int
@@ -37,8 +37,7 @@ class Skip:
     """Whether a damaged frame is to blame."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """Pairs that a job has drawn since it told last."""
 
     drawn: int

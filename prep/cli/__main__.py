@@ -1,4 +1,4 @@
-"""``python -m lorat.prep.cli``, as torchrun starts it."""
+"""``python -m lorat.prep.cli``."""
 
 from lorat.prep.cli import main
 

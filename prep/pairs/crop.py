@@ -98,11 +98,7 @@ def try_jitter(
     The windows follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report
     decides whether a pair is stored, they come from `draws` and not from NumPy's distributions.
 
-    Args:
-        box: (4,) xyxy, frame pixels.
-        frame_size: (width, height).
-        options: of the build.
-        draws: of this pair.
+    The box is (4,) xyxy in frame pixels, the size (width, height).
     """
     jitter, size = Jitter(), options.serve
     u = draws.uniforms(6 * _TRIALS).reshape(6, _TRIALS)

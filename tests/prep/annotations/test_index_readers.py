@@ -101,7 +101,7 @@ def test_an_index_holds_what_the_reader_and_cleaning_give(name, world, tmp_path,
     expected = fresh(dataset, split, root)
     written = indexed_clips(dataset, split, root)
     opened = indexed_clips(dataset, split, root)
-    assert opened.path == written.path and opened.name == f"{short}-{split}"
+    assert opened.path == written.path and (opened.dataset, opened.split) == (short, split)
     same_clips(opened, expected)
     assert opened.fingerprint == annotations_fingerprint(expected)
     assert most_pairs(opened) == most_pairs(expected) == 4 * opened.object_frames
