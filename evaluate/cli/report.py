@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,32 +113,35 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
 def _sets(options: ReportOptions, trees: TreeOptions, out: Path) -> list[TestSet]:
     """Return the test sets that have results, as often as they were tracked."""
     there = sorted(path.name for path in (out / "results").glob("*") if path.is_dir())
-    names = split_names(options.datasets)
-    if not (names or there):
+    names = split_names(options.datasets) or there
+    if not names:
         raise UserError(f"{out}: holds no results; run lorat-eval first")
-    sets = choose_test_sets(names or there, (), trees)
-    return [replace(item, runs=_runs(item, out)) for item in sets]
+    return [replace(item, runs=_runs(item, out)) for item in choose_test_sets(names, (), trees)]
 
 
 def _runs(item: TestSet, out: Path) -> int:
     """Return how many runs hold every sequence that the first one holds."""
-    folder = result_folder(out, item.name)
-    first = [clip.name for clip in item.clips if has_result(folder, clip.name)]
-    runs = 1
-    while first and all(has_result(result_folder(out, item.name, runs + 1), n) for n in first):
-        runs += 1
-    return runs
+
+    def held(run: int) -> set[str]:
+        folder = result_folder(out, item.name, run)
+        return {clip.name for clip in item.clips if has_result(folder, clip.name)}
+
+    first = held(1)
+    return next(run for run in count(1) if not first or not first <= held(run + 1))
 
 
 def _failed(sets: Sequence[TestSet], out: Path) -> dict[str, dict[str, str]]:
     """Return test set → sequence → why it is not on the page."""
     failed = {}
     for item in sets:
-        reasons = dict(item.unread)
-        for clip in item.clips:
-            if not all(is_done(out, item.name, clip, run) for run in range(1, item.runs + 1)):
-                reasons[clip.name] = "no whole result; track it with lorat-eval"
-        if reasons:
+        runs = range(1, item.runs + 1)
+        unfinished = [
+            clip.name
+            for clip in item.clips
+            if not all(is_done(out, item.name, clip, run) for run in runs)
+        ]
+        why = "no whole result; track it with lorat-eval"
+        if reasons := {**item.unread, **dict.fromkeys(unfinished, why)}:
             failed[item.name] = reasons
     return failed
 
@@ -151,9 +155,9 @@ def _read_rival(
         UserError: if its folder holds no result of any of the test sets.
     """
     sets, refused = {}, "no result of any test set"
+    scored = {each.name: each.tracker for each in summary.scored}
     for item in summary.outcome.sets:
-        ours = next((each.tracker for each in summary.scored if each.name == item.name), None)
-        if ours is None:
+        if item.name not in scored:
             continue
         clips = summary.outcome.done(item)
         try:
@@ -166,13 +170,12 @@ def _read_rival(
         theirs = dataset_scores(shared, foreign.runs, options.convention)
         if theirs is not None:
             sets[item.name] = theirs
-            if len(theirs.sequences) < len(ours.sequences):
-                same = dataset_scores(shared, summary.results[item.name], options.convention)
-                assert same is not None, "these sequences have ground truth"
+            few, most = len(theirs.sequences), len(scored[item.name].sequences)
+            ours = dataset_scores(shared, summary.results[item.name], options.convention)
+            if few < most and ours is not None:
                 remarks.append(
-                    f"{item.name}: {label} has results of {len(theirs.sequences)} of "
-                    f"{len(ours.sequences)} sequences; over these its AUC is "
-                    f"{100 * theirs.curves.auc:.1f} and ours {100 * same.curves.auc:.1f}"
+                    f"{item.name}: {label} has results of {few} of {most} sequences; over these "
+                    f"its AUC is {100 * theirs.curves.auc:.1f} and ours {100 * ours.curves.auc:.1f}"
                 )
         remarks += [f"{item.name}: {label}: {note}" for note in foreign.notes]
     if not sets:

@@ -100,12 +100,7 @@ def filled(every: Sequence[DatasetScores], names: Sequence[str] = (*COLUMNS,)) -
 
 
 def score_tables(scored: Sequence[Scored], label: str) -> Iterator[Table]:
-    """Lay out test sets: the sequences of small ones, and a row a test set and tracker.
-
-    Args:
-        scored: the test sets in the order of the rows.
-        label: what the tracker is called.
-    """
+    """Lay out the sequences of small test sets, then a row a test set and tracker, `label`."""
     for item in scored:
         if len(item.tracker.sequences) <= _FEW_SEQUENCES:
             yield _sequence_table(item)
@@ -149,38 +144,36 @@ def attribute_table(scores: DatasetScores) -> Table:
     return table
 
 
-def metrics_document(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every score as plain values for JSON: fractions of 1, None where there is none.
-
-    Args:
-        scored: the test sets.
-        about: what was evaluated and how; stands at the top as it is.
-    """
-    sets = {}
-    for item in scored:
-        both = zip(item.tracker.sequences, item.still.sequences, strict=True)
-        sets[item.name] = {
-            "tracker": _dataset(item.tracker),
-            "never_moving": _dataset(item.still),
-            "sequences": {
-                ours.name: {"tracker": _sequence(ours), "never_moving": _sequence(still)}
-                for ours, still in both
-            },
-        }
-    return {"version": 1, **about, "datasets": _plain(sets)}
-
-
 def score_values(scored: Sequence[Scored]) -> dict[str, float]:
     """Return the tracker's scores by ``<test set>/<measure>``, fractions of 1.
 
     GOT-10k's own measures are ``ao``, ``sr50`` and ``sr75``.
     """
-    values = {
-        f"{item.name}/{name}": value
+    return {
+        f"{item.name}/{name}": round(value, 6)
         for item in scored
-        for name, value in _plain(_read(item.tracker, _LOGGED)).items()
+        for name, value in _read(item.tracker, _LOGGED).items()
+        if value is not None and math.isfinite(value)
     }
-    return {name: value for name, value in values.items() if value is not None}
+
+
+def metrics_document(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every score as plain values for JSON: fractions of 1, None where there is none.
+
+    `about`, what was evaluated and how, stands at the top as it is.
+    """
+    sets = {
+        item.name: {
+            "tracker": _dataset(item.tracker),
+            "never_moving": _dataset(item.still),
+            "sequences": {
+                ours.name: {"tracker": _sequence(ours), "never_moving": _sequence(still)}
+                for ours, still in zip(item.tracker.sequences, item.still.sequences, strict=True)
+            },
+        }
+        for item in scored
+    }
+    return {"version": 1, **about, "datasets": _plain(sets)}
 
 
 def _dataset(scores: DatasetScores) -> dict[str, Any]:
