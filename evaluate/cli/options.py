@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorat.evaluate.measure.ope import ConventionName
+from lorat.evaluate.track.testsets import TestSet
+from lorat.shards.base.errors import UserError, nearest
 from lorat.shards.base.options import option
 
 
@@ -17,3 +21,28 @@ class ScoringOptions:
         help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published "
         "numbers, or as their MATLAB toolkits do.",
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputOptions(ScoringOptions):
+    """What comes out, and where."""
+
+    out: Path | None = option(
+        None, kind="folder", help="Where results go; <run>/eval/<checkpoint> by default."
+    )
+    overwrite: bool = option(False, help="Forget the results and zips that are there.")
+    video: str | None = option(
+        None, metavar="NAME", help="Sequence of the video; one is chosen by default."
+    )
+    no_video: bool = option(False, help="Write no video.")
+
+    def check_video(self, sets: Sequence[TestSet]) -> None:
+        """Refuse a video that cannot be made before anything is tracked."""
+        if self.video is None:
+            return
+        if self.no_video:
+            raise UserError("--video and --no-video: give one of them")
+        known = {clip.name for item in sets for clip in item.clips}
+        if self.video not in known:
+            hint = nearest(self.video, known)
+            raise UserError(f"--video {self.video}: none of the sequences that are tracked{hint}")

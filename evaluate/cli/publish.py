@@ -15,6 +15,7 @@ from typing import cast
 
 import numpy as np
 
+from lorat.evaluate.cli.options import OutputOptions
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.measure.scores import DatasetScores, Scored, score
 from lorat.evaluate.report.page import PageInput, write_page
@@ -161,32 +162,16 @@ def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "publ
     return Summary(outcome, out, results, scored)
 
 
-def publish(
-    outcome: Evaluation,
-    out: Path,
-    *,
-    convention: ConventionName = "published",
-    overwrite: bool = False,
-    video: str | None = None,
-    no_video: bool = False,
-) -> None:
-    """Score the results in `out`; write and print all that a person reads of them.
+def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
+    """Score the results in the evaluation's folder; write and print all that people read of them.
 
     Writes metrics.json, success.png, precision.png, report.html, the zips that the test sets ask
     for, and video.mp4. Test sets without ground truth are only zipped.
 
-    Args:
-        outcome: of the tracking.
-        out: the evaluation's folder.
-        convention: how the sets are scored that have another one.
-        overwrite: replace a zip that exists with other content.
-        video: the sequence of the video; None chooses one.
-        no_video: write none.
-
     Raises:
         UserError: if a zip or the video cannot be made; what was written before stays.
     """
-    summary = summarise(outcome, out, convention)
+    summary = summarise(outcome, out, output.convention)
     summary.write_metrics()
     for table in score_tables(summary.scored, summary.label):
         OUT.print(table)
@@ -199,15 +184,15 @@ def publish(
         say(line)
     for item in outcome.sets:
         if item.submit:
-            _zip(summary, item, overwrite)
+            _zip(summary, item, output.overwrite)
     for line in written:
         say(line)
     if summary.scored:
         write_page(out / PAGE, summary.page(remarks))
         say(f"report: {out / PAGE}")
-    if not no_video and (clip := _video_clip(summary, video)):
+    if not output.no_video and (clip := _video_clip(summary, output.video)):
         result = summary.results[f"{clip.dataset}-{clip.split}"][0][clip.name]
-        limit = None if video else _VIDEO_FRAMES
+        limit = None if output.video else _VIDEO_FRAMES
         try:
             path = write_tracking_video(clip, result, out / "video.mp4", limit=limit)
         except NoPyAV as error:

@@ -171,8 +171,8 @@ def _read_rival(
         if theirs is not None:
             sets[item.name] = theirs
             few, most = len(theirs.sequences), len(scored[item.name].sequences)
-            ours = dataset_scores(shared, summary.results[item.name], options.convention)
-            if few < most and ours is not None:
+            results = summary.results[item.name]
+            if few < most and (ours := dataset_scores(shared, results, options.convention)):
                 remarks.append(
                     f"{item.name}: {label} has results of {few} of {most} sequences; over these "
                     f"its AUC is {100 * theirs.curves.auc:.1f} and ours {100 * ours.curves.auc:.1f}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorat.evaluate.cli.export import export_command
-from lorat.evaluate.cli.options import ScoringOptions
+from lorat.evaluate.cli.options import OutputOptions
 from lorat.evaluate.cli.report import report_command
 from lorat.evaluate.cli.results import export_results_command
 from lorat.evaluate.cli.score import score_command
@@ -23,7 +23,7 @@ from lorat.prep.commandline import Group, group_settings, options_of
 from lorat.prep.trees.registry import DATASETS
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import INTERRUPTED, progress_bar, start_logging
-from lorat.shards.base.errors import UserError, nearest
+from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
 
 if TYPE_CHECKING:
@@ -71,31 +71,6 @@ class TestSetOptions:
         names = split_names(self.datasets) or default_test_sets(trees)
         sets = choose_test_sets(names, self.submit_zip, trees, runs)
         return cut(sets, split_names(self.sequences), self.limit)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OutputOptions(ScoringOptions):
-    """What comes out, and where."""
-
-    out: Path | None = option(
-        None, kind="folder", help="Where results go; <run>/eval/<checkpoint> by default."
-    )
-    overwrite: bool = option(False, help="Forget the results and zips that are there.")
-    video: str | None = option(
-        None, metavar="NAME", help="Sequence of the video; one is chosen by default."
-    )
-    no_video: bool = option(False, help="Write no video.")
-
-    def check_video(self, sets: list[TestSet]) -> None:
-        """Refuse a video that cannot be made before anything is tracked."""
-        if self.video is None:
-            return
-        if self.no_video:
-            raise UserError("--video and --no-video: give one of them")
-        known = {clip.name for item in sets for clip in item.clips}
-        if self.video not in known:
-            hint = nearest(self.video, known)
-            raise UserError(f"--video {self.video}: none of the sequences that are tracked{hint}")
 
 
 @click.group(cls=Group, invoke_without_command=True, context_settings=group_settings)
@@ -181,14 +156,7 @@ def _publish(outcome: Evaluation, out: Path, output: OutputOptions) -> int:
     from lorat.evaluate.cli.publish import publish
 
     try:
-        publish(
-            outcome,
-            out,
-            convention=output.convention,
-            overwrite=output.overwrite,
-            video=output.video,
-            no_video=output.no_video,
-        )
+        publish(outcome, out, output)
     finally:
         for name, failures in outcome.failed.items():
             for sequence, reason in failures.items():

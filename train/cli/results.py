@@ -107,10 +107,11 @@ class Evaluator:
         """Print and draw the scores after the last epoch, on rank 0."""
         if self._last is None:
             return
+        from lorat.evaluate.cli.options import OutputOptions
         from lorat.evaluate.cli.publish import publish
 
         with self._reporting():
-            publish(*self._last, no_video=True)
+            publish(*self._last, OutputOptions(no_video=True))
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
