@@ -79,13 +79,7 @@ def find_sample(manifests: Sequence[Manifest], key: str) -> Found:
 
 
 def pick_samples(manifests: Sequence[Manifest], number: int, seed: int) -> list[Found]:
-    """Return samples drawn at random, as many of each set, in the order of sets and rows.
-
-    Args:
-        manifests: of the sets to draw from.
-        number: of samples; fewer where the sets hold fewer.
-        seed: other numbers draw other samples.
-    """
+    """Return samples drawn at random, as many of each set, in the order of sets and rows."""
     orders = [
         [
             (n, place)
@@ -113,8 +107,7 @@ def draw_sheet(found: Sequence[Found], path: Location) -> None:
     """Write a contact sheet as PNG: template and search image of each sample as stored.
 
     Raises:
-        ImageError: if a stored image does not decode.
-        UserError: if the file cannot be written.
+        UserError: if a stored image does not decode, or the file cannot be written.
     """
     columns = min(_COLUMNS, len(found))
     tiles = [_tile(one.sample) for one in found]
@@ -127,8 +120,7 @@ def draw_sample(found: Found, path: Location) -> None:
     """Write one sample as PNG: both images at full size, on axes of the frame's own pixels.
 
     Raises:
-        ImageError: if a stored image does not decode.
-        UserError: if the file cannot be written.
+        UserError: as `draw_sheet`.
     """
     sample = found.sample
     panels = [_panel(sample, "template"), _panel(sample, "search")]
@@ -173,21 +165,22 @@ def _panel(sample: PairSample, role: Literal["template", "search"]) -> Picture:
     right, bottom = left + picture.shape[1], top + picture.shape[0]
     panel = _framed(picture, top=top, bottom=30, left=left, right=20)
     _write(panel, left, 16, f"{role}: frame {image.frame}", 0.4)
-    for label, at in _ticks(image.origin[0], image.window[0], right - left):
-        cv2.line(panel, (left + at, bottom), (left + at, bottom + 4), _INK)
-        _write(panel, left + at - 4 * len(label), bottom + 18, label, 0.38)
-    for label, at in _ticks(image.origin[1], image.window[1], bottom - top):
-        cv2.line(panel, (left - 5, top + at), (left - 1, top + at), _INK)
-        _write(panel, left - 10 - 8 * len(label), top + at + 4, label, 0.38)
+    for axis, pixels in enumerate((right - left, bottom - top)):
+        for value, at in _ticks(image.origin[axis], image.window[axis], pixels):
+            x, y = (left, top + at) if axis else (left + at, bottom)
+            cv2.line(panel, (x, y), (x - 4, y) if axis else (x, y + 4), _INK)
+            width = 8 * len(str(value))
+            place = (x - 9 - width, y + 4) if axis else (x - width // 2, y + 18)
+            _write(panel, *place, str(value), 0.38)
     return panel
 
 
-def _ticks(low: int, high: int, pixels: int) -> Iterator[tuple[str, int]]:
+def _ticks(low: int, high: int, pixels: int) -> Iterator[tuple[int, int]]:
     """Yield round numbers from `low` to `high` and where they lie on so many pixels."""
     steps = (step * 10**power for power in range(6) for step in (1, 2, 5))
     step = next(s for s in steps if s * pixels >= 40 * (high - low))
     for value in range(-(-low // step) * step, high + 1, step):
-        yield str(value), round((value - low) * pixels / (high - low))
+        yield value, round((value - low) * pixels / (high - low))
 
 
 def _drawn(image: StoredImage, scale: float, name: str) -> Picture:

@@ -15,7 +15,7 @@ from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 
 @dataclass(frozen=True, slots=True)
 class SetSizes:
-    """The exact numbers of one data set split."""
+    """The exact numbers of one data set split, from its receipts."""
 
     name: str
     shards: int
@@ -30,21 +30,21 @@ class SetSizes:
     """Of the draws, how many leave the stored window although the frame goes on."""
     share_cut: float
 
-
-def set_sizes(manifest: Manifest) -> SetSizes:
-    """Return what a set's receipts say."""
-    receipts, pairs = manifest.shards, manifest.rows
-    size = sum(receipt.bytes for receipt in receipts)
-    draws = sum(receipt.jitter_draws for receipt in receipts)
-    cut = sum(receipt.jitter_outside for receipt in receipts)
-    skipped = dict(sum((Counter(receipt.skipped) for receipt in receipts), Counter[str]()))
-    per_pair, share = size / 1e3 / max(1, pairs), cut / max(1, draws)
-    return SetSizes(manifest.name, len(receipts), pairs, size, per_pair, skipped, draws, cut, share)
+    @classmethod
+    def of(cls, manifest: Manifest) -> SetSizes:
+        """Sum a set's receipts."""
+        receipts, pairs = manifest.shards, manifest.rows
+        size = sum(receipt.bytes for receipt in receipts)
+        draws = sum(receipt.jitter_draws for receipt in receipts)
+        cut = sum(receipt.jitter_outside for receipt in receipts)
+        skipped = dict(sum((Counter(receipt.skipped) for receipt in receipts), Counter[str]()))
+        kb, share = size / 1e3 / max(1, pairs), cut / max(1, draws)
+        return cls(manifest.name, len(receipts), pairs, size, kb, skipped, draws, cut, share)
 
 
 def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
     """Print what stands in the shards of each set, and what was skipped and why."""
-    sizes = [set_sizes(manifest) for manifest in manifests]
+    sizes = [SetSizes.of(manifest) for manifest in manifests]
     columns = ("data set", "pairs", "shards", "MB", "KB/pair", "windows cut", "skipped")
     table = plain_table(columns, title)
     for each in sizes:

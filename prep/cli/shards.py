@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import click
 
 from lorat.configs.load import load_recipe
 from lorat.prep.browse.samples import Found, draw_sample, draw_sheet, find_sample, pick_samples
-from lorat.prep.browse.sets import find_sets, load_sets, print_sets, set_sizes
+from lorat.prep.browse.sets import SetSizes, find_sets, load_sets, print_sets
 from lorat.prep.browse.stats import (
     MEASURES,
     QUANTILES,
     Freshness,
-    SampleStats,
     freshness,
     object_side,
     sample_stats,
@@ -28,7 +26,6 @@ from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.process import usable_cores
 from lorat.shards.base.storage import Location, write_json
-from lorat.shards.manifest import Manifest
 from lorat.shards.sample import VERSION, StoredImage
 from lorat.shards.verify.shard import ShardAudit, ShardFault, ShardJob, audit_shard
 from lorat.shards.verify.verify import SetAudit, plan_audit
@@ -169,18 +166,28 @@ def stats_command(
             stats[manifest.name] = sample_stats(manifest, sample, update)
     fresh = freshness(plan, manifests)
     if report:
-        values = {
-            "quantiles": QUANTILES,
-            "sets": [_as_json(each, stats[each.name]) for each in manifests],
-            "recipe": plan.name,
-            "freshness": [asdict(each) for each in fresh],
-        }
+        sets = [asdict(SetSizes.of(m)) | asdict(stats[m.name]) for m in manifests]
+        for numbers in sets:
+            numbers |= numbers.pop("quantiles")
+        drawn = [asdict(one) for one in fresh]
+        values = {"quantiles": QUANTILES, "sets": sets, "recipe": plan.name, "freshness": drawn}
         write_json(report, values)
     print_sets(manifests)
-    _print_samples(stats)
-    partly = [m for m in manifests if stats[m.name].sampled < m.rows]
-    read = max((stats[m.name].sampled for m in partly), default=0)
-    said = f"from {read:,} pairs of each set that holds more" if partly else "all pairs were read"
+    for title, group in groupby(MEASURES.items(), key=lambda item: item[1].table):
+        table = plain_table(("data set", "", *(f"{q:.0%}" for q in QUANTILES)), title)
+        table.columns[1].justify = "left"
+        rows = {key: measure.row for key, measure in group}
+        for name, each in stats.items():
+            for key, row in rows.items():
+                cells = [_rounded(value) for value in each.quantiles[key]]
+                what = row.format(same_frame=each.same_frame)
+                table.add_row(name, what, *(cells or "-" * len(QUANTILES)))
+                name = ""
+        OUT.print(table)
+    read = [stats[m.name].sampled for m in manifests if stats[m.name].sampled < m.rows]
+    said = (
+        f"from {max(read):,} pairs of each set that holds more" if read else "all pairs were read"
+    )
     say(f"Objects, images and gaps: {said}.")
     _print_freshness(plan.name, fresh)
     unused = [name for name in stats if name not in plan.data.datasets]
@@ -188,41 +195,24 @@ def stats_command(
         say(f"Not drawn by recipe {plan.name}: {', '.join(unused)}.")
 
 
-def _as_json(manifest: Manifest, stats: SampleStats) -> dict[str, Any]:
-    values = asdict(set_sizes(manifest)) | asdict(stats)
-    return values | values.pop("quantiles")
-
-
-def _print_samples(stats: dict[str, SampleStats]) -> None:
-    for title, group in groupby(MEASURES.items(), key=lambda item: item[1].table):
-        table = plain_table(("data set", "", *(f"{q:.0%}" for q in QUANTILES)), title)
-        table.columns[1].justify = "left"
-        rows = {key: measure.row for key, measure in group}
-        for name, each in stats.items():
-            for key, row in rows.items():
-                cells = [
-                    f"{v:,.{0 if v >= 10 or v.is_integer() else 1}f}" for v in each.quantiles[key]
-                ]
-                what = row.format(same_frame=each.same_frame)
-                table.add_row(name, what, *(cells or "-" * len(QUANTILES)))
-                name = ""
-        OUT.print(table)
-
-
 def _print_freshness(recipe: str, fresh: Sequence[Freshness]) -> None:
     columns = ("data set", "weight", "pairs", "draws", "drawn each", "fresh")
     table = plain_table(columns, f"Recipe {recipe}")
-    for each in fresh:
+    for one in fresh:
         table.add_row(
-            each.name,
-            str(each.weight),
-            "not here" if each.pairs is None else f"{each.pairs:,}",
-            f"{each.draws:,}",
-            "-" if each.times is None else f"{each.times:,.{2 if each.times < 100 else 0}f} x",
-            "-" if each.fresh is None else f"{each.fresh:.3g}",
+            one.name,
+            str(one.weight),
+            "not here" if one.pairs is None else f"{one.pairs:,}",
+            f"{one.draws:,}",
+            "-" if one.times is None else f"{one.times:,.{2 if one.times < 100 else 0}f} x",
+            "-" if one.fresh is None else f"{one.fresh:.3g}",
         )
     OUT.print(table)
     say("'fresh': pairs / draws of the run; from 1 on, no pair is drawn twice.")
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.{0 if value >= 10 or value.is_integer() else 1}f}"
 
 
 @click.command("inspect", cls=Command)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.configs.schema import DataConfig, RecipeConfig, TrainConfig
-from lorat.prep.browse.sets import find_sets, load_sets, set_sizes
+from lorat.prep.browse.sets import SetSizes, find_sets, load_sets
 from lorat.prep.browse.stats import freshness, sample_stats, spread_rows
 from lorat.prep.cli import main
 from lorat.shards.base.errors import UserError
@@ -77,7 +77,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_numbers_of_a_set_are_those_worked_out_by_hand(shards):
     manifest = find_manifest(shards, "toy-train")
-    sizes, stats = set_sizes(manifest), sample_stats(manifest, most=100)
+    sizes, stats = SetSizes.of(manifest), sample_stats(manifest, most=100)
     assert (sizes.shards, sizes.pairs, stats.sampled) == (2, 5, 5)
     assert sizes.bytes == sum(
         (shards / "toy-train" / r.shard).stat().st_size for r in manifest.shards
