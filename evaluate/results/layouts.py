@@ -68,7 +68,7 @@ _NOTES = {
     "sizeless": "boxes without a size are replaced by the box before",
 }
 
-Run = dict[str, Path]
+BoxFiles = dict[str, Path]
 """Sequence → its file of boxes."""
 Oddities = defaultdict[str, dict[str, str]]
 """Key of `_NOTES` → sequence → detail; a sequence that is odd in several runs is there once."""
@@ -81,7 +81,7 @@ class ResultPlace:
     layout: str
     folders: tuple[Path, ...]
     """One a run; the folder of the sequences' folders in GOT-10k's layout."""
-    runs: tuple[Run, ...]
+    runs: tuple[BoxFiles, ...]
     """A run may lack sequences."""
 
     @property
@@ -202,7 +202,7 @@ def _ours(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]
 
 def _flat(folders: Sequence[Path], clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
     """Look for box files in folders; numbered ones are runs of one tracker."""
-    trackers: dict[str, dict[Path, Run]] = defaultdict(dict)
+    trackers: dict[str, dict[Path, BoxFiles]] = defaultdict(dict)
     for folder in folders:
         # OSTrack and its descendants put TrackingNet and GOT-10k into a folder of their own.
         for inner in (folder / clips[0].dataset, folder):
@@ -222,7 +222,7 @@ def _nested(folders: Sequence[Path], clips: Sequence[Clip]) -> list[ResultPlace]
     """Look for sequences that have a folder of their own in folders."""
     places = []
     for folder in folders:
-        runs: dict[str, Run] = defaultdict(dict)
+        runs: dict[str, BoxFiles] = defaultdict(dict)
         there = {entry.name for entry in folders_in(folder)}
         for name in (clip.name for clip in clips if clip.name in there):
             pattern = re.compile(rf"{re.escape(name)}_(\d+)\.txt")
@@ -234,7 +234,7 @@ def _nested(folders: Sequence[Path], clips: Sequence[Clip]) -> list[ResultPlace]
     return places
 
 
-def _pytracking_or_otb(folder: Path, run: Run) -> str:
+def _pytracking_or_otb(folder: Path, run: BoxFiles) -> str:
     """Tell pytracking's folders of box files from OTB's; the boxes in both mean the same."""
     if folder.name.endswith(_OTB):
         return "otb"
@@ -252,7 +252,9 @@ def _all_runs(folder: Path) -> str:
     return _NUMBER.sub("_*", folder.name)
 
 
-def _box_files(folder: Path, clips: Sequence[Clip], stems: Callable[[Clip], Iterable[str]]) -> Run:
+def _box_files(
+    folder: Path, clips: Sequence[Clip], stems: Callable[[Clip], Iterable[str]]
+) -> BoxFiles:
     """Return the sequences that have a file in a folder, under the first of the given stems."""
     there, run = _texts(folder), {}
     for clip in clips:

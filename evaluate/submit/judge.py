@@ -65,7 +65,7 @@ _PLAIN_PATH = re.compile(r"(?!/|.:|(?:.*/)?\.\.(?:/|\Z))[ -\[\]-~]+")
 _PLAIN = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)")
 _PLAIN_LINE = re.compile(rf"{_PLAIN.pattern}(?:,{_PLAIN.pattern})*")
 
-Fault = tuple[str, str]
+Remark = tuple[str, str]
 """Kind of a finding, and details."""
 
 
@@ -213,7 +213,7 @@ def _judge_sequences(
 
 def _read(
     archive: zipfile.ZipFile, name: str
-) -> tuple[bytes | None, NDArray[np.float64] | None, list[Fault]]:
+) -> tuple[bytes | None, NDArray[np.float64] | None, list[Remark]]:
     """Return a file's bytes, (N, C) numbers and faults; of a name that is there twice, the last."""
     info = archive.getinfo(name)
     try:
@@ -229,7 +229,7 @@ def _read(
     return None, None, [("unreadable", fault)]
 
 
-def parse_strictly(data: bytes) -> tuple[NDArray[np.float64] | None, list[Fault]]:
+def parse_strictly(data: bytes) -> tuple[NDArray[np.float64] | None, list[Remark]]:
     """Read lines of numbers as servers do: plain decimals, commas, a line a frame.
 
     Returns:
@@ -278,7 +278,7 @@ def _line_fault(line: str, is_first: bool) -> str | None:
     return "header" if is_first and not any(map(is_number, pieces)) else "not numbers"
 
 
-def _judge_boxes(boxes: NDArray[np.float64], clip: Clip | None) -> Iterator[Fault]:
+def _judge_boxes(boxes: NDArray[np.float64], clip: Clip | None) -> Iterator[Remark]:
     """Judge (N, 4) boxes x, y, w, h of a sequence whose tree may be there."""
     finite, sized = np.isfinite(boxes).all(axis=1), (boxes[:, 2:] > 0.0).all(axis=1)
     near = (np.abs(boxes) < _FARTHEST).all(axis=1)
@@ -323,7 +323,7 @@ def _judge_first(box: NDArray[np.float64], given: NDArray[np.float64]) -> str | 
 
 def _judge_time(
     archive: zipfile.ZipFile, entry: str, frames: int | None, runs: int
-) -> Iterator[Fault]:
+) -> Iterator[Remark]:
     """Judge a file of seconds a frame, one column or a column a run."""
     _, table, faults = _read(archive, entry)
     for kind, what in faults:
