@@ -163,10 +163,10 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
         dump = load_dump(options.replay)
         print_replay(dump, replay(dump, start.device, start.backbone))
     elif options.profile:
-        from lorat.train.profile.profile import print_profile, profile_variant
+        from lorat.train.profile.profile import Profile
 
         request = _request(options, start)
-        print_profile(profile_variant(request.variant, request.recipe, start.device))
+        Profile(request.variant, request.recipe, start.device).print()
     else:
         sys.exit(_train(options, start, trees))
 

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,20 +21,6 @@ _PLAIN_SECONDS = 30.0  # between lines where there is no terminal
 Entry = dict[str, Any]
 Listener = Callable[[int, Mapping[str, Any]], None]
 """Is told the number of steps done and what is written about them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a run is."""
-
-    step: int
-    """Steps done."""
-    steps: int
-    left: float
-    """Seconds to the end."""
-    damaged: int = 0
-    validation: float | None = None
-    """Newest loss on pairs that are not trained on."""
 
 
 class _Screen:
@@ -92,9 +77,14 @@ class TrainLog:
         """Write what `Meter.read` says of the steps up to `step` (steps done); refresh the line."""
         self._write(step, values)
         self.damaged += int(values["damaged"])
-        left = self._left(step)
-        standing = Standing(step, self._steps, left, self.damaged, self._validation)
-        self._screen.show(lambda width: status_line(standing, values, width))
+        at, left, extras = f"{step:,}/{self._steps:,}", self._left(step), []
+        if self._validation is not None:
+            extras.append(f"val {self._validation:.3f}")
+        if values.get("skipped"):
+            extras.append(f"{values['skipped']} steps overflowed")
+        if self.damaged:
+            extras.append(f"{self.damaged:,} damaged samples replaced")
+        self._screen.show(lambda width: status_line(at, values, left, extras, width))
 
     def has(self, step: int, name: str) -> bool:
         """Return whether a run that goes on after `step` told a value of that name of it before."""
@@ -175,27 +165,28 @@ def read_log(path: Path) -> list[Entry]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def status_line(standing: Standing, values: Mapping[str, Any], width: int) -> str:
+def status_line(
+    at: str, values: Mapping[str, Any], seconds: float, extras: list[str], width: int
+) -> str:
     """Return the line that is shown, in the longest of its forms that fits into `width` columns.
 
     The shortest fits into 80 as long as the numbers are those of a training in its order.
+
+    Args:
+        at: how far the run is.
+        values: as `Meter.read` gives them.
+        seconds: to the end.
+        extras: said where there is room.
+        width: columns.
     """
-    at = f"{standing.step:,}/{standing.steps:,}"
     loss, score, box = (f"{values[name]:.3f}" for name in ("loss", "score", "box"))
-    rate, speed, left = values["rate"], values["pairs_per_second"], _duration(standing.left)
+    rate, speed, left = values["rate"], values["pairs_per_second"], _duration(seconds)
     norm, data = f"norm {values['norm']:.2f}", f"data {values['data_wait']:.0%}"
     pairs = f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}"
     long = [f"step {at}", f"loss {loss} (score {score}, box {box})", f"rate {rate:.2e}", norm]
     long += [f"{pairs} pairs/s", data, f"{left} left"]
     middle = [at, f"loss {loss} ({score} + {box})", *long[2:4], f"{pairs}/s", *long[5:]]
     short = [at, f"loss {loss} ({score}+{box})", f"{rate:.0e}", norm, f"{pairs}/s", data, left]
-    extras = []
-    if standing.validation is not None:
-        extras.append(f"val {standing.validation:.3f}")
-    if values.get("skipped"):
-        extras.append(f"{values['skipped']} steps overflowed")
-    if standing.damaged:
-        extras.append(f"{standing.damaged:,} damaged samples replaced")
     forms = ["  ".join(parts) for parts in (long + extras, middle + extras, long, middle)]
     return next((form for form in forms if len(form) <= width), " ".join(short))
 

@@ -16,7 +16,7 @@ from lorat.train.distributed.world import texts_of_ranks
 from lorat.train.logs.curves import draw_batch, draw_curves
 from lorat.train.logs.log import TrainLog, open_log
 from lorat.train.logs.meter import Meter
-from lorat.train.logs.verdict import circumstances_of, judge
+from lorat.train.logs.verdict import judge
 from lorat.train.logs.wandb_log import wandb_run
 from lorat.train.step.faults import Scene, write_dump
 from lorat.train.step.step import Engine
@@ -70,7 +70,7 @@ class Reporter:
             return
         if self._verdicts and done >= self._verdicts[0]:
             self._verdicts = [step for step in self._verdicts if step > done]
-            verdict = judge(self.meter.pace(), circumstances_of(self._scene))
+            verdict = judge(self.meter.pace(), self._scene)
             self.log.say(verdict.text)
             values |= {"waits_for": verdict.kind, "verdict": verdict.text}
         self.log.record(done, values)

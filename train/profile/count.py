@@ -80,14 +80,11 @@ class FrameCost:
     """Of template and search."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepOperations:
-    """Operations of a whole training step."""
+class StepOperations(NamedTuple):
+    """Operations of a whole training step; those that checkpointing repeats are not `forward`."""
 
     forward: int
-    """Of all forward passes; those in the backward pass (checkpointing) are not among them."""
     every: int
-    """Forward and backward."""
 
 
 @dataclass(frozen=True, slots=True)

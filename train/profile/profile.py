@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -21,11 +21,8 @@ from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import UserError
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
 from lorat.train.profile.count import (
-    FrameCost,
     Part,
     Setting,
-    StepMemory,
-    StepOperations,
     count_frame,
     count_memory,
     count_operations,
@@ -33,7 +30,7 @@ from lorat.train.profile.count import (
 )
 from lorat.train.profile.measure import Measured, free_memory, measure_apart, product_rate
 
-MIB, GIB = 2**20, 2**30
+GIB = 2**30
 _USABLE, _USABLE_CPU = 0.9, 0.7
 """Share of a device's memory that is filled; the rest is for what is not counted, which on a
 processor is much: a process was seen to hold up to 1.34 times what is counted."""
@@ -45,64 +42,146 @@ _SHARE = 0.3
 """Of a product's rate that a step is expected to reach, before it is measured."""
 
 
-@dataclass(frozen=True, slots=True)
 class Profile:
-    """All that is known of a variant under a recipe."""
+    """All that is known of a variant under a recipe: counted, and measured where it can be."""
 
-    setting: Setting
-    parts: tuple[Part, ...]
-    frame: FrameCost
-    operations: StepOperations
-    memory: StepMemory
-    pair: float
-    """Bytes that one more pair takes."""
-    largest: tuple[tuple[int, int], ...]
-    """Bytes of a device, and the pairs that the usable share of it holds at once."""
-    is_here: bool
-    """Whether the device is; then the bytes are what is free on it."""
-    measured: Measured | None
-    notes: tuple[str, ...]
-    """Why nothing was measured, or less than the recipe asks for."""
+    def __init__(self, variant: VariantConfig, recipe: RecipeConfig, device: str) -> None:
+        """Count, and measure what this machine can.
 
-    @property
-    def beside(self) -> int:
-        """`frame.whole` with each LoRA pair as two thin products of its own, as papers train."""
-        pairs = sum(part.every for part in self.parts if part.name == "LoRA")
-        return self.frame.whole + 2 * self.frame.tokens * pairs  # each token meets each number once
+        Args:
+            variant: any; its weights are not needed.
+            recipe: gives batch, number type, accumulation and checkpointing.
+            device: as `pick_device` takes it; CUDA and MPS need not be here.
 
+        Raises:
+            UserError: if the variant cannot be built, the device's name is unknown, or torchrun has
+                started several processes.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("--profile: is for one process; leave torchrun out")
+        self.setting, self.is_here = _setting(variant, recipe, device)
+        self.measured: Measured | None = None
+        self.notes: list[str] = []
+        """Why nothing was measured, or less than the recipe asks for."""
+        with progress_bar("profile") as update:
+            self.parts, self.frame = count_parameters(variant), count_frame(variant)
+            update(1, 4)
+            self.operations = count_operations(self.setting)
+            self.memory = count_memory(self.setting)
+            wider = count_memory(self.setting.with_pairs(2 * self.memory.pairs))
+            self.pair = (wider.peak - self.memory.peak) / self.memory.pairs
+            """Bytes that one more pair takes."""
+            update(2, 4)
+            rooms = (free_memory(self.setting.device),) if self.is_here else _SIZES
+            self.largest = [(room, self._pairs_in(room)) for room in rooms]
+            """Bytes of a device, and the pairs that the usable share of it holds at once."""
+            update(3, 4)
+            if self.is_here:
+                self._measure(*self.largest[0])
+            else:
+                self.notes = [f"time is not given: there is no {device} device here"]
+            update(4, 4)
 
-def profile_variant(variant: VariantConfig, recipe: RecipeConfig, device: str) -> Profile:
-    """Count, and measure what this machine can.
+    def _pairs_in(self, room: int) -> int:
+        """Return how many pairs at once a device of `room` bytes holds, counted for that number."""
+        usable = room * _usable(self.setting.device)
+        pairs = self.memory.pairs + int((usable - self.memory.peak) // self.pair)
+        while pairs > 0:
+            excess = count_memory(self.setting.with_pairs(pairs)).peak - usable
+            if excess <= 0:
+                return pairs
+            pairs -= max(1, math.ceil(excess / self.pair))
+        return 0
 
-    Args:
-        variant: any; its weights are not needed.
-        recipe: gives batch, number type, accumulation and checkpointing.
-        device: as `pick_device` takes it; CUDA and MPS need not be here.
+    def _measure(self, room: int, most: int) -> None:
+        """Measure a step of the recipe, or of as many halves of its pairs as fit and are quick.
 
-    Raises:
-        UserError: if the variant cannot be built, the device's name is unknown, or torchrun has
-            started several processes.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--profile: is for one process; leave torchrun out")
-    setting, is_here = _setting(variant, recipe, device)
-    with progress_bar("profile") as update:
-        parts, frame = count_parameters(variant), count_frame(variant)
-        update(1, 4)
-        operations, memory = count_operations(setting), count_memory(setting)
-        wider = count_memory(setting.with_pairs(2 * memory.pairs))
-        pair = (wider.peak - memory.peak) / memory.pairs
-        update(2, 4)
-        rooms = (free_memory(setting.device),) if is_here else _SIZES
-        largest = tuple((room, _largest(setting, memory, pair, room)) for room in rooms)
-        update(3, 4)
-        if is_here:
-            measured, notes = _measure(setting, operations.every, *largest[0])
-        else:
-            measured, notes = None, [f"time is not given: there is no {device} device here"]
-        update(4, 4)
-    found = parts, frame, operations, memory, pair, largest, is_here, measured, tuple(notes)
-    return Profile(setting, *found)
+        Args:
+            room: free bytes.
+            most: pairs that fit in there.
+        """
+        setting, pairs = self.setting, self.setting.pairs
+        rate = product_rate(setting.device, setting.dtype)
+        expected = self.operations.every / (rate * _SHARE)
+        if pairs > most:
+            free = f"{room / GIB:.1f} GiB free here"
+            self.notes.append(f"{pairs} pairs at once do not fit into the {free}")
+        elif expected > _PATIENCE:
+            slow = f"{expected:.0f} s a step here"
+            self.notes.append(f"{pairs} pairs at once would take about {slow}")
+        while pairs > min(most, setting.pairs * _PATIENCE / expected):
+            pairs //= 2
+        measured = measure_apart(setting.with_pairs(pairs)) if pairs else None
+        if measured is not None:
+            # Of two rates the higher one was disturbed less.
+            self.measured = replace(measured, rate=max(rate, measured.rate))
+            return
+        why = f"{pairs} pairs at once ran out of memory"
+        if not pairs:
+            why = "not even one pair is small or quick enough here"
+        self.notes.append(f"time is not given: {why}")
+
+    def print(self) -> None:
+        """Print tables of at most 80 columns on stdout, each computed or measured."""
+        setting, train = self.setting, self.setting.train
+        extras = {
+            f"{train.accumulate} micro-batches": train.accumulate > 1,
+            "activations checkpointed": train.checkpoint_activations,
+            "compiled": train.compile,
+        }
+        head = [f"{setting.variant.name}: {train.batch_size} pairs a step"]
+        head += [str(setting.dtype).removeprefix("torch."), setting.device.type]
+        say(", ".join([*head, *(text for text, holds in extras.items() if holds)]))
+        tables = [self._parameters(), self._operations(), self._memory()]
+        if self.measured is not None:
+            tables.append(_measured(self.measured))
+        for table in tables:
+            say("")
+            OUT.print(table)
+        for note in self.notes:
+            say(note)
+
+    def _parameters(self) -> Table:
+        totals = [sum(getattr(part, n) for part in self.parts) for n in ("every", "trained")]
+        rows = [*(part for part in self.parts if part.every), Part("together", *totals)]
+        numbers = [(row.name, f"{row.every:,}", f"{row.trained:,}") for row in rows]
+        return _table(("parameters", "all", "trained"), numbers)
+
+    def _operations(self) -> Table:
+        frame, step, pairs = self.frame, self.operations, self.setting.train.batch_size
+        # Each token meets each number of a pair once.
+        lora = sum(part.every for part in self.parts if part.name == "LoRA")
+        rows = {
+            "a tracked frame, LoRA merged": frame.track,
+            "a template, once a sequence": frame.template,
+            "template and search, merged, last block whole": frame.whole,
+            "the same with LoRA beside its layers": frame.whole + 2 * frame.tokens * lora,
+            "training, a pair forward": step.forward / pairs,
+            "training, a pair forward and backward": step.every / pairs,
+        }
+        if not lora:
+            del rows["the same with LoRA beside its layers"]
+        columns = "operations, computed (2 a multiply-add)", "GFLOP"
+        return _table(columns, [(name, _giga(value)) for name, value in rows.items()])
+
+    def _memory(self) -> Table:
+        memory = self.memory
+        unit, size = ("GiB", GIB) if memory.peak >= GIB else ("MiB", 2**20)
+        values = {
+            "weights": memory.weights,
+            "optimiser": memory.optimiser,
+            "gradients": memory.gradients,
+            "activations kept for the backward pass": memory.activations,
+            "most at a time": memory.peak,
+            "each pair more": self.pair,
+        }
+        rows = [(name, f"{value / size:,.2f}") for name, value in values.items()]
+        here = " free here" if self.is_here else ""
+        share = f"{_usable(self.setting.device):.0%}"
+        for room, pairs in self.largest:
+            text = f"pairs at once that fit {share} of {room / GIB:.1f} GiB{here}"
+            rows.append((text, f"{pairs:,}"))
+        return _table((f"memory of a step, computed ({_at_once(memory.pairs)})", unit), rows)
 
 
 def _setting(variant: VariantConfig, recipe: RecipeConfig, name: str) -> tuple[Setting, bool]:
@@ -123,113 +202,11 @@ def _usable(device: torch.device) -> float:
     return _USABLE_CPU if device.type == "cpu" else _USABLE
 
 
-def _largest(setting: Setting, memory: StepMemory, pair: float, room: int) -> int:
-    """Return how many pairs at once a device of `room` bytes holds, counted for that number."""
-    usable = room * _usable(setting.device)
-    pairs = memory.pairs + int((usable - memory.peak) // pair)
-    while pairs > 0:
-        excess = count_memory(setting.with_pairs(pairs)).peak - usable
-        if excess <= 0:
-            return pairs
-        pairs -= max(1, math.ceil(excess / pair))
-    return 0
-
-
-def _measure(
-    setting: Setting, operations: int, room: int, most: int
-) -> tuple[Measured | None, list[str]]:
-    """Measure a step of the recipe, or of as many halves of its pairs as fit and are quick enough.
-
-    Args:
-        setting: what to measure.
-        operations: of its step.
-        room: free bytes.
-        most: pairs that fit in there.
-    """
-    rate = product_rate(setting.device, setting.dtype)
-    expected = operations / (rate * _SHARE)
-    pairs, notes = setting.pairs, []
-    if pairs > most:
-        notes.append(f"{pairs} pairs at once do not fit into the {room / GIB:.1f} GiB free here")
-    elif expected > _PATIENCE:
-        notes.append(f"{pairs} pairs at once would take about {expected:.0f} s a step here")
-    while pairs > min(most, setting.pairs * _PATIENCE / expected):
-        pairs //= 2
-    if pairs == 0:
-        return None, [*notes, "time is not given: not even one pair is small or quick enough here"]
-    measured = measure_apart(setting.with_pairs(pairs))
-    if measured is None:
-        return None, [*notes, f"time is not given: {pairs} pairs at once ran out of memory"]
-    # Of two rates the higher one was disturbed less.
-    return replace(measured, rate=max(rate, measured.rate)), notes
-
-
-def print_profile(profile: Profile) -> None:
-    """Print a profile on stdout as tables of at most 80 columns, each computed or measured."""
-    setting, train = profile.setting, profile.setting.train
-    number_type = str(setting.dtype).removeprefix("torch.")
-    extras = {
-        f"{train.accumulate} micro-batches": train.accumulate > 1,
-        "activations checkpointed": train.checkpoint_activations,
-        "compiled": train.compile,
-    }
-    head = [f"{setting.variant.name}: {train.batch_size} pairs a step", number_type]
-    say(", ".join([*head, setting.device.type, *(text for text, holds in extras.items() if holds)]))
-    parts = [(p.name, f"{p.every:,}", f"{p.trained:,}") for p in profile.parts if p.every]
-    every, trained = (sum(getattr(p, n) for p in profile.parts) for n in ("every", "trained"))
-    parts.append(("together", f"{every:,}", f"{trained:,}"))
-    tables = [_table(("parameters", "all", "trained"), parts)]
-    tables += [_operations(profile), _memory(profile)]
-    if profile.measured is not None:
-        tables.append(_measured(profile.measured))
-    for table in tables:
-        say("")
-        OUT.print(table)
-    for note in profile.notes:
-        say(note)
-
-
 def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
     table = plain_table(columns)
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _operations(profile: Profile) -> Table:
-    frame, step, pairs = profile.frame, profile.operations, profile.setting.train.batch_size
-    rows = {
-        "a tracked frame, LoRA merged": frame.track,
-        "a template, once a sequence": frame.template,
-        "template and search, merged, last block whole": frame.whole,
-        "the same with LoRA beside its layers": profile.beside,
-        "training, a pair forward": step.forward / pairs,
-        "training, a pair forward and backward": step.every / pairs,
-    }
-    if profile.beside == frame.whole:
-        del rows["the same with LoRA beside its layers"]
-    columns = "operations, computed (2 a multiply-add)", "GFLOP"
-    return _table(columns, [(name, _giga(value)) for name, value in rows.items()])
-
-
-def _memory(profile: Profile) -> Table:
-    memory = profile.memory
-    unit, size = ("GiB", GIB) if memory.peak >= GIB else ("MiB", MIB)
-    values = {
-        "weights": memory.weights,
-        "optimiser": memory.optimiser,
-        "gradients": memory.gradients,
-        "activations kept for the backward pass": memory.activations,
-        "most at a time": memory.peak,
-        "each pair more": profile.pair,
-    }
-    rows = [(name, f"{value / size:,.2f}") for name, value in values.items()]
-    here = " free here" if profile.is_here else ""
-    share = f"{_usable(profile.setting.device):.0%}"
-    for room, pairs in profile.largest:
-        text = f"pairs at once that fit {share} of {room / GIB:.1f} GiB{here}"
-        rows.append((text, f"{pairs:,}"))
-    return _table((f"memory of a step, computed ({_at_once(memory.pairs)})", unit), rows)
 
 
 def _measured(measured: Measured) -> Table:

@@ -9,7 +9,7 @@ import pytest
 
 from lorat.train.logs import log as log_module
 from lorat.train.logs.curves import draw_curves
-from lorat.train.logs.log import Standing, open_log, read_log, status_line
+from lorat.train.logs.log import open_log, read_log, status_line
 
 VALUES = {
     "loss": 0.81234,
@@ -23,9 +23,8 @@ VALUES = {
 }
 
 
-def shown(width: int, standing: Standing | None = None, **values) -> str:
-    standing = standing or Standing(112_340, 174_080, 18_200.0)
-    return status_line(standing, {**VALUES, **values}, width)
+def shown(width: int, seconds: float = 18_200.0, extras: tuple[str, ...] = ()) -> str:
+    return status_line("112,340/174,080", VALUES, seconds, list(extras), width)
 
 
 @pytest.mark.parametrize("width", [80, 90, 100, 120, 160])
@@ -34,21 +33,23 @@ def test_the_line_of_the_longest_run_fits_and_says_everything(width):
     assert len(line) <= width
     for part in ("112,340/174,080", "0.812", "0.412", "0.400", "0.52", "1,234", "2%", "5h03"):
         assert part in line, part
+    assert len(shown(width, extras=("3 damaged samples replaced",))) <= width
 
 
-def test_a_wide_terminal_shows_labels_validation_damage_and_overflows():
-    standing = Standing(20, 400, 75.0, damaged=3, validation=1.5)
-    line = shown(200, standing, skipped=2)
-    for part in ("score 0.412", "rate 1.00e-04", "1:15 left", "val 1.500", "3 damaged", "2 steps"):
+def test_a_wide_terminal_shows_labels_validation_damage_and_overflows(tmp_path, capsys):
+    with open_log(tmp_path, 400, 0) as log:
+        log.record(20, {**VALUES, "damaged": 3, "val_loss": 1.5, "skipped": 2})
+    line = capsys.readouterr().err
+    parts = ["step 20/400", "score 0.412", "rate 1.00e-04", "left"]
+    for part in [*parts, "val 1.500", "3 damaged", "2 steps"]:
         assert part in line, part
-    assert len(shown(80, standing, skipped=2)) <= 80
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(42, "0:42"), (725, "12:05"), (18_200, "5h03"), (187_200, "2d04h")]
 )
 def test_times_are_short(seconds, text):
-    assert shown(80, Standing(1, 2, seconds)).endswith(text)
+    assert shown(80, seconds).endswith(text)
 
 
 def write(run: Path, first: int, last: int, steps: int = 10) -> None:

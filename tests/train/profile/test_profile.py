@@ -25,7 +25,7 @@ from lorat.train.profile.count import (
     step_engine,
 )
 from lorat.train.profile.measure import _left_in_containers, free_memory, measure_apart
-from lorat.train.profile.profile import profile_variant
+from lorat.train.profile.profile import Profile
 from lorat.train.step.step import update
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -90,7 +90,7 @@ def test_the_number_type_asked_for_is_counted_where_the_device_is_not_here(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     recipe = load_recipe("toy")
     train = recipe.train.model_copy(update={"dtype": asked})
-    found = profile_variant(tiny, recipe.model_copy(update={"train": train}), device)
+    found = Profile(tiny, recipe.model_copy(update={"train": train}), device)
     usual = {"cuda": "bfloat16", "mps": "float32"}[device]
     assert str(found.setting.dtype) == f"torch.{usual if asked == 'auto' else asked}"
 
@@ -190,7 +190,7 @@ def test_the_number_of_pairs_is_the_most_that_fits(tiny, monkeypatch):
     monkeypatch.setattr(profiling, "free_memory", lambda device: 100 * 2**20)
     monkeypatch.setattr(profiling, "measure_apart", lambda setting: None)
     recipe = load_recipe("toy")
-    profile = profile_variant(tiny, recipe, "cpu")
+    profile = Profile(tiny, recipe, "cpu")
     ((room, pairs),) = profile.largest
     peaks = [count_memory(profile.setting.with_pairs(n)).peak for n in (pairs, pairs + 1)]
     assert peaks[0] <= 0.7 * room < peaks[1]
@@ -199,9 +199,9 @@ def test_the_number_of_pairs_is_the_most_that_fits(tiny, monkeypatch):
 
 def test_a_machine_too_small_says_so(tiny, monkeypatch):
     monkeypatch.setattr(profiling, "free_memory", lambda device: 2**17)
-    profile = profile_variant(tiny, load_recipe("toy"), "cpu")
+    profile = Profile(tiny, load_recipe("toy"), "cpu")
     assert profile.measured is None
-    assert profile.largest == ((2**17, 0),)
+    assert profile.largest == [(2**17, 0)]
     assert "do not fit" in profile.notes[0] and "time is not given" in profile.notes[-1]
 
 
