@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,17 +38,8 @@ _MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")
 _LOG = logging.getLogger("lorat")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundSets:
-    """Test sets whose trees are there."""
-
-    names: tuple[str, ...]
-    """``<dataset>-<split>``."""
-    trees: TreeOptions
-
-
-def find_test_sets(trees: TreeOptions) -> FoundSets | None:
-    """Look for test sets, as lorat-eval does; None where none are there.
+def find_test_sets(trees: TreeOptions) -> tuple[str, ...]:
+    """Return the names (``<dataset>-<split>``) of test sets that are there, as lorat-eval does.
 
     Raises:
         UserError: if a tree or the folder of trees that the user named is missing.
@@ -60,17 +50,19 @@ def find_test_sets(trees: TreeOptions) -> FoundSets | None:
         if trees.named:
             raise
         _LOG.warning("the run ends without a result: %s, or --no-eval", error.message)
-        return None
+        return ()
     for name in names:
         trees.find(*parse_name(name))
-    return FoundSets(tuple(names), trees)
+    return tuple(names)
 
 
 class Evaluator:
     """Tracks test sets with the weights of a run, on all ranks at once; every rank calls alike."""
 
-    def __init__(self, found: FoundSets, request: Request, world: World) -> None:
-        self._found, self._request, self._world = found, request, world
+    def __init__(
+        self, names: tuple[str, ...], trees: TreeOptions, request: Request, world: World
+    ) -> None:
+        self._names, self._trees, self._request, self._world = names, trees, request, world
         self._last: tuple[Evaluation, Path] | None = None
         self.failed = False
         """Whether something could not be tracked or scored."""
@@ -87,7 +79,7 @@ class Evaluator:
             ``got10k-val/ao`` → score and so on, on rank 0; empty where there is nothing new.
         """
         last = epoch == self._request.recipe.train.epochs
-        names = self._found.names if last else tuple({BETWEEN} & {*self._found.names})
+        names = self._names if last else tuple({BETWEEN} & {*self._names})
         if not names:
             return {}
 
@@ -160,7 +152,7 @@ class Evaluator:
                 return None
             for name in names:
                 with self._reporting():
-                    sets += choose_test_sets([name], [], self._found.trees)
+                    sets += choose_test_sets([name], [], self._trees)
             try:
                 with self._reporting(), torch.random.fork_rng(devices=()):
                     outcome = evaluate(sets, out, settings, progress=progress, ranks=ranks)

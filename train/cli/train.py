@@ -182,13 +182,11 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
     with join_world(start.device) as world:
         request = agreed(lambda: _request(options, start), world)
         manifests = agreed(lambda: find_shards(request), world)
-        wanted = not options.no_eval
-        found = agreed(lambda: find_test_sets(trees) if wanted else None, world)
+        names = agreed(lambda: () if options.no_eval else find_test_sets(trees), world)
         training, network = agreed(lambda: prepare(request, manifests, world), world)
-        test_sets = found.names if found else ()
-        check_alike(common_settings(training, network.fingerprint, test_sets), world)
+        check_alike(common_settings(training, network.fingerprint, names), world)
         agreed(lambda: note_run(request, training, network), world)
-        evaluator = Evaluator(found, request, world) if found is not None else None
+        evaluator = Evaluator(names, trees, request, world) if names else None
         if world.speaks:
             introduce(training, network)
         with explain_memory(request.recipe, request.variant, world):

@@ -91,21 +91,6 @@ def wandb_run(
 def _open(folder: Path, online: bool, config: Mapping[str, Any]) -> Any:
     import wandb
 
-    if online and not has_key():
-        _LOG.info("wandb: no API key (wandb login); writing files for wandb sync instead")
-    elif online:
-        try:
-            return _start(folder, "online", config)
-        except (wandb.Error, OSError) as error:
-            _LOG.warning("wandb: no connection (%s); writing files for wandb sync", _reason(error))
-    run = _start(folder, "offline", config)
-    _LOG.info("wandb: send the run with: wandb sync %s", Path(run.dir).parent)
-    return run
-
-
-def _start(folder: Path, mode: Literal["online", "offline"], config: Mapping[str, Any]) -> Any:
-    import wandb
-
     # Older releases have no limit for the end.
     known = "finish_timeout" in getattr(wandb.Settings, "model_fields", {})
     limit: dict[str, Any] = {"finish_timeout": _LAST_PATIENCE} if known else {}
@@ -117,19 +102,32 @@ def _start(folder: Path, mode: Literal["online", "offline"], config: Mapping[str
         init_timeout=_PATIENCE,
         **limit,
     )
-    run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "lorat"),
-        id=run_id(folder),
-        name=folder.name,
-        dir=str(folder),
-        config=dict(config),
-        job_type="train",
-        mode=mode,
-        resume="allow",
-        settings=settings,
-    )
-    # Steps that are done again after a resume are drawn over those before.
-    run.define_metric("*", step_metric="step")
+
+    def start(mode: Literal["online", "offline"]) -> Any:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "lorat"),
+            id=run_id(folder),
+            name=folder.name,
+            dir=str(folder),
+            config=dict(config),
+            job_type="train",
+            mode=mode,
+            resume="allow",
+            settings=settings,
+        )
+        # Steps that are done again after a resume are drawn over those before.
+        run.define_metric("*", step_metric="step")
+        return run
+
+    if online and not has_key():
+        _LOG.info("wandb: no API key (wandb login); writing files for wandb sync instead")
+    elif online:
+        try:
+            return start("online")
+        except (wandb.Error, OSError) as error:
+            _LOG.warning("wandb: no connection (%s); writing files for wandb sync", _reason(error))
+    run = start("offline")
+    _LOG.info("wandb: send the run with: wandb sync %s", Path(run.dir).parent)
     return run
 
 
