@@ -165,6 +165,7 @@ def count_memory(setting: Setting) -> StepMemory:
     network = empty_network(setting.variant, setting.dtype)
     with _fake(), _Ledger() as ledger:
         engine = step_engine(materialise(network, _CPU), setting)
+        engine.scaler = torch.amp.GradScaler("cpu", enabled=False)  # it would keep two numbers
         weights = ledger.live
         for parameter in network.parameters():
             if parameter.requires_grad:
