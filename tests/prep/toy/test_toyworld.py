@@ -1,6 +1,6 @@
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -315,6 +315,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_a_number_out_of_range_is_named_with_the_range(field, value):
     with pytest.raises(UserError, match=f"{field} is {value}; choose a number from"):
         ToyWorldConfig(**{field: value})
+
+
+def test_there_are_names_for_as_many_sequences_as_may_be_asked_for():
+    most = {field.name: field.metadata["option"].most for field in fields(ToyWorldConfig)}
+    listed = ("lasot_train", "lasot_test", "got10k_train", "got10k_val", "got10k_test")
+    for name in (*listed, "trackingnet_test", "tnl2k_train", "tnl2k_test"):
+        assert most[name] == len(official_names(*name.split("_")))
+    assert most["lasot_ext"] == len(official_names("lasot_ext", "test"))
 
 
 def test_numbered_frames_have_no_gaps(raw):

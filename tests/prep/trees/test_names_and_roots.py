@@ -65,11 +65,6 @@ def test_the_official_splits_of_lasot_part_it():
     assert len(official_names("lasot_ext", "test")) == 150
 
 
-def test_no_official_list_is_none():
-    assert official_names("coco", "train") is None
-    assert official_names("got10k", "other") is None
-
-
 def test_an_unknown_split_of_read_clips_is_an_error(tmp_path):
     with pytest.raises(UserError, match="unknown split 'lasot-val'"):
         read_clips(LASOT, "val", tmp_path)

@@ -54,7 +54,9 @@ def test_where_frames_are_known_they_are_known_of_every_name(dataset, split):
 def test_nothing_is_known_of_any_other_name():
     assert expected_sequences("generic", "train") is None
     assert expected_frames("lasot", "other") is None
-    assert official_names("zoo", "train") is None
+    for dataset, split in (("zoo", "train"), ("coco", "train"), ("got10k", "other")):
+        assert official_names(dataset, split) is None
+    assert official_names("vasttrack", "train") is None
 
 
 def test_known_lengths():

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
@@ -67,11 +66,6 @@ def test_sequences_that_only_the_other_list_has_are_left_out(tmp_path, sequence)
     test = [clip.name for clip in read_clips(TNL2K, "test", tmp_path)]
     assert train == ["monitor_four man", "monitor_manypeople"]
     assert test == ["advSamp_Baseball_game_002-Done", "monitor_manypeople"]
-
-
-def test_official_lists_have_the_published_sizes():
-    assert len(official_names("tnl2k", "train")) == 1300
-    assert len(official_names("tnl2k", "test")) == 700
 
 
 def test_a_folder_that_is_no_sequence_is_left_out_after_a_warning(tmp_path, sequence, caplog):
