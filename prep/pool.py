@@ -176,11 +176,12 @@ def _run_in_processes(packed: bytes, jobs: Sequence[Any], tell: Tell, workers: i
                     about = (packed, theirs, _CONTEXT.Lock(), dict(os.environ))
                     pool = ProcessPoolExecutor(workers, _CONTEXT, _begin, about)
                     futures = [pool.submit(_do, number, job) for number, job in enumerate(jobs)]
-        except OSError as error:
+        except (EOFError, OSError) as error:  # the process that forks ended, or this one's limit
+            reason = getattr(error, "strerror", None) or "its error stands above"
             raise UserError(
-                f"a worker process cannot be started ({error.strerror}); run the same command "
-                "again with fewer --workers, or raise the limits on open files and processes "
-                "(ulimit -n, ulimit -u)"
+                f"a worker process cannot be started ({reason}); run the same command again with "
+                "fewer --workers, or raise the limits on open files and processes (ulimit -n, "
+                "ulimit -u)"
             ) from None
         with ours:
             _hear(ours, futures, tell)
