@@ -116,7 +116,7 @@ def test_the_network_works_while_crops_are_cut(tiny_predictor, make_clip, monkey
 
     def slow_predict(*arguments):
         inside.set()
-        met.wait(0.5)
+        met.wait(10)
         inside.clear()
         return predict(*arguments)
 
