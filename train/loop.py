@@ -24,8 +24,7 @@ from lorat.train.options import StartOptions
 from lorat.train.step.faults import Scene
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, learning_rate, set_learning_rate
-from lorat.train.step.step import Engine, update
-from lorat.train.validation import validate
+from lorat.train.step.step import Engine, update, validate
 
 Evaluate = Callable[[Path, int, Callable[[str], None]], Mapping[str, float]]
 """Takes a checkpoint's weights file, its finished epochs, and what shows a line; gives scores."""
@@ -39,17 +38,14 @@ class Training(Scene):
     """Where validation pairs come from, if there is validation."""
     start: StartOptions = field(default_factory=StartOptions)
 
+    @property
+    def number_type(self) -> str:
+        """Of autocast, as recipes call it."""
+        return str(self.dtype).removeprefix("torch.")
+
 
 def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) -> Path:
-    """Train a network to the end of the recipe.
-
-    Args:
-        training: what to do.
-        network: freshly built for the variant.
-        evaluate: tracks test sets now and then, if that is wanted.
-
-    Returns:
-        The folder of the newest checkpoint.
+    """Train a freshly built network to the end of the recipe; return the newest checkpoint.
 
     Raises:
         UserError: if shards are damaged, the loss stops being finite, or a checkpoint does not fit.
@@ -155,11 +151,7 @@ class _Between:
         return values
 
     def evaluate_after(self, done: int, checkpoint: Path | None) -> None:
-        """Evaluate if that is due after `done` steps.
-
-        Args:
-            done: steps; a run that was stopped before its evaluation ended calls with its first.
-            checkpoint: of that step, whole or being written by rank 0.
+        """Evaluate a checkpoint, whole or being written by rank 0, if that is due.
 
         Raises:
             SystemExit: after SIGTERM or Ctrl-C; results so far are kept.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lorat.configs.schema import RecipeConfig, VariantConfig
+from lorat.configs.schema import AugmentConfig, DataConfig, RecipeConfig, VariantConfig
 from lorat.shards.base.console import say
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import Location, children, file_digest, file_size, is_remote
@@ -30,7 +30,6 @@ from lorat.train.network.deploy.devices import pick_dtype
 from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import build_network
 from lorat.train.options import StartOptions
-from lorat.train.validation import validation_source
 
 _LOG = logging.getLogger("lorat")
 _OWN = frozenset({"data.workers", "data.prefetch"})
@@ -62,12 +61,7 @@ class Request:
 
 
 def find_shards(request: Request) -> tuple[Manifest, ...]:
-    """Read the manifests of a recipe and see that their shards are there, and those asked for.
-
-    Raises:
-        UserError: if shards are missing or cut, are not those of the run that is repeated, or the
-            cache is too small for them.
-    """
+    """Read the manifests of a recipe; see that their shards are there, and those asked for."""
     recipe, shards = request.recipe, request.shards
     weights, length = recipe.data.datasets, recipe.train.pairs_per_epoch
     rarest = min(weights, key=lambda name: weights[name])
@@ -117,11 +111,7 @@ def _check_files(manifest: Manifest, request: Request) -> None:
 def prepare(
     request: Request, manifests: tuple[Manifest, ...], world: World
 ) -> tuple[Training, LoRAT]:
-    """Build the network and give it the weights to start from; nothing is written.
-
-    Raises:
-        UserError: if the batch cannot be divided, the folder is taken, or weights do not fit.
-    """
+    """Build the network and give it the weights to start from; nothing is written."""
     variant, recipe, start = request.variant, request.recipe, request.start
     _check_division(recipe, world)
     if world.speaks:
@@ -134,18 +124,12 @@ def prepare(
         load_weights(weights, network, layout=layout, force_backbone=force)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
-    spec = CropSpec(
-        variant.template_size,
-        variant.search_size,
-        network.template_grid,
-        network.search_grid,
-        variant.template_factor,
-        variant.search_factor,
-    )
+    sizes = variant.template_size, variant.search_size
+    grids = network.template_grid, network.search_grid
     source = Source(
         manifests=manifests,
         weights=tuple(recipe.data.datasets.values()),
-        spec=spec,
+        spec=CropSpec(*sizes, *grids, variant.template_factor, variant.search_factor),
         augment=recipe.augment,
         seed=recipe.train.seed,
         batch_size=recipe.train.batch_size,
@@ -159,17 +143,47 @@ def prepare(
     validation = validation_source(recipe.data, source, request.shards, world)
     if validation is not None:
         _check_files(validation.manifests[0], request)
-    training = Training(
-        request.run,
-        variant,
-        recipe,
-        source,
-        dtype,
-        world,
-        validation=validation,
-        start=start,
+    scene = request.run, variant, recipe, source, dtype, world
+    return Training(*scene, validation=validation, start=start), network
+
+
+def validation_source(
+    data: DataConfig, training: Source, shards: Location, world: World
+) -> Source | None:
+    """Return where validation pairs come from; None where there are to be none, or no shards.
+
+    The pairs are jittered as in training, but neither flipped nor changed in colour. `shards` is
+    the folder of all shard sets.
+    """
+    if not data.validation:
+        return None
+    folder = shards / data.validation
+    if file_size(folder / MANIFEST) is None:
+        if world.speaks:
+            _LOG.warning(
+                "%s: no shards, so there is no validation; build them with lorat-prep build "
+                "--datasets %s, or set data.validation=",
+                folder,
+                data.validation,
+            )
+        return None
+    augment = AugmentConfig(
+        scale_jitter=training.augment.scale_jitter,
+        translation_jitter=training.augment.translation_jitter,
+        flip=0.0,
+        colour_jitter=0.0,
+        grey_solarise_blur=False,
     )
-    return training, network
+    batches = -(-data.validation_pairs // training.batch_size)
+    return replace(
+        training,
+        manifests=(load_manifest(folder),),
+        weights=(1,),
+        augment=augment,
+        pairs_per_epoch=batches * training.batch_size,
+        epochs=1,
+        negatives=0.0,
+    )
 
 
 def _check_division(recipe: RecipeConfig, world: World) -> None:
@@ -226,10 +240,7 @@ def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, wor
 def common_settings(training: Training, backbone: str, test_sets: Sequence[str]) -> dict[str, Any]:
     """Return key → JSON value of what ranks have to have in common.
 
-    Args:
-        training: as this rank would do it.
-        backbone: fingerprint of its backbone.
-        test_sets: that it found.
+    Of this rank: the training, the fingerprint of its backbone, and the test sets that it found.
     """
     source, validation = training.source, training.validation
     plan = leaves("", training.recipe.model_dump(mode="json"))
@@ -250,16 +261,12 @@ def note_run(request: Request, training: Training, network: LoRAT) -> None:
     """Write everything that decides the weights as the run's record, on rank 0.
 
     A run that goes on from a checkpoint keeps its own; what differs is refused by the checkpoint.
-
-    Raises:
-        UserError: if the disk refuses.
     """
     path, world = request.run / CONFIG, training.world
     if not world.speaks or (request.goes_on() and path.is_file()):
         return
     recipe, weights = request.recipe, request.weights
-    resolved = {"dtype": str(training.dtype).removeprefix("torch.")}
-    train = recipe.train.model_copy(update=resolved)
+    train = recipe.train.model_copy(update={"dtype": training.number_type})
     record = RunRecord(
         variant=request.variant,
         recipe=recipe.model_copy(update={"train": train}),
@@ -278,8 +285,7 @@ def introduce(training: Training, network: LoRAT) -> None:
     """Print what is about to be trained, on what."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     every = sum(p.numel() for p in network.parameters())
-    source, world = training.source, training.world
-    number_type = str(training.dtype).removeprefix("torch.")
+    source, world, number_type = training.source, training.world, training.number_type
     say(
         f"{training.variant.name}: {trained:,} of {every:,} parameters trained; "
         f"{source.epochs} epochs of {source.pairs_per_epoch:,} pairs, batch {source.batch_size}, "

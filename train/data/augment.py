@@ -34,16 +34,9 @@ def augment_pair(
     rng: np.random.Generator,
     config: AugmentConfig,
 ) -> tuple[tuple[Image, Image], tuple[Box, Box]]:
-    """Augment a template and a search crop.
+    """Augment a template and a search crop, and flip the boxes of those that are flipped.
 
-    Args:
-        crops: template and search, (S, S, 3) uint8 each.
-        boxes: (4,) xyxy of the object in each crop, crop pixels, not clipped.
-        rng: of this pair.
-        config: which augmentations and how strong.
-
-    Returns:
-        The crops and the boxes, flipped where the crop was.
+    Boxes are (4,) xyxy of the object in each crop, crop pixels, not clipped.
     """
     pairs = [_flip(c, b, rng, config.flip) for c, b in zip(crops, boxes, strict=True)]
     images = [_jitter_colours(c, rng, config.colour_jitter) for c, _ in pairs]
@@ -120,13 +113,10 @@ def swap_background(crop: Image, box: Box, other: Image, rng: np.random.Generato
     round and thin objects, and nearly the whole box.
 
     Args:
-        crop: (S, S, 3) uint8.
-        box: (4,) xyxy of the object, crop pixels, not clipped.
+        crop: (S, S, 3) uint8; a new one is returned.
+        box: (4,) xyxy of the object, crop pixels, not clipped; it stays there.
         other: (h, w, 3) uint8, of any size; a random square of it becomes the background.
         rng: of this pair.
-
-    Returns:
-        A new (S, S, 3) uint8 crop; the object stays where it is.
     """
     size = crop.shape[0]
     centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import settle_worker
 from lorat.shards.base.signals import outlive_signals
-from lorat.train.data.pairs import Failure, Pairs, TrainingPair
+from lorat.train.data.pairs import Pairs, TrainingPair
 from lorat.train.data.places import Source, Steps
 
 _GRACE = 1.0  # seconds
@@ -95,14 +95,8 @@ def make_loader(
 ) -> Generator[Batch, None, None]:
     """Yield this rank's batches from `first_step` of the run to its end.
 
-    Args:
-        source: what decides the batches.
-        first_step: counted from the start of the run.
-        rank: of this process.
-        world: number of processes; must divide the batch size.
-        workers: loader processes; 0 makes the batches here.
-        prefetch: batches that each worker prepares ahead.
-        pin: whether they are copied to pinned memory, from which a GPU fetches them by itself.
+    Without workers, of which each prepares `prefetch` batches ahead, they are made here. From
+    pinned memory a GPU fetches them by itself. `world` processes must divide the batch size.
 
     Raises:
         UserError: if a shard is damaged or a pair cannot be made.
@@ -120,7 +114,7 @@ def make_loader(
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin,
     )
-    batches: Iterator[Batch | Failure] = iter(loader)
+    batches: Iterator[Batch | UserError] = iter(loader)
     while True:
         try:
             batch = next(batches, None)
@@ -131,15 +125,15 @@ def make_loader(
             raise
         if batch is None:
             return
-        if isinstance(batch, Failure):
-            raise UserError(batch.message)
+        if isinstance(batch, UserError):
+            raise batch from None
         yield batch
 
 
-def _collate(pairs: list[TrainingPair | Failure]) -> Batch | Failure:
+def _collate(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
     made: list[TrainingPair] = []
     for pair in pairs:
-        if isinstance(pair, Failure):
+        if isinstance(pair, UserError):
             return pair
         made.append(pair)
     columns = dict(zip(TrainingPair._fields, zip(*made, strict=True), strict=True))

@@ -44,10 +44,8 @@ _MOST_OPEN = 64  # shards a process: far below the usual limit on open files
 class TrainingPair(NamedTuple):
     """What the network is given of one pair, and what it should answer."""
 
-    template: Image
-    """(3, h, w)."""
-    search: Image
-    """(3, H, W)."""
+    template: Image  # (3, h, w)
+    search: Image  # (3, H, W)
     template_mask: NDArray[np.bool_]
     positive: NDArray[np.bool_]
     box: NDArray[np.float32]
@@ -62,12 +60,6 @@ class TrainingPair(NamedTuple):
     """Spent on reading stored bytes, and on the rest: decoding, cropping, augmenting."""
 
 
-class Failure(NamedTuple):
-    """A user's error on its way from a worker: raised there it would gain a traceback."""
-
-    message: str
-
-
 class StoredPair(NamedTuple):
     """A sample with its images decoded."""
 
@@ -76,8 +68,8 @@ class StoredPair(NamedTuple):
     search: Image
 
 
-class Pairs(Dataset["TrainingPair | Failure"]):
-    """Training pairs by their place."""
+class Pairs(Dataset["TrainingPair | UserError"]):
+    """Training pairs by their place; an error that a worker would raise gains a traceback."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -89,12 +81,12 @@ class Pairs(Dataset["TrainingPair | Failure"]):
         self._read_for = 0.0
         self._damaged: list[str] = []
 
-    def __getitem__(self, place: Place) -> TrainingPair | Failure:
+    def __getitem__(self, place: Place) -> TrainingPair | UserError:
         begin, self._read_for, self._damaged = time.perf_counter(), 0.0, []
         try:
             pair = self._make(place)
         except UserError as error:
-            return Failure(error.message)
+            return error
         seconds = self._read_for, time.perf_counter() - begin - self._read_for
         damaged = tuple(self._damaged)
         return pair._replace(position=place.position, damaged=damaged, seconds=seconds)
@@ -239,16 +231,13 @@ def _decode(sample: PairSample, role: str, reader: ShardReader, row: int) -> Ima
     name = f"{sample.key}.{role}.jpg"
     try:
         pixels = decode(image.jpeg, name)
+        height, width = pixels.shape[:2]
+        if (width, height) == image.size:
+            return pixels
+        what = f"is {width}x{height}, its JSON says {image.size[0]}x{image.size[1]}"
     except ImageError:
-        raise ShardCorrupt(
-            f"{reader.where(row)}: {name} does not decode; delete the shard and build again"
-        ) from None
-    if pixels.shape[1::-1] != image.size:
-        raise ShardCorrupt(
-            f"{reader.where(row)}: {name} is {pixels.shape[1]}x{pixels.shape[0]}, its JSON says "
-            f"{image.size[0]}x{image.size[1]}; delete the shard and build again"
-        )
-    return pixels
+        what = "does not decode"
+    raise ShardCorrupt(f"{reader.where(row)}: {name} {what}; delete the shard and build again")
 
 
 def make_pair(
@@ -260,12 +249,7 @@ def make_pair(
 ) -> TrainingPair | None:
     """Crop, augment and label one stored pair; None where no jittered window shows the object.
 
-    Args:
-        stored: the sample and its images.
-        spec: crop sizes, area factors and grids.
-        config: jitter and augmentation.
-        rng: of this pair.
-        background: (h, w, 3) uint8; the object of the search crop is put before it.
+    The object of the search crop is put before `background`, (h, w, 3) uint8, if there is one.
     """
     sample, size = stored.sample, spec.template_size
     jitter = Jitter(config.scale_jitter, config.translation_jitter)
@@ -308,16 +292,10 @@ def make_labels(
 def training_crop(
     image: StoredImage, pixels: Image, transform: CropTransform, size: int, angle: float = 0.0
 ) -> tuple[Image, Box, float]:
-    """Sample a square crop from a stored image.
+    """Sample a square crop from a stored image, whose decoded JPEG `pixels` are, (h, w, 3) uint8.
 
-    The crop is turned by `angle` about the object, unless too little of it would be left to see.
-
-    Args:
-        image: what is stored of the frame.
-        pixels: (h, w, 3) uint8, its decoded JPEG.
-        transform: from original frame to crop pixels.
-        size: side of the crop.
-        angle: radians.
+    `transform` goes from the original frame to crop pixels. The crop is turned by `angle`, in
+    radians, about the object, unless too little of it would be left to see.
 
     Returns:
         The (size, size, 3) uint8 crop, the (4,) box in it (not clipped), and the share of pixels

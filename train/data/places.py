@@ -118,14 +118,6 @@ class Steps(Sampler[list[Place]]):
             first = 0
 
 
-class _Coming(NamedTuple):
-    """A shard and how many pairs are read before its first."""
-
-    after: int
-    place: Location
-    receipt: Receipt
-
-
 class Ahead:
     """Asks a cache for shards in the order of their first use, while they fit into half of it."""
 
@@ -133,8 +125,9 @@ class Ahead:
         self._manifests = manifests
         self._cache = ShardCache(options)
         self._room = options.max_bytes // 2
-        self._coming: deque[_Coming] = deque()
-        self._asked: deque[_Coming] = deque()
+        # How many pairs are read before a shard's first, and the shard.
+        self._coming: deque[tuple[int, Location, Receipt]] = deque()
+        self._asked: deque[tuple[int, int]] = deque()  # and its bytes
 
     def begin(self, order: NDArray[np.void]) -> None:
         """Look at the pairs that this process is going to read, in order (`ORDER_DTYPE`)."""
@@ -146,21 +139,20 @@ class Ahead:
             dataset, shard = divmod(int(shards[at]), 1 << 32)
             manifest = self._manifests[dataset]
             receipt = manifest.shards[shard]
-            place = manifest.folder / receipt.shard
-            self._coming.append(_Coming(int(firsts[at]), place, receipt))
+            self._coming.append((int(firsts[at]), manifest.folder / receipt.shard, receipt))
 
     def reach(self, pair: int) -> None:
         """Ask for what comes next, now that `pair` pairs since `begin` are handed out."""
-        while self._asked and self._asked[0].after < pair:
+        while self._asked and self._asked[0][0] < pair:
             self._asked.popleft()
-        taken = sum(shard.receipt.bytes for shard in self._asked)
-        while self._coming and taken + self._coming[0].receipt.bytes <= self._room:
-            shard = self._coming[0]
-            if shard.after >= pair:  # whoever reads an earlier one fetches it at once
-                if not self._cache.prefetch([(shard.place, shard.receipt)]):
+        taken = sum(size for _, size in self._asked)
+        while self._coming and taken + self._coming[0][2].bytes <= self._room:
+            after, place, receipt = self._coming[0]
+            if after >= pair:  # whoever reads an earlier one fetches it at once
+                if not self._cache.prefetch([(place, receipt)]):
                     return  # too many wait; it is asked for again at the next step
-                self._asked.append(shard)
-                taken += shard.receipt.bytes
+                self._asked.append((after, receipt.bytes))
+                taken += receipt.bytes
             self._coming.popleft()
 
 
@@ -170,11 +162,7 @@ def shards_in_use(manifests: tuple[Manifest, ...], window: int) -> int:
 
 
 def check_room(manifests: tuple[Manifest, ...], window: int, options: CacheOptions) -> None:
-    """See that a cache can hold what is read in turn, and as much again that comes next.
-
-    Raises:
-        UserError: if shards would be dropped and fetched again and again.
-    """
+    """Raise a `UserError` where shards in use, and as many that come next, exceed a cache."""
     sizes = [sorted((bytes_needed(s) for s in m.shards), reverse=True) for m in manifests]
 
     def needed(window: int) -> int:

@@ -29,16 +29,10 @@ def shard(
     """Spread a module's parameters over all ranks, in place, and the state of their optimiser.
 
     Both must be equal on all ranks, and may still be in the processor's memory: only each rank's
-    part goes to its device.
-
-    Args:
-        module: whose forward pass the ranks run together.
-        blocks: inside `module`; each is gathered when it is computed and let go afterwards.
-        optimizer: AdamW over parameters of `module`.
-        device: of this process.
+    part goes to its device. Each of `blocks` is gathered when it is computed and let go afterwards.
 
     Returns:
-        The optimiser that takes its place.
+        The AdamW that takes the optimiser's place.
     """
     wholes: list[Tensor] = list(module.parameters())
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
@@ -76,14 +70,9 @@ def empty_copy(network: LoRAT) -> LoRAT:
 
 
 def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
-    """Put the tensors of a sharded network together, in the processor's memory.
+    """Put a sharded network together in rank 0's `empty_copy`, in the processor's memory.
 
-    Every rank has to call this.
-
-    Args:
-        empty: an `empty_copy` of the network; rank 0's gets the values.
-        network: sharded.
-        frozen: whether frozen tensors are wanted; otherwise they stay without values.
+    Every rank has to call this. Frozen tensors stay without values where they are not wanted.
     """
     for name, parameter in network.named_parameters():
         if frozen or parameter.requires_grad:

@@ -16,7 +16,6 @@ from torch.distributed.rendezvous import rendezvous
 from lorat.shards.base.errors import UserError
 
 TIMEOUT = "LORAT_TIMEOUT"
-_SECONDS = 600.0
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 _POLL = 0.05  # seconds between two looks at who has come
 _OF_BACKENDS = re.compile(r"gloo|nccl|connection (closed|reset|refused)", re.IGNORECASE)
@@ -28,7 +27,7 @@ def rank_timeout() -> timedelta:
     Raises:
         UserError: if the variable holds no positive number.
     """
-    text = os.environ.get(TIMEOUT, str(_SECONDS))
+    text = os.environ.get(TIMEOUT, "600")
     with suppress(ValueError):
         if 0.0 < float(text) < float("inf"):
             return timedelta(seconds=float(text))
@@ -96,11 +95,7 @@ def _ask(store: dist.Store, rank: int) -> str:
 
 @contextmanager
 def explain_joining() -> Iterator[None]:
-    """Say in one line why this rank did not meet the others at the start.
-
-    Raises:
-        UserError: in the place of what PyTorch raises when a rank is missing.
-    """
+    """Raise a `UserError` in the place of what PyTorch does when a rank is missing at the start."""
     try:
         yield
     except RuntimeError as error:  # a DistError is one
@@ -116,11 +111,7 @@ def explain_joining() -> Iterator[None]:
 
 @contextmanager
 def explain_parting() -> Iterator[None]:
-    """Say in one line that the other ranks are gone, or silent.
-
-    Raises:
-        UserError: in the place of what gloo and NCCL raise then.
-    """
+    """Raise a `UserError` in the place of what gloo and NCCL do when others are gone or silent."""
     try:
         yield
     except RuntimeError as error:

@@ -59,9 +59,7 @@ class World:
 def join_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, or be the only one.
 
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; under torchrun each process takes the GPU
-            of its local rank.
+    `device` is as `pick_device` takes it; each process takes the GPU of its local rank.
 
     Raises:
         UserError: if there is no GPU for this process, or the other ranks are not reached, or are
@@ -152,11 +150,7 @@ def agreed(work: Callable[[], Value], world: World) -> Value:
 
 
 def check_alike(settings: Mapping[str, Any], world: World) -> None:
-    """See that all ranks have the same settings; every rank has to call this.
-
-    Args:
-        settings: key → JSON value.
-        world: this process.
+    """See that all ranks have the same settings (JSON values); every rank has to call this.
 
     Raises:
         UserError: on rank 0, with the first difference of the first rank that has one.

@@ -43,13 +43,7 @@ class Objective(nn.Module):
     shift: Tensor
 
     def __init__(self, network: LoRAT, variant: VariantConfig, dtype: torch.dtype) -> None:
-        """Hold the network, which stays the caller's.
-
-        Args:
-            network: what is trained, on the device that it is trained on or sharded from.
-            variant: gives the statistics of its inputs.
-            dtype: of autocast; float32 is none.
-        """
+        """Hold a network, where it is trained or sharded from; float32 is no autocast."""
         super().__init__()
         self.network = network
         self.dtype = dtype
@@ -81,13 +75,11 @@ class Objective(nn.Module):
     def compile_whole(self, device: torch.device) -> None:
         """Compile forward pass, loss and gradients in place; the first step takes the time.
 
-        Micro-batches are of one size throughout a run, so there is one graph.
-
         Raises:
             UserError: if nothing can be compiled for `device` here.
         """
         check_compiler(device)
-        self.compile(fullgraph=True, dynamic=False)
+        self.compile(fullgraph=True, dynamic=False)  # micro-batches are of one size
 
 
 def tracking_loss(

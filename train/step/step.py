@@ -1,16 +1,20 @@
-"""One optimiser step, alone or over the ranks: micro-batches, gradients, clipping, update.
+"""One optimiser step, alone or over the ranks, and losses on pairs that nothing is trained on.
 
 Promise: the step is that of the whole batch, however it is cut into micro-batches and over ranks.
 Positive cells are counted over all of them before the first backward pass, so that the gradients
 of the parts, added over micro-batches and averaged over ranks, are those of the whole.
 `Engine.whole` gives what a single process would have, so that checkpoints are the same files for
 any number of ranks and either way of sharing.
+
+A validation computes the same pairs every time, on any number of ranks, and the training is none
+the wiser: its batches, its random draws and its weights are those of a run without validation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import logging
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,14 +22,17 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from lorat.configs.schema import TrainConfig
-from lorat.train.data.batches import Batch
+from lorat.configs.schema import DataConfig, TrainConfig
+from lorat.train.data.batches import Batch, make_loader
+from lorat.train.data.places import Source
 from lorat.train.distributed.fsdp import empty_copy, fill, shard, whole_state
-from lorat.train.distributed.world import World, mean_over_ranks, parallel
+from lorat.train.distributed.world import World, mean_over_ranks, parallel, texts_of_ranks
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.step.faults import Watch, step_unless
 from lorat.train.step.loss import Losses, Objective
 from lorat.train.step.optimizer import clip_gradients
+
+_LOG = logging.getLogger("lorat")
 
 
 class Engine:
@@ -34,14 +41,7 @@ class Engine:
     def __init__(
         self, objective: Objective, optimizer: torch.optim.Optimizer, world: World
     ) -> None:
-        """Hold what is the caller's; `share` makes it that of all ranks.
-
-        Args:
-            objective: equal on all ranks; where it is to be sharded it may be in the processor's
-                memory.
-            optimizer: of its network.
-            world: this process.
-        """
+        """Hold an objective, equal on all ranks, and the optimiser of its network."""
         self.objective, self.optimizer, self.world = objective, optimizer, world
         scaled = objective.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
@@ -53,11 +53,10 @@ class Engine:
         """A copy of the network without values, where ranks hold parts of it."""
 
     def share(self, *, sharded: bool) -> None:
-        """Share the work over the ranks, if there are several.
+        """Share the work over the ranks, if there are several: all weights, or parts (FSDP2).
 
-        Args:
-            sharded: whether ranks hold parts of weights and optimiser state (FSDP2), of which the
-                optimiser becomes another one, or all of them (DDP).
+        Where parts are shared, the objective may still be in the processor's memory, and another
+        optimiser takes the place of the one that was.
         """
         if self.world.size == 1:
             return
@@ -68,20 +67,6 @@ class Engine:
         self._empty = empty_copy(network)
         device = self.world.device
         self.optimizer = shard(self.objective, network.blocks, self.optimizer, device)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[Callable[..., Losses]]:
-        """Yield the objective in eval mode, not compiled; it is in training mode afterwards."""
-        objective, sharded = self.objective, self._empty is not None
-        objective.eval()
-        try:
-            with torch.no_grad():
-                # Compiled, another mode would be another graph; sharded weights come by hooks.
-                yield objective if sharded else objective.forward
-        finally:
-            objective.train()
-            if isinstance(objective, FSDPModule):
-                objective.reshard()  # what was gathered waits for a backward pass
 
     def whole(self) -> tuple[LoRAT, dict[str, dict[str, Any]]]:
         """Return the network and state that one process would have; every rank has to call this.
@@ -117,25 +102,18 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def shared_divisor(positive: Tensor, world: World) -> Tensor:
     """Return what each rank divides its sums over cells by: all positive cells / ranks.
 
-    Args:
-        positive: (B, G, G) bool, all micro-batches of this rank.
-        world: this process; every rank has to call this.
-
-    Returns:
-        Scalar float32. The batch counts as one positive cell where it has none.
+    A scalar float32, of (B, G, G) bool of all micro-batches of this rank; every rank has to call
+    this. The batch counts as one positive cell where it has none.
     """
     mean = mean_over_ranks(positive.sum(dtype=torch.float32), world)
     return mean.clamp(min=1.0 / world.size)
 
 
 def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> StepResult:
-    """Do one optimiser step.
+    """Do one optimiser step, counted from the start of the run, on this rank's part of a batch.
 
-    Args:
-        engine: its rate is that of the step.
-        recipe: says how many micro-batches the batch makes, and how long the gradient may be.
-        batch: this rank's, on its device.
-        step: counted from the start of the run.
+    The rate is the optimiser's; the recipe says how many micro-batches the batch makes, and how
+    long the gradient may be.
     """
     wrapped, scaler, optimizer = engine.wrapped, engine.scaler, engine.optimizer
     torch.manual_seed(step_seed(recipe.seed, step, engine.world.rank))
@@ -158,3 +136,57 @@ def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> Step
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return StepResult(Losses(*totals), norm, skipped.float())
+
+
+def validate(
+    engine: Engine,
+    source: Source,
+    data: DataConfig,
+    accumulate: int,
+    asked_to_end: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Return ``val_loss``, ``val_score`` and ``val_box``; every rank has to call this.
+
+    They are sums over all pairs and ranks, divided by the positive cells of all: those of one
+    batch of all pairs, whatever the size of a batch.
+
+    The engine is in training mode afterwards. Each batch of `source`, of `validation_source`, is
+    computed in `accumulate` parts. All ranks are `asked_to_end` alike, before every batch; if so,
+    nothing is returned.
+
+    Raises:
+        UserError: if a shard is damaged.
+    """
+    world, objective, damaged = engine.world, engine.objective, list[str]()
+    # Compiled, another mode would be another graph; sharded weights come by the module's hooks.
+    compute: Any = objective if isinstance(objective, FSDPModule) else objective.forward
+    one, sums = torch.ones((), device=world.device), torch.zeros(3, device=world.device)
+    batches = make_loader(
+        source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins
+    )
+    objective.eval()
+    try:
+        with closing(batches), torch.no_grad():
+            for batch in batches:
+                if asked_to_end():
+                    return {}
+                damaged += [message for messages in batch.damaged for message in messages]
+                for part in batch.to(world.device).split(accumulate):
+                    losses = compute(*part.inputs, one)
+                    positives = part.positive.sum(dtype=torch.float32)
+                    sums += torch.stack([losses.score, losses.box, positives])
+    finally:
+        objective.train()
+        if isinstance(objective, FSDPModule):
+            objective.reshard()  # what was gathered waits for a backward pass
+    score, box, positives = mean_over_ranks(sums, world).tolist()
+    damaged = texts_of_ranks(damaged, world)
+    if damaged and world.speaks:
+        _LOG.warning(
+            "%d damaged samples were replaced by others in the validation, first: %s",
+            len(damaged),
+            damaged[0],
+        )
+    score, box = score / positives, box / positives
+    values = {"val_loss": score + box, "val_score": score, "val_box": box}
+    return {name: round(value, 5) for name, value in values.items()}

@@ -17,10 +17,10 @@ from lorat.train.checkpoint.checkpoints import find_checkpoint
 from lorat.train.data.batches import Batch, make_loader
 from lorat.train.distributed.world import World
 from lorat.train.network.variants import build_network
+from lorat.train.setup import validation_source
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer
-from lorat.train.step.step import Engine, StepResult, update
-from lorat.train.validation import validate, validation_source
+from lorat.train.step.step import Engine, StepResult, update, validate
 from tests.train.conftest import assert_equal, log_of, train, weights_of
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -127,7 +127,7 @@ def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(asked_to_
             taken.append(number)
             yield batch
 
-    asked_to_end("step_00000003", {"validation.make_loader": batches})
+    asked_to_end("step_00000003", {"step.step.make_loader": batches})
     assert taken == [0, 1, 2]
 
 
