@@ -152,8 +152,7 @@ def validation_source(
 ) -> Source | None:
     """Return where validation pairs come from; None where there are to be none, or no shards.
 
-    The pairs are jittered as in training, but neither flipped nor changed in colour. `shards` is
-    the folder of all shard sets.
+    They are jittered as in training, but neither flipped nor changed in colour.
     """
     if not data.validation:
         return None
@@ -167,13 +166,8 @@ def validation_source(
                 data.validation,
             )
         return None
-    augment = AugmentConfig(
-        scale_jitter=training.augment.scale_jitter,
-        translation_jitter=training.augment.translation_jitter,
-        flip=0.0,
-        colour_jitter=0.0,
-        grey_solarise_blur=False,
-    )
+    jitter = training.augment.model_dump(include={"scale_jitter", "translation_jitter"})
+    augment = AugmentConfig(**jitter, flip=0.0, colour_jitter=0.0, grey_solarise_blur=False)
     batches = -(-data.validation_pairs // training.batch_size)
     return replace(
         training,
@@ -227,21 +221,14 @@ def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, wor
             f"{first}: not the file that the run to repeat started from (its SHA-256 was "
             f"{repeated.weights_sha256}); restore it"
         )
-    made = repeated.made
-    if world.speaks and made is not None and made.processes != world.size:
-        _LOG.warning(
-            "the run to repeat had %d processes, this one has %d: same batches, but weights are "
-            "equal within rounding only",
-            made.processes,
-            world.size,
-        )
+    processes = repeated.made.processes if repeated.made else world.size
+    if world.speaks and processes != world.size:
+        had = f"the run to repeat had {processes} processes, this one has {world.size}"
+        _LOG.warning("%s: same batches, but weights are equal within rounding only", had)
 
 
 def common_settings(training: Training, backbone: str, test_sets: Sequence[str]) -> dict[str, Any]:
-    """Return key → JSON value of what ranks have to have in common.
-
-    Of this rank: the training, the fingerprint of its backbone, and the test sets that it found.
-    """
+    """Return key → JSON value of what ranks, backbones by their fingerprint, have in common."""
     source, validation = training.source, training.validation
     plan = leaves("", training.recipe.model_dump(mode="json"))
     return {
@@ -293,5 +280,5 @@ def introduce(training: Training, network: LoRAT) -> None:
     )
     for manifest, weight in zip(source.manifests, source.weights, strict=True):
         draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
-        freshness = f"each drawn {draws / manifest.rows:.1f} times"
-        say(f"  {manifest.name}: {manifest.rows:,} pairs, {freshness}")
+        each = f"each drawn {draws / manifest.rows:.1f} times"
+        say(f"  {manifest.name}: {manifest.rows:,} pairs, {each}")

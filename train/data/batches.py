@@ -25,8 +25,6 @@ from lorat.shards.base.signals import outlive_signals
 from lorat.train.data.pairs import Pairs, TrainingPair
 from lorat.train.data.places import Source, Steps
 
-_GRACE = 1.0  # seconds
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Batch:
@@ -121,7 +119,7 @@ def make_loader(
         except (OSError, EOFError, RuntimeError):
             # A batch that a lost worker announced cannot be had. What ended the worker is raised
             # by PyTorch here, in the place of that, as soon as the system says so.
-            time.sleep(_GRACE if workers else 0.0)
+            time.sleep(1.0 if workers else 0.0)
             raise
         if batch is None:
             return
@@ -137,9 +135,9 @@ def _collate(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
             return pair
         made.append(pair)
     columns = dict(zip(TrainingPair._fields, zip(*made, strict=True), strict=True))
-    stacked = ("template", "search", "template_mask", "positive", "box")
+    arrays = ("template", "search", "template_mask", "positive", "box")
     return Batch(
-        **{name: torch.from_numpy(np.stack(columns[name])) for name in stacked},
+        **{name: torch.from_numpy(np.stack(columns[name])) for name in arrays},
         position=torch.tensor(columns["position"]),
         missing=torch.tensor(columns["missing"], dtype=torch.float32),
         keys=columns["key"],

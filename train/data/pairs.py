@@ -21,13 +21,7 @@ from torch.utils.data import Dataset
 from lorat.configs.schema import AugmentConfig
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.cache.cache import ShardCache, open_shard
-from lorat.shards.pixels.geometry import (
-    CropTransform,
-    adjust,
-    box_mask,
-    clip_boxes,
-    crop_transform,
-)
+from lorat.shards.pixels.geometry import CropTransform, adjust, box_mask, clip_boxes, crop_transform
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter, jitter_window
 from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.pixels.resample import Turn, Window, sample_crop, sample_turned_crop, turn_box
@@ -42,22 +36,18 @@ _MOST_OPEN = 64  # shards a process: far below the usual limit on open files
 
 
 class TrainingPair(NamedTuple):
-    """What the network is given of one pair, and what it should answer."""
+    """What the network is given of one pair, and what it should answer; as in a `Batch`."""
 
-    template: Image  # (3, h, w)
-    search: Image  # (3, H, W)
+    template: Image
+    search: Image
     template_mask: NDArray[np.bool_]
     positive: NDArray[np.bool_]
     box: NDArray[np.float32]
     missing: float
-    """Share of the search crop that the stored window lacked."""
     key: str
     position: int = 0
-    """In its epoch."""
     damaged: tuple[str, ...] = ()
-    """The damaged samples that were read before this pair was found."""
     seconds: tuple[float, float] = (0.0, 0.0)
-    """Spent on reading stored bytes, and on the rest: decoding, cropping, augmenting."""
 
 
 class StoredPair(NamedTuple):

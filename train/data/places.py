@@ -25,8 +25,6 @@ from lorat.shards.cache.folder import bytes_needed
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.order import Pool, batch_positions, epoch_order
 
-_NARROW = (8, 1)  # windows that are proposed where a cache is too small
-
 
 class Place(NamedTuple):
     """One position of the run and the row that stands there."""
@@ -177,7 +175,7 @@ def check_room(manifests: tuple[Manifest, ...], window: int, options: CacheOptio
     how = f"data.window_shards={window}" if window else "data.window_shards=0: all of them"
     narrower = [
         f" or narrow the window (--set data.window_shards={n} needs {shown(n)})"
-        for n in _NARROW
+        for n in (8, 1)
         if needed(n) < needed(window)
     ]
     raise UserError(

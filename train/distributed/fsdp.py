@@ -21,10 +21,7 @@ from lorat.train.network.blocks.lorat import LoRAT
 
 
 def shard(
-    module: nn.Module,
-    blocks: nn.ModuleList,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
+    module: nn.Module, blocks: nn.ModuleList, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> torch.optim.AdamW:
     """Spread a module's parameters over all ranks, in place, and the state of their optimiser.
 

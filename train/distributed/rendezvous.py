@@ -16,7 +16,6 @@ from torch.distributed.rendezvous import rendezvous
 from lorat.shards.base.errors import UserError
 
 TIMEOUT = "LORAT_TIMEOUT"
-_NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 _POLL = 0.05  # seconds between two looks at who has come
 _OF_BACKENDS = re.compile(r"gloo|nccl|connection (closed|reset|refused)", re.IGNORECASE)
 
@@ -34,21 +33,6 @@ def rank_timeout() -> timedelta:
     raise UserError(f"${TIMEOUT} is '{text}'; give a positive number of seconds")
 
 
-def check_environment(device: str) -> None:
-    """See that the environment says where ranks meet, and which GPU (of ``cuda``) is this one's.
-
-    Raises:
-        UserError: names the missing variables.
-    """
-    needed = (*_NEEDED, "LOCAL_RANK") if device == "cuda" else _NEEDED
-    missing = [name for name in needed if name not in os.environ]
-    if missing:
-        raise UserError(
-            f"$WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; start "
-            "ranks with torchrun, or unset WORLD_SIZE to work in one process"
-        )
-
-
 def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     """Meet the other ranks where the environment says, apart from those that were there before.
 
@@ -57,10 +41,8 @@ def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     meeting, tells it to whoever asks, and all go on under that name.
 
     Returns:
-        A store of these ranks alone, this rank, and how many there are.
-
-    Raises:
-        RuntimeError: if a rank does not come in time.
+        A store of these ranks alone, this rank, and how many there are; a RuntimeError is raised if
+        a rank does not come in time.
     """
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     name = _invite(store, size, timeout) if rank == 0 else _ask(store, rank)

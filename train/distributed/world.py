@@ -22,13 +22,7 @@ from torch import Tensor, nn
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
-from lorat.train.distributed.rendezvous import (
-    check_environment,
-    explain_joining,
-    explain_parting,
-    meet,
-    rank_timeout,
-)
+from lorat.train.distributed.rendezvous import explain_joining, explain_parting, meet, rank_timeout
 from lorat.train.network.deploy.devices import pick_device
 
 Value = TypeVar("Value")
@@ -62,8 +56,8 @@ def join_world(device: str) -> Iterator[World]:
     `device` is as `pick_device` takes it; each process takes the GPU of its local rank.
 
     Raises:
-        UserError: if there is no GPU for this process, or the other ranks are not reached, or are
-            lost inside the block.
+        UserError: if variables are missing, there is no GPU for this process, or the other ranks
+            are not reached, or are lost inside the block.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = pick_device(device)
@@ -72,7 +66,14 @@ def join_world(device: str) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, chosen)
         return
-    check_environment(chosen.type)
+    needed = ["RANK", "MASTER_ADDR", "MASTER_PORT"]
+    needed += ["LOCAL_RANK"] if chosen.type == "cuda" else []
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"$WORLD_SIZE is {size}, but {', '.join(missing)} not set; start ranks with torchrun, "
+            "or unset WORLD_SIZE to work in one process"
+        )
     if chosen.type == "cuda":
         chosen = _own_gpu(int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)

@@ -23,14 +23,11 @@ _TINY = 1e-7
 
 
 class Losses(NamedTuple):
-    """Scalars, float32."""
+    """Scalars, float32; the total with gradient, its parts detached."""
 
     total: Tensor
-    """With gradient."""
     score: Tensor
-    """Detached."""
     box: Tensor
-    """Detached."""
 
 
 class Objective(nn.Module):

@@ -91,9 +91,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def clip_gradients(network: nn.Module, max_norm: float) -> Tensor:
     """Scale all gradients so that their common L2 norm is at most `max_norm`.
 
-    Returns:
-        The norm before, a scalar, of the whole gradients where ranks hold parts of them; not
-        finite where a gradient is not.
+    The norm before is returned, a scalar, of whole gradients where ranks hold parts of them.
     """
     trained = [p for p in network.parameters() if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(trained, max_norm)

@@ -45,12 +45,9 @@ class Engine:
         self.objective, self.optimizer, self.world = objective, optimizer, world
         scaled = objective.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
-        self.watch = Watch(world)
-        """Keeps steps that are not finite from changing weights."""
-        self.wrapped: nn.Module = objective
-        """The objective, alone or over the ranks; what a step calls."""
-        self._empty: LoRAT | None = None
-        """A copy of the network without values, where ranks hold parts of it."""
+        self.watch = Watch(world)  # keeps steps that are not finite from changing weights
+        self.wrapped: nn.Module = objective  # alone or over the ranks; what a step calls
+        self._empty: LoRAT | None = None  # a copy without values, where ranks hold parts
 
     def share(self, *, sharded: bool) -> None:
         """Share the work over the ranks, if there are several: all weights, or parts (FSDP2).
@@ -112,8 +109,7 @@ def shared_divisor(positive: Tensor, world: World) -> Tensor:
 def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> StepResult:
     """Do one optimiser step, counted from the start of the run, on this rank's part of a batch.
 
-    The rate is the optimiser's; the recipe says how many micro-batches the batch makes, and how
-    long the gradient may be.
+    The recipe says how many micro-batches that makes, and how long the gradient may be.
     """
     wrapped, scaler, optimizer = engine.wrapped, engine.scaler, engine.optimizer
     torch.manual_seed(step_seed(recipe.seed, step, engine.world.rank))
@@ -182,11 +178,8 @@ def validate(
     score, box, positives = mean_over_ranks(sums, world).tolist()
     damaged = texts_of_ranks(damaged, world)
     if damaged and world.speaks:
-        _LOG.warning(
-            "%d damaged samples were replaced by others in the validation, first: %s",
-            len(damaged),
-            damaged[0],
-        )
+        what = f"{len(damaged)} damaged samples were replaced by others in the validation"
+        _LOG.warning("%s, first: %s", what, damaged[0])
     score, box = score / positives, box / positives
     values = {"val_loss": score + box, "val_score": score, "val_box": box}
     return {name: round(value, 5) for name, value in values.items()}
