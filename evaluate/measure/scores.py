@@ -196,19 +196,15 @@ class _Tracked:
         self.predicted = [xywh_to_xyxy(run.boxes[: len(self.truth)]) for run in runs]
         self.times = [run.times for run in runs]
 
-    def ope(self, convention: ope.Convention) -> Curves:
-        """Return the mean curves over the runs."""
-        return mean_curves(
-            [
-                ope.ope_curves(boxes, self.truth, self.visible, convention)
-                for boxes in self.predicted
-            ]
-        )
-
 
 def _sequence_scores(tracked: _Tracked, convention: ConventionName) -> SequenceScores:
     clip, truth, visible = tracked.clip, tracked.truth, tracked.visible
     invalid = int((~visible).sum())
+
+    def mean(counted: ope.Convention) -> Curves:
+        curves = (ope.ope_curves(boxes, truth, visible, counted) for boxes in tracked.predicted)
+        return mean_curves(list(curves))
+
     corrected = None
     if convention == "matlab":
         one_based = DATASETS[clip.dataset].one_based
@@ -217,9 +213,9 @@ def _sequence_scores(tracked: _Tracked, convention: ConventionName) -> SequenceS
         )
     else:
         published = ope.convention_of(clip.dataset)
-        curves = tracked.ope(published)
+        curves = mean(published)
         if published.flatters:
-            corrected = (tracked.ope(ope.CORRECTED) if invalid else curves).norm_precision_20
+            corrected = (mean(ope.CORRECTED) if invalid else curves).norm_precision_20
     return SequenceScores(
         name=clip.name,
         frames=len(truth),
