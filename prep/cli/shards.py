@@ -127,7 +127,7 @@ def _fault_lines(faults: Sequence[ShardFault]) -> Iterator[str]:
         run = [fault for _, fault in items]
         first, last = run[0], run[-1]
         if len(run) < _RUN or first.row is None:
-            yield from (fault.line() for fault in run)
+            yield from map(str, run)
             continue
         rows = f"rows {first.row} to {last.row} ({first.key} to {last.key})"
         at = "" if first.offset is None else f" from byte {first.offset} to {last.offset}"

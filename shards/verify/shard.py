@@ -50,8 +50,7 @@ class ShardFault:
     shard: str | None = None
     """The shard to build again; None where the manifest is at fault."""
 
-    def line(self) -> str:
-        """Return the fault as one line."""
+    def __str__(self) -> str:
         row = "" if self.row is None else f" row {self.row}"
         key = "" if self.key is None else f" ({self.key})"
         at = "" if self.offset is None else f" at byte {self.offset}"
@@ -84,9 +83,8 @@ class ShardAudit:
     """What came of one shard."""
 
     path: str
-    """Of the shard."""
     rows: int
-    """Rows that were looked at."""
+    """Those that were looked at."""
     bytes: int
     faults: tuple[ShardFault, ...]
 
