@@ -34,9 +34,8 @@ from benchmarks.frames import SIZES, TreeSize, hd_clips
 from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.evaluate.track.batch import track_clips
+from lorat.evaluate.track.batch import Work, track_clips
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
-from lorat.evaluate.track.slots import Work
 from lorat.evaluate.track.tracker import (
     TargetState,
     finish,
@@ -159,7 +158,7 @@ def _frame(clips: list[Clip], predictor: Predictor, rounds: int) -> dict[str, fl
         for part in groups:
             images = [read_image(path) for path, _ in part]
             transforms = [
-                prepare_search(image, state, stub.variant, "published", crop)[1]
+                prepare_search(stub, image, state, crop)[1]
                 for image, (_, state), crop in zip(images, part, crops, strict=False)
             ]
             rows = stub.predict(tokens[: len(part)], crops[: len(part)])
@@ -242,12 +241,11 @@ def _engine(predictor: Predictor, clips: list[Clip], batch: int) -> Callable[[],
 
 def _network(predictor: Predictor, clips: list[Clip], batch: int) -> Callable[[], int]:
     """Return the network's work for all these frames: templates, then batches of search crops."""
-    variant, grid = predictor.variant, predictor.template_grid
     templates: list[TemplateInput] = [
-        prepare_template(read_image(clip.frames[0]), clip.tracks[0].boxes[0], variant, grid)
+        prepare_template(predictor, read_image(clip.frames[0]), clip.tracks[0].boxes[0])
         for clip in clips[:batch]
     ]
-    side = variant.search_size
+    side = predictor.variant.search_size
     crops = torch.from_numpy(np.zeros((batch, 3, side, side), np.float32)).add_(0.5)
     frames = len(clips[0].frames)
 

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["draw_frame", "draw_ruler", "draw_thumbnail"]
+Picture = NDArray[np.uint8]
+Box = NDArray[np.float64]
 
 _PREDICTED = (255, 140, 0)  # RGB: orange
 _TRUE = (60, 220, 90)  # green
@@ -28,13 +29,8 @@ _SHIFT = 4  # OpenCV draws at 1/16 pixel
 
 
 def draw_frame(
-    frame: NDArray[np.uint8],
-    predicted: NDArray[np.float64],
-    true: NDArray[np.float64] | None,
-    text: str,
-    *,
-    legend: bool = True,
-) -> NDArray[np.uint8]:
+    frame: Picture, predicted: Box, true: Box | None, text: str, *, legend: bool = True
+) -> Picture:
     """Draw boxes on a copy of a frame, enlarged or reduced to a legible size, and a line below it.
 
     Args:
@@ -47,36 +43,21 @@ def draw_frame(
     Returns:
         (H', W', 3) uint8 RGB, both sides even, as video encoders want them.
     """
-    picture, ratio = _legible(frame, _SIDES)
-    if true is not None:
-        _rectangle(picture, true * ratio, _TRUE)
-    _rectangle(picture, predicted * ratio, _PREDICTED)
-    left = max(0, _NARROWEST - picture.shape[1]) // 2
-    picture = cv2.copyMakeBorder(
-        picture, 0, _BAND_HEIGHT, left, left, cv2.BORDER_CONSTANT, value=_BAND
-    )
-    _caption(picture[-_BAND_HEIGHT:], text, legend)
-    return picture
+    picture = _boxed(frame, predicted, true, _SIDES)
+    margin = max(0, _NARROWEST - picture.shape[1]) // 2
+    return _framed(picture, 0, margin, margin, text, legend)
 
 
-def draw_thumbnail(
-    frame: NDArray[np.uint8], predicted: NDArray[np.float64], true: NDArray[np.float64] | None
-) -> NDArray[np.uint8]:
+def draw_thumbnail(frame: Picture, predicted: Box, true: Box | None) -> Picture:
     """Draw boxes on a small copy of a frame; arguments as of `draw_frame`.
 
     Returns:
         (H', W', 3) uint8 RGB, the longer side at most 320 pixels.
     """
-    picture, ratio = _legible(frame, _THUMBNAIL_SIDES)
-    if true is not None:
-        _rectangle(picture, true * ratio, _TRUE)
-    _rectangle(picture, predicted * ratio, _PREDICTED)
-    return picture
+    return _boxed(frame, predicted, true, _THUMBNAIL_SIDES)
 
 
-def draw_ruler(
-    frame: NDArray[np.uint8], box: NDArray[np.float64] | None = None
-) -> NDArray[np.uint8]:
+def draw_ruler(frame: Picture, box: Box | None = None) -> Picture:
     """Draw a frame under a grid that is labelled in the frame's pixels, to read a box off it.
 
     Args:
@@ -96,21 +77,24 @@ def draw_ruler(
         _rectangle(picture, box * ratio, _PREDICTED)
     top, left = _RULER_MARGINS
     right = max(0, _NARROWEST - left - picture.shape[1])
-    picture = cv2.copyMakeBorder(
-        picture, top, _BAND_HEIGHT, left, right, cv2.BORDER_CONSTANT, value=_BAND
-    )
+    text = f"{width} x {height} pixels   --box left,top,width,height"
+    picture = _framed(picture, top, left, right, text, legend=False)
     for value in range(0, width, steps[0]):
         _write(picture, str(value), (left + int(value * ratio[0]), top - 8))
     for value in range(0, height, steps[1]):
         _write(picture, str(value), (8, top + int(value * ratio[1]) + 5))
-    said = f"{width} x {height} pixels   --box left,top,width,height"
-    _caption(picture[-_BAND_HEIGHT:], said, legend=False)
     return picture
 
 
-def _ruled(
-    picture: NDArray[np.uint8], ratio: NDArray[np.float64], steps: list[int], strength: float
-) -> NDArray[np.uint8]:
+def _boxed(frame: Picture, predicted: Box, true: Box | None, sides: tuple[int, int]) -> Picture:
+    picture, ratio = _legible(frame, sides)
+    if true is not None:
+        _rectangle(picture, true * ratio, _TRUE)
+    _rectangle(picture, predicted * ratio, _PREDICTED)
+    return picture
+
+
+def _ruled(picture: Picture, ratio: Box, steps: list[int], strength: float) -> Picture:
     """Return a picture with lines every so many frame pixels in x and in y."""
     lines = picture.copy()
     for beside, tone in ((1, 0), (0, 255)):  # dark beside bright is seen on any ground
@@ -127,13 +111,8 @@ def _grid_step(ratio: float) -> int:
     return next(step for step in steps if step * ratio >= _LABEL_ROOM)
 
 
-def _legible(
-    frame: NDArray[np.uint8], sides: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Return a copy whose longer side is in a range, and (4,) its scale in x, y, x, y.
-
-    Both sides are even.
-    """
+def _legible(frame: Picture, sides: tuple[int, int]) -> tuple[Picture, Box]:
+    """Return a copy with even sides, the longer in a range, and (4,) its scale in x, y, x, y."""
     height, width = frame.shape[:2]
     longer = max(height, width)
     scale = float(np.clip(longer, *sides)) / longer
@@ -143,9 +122,7 @@ def _legible(
     return picture, np.array([size[0] / width, size[1] / height] * 2)
 
 
-def _rectangle(
-    picture: NDArray[np.uint8], box: NDArray[np.float64], colour: tuple[int, int, int]
-) -> None:
+def _rectangle(picture: Picture, box: Box, colour: tuple[int, int, int]) -> None:
     """Draw the outline of a box of positive size, dark below bright to stand out on any ground."""
     if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
         return
@@ -154,23 +131,22 @@ def _rectangle(
         cv2.rectangle(picture, (x1, y1), (x2, y2), tone, thickness, cv2.LINE_AA, _SHIFT)
 
 
-def _caption(band: NDArray[np.uint8], text: str, legend: bool) -> None:
-    """Write the text on the left and the colours' meaning on the right."""
-    baseline = _BAND_HEIGHT - 12
-    _write(band, text, (10, baseline))
-    right = band.shape[1] - 10
+def _framed(picture: Picture, top: int, left: int, right: int, text: str, legend: bool) -> Picture:
+    """Set a picture between margins, with a line below and what the colours mean on its right."""
+    framed = cv2.copyMakeBorder(
+        picture, top, _BAND_HEIGHT, left, right, cv2.BORDER_CONSTANT, value=_BAND
+    )
+    baseline, end = framed.shape[0] - 12, framed.shape[1] - 10
+    _write(framed, text, (10, baseline))
     for word, colour in (("true", _TRUE), ("predicted", _PREDICTED)) if legend else ():
-        (width, _), _ = cv2.getTextSize(word, _FONT, _FONT_SIZE, 1)
-        right -= width
-        _write(band, word, (right, baseline), colour)
-        right -= 16
+        end -= cv2.getTextSize(word, _FONT, _FONT_SIZE, 1)[0][0]
+        _write(framed, word, (end, baseline), colour)
+        end -= 16
+    return framed
 
 
 def _write(
-    picture: NDArray[np.uint8],
-    text: str,
-    place: tuple[int, int],
-    colour: tuple[int, int, int] = _INK,
+    picture: Picture, text: str, place: tuple[int, int], colour: tuple[int, int, int] = _INK
 ) -> None:
     """Write text whose baseline begins at a place."""
     cv2.putText(picture, text, place, _FONT, _FONT_SIZE, colour, 1, cv2.LINE_AA)

@@ -25,8 +25,8 @@ from lorat.evaluate.report.tables import metrics_document, score_tables
 from lorat.evaluate.results.files import SequenceResult, read_results
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
+from lorat.evaluate.track.folder import METRICS, machines_of, result_folder
 from lorat.evaluate.track.session import Evaluation
-from lorat.evaluate.track.store import METRICS, machines_of, result_folder
 from lorat.evaluate.track.testsets import TestSet
 from lorat.evaluate.video.footage import NoPyAV
 from lorat.evaluate.video.write import write_tracking_video

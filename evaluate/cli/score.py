@@ -11,7 +11,7 @@ from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.measure.scores import DatasetScores, hides_truth, score
 from lorat.evaluate.report.tables import attribute_table, metrics_document, score_tables
 from lorat.evaluate.results.layouts import Foreign, Layout, read_foreign
-from lorat.evaluate.track.store import METRICS
+from lorat.evaluate.track.folder import METRICS
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.official import official_names

@@ -21,29 +21,57 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorat.evaluate.track.predictor import Predictor, TemplateInput
-from lorat.evaluate.track.slots import Failed, Frame, Slot, Tracked, Work
+from lorat.evaluate.results.files import SequenceResult
+from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import (
     TargetState,
+    check_first_box,
     finish,
     frame_size,
     prepare_search,
     prepare_template,
 )
+from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import usable_cores
-from lorat.shards.pixels.geometry import CropTransform
-
-__all__ = ["group_sizes", "track_clips", "works_beside"]
+from lorat.shards.pixels.geometry import CropTransform, xyxy_to_xywh
+from lorat.shards.pixels.jpeg import ImageError, read_image
 
 _FEWEST_IN_TWO_GROUPS = 8
 Answer = TypeVar("Answer")
+Frame = NDArray[np.uint8]
+
+
+class Work(NamedTuple):
+    """A sequence to track."""
+
+    clip: Clip
+    run: int = 1
+    """Which of the repeated runs; tracking is deterministic, but some tables want several."""
+
+
+class Tracked(NamedTuple):
+    """A sequence that was tracked to its end."""
+
+    work: Work
+    result: SequenceResult
+    """The score is NaN in frames that did not decode."""
+
+
+class Failed(NamedTuple):
+    """A sequence that could not be tracked."""
+
+    work: Work
+    reason: str
+    frames_left: int
+    """Frames that will not be tracked."""
 
 
 def track_clips(
@@ -71,12 +99,31 @@ def track_clips(
     Raises:
         UserError: if the device's memory does not hold the batch.
     """
-    waiting, beside = iter(work), works_beside(predictor.device)
-    with _Stages(predictor, threads, ahead=beside) as stages:
-        sizes = group_sizes(batch, predictor.device)
-        groups = [_Group(predictor.room_for_crops(size)) for size in sizes]
+    waiting, more, ahead = iter(work), True, works_beside(predictor.device)
+    sizes = group_sizes(batch, predictor.device)
+    groups = [_Group(predictor.room_for_crops(size)) for size in sizes]
+    # Where nothing goes on beside it, the network works in the caller's thread: another one would
+    # bring threads of its own for the same cores.
+    network = ThreadPoolExecutor(1, thread_name_prefix="network") if ahead else _Here()
+    with (
+        ThreadPoolExecutor(threads, thread_name_prefix="decode") as readers,
+        ThreadPoolExecutor(threads, thread_name_prefix="crop") as cutters,
+        network,
+    ):
+        stages = _Stages(predictor, threads, cutters, network)
         try:
-            yield from _take_turns(stages, groups, waiting, on_frames)
+            while more or any(group.slots for group in groups):
+                for group in groups:
+                    done = stages.collect(group)
+                    yield from group.ended()
+                    room = group.size - len(group.slots) if more else 0
+                    arrivals = [Slot(item, readers, ahead) for item in islice(waiting, room)]
+                    more = more and len(arrivals) == room
+                    started, failures = stages.start(arrivals)
+                    yield from failures
+                    group.slots += started
+                    done += stages.launch(group)
+                    on_frames(done + len(started) + sum(f.frames_left for f in failures))
         except torch.OutOfMemoryError:
             raise UserError(
                 f"--batch {batch}: the device's memory does not hold it; give a smaller one (of a "
@@ -99,48 +146,66 @@ def group_sizes(batch: int, device: torch.device) -> list[int]:
     return [(batch + 1) // 2, batch // 2]
 
 
-def _take_turns(
-    stages: _Stages,
-    groups: Sequence[_Group],
-    waiting: Iterator[Work],
-    on_frames: Callable[[int], None],
-) -> Iterator[Tracked | Failed]:
-    more = True
-    while more or any(group.slots for group in groups):
-        for group in groups:
-            done = stages.collect(group)
-            yield from group.ended()
-            arrivals: list[Slot] = []
-            while more and len(group.slots) + len(arrivals) < group.size:
-                if (item := next(waiting, None)) is None:
-                    more = False
-                else:
-                    arrivals.append(Slot(item, stages.readers, stages.ahead))
-            started, failures = stages.start(arrivals)
-            yield from failures
-            group.slots += started
-            done += stages.launch(group)
-            on_frames(done + len(started) + sum(failed.frames_left for failed in failures))
+class Slot:
+    """The place of one sequence in a batch: its frames, and its boxes, scores and times so far."""
+
+    def __init__(self, work: Work, readers: Executor, ahead: bool) -> None:
+        """Begin to decode the first frame.
+
+        Args:
+            work: the sequence.
+            readers: threads that decode.
+            ahead: whether the next frame is decoded while the network has the one before; else by
+                whoever asks for it.
+        """
+        self.work, self.frames = work, work.clip.frames
+        self.readers, self.ahead = readers, ahead
+        self.state: TargetState
+        self.done = 0  # frames that have a result
+        count = len(self.frames)
+        self.boxes, self.scores, self.times = np.zeros((count, 4)), np.zeros(count), np.zeros(count)
+        self._pending: Future[Frame] | None = readers.submit(_first_image, work.clip)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every frame has a result."""
+        return self.done >= len(self.frames)
+
+    def first(self) -> tuple[Frame, NDArray[np.float64]]:
+        """Return the first frame and the (4,) xyxy box given in it, or raise why there is none."""
+        assert self._pending is not None, "the first frame is taken once"
+        frame = self._pending.result()
+        self._read(1)
+        return frame, check_first_box(self.work.clip.tracks[0].boxes[0], frame_size(frame))
+
+    def next(self) -> Frame | None:
+        """Return the next frame, or None where it does not decode."""
+        pending = self._pending
+        self._read(self.done + 1)
+        try:
+            return pending.result() if pending else read_image(self.frames[self.done])
+        except ImageError:
+            return None
+
+    def record(self, box: NDArray[np.float64], score: float, seconds: float) -> None:
+        """Note the result of a frame; `box` is (4,) xyxy."""
+        self.boxes[self.done], self.scores[self.done] = box, score
+        self.times[self.done] = seconds
+        self.done += 1
+
+    def _read(self, index: int) -> None:
+        wanted = self.ahead and index < len(self.frames)
+        self._pending = self.readers.submit(read_image, self.frames[index]) if wanted else None
 
 
 class _Cut(NamedTuple):
-    """A sequence whose next crop is cut."""
+    """The next crop of a sequence, which stands in its group's."""
 
     slot: Slot
-    state: TargetState
     transform: CropTransform
     size: tuple[int, int]
     """(width, height) of the frame, which is not kept."""
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A batch that the network works on."""
-
-    cuts: Sequence[_Cut]
-    rows: Future[tuple[NDArray[np.float64], float]]
-    """(B, 5) boxes and scores, and the seconds that the network took."""
 
 
 @dataclass(eq=False, slots=True)
@@ -150,7 +215,10 @@ class _Group:
     crops: NDArray[np.float32]
     """(size, S, S, 3), written anew for every batch."""
     slots: list[Slot] = field(default_factory=list)
-    flight: _Flight | None = None
+    cuts: Sequence[_Cut] = ()
+    """What the network works on."""
+    rows: Future[tuple[NDArray[np.float64], float]] | None = None
+    """(B, 5) boxes and scores of these, and the seconds that the network took."""
 
     @property
     def size(self) -> int:
@@ -161,52 +229,40 @@ class _Group:
         ended = [slot for slot in self.slots if slot.ended]
         self.slots = [slot for slot in self.slots if not slot.ended]
         for slot in ended:
-            yield slot.outcome()
+            name, boxes = slot.work.clip.name, xyxy_to_xywh(slot.boxes)
+            yield Tracked(slot.work, SequenceResult(name, boxes, slot.scores, slot.times))
 
 
+@dataclass(frozen=True, slots=True)
 class _Stages:
-    """What a frame goes through: threads that decode, threads that cut, the network."""
+    """What a frame goes through: threads that cut, the network, the boxes."""
 
-    def __init__(self, predictor: Predictor, threads: int, *, ahead: bool) -> None:
-        self.predictor, self.threads, self.ahead = predictor, threads, ahead
-        self.readers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self.cutters = ThreadPoolExecutor(threads, thread_name_prefix="crop")
-        # Where nothing goes on beside it, the network works in the caller's thread: another one
-        # would bring threads of its own for the same cores.
-        self.network: Executor = (
-            ThreadPoolExecutor(1, thread_name_prefix="network") if ahead else _Here()
-        )
+    predictor: Predictor
+    threads: int
+    cutters: Executor
+    network: Executor
 
-    def __enter__(self) -> _Stages:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for pool in (self.readers, self.cutters, self.network):
-            pool.shutdown(cancel_futures=True)
-
-    def start(self, slots: Sequence[Slot]) -> tuple[list[Slot], list[Failed]]:
+    def start(self, arrivals: Sequence[Slot]) -> tuple[list[Slot], list[Failed]]:
         """Take the templates of sequences that begin."""
-        started: list[Slot] = []
         failures: list[Failed] = []
-        firsts: list[tuple[Frame, NDArray[np.float64]]] = []
-        for slot in slots:
+        firsts: list[tuple[Slot, Frame, NDArray[np.float64]]] = []
+        for slot in arrivals:
             try:
-                firsts.append(slot.first())
+                firsts.append((slot, *slot.first()))
             except UserError as error:
-                failures.append(Failed(slot.work, error.message, len(slot.boxes)))
-            else:
-                started.append(slot)
-        if not started:
-            return started, failures
+                failures.append(Failed(slot.work, error.message, len(slot.frames)))
+        if not firsts:
+            return [], failures
+        started, frames, boxes = zip(*firsts, strict=True)
         begin = time.perf_counter()
-        templates = list(self.cutters.map(lambda first: self._template(*first), firsts))
+        predictors = [self.predictor] * len(started)
+        templates = list(self.cutters.map(prepare_template, predictors, frames, boxes))
         cut = time.perf_counter() - begin
         tokens, embedded = self.network.submit(_timed, self.predictor.embed, templates).result()
-        seconds = (cut + embedded) / len(started)
-        for slot, (_, box), template, row in zip(started, firsts, templates, tokens, strict=True):
+        for slot, box, template, row in zip(started, boxes, templates, tokens, strict=True):
             slot.state = TargetState(box, template.mean, row)
-            slot.record(box, 1.0, seconds)
-        return started, failures
+            slot.record(box, 1.0, (cut + embedded) / len(started))
+        return list(started), failures
 
     def launch(self, group: _Group) -> int:
         """Cut the next crop of every sequence of a group and hand them to the network.
@@ -218,53 +274,43 @@ class _Stages:
         found = list(self.cutters.map(self._cut, moving, group.crops))
         for slot, cut in zip(moving, found, strict=True):
             if cut is None:
-                assert slot.state is not None, "start() comes before launch()"
                 slot.record(slot.state.box, np.nan, 0.0)
-        cuts = [cut for cut in found if cut is not None]
-        if cuts:
-            tokens = torch.stack([cut.state.tokens for cut in cuts])
+        group.cuts = [cut for cut in found if cut is not None]
+        if group.cuts:
+            tokens = torch.stack([cut.slot.state.tokens for cut in group.cuts])
             crops = group.crops[: len(moving)]
-            if len(cuts) < len(moving):
+            if len(group.cuts) < len(moving):
                 crops = crops[[cut is not None for cut in found]]
-            rows = self.network.submit(_timed, self.predictor.predict, tokens, crops)
-            group.flight = _Flight(cuts, rows)
-        return len(moving) - len(cuts)
+            group.rows = self.network.submit(_timed, self.predictor.predict, tokens, crops)
+        return len(moving) - len(group.cuts)
 
     def collect(self, group: _Group) -> int:
         """Wait for the network's answer to a group, note it, and return the frames done."""
-        flight, group.flight = group.flight, None
-        if flight is None:
+        if group.rows is None:
             return 0
-        rows, seconds = flight.rows.result()
+        rows, seconds = group.rows.result()
+        cuts, group.rows = group.cuts, None
         begin = time.perf_counter()
         ends = [
-            finish(row, cut.transform, cut.size, cut.state)
-            for row, cut in zip(rows, flight.cuts, strict=True)
+            finish(row, cut.transform, cut.size, cut.slot.state)
+            for row, cut in zip(rows, cuts, strict=True)
         ]
         seconds += time.perf_counter() - begin
         # As many crops at once as there are threads.
-        seconds += sum(cut.seconds for cut in flight.cuts) / min(self.threads, len(ends))
-        for cut, (tracked, state) in zip(flight.cuts, ends, strict=True):
+        seconds += sum(cut.seconds for cut in cuts) / min(self.threads, len(cuts))
+        for cut, (tracked, state) in zip(cuts, ends, strict=True):
             cut.slot.state = state
-            cut.slot.record(tracked.box, tracked.score, seconds / len(ends))
-        return len(ends)
-
-    def _template(self, frame: Frame, box: NDArray[np.float64]) -> TemplateInput:
-        predictor = self.predictor
-        variant, grid = predictor.variant, predictor.template_grid
-        return prepare_template(frame, box, variant, grid, predictor.resize)
+            cut.slot.record(tracked.box, tracked.score, seconds / len(cuts))
+        return len(cuts)
 
     def _cut(self, slot: Slot, out: NDArray[np.float32]) -> _Cut | None:
         """Cut the next crop of a sequence into `out`; None where its frame does not decode."""
-        assert slot.state is not None, "start() comes before launch()"
         frame = slot.next()
         if frame is None:
             return None
         begin = time.perf_counter()
-        variant, resize = self.predictor.variant, self.predictor.resize
-        _, transform = prepare_search(frame, slot.state, variant, resize, out)
-        seconds = time.perf_counter() - begin
-        return _Cut(slot, slot.state, transform, frame_size(frame), seconds)
+        _, transform = prepare_search(self.predictor, frame, slot.state, out)
+        return _Cut(slot, transform, frame_size(frame), time.perf_counter() - begin)
 
 
 class _Here(Executor):
@@ -282,3 +328,21 @@ def _timed(work: Callable[..., Answer], *arguments: Any) -> tuple[Answer, float]
     begin = time.perf_counter()
     answer = work(*arguments)
     return answer, time.perf_counter() - begin
+
+
+def _first_image(clip: Clip) -> Frame:
+    """Read a sequence's first image, once all of its images are seen to be there."""
+    folder = clip.frames.folder
+    if len(clip.frames) < max(1, clip.annotated):
+        raise UserError(
+            f"{folder}: {len(clip.frames)} images for {clip.annotated} lines of ground truth; "
+            "restore the missing images"
+        )
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    missing = [path for path in clip.frames if path.name not in there and not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(clip.frames)} images are missing, the first "
+            f"{missing[0].name}; restore them"
+        )
+    return read_image(clip.frames[0])

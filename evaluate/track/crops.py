@@ -22,18 +22,7 @@ from lorat.shards.pixels.resample import (
     template_window,
 )
 
-__all__ = [
-    "RESIZES",
-    "Resize",
-    "StoredScale",
-    "crop_around",
-    "search_scale",
-    "stored_scale",
-    "template_scale",
-]
-
 Resize = Literal["published", "shards"]
-RESIZES: tuple[Resize, ...] = ("published", "shards")
 
 
 class StoredScale(NamedTuple):
@@ -44,21 +33,14 @@ class StoredScale(NamedTuple):
     longest: int
 
 
-_SERVES_378 = StoredScale(14.0, 128, 1536)
-_SERVES_224 = StoredScale(12.0, 96, 1024)
-
-
 def stored_scale(search_size: int) -> StoredScale:
     """Return the build options that suit variants with search crops of this size."""
-    return _SERVES_378 if search_size == 378 else _SERVES_224
+    return StoredScale(14.0, 128, 1536) if search_size == 378 else StoredScale(12.0, 96, 1024)
 
 
 def search_scale(box: ArrayLike, frame_size: tuple[int, int], search_size: int) -> float:
     """Return the scale, at most 1, at which a shard would hold the surroundings of a box."""
-    stored = stored_scale(search_size)
-    return _scale(
-        context_window(box, frame_size, stored.context, stored.object_side, stored.longest)
-    )
+    return _scale(context_window(box, frame_size, *stored_scale(search_size)))
 
 
 def template_scale(box: ArrayLike, frame_size: tuple[int, int], search_size: int) -> float:

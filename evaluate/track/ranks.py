@@ -10,19 +10,16 @@ a slow device takes less; nothing is dealt out beforehand.
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    import torch.distributed as dist
+import torch.distributed as dist
 
-__all__ = ["Ranks", "share_ranks"]
+from lorat.shards.base.errors import UserError
 
 # Processes end at different times; one that dies is noticed at once.
 _PATIENCE = timedelta(hours=24)
@@ -30,35 +27,55 @@ _POLL = 0.2  # seconds between two looks at how far the others are
 Value = TypeVar("Value")
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Ranks:
     """This process among those that evaluate together."""
 
     rank: int = 0
     size: int = 1
-    _store: dist.Store | None = None
-    _group: Any = None
-    _counts: dict[str, int] = field(default_factory=dict)
-    """What stands in for the store where there is one process."""
+    store: dist.Store = field(default_factory=dist.HashStore)
+    """Which all of them reach."""
+    group: Any = None
 
     @property
     def speaks(self) -> bool:
         """Whether this process prints, and writes what is there once."""
         return self.rank == 0
 
-    def exchange(self, value: Value) -> list[Value]:
-        """Return the values of all ranks, in their order; every rank calls it, and waits."""
+    def exchange(self, value: Value, look: Callable[[], None] = lambda: None) -> list[Value]:
+        """Return the values of all ranks, in their order; every rank calls it, and waits.
+
+        Meanwhile `look` is called now and then.
+        """
         if self.size == 1:
             return [value]
-        import torch.distributed as dist
-
         every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, value, group=self._group)
+        with ThreadPoolExecutor(1, thread_name_prefix="meet") as pool:
+            meeting = pool.submit(dist.all_gather_object, every, value, group=self.group)
+            while wait([meeting], timeout=_POLL).not_done:
+                look()
+            meeting.result()
         return every
 
     def first(self, value: Value) -> Value:
         """Return rank 0's value; every rank calls it."""
         return self.exchange(value)[0]
+
+    def together(self, work: Callable[[], Value], look: Callable[[], None] = lambda: None) -> Value:
+        """Return what `work` gives on this rank, once every rank has done its own.
+
+        Raises:
+            UserError: if it is raised on any rank; then on all of them.
+        """
+        reason = ""
+        try:
+            value = work()
+        except UserError as error:
+            reason = error.message
+        for rank, why in enumerate(self.exchange(reason, look)):
+            if why:
+                raise UserError(f"rank {rank}: {why}" if self.size > 1 else why)
+        return value
 
     def taken(self, count: int, topic: str) -> Iterator[int]:
         """Yield indices below `count` that no other rank takes, lowest first, until all are taken.
@@ -72,25 +89,7 @@ class Ranks:
 
     def add(self, topic: str, amount: int) -> int:
         """Add to a number that all ranks have in common, and return the sum so far."""
-        if self._store is not None:
-            return self._store.add(topic, amount)
-        self._counts[topic] = self._counts.get(topic, 0) + amount
-        return self._counts[topic]
-
-    def new_topic(self) -> str:
-        """Return a text that was not used before, the same on all ranks; every rank calls it."""
-        return self.first(uuid.uuid4().hex)
-
-    def exchange_while(self, value: Value, look: Callable[[], None]) -> list[Value]:
-        """Do as `exchange`, and call `look` now and then until the others have come."""
-        if self.size == 1:
-            return [value]
-        with ThreadPoolExecutor(1, thread_name_prefix="meet") as pool:
-            meeting: Future[list[Value]] = pool.submit(self.exchange, value)
-            while not meeting.done():
-                look()
-                time.sleep(_POLL)
-            return meeting.result()
+        return self.store.add(topic, amount)
 
 
 @contextmanager
@@ -102,11 +101,9 @@ def share_ranks(rank: int, size: int, store: dist.Store | None) -> Iterator[Rank
         size: number of processes.
         store: that all of them reach; None only where there is one.
     """
-    if size == 1:
+    if size == 1 or store is None:
         yield Ranks()
         return
-    import torch.distributed as dist
-
     group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
         yield Ranks(rank, size, store, group)

@@ -8,19 +8,18 @@ Several processes share the sequences; what comes out does not depend on how man
 from __future__ import annotations
 
 import hashlib
+import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from lorat.evaluate.results.files import write_result
-from lorat.evaluate.track.batch import group_sizes, track_clips
-from lorat.evaluate.track.predictor import Predictor
-from lorat.evaluate.track.ranks import Ranks
-from lorat.evaluate.track.settings import BatchSettings
-from lorat.evaluate.track.slots import Failed, Work
-from lorat.evaluate.track.store import (
+from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips
+from lorat.evaluate.track.folder import (
     Identity,
     claim,
     clear,
@@ -29,9 +28,11 @@ from lorat.evaluate.track.store import (
     result_folder,
     weights_digest,
 )
+from lorat.evaluate.track.predictor import Predictor
+from lorat.evaluate.track.ranks import Ranks
+from lorat.evaluate.track.settings import BatchSettings
 from lorat.evaluate.track.testsets import TestSet
 from lorat.prep.trees.base.clip import Clip
-from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import (
     ALL_FREED,
     keep_freed_memory,
@@ -39,9 +40,11 @@ from lorat.shards.base.process import (
     usable_cores,
 )
 
+Failures = Mapping[str, Mapping[str, str]]
+"""Test set → sequence → why it has no result."""
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+
+class Progress(NamedTuple):
     """How far all processes are with what had no result when they began."""
 
     frames: int
@@ -56,8 +59,7 @@ class Evaluation:
 
     sets: Sequence[TestSet]
     identity: Identity
-    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Test set → sequence → reason."""
+    failed: Failures = field(default_factory=dict)
 
     def done(self, item: TestSet) -> list[Clip]:
         """Return the clips of a test set that have a result."""
@@ -68,7 +70,7 @@ class Evaluation:
 def evaluate(
     sets: Sequence[TestSet],
     out: Path,
-    options: BatchSettings,
+    settings: BatchSettings,
     *,
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda so_far: None,
@@ -79,7 +81,7 @@ def evaluate(
     Args:
         sets: what to track, the same on all ranks.
         out: results go to ``out/results/<dataset>-<split>/``; all ranks write there.
-        options: the tracker.
+        settings: the tracker.
         overwrite: forget the results that are there.
         progress: called now and then.
         ranks: the processes that evaluate together, if there are several; every one of them calls.
@@ -89,64 +91,38 @@ def evaluate(
             rank where it is raised on one.
     """
     ranks = ranks or Ranks()
-    failed: dict[str, dict[str, str]] = {}
-    reason = ""
-    try:
-        predictor, identity = _load(options)
+
+    def prepare() -> tuple[Predictor, Identity]:
+        predictor, identity = _load(settings)
         if ranks.speaks:
             if overwrite:
                 clear(out)
             claim(out, identity)
-    except UserError as error:
-        reason = error.message
-    _agree(ranks.exchange(reason))
-    tracking = _Tracking(sets, out, ranks, _todo(sets, out, ranks), progress)
-    try:
-        tracking.track(predictor, options, failed)
-    except UserError as error:
-        reason = error.message
-    ends = ranks.exchange_while((failed, reason), tracking.show)
-    _agree([message for _, message in ends])
-    return Evaluation(sets, identity, _failures(sets, out, [failures for failures, _ in ends]))
+        return predictor, identity
+
+    predictor, identity = ranks.together(prepare)
+    part = _Part(sets, out, ranks, progress)
+    ranks.together(lambda: part.track(predictor, settings), part.advance)
+    return Evaluation(sets, identity, _failures(sets, out, ranks.exchange(dict(part.failed))))
 
 
-def _load(options: BatchSettings) -> tuple[Predictor, Identity]:
-    digest = weights_digest(options.file())
-    predictor = Predictor.load(options)
+def _load(settings: BatchSettings) -> tuple[Predictor, Identity]:
+    digest = weights_digest(settings.file())
+    predictor = Predictor.load(settings)
     if predictor.device.type == "cpu":
         keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
-    dtype = str(predictor.dtype).removeprefix("torch.") + (" compiled" if options.compile else "")
-    settings = predictor.network.fingerprint + predictor.variant.model_dump_json()
-    settings = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    return predictor, Identity(digest, predictor.variant.name, dtype, settings, options.resize)
+    what = predictor.network.fingerprint + predictor.variant.model_dump_json()
+    what = hashlib.sha256(what.encode()).hexdigest()[:16]
+    name, dtype = predictor.variant.name, _dtype(predictor, settings)
+    return predictor, Identity(digest, name, dtype, what, settings.resize)
 
 
-def _agree(reasons: Sequence[str]) -> None:
-    """Go on where no rank has a reason not to."""
-    for rank, reason in enumerate(reasons):
-        if reason:
-            raise UserError(f"rank {rank}: {reason}" if len(reasons) > 1 else reason)
+def _dtype(predictor: Predictor, settings: BatchSettings) -> str:
+    name = str(predictor.dtype).removeprefix("torch.")
+    return f"{name} compiled" if settings.compile else name
 
 
-Item = tuple[str, str, int]  # test set, sequence, run
-
-
-def _todo(sets: Sequence[TestSet], out: Path, ranks: Ranks) -> list[Item]:
-    """Return what has no result yet as rank 0 sees it, the longest sequences first."""
-    items: list[tuple[int, Item]] = []
-    if ranks.speaks:
-        items = [
-            (len(clip.frames), (item.name, clip.name, run))
-            for item in sets
-            for run in range(1, item.runs + 1)
-            for clip in item.clips
-            if not is_done(out, item.name, clip, run)
-        ]
-        items.sort(key=lambda pair: -pair[0])
-    return ranks.first([item for _, item in items])
-
-
-class _Tracking:
+class _Part:
     """The part of an evaluation that this process does."""
 
     def __init__(
@@ -154,104 +130,93 @@ class _Tracking:
         sets: Sequence[TestSet],
         out: Path,
         ranks: Ranks,
-        todo: Sequence[Item],
         progress: Callable[[Progress], None],
     ) -> None:
-        self._out, self._ranks, self._todo, self._progress = out, ranks, todo, progress
-        self._clips = {(item.name, clip.name): clip for item in sets for clip in item.clips}
-        self._total = sum(self._frames(item) for item in todo)
-        self._topic = ranks.new_topic()
+        self.out, self.ranks, self.progress = out, ranks, progress
+        self.failed: dict[str, dict[str, str]] = defaultdict(dict)
+        self.clips = {(item.name, clip.name): clip for item in sets for clip in item.clips}
+        # Rank 0 sees what is done, and the longest sequences come first.
+        todo = [
+            (item.name, clip.name, run)
+            for item in sets
+            for run in range(1, item.runs + 1)
+            for clip in item.clips
+            if ranks.speaks and not is_done(out, item.name, clip, run)
+        ]
+        todo.sort(key=lambda item: -self._frames(item))
+        self.todo, self.topic = ranks.first((todo, uuid.uuid4().hex))
+        self.total = sum(self._frames(item) for item in self.todo)
 
-    def track(
-        self, predictor: Predictor, options: BatchSettings, failed: dict[str, dict[str, str]]
-    ) -> None:
+    def track(self, predictor: Predictor, settings: BatchSettings) -> None:
         """Track sequences until all are taken; what fails is added to `failed`.
 
         Raises:
             UserError: if the device's memory does not hold the batch, or nothing can be compiled.
         """
         # Shared out evenly, so that no rank sits on sequences that another has room for.
-        share = -(-len(self._todo) // self._ranks.size)
-        batch = max(1, min(options.batch, share))
-        if options.compile and share:
+        share = -(-len(self.todo) // self.ranks.size)
+        batch = max(1, min(settings.batch, share))
+        if settings.compile and share:
             predictor.compile(group_sizes(batch, predictor.device)[0])
-        outcomes = track_clips(
-            predictor,
-            self._work(failed),
-            batch=batch,
-            threads=options.threads,
-            on_frames=self._advance,
-        )
-        noted = False
-        for end in outcomes:
-            self._ranks.add(f"{self._topic}/sequences", 1)
+        noted = not self.ranks.speaks
+        for end in track_clips(
+            predictor, self._work(), batch=batch, threads=settings.threads, on_frames=self.advance
+        ):
+            self.ranks.add(f"{self.topic}/sequences", 1)
             name = f"{end.work.clip.dataset}-{end.work.clip.split}"
             if isinstance(end, Failed):
-                failed.setdefault(name, {})[end.work.clip.name] = end.reason
+                self.failed[name][end.work.clip.name] = end.reason
                 continue
-            write_result(result_folder(self._out, name, end.work.run), end.result)
-            if self._ranks.speaks and not noted:
-                note_machine(self._out, _machine(predictor, batch, options, self._ranks))
+            write_result(result_folder(self.out, name, end.work.run), end.result)
+            if not noted:
+                many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
+                computed = f"{_dtype(predictor, settings)}, {batch} sequences side by side{many}"
+                note_machine(self.out, f"{_machine(predictor.device)}, {computed}")
                 noted = True
 
-    def show(self) -> None:
-        """Show how far all ranks are."""
-        self._advance(0)
+    def advance(self, frames: int = 0) -> None:
+        """Add to the frames that are done, and show how far all ranks are."""
+        done = self.ranks.add(f"{self.topic}/frames", frames)
+        if self.total:
+            ended = self.ranks.add(f"{self.topic}/sequences", 0)
+            self.progress(Progress(done, self.total, ended, len(self.todo)))
 
-    def _work(self, failed: dict[str, dict[str, str]]) -> Iterator[Work]:
+    def _work(self) -> Iterator[Work]:
         """Yield what no other rank takes, the longest first."""
-        for index in self._ranks.taken(len(self._todo), f"{self._topic}/next"):
-            name, sequence, run = self._todo[index]
-            clip = self._clips.get((name, sequence))
+        for index in self.ranks.taken(len(self.todo), f"{self.topic}/next"):
+            name, sequence, run = self.todo[index]
+            clip = self.clips.get((name, sequence))
             if clip is None:
-                failed.setdefault(name, {})[sequence] = (
-                    f"not in the tree of rank {self._ranks.rank}; give all nodes the same tree"
+                self.failed[name][sequence] = (
+                    f"not in the tree of rank {self.ranks.rank}; give all nodes the same tree"
                 )
-            elif sequence not in failed.get(name, {}):  # once is enough to know
+            elif sequence not in self.failed[name]:  # once is enough to know
                 yield Work(clip, run)
 
-    def _frames(self, item: Item) -> int:
-        clip = self._clips.get(item[:2])
+    def _frames(self, item: tuple[str, str, int]) -> int:
+        clip = self.clips.get(item[:2])
         return len(clip.frames) if clip else 0
 
-    def _advance(self, frames: int) -> None:
-        done = self._ranks.add(f"{self._topic}/frames", frames)
-        if self._total:
-            ended = self._ranks.add(f"{self._topic}/sequences", 0)
-            self._progress(Progress(done, self._total, ended, len(self._todo)))
 
-
-def _failures(
-    sets: Sequence[TestSet], out: Path, parts: Sequence[Mapping[str, Mapping[str, str]]]
-) -> dict[str, dict[str, str]]:
+def _failures(sets: Sequence[TestSet], out: Path, parts: Sequence[Failures]) -> Failures:
     """Return why sequences have no result: unread, failed on a rank, or not seen from here."""
-    failed = {item.name: dict(item.unread) for item in sets if item.unread}
-    for part in parts:
-        for name, sequences in part.items():
-            failed.setdefault(name, {}).update(sequences)
-    if len(parts) > 1:
-        for item in sets:
-            known = failed.get(item.name, {})
-            for clip in item.clips:
-                runs = range(1, item.runs + 1)
-                if clip.name in known or all(is_done(out, item.name, clip, r) for r in runs):
-                    continue
-                failed.setdefault(item.name, {})[clip.name] = (
+    failed = {}
+    for item in sets:
+        reasons = dict(item.unread)
+        for part in parts:
+            reasons |= part.get(item.name, {})
+        for clip in item.clips if len(parts) > 1 else ():
+            runs = range(1, item.runs + 1)
+            if clip.name not in reasons and not all(is_done(out, item.name, clip, r) for r in runs):
+                reasons[clip.name] = (
                     f"another rank's result is not in {out}; give all nodes the same folder"
                 )
+        if reasons:
+            failed[item.name] = reasons
     return failed
 
 
-def _machine(predictor: Predictor, batch: int, options: BatchSettings, ranks: Ranks) -> str:
-    """Say in a line what frames per second were measured on."""
-    device = predictor.device
+def _machine(device: torch.device) -> str:
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    elif device.type == "cpu":
-        name = f"{processor_name()}, {usable_cores()} cores"
-    else:
-        name = device.type
-    many = f", {ranks.size} processes" if ranks.size > 1 else ""
-    compiled = " compiled" if options.compile else ""
-    dtype = str(predictor.dtype).removeprefix("torch.")
-    return f"{name}, {dtype}{compiled}, {batch} sequences side by side{many}"
+        return torch.cuda.get_device_name(device)
+    return f"{processor_name()}, {usable_cores()} cores" if device.type == "cpu" else device.type

@@ -5,21 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from types import MappingProxyType
 
 from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import Fault, Reading
 from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError, nearest
-
-__all__ = [
-    "SCORED_SPLITS",
-    "TestSet",
-    "choose_test_sets",
-    "cut",
-    "default_test_sets",
-]
 
 _LOG = logging.getLogger("lorat")
 
@@ -66,9 +58,7 @@ def default_test_sets(trees: TreeOptions) -> list[str]:
     for dataset in DATASETS.values():
         split = SCORED_SPLITS.get(dataset.name, dataset.eval_split)
         named = trees.names(dataset)
-        if split is None or (dataset.name in _NOT_BY_DEFAULT and not named):
-            continue
-        if named or _is_there(dataset, split, trees):
+        if split is not None and (named or _is_there(dataset, split, trees)):
             wanted.append(f"{dataset.name}-{split}")
     if not wanted:
         raise UserError(
@@ -80,7 +70,7 @@ def default_test_sets(trees: TreeOptions) -> list[str]:
 
 def _is_there(dataset: Dataset, split: str, trees: TreeOptions) -> bool:
     """Return whether RAW holds a sequence of a test set that nobody named."""
-    if trees.missing([(dataset, split)]):
+    if dataset.name in _NOT_BY_DEFAULT or trees.missing([(dataset, split)]):
         return False
     root = trees.find(dataset, split)
     if dataset.name in SCORED_SPLITS and not (root / split).is_dir():
@@ -97,12 +87,12 @@ def choose_test_sets(
     names: Sequence[str],
     submit: Sequence[str],
     trees: TreeOptions,
-    runs: Mapping[str, int] | None = None,
+    runs: Mapping[str, int] = MappingProxyType({}),
 ) -> list[TestSet]:
     """Read the trees of the named test sets.
 
     Args:
-        names: ``lasot``, ``got10k-val``, …; a bare name means the split that is scored.
+        names: ``lasot``, ``got10k-val``, …; a bare name means the data set's evaluation split.
         submit: data sets whose test split is added, for a server's zip.
         trees: where they are.
         runs: data set name → how often its sequences are tracked; once where it is not there.
@@ -116,26 +106,17 @@ def choose_test_sets(
         split = split or dataset.eval_split
         if split is None or dataset.eval_split is None:
             raise UserError(f"--datasets {name}: holds still images; name a set of sequences")
-        chosen.setdefault((dataset.name, split), False)
-    for name in submit:
-        chosen[name, "test"] = True
-    sets = []
-    for (name, split), zipped in chosen.items():
-        dataset = DATASETS[name]
-        root = trees.find(dataset, split)
-        clips, unread = _read(dataset, split, root)
-        repeats = (runs or {}).get(name, 1)
-        sets.append(TestSet(dataset, split, clips, submit=zipped, unread=unread, runs=repeats))
-    return sets
+        chosen[dataset.name, split] = False
+    chosen |= {(name, "test"): True for name in submit}
+    return [
+        _read(DATASETS[name], split, trees, zipped, runs.get(name, 1))
+        for (name, split), zipped in chosen.items()
+    ]
 
 
-def _read(dataset: Dataset, split: str, root: Path) -> tuple[tuple[Clip, ...], dict[str, str]]:
-    """Return the clips of a tree that can be tracked, and why the others cannot.
-
-    Raises:
-        UserError: if the tree is missing, or nothing in it can be read.
-    """
-    faults: list[Fault] = []
+def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: int) -> TestSet:
+    """Return what a tree holds that can be tracked, and why the rest cannot."""
+    root, faults = trees.find(dataset, split), list[Fault]()
     try:
         with Reading(faults=faults):
             clips = read_clips(dataset, split, root)
@@ -148,7 +129,8 @@ def _read(dataset: Dataset, split: str, root: Path) -> tuple[tuple[Clip, ...], d
     for fault in faults:
         if not fault.damage:
             _LOG.warning("%s", fault.message)
-    return tuple(clip for clip in clips if clip.name not in unread), unread
+    whole = tuple(clip for clip in clips if clip.name not in unread)
+    return TestSet(dataset, split, whole, submit=submit, unread=unread, runs=runs)
 
 
 def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) -> list[TestSet]:
@@ -157,19 +139,15 @@ def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) ->
     Raises:
         UserError: if a name is in no test set, or a set of which a zip is wanted would be cut.
     """
-    if not sequences and limit is None:
-        return list(sets)
     known = {name for item in sets for name in (*(clip.name for clip in item.clips), *item.unread)}
     for name in sequences:
         if name not in known:
-            places = ", ".join(item.name for item in sets)
-            hint = nearest(name, known)
+            places, hint = ", ".join(item.name for item in sets), nearest(name, known)
             raise UserError(f"--sequences {name}: no such sequence in {places}{hint}")
-    kept = []
+    wanted, kept = set(sequences) or known, []
     for item in sets:
-        named = [clip for clip in item.clips if not sequences or clip.name in sequences]
-        clips = tuple(named[:limit])
-        unread = {k: why for k, why in item.unread.items() if not sequences or k in sequences}
+        clips = tuple([clip for clip in item.clips if clip.name in wanted][:limit])
+        unread = {name: why for name, why in item.unread.items() if name in wanted}
         whole = len(clips) == len(item.clips) and len(unread) == len(item.unread)
         if item.submit and not whole:
             raise UserError(

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lorat.configs.schema import VariantConfig
-from lorat.evaluate.track.crops import Resize, crop_around, search_scale, template_scale
+from lorat.evaluate.track.crops import crop_around, search_scale, template_scale
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
@@ -84,49 +83,44 @@ def check_first_box(box: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64
 
 
 def prepare_template(
-    frame: NDArray[np.uint8],
-    box: NDArray[np.float64],
-    variant: VariantConfig,
-    grid: int,
-    resize: Resize = "published",
+    predictor: Predictor, frame: NDArray[np.uint8], box: NDArray[np.float64]
 ) -> TemplateInput:
     """Cut the template around the first box.
 
     Args:
+        predictor: gives the template's size, area factor and tokens, and how the frame is shrunk.
         frame: (H, W, 3) uint8 RGB.
         box: (4,) xyxy, as `check_first_box` returns it.
-        variant: gives the template's size and area factor.
-        grid: template tokens a side.
-        resize: how the frame is shrunk.
     """
-    side, whole = variant.template_size, frame_size(frame)
-    mean = frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
-    scale = template_scale(box, whole, variant.search_size) if resize == "shards" else None
+    variant, whole = predictor.variant, frame_size(frame)
+    side, mean = variant.template_size, frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
+    shards = predictor.resize == "shards"
+    scale = template_scale(box, whole, variant.search_size) if shards else None
     crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
-    return TemplateInput(crop, box_mask(transform.apply(box), side, grid), mean)
+    mask = box_mask(transform.apply(box), side, predictor.template_grid)
+    return TemplateInput(crop, mask, mean)
 
 
 def prepare_search(
+    predictor: Predictor,
     frame: NDArray[np.uint8],
     state: TargetState,
-    variant: VariantConfig,
-    resize: Resize = "published",
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], CropTransform]:
     """Cut the search region around the last box.
 
     Args:
+        predictor: gives the crop's size and area factor, and how the frame is shrunk.
         frame: (H, W, 3) uint8 RGB.
         state: the target before this frame.
-        variant: gives the crop's size and area factor.
-        resize: how the frame is shrunk.
         out: (S, S, 3) contiguous float32, where the crop is written; a new array if not given.
 
     Returns:
-        The (H, W, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
+        The (S, S, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
     """
-    side, whole, box = variant.search_size, frame_size(frame), search_window(state.box)
-    scale = search_scale(box, whole, side) if resize == "shards" else None
+    variant, box = predictor.variant, search_window(state.box)
+    side, shards = variant.search_size, predictor.resize == "shards"
+    scale = search_scale(box, frame_size(frame), side) if shards else None
     return crop_around(frame, box, variant.search_factor, side, state.mean, scale, out)
 
 
@@ -192,11 +186,8 @@ class Tracker:
         """
         _check_frame(frame)
         first = check_first_box(box, frame_size(frame))
-        predictor = self.predictor
-        template = prepare_template(
-            frame, first, predictor.variant, predictor.template_grid, predictor.resize
-        )
-        self.state = TargetState(first, template.mean, predictor.embed([template])[0])
+        template = prepare_template(self.predictor, frame, first)
+        self.state = TargetState(first, template.mean, self.predictor.embed([template])[0])
 
     def track(self, frame: NDArray[np.uint8]) -> TrackedBox:
         """Return the target's box and score in the next frame, (H, W, 3) uint8 RGB.
@@ -207,9 +198,8 @@ class Tracker:
         _check_frame(frame)
         if self.state is None:
             raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
-        predictor = self.predictor
-        crop, transform = prepare_search(frame, self.state, predictor.variant, predictor.resize)
-        row = predictor.predict(self.state.tokens[None], crop[None])[0]
+        crop, transform = prepare_search(self.predictor, frame, self.state)
+        row = self.predictor.predict(self.state.tokens[None], crop[None])[0]
         result, self.state = finish(row, transform, frame_size(frame), self.state)
         return result
 

@@ -11,9 +11,8 @@ from click.testing import CliRunner
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from lorat.evaluate.cli import main
-from lorat.evaluate.track.batch import group_sizes, track_clips
+from lorat.evaluate.track.batch import Work, group_sizes, track_clips
 from lorat.evaluate.track.predictor import Predictor
-from lorat.evaluate.track.slots import Work
 from lorat.train.network.deploy import compiling
 
 

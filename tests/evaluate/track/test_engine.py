@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from lorat.evaluate.track import batch as engine
-from lorat.evaluate.track import slots
-from lorat.evaluate.track.batch import track_clips
-from lorat.evaluate.track.slots import Failed, Tracked, Work
+from lorat.evaluate.track.batch import Failed, Tracked, Work, track_clips
 from lorat.evaluate.track.tracker import Tracker
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh
@@ -88,7 +86,7 @@ def test_repeated_runs_are_told_apart(tiny_predictor, make_clip):
 def test_where_the_network_takes_all_cores_nothing_is_decoded_beside_it(
     tiny_predictor, make_clip, monkeypatch
 ):
-    decoding, seen, read, predict = [0], [], slots.read_image, tiny_predictor.predict
+    decoding, seen, read, predict = [0], [], engine.read_image, tiny_predictor.predict
 
     def counted_read(path):
         decoding[0] += 1
@@ -101,7 +99,7 @@ def test_where_the_network_takes_all_cores_nothing_is_decoded_beside_it(
         return predict(*arguments)
 
     monkeypatch.setattr(engine, "usable_cores", lambda: torch.get_num_threads())
-    monkeypatch.setattr(slots, "read_image", counted_read)
+    monkeypatch.setattr(engine, "read_image", counted_read)
     monkeypatch.setattr(tiny_predictor, "predict", seen_predict)
     list(_track(tiny_predictor, [make_clip(f"s{n}", 4, n) for n in range(8)], batch=8, threads=3))
     assert seen == [0, 0, 0]

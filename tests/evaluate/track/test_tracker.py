@@ -127,7 +127,7 @@ def test_a_target_left_outside_a_smaller_frame_sees_only_the_template_frames_col
     tiny_predictor,
 ):
     frame = np.zeros((30, 30, 3), dtype=np.uint8)
-    crop, _ = prepare_search(frame, _state([900, 900, 920, 920]), tiny_predictor.variant)
+    crop, _ = prepare_search(tiny_predictor, frame, _state([900, 900, 920, 920]))
     assert (crop == [9.0, 8.0, 7.0]).all()
 
 

@@ -1,4 +1,4 @@
-"""The results folder of one evaluation: what is done in it, and by which tracker.
+"""The folder of one evaluation: what is done in it, and by which tracker.
 
 Promise: results of two trackers never mix. ``tracker.json`` says which weights and number type the
 results are of; a second evaluation goes on where the first stopped if it is of the same, and is
@@ -8,11 +8,11 @@ refused otherwise.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from lorat.evaluate.results.files import has_result, read_result
 from lorat.prep.trees.base.clip import Clip
@@ -20,24 +20,10 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import file_digest, write_json
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
-__all__ = [
-    "METRICS",
-    "Identity",
-    "claim",
-    "clear",
-    "forget_others",
-    "is_done",
-    "machines_of",
-    "note_machine",
-    "read_identity",
-    "result_folder",
-    "weights_digest",
-]
-
 METRICS = "metrics.json"
 """Where the scores of an evaluation stand, in its folder."""
 
-_VERSION = 1
+_VERSION = {"version": 1}
 _IDENTITY = "tracker.json"
 _MACHINES = "speed.json"
 _ROUNDED = 1e-3  # pixels; results are written with four decimals
@@ -59,11 +45,7 @@ class Identity:
 
 
 def weights_digest(weights: Path) -> str:
-    """Return the SHA-256 of a weights file.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
+    """Return the SHA-256 of a weights file; a `UserError` if it cannot be read."""
     return file_digest(weights, "name a weights file with --weights, or a run with --run")
 
 
@@ -76,31 +58,24 @@ def result_folder(out: Path, name: str, run: int = 1) -> Path:
     return folder if run == 1 else folder / f"run_{run:03d}"
 
 
-def _result_files(out: Path) -> Iterator[Path]:
-    for pattern in ("*/*.txt", "*/run_*/*.txt"):
-        yield from (out / "results").glob(pattern)
-
-
 def claim(out: Path, identity: Identity) -> None:
     """Note that the results in `out` are of this tracker.
 
     Raises:
         UserError: if there are results of another tracker.
     """
-    path = out / _IDENTITY
-    there = any(_result_files(out))
-    if there and read_identity(out) != identity:
+    if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
         raise UserError(
             f"{out}: holds results of other weights, another variant, number type, --compile or "
             f"--resize than these ({identity.variant}, {identity.dtype}); give another --out, or "
             "--overwrite"
         )
-    write_json(path, {"version": _VERSION, **asdict(identity)})
+    write_json(out / _IDENTITY, _VERSION | asdict(identity))
 
 
 def clear(out: Path) -> None:
     """Remove all results from `out`, so that another tracker's can take their place."""
-    for file in list(_result_files(out)):
+    for file in list((out / "results").rglob("*.txt")):
         file.unlink()
     (out / _MACHINES).unlink(missing_ok=True)
 
@@ -109,16 +84,15 @@ def note_machine(out: Path, machine: str) -> None:
     """Note on what the results in `out`, or some of them, were computed."""
     machines = machines_of(out)
     if machine not in machines:
-        write_json(out / _MACHINES, {"version": _VERSION, "measured_on": [*machines, machine]})
+        write_json(out / _MACHINES, _VERSION | {"measured_on": [*machines, machine]})
 
 
 def machines_of(out: Path) -> list[str]:
     """Return on what the results in `out` were computed, as far as that was noted."""
     try:
-        values = json.loads((out / _MACHINES).read_text(encoding="utf-8"))["measured_on"]
+        return [str(name) for name in json.loads((out / _MACHINES).read_text())["measured_on"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [str(value) for value in values]
 
 
 def forget_others(out: Path, weights: Path) -> None:
@@ -127,9 +101,9 @@ def forget_others(out: Path, weights: Path) -> None:
     Raises:
         UserError: if the weights cannot be read.
     """
-    path = out / _IDENTITY
     there = read_identity(out)
-    if path.is_file() and (there is None or there.weights != weights_digest(weights)):
+    foreign = there is None or there.weights != weights_digest(weights)
+    if (out / _IDENTITY).is_file() and foreign:
         clear(out)
         (out / METRICS).unlink(missing_ok=True)
 
@@ -156,8 +130,6 @@ def is_done(out: Path, name: str, clip: Clip, run: int = 1) -> bool:
 def read_identity(out: Path) -> Identity | None:
     """Return whose results `out` holds, or None where that is not said or in another version."""
     try:
-        values = json.loads((out / _IDENTITY).read_text(encoding="utf-8"))
-        names = ("weights", "variant", "dtype", "settings")
-        return Identity(**{k: values[k] for k in names}, resize=values.get("resize", "published"))
-    except (OSError, ValueError, KeyError, TypeError):
+        return TypeAdapter(Identity).validate_json((out / _IDENTITY).read_bytes())
+    except (OSError, ValueError):
         return None
