@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.folder import METRICS, forget_others
+from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, default_test_sets
 from lorat.prep.trees.registry import parse_name
 from lorat.prep.trees.sources import TreeOptions
