@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
 Box = NDArray[np.float64]
+"""(4,) xyxy in frame pixels."""
 
 _PREDICTED = (255, 140, 0)  # RGB: orange
 _TRUE = (60, 220, 90)  # green
@@ -33,15 +35,14 @@ def draw_frame(
 ) -> Picture:
     """Draw boxes on a copy of a frame, enlarged or reduced to a legible size, and a line below it.
 
+    Both sides are even, as video encoders want them.
+
     Args:
-        frame: (H, W, 3) uint8 RGB.
-        predicted: (4,) xyxy in frame pixels.
-        true: (4,) xyxy, or None where the object is absent or its box is not known.
+        frame: to draw on.
+        predicted: the tracker's box.
+        true: None where the object is absent or its box is not known.
         text: the line below the picture.
         legend: say in that line which colour is which box.
-
-    Returns:
-        (H', W', 3) uint8 RGB, both sides even, as video encoders want them.
     """
     picture = _boxed(frame, predicted, true, _SIDES)
     margin = max(0, _NARROWEST - picture.shape[1]) // 2
@@ -49,23 +50,14 @@ def draw_frame(
 
 
 def draw_thumbnail(frame: Picture, predicted: Box, true: Box | None) -> Picture:
-    """Draw boxes on a small copy of a frame; arguments as of `draw_frame`.
-
-    Returns:
-        (H', W', 3) uint8 RGB, the longer side at most 320 pixels.
-    """
+    """Draw boxes, as `draw_frame`, on a copy whose longer side is at most 320 pixels."""
     return _boxed(frame, predicted, true, _THUMBNAIL_SIDES)
 
 
 def draw_ruler(frame: Picture, box: Box | None = None) -> Picture:
     """Draw a frame under a grid that is labelled in the frame's pixels, to read a box off it.
 
-    Args:
-        frame: (H, W, 3) uint8 RGB.
-        box: (4,) xyxy in frame pixels, drawn to see whether it fits.
-
-    Returns:
-        (H', W', 3) uint8 RGB: the frame, enlarged or reduced, with labels on the top and the left.
+    A `box` is drawn too, to see whether it fits.
     """
     height, width = frame.shape[:2]
     picture, ratio = _legible(frame, _RULED_SIDES)

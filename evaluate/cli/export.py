@@ -21,13 +21,7 @@ _FORMS = {
     "onnx": "The merged network as two ONNX graphs: one for the template, one for each frame.",
     "torch-export": "The same two graphs for torch.export.load.",
 }
-_ENDINGS = {
-    "merged": "-merged.safetensors",
-    "published": "-published.safetensors",
-    "onnx": ".onnx",
-    "torch-export": ".pt2",
-}
-"""Form → end of the file's name where --out is not given."""
+_GRAPHS = {"onnx": ".onnx", "torch-export": ".pt2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,23 +71,20 @@ def export_command(form: str | None, settings: WeightsSettings, options: ExportO
         raise UserError(
             "export-weights: say what to write: --merged, --published, --onnx or --torch-export"
         )
-    meaningless = {
-        "--dtype": options.dtype is not None and form != "merged",
-        "--scalars": options.scalars is not None and form != "published",
-        "--backbone": settings.backbone is not None and form == "published",
-    }
-    for name, given in meaningless.items():
-        if given:
-            raise UserError(f"{name}: has no meaning for --{form}; leave it out")
+    for name, given, meant in (
+        ("dtype", options.dtype, form == "merged"),
+        ("scalars", options.scalars, form == "published"),
+        ("backbone", settings.backbone, form != "published"),
+    ):
+        if given is not None and not meant:
+            raise UserError(f"--{name}: has no meaning for --{form}; leave it out")
     weights = settings.file()
-    out = options.out or _default_out(weights, _ENDINGS[form])
-    graphs = form in ("onnx", "torch-export")
-    if graphs:
-        files = _export_graphs(form, settings, weights, out, options.overwrite)
+    out = options.out or _default_out(weights, _GRAPHS.get(form, f"-{form}.safetensors"))
+    if form in _GRAPHS:
+        what, files = "graph", _export_graphs(form, settings, out, options.overwrite)
     else:
-        files = _export_weights(form, settings, weights, out, options)
+        what, files = "weights", _export_weights(form, settings, out, options)
     for file in files:
-        what = "graph" if graphs else "weights"
         say(f"{what}: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -106,7 +97,7 @@ def _default_out(weights: Path, ending: str) -> Path:
 
 
 def _export_weights(
-    form: str, settings: WeightsSettings, weights: Path, out: Path, options: ExportOptions
+    form: str, settings: WeightsSettings, out: Path, options: ExportOptions
 ) -> list[Path]:
     # torch and timm take seconds to import: help and mistakes need not wait for them.
     import torch
@@ -117,7 +108,7 @@ def _export_weights(
 
     check_writable(out, options.overwrite)
     force = settings.force_backbone
-    file = read_weights(weights, settings.variant_config(), force_backbone=force)
+    file = read_weights(settings.file(), settings.variant_config(), force_backbone=force)
     if form == "published":
         export_published(file, out, scalars=options.scalars is not False)
     else:
@@ -126,17 +117,8 @@ def _export_weights(
     return [out]
 
 
-def _export_graphs(
-    form: str, settings: WeightsSettings, weights: Path, out: Path, overwrite: bool
-) -> list[Path]:
+def _export_graphs(form: str, settings: WeightsSettings, out: Path, overwrite: bool) -> list[Path]:
     from lorat.train.network.deploy.graphs import check_target, export_graphs
-    from lorat.train.network.trained import load_network
 
-    check_target(out, _ENDINGS[form], overwrite=overwrite)
-    network, variant = load_network(
-        weights,
-        backbone=settings.backbone,
-        variant=settings.variant_config(),
-        force_backbone=settings.force_backbone,
-    )
-    return export_graphs(out, network, variant)
+    check_target(out, _GRAPHS[form], overwrite=overwrite)
+    return export_graphs(out, *settings.load_network())

@@ -18,8 +18,8 @@ from lorat.evaluate.draw import draw_ruler
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.evaluate.video.footage import (
     Footage,
-    Start,
     first_shot,
+    from_start,
     open_camera,
     open_footage,
     read_ahead,
@@ -75,7 +75,7 @@ class VideoOptions:
 
     def open(self) -> Footage:
         """Open what is to be tracked."""
-        start = Start.parse(self.start)
+        start = from_start(self.start)
         if self.source is not None:
             return open_footage(self.source, start)
         return open_camera(self.camera or 0, start)
@@ -177,7 +177,7 @@ def _track(options: VideoOptions, settings: TrackerSettings) -> int:
             "video: no --box; write the first frame with --first-frame first.png, read left, top, "
             "width and height off its grid, and give them as --box x,y,w,h"
         )
-    out, csv = options.outputs()
+    files = options.outputs()
     settings.file()  # a wrong name is told before anything is opened
     with closing(options.open()) as footage:
         first, image = first_shot(footage)
@@ -200,17 +200,13 @@ def _track(options: VideoOptions, settings: TrackerSettings) -> int:
             shots = following if footage.live else chain([first], following)
             begin = time.monotonic()
             wanted = islice(shots, options.frames)
-            done, lost = write_tracks(footage, wanted, tracker, box, out, csv, total)
+            done, lost = write_tracks(footage, wanted, tracker, box, files, total)
             seconds = time.monotonic() - begin
     if lost:
-        _LOG.warning(
-            "%s: %d frames do not decode (the first: frame %d); they keep the last box",
-            footage.name,
-            len(lost),
-            lost[0],
-        )
+        text = "%s: %d frames do not decode (the first: frame %d); they keep the last box"
+        _LOG.warning(text, footage.name, len(lost), lost[0])
     stopped = f", stopped by {signal_name(heard.number)}" if heard.number else ""
     say(f"{footage.name}: {done} frames{stopped}, {done / seconds:.1f} a second")
-    say(f"video: {out}")
-    say(f"boxes: {csv}")
+    say(f"video: {files[0]}")
+    say(f"boxes: {files[1]}")
     return exit_status(heard.number) if heard.number and not footage.live else 0

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import SequenceResult
+from lorat.evaluate.track.crops import Box, Crop, Frame
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import (
     TargetState,
@@ -46,7 +47,6 @@ from lorat.shards.pixels.jpeg import ImageError, read_image
 
 _FEWEST_IN_TWO_GROUPS = 8
 Answer = TypeVar("Answer")
-Frame = NDArray[np.uint8]
 
 
 class Work(NamedTuple):
@@ -58,11 +58,10 @@ class Work(NamedTuple):
 
 
 class Tracked(NamedTuple):
-    """A sequence that was tracked to its end."""
+    """A sequence that was tracked to its end; scores are NaN where frames did not decode."""
 
     work: Work
     result: SequenceResult
-    """The score is NaN in frames that did not decode."""
 
 
 class Failed(NamedTuple):
@@ -150,14 +149,7 @@ class Slot:
     """The place of one sequence in a batch: its frames, and its boxes, scores and times so far."""
 
     def __init__(self, work: Work, readers: Executor, ahead: bool) -> None:
-        """Begin to decode the first frame.
-
-        Args:
-            work: the sequence.
-            readers: threads that decode.
-            ahead: whether the next frame is decoded while the network has the one before; else by
-                whoever asks for it.
-        """
+        """Begin to decode the first frame; `readers` decode further ones `ahead` if they may."""
         self.work, self.frames = work, work.clip.frames
         self.readers, self.ahead = readers, ahead
         self.state: TargetState
@@ -171,8 +163,8 @@ class Slot:
         """Whether every frame has a result."""
         return self.done >= len(self.frames)
 
-    def first(self) -> tuple[Frame, NDArray[np.float64]]:
-        """Return the first frame and the (4,) xyxy box given in it, or raise why there is none."""
+    def first(self) -> tuple[Frame, Box]:
+        """Return the first frame and the box given in it, or raise why there is none."""
         assert self._pending is not None, "the first frame is taken once"
         frame = self._pending.result()
         self._read(1)
@@ -187,8 +179,8 @@ class Slot:
         except ImageError:
             return None
 
-    def record(self, box: NDArray[np.float64], score: float, seconds: float) -> None:
-        """Note the result of a frame; `box` is (4,) xyxy."""
+    def record(self, box: Box, score: float, seconds: float) -> None:
+        """Note the result of a frame."""
         self.boxes[self.done], self.scores[self.done] = box, score
         self.times[self.done] = seconds
         self.done += 1
@@ -245,7 +237,7 @@ class _Stages:
     def start(self, arrivals: Sequence[Slot]) -> tuple[list[Slot], list[Failed]]:
         """Take the templates of sequences that begin."""
         failures: list[Failed] = []
-        firsts: list[tuple[Slot, Frame, NDArray[np.float64]]] = []
+        firsts: list[tuple[Slot, Frame, Box]] = []
         for slot in arrivals:
             try:
                 firsts.append((slot, *slot.first()))
@@ -265,11 +257,7 @@ class _Stages:
         return list(started), failures
 
     def launch(self, group: _Group) -> int:
-        """Cut the next crop of every sequence of a group and hand them to the network.
-
-        Returns:
-            Frames that are done already, since they did not decode.
-        """
+        """Hand a group's next crops to the network; return how many frames did not decode."""
         moving = [slot for slot in group.slots if not slot.ended]
         found = list(self.cutters.map(self._cut, moving, group.crops))
         for slot, cut in zip(moving, found, strict=True):
@@ -303,7 +291,7 @@ class _Stages:
             cut.slot.record(tracked.box, tracked.score, seconds / len(cuts))
         return len(cuts)
 
-    def _cut(self, slot: Slot, out: NDArray[np.float32]) -> _Cut | None:
+    def _cut(self, slot: Slot, out: Crop) -> _Cut | None:
         """Cut the next crop of a sequence into `out`; None where its frame does not decode."""
         frame = slot.next()
         if frame is None:
@@ -316,10 +304,8 @@ class _Stages:
 class _Here(Executor):
     """Does the work at once."""
 
-    def submit(
-        self, work: Callable[..., Answer], /, *arguments: Any, **options: Any
-    ) -> Future[Answer]:
-        done: Future[Answer] = Future()
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        done: Future[Any] = Future()
         done.set_result(work(*arguments, **options))
         return done
 

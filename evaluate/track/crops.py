@@ -23,6 +23,12 @@ from lorat.shards.pixels.resample import (
 )
 
 Resize = Literal["published", "shards"]
+Frame = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Crop = NDArray[np.float32]
+"""(S, S, 3) RGB on 0 … 255, contiguous."""
+Box = NDArray[np.float64]
+"""(4,) xyxy in continuous frame pixels."""
 
 
 class StoredScale(NamedTuple):
@@ -53,28 +59,28 @@ def _scale(window: Window) -> float:
 
 
 def crop_around(
-    frame: NDArray[np.uint8],
+    frame: Frame,
     box: ArrayLike,
     area_factor: float,
     side: int,
     pad: ArrayLike,
     scale: float | None,
-    out: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[np.float32], CropTransform]:
+    out: Crop | None = None,
+) -> tuple[Crop, CropTransform]:
     """Cut a square crop around a box.
 
     Args:
-        frame: (H, W, 3) uint8 RGB.
+        frame: the image.
         box: (4,) xyxy with positive size, frame pixels.
         area_factor: of the crop's window, as `crop_transform` tells.
         side: of the crop in pixels.
         pad: (3,) colour outside the frame, 0 … 255.
         scale: the source part is averaged over areas to this scale first, and then sampled as
             training samples stored windows; None cuts the crop as published.
-        out: (side, side, 3) contiguous, where the crop is written; a new array if it is not given.
+        out: where the crop is written; a new array if it is not given.
 
     Returns:
-        The (side, side, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
+        The crop, and the adjusted transform from frame to crop.
     """
     size = (side, side)
     window = crop_transform(box, area_factor, size)
@@ -85,7 +91,6 @@ def crop_around(
     small = (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale)))
     part = Window((x1, y1), (x2, y2), small)
     crop, _ = sample_crop(cut_window(frame, part), part, adjusted, side, pad)
-    if out is None:
-        return crop.astype(np.float32), adjusted.transform
+    out = np.empty(crop.shape, np.float32) if out is None else out
     out[:] = crop
     return out, adjusted.transform

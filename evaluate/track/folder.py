@@ -59,11 +59,7 @@ def result_folder(out: Path, name: str, run: int = 1) -> Path:
 
 
 def claim(out: Path, identity: Identity) -> None:
-    """Note that the results in `out` are of this tracker.
-
-    Raises:
-        UserError: if there are results of another tracker.
-    """
+    """Note that the results in `out` are of this tracker; a `UserError` if they are another's."""
     if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
         raise UserError(
             f"{out}: holds results of other weights, another variant, number type, --compile or "
@@ -96,11 +92,7 @@ def machines_of(out: Path) -> list[str]:
 
 
 def forget_others(out: Path, weights: Path) -> None:
-    """Remove results and scores from `out` unless they are of these weights.
-
-    Raises:
-        UserError: if the weights cannot be read.
-    """
+    """Remove results and scores from `out` unless they are of these weights."""
     there = read_identity(out)
     foreign = there is None or there.weights != weights_digest(weights)
     if (out / _IDENTITY).is_file() and foreign:

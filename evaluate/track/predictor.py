@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
-from lorat.evaluate.track.crops import Resize
+from lorat.evaluate.track.crops import Crop, Resize
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.compiling import compile_whole
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
-from lorat.train.network.trained import load_network
 
 WINDOW_WEIGHT = 0.45  # of the penalty window in the ranking of cells (published system)
 
@@ -43,8 +42,7 @@ class Choice(NamedTuple):
 class TemplateInput(NamedTuple):
     """The template of one target, ready for the network."""
 
-    crop: NDArray[np.float32]
-    """(h, w, 3) on 0 … 255."""
+    crop: Crop
     mask: NDArray[np.bool_]
     """(g, g), True on the tokens that the object touches."""
     mean: NDArray[np.float32]
@@ -96,38 +94,22 @@ class Predictor:
         self._shift = (-mean / std).view(1, 3, 1, 1).to(device)
         self._window = penalty_window(network.search_grid, device)
         self._side = float(variant.search_size)
-        self._rows = 0  # that the compiled graph is for
-        self._locate = self._locate_rows
+        self._rows, self._locate = 0, self._locate_rows  # rows that the compiled graph is for
 
     @classmethod
     def load(cls, settings: TrackerSettings) -> Predictor:
-        """Load a network onto its device.
-
-        Raises:
-            UserError: if a file is missing or does not fit, or the machine lacks the device.
-        """
+        """Load a network; a `UserError` if a file does not fit, or the machine lacks the device."""
         device = pick_device(settings.device)
         if settings.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
         dtype = pick_dtype(settings.dtype, device)
-        network, variant = load_network(
-            settings.file(),
-            backbone=settings.backbone,
-            variant=settings.variant_config(),
-            dtype=dtype,
-            force_backbone=settings.force_backbone,
-        )
-        return cls(network, variant, device, dtype, settings.resize)
+        return cls(*settings.load_network(dtype=dtype), device, dtype, settings.resize)
 
     def compile(self, batch: int) -> None:
         """Compile the work of a frame into one graph, now: that takes a minute or so.
 
-        Args:
-            batch: targets side by side at most. Smaller batches are padded to it, so that the graph
-                serves them too; the template, embedded once a target, is not compiled.
-
-        Raises:
-            UserError: if nothing can be compiled here.
+        Batches of fewer than `batch` targets are padded, so that the graph serves them too; the
+        template, embedded once a target, is not compiled. A `UserError` if nothing can be.
         """
         self._locate = compile_whole(self._locate_rows, self.device)
         self._rows = batch
@@ -157,10 +139,7 @@ class Predictor:
             crops: (B, S, S, 3) float32 on 0 … 255.
 
         Returns:
-            (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score.
-
-        Raises:
-            UserError: if the network's numbers are not finite.
+            (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score; all finite.
         """
         with torch.inference_mode():
             rows = self._locate(self._padded(tokens), self._padded(self._upload(crops)))

@@ -62,11 +62,7 @@ class Ranks:
         return self.exchange(value)[0]
 
     def together(self, work: Callable[[], Value], look: Callable[[], None] = lambda: None) -> Value:
-        """Return what `work` gives on this rank, once every rank has done its own.
-
-        Raises:
-            UserError: if it is raised on any rank; then on all of them.
-        """
+        """Return what `work` gives here, once all have done theirs; one's `UserError` is all's."""
         reason = ""
         try:
             value = work()
@@ -80,9 +76,7 @@ class Ranks:
     def taken(self, count: int, topic: str) -> Iterator[int]:
         """Yield indices below `count` that no other rank takes, lowest first, until all are taken.
 
-        Args:
-            count: how many there are.
-            topic: what is counted, the same text on all ranks and a new one for every list.
+        `topic` says what is counted: the same text on all ranks, a new one for every list.
         """
         while (index := self.add(topic, 1) - 1) < count:
             yield index
@@ -94,13 +88,7 @@ class Ranks:
 
 @contextmanager
 def share_ranks(rank: int, size: int, store: dist.Store | None) -> Iterator[Ranks]:
-    """Let the processes of a process group evaluate together inside the block.
-
-    Args:
-        rank: of this process.
-        size: number of processes.
-        store: that all of them reach; None only where there is one.
-    """
+    """Let `size` processes evaluate together inside the block, by a store that all reach."""
     if size == 1 or store is None:
         yield Ranks()
         return

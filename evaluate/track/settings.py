@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
@@ -17,6 +18,9 @@ from lorat.evaluate.track.crops import Resize
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
 from lorat.shards.base.process import cores_a_rank
+
+if TYPE_CHECKING:
+    from lorat.train.network.blocks.lorat import LoRAT
 
 RUNS = Path("runs")
 _MODEL = "checkpoints/[!.]*/model.safetensors"
@@ -44,11 +48,7 @@ class WeightsSettings:
     )
 
     def file(self) -> Path:
-        """Return the weights file that --run or --weights mean; the newest run's without both.
-
-        Raises:
-            UserError: if both are given, or there is no such file.
-        """
+        """Return the weights file that is meant; the newest run's where none is named."""
         if self.run is not None and self.weights is not None:
             raise UserError("--run and --weights: give one of them")
         if self.weights is None:
@@ -60,6 +60,18 @@ class WeightsSettings:
     def variant_config(self) -> VariantConfig | None:
         """Return the variant that is named, or None where the weights are to say."""
         return None if self.variant is None else load_variant(self.variant)
+
+    def load_network(self, **how: Any) -> tuple[LoRAT, VariantConfig]:
+        """Return the merged network; `how` is what else `load_network` takes."""
+        from lorat.train.network.trained import load_network  # torch is not for every command
+
+        return load_network(
+            self.file(),
+            backbone=self.backbone,
+            variant=self.variant_config(),
+            force_backbone=self.force_backbone,
+            **how,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,28 +102,24 @@ class BatchSettings(TrackerSettings):
 
 
 def run_weights(run: Path) -> Path:
-    """Return the weights file of a run's last checkpoint.
-
-    Raises:
-        UserError: if the folder is missing or holds no checkpoint.
-    """
+    """Return the weights file of a run's last checkpoint, or raise a `UserError`."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run; name a folder that lorat-train wrote with --run")
     files = list(run.glob(_MODEL))
     if not files:
-        raise UserError(
-            f"{run}: no checkpoints/*/model.safetensors; let the training write one, or use "
-            "--weights"
-        )
-    return max(files, key=lambda file: _rank(file.parent.name))
+        missing = "no checkpoints/*/model.safetensors"
+        raise UserError(f"{run}: {missing}; let the training write one, or use --weights")
+
+    def rank(file: Path) -> tuple[bool, int, str]:
+        name = file.parent.name
+        number = re.search(r"(\d+)$", name)
+        return name.startswith("epoch_"), int(number[1]) if number else -1, name
+
+    return max(files, key=rank)
 
 
 def newest_run(runs: Path = RUNS) -> Path:
-    """Return the run in a folder of runs whose weights were written last.
-
-    Raises:
-        UserError: if no run has weights.
-    """
+    """Return the run whose weights were written last, or raise a `UserError`."""
     files = list(runs.glob(f"*/{_MODEL}"))
     if not files:
         raise UserError(
@@ -130,8 +138,3 @@ def default_out(weights: Path) -> Path:
     if checkpoint.parent.name == "checkpoints":
         return checkpoint.parents[1] / "eval" / checkpoint.name
     return weights.parent / "eval" / weights.stem
-
-
-def _rank(name: str) -> tuple[bool, int, str]:
-    number = re.search(r"(\d+)$", name)
-    return name.startswith("epoch_"), int(number[1]) if number else -1, name

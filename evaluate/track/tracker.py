@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lorat.evaluate.track.crops import crop_around, search_scale, template_scale
+from lorat.evaluate.track.crops import Box, Crop, Frame, crop_around, search_scale, template_scale
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
@@ -30,8 +30,8 @@ MIN_OBJECT_SIZE = 10.0  # pixels; a smaller object is searched as if it were thi
 class TrackedBox(NamedTuple):
     """What the tracker says of one frame."""
 
-    box: NDArray[np.float64]
-    """(4,) xyxy in frame pixels, cut at the frame; empty where the object is put outside it."""
+    box: Box
+    """Cut at the frame; empty where the object is put outside it."""
     score: float
     """In [0, 1]."""
 
@@ -40,15 +40,15 @@ class TrackedBox(NamedTuple):
 class TargetState:
     """All that is remembered of a target between two frames."""
 
-    box: NDArray[np.float64]
-    """(4,) xyxy, the last box with positive size."""
+    box: Box
+    """The last one with positive size."""
     mean: NDArray[np.float32]
     """(3,) the template frame's mean colour."""
     tokens: Tensor
     """(T, D) template tokens on the network's device."""
 
 
-def search_window(box: ArrayLike) -> NDArray[np.float64]:
+def search_window(box: ArrayLike) -> Box:
     """Return the box that the search region is cut around: at least 10 px a side, same centre."""
     box = np.asarray(box, dtype=np.float64)
     centre = (box[:2] + box[2:]) * 0.5
@@ -56,79 +56,57 @@ def search_window(box: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate([centre - half, centre + half])
 
 
-def check_first_box(box: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return a first box as (4,) float64 if a target can be tracked from it.
+def check_first_box(box: ArrayLike, size: tuple[int, int]) -> Box:
+    """Return an xyxy first box as (4,) float64; a `UserError` if it cannot be tracked from.
 
-    Args:
-        box: xyxy.
-        size: (width, height) of the first frame.
-
-    Raises:
-        UserError: if it is not four finite numbers, has no area, or lies outside the frame.
+    It needs four finite numbers and an area inside the frame, whose (width, height) is `size`.
     """
     box = np.asarray(box, dtype=np.float64)
-    numbers = ", ".join(f"{value:g}" for value in box.ravel())
+    wrong = ""
     if box.shape != (4,) or not np.isfinite(box).all():
-        raise UserError(f"first box ({numbers}): not four finite numbers; correct the first box")
-    if (box[2:] <= box[:2]).any():
-        raise UserError(
-            f"first box ({numbers}): no area between x1, y1 and x2, y2; correct the first box"
-        )
-    inside = clip_boxes(box, size)
-    if (inside[2:] <= inside[:2]).any():
-        raise UserError(
-            f"first box ({numbers}): outside the {size[0]}x{size[1]} frame; correct the first box"
-        )
+        wrong = "not four finite numbers"
+    elif not has_area(box):
+        wrong = "no area between x1, y1 and x2, y2"
+    elif not has_area(clip_boxes(box, size)):
+        wrong = f"outside the {size[0]}x{size[1]} frame"
+    if wrong:
+        numbers = ", ".join(f"{value:g}" for value in box.ravel())
+        raise UserError(f"first box ({numbers}): {wrong}; correct the first box")
     return box
 
 
-def prepare_template(
-    predictor: Predictor, frame: NDArray[np.uint8], box: NDArray[np.float64]
-) -> TemplateInput:
-    """Cut the template around the first box.
+def has_area(box: Box) -> bool:
+    """Return whether a (4,) xyxy box has positive sides."""
+    return bool((box[2:] > box[:2]).all())
 
-    Args:
-        predictor: gives the template's size, area factor and tokens, and how the frame is shrunk.
-        frame: (H, W, 3) uint8 RGB.
-        box: (4,) xyxy, as `check_first_box` returns it.
-    """
-    variant, whole = predictor.variant, frame_size(frame)
+
+def prepare_template(predictor: Predictor, frame: Frame, box: Box) -> TemplateInput:
+    """Cut the template around the first box, as `check_first_box` returns it."""
+    variant, resize = predictor.variant, predictor.resize
     side, mean = variant.template_size, frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
-    shards = predictor.resize == "shards"
-    scale = template_scale(box, whole, variant.search_size) if shards else None
+    whole, search = frame_size(frame), variant.search_size
+    scale = template_scale(box, whole, search) if resize == "shards" else None
     crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
     mask = box_mask(transform.apply(box), side, predictor.template_grid)
     return TemplateInput(crop, mask, mean)
 
 
 def prepare_search(
-    predictor: Predictor,
-    frame: NDArray[np.uint8],
-    state: TargetState,
-    out: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[np.float32], CropTransform]:
+    predictor: Predictor, frame: Frame, state: TargetState, out: Crop | None = None
+) -> tuple[Crop, CropTransform]:
     """Cut the search region around the last box.
 
-    Args:
-        predictor: gives the crop's size and area factor, and how the frame is shrunk.
-        frame: (H, W, 3) uint8 RGB.
-        state: the target before this frame.
-        out: (S, S, 3) contiguous float32, where the crop is written; a new array if not given.
-
     Returns:
-        The (S, S, 3) float32 crop on 0 … 255, and the adjusted transform from frame to crop.
+        The crop, in `out` if that is given, and the adjusted transform from frame to crop.
     """
     variant, box = predictor.variant, search_window(state.box)
-    side, shards = variant.search_size, predictor.resize == "shards"
-    scale = search_scale(box, frame_size(frame), side) if shards else None
+    side, resize = variant.search_size, predictor.resize
+    scale = search_scale(box, frame_size(frame), side) if resize == "shards" else None
     return crop_around(frame, box, variant.search_factor, side, state.mean, scale, out)
 
 
 def finish(
-    row: NDArray[np.float64],
-    transform: CropTransform,
-    size: tuple[int, int],
-    state: TargetState,
+    row: NDArray[np.float64], transform: CropTransform, size: tuple[int, int], state: TargetState
 ) -> tuple[TrackedBox, TargetState]:
     """Map a predicted box back to its frame and say where to look next.
 
@@ -142,13 +120,15 @@ def finish(
         The frame's result, and the target after it: a box without area leaves the last box.
     """
     box = clip_boxes(transform.invert(row[:4]), size)
-    if (box[2:] > box[:2]).all():
+    if has_area(box):
         state = replace(state, box=box)
     return TrackedBox(box, float(row[4])), state
 
 
 class Tracker:
     """Tracks one object: `start` with its box in a first frame, then `track` each next frame.
+
+    Frames are (H, W, 3) uint8 RGB; what is not, or no box to track, is a `UserError`.
 
     Example:
         >>> tracker = Tracker.load(Path("model.safetensors"))
@@ -165,36 +145,20 @@ class Tracker:
     def load(cls, weights: Path, **settings: Any) -> Tracker:
         """Load a tracker from a checkpoint's ``model.safetensors`` or a published file.
 
-        Args:
-            weights: the file.
-            settings: other fields of `TrackerSettings`, such as ``device="cpu"``.
-
-        Raises:
-            UserError: if a file is missing or does not fit, or the machine lacks the device.
+        `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``. What does not
+        fit, or is not there, is a `UserError`.
         """
         return cls(Predictor.load(TrackerSettings(weights=Path(weights), **settings)))
 
-    def start(self, frame: NDArray[np.uint8], box: ArrayLike) -> None:
-        """Take the object in `box` as the target; forgets any target before.
-
-        Args:
-            frame: (H, W, 3) uint8 RGB.
-            box: (4,) xyxy in frame pixels.
-
-        Raises:
-            UserError: if the frame is no such image, or the box has no area inside it.
-        """
+    def start(self, frame: Frame, box: ArrayLike) -> None:
+        """Take the object in `box`, (4,) xyxy with an area inside the frame, as the target."""
         _check_frame(frame)
         first = check_first_box(box, frame_size(frame))
         template = prepare_template(self.predictor, frame, first)
         self.state = TargetState(first, template.mean, self.predictor.embed([template])[0])
 
-    def track(self, frame: NDArray[np.uint8]) -> TrackedBox:
-        """Return the target's box and score in the next frame, (H, W, 3) uint8 RGB.
-
-        Raises:
-            UserError: if the frame is no such image, or `start` was not called.
-        """
+    def track(self, frame: Frame) -> TrackedBox:
+        """Return the target's box and score in the next frame."""
         _check_frame(frame)
         if self.state is None:
             raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
@@ -204,14 +168,12 @@ class Tracker:
         return result
 
 
-def frame_size(frame: NDArray[np.uint8]) -> tuple[int, int]:
-    """Return the (width, height) of an image of shape (H, W, 3)."""
+def frame_size(frame: Frame) -> tuple[int, int]:
+    """Return (width, height)."""
     return frame.shape[1], frame.shape[0]
 
 
-def _check_frame(frame: NDArray[np.uint8]) -> None:
+def _check_frame(frame: Frame) -> None:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise UserError(
-            f"a frame of shape {frame.shape} and type {frame.dtype}; "
-            "give (height, width, 3) uint8 RGB"
-        )
+        what = f"a frame of shape {frame.shape} and type {frame.dtype}"
+        raise UserError(f"{what}; give (height, width, 3) uint8 RGB")

@@ -60,27 +60,20 @@ class Shot(NamedTuple):
     """(H, W, 3) uint8 RGB; None where it does not decode."""
 
 
-class Start(NamedTuple):
-    """Where to begin: the first frame that is past both."""
-
-    frame: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def parse(cls, text: str) -> Start:
-        """Read a frame's number, ``300``, or a time, ``12.5s``; a `UserError` if it is neither."""
-        if text.isdecimal():
-            return cls(frame=int(text))
-        if re.fullmatch(r"\d+(\.\d+)?s", text):
-            return cls(seconds=float(text[:-1]))
-        raise UserError(f"--start {text}: write a frame's number (300) or seconds (12.5s)")
-
-    def reached(self, index: int, seconds: float) -> bool:
-        """Return whether a frame is the first one wanted, or after it."""
-        return index >= self.frame and seconds >= self.seconds - 1e-6
+Wanted = Callable[[int, float], bool]
+"""Whether a frame, by its number and its time in seconds, is the first one wanted or after it."""
 
 
-_BEGINNING = Start()
+def from_start(text: str) -> Wanted:
+    """Read where to begin: a frame's number, ``300``, or a time, ``12.5s``."""
+    if text.isdecimal():
+        return lambda number, seconds: number >= int(text)
+    if re.fullmatch(r"\d+(\.\d+)?s", text):
+        return lambda number, seconds: seconds >= float(text[:-1]) - 1e-6
+    raise UserError(f"--start {text}: write a frame's number (300) or seconds (12.5s)")
+
+
+_BEGINNING = from_start("0")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -113,12 +106,8 @@ def load_av() -> ModuleType:
     return av
 
 
-def open_footage(path: Path, start: Start = _BEGINNING) -> Footage:
-    """Open a video file or a folder of images.
-
-    Raises:
-        UserError: if it is missing, no video, or a folder without images.
-    """
+def open_footage(path: Path, wanted: Wanted = _BEGINNING) -> Footage:
+    """Open a video file or a folder of images; a `UserError` if it is neither."""
     name = str(path)
     if path.is_dir():
         try:
@@ -126,7 +115,7 @@ def open_footage(path: Path, start: Start = _BEGINNING) -> Footage:
         except UserError:
             raise UserError(f"{path}: no images in this folder that can be read") from None
         _LOG.info("%s: images have no frame rate; %g a second are assumed", path, _RATE)
-        return Footage(name, _RATE, len(images), False, _image_shots(images, start))
+        return Footage(name, _RATE, len(images), False, _image_shots(images, wanted))
     if not path.is_file():
         raise UserError(f"{path}: no such video or folder; check the name")
     av = load_av()
@@ -137,21 +126,17 @@ def open_footage(path: Path, start: Start = _BEGINNING) -> Footage:
             seconds = (container.duration or 0) / av.time_base
             frames = stream.frames or round(seconds * rate)
             count = frames if 0 < frames < _MOST_FRAMES else None
-            shots = _file_shots(container, stream, rate, count, start)
+            shots = _file_shots(container, stream, rate, count, wanted)
             return Footage(name, rate, count, False, shots)
     raise UserError(f"{path}: not a video that FFmpeg reads; give one (.mp4, .avi, .mkv, …)")
 
 
-def open_camera(number: int, start: Start = _BEGINNING) -> Footage:
-    """Open a camera, 0 for the first one; times are the clock's since its first frame.
-
-    Raises:
-        UserError: if there is no such camera, or it may not be used.
-    """
-    name, logging = f"camera {number}", cv2.utils.logging
-    before = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+def open_camera(number: int, wanted: Wanted = _BEGINNING) -> Footage:
+    """Open a camera, 0 for the first one; times are the clock's since its first frame."""
+    name, messages = f"camera {number}", cv2.utils.logging
+    before = messages.setLogLevel(messages.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(number)
-    logging.setLogLevel(before)
+    messages.setLogLevel(before)
     if not capture.isOpened():
         raise UserError(
             f"--camera {number}: cannot be opened; is it connected, free and allowed to this user? "
@@ -159,24 +144,16 @@ def open_camera(number: int, start: Start = _BEGINNING) -> Footage:
         )
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # else the driver hands out frames from a while ago
     rate = _checked(capture.get(cv2.CAP_PROP_FPS), name)
-    return Footage(name, rate, None, True, _camera_shots(capture, start))
+    return Footage(name, rate, None, True, _camera_shots(capture, wanted))
 
 
 def first_shot(footage: Footage) -> tuple[Shot, NDArray[np.uint8]]:
-    """Take the first frame that decodes, and its image; says so if others come before it.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """Take the first frame that decodes, and its image; a `UserError` if there is none."""
     for passed, shot in enumerate(footage.shots):
         if shot.image is not None:
             if passed:
-                _LOG.warning(
-                    "%s: %d frames do not decode where it should begin; it begins at frame %d",
-                    footage.name,
-                    passed,
-                    shot.number,
-                )
+                text = "%s: %d frames do not decode where it should begin; it begins at frame %d"
+                _LOG.warning(text, footage.name, passed, shot.number)
             return shot, shot.image
     raise UserError(f"{footage.name}: no frame to begin with; mend it, or give an earlier --start")
 
@@ -188,9 +165,9 @@ def _checked(rate: float, name: str) -> float:
     return _RATE
 
 
-def _image_shots(images: list[Path], start: Start) -> Generator[Shot, None, None]:
+def _image_shots(images: list[Path], wanted: Wanted) -> Generator[Shot, None, None]:
     for index, path in enumerate(images):
-        if start.reached(index, index / _RATE):
+        if wanted(index, index / _RATE):
             try:
                 image = read_image(path)
             except ImageError:
@@ -199,7 +176,7 @@ def _image_shots(images: list[Path], start: Start) -> Generator[Shot, None, None
 
 
 def _file_shots(
-    container: InputContainer, stream: VideoStream, rate: float, count: int | None, start: Start
+    container: InputContainer, stream: VideoStream, rate: float, count: int | None, wanted: Wanted
 ) -> Generator[Shot, None, None]:
     """Read a video file; what does not decode is a frame lost if a frame comes after it."""
     from av.video.reformatter import VideoReformatter
@@ -216,10 +193,10 @@ def _file_shots(
                 now = last + (lost + 1) / rate
             step = (now - last) / (lost + 1)
             for place in range(1, lost + 1):
-                if start.reached(index, last + place * step):
+                if wanted(index, last + place * step):
                     yield Shot(index, last + place * step, None)
                 index += 1
-            if start.reached(index, now):
+            if wanted(index, now):
                 image = to_rgb.reformat(frame, format="rgb24").to_ndarray()
                 turned = np.rot90(image, round(frame.rotation / 90))
                 yield Shot(index, now, np.ascontiguousarray(turned))
@@ -243,7 +220,7 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFr
             yield from frames
 
 
-def _camera_shots(capture: cv2.VideoCapture, start: Start) -> Generator[Shot, None, None]:
+def _camera_shots(capture: cv2.VideoCapture, wanted: Wanted) -> Generator[Shot, None, None]:
     index, lost, begin = 0, 0, math.inf
     try:
         while lost < _CAMERA_ENDS_AFTER:
@@ -251,12 +228,18 @@ def _camera_shots(capture: cv2.VideoCapture, start: Start) -> Generator[Shot, No
             now = time.monotonic()
             begin = min(begin, now)
             lost = 0 if done else lost + 1
-            if start.reached(index, now - begin):
-                image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if done else None
-                yield Shot(index, now - begin, image)
+            if wanted(index, now - begin):
+                yield Shot(index, now - begin, as_rgb(frame) if done else None)
             index += 1
     finally:
         capture.release()
+
+
+def as_rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Turn what a camera gives, grey, BGR or BGRA, into (H, W, 3) uint8 RGB."""
+    channels = frame.shape[2] if frame.ndim == 3 else 1
+    code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels]
+    return cv2.cvtColor(frame, code)
 
 
 def read_ahead(

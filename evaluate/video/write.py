@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lorat.evaluate.draw import draw_frame
+from lorat.evaluate.draw import Box, Picture, draw_frame
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.video.footage import Footage, Shot, load_av
@@ -42,30 +41,20 @@ _LONGEST_STILL = 10.0  # seconds that a live picture stands in the video until t
 
 
 def writable(path: Path) -> Path:
-    """Return the path of a video as it can be written: .mp4 becomes .webm where H.264 is missing.
-
-    Raises:
-        NoPyAV: if videos cannot be written at all.
-    """
+    """Return a video's path as it can be written: .mp4 becomes .webm where H.264 is missing."""
     no_h264 = CODECS[".mp4"][0] not in load_av().codecs_available
     return path.with_suffix(".webm") if no_h264 and path.suffix == ".mp4" else path
 
 
 @contextmanager
-def video_file(path: Path, rate: float) -> Iterator[Callable[[NDArray[np.uint8], float], None]]:
+def video_file(path: Path, rate: float) -> Iterator[Callable[[Picture, float], None]]:
     """Write a video that appears as `path` when the block ends, and not at all when it raises.
 
-    Args:
-        path: ends in one of `CODECS`; replaced if it exists.
-        rate: frames a second, of which an .avi's times are multiples; for how long the last picture
-            stands.
+    The times in an .avi are multiples of 1 / `rate`.
 
     Yields:
-        What adds a picture, (H, W, 3) uint8 RGB with even sides, from a time in seconds on. One of
-        another size than the first is stretched.
-
-    Raises:
-        UserError: if the file cannot be written.
+        What adds a picture with even sides, from a time in seconds on. One of another size than
+        the first is stretched.
     """
     av = load_av()
     codec, pixels, options = CODECS[path.suffix]
@@ -78,7 +67,7 @@ def video_file(path: Path, rate: float) -> Iterator[Callable[[NDArray[np.uint8],
             stream = container.add_stream(codec, fraction, options=options)
             stream.pix_fmt, stream.codec_context.time_base = pixels, tick
 
-            def write(picture: NDArray[np.uint8], seconds: float) -> None:
+            def write(picture: Picture, seconds: float) -> None:
                 nonlocal last
                 if last < 0:
                     stream.height, stream.width = picture.shape[:2]
@@ -99,56 +88,40 @@ def video_file(path: Path, rate: float) -> Iterator[Callable[[NDArray[np.uint8],
 def write_tracking_video(
     clip: Clip, result: SequenceResult, path: Path, *, rate: float = 25.0, limit: int | None = None
 ) -> Path:
-    """Write the video of one tracked sequence.
+    """Write the video of one tracked sequence, with its true boxes where the tree has them.
 
-    Args:
-        clip: its images and, where the tree has them, true boxes.
-        result: the tracker's boxes and scores, a row a frame.
-        path: where to write, ending in ``.mp4``; replaced when it exists.
-        rate: frames a second of the video.
-        limit: leave out what comes after so many frames.
+    It is replaced where it exists, and has `limit` frames at most. A `UserError` if no image
+    decodes.
 
     Returns:
-        `path`, or what `writable` makes of it.
-
-    Raises:
-        UserError: if no image decodes, or the video cannot be written.
+        What `writable` makes of `path`.
     """
-    path = writable(path)
+    path, track, boxes, written = writable(path), clip.tracks[0], xywh_to_xyxy(result.boxes), 0
     with video_file(path, rate) as write:
-        written = 0
-        for picture in _pictures(clip, result, limit):
-            write(picture, written / rate)
+        for index in range(min(len(boxes), len(clip.frames), limit or len(boxes))):
+            try:
+                frame = read_image(clip.frames[index])
+            except ImageError:
+                continue  # nothing to draw on; the evaluation counted it
+            words, true = [f"frame {index + 1}/{len(boxes)}"], None
+            if np.isfinite(result.scores[index]):
+                words.append(f"score {result.scores[index]:.2f}")
+            if index < clip.annotated and track.visible[index]:
+                true = track.boxes[index]
+                words.append(f"overlap {float(overlaps(boxes[index, None], true[None])[0]):.2f}")
+            write(draw_frame(frame, boxes[index], true, "   ".join(words)), written / rate)
             written += 1
         if not written:
             raise UserError(f"{clip.frames.folder}: no image decodes; restore the images")
     return path
 
 
-def _pictures(clip: Clip, result: SequenceResult, limit: int | None) -> Iterator[NDArray[np.uint8]]:
-    track, boxes = clip.tracks[0], xywh_to_xyxy(result.boxes)
-    for index in range(min(len(boxes), len(clip.frames), limit or len(boxes))):
-        try:
-            frame = read_image(clip.frames[index])
-        except ImageError:
-            continue  # nothing to draw on; the evaluation counted it
-        known = index < clip.annotated and bool(track.visible[index])
-        true = track.boxes[index] if known else None
-        words = [f"frame {index + 1}/{len(boxes)}"]
-        if np.isfinite(result.scores[index]):
-            words.append(f"score {result.scores[index]:.2f}")
-        if true is not None:
-            words.append(f"overlap {float(overlaps(boxes[index, None], true[None])[0]):.2f}")
-        yield draw_frame(frame, boxes[index], true, "   ".join(words))
-
-
 def write_tracks(
     footage: Footage,
     shots: Iterator[Shot],
     tracker: Tracker,
-    box: NDArray[np.float64],
-    video: Path,
-    csv: Path,
+    box: Box,
+    files: tuple[Path, Path],
     total: int | None,
 ) -> tuple[int, list[int]]:
     """Track an object through footage into a video and a CSV, which appear when the shots end.
@@ -159,38 +132,33 @@ def write_tracks(
         footage: where the shots come from.
         shots: frames; what comes before the first that decodes is left out.
         tracker: gets the object as its target.
-        box: (4,) xyxy of the object in the first frame that decodes.
-        video: the file to write, as `writable` gives it.
-        csv: the other file.
+        box: the object in the first frame that decodes.
+        files: the video, as `writable` gives it, and the CSV.
         total: frames expected, where that is known.
 
     Returns:
         How many frames there were, and the numbers of those that do not decode.
-
-    Raises:
-        UserError: if there was no frame, or a file cannot be written.
     """
-    done, lost, seconds, before = 0, [], 0.0, 0.0
-    image = None
+    done, lost, seconds, before, image = 0, list[int](), 0.0, 0.0, None
     with (
         progress_bar("tracking frames") as progress,
-        atomic_file(csv) as table,
-        video_file(video, footage.rate) as write,
+        atomic_file(files[1]) as table,
+        video_file(files[0], footage.rate) as write,
     ):
         table.write(f"{HEADER}\n".encode())
         for number, time, shown in shots:
             score, said = np.nan, "does not decode"
-            if shown is None:
-                if image is None:
-                    continue
-                lost.append(number)
-            else:
+            if shown is not None:
                 if image is None:
                     tracker.start(shown, box)
                     score = 1.0
                 else:
                     box, score = tracker.track(shown)
                 image, said = shown, f"score {score:.2f}"
+            elif image is None:
+                continue
+            else:
+                lost.append(number)
             passed = time - before if done else 0.0
             seconds += min(passed, _LONGEST_STILL) if footage.live else passed
             text = f"frame {number}   {time:.2f} s   {said}"

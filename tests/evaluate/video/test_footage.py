@@ -15,8 +15,9 @@ from lorat.evaluate.video.footage import (
     Footage,
     NoPyAV,
     Shot,
-    Start,
+    as_rgb,
     first_shot,
+    from_start,
     open_camera,
     open_footage,
     read_ahead,
@@ -51,7 +52,7 @@ def test_every_frame_comes_in_order_with_its_time_as_opencv_reads_it(name, tmp_p
 @pytest.mark.parametrize(("start", "index"), [("0", 0), ("5", 5), ("0.2s", 6), ("0.21s", 7)])
 def test_reading_begins_at_a_frame_or_a_time(start, index, tmp_path):
     path = write_video(tmp_path / "a.mp4", fps=30)
-    shot, image = first_shot(open_footage(path, Start.parse(start)))
+    shot, image = first_shot(open_footage(path, from_start(start)))
     assert (shot.number, shot.time) == (index, pytest.approx(index / 30))
     np.testing.assert_array_equal(image, read_video(path)[1][index])
 
@@ -59,13 +60,13 @@ def test_reading_begins_at_a_frame_or_a_time(start, index, tmp_path):
 @pytest.mark.parametrize("text", ["", "-1", "x", "2.5", "1:20", "3 s"])
 def test_a_start_that_is_neither_frame_nor_seconds_is_refused(text):
     with pytest.raises(UserError, match="--start"):
-        Start.parse(text)
+        from_start(text)
 
 
 def test_a_start_after_the_end_is_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     with pytest.raises(UserError, match=r"a\.mp4: no frame to begin with.*--start"):
-        first_shot(open_footage(path, Start(frame=12)))
+        first_shot(open_footage(path, from_start("12")))
 
 
 def test_frames_that_do_not_decode_keep_their_place_and_time(tmp_path):
@@ -120,7 +121,7 @@ def test_a_folder_gives_its_images_in_natural_order(tmp_path, said):
         (tmp_path / f"f/{index + 1:08d}.jpg").rename(tmp_path / f"f/a{index + 1}.jpg")
     (tmp_path / "f/a3.jpg").write_bytes(b"no image")
     (tmp_path / "f/notes.txt").touch()
-    footage = open_footage(tmp_path / "f", Start(frame=1))
+    footage = open_footage(tmp_path / "f", from_start("1"))
     shots = list(footage.shots)
     assert (footage.count, footage.rate) == (11, 25)
     assert [shot.number for shot in shots] == list(range(1, 11))
@@ -167,6 +168,16 @@ def test_a_camera_is_read_until_it_gives_nothing_any_more(tmp_path, monkeypatch)
     assert [shot.image is None for shot in shots[:6]] == [False] * 3 + [True] + [False] * 2
     assert shots[0].time == 0
     assert all(a.time <= b.time for a, b in itertools.pairwise(shots))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
+def test_grey_and_four_channels_become_rgb(shape):
+    frame = np.zeros(shape, dtype=np.uint8)
+    frame[..., :1] = 200  # blue, or grey
+    rgb = as_rgb(frame)
+    grey = len(shape) == 2 or shape[2] == 1
+    assert rgb.shape == (4, 6, 3)
+    assert rgb[0, 0].tolist() == ([frame[0, 0].max()] * 3 if grey else [0, 0, 200])
 
 
 def _counting(live: bool, count: int, pause: float = 0.0, made: list[int] | None = None) -> Footage:
