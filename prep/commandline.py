@@ -111,7 +111,7 @@ class Group(Command, click.Group):
         """Return a command, imported where it has not been yet."""
         if cmd_name in self._modules and cmd_name not in self.commands:
             module = importlib.import_module(self._modules[cmd_name])
-            self.add_command(getattr(module, f"{cmd_name}_command"))
+            self.add_command(getattr(module, f"{cmd_name.replace('-', '_')}_command"))
         return super().get_command(ctx, cmd_name)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

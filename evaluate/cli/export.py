@@ -56,7 +56,9 @@ def _form_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_form_options
 @options_of(WeightsSettings, "settings", "Weights")
 @options_of(ExportOptions, "options", "Output")
-def export_command(form: str | None, settings: WeightsSettings, options: ExportOptions) -> None:
+def export_weights_command(
+    form: str | None, settings: WeightsSettings, options: ExportOptions
+) -> None:
     """Write weights in another form.
 
     \b

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorat.evaluate.cli.export import export_command
 from lorat.evaluate.cli.options import OutputOptions
-from lorat.evaluate.cli.report import report_command
-from lorat.evaluate.cli.results import export_results_command
-from lorat.evaluate.cli.score import score_command
-from lorat.evaluate.cli.submit import check_zip_command
-from lorat.evaluate.cli.video import video_command
 from lorat.evaluate.submit.servers import ServerName
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut, default_test_sets
@@ -32,6 +26,15 @@ if TYPE_CHECKING:
 _PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}
 """How often the published system tracks a data set."""
 _COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+_COMMANDS = {
+    "check-zip": "submit",
+    "export-results": "results",
+    "export-weights": "export",
+    "report": "report",
+    "score": "score",
+    "video": "video",
+}
+"""Command → its module."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +76,12 @@ class TestSetOptions:
         return cut(sets, split_names(self.sequences), self.limit)
 
 
-@click.group(cls=Group, invoke_without_command=True, context_settings=group_settings)
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    context_settings=group_settings,
+    modules={name: f"lorat.evaluate.cli.{module}" for name, module in _COMMANDS.items()},
+)
 @click.version_option(package_name="lorat", prog_name="lorat-eval")
 @options_of(BatchSettings, "settings", "Weights and tracker")
 @options_of(TreeOptions, "trees")
@@ -106,7 +114,7 @@ def main(
         return
     weights = settings.file()
     sets = wanted.find(trees)
-    output.check_video(sets)
+    _check_video(output, sets)
     out = output.out or default_out(weights)
     try:
         settings = replace(settings, run=None, weights=weights)
@@ -115,6 +123,15 @@ def main(
         click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
         context.exit(INTERRUPTED)
     context.exit(_publish(outcome, out, output) if outcome else 0)
+
+
+def _check_video(output: OutputOptions, sets: list[TestSet]) -> None:
+    known = {clip.name for item in sets for clip in item.clips}
+    if output.video is not None and output.no_video:
+        raise UserError("--video and --no-video: give one of them")
+    if output.video is not None and output.video not in known:
+        hint = nearest(output.video, known)
+        raise UserError(f"--video {output.video}: none of the sequences that are tracked{hint}")
 
 
 def _refuse_options(context: click.Context) -> None:
@@ -162,14 +179,3 @@ def _publish(outcome: Evaluation, out: Path, output: OutputOptions) -> int:
             for sequence, reason in failures.items():
                 click.echo(f"failed: {name} {sequence}: {reason}", err=True)
     return 1 if outcome.failed else 0
-
-
-for command in (
-    check_zip_command,
-    export_command,
-    export_results_command,
-    report_command,
-    score_command,
-    video_command,
-):
-    main.add_command(command)

@@ -53,9 +53,7 @@ class VideoOptions:
         help="Only write the first frame as a PNG under a ruled grid, with --box drawn if given.",
     )
     start: str = option(
-        "0",
-        metavar="WHERE",
-        help="The first frame: its number, from 0 (300), or a time (12.5s).",
+        "0", metavar="WHERE", help="The first frame: its number, from 0 (300), or a time (12.5s)."
     )
     frames: int | None = option(None, least=1, help="Only so many frames.")
     out: Path | None = option(

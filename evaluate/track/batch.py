@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -85,22 +85,17 @@ def track_clips(
 
     Args:
         predictor: the loaded network.
-        work: what to track, taken one by one as there is room; the longest should come first, so
-            that none is left to run alone. ``clip.tracks[0].boxes[0]`` is the first box.
-        batch: sequences side by side; half of them in a batch of the network, where there are two
-            groups.
+        work: taken one by one as there is room; the longest should come first, so that none is
+            left to run alone. ``clip.tracks[0].boxes[0]`` is the first box.
+        batch: sequences side by side, in two batches of the network where there are two groups.
         threads: threads that decode images, and as many that cut crops.
         on_frames: called with the number of frames done since the last call.
 
     Yields:
         One outcome a sequence, in the order in which they end.
-
-    Raises:
-        UserError: if the device's memory does not hold the batch.
     """
     waiting, more, ahead = iter(work), True, works_beside(predictor.device)
-    sizes = group_sizes(batch, predictor.device)
-    groups = [_Group(predictor.room_for_crops(size)) for size in sizes]
+    groups = [_Group(predictor.room_for_crops(n)) for n in group_sizes(batch, predictor.device)]
     # Where nothing goes on beside it, the network works in the caller's thread: another one would
     # bring threads of its own for the same cores.
     network = ThreadPoolExecutor(1, thread_name_prefix="network") if ahead else _Here()
@@ -115,7 +110,7 @@ def track_clips(
                 for group in groups:
                     done = stages.collect(group)
                     yield from group.ended()
-                    room = group.size - len(group.slots) if more else 0
+                    room = len(group.crops) - len(group.slots) if more else 0
                     arrivals = [Slot(item, readers, ahead) for item in islice(waiting, room)]
                     more = more and len(arrivals) == room
                     started, failures = stages.start(arrivals)
@@ -136,10 +131,8 @@ def works_beside(device: torch.device) -> bool:
 
 
 def group_sizes(batch: int, device: torch.device) -> list[int]:
-    """Return the sizes of the groups that take turns at the network, the largest first.
-
-    Few sequences stay together: what a batch costs beside its frames would be paid twice.
-    """
+    """Return the sizes of the groups that take turns at the network, the largest first."""
+    # Few sequences stay together: what a batch costs beside its frames would be paid twice.
     if batch < _FEWEST_IN_TWO_GROUPS or not works_beside(device):
         return [batch]
     return [(batch + 1) // 2, batch // 2]
@@ -212,10 +205,6 @@ class _Group:
     rows: Future[tuple[NDArray[np.float64], float]] | None = None
     """(B, 5) boxes and scores of these, and the seconds that the network took."""
 
-    @property
-    def size(self) -> int:
-        return len(self.crops)
-
     def ended(self) -> Iterator[Tracked]:
         """Yield the results of sequences that came to their end, and make room."""
         ended = [slot for slot in self.slots if slot.ended]
@@ -247,8 +236,7 @@ class _Stages:
             return [], failures
         started, frames, boxes = zip(*firsts, strict=True)
         begin = time.perf_counter()
-        predictors = [self.predictor] * len(started)
-        templates = list(self.cutters.map(prepare_template, predictors, frames, boxes))
+        templates = list(self.cutters.map(prepare_template, repeat(self.predictor), frames, boxes))
         cut = time.perf_counter() - begin
         tokens, embedded = self.network.submit(_timed, self.predictor.embed, templates).result()
         for slot, box, template, row in zip(started, boxes, templates, tokens, strict=True):

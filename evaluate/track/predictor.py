@@ -29,14 +29,11 @@ WINDOW_WEIGHT = 0.45  # of the penalty window in the ranking of cells (published
 
 
 class Choice(NamedTuple):
-    """The best cell of each map of a batch."""
+    """The best cell of each map: boxes (B, 4), scores (B,) without the penalty, cells y · G + x."""
 
     box: Tensor
-    """(B, 4) xyxy in the units of the given boxes."""
     score: Tensor
-    """(B,) in [0, 1], without the penalty."""
     cell: Tensor
-    """(B,) int64, row-major index y · G + x."""
 
 
 class TemplateInput(NamedTuple):
@@ -63,7 +60,7 @@ def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
     Args:
         score_map: (B, G, G) float32 logits.
         boxes: (B, G, G, 4) float32 xyxy, one box a cell.
-        window: (G, G) float32 from `penalty_window`, on the same device.
+        window: (G, G) float32 from `penalty_window`.
     """
     score = score_map.flatten(1).sigmoid()
     penalised = score * (1.0 - WINDOW_WEIGHT) + window.flatten() * WINDOW_WEIGHT

@@ -43,10 +43,7 @@ class Ranks:
         return self.rank == 0
 
     def exchange(self, value: Value, look: Callable[[], None] = lambda: None) -> list[Value]:
-        """Return the values of all ranks, in their order; every rank calls it, and waits.
-
-        Meanwhile `look` is called now and then.
-        """
+        """Return the values of all ranks; every rank calls it, and looks around while it waits."""
         if self.size == 1:
             return [value]
         every: list[Any] = [None] * self.size

@@ -33,12 +33,7 @@ from lorat.evaluate.track.ranks import Ranks
 from lorat.evaluate.track.settings import BatchSettings
 from lorat.evaluate.track.testsets import TestSet
 from lorat.prep.trees.base.clip import Clip
-from lorat.shards.base.process import (
-    ALL_FREED,
-    keep_freed_memory,
-    processor_name,
-    usable_cores,
-)
+from lorat.shards.base.process import ALL_FREED, keep_freed_memory, processor_name, usable_cores
 
 Failures = Mapping[str, Mapping[str, str]]
 """Test set → sequence → why it has no result."""
@@ -51,6 +46,9 @@ class Progress(NamedTuple):
     of_frames: int
     sequences: int
     of_sequences: int
+
+
+Show = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def evaluate(
     settings: BatchSettings,
     *,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] = lambda so_far: None,
+    progress: Show = lambda so_far: None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
     """Track every sequence of the test sets that has no result in `out` yet.
@@ -94,9 +92,9 @@ def evaluate(
 
     def prepare() -> tuple[Predictor, Identity]:
         predictor, identity = _load(settings)
+        if ranks.speaks and overwrite:
+            clear(out)
         if ranks.speaks:
-            if overwrite:
-                clear(out)
             claim(out, identity)
         return predictor, identity
 
@@ -125,13 +123,7 @@ def _dtype(predictor: Predictor, settings: BatchSettings) -> str:
 class _Part:
     """The part of an evaluation that this process does."""
 
-    def __init__(
-        self,
-        sets: Sequence[TestSet],
-        out: Path,
-        ranks: Ranks,
-        progress: Callable[[Progress], None],
-    ) -> None:
+    def __init__(self, sets: Sequence[TestSet], out: Path, ranks: Ranks, progress: Show) -> None:
         self.out, self.ranks, self.progress = out, ranks, progress
         self.failed: dict[str, dict[str, str]] = defaultdict(dict)
         self.clips = {(item.name, clip.name): clip for item in sets for clip in item.clips}
@@ -148,11 +140,7 @@ class _Part:
         self.total = sum(self._frames(item) for item in self.todo)
 
     def track(self, predictor: Predictor, settings: BatchSettings) -> None:
-        """Track sequences until all are taken; what fails is added to `failed`.
-
-        Raises:
-            UserError: if the device's memory does not hold the batch, or nothing can be compiled.
-        """
+        """Track sequences until all are taken; what fails is added to `failed`."""
         # Shared out evenly, so that no rank sits on sequences that another has room for.
         share = -(-len(self.todo) // self.ranks.size)
         batch = max(1, min(settings.batch, share))
@@ -187,9 +175,8 @@ class _Part:
             name, sequence, run = self.todo[index]
             clip = self.clips.get((name, sequence))
             if clip is None:
-                self.failed[name][sequence] = (
-                    f"not in the tree of rank {self.ranks.rank}; give all nodes the same tree"
-                )
+                where = f"not in the tree of rank {self.ranks.rank}"
+                self.failed[name][sequence] = f"{where}; give all nodes the same tree"
             elif sequence not in self.failed[name]:  # once is enough to know
                 yield Work(clip, run)
 
@@ -208,9 +195,8 @@ def _failures(sets: Sequence[TestSet], out: Path, parts: Sequence[Failures]) -> 
         for clip in item.clips if len(parts) > 1 else ():
             runs = range(1, item.runs + 1)
             if clip.name not in reasons and not all(is_done(out, item.name, clip, r) for r in runs):
-                reasons[clip.name] = (
-                    f"another rank's result is not in {out}; give all nodes the same folder"
-                )
+                where = f"another rank's result is not in {out}"
+                reasons[clip.name] = f"{where}; give all nodes the same folder"
         if reasons:
             failed[item.name] = reasons
     return failed

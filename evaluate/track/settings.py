@@ -130,10 +130,7 @@ def newest_run(runs: Path = RUNS) -> Path:
 
 
 def default_out(weights: Path) -> Path:
-    """Return where the results of a weights file go: ``<run>/eval/<checkpoint>``.
-
-    A file outside a run folder gets ``eval/<name of the file>`` beside it.
-    """
+    """Return ``<run>/eval/<checkpoint>``, or ``eval/<name>`` beside a file outside a run."""
     checkpoint = weights.parent
     if checkpoint.parent.name == "checkpoints":
         return checkpoint.parents[1] / "eval" / checkpoint.name

@@ -49,11 +49,7 @@ class TestSet:
 
 
 def default_test_sets(trees: TreeOptions) -> list[str]:
-    """Return the names of all test sets with ground truth whose tree is there.
-
-    Raises:
-        UserError: if there is none, or a tree that `trees` names is missing.
-    """
+    """Return the names of all test sets with ground truth whose tree is there, at least one."""
     wanted = []
     for dataset in DATASETS.values():
         split = SCORED_SPLITS.get(dataset.name, dataset.eval_split)
@@ -96,9 +92,6 @@ def choose_test_sets(
         submit: data sets whose test split is added, for a server's zip.
         trees: where they are.
         runs: data set name → how often its sequences are tracked; once where it is not there.
-
-    Raises:
-        UserError: if a name is unknown, a tree is missing, or no sequence of it can be read.
     """
     chosen: dict[tuple[str, str], bool] = {}
     for name in names:
@@ -136,8 +129,7 @@ def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: 
 def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) -> list[TestSet]:
     """Keep the named sequences, and of these the first `limit` of each test set.
 
-    Raises:
-        UserError: if a name is in no test set, or a set of which a zip is wanted would be cut.
+    A set of which a zip is wanted is not cut: that is a `UserError`, like a name in no set.
     """
     known = {name for item in sets for name in (*(clip.name for clip in item.clips), *item.unread)}
     for name in sequences:

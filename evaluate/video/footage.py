@@ -16,12 +16,12 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,7 +32,6 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import ImageError, read_image
 
 if TYPE_CHECKING:
-    from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
@@ -179,45 +178,36 @@ def _file_shots(
     container: InputContainer, stream: VideoStream, rate: float, count: int | None, wanted: Wanted
 ) -> Generator[Shot, None, None]:
     """Read a video file; what does not decode is a frame lost if a frame comes after it."""
+    from av import FFmpegError
     from av.video.reformatter import VideoReformatter
 
     to_rgb, tick, begin = VideoReformatter(), float(stream.time_base or 0), stream.start_time or 0
     index, lost, now = 0, 0, -1 / rate
-    with container:
-        for frame in _decoded(container, stream):
-            if frame is None:
+    with container, suppress(FFmpegError):  # what cannot be read any further is the end
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except FFmpegError:
                 lost += 1
                 continue
-            last, now = now, math.nan if frame.pts is None else (frame.pts - begin) * tick
-            if not now > last:  # no time stamps, or none that can be believed
-                now = last + (lost + 1) / rate
-            step = (now - last) / (lost + 1)
-            for place in range(1, lost + 1):
-                if wanted(index, last + place * step):
-                    yield Shot(index, last + place * step, None)
-                index += 1
-            if wanted(index, now):
-                image = to_rgb.reformat(frame, format="rgb24").to_ndarray()
-                turned = np.rot90(image, round(frame.rotation / 90))
-                yield Shot(index, now, np.ascontiguousarray(turned))
-            index, lost = index + 1, 0
+            for frame in frames:
+                last, now = now, math.nan if frame.pts is None else (frame.pts - begin) * tick
+                if not now > last:  # no time stamps, or none that can be believed
+                    now = last + (lost + 1) / rate
+                for place in range(1, lost + 1):
+                    seconds = last + place * (now - last) / (lost + 1)
+                    if wanted(index, seconds):
+                        yield Shot(index, seconds, None)
+                    index += 1
+                if wanted(index, now):
+                    image = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+                    turned = np.rot90(image, round(frame.rotation / 90))
+                    yield Shot(index, now, np.ascontiguousarray(turned))
+                index, lost = index + 1, 0
     if count is not None and count - index > count // 100:  # some containers only estimate
         _LOG.warning(
             "%s: ends after %d of the %d frames that it says", container.name, index, count
         )
-
-
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | None]:
-    """Yield the frames of a file, None for what does not decode, as far as it can be read."""
-    from av import FFmpegError
-
-    with suppress(FFmpegError):
-        for packet in container.demux(stream):
-            try:
-                frames: list[Any] = packet.decode()
-            except FFmpegError:
-                frames = [None]
-            yield from frames
 
 
 def _camera_shots(capture: cv2.VideoCapture, wanted: Wanted) -> Generator[Shot, None, None]:
