@@ -259,6 +259,7 @@ def software() -> Iterator[Diagnosis]:
     for package, extra, purpose in (
         ("ray", "ray", "builds on a cluster (build --engine ray)"),
         ("s3fs", "s3", "shards in S3 (s3://bucket/folder)"),
+        ("av", "video", "videos of what is tracked (lorat-eval video)"),
     ):
         if importlib.util.find_spec(package):
             yield Diagnosis(package, version(package), f"{purpose} work")
