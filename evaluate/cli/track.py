@@ -114,7 +114,7 @@ def main(
         return
     weights = settings.file()
     sets = wanted.find(trees)
-    _check_video(output, sets)
+    output.check_video(sets)
     out = output.out or default_out(weights)
     try:
         settings = replace(settings, run=None, weights=weights)
@@ -123,15 +123,6 @@ def main(
         click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
         context.exit(INTERRUPTED)
     context.exit(_publish(outcome, out, output) if outcome else 0)
-
-
-def _check_video(output: OutputOptions, sets: list[TestSet]) -> None:
-    known = {clip.name for item in sets for clip in item.clips}
-    if output.video is not None and output.no_video:
-        raise UserError("--video and --no-video: give one of them")
-    if output.video is not None and output.video not in known:
-        hint = nearest(output.video, known)
-        raise UserError(f"--video {output.video}: none of the sequences that are tracked{hint}")
 
 
 def _refuse_options(context: click.Context) -> None:
