@@ -21,14 +21,6 @@ from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import Option
 from lorat.shards.base.storage import Location, locate
 
-__all__ = [
-    "Command",
-    "Group",
-    "LocationType",
-    "group_settings",
-    "options_of",
-]
-
 group_settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Context settings of the three commands; their subcommands inherit them."""
 
