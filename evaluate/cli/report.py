@@ -13,7 +13,7 @@ import click
 from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.measure.scores import DatasetScores, dataset_scores
 from lorat.evaluate.results.files import has_result
-from lorat.evaluate.results.layouts import read_foreign
+from lorat.evaluate.results.foreign import read_foreign
 from lorat.evaluate.track.folder import is_done, read_identity, result_folder
 from lorat.evaluate.track.settings import default_out, newest_run, run_weights
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets

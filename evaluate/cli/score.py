@@ -10,7 +10,7 @@ import click
 from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.measure.scores import DatasetScores, hides_truth, score
 from lorat.evaluate.report.tables import attribute_table, metrics_document, score_tables
-from lorat.evaluate.results.layouts import Foreign, Layout, read_foreign
+from lorat.evaluate.results.foreign import Foreign, Layout, read_foreign
 from lorat.evaluate.track.folder import METRICS
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of

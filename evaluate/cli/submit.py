@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lorat.evaluate.submit.judge import Judgement, judge_zip
+from lorat.evaluate.submit.check import Judgement, judge_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.registry import DATASETS, read_clips

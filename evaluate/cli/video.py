@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.evaluate.draw import draw_ruler
+from lorat.evaluate.pictures import draw_ruler
 from lorat.evaluate.track.settings import TrackerSettings
-from lorat.evaluate.video.footage import (
+from lorat.evaluate.video.read import (
     Footage,
     first_shot,
     from_start,

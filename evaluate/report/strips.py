@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.evaluate.draw import draw_thumbnail
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.measure.scores import DatasetScores
+from lorat.evaluate.pictures import draw_thumbnail
 from lorat.evaluate.results.files import SequenceResult
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.pixels.geometry import xywh_to_xyxy

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from lorat.evaluate.results.files import SequenceResult, table_text
-from lorat.evaluate.results.layouts import PREFIXES
+from lorat.evaluate.results.foreign import PREFIXES
 from lorat.prep.trees.base.clip import Dataset
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, explain_disk

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import SequenceResult, table_text
-from lorat.evaluate.submit.judge import judge_zip, parse_strictly
+from lorat.evaluate.submit.check import judge_zip, parse_strictly
 from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError, some

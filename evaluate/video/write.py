@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorat.evaluate.draw import Box, Picture, draw_frame
 from lorat.evaluate.measure.ope import overlaps
+from lorat.evaluate.pictures import Box, Picture, draw_frame
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.video.footage import Footage, Shot, load_av
+from lorat.evaluate.video.read import Footage, Shot, load_av
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.console import progress_bar
 from lorat.shards.base.errors import UserError

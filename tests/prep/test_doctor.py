@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from lorat.prep.cli import doctor, main
-from lorat.train.network.weights.backbone import FOLDER_VARIABLE
+from lorat.train.network.weights.backbones import FOLDER_VARIABLE
 
 
 def test_every_part_of_the_machine_is_named_within_80_columns(tmp_path):

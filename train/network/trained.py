@@ -29,7 +29,7 @@ from lorat.train.network.reading import (
     read_weights,
 )
 from lorat.train.network.variants import assemble, hold_matrices_in
-from lorat.train.network.weights.backbone import BackboneWeights, load_backbone
+from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
 from lorat.train.network.weights.published import (
     from_file,

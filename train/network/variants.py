@@ -13,7 +13,7 @@ from lorat.train.network.blocks.layers import Dense
 from lorat.train.network.blocks.lora import LoraLinear, add_lora
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.blocks.vit import Transformer
-from lorat.train.network.weights.backbone import BackboneWeights, load_backbone
+from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 
 
 def build_network(

@@ -12,7 +12,7 @@ import pytest
 
 from lorat.evaluate.measure.scores import dataset_scores
 from lorat.evaluate.results.files import SequenceResult, write_result
-from lorat.evaluate.results.layouts import read_foreign
+from lorat.evaluate.results.foreign import read_foreign
 from lorat.evaluate.results.write import ResultSet, layout_files, write_files
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.registry import DATASETS, read_clips

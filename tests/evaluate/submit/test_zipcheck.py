@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.submit.judge import judge_zip
+from lorat.evaluate.submit.check import judge_zip
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.evaluate.submit.servers import ERRORS, SERVERS, WARNINGS
 from lorat.shards.base.errors import UserError

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from lorat.evaluate.cli import video as cli_video
 from lorat.evaluate.cli.video import video_command
 from lorat.evaluate.track.tracker import Tracker
-from lorat.evaluate.video.footage import Footage, Shot
+from lorat.evaluate.video.read import Footage, Shot
 from lorat.evaluate.video.write import HEADER, write_tracks
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 from tests.evaluate.conftest import SIZE, moving_box, picture, write_frames

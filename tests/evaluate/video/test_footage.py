@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lorat.evaluate.video import footage as module
-from lorat.evaluate.video.footage import (
+from lorat.evaluate.video import read as module
+from lorat.evaluate.video.read import (
     Footage,
     NoPyAV,
     Shot,

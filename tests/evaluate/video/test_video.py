@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lorat.evaluate.draw import draw_frame, draw_ruler
+from lorat.evaluate.pictures import draw_frame, draw_ruler
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.video import write as video
 from lorat.evaluate.video.write import video_file, write_tracking_video

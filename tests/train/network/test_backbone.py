@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.variants import build_network
-from lorat.train.network.weights.backbone import backbone_weights, how_to_get, load_backbone
+from lorat.train.network.weights.backbones import backbone_weights, how_to_get, load_backbone
 from tests.train.network.published_files import FAMILIES, make, write
 
 EVA = {
