@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from lorat.prep.trees.base.clip import Clip, Dataset
-from lorat.prep.trees.base.reading import Fault, Reading
+from lorat.prep.trees.base.reading import Reading, TreeFault
 from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError, nearest
@@ -71,7 +71,7 @@ def _is_there(dataset: Dataset, split: str, trees: TreeOptions) -> bool:
     root = trees.find(dataset, split)
     if dataset.name in SCORED_SPLITS and not (root / split).is_dir():
         return False
-    faults: list[Fault] = []
+    faults: list[TreeFault] = []
     with Reading(faults=faults):
         there = bool(dataset.read(dataset, split, root) or faults)
     if not there:
@@ -109,7 +109,7 @@ def choose_test_sets(
 
 def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: int) -> TestSet:
     """Return what a tree holds that can be tracked, and why the rest cannot."""
-    root, faults = trees.find(dataset, split), list[Fault]()
+    root, faults = trees.find(dataset, split), list[TreeFault]()
     try:
         with Reading(faults=faults):
             clips = read_clips(dataset, split, root)

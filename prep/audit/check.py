@@ -22,7 +22,7 @@ from lorat.prep.audit.images import ImageFacts, see_images
 from lorat.prep.audit.report import BoxCounts, Counts, Finding, Severity, SplitAudit
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.official import expected_frames, expected_sequences
-from lorat.prep.trees.base.reading import Fault, Reading
+from lorat.prep.trees.base.reading import Reading, TreeFault
 from lorat.prep.trees.sources import Source
 from lorat.shards.base.errors import UserError
 
@@ -52,7 +52,7 @@ def audit(
         text = f"{source.name}: {what}"
         return progress and (lambda done, total: progress(done, total, text))
 
-    faults: list[Fault] = []
+    faults: list[TreeFault] = []
     clips, trouble = _read(source, faults, told("annotations"))
     facts = see_images(clips, deep, workers, told("images"))
     name, split, eval_split = source.dataset.name, source.split, source.dataset.eval_split
@@ -97,7 +97,7 @@ def audit(
 
 
 def _read(
-    source: Source, faults: list[Fault], progress: Callable[[int, int], None] | None
+    source: Source, faults: list[TreeFault], progress: Callable[[int, int], None] | None
 ) -> tuple[list[Clip], str | None]:
     """Return the clips of a split, and why there are none; collects what is wrong with others."""
     try:

@@ -32,7 +32,7 @@ Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class TreeFault:
     """What is wrong with one sequence's annotations."""
 
     sequence: str
@@ -48,7 +48,7 @@ class Reading:
 
     skip: frozenset[str] = frozenset()
     """Names of sequences that are not read."""
-    faults: list[Fault] | None = None
+    faults: list[TreeFault] | None = None
     """Collects what is wrong; None: a sequence that does not parse raises, and one that is read in
     part is a warning."""
     progress: Callable[[int, int], None] | None = None
@@ -95,19 +95,19 @@ def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> lis
         except UserError as error:
             if how.faults is None:
                 raise
-            how.faults.append(Fault(name, error.message, damage=True))
+            how.faults.append(TreeFault(name, error.message, damage=True))
         if how.progress:
             how.progress(done, len(wanted))
     return clips
 
 
 def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
-    """Tell that a sequence is read in part, or a folder not as one: a warning or a `Fault`."""
+    """Tell that a sequence is read in part, or a folder not as one: a warning or a `TreeFault`."""
     faults = current_reading().faults
     if faults is None:
         _LOG.warning("%s", message)
     else:
-        faults.append(Fault(sequence, message, damage))
+        faults.append(TreeFault(sequence, message, damage))
 
 
 def note(path: str | PathLike[str]) -> None:
