@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,12 @@ def note_run(request: Request, training: Training, network: LoRAT) -> None:
         backbone_fingerprint=network.fingerprint,
         weights=None if weights is None else str(weights),
         weights_sha256=None if weights is None else file_digest(weights, "name a whole file"),
-        made=Made.here(world.size, world.device.type),
+        made=Made(
+            lorat=version("lorat"),
+            torch=version("torch"),
+            processes=world.size,
+            device=world.device.type,
+        ),
     )
     write_record(path, record)
 

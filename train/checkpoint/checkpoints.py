@@ -81,30 +81,21 @@ class CheckpointRecord(BaseModel):
 
 
 def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Path:
-    """Write a checkpoint, then delete older ones; only one rank calls it.
+    """Write a checkpoint of a run and return its folder; only one rank calls it.
 
-    Args:
-        run: folder of the run.
-        due: how far the run is, which names the checkpoint.
-        snapshot: what is saved.
-        keep: newest epochs' checkpoints that are kept; of rolling ones two are.
-
-    Returns:
-        The checkpoint's folder.
-
-    Raises:
-        UserError: if the disk refuses; nothing is left of the checkpoint then, and none is lost.
+    Then older ones are deleted: of epochs' all but the newest `keep`, of rolling ones all but two.
+    If the disk refuses (`UserError`), nothing is left of the checkpoint, and none is lost.
     """
-    final = run / "checkpoints" / due.name
+    final, variant, network = run / "checkpoints" / due.name, snapshot.variant, snapshot.network
     metadata = {"step": str(due.step), "epoch": str(due.epoch)}
-    metadata |= metadata_of(snapshot.variant, snapshot.network.fingerprint)
-    live = weights_to_save(snapshot.network, snapshot.variant)
+    metadata |= metadata_of(variant, network.fingerprint)
+    weights = {name: tensor.float() for name, tensor in weights_to_save(network, variant).items()}
     beside = final.with_name(f".{due.name}.tmp")
     with explain_disk(final):
         _remove_stale(final.parent)
         beside.mkdir(parents=True)
     try:
-        write_tensors(beside / WEIGHTS, {n: t.float() for n, t in live.items()}, metadata)
+        write_tensors(beside / WEIGHTS, weights, metadata)
         _write_state(beside / STATE, dict(snapshot.state))
         files = {name: _seal(beside / name) for name in (WEIGHTS, STATE)}
         settings = dict(snapshot.settings)
@@ -171,10 +162,8 @@ def checkpoints_of(run: Path) -> list[Path]:
 def find_checkpoint(run: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, or None where there is none at all.
 
-    Damaged ones that are newer, or cannot be dated, are named in warnings.
-
-    Raises:
-        UserError: if there are checkpoints, and all are damaged.
+    Damaged ones that are newer, or cannot be dated, are named in warnings; if all are damaged, it
+    is a `UserError`.
     """
     dated: list[tuple[int, Path]] = []
     damaged: list[str] = []
@@ -183,29 +172,22 @@ def find_checkpoint(run: Path) -> Path | None:
             dated.append((checkpoint_record(folder).step, folder))
         except UserError as error:
             damaged.append(error.message)
-    found = None
     for _, folder in sorted(dated, reverse=True):
-        reason = _damage(folder)
-        if reason is None:
-            found = folder
-            break
+        if (reason := _damage(folder)) is None:
+            for reason in damaged:
+                _LOG.warning("%s; it is passed over for %s", reason, folder)
+            return folder
         damaged.append(reason)
-    if found is None and damaged:
+    if damaged:
         raise UserError(
             f"{damaged[0]}; no checkpoint of {run} is whole: delete its folder 'checkpoints' to "
             "train from the start, or name another --run"
         )
-    for reason in damaged:
-        _LOG.warning("%s; it is passed over for %s", reason, found)
-    return found
+    return None
 
 
 def checkpoint_record(checkpoint: Path) -> CheckpointRecord:
-    """Return what a checkpoint's ``checkpoint.json`` says.
-
-    Raises:
-        UserError: if it is missing, damaged, or of another release.
-    """
+    """Read ``checkpoint.json``; a `UserError` if it is missing, damaged, or of another release."""
     path = checkpoint / RECORD
     try:
         record = CheckpointRecord.model_validate_json(path.read_bytes())
@@ -236,18 +218,14 @@ def restore(
     *,
     force_backbone: bool = False,
 ) -> int:
-    """Load a checkpoint into network and optimiser and return the number of steps done.
+    """Load a checkpoint into a network of its variant and return the number of steps done.
 
-    Args:
-        checkpoint: a folder of `save_checkpoint`.
-        network: built for the same variant.
-        stateful: what takes each part of the snapshot's state back (``load_state_dict``), under the
-            same names. A part that is empty, as a scaler's that was not needed, changes nothing.
-        settings: of the run that wants to go on.
-        force_backbone: take a checkpoint that was trained on another backbone.
+    `stateful` takes the parts of the snapshot's state back (``load_state_dict``), under the same
+    names. A part that is empty, as a scaler's that was not needed, changes nothing.
 
     Raises:
-        UserError: if the checkpoint is damaged, or is of other shards, another recipe or backbone.
+        UserError: if the checkpoint is damaged, its settings are not these `settings`, or it was
+            trained on another backbone, unless `force_backbone`.
     """
     record = checkpoint_record(checkpoint)
     check_same(checkpoint, record.settings, settings)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,17 +24,13 @@ from lorat.shards.base.storage import atomic_file
 from lorat.shards.manifest import Manifest
 
 CONFIG = "config.yaml"
-_LOADED = ("workers", "prefetch", "validation", "validation_pairs")
-_COMPUTED = ("accumulate", "checkpoint_activations", "compile", "dtype", "parallel")
-_SAVED = ("checkpoint_epochs", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints")
-_TOLD = ("evaluate_batch", "evaluate_epochs", "log_steps", "validate_epochs")
-FREE = frozenset(
-    {
-        "name",
-        *(f"data.{key}" for key in _LOADED),
-        *(f"train.{key}" for key in _COMPUTED + _SAVED + _TOLD),
-    }
+_FREE_TRAIN = (
+    *("accumulate", "checkpoint_activations", "compile", "dtype", "parallel"),
+    *("checkpoint_epochs", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"),
+    *("evaluate_batch", "evaluate_epochs", "log_steps", "validate_epochs"),
 )
+_FREE_DATA = ("workers", "prefetch", "validation", "validation_pairs")
+FREE = {"name", *(f"data.{k}" for k in _FREE_DATA), *(f"train.{k}" for k in _FREE_TRAIN)}
 """Keys of a recipe that may be others on resume."""
 _SHOWN = 3  # differences with their values; more are only counted
 
@@ -51,12 +46,6 @@ class Made(_Frozen):
     torch: str
     processes: int
     device: str
-
-    @staticmethod
-    def here(processes: int, device: str) -> Made:
-        """Return what is installed here."""
-        versions = {name: version(name) for name in ("lorat", "torch")}
-        return Made(**versions, processes=processes, device=device)
 
 
 class RunRecord(_Frozen):
@@ -78,14 +67,9 @@ class RunRecord(_Frozen):
 
 
 def read_record(path: Path, overrides: Sequence[str] = ()) -> RunRecord:
-    """Read a run's record.
+    """Read a ``config.yaml``, changed by overrides: ``a.b=c`` of the recipe, ``variant.a.b=c``.
 
-    Args:
-        path: of a ``config.yaml``.
-        overrides: ``a.b=c`` each, for keys of the recipe, or ``variant.a.b=c``.
-
-    Raises:
-        UserError: if the file is missing, or a key or value does not fit.
+    It is a `UserError` if the file is missing, or a key or value does not fit.
     """
     values = read_yaml(path)
     for text in overrides:
@@ -114,11 +98,7 @@ def fixed_settings(
 
 
 def check_same(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with other settings than the checkpoint's.
-
-    Raises:
-        UserError: names the keys that differ, with both values.
-    """
+    """Raise a `UserError` that names keys that differ since the checkpoint, with both values."""
     absent = object()
     keys = sorted(then.keys() | now.keys())
     differ = [

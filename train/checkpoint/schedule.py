@@ -12,11 +12,9 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from lorat.configs.schema import TrainConfig
 from lorat.shards.base.errors import UserError
@@ -37,8 +35,7 @@ class Saver:
         self._run, self._recipe, self._steps_per_epoch = run, recipe, steps_per_epoch
         self._world, self._heard = world, heard
         self._exchange = _Exchange(world)
-        self._saved_at, self._saved_step = time.monotonic(), 0
-        self._stop = 0
+        self._saved_at, self._saved_step, self._stop = time.monotonic(), 0, 0
         self.newest: Path | None = None
         """The newest checkpoint that was written since the start of this process."""
 
@@ -74,14 +71,11 @@ class Saver:
         return None
 
     def save(self, due: Due, snapshot: Snapshot) -> None:
-        """Write what is due, and end the training where a signal asked for that.
+        """Write what is due, and end the training where a signal asked for that; on every rank.
 
-        Every rank has to call it.
-
-        Raises:
-            UserError: if the disk refuses. A rolling checkpoint is left out with a warning instead,
-                unless it is the last thing that the training does.
-            SystemExit: with 143 after SIGTERM and 130 after Ctrl-C, once the checkpoint is there.
+        If the disk refuses, a rolling checkpoint is left out with a warning, unless it is the last
+        thing that the training does: that, and an epoch's, are a `UserError`. `SystemExit` has 143
+        after SIGTERM and 130 after Ctrl-C.
         """
         newest = self._run / "checkpoints" / due.name
         try:
@@ -110,18 +104,18 @@ class _Exchange:
 
     def __init__(self, world: World) -> None:
         # A group of its own: these meetings run beside those of the gradients.
-        self._group: Any = None
-        if world.size > 1:
-            self._group = dist.new_group(backend="gloo", timeout=rank_timeout())
-        self._pending: tuple[Tensor, dist.Work] | None = None
+        several = world.size > 1
+        self._group = dist.new_group(backend="gloo", timeout=rank_timeout()) if several else None
+        self._values = torch.zeros(2, dtype=torch.int64)
+        self._work: dist.Work | None = None
 
-    def __call__(self, *mine: int) -> tuple[int, ...]:
+    def __call__(self, number: int, step: int) -> tuple[int, int]:
         if self._group is None:
-            return mine
-        said, values = self._said(), torch.tensor(mine)
-        work = dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        self._pending = values, work
-        return said or (0,) * len(mine)
+            return number, step
+        said, self._values = self._said(), torch.tensor([number, step])
+        highest = dist.ReduceOp.MAX
+        self._work = dist.all_reduce(self._values, highest, group=self._group, async_op=True)
+        return said
 
     def meet(self) -> None:
         """Wait until every rank is here."""
@@ -129,11 +123,10 @@ class _Exchange:
             self._said()
             dist.barrier(self._group)
 
-    def _said(self) -> tuple[int, ...]:
-        """Return what was said at the last call, or nothing."""
-        if self._pending is None:
-            return ()
-        values, work = self._pending
-        work.wait()
-        self._pending = None
-        return tuple(values.tolist())
+    def _said(self) -> tuple[int, int]:
+        """Return what was said at the last call; zeros before the first."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        number, step = self._values.tolist()
+        return number, step
