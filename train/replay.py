@@ -7,9 +7,10 @@ Promise: batch, weights, number type and drop path are those of the step, withou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,11 +72,7 @@ class Replay:
 
 
 def load_dump(folder: Path) -> Dump:
-    """Read a folder of `write_dump`.
-
-    Raises:
-        UserError: if it is none, or is damaged.
-    """
+    """Read a folder of `write_dump`; a `UserError` if it is none, or is damaged."""
     path = folder / DUMP
     try:
         record = FaultRecord.model_validate_json(path.read_bytes())
@@ -99,13 +96,8 @@ def load_dump(folder: Path) -> Dump:
 def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
     """Do the step of a dump again, rank by rank, for those that may have caused it.
 
-    Args:
-        dump: of `load_dump`.
-        device: as `pick_device` takes it.
-        backbone: weights file, as for the training.
-
-    Raises:
-        UserError: if the weights or the backbone do not fit, or the device is not here.
+    The device is as `pick_device` takes it, the backbone's file that of the training; it is a
+    `UserError` if one of them or the weights do not fit.
     """
     where, record = pick_device(device), dump.record
     dtype = getattr(torch, record.dtype)
@@ -143,28 +135,22 @@ def _run(objective: Objective, part: Batch, divisor: Tensor, rank: int) -> Itera
 def _watched(network: nn.Module, seen: Replay) -> Iterator[None]:
     """Note the first output and the first gradient that are not finite inside."""
 
-    def output_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            # Modules end from the inside out: the first is the one where it begins.
-            if not seen.module and not _finite(outputs):
-                came = "finite" if _finite(inputs) else "not finite already"
-                seen.module = f"{name} ({type(module).__name__}), whose input was {came}"
+    def see_output(name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        # Modules end from the inside out: the first is the one where it begins.
+        if not seen.module and not _finite(outputs):
+            came = "finite" if _finite(inputs) else "not finite already"
+            seen.module = f"{name} ({type(module).__name__}), whose input was {came}"
 
-        return look
-
-    def gradient_hook(name: str) -> Callable[[Tensor], None]:
-        def look(parameter: Tensor) -> None:
-            if not seen.gradient and not _finite(parameter.grad):
-                seen.gradient = name
-
-        return look
+    def see_gradient(name: str, parameter: Tensor) -> None:
+        if not seen.gradient and not _finite(parameter.grad):
+            seen.gradient = name
 
     handles = [
-        module.register_forward_hook(output_hook(name or "the network"))
+        module.register_forward_hook(partial(see_output, name or "the network"))
         for name, module in network.named_modules()
     ]
     handles += [
-        parameter.register_post_accumulate_grad_hook(gradient_hook(name))
+        parameter.register_post_accumulate_grad_hook(partial(see_gradient, name))
         for name, parameter in network.named_parameters()
         if parameter.requires_grad
     ]

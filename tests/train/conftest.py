@@ -5,7 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,33 @@ def refused(result: Result, *parts: str) -> None:
     lines = result.stderr.strip().splitlines()
     assert result.exit_code == 2 and len(lines) == 1, result.output
     assert all(part in lines[0] for part in parts), lines[0]
+
+
+def with_train(recipe: RecipeConfig, **changes: Any) -> RecipeConfig:
+    """The recipe with other keys of its part ``train``."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
+
+
+def two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``lorat-train`` in two processes of torchrun."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "lorat.train.cli", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, env=environment, timeout=300, text=True)
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """Wait for something, as long as a busy machine may take."""
+    begin = time.monotonic()
+    while not happened():
+        assert time.monotonic() - begin < 200
+        time.sleep(0.002)
+
+
+def recorded(run: Path) -> int:
+    """Steps that the log tells of."""
+    path = run / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def log_of(run: Path | str) -> list[dict[str, Any]]:

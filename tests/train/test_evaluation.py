@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ from safetensors.torch import load_file
 from lorat.evaluate.cli import main as evaluate
 from lorat.evaluate.track import batch as engine
 from lorat.shards.pixels.jpeg import encode
-from tests.train.conftest import assert_equal, log_of, train, weights_of
+from tests.train.conftest import assert_equal, log_of, train, two_processes, weights_of
 
 LENGTHS = (4, 9, 6)
 NAMES = [f"GOT-10k_Val_{n:06d}" for n in (1, 2, 3)]
@@ -94,10 +91,7 @@ def test_a_damaged_sequence_is_reported_and_does_not_end_the_training(files, raw
 
 
 def test_two_processes_track_what_one_does(files, raw):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "lorat.train.cli", *files, f"--raw={raw}", "--run-dir=two"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment, timeout=300)
+    two_processes(*files, f"--raw={raw}", "--run-dir=two").check_returncode()
     assert set(scores("two", 3)["sequences"]) == set(NAMES)
     checkpoint = "two/checkpoints/epoch_0003/model.safetensors"
     again = ["--weights", checkpoint, "--raw", str(raw), "--out=one", "--device=cpu", "--no-video"]

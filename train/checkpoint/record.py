@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from lorat.configs.load import override, parse, read_yaml
 from lorat.configs.schema import RecipeConfig, VariantConfig
@@ -35,11 +35,7 @@ FREE = {"name", *(f"data.{k}" for k in _FREE_DATA), *(f"train.{k}" for k in _FRE
 _SHOWN = 3  # differences with their values; more are only counted
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Made(_Frozen):
+class Made(BaseModel, frozen=True, extra="forbid"):
     """Where a run was made; decides the last bits of its weights, and is not asked for again."""
 
     lorat: str
@@ -48,7 +44,7 @@ class Made(_Frozen):
     device: str
 
 
-class RunRecord(_Frozen):
+class RunRecord(BaseModel, frozen=True, extra="forbid"):
     """What ``config.yaml`` holds."""
 
     variant: VariantConfig

@@ -70,13 +70,8 @@ class Evaluator:
     def __call__(self, weights: Path, epoch: int, show: Callable[[str], None]) -> dict[str, float]:
         """Track every test set after the last epoch, GOT-10k val before, unless that is done.
 
-        Args:
-            weights: of the checkpoint of `epoch` finished epochs.
-            epoch: finished ones.
-            show: shows how far this is; may raise, to end it early.
-
-        Returns:
-            ``got10k-val/ao`` → score and so on, on rank 0; empty where there is nothing new.
+        The weights are those after `epoch` finished epochs; `show` may raise, to end this early.
+        On rank 0 new scores are returned: ``got10k-val/ao`` → score, and so on.
         """
         last = epoch == self._request.recipe.train.epochs
         names = self._names if last else tuple({BETWEEN} & {*self._names})

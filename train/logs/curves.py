@@ -26,10 +26,7 @@ def draw_batch(batch: Batch, path: Path, columns: int = 4, most: int = 16) -> No
     """Write a contact sheet of training pairs as PNG.
 
     Each pair is its template, with the tokens marked as the object, and its search crop, with the
-    target box.
-
-    Raises:
-        UserError: if the disk refuses.
+    target box. A disk that refuses is a `UserError`.
     """
     tiles = [_pair(batch, i) for i in range(min(most, len(batch)))]
     columns = min(columns, len(tiles))
@@ -64,10 +61,7 @@ def draw_curves(run: Path) -> Path | None:
     """Draw what a run's log says as ``curves.png``; None for a log without records.
 
     Losses with those of validation, rate, gradient norm, speed, waiting, and AO and AUC of test
-    sets where there are any.
-
-    Raises:
-        UserError: if the disk refuses.
+    sets where there are any. A disk that refuses is a `UserError`.
     """
     lines = read_log(run / "log.jsonl")
     records = [line for line in lines if "loss" in line]

@@ -170,14 +170,9 @@ def status_line(
 ) -> str:
     """Return the line that is shown, in the longest of its forms that fits into `width` columns.
 
-    The shortest fits into 80 as long as the numbers are those of a training in its order.
-
-    Args:
-        at: how far the run is.
-        values: as `Meter.read` gives them.
-        seconds: to the end.
-        extras: said where there is room.
-        width: columns.
+    The shortest fits into 80 as long as the numbers are those of a training in its order. `at` is
+    how far the run is, `values` are of `Meter.read`, `seconds` are those to the end, and `extras`
+    are said where there is room.
     """
     loss, score, box = (f"{values[name]:.3f}" for name in ("loss", "score", "box"))
     rate, speed, left = values["rate"], values["pairs_per_second"], _duration(seconds)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ class Meter:
         self._damaged: list[str] = []
         self._sums = torch.zeros(5, device=self._world.device)
         self._steps = self._pairs = 0
-        self._waited = self._reading = self._making = 0.0
+        self._seconds = np.zeros(3)  # waiting here; reading and making in the workers
         self.restart()
 
     def restart(self) -> None:
@@ -42,11 +44,8 @@ class Meter:
         """Return the next batch and count how long it took to come."""
         begin = time.perf_counter()
         batch = next(batches)
-        self._waited += time.perf_counter() - begin
-        self._damaged += [message for messages in batch.damaged for message in messages]
-        reading, making = batch.seconds.sum(axis=0).tolist()
-        self._reading += reading
-        self._making += making
+        self._seconds += [time.perf_counter() - begin, *batch.seconds.sum(axis=0)]
+        self._damaged += itertools.chain(*batch.damaged)
         self._pairs += len(batch)
         return batch
 
@@ -57,7 +56,7 @@ class Meter:
 
     def read(self, rate: float) -> dict[str, float]:
         """Return means over steps and ranks and start anew; every rank has to call this."""
-        beside = [len(self._damaged), self._waited, self._reading, self._making]
+        beside = [len(self._damaged), *self._seconds]
         sums = torch.cat([self._sums / self._steps, self._sums.new_tensor(beside)])
         means = mean_over_ranks(sums, self._world).tolist()
         elapsed = time.perf_counter() - self._since  # the device has caught up

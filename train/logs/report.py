@@ -41,13 +41,8 @@ class Reporter:
     def read(self, engine: Engine, rate: float) -> dict[str, Any]:
         """Return what happened since the last record; every rank has to call this.
 
-        Args:
-            engine: of the training.
-            rate: of the last step.
-
-        Raises:
-            UserError: on rank 0, if a loss or a gradient was not finite; the step is kept.
-            SystemExit: then, on the other ranks.
+        If a loss or a gradient was not finite, the step is kept, and this is a `UserError` on rank
+        0 and `SystemExit` on the others. The rate is that of the last step.
         """
         fault = engine.watch.look()
         if fault is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from lorat.configs.load import parse
 from lorat.shards.base.storage import atomic_file, read_json, write_json
@@ -18,10 +18,8 @@ RESULT = "result.json"
 BEST = "best.safetensors"
 
 
-class Result(BaseModel):
+class Result(BaseModel, frozen=True):
     """What weights reached."""
-
-    model_config = ConfigDict(frozen=True)
 
     measure: str
     """Test set and measure, such as ``got10k-val/ao``."""
@@ -47,14 +45,10 @@ class _Results(BaseModel):
 
 
 def note_result(weights: Path, result: Result) -> None:
-    """Note the weights of a checkpoint as the last, and as the best where no others are better.
+    """Note a checkpoint's weights as the last, and as the best where no others are better.
 
-    Args:
-        weights: ``<run>/checkpoints/<name>/model.safetensors``.
-        result: what they reached.
-
-    Raises:
-        UserError: if the disk is full or the file of results is damaged.
+    Their file is ``<run>/checkpoints/<name>/model.safetensors``. It is a `UserError` if the disk is
+    full or the file of results is damaged.
     """
     run, best = weights.parents[2], read_best(weights.parents[2])
     last = result.model_copy(update={"weights": str(weights.relative_to(run))})
@@ -66,10 +60,6 @@ def note_result(weights: Path, result: Result) -> None:
 
 
 def read_best(run: Path) -> Result | None:
-    """Return what is known of a run's best weights; None where nothing was noted.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
+    """Return a run's best weights; None where nothing was noted, a `UserError` if damaged."""
     path = run / RESULT
     return parse(_Results, read_json(path), str(path)).best if path.is_file() else None

@@ -57,10 +57,6 @@ def judge(pace: Pace, scene: Scene) -> Verdict:
 
     It waits for data if it does so for a twentieth of the time. Then it is for the disk or the
     store if workers read for longer than they decode, crop and augment.
-
-    Args:
-        pace: of a process, as it was measured.
-        scene: what it trains, with what.
     """
     share = pace.waited / pace.seconds if pace.seconds else 0.0
     if share < _TOLERATED:

@@ -51,13 +51,8 @@ def wandb_run(
 ) -> Iterator[Listener | None]:
     """Open the run there and yield what tells it of records; None where there is no run.
 
-    Without a key ``online`` becomes ``offline``, and so it does where the server does not answer.
-
-    Args:
-        folder: of the run, whose name it has there.
-        mode: ``online``, ``offline`` or ``off``.
-        config: describes it there.
-        batch_size: pairs a step, for the axis of pairs.
+    Its mode is ``online``, ``offline`` or ``off``; without a key, or where the server does not
+    answer, ``online`` becomes ``offline``. It has the folder's name there, and an axis of pairs.
     """
     failed = False
 

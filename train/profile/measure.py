@@ -7,6 +7,7 @@ ends for lack of memory ends nothing else.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sys
 import time
@@ -135,11 +136,10 @@ def _resident(name: str) -> int:
 
 def _kilobytes(file: Path, name: str) -> int:
     """Return the bytes that a line such as ``VmRSS:  1234 kB`` says."""
-    for line in file.read_text().splitlines():
-        label, _, value = line.partition(":")
-        if label == name:
-            return int(value.split()[0]) * 1024
-    raise OSError(f"{file}: has no line {name}")
+    found = re.search(rf"^{name}:\s*(\d+)", file.read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"{file}: has no line {name}")
+    return int(found[1]) * 1024
 
 
 def _wait_for(device: torch.device) -> None:

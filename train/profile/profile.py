@@ -46,12 +46,9 @@ class Profile:
     """All that is known of a variant under a recipe: counted, and measured where it can be."""
 
     def __init__(self, variant: VariantConfig, recipe: RecipeConfig, device: str) -> None:
-        """Count, and measure what this machine can.
+        """Count, and measure what this machine can; no weights are needed.
 
-        Args:
-            variant: any; its weights are not needed.
-            recipe: gives batch, number type, accumulation and checkpointing.
-            device: as `pick_device` takes it; CUDA and MPS need not be here.
+        The device is as `pick_device` takes it, but CUDA and MPS need not be here.
 
         Raises:
             UserError: if the variant cannot be built, the device's name is unknown, or torchrun has
@@ -94,11 +91,9 @@ class Profile:
         return 0
 
     def _measure(self, room: int, most: int) -> None:
-        """Measure a step of the recipe, or of as many halves of its pairs as fit and are quick.
+        """Measure a step of the recipe, its pairs halved until they fit and are quick.
 
-        Args:
-            room: free bytes.
-            most: pairs that fit in there.
+        There are `room` free bytes, into which `most` pairs fit.
         """
         setting, pairs = self.setting, self.setting.pairs
         rate = product_rate(setting.device, setting.dtype)

@@ -9,6 +9,7 @@ again: the batch, the weights and the circumstances, as safetensors and JSON.
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,15 +94,10 @@ class Watch:
         self._seen = torch.zeros(2, device=world.device)
 
     def see(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """Look at a step on all ranks and return 1 where its update must be left out, else 0.
+        """Return 1 where a step's update must be left out, from the first bad one on, else 0.
 
-        Args:
-            step: counted from the start of the run.
-            loss: scalar, of this rank.
-            norm: scalar, the same on all ranks.
-
-        Returns:
-            Scalar float32, the same on all ranks: 1 from the first bad step on.
+        The step is counted from the start of the run. All are scalars: the loss is of this rank,
+        the norm and what is returned, in float32, are the same on all ranks.
         """
         bad = ~(loss.isfinite() & norm.isfinite())
         bad = mean_over_ranks(bad.float(), self._world) > 0
@@ -136,12 +132,8 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
 def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
     """Keep the step of a fault and return the error that says so, or why it could not be kept.
 
-    The batch, of all ranks, is made again, since it follows from the step.
-
-    Args:
-        fault: what was seen.
-        scene: of the run.
-        network: with the weights before the step.
+    The batch, of all ranks, is made again, since it follows from the step; the network still has
+    the weights before it.
     """
     folder = scene.run / "faults" / f"step_{fault.step + 1:08d}"
     keys: tuple[str, ...] = ()
@@ -197,11 +189,7 @@ def _keep(folder: Path, fault: Fault, scene: Scene, batch: Batch, network: LoRAT
 
 @contextmanager
 def explain_memory(recipe: RecipeConfig, variant: VariantConfig, world: World) -> Iterator[None]:
-    """Turn running out of memory inside into one line that says what helps.
-
-    Raises:
-        UserError: in the place of what PyTorch, NumPy or Python raise then, on any device.
-    """
+    """Turn what is raised where memory runs out into a `UserError` that says what helps."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -214,21 +202,20 @@ def explain_memory(recipe: RecipeConfig, variant: VariantConfig, world: World) -
 
 def _memory_of(error: BaseException | None, world: World) -> str | None:
     """Return whose memory an error says is not enough; None if it says something else."""
-    text = str(error)
-
-    def says(*parts: str) -> bool:
-        return any(part in text for part in parts)
-
-    # Of memory that PyTorch's own allocator does not hand out.
-    cuda = says("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    if isinstance(error, torch.OutOfMemoryError) or cuda:
+    if isinstance(error, torch.OutOfMemoryError):
         return f"the {world.device.type.upper()} device"
-    if says("MPS backend out of memory"):
-        return "the MPS device"
-    if says("DataLoader worker") and says("Bus error", "killed by signal: Killed"):
-        return "a loader process"
-    refused = says("DefaultCPUAllocator", "can't allocate memory", "bad_alloc")
-    return "this machine" if isinstance(error, MemoryError) or refused else None
+    if isinstance(error, MemoryError):
+        return "this machine"
+    texts = {
+        # Of memory that PyTorch's own allocator does not hand out.
+        "CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": (
+            f"the {world.device.type.upper()} device"
+        ),
+        "MPS backend out of memory": "the MPS device",
+        "(?s)DataLoader worker.*(Bus error|killed by signal: Killed)": "a loader process",
+        "DefaultCPUAllocator|can't allocate memory|bad_alloc": "this machine",
+    }
+    return next((where for text, where in texts.items() if re.search(text, str(error))), None)
 
 
 def _out_of_memory(where: str, recipe: RecipeConfig, variant: VariantConfig, world: World) -> str:

@@ -6,23 +6,20 @@ The run folder lies on a small file system of its own, which really fills up.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lorat.train.checkpoint.checkpoints import checkpoints_of, find_checkpoint
+from tests.train.conftest import command_line, log_of, recorded, wait_for, with_train
 from tests.train.states import assert_same_state
 
-SLOW = 200.0  # seconds that a busy machine may take for anything here
 EPOCHS = 8
 ROOMY = 64 << 20
 
@@ -73,20 +70,10 @@ def disk(tmp_path) -> Iterator[Disk]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, tiny_variant, tiny_recipe, tiny_shards) -> list[str]:
     """Three steps an epoch; every epoch's checkpoint is kept, other steps have a rolling one."""
-    folder = tmp_path_factory.mktemp("files")
-    recipe = tiny_recipe.model_dump(mode="json")
-    recipe["train"] |= {"epochs": EPOCHS, "keep_checkpoints": EPOCHS}
-    recipe["train"] |= {"checkpoint_steps": 1, "checkpoint_minutes": 0}
-    (folder / "variant.yaml").write_text(yaml.safe_dump(tiny_variant.model_dump(mode="json")))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return [
-        f"--variant={folder / 'variant.yaml'}",
-        f"--recipe={folder / 'recipe.yaml'}",
-        f"--shards={tiny_shards}",
-        "--device=cpu",
-        "--no-eval",
-        "--resume=auto",
-    ]
+    kept = {"epochs": EPOCHS, "keep_checkpoints": EPOCHS}
+    recipe = with_train(tiny_recipe, **kept, checkpoint_steps=1, checkpoint_minutes=0)
+    given = tmp_path_factory.mktemp("files"), tiny_variant, recipe, tiny_shards
+    return command_line(*given, "--no-eval", "--resume=auto")
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +90,7 @@ def names(run: Path) -> list[str]:
 
 
 def told(run: Path) -> list[tuple[int, float]]:
-    lines = (run / "log.jsonl").read_text().splitlines()
-    return [(entry["step"], entry["loss"]) for entry in map(json.loads, lines)]
+    return [(entry["step"], entry["loss"]) for entry in log_of(run)]
 
 
 def test_the_checkpoints_of_a_run_fill_its_disk(runner, files, whole, disk):
@@ -149,10 +135,7 @@ def test_another_program_fills_the_disk_to_the_last_byte(runner, files, whole, d
     run = disk.folder / "run"
     arguments = [*files, f"--run={run}"]
     process = runner.start([*arguments, *saving])
-    begin = time.monotonic()
-    while not recorded(run) >= 4:
-        assert time.monotonic() - begin < SLOW
-        time.sleep(0.001)
+    wait_for(lambda: recorded(run) >= 4)
     os.killpg(process, signal.SIGSTOP)
     before = {path.name for path in checkpoints_of(run)}
     disk.fill()
@@ -171,9 +154,3 @@ def test_another_program_fills_the_disk_to_the_last_byte(runner, files, whole, d
     assert code == 0, errors
     assert_same_state(find_checkpoint(run), find_checkpoint(whole))
     assert told(run) == told(whole)
-
-
-def recorded(run: Path) -> int:
-    """Steps that the log tells of."""
-    path = run / "log.jsonl"
-    return path.read_bytes().count(b"\n") if path.is_file() else 0

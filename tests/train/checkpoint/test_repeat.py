@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from lorat.prep.build.plan import BuildOptions
 from lorat.prep.build.run import build
 from lorat.train.cli import main
+from tests.train.conftest import command_line
 
 
 @pytest.fixture
@@ -22,10 +23,8 @@ def first(tmp_path, tiny_variant, tiny_recipe, tiny_shards, monkeypatch) -> Path
     """A finished run of one epoch, started from the weights of another."""
     monkeypatch.chdir(tmp_path)
     variant = tiny_variant.model_copy(update={"drop_path": 0.1})
-    for name, config in (("variant", variant), ("recipe", tiny_recipe)):
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    files = ["--variant=variant.yaml", "--recipe=recipe.yaml", f"--shards={tiny_shards}"]
-    files += ["--set=train.epochs=1", "--device=cpu", "--no-eval"]
+    more = ["--set=train.epochs=1", "--no-eval"]
+    files = command_line(tmp_path, variant, tiny_recipe, tiny_shards, *more)
     assert run(*files, "--run=zero", "--set=train.seed=3").exit_code == 0
     shutil.copy("zero/checkpoints/epoch_0001/model.safetensors", "start.safetensors")
     assert run(*files, "--run=a", "--weights=start.safetensors").exit_code == 0

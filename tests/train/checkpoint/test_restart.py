@@ -10,45 +10,44 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
+from lorat.shards.base.errors import UserError
 from lorat.shards.base.signals import hear_signals
 from lorat.train.checkpoint.checkpoints import STATE, checkpoints_of, find_checkpoint
 from lorat.train.data.places import Steps
+from lorat.train.distributed.rendezvous import rank_timeout
+from lorat.train.distributed.world import join_world
+from tests.train.conftest import (
+    command_line,
+    free_port,
+    log_of,
+    recorded,
+    wait_for,
+    with_train,
+)
 from tests.train.states import assert_same_state, contents
 
 SLOW = 200.0  # seconds that a busy machine may take for anything here
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, tiny_variant, tiny_recipe, tiny_shards) -> list[str]:
     """A run of 24 steps in 8 epochs, a checkpoint every epoch and a rolling one every 2 steps."""
-    folder = tmp_path_factory.mktemp("files")
     train = {"epochs": 8, "checkpoint_steps": 2, "checkpoint_minutes": 0, "keep_checkpoints": 2}
-    recipe = tiny_recipe.model_dump(mode="json")
-    recipe["train"] |= train
-    (folder / "variant.yaml").write_text(yaml.safe_dump(tiny_variant.model_dump(mode="json")))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return [
-        f"--variant={folder / 'variant.yaml'}",
-        f"--recipe={folder / 'recipe.yaml'}",
-        f"--shards={tiny_shards}",
-        "--device=cpu",
-        "--no-eval",
-        "--resume=auto",
-    ]
+    recipe = with_train(tiny_recipe, **train)
+    given = tmp_path_factory.mktemp("files"), tiny_variant, recipe, tiny_shards
+    return command_line(*given, "--no-eval", "--resume=auto")
 
 
 STEPS = 24
@@ -66,26 +65,9 @@ def whole(runner, files, tmp_path_factory) -> Path:
 def assert_same(run: Path, whole: Path) -> None:
     """Weights and optimiser are the same bit for bit, and the log tells of every step once."""
     assert_same_state(find_checkpoint(run), find_checkpoint(whole))
-    told, expected_told = log(run), log(whole)
+    told, expected_told = log_of(run), log_of(whole)
     assert [r["step"] for r in told] == list(range(1, STEPS + 1))
     assert [r["loss"] for r in told] == [r["loss"] for r in expected_told]
-
-
-def log(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    begin = time.monotonic()
-    while not happened():
-        assert time.monotonic() - begin < SLOW
-        time.sleep(0.002)
-
-
-def recorded(run: Path) -> int:
-    """Steps that the log tells of."""
-    path = run / "log.jsonl"
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def saves(run: Path) -> bool:
@@ -163,7 +145,7 @@ def test_asked_to_end_a_run_saves_its_last_step_and_goes_on_from_it(
     code, errors = runner.wait()
     assert code == status, errors
     newest = find_checkpoint(run)
-    assert log(run)[-1]["step"] == json.loads((newest / "checkpoint.json").read_text())["step"]
+    assert log_of(run)[-1]["step"] == json.loads((newest / "checkpoint.json").read_text())["step"]
     assert str(newest) in errors.replace("\n", "") and "--resume auto" in errors
     assert "Traceback" not in errors
     assert runner.run(arguments)[0] == 0
@@ -205,18 +187,17 @@ def test_a_limit_on_file_sizes_leaves_rolling_checkpoints_out_and_stops_at_an_ep
 
 def test_torchrun_brings_a_run_back_when_a_rank_dies(files, whole, tmp_path):
     run = tmp_path / "run"
-    command = [*TORCHRUN, "--standalone", "--max-restarts=1", "--monitor-interval=0.1"]
+    command = [*TORCHRUN, "--max-restarts=1", "--monitor-interval=0.1"]
     command += ["-m", "lorat.train.cli", *files, f"--run-dir={run}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as launcher:
+    with subprocess.Popen(command, env=ONE_THREAD, **pipes) as launcher:
         wait_for(lambda: recorded(run) >= 5 or launcher.poll() is not None)
         ranks = children(launcher.pid)
         assert len(ranks) == 2
         os.kill(ranks[1], signal.SIGKILL)
         output, _ = launcher.communicate(timeout=SLOW)
     assert launcher.returncode == 0, output
-    assert [r["step"] for r in log(run)] == list(range(1, STEPS + 1))
+    assert [r["step"] for r in log_of(run)] == list(range(1, STEPS + 1))
     weights, expected = (contents(find_checkpoint(each))[0] for each in (run, whole))
     assert all(torch.allclose(weights[n], expected[n], atol=2e-3) for n in expected)
 
@@ -230,10 +211,9 @@ def test_torchrun_that_is_asked_to_end_saves_and_other_ranks_and_workers_go_on(
     runner, files, whole, tmp_path
 ):
     run = tmp_path / "run"
-    command = [*TORCHRUN, "--standalone", "-m", "lorat.train.cli", *files, f"--run-dir={run}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*TORCHRUN, "-m", "lorat.train.cli", *files, f"--run-dir={run}"]
     quiet = ["--set=train.checkpoint_steps=0", "--set=data.workers=1"]
-    with subprocess.Popen([*command, *quiet], env=environment, stderr=subprocess.PIPE) as launcher:
+    with subprocess.Popen([*command, *quiet], env=ONE_THREAD, stderr=subprocess.PIPE) as launcher:
         wait_for(lambda: recorded(run) >= 4 or launcher.poll() is not None)
         launcher.send_signal(signal.SIGTERM)
         _, errors = launcher.communicate(timeout=SLOW)
@@ -241,10 +221,10 @@ def test_torchrun_that_is_asked_to_end_saves_and_other_ranks_and_workers_go_on(
     newest = find_checkpoint(run)
     assert newest is not None, errors
     step = json.loads((newest / "checkpoint.json").read_text())["step"]
-    assert log(run)[-1]["step"] == step < STEPS
+    assert log_of(run)[-1]["step"] == step < STEPS
     assert f"saved {newest}" in errors.decode().replace("\n", "")
     assert runner.run([*files, f"--run={run}"])[0] == 0
-    assert [r["step"] for r in log(run)] == list(range(1, STEPS + 1))
+    assert [r["step"] for r in log_of(run)] == list(range(1, STEPS + 1))
     weights, expected = (contents(find_checkpoint(each))[0] for each in (run, whole))
     assert all(torch.allclose(weights[n], expected[n], atol=2e-3) for n in expected)
 
@@ -266,8 +246,7 @@ def test_other_ranks_go_on_with_the_same_global_batches(source, stop):
 
 def test_a_rank_that_meets_nobody_says_what_to_check(runner, files, tmp_path):
     for rank in ("0", "1"):
-        with free_port() as port:
-            pass
+        port = free_port()
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LORAT_TIMEOUT": "1"}
         alone = {**place, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
         code, errors = runner.run([*files, f"--run={tmp_path / 'run'}"], alone)
@@ -278,27 +257,14 @@ def test_a_rank_that_meets_nobody_says_what_to_check(runner, files, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@contextmanager
-def free_port() -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        yield probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("text", ["soon", "0", "inf"])
 def test_a_mistyped_timeout_is_refused(monkeypatch, text):
-    from lorat.shards.base.errors import UserError
-    from lorat.train.distributed.rendezvous import rank_timeout
-
     monkeypatch.setenv("LORAT_TIMEOUT", text)
     with pytest.raises(UserError, match=f"LORAT_TIMEOUT is '{text}'"):
         rank_timeout()
 
 
 def test_ranks_that_are_not_told_where_to_meet_are_refused(monkeypatch):
-    from lorat.shards.base.errors import UserError
-    from lorat.train.distributed.world import join_world
-
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match=r"MASTER_ADDR.* torchrun"), join_world("cpu"):

@@ -149,14 +149,7 @@ def test_activations_are_what_autograd_saves(tiny):
 
     batch = made_up_batch(setting, network)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        losses = objective(
-            batch.template,
-            batch.search,
-            batch.template_mask,
-            batch.positive,
-            batch.box,
-            torch.ones(()),
-        )
+        losses = objective(*batch.inputs, torch.ones(()))
     assert losses.total.requires_grad
     assert count_memory(setting).activations == pytest.approx(sum(saved.values()), rel=0.1)
 

@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -26,6 +25,8 @@ from lorat.train.replay import load_dump, replay
 from lorat.train.step.faults import Fault, Watch, explain_memory, step_unless
 from lorat.train.step.loss import Losses
 from lorat.train.step.step import Engine, update
+from tests.train.batches import made_up_batch
+from tests.train.conftest import recorded, two_processes, wait_for, with_train
 
 ALONE = World(0, 1, torch.device("cpu"))
 WILD = ["--set=train.lr=1e30", "--set=train.warmup_epochs=0"]
@@ -135,10 +136,7 @@ def test_a_step_that_cannot_be_kept_is_told_all_the_same(runner, files, tmp_path
 
 def test_two_processes_keep_one_dump_and_one_of_them_speaks(files, tmp_path):
     folder = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "lorat.train.cli", *files, *WILD, f"--run-dir={folder}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, env=environment, timeout=300, text=True)
+    done = two_processes(*files, *WILD, f"--run-dir={folder}")
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: the loss")]
     assert len(errors) == 1 and "at step 2" in errors[0]
@@ -170,29 +168,8 @@ def trained(steps: int, bad: dict[int, float], *, fused: bool = True) -> tuple[R
     engine = Engine(objective, optimizer, ALONE)
     plan = RecipeConfig.model_validate({"name": "r", "data": {"datasets": {"a": 1}}}).train
     for step in range(steps):
-        update(engine, plan, tiny_batch(), step)
+        update(engine, plan, made_up_batch(), step)
     return objective, engine.watch
-
-
-def tiny_batch():
-    from lorat.train.data.batches import Batch
-
-    flags = torch.ones(2, 1, 1, dtype=torch.bool)
-    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    box, place = torch.rand(2, 4), torch.zeros(2, dtype=torch.int64)
-    seconds = np.zeros((2, 2), dtype=np.float32)
-    return Batch(
-        template=images,
-        search=images,
-        template_mask=flags,
-        positive=flags,
-        box=box,
-        position=place,
-        missing=torch.zeros(2),
-        keys=("a", "b"),
-        damaged=((), ()),
-        seconds=seconds,
-    )
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -236,8 +213,7 @@ def test_a_full_device_is_explained_with_what_helps(tiny_recipe, tiny_variant):
     for part in ("accumulate=2", "checkpoint_activations=true", "parallel=fsdp", "--variant"):
         assert part in text
     assert "\n" not in text
-    plan = tiny_recipe.train.model_copy(update={"accumulate": 4, "checkpoint_activations": True})
-    frugal = tiny_recipe.model_copy(update={"train": plan})
+    frugal = with_train(tiny_recipe, accumulate=4, checkpoint_activations=True)
     text = explained(error, frugal, tiny_variant, world)
     assert "1 pairs" not in text and "accumulate=" not in text and "activations" not in text
 
@@ -259,8 +235,7 @@ def test_every_way_of_running_out_of_memory_is_explained(error, part, tiny_recip
 
 
 def test_a_step_that_is_one_graph_is_not_to_be_cut(tiny_recipe, tiny_variant):
-    plan = tiny_recipe.train.model_copy(update={"compile": True})
-    recipe = tiny_recipe.model_copy(update={"train": plan})
+    recipe = with_train(tiny_recipe, compile=True)
     world = World(0, 2, torch.device("cuda"))
     assert "parallel=fsdp" not in explained(MemoryError(), recipe, tiny_variant, world)
 
@@ -272,10 +247,7 @@ def test_a_worker_that_is_killed_while_its_batch_is_waited_for_is_explained(
     run = tmp_path / "run"
     more = ["--no-eval", "--set=data.workers=1", "--set=train.epochs=400"]
     process = runner.start([*files, *more, f"--run={run}"])
-    begin = time.monotonic()
-    while not (run / "log.jsonl").is_file() or (run / "log.jsonl").read_bytes().count(b"\n") < 3:
-        assert time.monotonic() - begin < 200
-        time.sleep(0.01)
+    wait_for(lambda: recorded(run) >= 3)
     (worker,) = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     os.kill(int(worker), signal.SIGSTOP)
     time.sleep(1.0)  # what it made ahead is trained on
