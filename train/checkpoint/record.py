@@ -9,7 +9,6 @@ gradient.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -88,9 +87,7 @@ def fixed_settings(
     network = leaves("variant", variant.model_dump(mode="json", exclude={"recipe"}))
     plan = leaves("", recipe.model_dump(mode="json"))
     shards = {f"shards of {m.name}": m.fingerprint() for m in manifests}
-    settings = {**dict(network), **{k: v for k, v in plan if k not in FREE}, **shards}
-    decoded: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists
-    return decoded
+    return {**dict(network), **{k: v for k, v in plan if k not in FREE}, **shards}
 
 
 def check_same(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

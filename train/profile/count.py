@@ -13,6 +13,7 @@ average.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -106,19 +107,14 @@ class StepMemory:
 
 def count_parameters(variant: VariantConfig) -> tuple[Part, ...]:
     """Return the parameters of the network in training form, part by part."""
-    every = dict.fromkeys(("backbone", "LoRA", "token types", "head"), 0)
-    trained = every.copy()
+    every, trained = Counter[str](), Counter[str]()
     for name, parameter in empty_network(variant, torch.float32).named_parameters():
-        part = "backbone"
-        if name.startswith("head."):
-            part = "head"
-        elif name == "token_type_embed":
-            part = "token types"
-        elif name.rpartition(".")[2].startswith("lora_"):
-            part = "LoRA"
+        part = "LoRA" if name.rpartition(".")[2].startswith("lora_") else "backbone"
+        part = {"head": "head", "token_type_embed": "token types"}.get(name.split(".")[0], part)
         every[part] += parameter.numel()
         trained[part] += parameter.numel() * parameter.requires_grad
-    return tuple(Part(name, every[name], trained[name]) for name in every)
+    names = ("backbone", "LoRA", "token types", "head")
+    return tuple(Part(name, every[name], trained[name]) for name in names)
 
 
 def count_frame(variant: VariantConfig) -> FrameCost:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -74,18 +75,16 @@ def _measure(setting: Setting, threads: int) -> Measured:
         engine.objective.compile_whole(device)
     batch = made_up_batch(setting, network)
 
-    def timed(step: int) -> float:
-        return _seconds(lambda: update(engine, setting.train, batch, step), device)
-
-    timed(0)
     seconds: list[float] = []
-    while len(seconds) < _LEAST_STEPS or (len(seconds) < _MOST_STEPS and sum(seconds) <= _ENOUGH):
-        seconds.append(timed(len(seconds) + 1))
+    for step in range(1 + _MOST_STEPS):
+        if step > _LEAST_STEPS and sum(seconds[1:]) > _ENOUGH:
+            break
+        seconds.append(_seconds(partial(update, engine, setting.train, batch, step), device))
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     if device.type == "cpu":
         peak = _resident("VmHWM")
     rate = product_rate(device, setting.dtype)
-    return Measured(setting, tuple(seconds), peak, before, rate)
+    return Measured(setting, tuple(seconds[1:]), peak, before, rate)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -24,7 +21,7 @@ from lorat.shards.writer import index_path, write_shard
 from lorat.train.data.batches import make_loader
 from lorat.train.data.places import Source
 from tests.train.batches import TENSORS, assert_same, damaged_in, joined, keys_of
-from tests.train.conftest import command_line, log_of, refused, train
+from tests.train.conftest import command_line, log_of, refused, train, two_processes
 
 STEPS = 9
 
@@ -222,16 +219,8 @@ def test_a_cut_shard_is_refused_at_the_start_or_trained_on_as_far_as_it_goes(com
 
 def test_rank_0_speaks_for_all_ranks(command, copies, tmp_path):
     names = damage(load_manifest(copies / "toy-train"), 1, range(16))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = [*command, "--on-bad-sample=skip", f"--run-dir={tmp_path / 'two'}"]
-    done = subprocess.run(
-        [*launch, "-m", "lorat.train.cli", *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
+    done = two_processes(*command, "--on-bad-sample=skip", f"--run-dir={tmp_path / 'two'}")
+    done.check_returncode()
     train(*command, "--on-bad-sample=skip", f"--run={tmp_path / 'one'}")
     counts = [[r["damaged"] for r in log_of(tmp_path / name)] for name in ("one", "two")]
     assert counts[0] == counts[1] and sum(counts[0]) >= 16

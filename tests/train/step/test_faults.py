@@ -13,27 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lorat.configs.schema import RecipeConfig
 from lorat.shards.base.errors import UserError
-from lorat.train.cli import main
 from lorat.train.distributed.world import World
 from lorat.train.replay import load_dump, replay
 from lorat.train.step.faults import Fault, Watch, explain_memory, step_unless
 from lorat.train.step.loss import Losses
 from lorat.train.step.step import Engine, update
 from tests.train.batches import made_up_batch
-from tests.train.conftest import recorded, two_processes, wait_for, with_train
+from tests.train.conftest import recorded, train, two_processes, wait_for, with_train
 
 ALONE = World(0, 1, torch.device("cpu"))
 WILD = ["--set=train.lr=1e30", "--set=train.warmup_epochs=0"]
-
-
-def run(*arguments: str):
-    return CliRunner().invoke(main, list(arguments))
 
 
 def last_line(result) -> str:
@@ -44,13 +38,12 @@ def last_line(result) -> str:
 def stopped(files, tmp_path):
     """A training whose second step is not finite, looked at after nine: its result and dump."""
     folder = tmp_path / "run"
-    result = run(*files, *WILD, "--set=train.log_steps=100", f"--run={folder}")
+    result = train(*files, *WILD, "--set=train.log_steps=100", f"--run={folder}", status=2)
     return result, folder / "faults" / "step_00000002"
 
 
 def test_the_step_that_is_not_finite_is_named_with_its_samples_and_kept(stopped):
     result, dump = stopped
-    assert result.exit_code == 2
     line = last_line(result)
     assert line.startswith("Error: the loss is nan and the gradient norm nan at step 2, samples ")
     assert f"--replay {dump}" in line and "train.lr" in line and "--resume auto" in line
@@ -69,7 +62,7 @@ def test_the_weights_that_are_kept_are_those_before_the_step(stopped, files, tmp
     one = ["--set=train.epochs=1", "--set=train.pairs_per_epoch=8", "--set=train.lr=1e30"]
     short = tmp_path / "short"
     # Epochs of one step have other pairs, but no pair could lead where a rate of 1e30 does.
-    assert run(*files, *one, "--set=train.warmup_epochs=0", f"--run={short}").exit_code == 0
+    train(*files, *one, "--set=train.warmup_epochs=0", f"--run={short}")
     kept = load_file(dump / "model.safetensors")
     after_one = load_file(short / "checkpoints/epoch_0001/model.safetensors")
     assert kept.keys() == after_one.keys()
@@ -81,8 +74,7 @@ def test_the_weights_that_are_kept_are_those_before_the_step(stopped, files, tmp
 
 def test_a_replay_shows_the_losses_and_the_first_module_that_is_not_finite(stopped):
     _, dump = stopped
-    result = run(f"--replay={dump}", "--device=cpu")
-    assert result.exit_code == 0, result.output
+    result = train(f"--replay={dump}", "--device=cpu")
     assert "samples: 8 of 8 not finite" in result.output
     assert "weights not finite before the step: none" in result.output
     assert "first module whose output is not finite: blocks.0." in result.output
@@ -119,8 +111,8 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def test_a_folder_that_is_no_dump_is_refused(tmp_path):
-    result = run(f"--replay={tmp_path}")
-    assert result.exit_code == 2 and "no step that a training kept" in last_line(result)
+    result = train(f"--replay={tmp_path}", status=2)
+    assert "no step that a training kept" in last_line(result)
 
 
 def test_a_step_that_cannot_be_kept_is_told_all_the_same(runner, files, tmp_path):
