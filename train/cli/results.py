@@ -41,8 +41,7 @@ _LOG = logging.getLogger("lorat")
 def find_test_sets(trees: TreeOptions) -> tuple[str, ...]:
     """Return the names (``<dataset>-<split>``) of test sets that are there, as lorat-eval does.
 
-    Raises:
-        UserError: if a tree or the folder of trees that the user named is missing.
+    It is a `UserError` if a tree or the folder of trees that the user named is missing.
     """
     try:
         names = default_test_sets(trees)

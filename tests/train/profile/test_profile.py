@@ -27,6 +27,7 @@ from lorat.train.profile.count import (
 from lorat.train.profile.measure import _left_in_containers, free_memory, measure_apart
 from lorat.train.profile.profile import Profile
 from lorat.train.step.step import update
+from tests.train.conftest import with_train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -88,9 +89,7 @@ def test_the_number_type_asked_for_is_counted_where_the_device_is_not_here(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    recipe = load_recipe("toy")
-    train = recipe.train.model_copy(update={"dtype": asked})
-    found = Profile(tiny, recipe.model_copy(update={"train": train}), device)
+    found = Profile(tiny, with_train(load_recipe("toy"), dtype=asked), device)
     usual = {"cuda": "bfloat16", "mps": "float32"}[device]
     assert str(found.setting.dtype) == f"torch.{usual if asked == 'auto' else asked}"
 
@@ -102,9 +101,9 @@ def test_what_clip_trains_beside_lora_is_told():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_largest_variant_is_counted_without_its_memory(checkpointing):
-    train = load_recipe("standard", ["train.batch_size=16"]).train
-    train = train.model_copy(update={"checkpoint_activations": checkpointing})
-    cost = count_memory(Setting(load_variant("g-378"), train, CUDA, torch.bfloat16))
+    train = {"batch_size": 16, "checkpoint_activations": checkpointing}
+    recipe = with_train(load_recipe("standard"), **train)
+    cost = count_memory(Setting(load_variant("g-378"), recipe.train, CUDA, torch.bfloat16))
     gib = 2**30
     assert cost.weights > 1_136_000_000 * 2 + 80_000_000 * 4
     assert cost.gradients == 80_234_501 * 4
