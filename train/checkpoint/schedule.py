@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -104,8 +105,9 @@ class _Exchange:
 
     def __init__(self, world: World) -> None:
         # A group of its own: these meetings run beside those of the gradients.
-        several = world.size > 1
-        self._group = dist.new_group(backend="gloo", timeout=rank_timeout()) if several else None
+        self._group: Any = None
+        if world.size > 1:
+            self._group = dist.new_group(backend="gloo", timeout=rank_timeout())
         self._values = torch.zeros(2, dtype=torch.int64)
         self._work: dist.Work | None = None
 
