@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import cast
 
 import numpy as np
 
 from lorat.evaluate.cli.options import OutputOptions
 from lorat.evaluate.measure.ope import ConventionName
-from lorat.evaluate.measure.scores import DatasetScores, Scored, score
+from lorat.evaluate.measure.scores import DatasetScores, Entry, score
 from lorat.evaluate.report.page import PageInput, write_page
 from lorat.evaluate.report.plots import KINDS, plot_curves
 from lorat.evaluate.report.strips import worst_strips
@@ -52,13 +51,10 @@ class Summary:
     """Its folder."""
     results: Mapping[str, Sequence[Mapping[str, SequenceResult]]]
     """Test set → repeated runs → sequence → result."""
-    scored: Sequence[Scored]
-    """The test sets with ground truth."""
-
-    @property
-    def label(self) -> str:
-        """What the tracker is called."""
-        return f"LoRAT {self.outcome.identity.variant}"
+    clips: Mapping[str, Sequence[Clip]]
+    """Test set → those that have a result."""
+    scored: Sequence[list[Entry]]
+    """Of each test set with ground truth ours and never moving's; others' may stand between."""
 
     def damaged(self, name: str) -> dict[str, int]:
         """Return sequence of a test set → frames that did not decode, which have no score."""
@@ -78,13 +74,13 @@ class Summary:
 
     def remarks(self) -> list[str]:
         """Say what the table does not: cut sets, sets without truth, damaged frames."""
-        lines = [f"{each.name}: {said}" for each in self.scored for said in _meanings(each.tracker)]
-        with_scores = {each.name for each in self.scored}
+        scores = {ours.name: ours for (_, ours), *_ in self.scored}
+        lines = [f"{name}: {said}" for name, ours in scores.items() for said in _meanings(ours)]
         for item in self.outcome.sets:
             said = []
             if not item.whole:
                 said.append(f"{len(item.clips)} sequences chosen, not the whole test set")
-            if self.outcome.done(item) and item.name not in with_scores:
+            if self.clips[item.name] and item.name not in scores:
                 said.append("tracked; its ground truth is not public, so no score")
             if damaged := self.damaged(item.name):
                 said.append(
@@ -95,33 +91,21 @@ class Summary:
             lines += [f"{item.name}: {each}" for each in said]
         return lines
 
-    def page(
-        self,
-        remarks: Sequence[str],
-        rivals: Mapping[str, Mapping[str, DatasetScores]] = MappingProxyType({}),
-        worst: int = 5,
-    ) -> PageInput:
+    def page(self, remarks: Sequence[str], worst: int = 5) -> PageInput:
         """Collect what the page shows; frames of the `worst` sequences of each set are read.
 
         Reasons of failures are added to the remarks.
         """
-        sets = {item.name: item for item in self.outcome.sets}
         strips = {
-            each.name: worst_strips(
-                self.outcome.done(sets[each.name]),
-                self.results[each.name][0],
-                each.tracker,
-                worst,
-            )
-            for each in self.scored
+            ours.name: worst_strips(self.clips[ours.name], self.results[ours.name][0], ours, worst)
+            for (_, ours), *_ in self.scored
         }
         return PageInput(
-            label=self.label,
+            label=_label(self.outcome),
             variant=self.outcome.identity.variant,
             about=self._about(),
             scored=self.scored,
             strips=strips,
-            rivals=rivals,
             remarks=[*remarks, *_failures(self.outcome.failed)],
         )
 
@@ -146,20 +130,20 @@ class Summary:
 
 
 def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "published") -> Summary:
-    """Read the results in `out` and score them.
-
-    Raises:
-        UserError: if a result cannot be read.
-    """
-    results, scored = {}, []
+    """Read the results in `out` and score them; a `UserError` if one cannot be read."""
+    results, done, scored = {}, {}, []
     for item in outcome.sets:
-        clips = outcome.done(item)
+        clips = done[item.name] = outcome.done(item)
         names = [clip.name for clip in clips]
         folders = [result_folder(out, item.name, run) for run in range(1, item.runs + 1)]
         results[item.name] = [read_results(folder, names) for folder in folders]
-        if scores := score(clips, results[item.name], convention):
-            scored.append(scores)
-    return Summary(outcome, out, results, scored)
+        if entries := score(clips, results[item.name], _label(outcome), convention):
+            scored.append(entries)
+    return Summary(outcome, out, results, done, scored)
+
+
+def _label(outcome: Evaluation) -> str:
+    return f"LoRAT {outcome.identity.variant}"
 
 
 def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
@@ -173,11 +157,11 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     """
     summary = summarise(outcome, out, output.convention)
     summary.write_metrics()
-    for table in score_tables(summary.scored, summary.label):
+    for table in score_tables(summary.scored):
         OUT.print(table)
     written = [f"metrics: {out / METRICS}"]
     if summary.scored:
-        plots = [plot_curves(summary.scored, summary.label, kind, out) for kind in KINDS[:2]]
+        plots = [plot_curves(summary.scored, kind, out) for kind in KINDS[:2]]
         written.append(f"plots: {', '.join(map(str, plots))}")
     remarks = summary.remarks()
     for line in remarks:
@@ -242,10 +226,9 @@ def _zip(summary: Summary, item: TestSet, overwrite: bool) -> None:
 
 def _video_clip(summary: Summary, name: str | None) -> Clip | None:
     """Return the named clip, else the one with the median AUC of the first test set scored."""
-    outcome = summary.outcome
     if name is None and summary.scored:
-        sequences = summary.scored[0].tracker.sequences
+        sequences = summary.scored[0][0].scores.sequences
         ranked = sorted(sequences, key=lambda each: (each.curves.auc, each.name))
         name = ranked[len(ranked) // 2].name
-    clips = [clip for item in outcome.sets for clip in outcome.done(item)]
+    clips = [clip for done in summary.clips.values() for clip in done]
     return next((clip for clip in clips if name in (None, clip.name)), None)

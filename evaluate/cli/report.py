@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lorat.evaluate.cli.options import ScoringOptions
-from lorat.evaluate.measure.scores import DatasetScores, dataset_scores
+from lorat.evaluate.measure.ope import ConventionName
+from lorat.evaluate.measure.scores import Entry, dataset_scores
 from lorat.evaluate.results.files import has_result
 from lorat.evaluate.results.foreign import read_foreign
 from lorat.evaluate.track.folder import is_done, read_identity, result_folder
@@ -98,10 +99,10 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     summary = summarise(Evaluation(sets, identity, failed), out, options.convention)
     if not summary.scored:
         raise UserError(f"{out}: no result of a test set with ground truth; run lorat-eval first")
-    remarks, rivals = summary.remarks(), {}
+    remarks = summary.remarks()
     for label, folder in options.rivals().items():
-        rivals[label] = _read_rival(label, folder, summary, options, remarks)
-    page = summary.page(remarks, rivals, options.worst)
+        remarks += _add_rival(label, folder, summary, options.convention)
+    page = summary.page(remarks, options.worst)
     path = options.html or out / PAGE
     write_page(path, page)
     for line in page.remarks:
@@ -146,38 +147,35 @@ def _failed(sets: Sequence[TestSet], out: Path) -> dict[str, dict[str, str]]:
     return failed
 
 
-def _read_rival(
-    label: str, folder: Path, summary: Summary, options: ReportOptions, remarks: list[str]
-) -> dict[str, DatasetScores]:
-    """Return another tracker's scores by test set; what they lack is added to the remarks.
+def _add_rival(
+    label: str, folder: Path, summary: Summary, convention: ConventionName
+) -> Iterator[str]:
+    """Put another tracker's scores beside ours, and yield what they lack.
 
     Raises:
         UserError: if its folder holds no result of any of the test sets.
     """
-    sets, refused = {}, "no result of any test set"
-    scored = {each.name: each.tracker for each in summary.scored}
-    for item in summary.outcome.sets:
-        if item.name not in scored:
-            continue
-        clips = summary.outcome.done(item)
+    found, refused = False, "no result of any test set"
+    for entries in summary.scored:
+        mine, name = entries[0].scores, entries[0].scores.name
+        clips = summary.clips[name]
         try:
             foreign = read_foreign(folder, clips)
         except UserError as error:
             refused = error.message
-            remarks.append(f"{item.name}: {label} left out: {refused}")
+            yield f"{name}: {label} left out: {refused}"
             continue
         shared = [clip for clip in clips if all(clip.name in run for run in foreign.runs)]
-        theirs = dataset_scores(shared, foreign.runs, options.convention)
-        if theirs is not None:
-            sets[item.name] = theirs
-            few, most = len(theirs.sequences), len(scored[item.name].sequences)
-            results = summary.results[item.name]
-            if few < most and (ours := dataset_scores(shared, results, options.convention)):
-                remarks.append(
-                    f"{item.name}: {label} has results of {few} of {most} sequences; over these "
+        if theirs := dataset_scores(shared, foreign.runs, convention):
+            found = True
+            entries.insert(-1, Entry(label, theirs))
+            few, most = len(theirs.sequences), len(mine.sequences)
+            results = summary.results[name]
+            if few < most and (ours := dataset_scores(shared, results, convention)):
+                yield (
+                    f"{name}: {label} has results of {few} of {most} sequences; over these "
                     f"its AUC is {100 * theirs.curves.auc:.1f} and ours {100 * ours.curves.auc:.1f}"
                 )
-        remarks += [f"{item.name}: {label}: {note}" for note in foreign.notes]
-    if not sets:
+        yield from (f"{name}: {label}: {note}" for note in foreign.notes)
+    if not found:
         raise UserError(f"--results {label}={folder}: {refused}")
-    return sets

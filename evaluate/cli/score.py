@@ -11,7 +11,7 @@ from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.measure.scores import DatasetScores, hides_truth, score
 from lorat.evaluate.report.tables import attribute_table, metrics_document, score_tables
 from lorat.evaluate.results.foreign import Foreign, Layout, read_foreign
-from lorat.evaluate.track.folder import METRICS
+from lorat.evaluate.track.folder import METRICS, read_identity
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.official import official_names
@@ -19,7 +19,7 @@ from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import OUT, progress_bar, say, start_logging
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import read_json, write_json
+from lorat.shards.base.storage import write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +82,14 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     with progress_bar("reading results") as progress:
         foreign = read_foreign(options.results, item.clips, options.layout, progress)
     clips = [clip for clip in item.clips if clip.name in foreign.runs[0]]
-    scored = score(clips, foreign.runs, options.convention)
-    if scored is None:
+    label = options.label or _label(foreign)
+    entries = score(clips, foreign.runs, label, options.convention)
+    if not entries:
         raise UserError(
             f"{options.results}: holds no result of a sequence of {item.name} with ground truth"
         )
-    label, ours = options.label or _label(foreign), scored.tracker
-    for table in score_tables([scored], label):
+    ours = entries[0].scores
+    for table in score_tables([entries]):
         OUT.print(table)
     if ours.attributes:
         OUT.print(attribute_table(ours))
@@ -107,7 +108,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
             "convention": ours.convention,
         }
         about = {"tracker": tracker, "failed": {item.name: failed} if failed else {}}
-        document = metrics_document([scored], {**about, "notes": remarks})
+        document = metrics_document([entries], {**about, "notes": remarks})
         write_json(options.out / METRICS, document)
         say(f"metrics: {options.out / METRICS}")
     click.get_current_context().exit(1 if failed else 0)
@@ -116,10 +117,9 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
 def _label(foreign: Foreign) -> str:
     """Return what the tracker is called where nobody says it."""
     if foreign.place.layout == "lorat":
-        identity = foreign.place.folders[0].parent.parent / "tracker.json"
-        known = read_json(identity) if identity.is_file() else None
-        if isinstance(known, dict) and isinstance(known.get("variant"), str):
-            return f"LoRAT {known['variant']}"
+        identity = read_identity(foreign.place.folders[0].parent.parent)
+        if identity is not None:
+            return f"LoRAT {identity.variant}"
     return foreign.place.label
 
 

@@ -44,6 +44,9 @@ class _Still(NamedTuple):
     times: NDArray[np.float64]
 
 
+NEVER_MOVING = "never moving"
+"""What reports call the tracker that repeats its first box."""
+
 Run = Mapping[str, Trajectory]
 """One tracker's results by sequence name."""
 
@@ -92,27 +95,29 @@ class DatasetScores:
     attributes: tuple[AttributeScores, ...] = ()
     """In the same convention; empty where the sequences' attributes are not known."""
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Scored:
-    """A tracker's scores of a test set, and those of the tracker that never moves its first box."""
-
-    tracker: DatasetScores
-    still: DatasetScores
-
     @property
     def name(self) -> str:
         """``<dataset>-<split>``."""
-        return f"{self.tracker.dataset}-{self.tracker.split}"
+        return f"{self.dataset}-{self.split}"
+
+
+class Entry(NamedTuple):
+    """A tracker's scores of a test set, and what it is called."""
+
+    label: str
+    scores: DatasetScores
 
 
 def score(
-    clips: Sequence[Clip], runs: Sequence[Run], convention: ConventionName = "published"
-) -> Scored | None:
-    """Score results as `dataset_scores` does, beside the tracker that never moves."""
+    clips: Sequence[Clip], runs: Sequence[Run], label: str, convention: ConventionName = "published"
+) -> list[Entry]:
+    """Score results as `dataset_scores` does, and after them the tracker that never moves.
+
+    Without ground truth there is no entry. Other trackers may be put between the two.
+    """
     ours = dataset_scores(clips, runs, convention)
     still = dataset_scores(clips, [never_moving_results(clips)], convention)
-    return Scored(ours, still) if ours and still else None
+    return [Entry(label, ours), Entry(NEVER_MOVING, still)] if ours and still else []
 
 
 def never_moving_results(clips: Sequence[Clip]) -> Run:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from lorat.evaluate.measure.scores import DatasetScores, Scored, SequenceScores
-from lorat.evaluate.report.plots import KINDS, RIVAL_COLOURS, CurveKind, Entry, curves_svg
+from lorat.evaluate.measure.scores import Entry, SequenceScores
+from lorat.evaluate.report.plots import KINDS, CurveKind, coloured, curves_svg
 from lorat.evaluate.report.published import PublishedNumber, published_numbers
 from lorat.evaluate.report.strips import Strip
-from lorat.evaluate.report.tables import COLUMNS, NEVER_MOVING, OF_ATTRIBUTES, filled
+from lorat.evaluate.report.tables import COLUMNS, OF_ATTRIBUTES, filled
 from lorat.prep.trees.base.official import expected_sequences
 from lorat.shards.base.storage import atomic_file
 
@@ -38,11 +38,10 @@ class PageInput:
     variant: str
     about: Mapping[str, str]
     """What was evaluated and how, in the order of the page's head."""
-    scored: Sequence[Scored]
+    scored: Sequence[Sequence[Entry]]
+    """Of each test set ours, other trackers', and never moving's."""
     strips: Mapping[str, Sequence[Strip]] = field(default_factory=dict)
     """Test set → its worst sequences."""
-    rivals: Mapping[str, Mapping[str, DatasetScores]] = field(default_factory=dict)
-    """What another tracker is called → test set → its scores."""
     remarks: Sequence[str] = ()
 
 
@@ -68,7 +67,7 @@ def render_page(page: PageInput) -> str:
     )
     return environment.get_template("page.html").render(
         page=page,
-        sections=[_Section(item, page) for item in page.scored],
+        sections=[_Section(entries, page) for entries in page.scored],
         columns=COLUMNS,
         of_attributes=OF_ATTRIBUTES,
         base64=lambda jpeg: b64encode(jpeg).decode("ascii"),
@@ -78,18 +77,12 @@ def render_page(page: PageInput) -> str:
 class _Section:
     """What the template shows of one test set."""
 
-    def __init__(self, item: Scored, page: PageInput) -> None:
-        self.name = item.name
-        self.ours = Entry(page.label, item.tracker, "c0")
-        others = [(who, sets[item.name]) for who, sets in page.rivals.items() if item.name in sets]
-        self.rivals = [
-            Entry(who, scores, RIVAL_COLOURS[number % len(RIVAL_COLOURS)])
-            for number, (who, scores) in enumerate(others)
-        ]
-        self.entries = [self.ours, *self.rivals, Entry(NEVER_MOVING, item.still, "still")]
-        self.columns = filled([entry.scores for entry in self.entries])
-        self.published = published_numbers(item.name)
-        self.strips = page.strips.get(item.name, ())
+    def __init__(self, entries: Sequence[Entry], page: PageInput) -> None:
+        self.entries, self.ours = entries, entries[0].scores
+        self.coloured = coloured(entries)
+        self.columns = filled([entry.scores for entry in entries])
+        self.published = published_numbers(self.ours.name)
+        self.strips = page.strips.get(self.ours.name, ())
 
     def published_row(self, variant: str) -> Iterator[PublishedNumber | None]:
         """Yield what is published of a variant in each column."""
@@ -107,11 +100,10 @@ class _Section:
             return notes
         sources = sorted({source for number in numbers for source in number.sources})
         notes.append(f"published: as quoted in {', '.join(sources)}; each value's own on hovering.")
-        ours = self.ours.scores
-        official = expected_sequences(ours.dataset, ours.split)
-        if official is not None and official != len(ours.sequences):
+        official = expected_sequences(self.ours.dataset, self.ours.split)
+        if official is not None and official != len(self.ours.sequences):
             notes.append(f"They are over all {official} sequences of the set.")
-        if ours.convention == "matlab":
+        if self.ours.convention == "matlab":
             notes.append(
                 "They are not in the MATLAB toolkit's convention, so they compare loosely."
             )
@@ -119,18 +111,18 @@ class _Section:
             notes.append("¹ one source only.")
         return notes
 
-    def plots(self) -> Iterator[tuple[CurveKind, str, list[tuple[float, Entry]]]]:
-        """Yield each kind of curve, its picture, and the trackers by score, the best first."""
+    def plots(self) -> Iterator[tuple[CurveKind, str, list[tuple[float, str, str]]]]:
+        """Yield each kind of curve, its picture, and (score, label, colour), the best first."""
         for kind in KINDS:
-            ranked = [(kind.column.shown(entry.scores) or 0.0, entry) for entry in self.entries]
-            yield kind, curves_svg(self.entries, kind), sorted(ranked, key=lambda pair: -pair[0])
+            ranked = [(kind.column.shown(e.scores) or 0.0, e.label, c) for e, c in self.coloured]
+            yield kind, curves_svg(self.entries, kind), sorted(ranked, key=lambda row: -row[0])
 
-    def bars(self, code: str) -> Iterator[tuple[Entry, float]]:
-        """Yield the AUC, in per cent, of each tracker that has it over an attribute."""
-        for entry in self.entries[:-1]:
-            for each in entry.scores.attributes:
+    def bars(self, code: str) -> Iterator[tuple[str, str, float]]:
+        """Yield label, colour, and AUC in per cent of each tracker that has an attribute."""
+        for (label, scores), colour in self.coloured[:-1]:
+            for each in scores.attributes:
                 if each.code == code:
-                    yield entry, 100 * each.curves.auc
+                    yield label, colour, 100 * each.curves.auc
 
     def sequences(
         self,
@@ -140,7 +132,7 @@ class _Section:
             {each.name: 100 * each.curves.auc for each in entry.scores.sequences}
             for entry in self.entries
         )
-        for each in self.ours.scores.sequences:
+        for each in self.ours.sequences:
             theirs = [known.get(each.name) for known in others]
             best = max((value for value in theirs if value is not None), default=None)
             gap = None if best is None else ours[each.name] - best

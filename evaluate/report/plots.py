@@ -21,8 +21,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from lorat.evaluate.measure.ope import CENTRE_THRESHOLDS, NORM_THRESHOLDS, OVERLAP_THRESHOLDS
-from lorat.evaluate.measure.scores import DatasetScores, Scored
-from lorat.evaluate.report.tables import COLUMNS, NEVER_MOVING, Column
+from lorat.evaluate.measure.scores import Entry
+from lorat.evaluate.report.tables import COLUMNS, Column
 from lorat.shards.base.storage import atomic_file
 
 _STYLE = Path(__file__).with_name("data") / "plots.mplstyle"
@@ -32,7 +32,6 @@ _COLOURS = {
     **{"c3": "#b5589b", "c4": "#b8860b", "c5": "#3a9fd6"},
     **{"still": "#8d949b", "soft": "#626a73", "line": "#e3e6e9"},
 }
-RIVAL_COLOURS = ("c1", "c2", "c3", "c4", "c5")
 
 
 class CurveKind(NamedTuple):
@@ -61,35 +60,24 @@ KINDS = (
 _AT_20 = 20  # the index of the threshold at which both precision scores are read off
 
 
-class Entry(NamedTuple):
-    """One tracker of a plot or table."""
-
-    label: str
-    scores: DatasetScores
-    colour: str
-    """A name among the page's colours: ``c0`` is ours, ``still`` never moving's."""
+def coloured(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
+    """Pair trackers with names among the page's colours: ``c0`` ours, ``still`` never moving's."""
+    colours = ["c0", *(f"c{1 + number % 5}" for number in range(len(entries) - 2)), "still"]
+    return list(zip(entries, colours, strict=True))
 
 
-def plot_curves(scored: Sequence[Scored], label: str, kind: CurveKind, folder: Path) -> Path:
-    """Draw a curve of every test set, at least one, a panel each; `label` is our tracker's name.
-
-    Returns:
-        The file in the folder: ``success.png`` or the like.
-    """
+def plot_curves(scored: Sequence[Sequence[Entry]], kind: CurveKind, folder: Path) -> Path:
+    """Draw a curve of every test set, at least one, a panel each, and return the PNG file."""
     path = folder / f"{kind.name}.png"
     columns = min(3, len(scored))
     rows = math.ceil(len(scored) / columns)
     with style.context(_STYLE):
         figure = Figure(figsize=(3.3 * columns, 2.6 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
-        for axes, item in zip(grid.flat, scored, strict=False):
-            entries = [
-                Entry(label, item.tracker, "c0"),
-                Entry(NEVER_MOVING, item.still, "still"),
-            ]
+        for axes, entries in zip(grid.flat, scored, strict=False):
             _draw(axes, entries, kind)
-            title = f"{item.name} ({len(item.tracker.sequences)} sequences)"
-            axes.set(title=title, ylabel=kind.title)
+            ours = entries[0].scores
+            axes.set(title=f"{ours.name} ({len(ours.sequences)} sequences)", ylabel=kind.title)
             said = [f"{e.label} [{kind.column.text(e.scores)}]" for e in entries]
             lines = axes.get_lines()[1::-1]
             axes.legend(lines, said, title=f"{kind.said} in brackets", alignment="left")
@@ -123,13 +111,13 @@ def curves_svg(entries: Sequence[Entry], kind: CurveKind) -> str:
 
 def _draw(axes: Axes, entries: Sequence[Entry], kind: CurveKind) -> None:
     """Draw curves in per cent over thresholds, the first entry's on top of all."""
-    for number, entry in reversed(list(enumerate(entries))):
-        still = entry.colour == "still"
+    for number, (entry, colour) in reversed(list(enumerate(coloured(entries)))):
+        still = colour == "still"
         # Not clipped: a curve along 100 would lose half its width.
         axes.plot(
             kind.thresholds,
             100 * getattr(entry.scores.curves, kind.name),
-            color=_COLOURS[entry.colour],
+            color=_COLOURS[colour],
             linestyle=(0, (4, 2)) if still else "-",
             linewidth=1.2 if still else 1.6,
             clip_on=False,

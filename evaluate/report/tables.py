@@ -16,13 +16,10 @@ from typing import Any, TypeAlias
 from rich.table import Table
 
 from lorat.evaluate.measure.attributes import AttributeScores
-from lorat.evaluate.measure.scores import DatasetScores, Scored, SequenceScores
+from lorat.evaluate.measure.scores import NEVER_MOVING, DatasetScores, Entry, SequenceScores
 from lorat.shards.base.console import plain_table
 
 Scores: TypeAlias = DatasetScores | SequenceScores | AttributeScores
-
-NEVER_MOVING = "never moving"
-"""What reports call the tracker that repeats its first box."""
 
 _FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
 
@@ -99,14 +96,14 @@ def filled(every: Sequence[DatasetScores], names: Sequence[str] = (*COLUMNS,)) -
     }
 
 
-def score_tables(scored: Sequence[Scored], label: str) -> Iterator[Table]:
-    """Lay out the sequences of small test sets, then a row a test set and tracker, `label`."""
-    for item in scored:
-        if len(item.tracker.sequences) <= _FEW_SEQUENCES:
-            yield _sequence_table(item)
+def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
+    """Lay out the sequences of small test sets, then two rows a set: ours and never moving's."""
+    for ours, *_, still in scored:
+        if len(ours.scores.sequences) <= _FEW_SEQUENCES:
+            yield _sequence_table(ours.scores, still.scores)
     if not scored:
         return
-    columns = filled([item.tracker for item in scored], _PRINTED)
+    columns = filled([entries[0].scores for entries in scored], _PRINTED)
     table = plain_table(["test set"], "Scores in per cent")
     table.padding = (0, 0, 0, 0)
     table.add_column("tracker", no_wrap=True)
@@ -114,22 +111,21 @@ def score_tables(scored: Sequence[Scored], label: str) -> Iterator[Table]:
         table.add_column(column.heading, justify="right", no_wrap=True)
     if "norm_precision_corrected" in columns:
         table.caption, table.caption_justify = "Pnorm*: absent frames count as misses", "left"
-    for item in scored:
-        name = f"{item.name} ({len(item.tracker.sequences)})"
-        rows = ((name, label, item.tracker, "bold"), ("", NEVER_MOVING, item.still, "dim"))
-        for place, who, scores, style in rows:
-            cells = [column.text(scores) for column in columns.values()]
-            table.add_row(place, who, *cells, style=style, end_section=who == NEVER_MOVING)
+    for ours, *_, still in scored:
+        name = f"{ours.scores.name} ({len(ours.scores.sequences)})"
+        for place, entry, style in ((name, ours, "bold"), ("", still, "dim")):
+            cells = [column.text(entry.scores) for column in columns.values()]
+            table.add_row(place, entry.label, *cells, style=style, end_section=entry is still)
     yield table
 
 
-def _sequence_table(item: Scored) -> Table:
+def _sequence_table(ours: DatasetScores, never_moving: DatasetScores) -> Table:
     auc, *others = (COLUMNS[name] for name in (*OF_ATTRIBUTES, "fps"))
     headings = ("sequence", "frames", "AUC", NEVER_MOVING, *(column.heading for column in others))
-    table = plain_table(headings, item.name)
-    for ours, still in zip(item.tracker.sequences, item.still.sequences, strict=True):
-        cells = [auc.text(ours), auc.text(still), *(column.text(ours) for column in others)]
-        table.add_row(ours.name, str(ours.frames), *cells)
+    table = plain_table(headings, ours.name)
+    for each, still in zip(ours.sequences, never_moving.sequences, strict=True):
+        cells = [auc.text(each), auc.text(still), *(column.text(each) for column in others)]
+        table.add_row(each.name, str(each.frames), *cells)
     return table
 
 
@@ -137,41 +133,41 @@ def attribute_table(scores: DatasetScores) -> Table:
     """Lay out a row an attribute."""
     columns = [COLUMNS[name] for name in OF_ATTRIBUTES]
     headings = ("attribute", "sequences", *(column.heading for column in columns))
-    table = plain_table(headings, f"{scores.dataset}-{scores.split} by attribute, in per cent")
+    table = plain_table(headings, f"{scores.name} by attribute, in per cent")
     for each in scores.attributes:
         cells = [column.text(each) for column in columns]
         table.add_row(f"{each.code} {each.title}", str(each.sequences), *cells)
     return table
 
 
-def score_values(scored: Sequence[Scored]) -> dict[str, float]:
+def score_values(scored: Sequence[Sequence[Entry]]) -> dict[str, float]:
     """Return the tracker's scores by ``<test set>/<measure>``, fractions of 1.
 
     GOT-10k's own measures are ``ao``, ``sr50`` and ``sr75``.
     """
     return {
-        f"{item.name}/{name}": round(value, 6)
-        for item in scored
-        for name, value in _read(item.tracker, _LOGGED).items()
+        f"{ours.name}/{name}": round(value, 6)
+        for (_, ours), *_ in scored
+        for name, value in _read(ours, _LOGGED).items()
         if value is not None and math.isfinite(value)
     }
 
 
-def metrics_document(scored: Sequence[Scored], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every score as plain values for JSON: fractions of 1, None where there is none.
+def metrics_document(scored: Sequence[Sequence[Entry]], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ours and never moving's scores for JSON: fractions of 1, None where there is none.
 
     `about`, what was evaluated and how, stands at the top as it is.
     """
     sets = {
-        item.name: {
-            "tracker": _dataset(item.tracker),
-            "never_moving": _dataset(item.still),
+        ours.name: {
+            "tracker": _dataset(ours),
+            "never_moving": _dataset(still),
             "sequences": {
-                ours.name: {"tracker": _sequence(ours), "never_moving": _sequence(still)}
-                for ours, still in zip(item.tracker.sequences, item.still.sequences, strict=True)
+                one.name: {"tracker": _sequence(one), "never_moving": _sequence(other)}
+                for one, other in zip(ours.sequences, still.sequences, strict=True)
             },
         }
-        for item in scored
+        for (_, ours), *_, (_, still) in scored
     }
     return {"version": 1, **about, "datasets": _plain(sets)}
 

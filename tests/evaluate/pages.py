@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorat.evaluate.measure.scores import dataset_scores, score
+from lorat.evaluate.measure.scores import Entry, dataset_scores, score
 from lorat.evaluate.report.page import PageInput
 from lorat.evaluate.results.files import SequenceResult
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
@@ -54,16 +54,16 @@ def page_of(
     convention="published",
 ):
     name = f"{clips[0].dataset}-test"
-    others = {
-        who: {name: dataset_scores(part, [results_of(part, error)], convention)}
+    ours, still = score(clips, [results_of(clips, 2.0)], label, convention)
+    others = [
+        Entry(who, dataset_scores(part, [results_of(part, error)], convention))
         for who, part, error in rivals
-    }
+    ]
     return PageInput(
         label=label,
         variant=variant,
         about={"variant": variant, "number type": "bfloat16"},
-        scored=[score(clips, [results_of(clips, 2.0)], convention)],
+        scored=[[ours, *others, still]],
         strips={name: strips or ()},
-        rivals=others,
         remarks=remarks,
     )

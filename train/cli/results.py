@@ -169,7 +169,7 @@ def _score(outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
     scored, scores = summary.scored, score_values(summary.scored)
     measure = next((m for m in _MEASURES if m in scores), None)
     if measure is not None:
-        sequences = next(len(s.tracker.sequences) for s in scored if s.name == BETWEEN)
+        sequences = next(len(s.sequences) for (_, s), *_ in scored if s.name == BETWEEN)
         result = Result(measure=measure, score=scores[measure], sequences=sequences, epoch=epoch)
         note_result(weights, result)
     return scores

@@ -79,7 +79,8 @@ def test_every_layout_of_the_same_boxes_scores_the_same(score):
 def test_our_own_results_are_called_by_their_variant(score):
     write_ours(Path("runs/B/eval/epoch_0010"))
     assert "epoch_0010 " in score("--results", "runs/B/eval/epoch_0010", *LASOT).stdout
-    Path("runs/B/eval/epoch_0010/tracker.json").write_text('{"variant": "B-224"}')
+    known = '{"weights": "0123", "variant": "B-224", "dtype": "float32"}'
+    Path("runs/B/eval/epoch_0010/tracker.json").write_text(known)
     assert "LoRAT B-224" in score("--results", "runs/B/eval/epoch_0010", *LASOT).stdout
     named = score("--results", "runs/B/eval/epoch_0010", *LASOT, "--label", "mine")
     assert "mine " in named.stdout and "LoRAT B-224" not in named.stdout

@@ -58,7 +58,7 @@ def test_the_page_shows_every_tracker_sequence_and_published_number(tmp_path):
 
 def test_numbers_on_the_page_are_the_scores(tmp_path):
     page = page_of(clips_of(3, tmp_path))
-    scores = page.scored[0].tracker
+    scores = page.scored[0][0].scores
     rows = Outline(render_page(page)).rows
     ours, c = next(row for row in rows if row[0] == "LoRAT B-224"), scores.curves
     assert ours[1:6] == [
@@ -102,7 +102,7 @@ def test_a_flattered_pnorm_has_the_corrected_one_beside_it_and_a_footnote(tmp_pa
     text = render_page(page)
     assert text.count(">Pnorm*<") == 2, "in the scores and by sequence"
     assert "Pnorm*: frames without the object count as misses" in text
-    scores = page.scored[0].tracker
+    scores = page.scored[0][0].scores
     assert scores.norm_precision_corrected is not None
     assert f">{100 * scores.norm_precision_corrected:.1f}</td>" in text
     assert "Pnorm*" not in render_page(page_of(clips_of(2, tmp_path)))
