@@ -150,10 +150,8 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     """Score the results in the evaluation's folder; write and print all that people read of them.
 
     Writes metrics.json, success.png, precision.png, report.html, the zips that the test sets ask
-    for, and video.mp4. Test sets without ground truth are only zipped.
-
-    Raises:
-        UserError: if a zip or the video cannot be made; what was written before stays.
+    for, and video.mp4. Test sets without ground truth are only zipped. A `UserError` if a zip or
+    the video cannot be made; what was written before stays.
     """
     summary = summarise(outcome, out, output.convention)
     summary.write_metrics()

@@ -150,10 +150,9 @@ def _failed(sets: Sequence[TestSet], out: Path) -> dict[str, dict[str, str]]:
 def _add_rival(
     label: str, folder: Path, summary: Summary, convention: ConventionName
 ) -> Iterator[str]:
-    """Put another tracker's scores beside ours, and yield what they lack.
+    """Put another tracker's scores beside ours and say what they lack.
 
-    Raises:
-        UserError: if its folder holds no result of any of the test sets.
+    A `UserError` if its folder holds no result of any of the test sets.
     """
     found, refused = False, "no result of any test set"
     for entries in summary.scored:

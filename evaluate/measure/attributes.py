@@ -70,10 +70,8 @@ def attribute_scores(
 ) -> tuple[AttributeScores, ...]:
     """Average the curves of the sequences that have each attribute, in the order of `TITLES`.
 
-    Args:
-        labels: sequence → codes.
-        curves: sequence → its curves; sequences without labels are left out.
-        mean: how curves are averaged in the convention that they are in.
+    `labels` and `curves` are by sequence; those without labels are left out. `mean` averages curves
+    as their convention does.
     """
     having = {
         code: [curve for name, curve in curves.items() if code in labels.get(name, ())]

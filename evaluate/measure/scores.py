@@ -134,18 +134,11 @@ def dataset_scores(
 ) -> DatasetScores | None:
     """Score the results of a data set's split against its annotated frames.
 
-    Args:
-        clips: the sequences to score, all of one data set and split; their first tracks are the
-            ground truth.
-        runs: at least one; other sequences and boxes beyond the annotated frames are ignored.
-        convention: taken where the data set has it; elsewhere scores are as published.
-
-    Returns:
-        None where the tree hides the ground truth of every sequence (the test splits of GOT-10k and
-        TrackingNet).
-
-    Raises:
-        UserError: if a sequence has no result in a run, or fewer boxes than annotated frames.
+    The clips are of one data set and split; their first tracks are the ground truth. Of the runs,
+    at least one, other sequences and boxes beyond the annotated frames are ignored; a `UserError`
+    if one lacks a sequence, or has fewer boxes than annotated frames. The convention is taken where
+    the data set has it; elsewhere scores are as published. None where the tree hides the truth of
+    every sequence (the test splits of GOT-10k and TrackingNet).
     """
     scored = [clip for clip in clips if not hides_truth(clip)]
     if not scored:

@@ -62,16 +62,9 @@ def got10k_overlaps(
 
     The first frame is skipped, and so is every frame with cover 0; absence flags play no part.
     Boxes are bounded by the image as the toolkit does it: the corner is clipped to the image, then
-    the side to what is left from there, so a box that begins outside moves inwards.
-
-    Args:
-        predicted: (N, 4) xyxy.
-        truth: (N, 4) xyxy.
-        cover: (N,) integers of cover.label, 0 … 8.
-        size: (width, height) of the frames.
-
-    Returns:
-        (M,) float64 in [0, 1], M at most N − 1.
+    the side to what is left from there, so a box that begins outside moves inwards. From (N, 4)
+    xyxy, (N,) integers of cover.label (0 … 8) and the frames' (width, height); (M,) float64 in
+    [0, 1], M at most N − 1.
     """
     values = overlaps(_bounded(predicted, size), _bounded(truth, size))
     counts = np.asarray(cover) > 0
@@ -89,13 +82,10 @@ def _bounded(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
 def got10k_scores(
     values: Sequence[NDArray[np.float64]], times: Sequence[NDArray[np.float64]] = ()
 ) -> Got10kScores:
-    """Pool the overlaps of all sequences (and of repeated runs) into AO, SR0.50 and SR0.75.
+    """Pool the `got10k_overlaps` of all sequences and runs into AO, SR0.50 and SR0.75.
 
-    Args:
-        values: `got10k_overlaps` of each sequence and run; with no frame that counts, the scores
-            are NaN.
-        times: (N,) seconds a frame of each, the first frame included; those that are NaN or not
-            positive are left out.
+    With no frame that counts, these are NaN. `times` are (N,) seconds a frame of each, the first
+    frame included; those that are NaN or not positive are left out.
     """
     seconds = np.concatenate([np.zeros(0), *times])
     measured = seconds[seconds > 0.0]  # NaN is not > 0

@@ -46,11 +46,7 @@ class PageInput:
 
 
 def write_page(path: Path, page: PageInput) -> None:
-    """Write the page, in place of an older one.
-
-    Raises:
-        UserError: if the disk refuses.
-    """
+    """Write the page, in place of an older one; a `UserError` if the disk refuses."""
     with atomic_file(path) as file:
         file.write(render_page(page).encode("utf-8"))
 

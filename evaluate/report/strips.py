@@ -70,10 +70,9 @@ def worst_strips(
 
 
 def first_loss(overlap: NDArray[np.float64]) -> int | None:
-    """Return the first index from which the overlap stays low for ten frames, or to the end.
+    """Return the first index from which the (N,) overlap stays low for ten frames, or to the end.
 
-    Args:
-        overlap: (N,) NaN where the object is absent; such frames neither count nor interrupt.
+    NaN stands where the object is absent; such frames neither count nor interrupt.
     """
     known = np.flatnonzero(np.isfinite(overlap))
     low = overlap[known] <= _LOST

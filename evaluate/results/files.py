@@ -59,10 +59,8 @@ def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -
 def write_result(folder: Path, result: SequenceResult) -> Path:
     """Write a result's three files into a folder (made when missing) and return the box file.
 
-    An older result of the same sequence is replaced. The boxes must be finite.
-
-    Raises:
-        UserError: if the sequence's name cannot be a file name.
+    An older result of the same sequence is replaced. The boxes must be finite; a `UserError` if the
+    sequence's name cannot be a file name.
     """
     path = _box_file(folder, result.name)
     for end, rows, decimals in (
@@ -100,9 +98,8 @@ def run_folders(folder: Path) -> list[Path]:
 def read_result(folder: Path, name: str) -> SequenceResult:
     """Read a sequence's result. Commas, tabs and spaces separate; scores and times may be missing.
 
-    Raises:
-        UserError: if the box file is missing or not readable as boxes, or if the scores or times
-            beside it are of another length.
+    A `UserError` if the box file is missing or not readable as boxes, or if the scores or times
+    beside it are of another length.
     """
     path = _box_file(folder, name)
     if not path.is_file():
@@ -125,8 +122,7 @@ def read_result(folder: Path, name: str) -> SequenceResult:
 def parse_boxes(text: str, source: object) -> NDArray[np.float64]:
     """Read (N, 4) boxes that can be scored; errors call them `source`.
 
-    Raises:
-        UserError: for the first line that is no box, not finite, or of negative size.
+    A `UserError` for the first line that is no box, not finite, or of negative size.
     """
     boxes = parse_table(text, source, (4,), remedy=REMEDY)
     bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0.0).any(axis=1))
@@ -139,11 +135,7 @@ def parse_boxes(text: str, source: object) -> NDArray[np.float64]:
 
 
 def read_results(folder: Path, names: Iterable[str]) -> dict[str, SequenceResult]:
-    """Read the results of several sequences.
-
-    Raises:
-        UserError: as `read_result`, for the first sequence at fault.
-    """
+    """Read the results of several sequences; errors as of `read_result`, for the first at fault."""
     return {name: read_result(folder, name) for name in names}
 
 

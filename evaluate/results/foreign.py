@@ -118,19 +118,13 @@ def read_foreign(
     layout: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Foreign:
-    """Read the results that a tracker wrote of some clips.
+    """Read the results that a tracker wrote of some clips, at least one and all of one split.
 
-    Args:
-        folder: where they are; docs/results.md says what it may be.
-        clips: at least one, all of one split; their first tracks are the ground truth. A folder may
-            hold results of other data sets too.
-        layout: one of `Layout`.
-        progress: called with the number of results read, and of all.
-
-    Raises:
-        UserError: if the folder is missing, holds none of the clips, or can be read in several
-            ways; if the layout is unknown; if a file does not parse, has too few rows, or a row
-            that is not finite or has a negative size.
+    docs/results.md says what the folder may be; it may hold results of other data sets too. The
+    clips' first tracks are the ground truth. `progress` is called with the number of results read,
+    and of all. A `UserError` if the folder is missing, holds none of the clips, or can be read in
+    several ways; if the layout is unknown; if a file does not parse, has too few rows, or a row
+    that is not finite or has a negative size.
     """
     place = _find(folder, clips, layout)
     whole = [clip for clip in clips if all(clip.name in run for run in place.runs)]

@@ -69,8 +69,7 @@ class ResultSet:
 def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) -> dict[str, str]:
     """Return the files of results in a layout: path below the export's folder → text.
 
-    Raises:
-        UserError: if two test sets have a sequence of the same name, which no layout keeps apart.
+    A `UserError` if two test sets have a sequence of the same name, which no layout keeps apart.
     """
     files: dict[str, str] = {}
     owners: dict[str, str] = {}
@@ -89,9 +88,8 @@ def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) ->
 def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> int:
     """Write text files below a folder and return how many were not there as they are.
 
-    Raises:
-        UserError: before anything is written, if a file is there with other content and
-            `overwrite` is off; if one cannot be written.
+    A `UserError` before anything is written if a file is there with other content and `overwrite`
+    is off, and where one cannot be written.
     """
     changed: dict[Path, bytes] = {}
     other = []

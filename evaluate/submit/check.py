@@ -88,10 +88,7 @@ class Judgement:
         return tuple(finding for finding in self.findings if finding.kind in ERRORS)
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return (``error`` or ``warning``, message) for each kind of finding, the gravest first.
-
-        A message has the kind, the count, and the first few findings.
-        """
+        """Return (``error`` or ``warning``, message) of each kind of finding, the gravest first."""
         lines = []
         for severity, titles in (("error", ERRORS), ("warning", WARNINGS)):
             for kind, title in titles.items():
@@ -115,17 +112,12 @@ def judge_zip(
     expected: Collection[str] | None = None,
     clips: Sequence[Clip] = (),
 ) -> Judgement:
-    """Judge a zip.
+    """Judge a zip, from its seekable bytes, which messages call `where`.
 
-    Args:
-        file: the zip's bytes, seekable.
-        where: how messages call it.
-        server: whose rules hold; None looks at the names inside.
-        expected: the sequences that must be there, and no others; None: the official ones.
-        clips: of the tree; those of the same names are compared with in frames, first box and size.
-
-    Raises:
-        UserError: if it is no zip, unpacks to too much, or shows no server's layout.
+    Without a server the names inside tell whose rules hold. The `expected` sequences must be there,
+    and no others; these are the official ones by default. Sequences are compared with the tree's
+    clips of the same names in frames, first box and size. A `UserError` if it is no zip, unpacks to
+    too much, or shows no server's layout.
     """
     with _open(file, where) as archive:
         infos = archive.infolist()
@@ -232,9 +224,8 @@ def _read(
 def parse_strictly(data: bytes) -> tuple[NDArray[np.float64] | None, list[Remark]]:
     """Read lines of numbers as servers do: plain decimals, commas, a line a frame.
 
-    Returns:
-        (N, C) numbers, wherever the meaning is plain in spite of what is wrong, else None; and
-        (kind, detail) of everything that is wrong with the text.
+    Returns (N, C) numbers, wherever the meaning is plain in spite of what is wrong, else None; and
+    (kind, detail) of everything that is wrong with the text.
     """
     faults = []
     if data.startswith(b"\xef\xbb\xbf"):

@@ -53,18 +53,10 @@ def pack_zip(
     """Write a submission.
 
     Boxes are rasterised to the whole pixels they touch, as in the published submissions. Times are
-    left out of a sequence that was not timed in every frame.
-
-    Args:
-        server: which one it is for.
-        runs: each the results by sequence name; where the server takes one, it is the first.
-        clips: the sequences of the tree, exactly those of the results.
-        out_zip: where to write; its folder is made.
-        overwrite: replace a zip that exists with other content.
-
-    Raises:
-        UserError: naming sequence and reason, if the results cannot be submitted, or if a zip with
-            other content exists and `overwrite` is off.
+    left out of a sequence that was not timed in every frame. Runs are results by sequence name;
+    where the server takes one, it is the first. The clips are exactly those of the results. The
+    zip's folder is made. A `UserError`, naming sequence and reason, if the results cannot be
+    submitted, or if a zip with other content exists and `overwrite` is off.
     """
     rules = SERVERS[server]
     runs = runs[:1] if rules.most_runs == 1 else runs
