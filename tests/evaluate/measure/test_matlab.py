@@ -32,16 +32,11 @@ def curves_of_files(pred, anno, absent=None, one_based=False):
     )
 
 
-def test_a_frame_without_the_object_is_a_miss_and_still_counted():
-    anno = [[10, 10, 20, 20]] * 3 + [ABSENT]
-    assert scores_of(anno, anno) == pytest.approx((20 / 21 * 0.75, 0.75, 0.75))
-
-
-def test_a_flagged_frame_is_a_miss_although_it_has_a_box():
-    anno = [[10, 10, 20, 20]] * 4
-    assert scores_of(anno, anno, np.array([0, 0, 0, 1])) == pytest.approx(
-        (20 / 21 * 0.75, 0.75, 0.75)
-    )
+@pytest.mark.parametrize(("last", "absent"), [(ABSENT, None), ([10, 10, 20, 20], [0, 0, 0, 1])])
+def test_a_frame_without_the_object_is_a_miss_even_with_a_box_and_still_counted(last, absent):
+    anno = [[10, 10, 20, 20]] * 3 + [last]
+    flags = None if absent is None else np.array(absent)
+    assert scores_of(anno, anno, flags) == pytest.approx((20 / 21 * 0.75, 0.75, 0.75))
 
 
 @pytest.mark.parametrize("corner", [(0, 10), (10, 0), (-3, 10), (0, 0)])

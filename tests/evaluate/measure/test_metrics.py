@@ -19,6 +19,7 @@ from lorat.evaluate.measure.ope import (
     ope_curves,
     overlaps,
 )
+from tests.evaluate.boxes import boxes_of, moved
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PUBLISHED_NAMES = {
@@ -32,16 +33,6 @@ PUBLISHED_NAMES = {
     "UAV123": "uav123",
     "NFS": "nfs30",
 }
-
-
-def boxes_of(seed, n=40):
-    rng = np.random.default_rng(seed)
-    corner = rng.uniform(0, 300, (n, 2))
-    return np.concatenate([corner, corner + rng.uniform(5, 100, (n, 2))], axis=1)
-
-
-def moved(boxes, pixels):
-    return boxes + np.array([pixels, 0, pixels, 0])
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +106,7 @@ def test_an_overlap_of_exactly_one_half_is_not_over_it():
     curves = ope_curves(pred, truth, np.ones(2, bool), convention_of("otb"))
     assert curves.op50 == 0.5  # the first frame only, which is given
     assert curves.success[9] == 1.0
+    assert overlaps([[0, 0, 10, 10]], [[20, 20, 30, 30]]).tolist() == [0.0]
 
 
 def test_an_error_at_the_threshold_is_within_it():
@@ -161,10 +153,6 @@ def test_curves_are_monotonic_shares(seed):
     assert (np.diff(curves.precision) >= 0).all()
     assert (np.diff(curves.norm_precision) >= 0).all()
     assert 0.0 <= curves.auc <= 20 / 21
-
-
-def test_disjoint_boxes_overlap_by_nothing():
-    assert overlaps([[0, 0, 10, 10]], [[20, 20, 30, 30]]).tolist() == [0.0]
 
 
 @settings(max_examples=40, deadline=None)

@@ -19,18 +19,9 @@ from lorat.evaluate.measure.toolkits import (
     trackingnet_scores,
 )
 from lorat.shards.pixels.geometry import xywh_to_xyxy
+from tests.evaluate.boxes import boxes_of, moved
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-
-
-def boxes_of(seed, n=40):
-    rng = np.random.default_rng(seed)
-    corner = rng.uniform(0, 300, (n, 2))
-    return np.concatenate([corner, corner + rng.uniform(5, 100, (n, 2))], axis=1)
-
-
-def moved(boxes, pixels):
-    return boxes + np.array([pixels, 0, pixels, 0])
 
 
 def read_got10k_tree():
@@ -88,9 +79,10 @@ def test_got10k_speed_is_the_mean_of_each_frames_rate():
     assert got10k_scores([np.ones(5)]).speed is None
 
 
-def test_got10k_pools_frames_not_sequences():
+def test_got10k_pools_frames_not_sequences_and_has_no_score_without_any():
     scores = got10k_scores([np.ones(30), np.zeros(10)])
     assert (scores.ao, scores.sr50, scores.frames) == (0.75, 0.75, 40)
+    assert np.isnan(got10k_scores([np.zeros(0)]).ao)
 
 
 def test_got10k_skips_the_first_frame_and_covered_ones():
@@ -111,10 +103,6 @@ def test_got10k_leaves_its_inputs_alone():
     got10k_overlaps(pred, truth, np.full(5, 8), (100, 100))
     np.testing.assert_array_equal(pred, before[0])
     np.testing.assert_array_equal(truth, before[1])
-
-
-def test_got10k_without_a_frame_that_counts_has_no_scores():
-    assert np.isnan(got10k_scores([np.zeros(0)]).ao)
 
 
 def test_trackingnet_scores_a_perfect_tracker_1():
