@@ -35,23 +35,23 @@ def draw_frame(
 ) -> Picture:
     """Draw boxes on a copy of a frame, enlarged or reduced to a legible size, and a line below it.
 
-    Both sides are even, as video encoders want them.
-
-    Args:
-        frame: to draw on.
-        predicted: the tracker's box.
-        true: None where the object is absent or its box is not known.
-        text: the line below the picture.
-        legend: say in that line which colour is which box.
+    `true` is None where the object is absent or its box is not known; a `legend` in the line says
+    which colour is which box. Both sides are even, as video encoders want them.
     """
-    picture = _boxed(frame, predicted, true, _SIDES)
+    picture = draw_boxes(frame, predicted, true, _SIDES)
     margin = max(0, _NARROWEST - picture.shape[1]) // 2
     return _framed(picture, 0, margin, margin, text, legend)
 
 
-def draw_thumbnail(frame: Picture, predicted: Box, true: Box | None) -> Picture:
-    """Draw boxes, as `draw_frame`, on a copy whose longer side is at most 320 pixels."""
-    return _boxed(frame, predicted, true, _THUMBNAIL_SIDES)
+def draw_boxes(
+    frame: Picture, predicted: Box, true: Box | None, sides: tuple[int, int] = _THUMBNAIL_SIDES
+) -> Picture:
+    """Draw boxes, as `draw_frame`, on a copy whose longer side is in a range, by default small."""
+    picture, ratio = _legible(frame, sides)
+    if true is not None:
+        _rectangle(picture, true * ratio, _TRUE)
+    _rectangle(picture, predicted * ratio, _PREDICTED)
+    return picture
 
 
 def draw_ruler(frame: Picture, box: Box | None = None) -> Picture:
@@ -75,14 +75,6 @@ def draw_ruler(frame: Picture, box: Box | None = None) -> Picture:
         _write(picture, str(value), (left + int(value * ratio[0]), top - 8))
     for value in range(0, height, steps[1]):
         _write(picture, str(value), (8, top + int(value * ratio[1]) + 5))
-    return picture
-
-
-def _boxed(frame: Picture, predicted: Box, true: Box | None, sides: tuple[int, int]) -> Picture:
-    picture, ratio = _legible(frame, sides)
-    if true is not None:
-        _rectangle(picture, true * ratio, _TRUE)
-    _rectangle(picture, predicted * ratio, _PREDICTED)
     return picture
 
 

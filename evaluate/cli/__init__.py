@@ -1,5 +1,3 @@
 """The command ``lorat-eval``."""
 
-from lorat.evaluate.cli.track import main
-
-__all__ = ["main"]
+from lorat.evaluate.cli.track import main as main

@@ -83,9 +83,13 @@ def export_weights_command(
     weights = settings.file()
     out = options.out or _default_out(weights, _GRAPHS.get(form, f"-{form}.safetensors"))
     if form in _GRAPHS:
-        what, files = "graph", _export_graphs(form, settings, out, options.overwrite)
+        from lorat.train.network.deploy.graphs import check_target, export_graphs
+
+        check_target(out, _GRAPHS[form], overwrite=options.overwrite)
+        what, files = "graph", export_graphs(out, *settings.load_network())
     else:
-        what, files = "weights", _export_weights(form, settings, out, options)
+        _export_weights(form, settings, out, options)
+        what, files = "weights", [out]
     for file in files:
         say(f"{what}: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
@@ -100,7 +104,7 @@ def _default_out(weights: Path, ending: str) -> Path:
 
 def _export_weights(
     form: str, settings: WeightsSettings, out: Path, options: ExportOptions
-) -> list[Path]:
+) -> None:
     # torch and timm take seconds to import: help and mistakes need not wait for them.
     import torch
 
@@ -116,11 +120,3 @@ def _export_weights(
     else:
         dtype = getattr(torch, options.dtype or "float32")
         export_merged(file, out, dtype, backbone=settings.backbone, force_backbone=force)
-    return [out]
-
-
-def _export_graphs(form: str, settings: WeightsSettings, out: Path, overwrite: bool) -> list[Path]:
-    from lorat.train.network.deploy.graphs import check_target, export_graphs
-
-    check_target(out, _GRAPHS[form], overwrite=overwrite)
-    return export_graphs(out, *settings.load_network())

@@ -21,11 +21,10 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
 
 if TYPE_CHECKING:
-    from lorat.evaluate.track.session import Evaluation, Progress
+    from lorat.evaluate.track.session import Evaluation
 
 _PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}
 """How often the published system tracks a data set."""
-_COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 _COMMANDS = {
     "check-zip": "submit",
     "export-results": "results",
@@ -110,7 +109,10 @@ def main(
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     if context.invoked_subcommand is not None:
-        _refuse_options(context)
+        for name in context.params:
+            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+                place = f"write it after {context.invoked_subcommand}, not before"
+                raise UserError(f"--{name.replace('_', '-')}: {place}")
         return
     weights = settings.file()
     sets = wanted.find(trees)
@@ -123,13 +125,6 @@ def main(
         click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
         context.exit(INTERRUPTED)
     context.exit(_publish(outcome, out, output) if outcome else 0)
-
-
-def _refuse_options(context: click.Context) -> None:
-    for name in context.params:
-        if context.get_parameter_source(name) is _COMMANDLINE:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option}: write it after {context.invoked_subcommand}, not before")
 
 
 def _track(
@@ -151,12 +146,7 @@ def _track(
                 evaluate(sets, out, settings, overwrite=overwrite, ranks=ranks)
             return None
         with progress_bar("tracking frames") as bar:
-
-            def show(so_far: Progress) -> None:
-                text = f"sequence {so_far.sequences} of {so_far.of_sequences}, frame"
-                bar(so_far.frames, so_far.of_frames, text)
-
-            return evaluate(sets, out, settings, overwrite=overwrite, progress=show, ranks=ranks)
+            return evaluate(sets, out, settings, overwrite=overwrite, progress=bar, ranks=ranks)
 
 
 def _publish(outcome: Evaluation, out: Path, output: OutputOptions) -> int:

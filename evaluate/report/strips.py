@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.measure.scores import DatasetScores
-from lorat.evaluate.pictures import draw_thumbnail
+from lorat.evaluate.pictures import draw_boxes
 from lorat.evaluate.results.files import SequenceResult
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.pixels.geometry import xywh_to_xyxy
@@ -94,7 +94,7 @@ def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
         except ImageError:
             continue
         true = track.boxes[index] if track.visible[index] else None
-        picture = draw_thumbnail(frame, boxes[index], true)
+        picture = draw_boxes(frame, boxes[index], true)
         size = (picture.shape[1], picture.shape[0])
         pictures.append(StripFrame(index + 1, encode(picture, _QUALITY), size, values[index]))
     return Strip(

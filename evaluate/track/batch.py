@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, repeat
 from typing import Any, NamedTuple, TypeVar
 
@@ -69,8 +70,6 @@ class Failed(NamedTuple):
 
     work: Work
     reason: str
-    frames_left: int
-    """Frames that will not be tracked."""
 
 
 def track_clips(
@@ -81,18 +80,11 @@ def track_clips(
     threads: int = 4,
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Tracked | Failed]:
-    """Track each clip's first object from its box in the first frame.
+    """Track each clip's first object from ``clip.tracks[0].boxes[0]``; yield one as it ends.
 
-    Args:
-        predictor: the loaded network.
-        work: taken one by one as there is room; the longest should come first, so that none is
-            left to run alone. ``clip.tracks[0].boxes[0]`` is the first box.
-        batch: sequences side by side, in two batches of the network where there are two groups.
-        threads: threads that decode images, and as many that cut crops.
-        on_frames: called with the number of frames done since the last call.
-
-    Yields:
-        One outcome a sequence, in the order in which they end.
+    `work` is taken one by one as there is room; the longest should come first, so that none is left
+    to run alone. `batch` sequences stand side by side, in all groups together; `threads` decode
+    images, and as many cut crops. `on_frames` gets the number of frames done since its last call.
     """
     waiting, more, ahead = iter(work), True, works_beside(predictor.device)
     groups = [_Group(predictor.room_for_crops(n)) for n in group_sizes(batch, predictor.device)]
@@ -117,7 +109,7 @@ def track_clips(
                     yield from failures
                     group.slots += started
                     done += stages.launch(group)
-                    on_frames(done + len(started) + sum(f.frames_left for f in failures))
+                    on_frames(done + len(started) + sum(len(f.work.clip.frames) for f in failures))
         except torch.OutOfMemoryError:
             raise UserError(
                 f"--batch {batch}: the device's memory does not hold it; give a smaller one (of a "
@@ -149,7 +141,7 @@ class Slot:
         self.done = 0  # frames that have a result
         count = len(self.frames)
         self.boxes, self.scores, self.times = np.zeros((count, 4)), np.zeros(count), np.zeros(count)
-        self._pending: Future[Frame] | None = readers.submit(_first_image, work.clip)
+        self._image: Callable[[], Frame] = readers.submit(_first_image, work.clip).result
 
     @property
     def ended(self) -> bool:
@@ -158,17 +150,16 @@ class Slot:
 
     def first(self) -> tuple[Frame, Box]:
         """Return the first frame and the box given in it, or raise why there is none."""
-        assert self._pending is not None, "the first frame is taken once"
-        frame = self._pending.result()
+        frame = self._image()
         self._read(1)
         return frame, check_first_box(self.work.clip.tracks[0].boxes[0], frame_size(frame))
 
     def next(self) -> Frame | None:
         """Return the next frame, or None where it does not decode."""
-        pending = self._pending
+        image = self._image
         self._read(self.done + 1)
         try:
-            return pending.result() if pending else read_image(self.frames[self.done])
+            return image()
         except ImageError:
             return None
 
@@ -179,8 +170,9 @@ class Slot:
         self.done += 1
 
     def _read(self, index: int) -> None:
-        wanted = self.ahead and index < len(self.frames)
-        self._pending = self.readers.submit(read_image, self.frames[index]) if wanted else None
+        if index < len(self.frames):
+            read = partial(read_image, self.frames[index])
+            self._image = self.readers.submit(read).result if self.ahead else read
 
 
 class _Cut(NamedTuple):
@@ -231,7 +223,7 @@ class _Stages:
             try:
                 firsts.append((slot, *slot.first()))
             except UserError as error:
-                failures.append(Failed(slot.work, error.message, len(slot.frames)))
+                failures.append(Failed(slot.work, error.message))
         if not firsts:
             return [], failures
         started, frames, boxes = zip(*firsts, strict=True)

@@ -8,13 +8,15 @@ agree with training; cutting them as published makes weights and numbers compara
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lorat.shards.pixels.geometry import CropTransform, adjust, crop_frame, crop_transform
 from lorat.shards.pixels.resample import (
+    SERVED,
+    Stored,
     Window,
     context_window,
     cut_window,
@@ -31,27 +33,18 @@ Box = NDArray[np.float64]
 """(4,) xyxy in continuous frame pixels."""
 
 
-class StoredScale(NamedTuple):
-    """What a build makes of search regions; the defaults of ``lorat-prep build --serve``."""
-
-    context: float
-    object_side: int
-    longest: int
-
-
-def stored_scale(search_size: int) -> StoredScale:
-    """Return the build options that suit variants with search crops of this size."""
-    return StoredScale(14.0, 128, 1536) if search_size == 378 else StoredScale(12.0, 96, 1024)
-
-
 def search_scale(box: ArrayLike, frame_size: tuple[int, int], search_size: int) -> float:
     """Return the scale, at most 1, at which a shard would hold the surroundings of a box."""
-    return _scale(context_window(box, frame_size, *stored_scale(search_size)))
+    return _scale(context_window(box, frame_size, *_stored(search_size)[:3]))
 
 
 def template_scale(box: ArrayLike, frame_size: tuple[int, int], search_size: int) -> float:
     """Return the scale, at most 1, at which a shard would hold a box as the template."""
-    return _scale(template_window(box, frame_size, stored_scale(search_size).object_side))
+    return _scale(template_window(box, frame_size, _stored(search_size).object_side))
+
+
+def _stored(search_size: int) -> Stored:
+    return SERVED.get(search_size, SERVED[224])
 
 
 def _scale(window: Window) -> float:
@@ -67,20 +60,12 @@ def crop_around(
     scale: float | None,
     out: Crop | None = None,
 ) -> tuple[Crop, CropTransform]:
-    """Cut a square crop around a box.
+    """Cut a crop of `side` pixels a side around a (4,) xyxy box with positive size.
 
-    Args:
-        frame: the image.
-        box: (4,) xyxy with positive size, frame pixels.
-        area_factor: of the crop's window, as `crop_transform` tells.
-        side: of the crop in pixels.
-        pad: (3,) colour outside the frame, 0 … 255.
-        scale: the source part is averaged over areas to this scale first, and then sampled as
-            training samples stored windows; None cuts the crop as published.
-        out: where the crop is written; a new array if it is not given.
-
-    Returns:
-        The crop, and the adjusted transform from frame to crop.
+    `area_factor` is that of `crop_transform`, `pad` the (3,) colour outside the frame, 0 … 255. To
+    a `scale` the source part is averaged over areas first, and then sampled as training samples
+    stored windows; None cuts the crop as published. Returns the crop, in `out` if that is given,
+    and the adjusted transform from frame to crop.
     """
     size = (side, side)
     window = crop_transform(box, area_factor, size)

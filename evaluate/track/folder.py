@@ -58,8 +58,13 @@ def result_folder(out: Path, name: str, run: int = 1) -> Path:
     return folder if run == 1 else folder / f"run_{run:03d}"
 
 
-def claim(out: Path, identity: Identity) -> None:
-    """Note that the results in `out` are of this tracker; a `UserError` if they are another's."""
+def claim(out: Path, identity: Identity, overwrite: bool) -> None:
+    """Note that the results in `out` are of this tracker; a `UserError` if they are another's.
+
+    To `overwrite` them, whose ever they are, all are removed.
+    """
+    if overwrite:
+        _clear(out)
     if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
         raise UserError(
             f"{out}: holds results of other weights, another variant, number type, --compile or "
@@ -69,8 +74,7 @@ def claim(out: Path, identity: Identity) -> None:
     write_json(out / _IDENTITY, _VERSION | asdict(identity))
 
 
-def clear(out: Path) -> None:
-    """Remove all results from `out`, so that another tracker's can take their place."""
+def _clear(out: Path) -> None:
     for file in list((out / "results").rglob("*.txt")):
         file.unlink()
     (out / _MACHINES).unlink(missing_ok=True)
@@ -96,7 +100,7 @@ def forget_others(out: Path, weights: Path) -> None:
     there = read_identity(out)
     foreign = there is None or there.weights != weights_digest(weights)
     if (out / _IDENTITY).is_file() and foreign:
-        clear(out)
+        _clear(out)
         (out / METRICS).unlink(missing_ok=True)
 
 

@@ -53,14 +53,10 @@ def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
 
 
 def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
-    """Choose the cell with the highest penalised score in each map of a batch.
+    """Choose the cell with the highest 0.55 · sigmoid(logit) + 0.45 · window (published system).
 
-    Penalised: 0.55 · sigmoid(logit) + 0.45 · window (published system).
-
-    Args:
-        score_map: (B, G, G) float32 logits.
-        boxes: (B, G, G, 4) float32 xyxy, one box a cell.
-        window: (G, G) float32 from `penalty_window`.
+    `score_map` is (B, G, G) logits, `boxes` (B, G, G, 4) xyxy, one a cell, and `window` (G, G) from
+    `penalty_window`; all float32.
     """
     score = score_map.flatten(1).sigmoid()
     penalised = score * (1.0 - WINDOW_WEIGHT) + window.flatten() * WINDOW_WEIGHT
@@ -110,15 +106,10 @@ class Predictor:
         """
         self._locate = compile_whole(self._locate_rows, self.device)
         self._rows = batch
-        side, cells = self.variant.search_size, self.template_grid**2
+        side, cells = self.variant.search_size, self.network.template_grid**2
         width = self.network.token_type_embed.shape[1]
         tokens = torch.zeros(1, cells, width, device=self.device)
         self.predict(tokens, np.zeros((1, side, side, 3), dtype=np.float32))
-
-    @property
-    def template_grid(self) -> int:
-        """Template tokens a side."""
-        return self.network.template_grid
 
     def embed(self, templates: Sequence[TemplateInput]) -> Tensor:
         """Turn templates into the (B, T, D) tokens that stand before every search region."""
@@ -129,14 +120,10 @@ class Predictor:
             return self.network.embed_template(images, mask.to(self.device))
 
     def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Find one target in each search region of a batch.
+        """Find one target in each search region: (B, T, D) from `embed`, (B, S, S, 3) 0 … 255.
 
-        Args:
-            tokens: (B, T, D) from `embed`.
-            crops: (B, S, S, 3) float32 on 0 … 255.
-
-        Returns:
-            (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score; all finite.
+        Returns (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score. A `UserError` if a
+        number is not finite.
         """
         with torch.inference_mode():
             rows = self._locate(self._padded(tokens), self._padded(self._upload(crops)))

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -22,7 +21,6 @@ from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips
 from lorat.evaluate.track.folder import (
     Identity,
     claim,
-    clear,
     is_done,
     note_machine,
     result_folder,
@@ -39,16 +37,9 @@ Failures = Mapping[str, Mapping[str, str]]
 """Test set → sequence → why it has no result."""
 
 
-class Progress(NamedTuple):
-    """How far all processes are with what had no result when they began."""
-
-    frames: int
-    of_frames: int
-    sequences: int
-    of_sequences: int
-
-
-Show = Callable[[Progress], None]
+Show = Callable[[int, int, str], None]
+"""Told how many frames of how many all processes have done, of those without a result when they
+began, and in words how many sequences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +62,26 @@ def evaluate(
     settings: BatchSettings,
     *,
     overwrite: bool = False,
-    progress: Show = lambda so_far: None,
+    progress: Show = lambda done, total, text: None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
     """Track every sequence of the test sets that has no result in `out` yet.
 
-    Args:
-        sets: what to track, the same on all ranks.
-        out: results go to ``out/results/<dataset>-<split>/``; all ranks write there.
-        settings: the tracker.
-        overwrite: forget the results that are there.
-        progress: called now and then.
-        ranks: the processes that evaluate together, if there are several; every one of them calls.
-
-    Raises:
-        UserError: if the weights do not load, or `out` holds results of another tracker; on every
-            rank where it is raised on one.
+    Where several `ranks` evaluate together, each of them calls, with the same sets, and writes to
+    ``out/results/<dataset>-<split>/``. A `UserError` if the weights do not load, or `out` holds
+    results of another tracker, unless these are to be overwritten; on every rank if on one.
     """
     ranks = ranks or Ranks()
 
     def prepare() -> tuple[Predictor, Identity]:
         predictor, identity = _load(settings)
-        if ranks.speaks and overwrite:
-            clear(out)
         if ranks.speaks:
-            claim(out, identity)
+            claim(out, identity, overwrite)
         return predictor, identity
 
     predictor, identity = ranks.together(prepare)
     part = _Part(sets, out, ranks, progress)
-    ranks.together(lambda: part.track(predictor, settings), part.advance)
+    ranks.together(lambda: part.track(predictor, settings, identity.dtype), part.advance)
     return Evaluation(sets, identity, _failures(sets, out, ranks.exchange(dict(part.failed))))
 
 
@@ -111,13 +92,9 @@ def _load(settings: BatchSettings) -> tuple[Predictor, Identity]:
         keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
     what = predictor.network.fingerprint + predictor.variant.model_dump_json()
     what = hashlib.sha256(what.encode()).hexdigest()[:16]
-    name, dtype = predictor.variant.name, _dtype(predictor, settings)
-    return predictor, Identity(digest, name, dtype, what, settings.resize)
-
-
-def _dtype(predictor: Predictor, settings: BatchSettings) -> str:
-    name = str(predictor.dtype).removeprefix("torch.")
-    return f"{name} compiled" if settings.compile else name
+    compiled = " compiled" if settings.compile else ""
+    dtype = str(predictor.dtype).removeprefix("torch.") + compiled
+    return predictor, Identity(digest, predictor.variant.name, dtype, what, settings.resize)
 
 
 class _Part:
@@ -139,7 +116,7 @@ class _Part:
         self.todo, self.topic = ranks.first((todo, uuid.uuid4().hex))
         self.total = sum(self._frames(item) for item in self.todo)
 
-    def track(self, predictor: Predictor, settings: BatchSettings) -> None:
+    def track(self, predictor: Predictor, settings: BatchSettings, dtype: str) -> None:
         """Track sequences until all are taken; what fails is added to `failed`."""
         # Shared out evenly, so that no rank sits on sequences that another has room for.
         share = -(-len(self.todo) // self.ranks.size)
@@ -158,7 +135,7 @@ class _Part:
             write_result(result_folder(self.out, name, end.work.run), end.result)
             if not noted:
                 many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
-                computed = f"{_dtype(predictor, settings)}, {batch} sequences side by side{many}"
+                computed = f"{dtype}, {batch} sequences side by side{many}"
                 note_machine(self.out, f"{_machine(predictor.device)}, {computed}")
                 noted = True
 
@@ -167,7 +144,7 @@ class _Part:
         done = self.ranks.add(f"{self.topic}/frames", frames)
         if self.total:
             ended = self.ranks.add(f"{self.topic}/sequences", 0)
-            self.progress(Progress(done, self.total, ended, len(self.todo)))
+            self.progress(done, self.total, f"sequence {ended} of {len(self.todo)}, frame")
 
     def _work(self) -> Iterator[Work]:
         """Yield what no other rank takes, the longest first."""

@@ -85,13 +85,10 @@ def choose_test_sets(
     trees: TreeOptions,
     runs: Mapping[str, int] = MappingProxyType({}),
 ) -> list[TestSet]:
-    """Read the trees of the named test sets.
+    """Read the trees of test sets: ``got10k-val``, or a bare name for the evaluation split.
 
-    Args:
-        names: ``lasot``, ``got10k-val``, …; a bare name means the data set's evaluation split.
-        submit: data sets whose test split is added, for a server's zip.
-        trees: where they are.
-        runs: data set name → how often its sequences are tracked; once where it is not there.
+    The test splits of the data sets in `submit` are added, for a server's zip. `runs` says how
+    often the sequences of a data set are tracked; once where it is not named.
     """
     chosen: dict[tuple[str, str], bool] = {}
     for name in names:

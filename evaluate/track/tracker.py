@@ -87,18 +87,14 @@ def prepare_template(predictor: Predictor, frame: Frame, box: Box) -> TemplateIn
     whole, search = frame_size(frame), variant.search_size
     scale = template_scale(box, whole, search) if resize == "shards" else None
     crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
-    mask = box_mask(transform.apply(box), side, predictor.template_grid)
+    mask = box_mask(transform.apply(box), side, predictor.network.template_grid)
     return TemplateInput(crop, mask, mean)
 
 
 def prepare_search(
     predictor: Predictor, frame: Frame, state: TargetState, out: Crop | None = None
 ) -> tuple[Crop, CropTransform]:
-    """Cut the search region around the last box.
-
-    Returns:
-        The crop, in `out` if that is given, and the adjusted transform from frame to crop.
-    """
+    """Cut the search region around the last box, as `crop_around` does."""
     variant, box = predictor.variant, search_window(state.box)
     side, resize = variant.search_size, predictor.resize
     scale = search_scale(box, frame_size(frame), side) if resize == "shards" else None
@@ -108,16 +104,10 @@ def prepare_search(
 def finish(
     row: NDArray[np.float64], transform: CropTransform, size: tuple[int, int], state: TargetState
 ) -> tuple[TrackedBox, TargetState]:
-    """Map a predicted box back to its frame and say where to look next.
+    """Return a frame's result, and the target after it: a box without area leaves the last box.
 
-    Args:
-        row: (5,) xyxy in crop pixels and the score, as `Predictor.predict` returns it.
-        transform: the search crop's, from `prepare_search`.
-        size: (width, height) of the frame.
-        state: the target before this frame.
-
-    Returns:
-        The frame's result, and the target after it: a box without area leaves the last box.
+    `row` is (5,), as `Predictor.predict` gives it, `transform` that of `prepare_search`, `size` the
+    frame's (width, height), `state` the target before the frame.
     """
     box = clip_boxes(transform.invert(row[:4]), size)
     if has_area(box):

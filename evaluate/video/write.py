@@ -50,11 +50,8 @@ def writable(path: Path) -> Path:
 def video_file(path: Path, rate: float) -> Iterator[Callable[[Picture, float], None]]:
     """Write a video that appears as `path` when the block ends, and not at all when it raises.
 
-    The times in an .avi are multiples of 1 / `rate`.
-
-    Yields:
-        What adds a picture with even sides, from a time in seconds on. One of another size than
-        the first is stretched.
+    Yields what adds a picture with even sides, from a time in seconds on; one of another size than
+    the first is stretched. The times in an .avi are multiples of 1 / `rate`.
     """
     av = load_av()
     codec, pixels, options = CODECS[path.suffix]
@@ -90,11 +87,8 @@ def write_tracking_video(
 ) -> Path:
     """Write the video of one tracked sequence, with its true boxes where the tree has them.
 
-    It is replaced where it exists, and has `limit` frames at most. A `UserError` if no image
-    decodes.
-
-    Returns:
-        What `writable` makes of `path`.
+    It is replaced where it exists, and has `limit` frames at most. Returns what `writable` makes of
+    `path`; a `UserError` if no image decodes.
     """
     path, track, boxes, written = writable(path), clip.tracks[0], xywh_to_xyxy(result.boxes), 0
     with video_file(path, rate) as write:
@@ -126,18 +120,10 @@ def write_tracks(
 ) -> tuple[int, list[int]]:
     """Track an object through footage into a video and a CSV, which appear when the shots end.
 
-    An error leaves neither. Frames that do not decode keep the last picture and box.
-
-    Args:
-        footage: where the shots come from.
-        shots: frames; what comes before the first that decodes is left out.
-        tracker: gets the object as its target.
-        box: the object in the first frame that decodes.
-        files: the video, as `writable` gives it, and the CSV.
-        total: frames expected, where that is known.
-
-    Returns:
-        How many frames there were, and the numbers of those that do not decode.
+    `box` is its (4,) xyxy in the first of the footage's `shots` that decodes; what comes before is
+    left out, and frames after it that do not decode keep the last picture and box. `files` are the
+    video, as `writable` gives it, and the CSV; an error leaves neither. `total` frames are
+    expected. Returns how many there were, and the numbers of those that do not decode.
     """
     done, lost, seconds, before, image = 0, list[int](), 0.0, 0.0, None
     with (

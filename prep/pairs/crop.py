@@ -15,36 +15,35 @@ from lorat.shards.base.options import option
 from lorat.shards.pixels.geometry import crop_transform
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter
 from lorat.shards.pixels.jpeg import encode, read_image
-from lorat.shards.pixels.resample import Window, context_window, cut_window, template_window
+from lorat.shards.pixels.resample import (
+    SERVED,
+    Window,
+    context_window,
+    cut_window,
+    template_window,
+)
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
 
 _TRIALS = 60
 _MIN_ACCEPTED = 1 / 20
-# Search size → context, object_side, longest, area_factor.
-_SERVED = {224: (12.0, 96, 1024, 4.0), 378: (14.0, 128, 1536, 5.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class CropOptions:
-    """What is stored of each frame; `serve` decides all but the quality."""
+    """What is stored of each frame; `serve` decides all but the quality, by `SERVED`."""
 
     serve: Literal[224, 378] = option(
         224, help="Search size of the variants that will train on the shards."
     )
     context: float = field(init=False)
-    """Side of the stored search window in geometric-mean object sides."""
     object_side: int = field(init=False)
-    """Most stored pixels for the geometric-mean side of the object."""
     longest: int = field(init=False)
-    """Most stored pixels for the longer side of an image."""
     area_factor: float = field(init=False)
-    """Of the search crops that training will draw; used to try the jitter."""
     quality: int = option(92, least=50, most=100, help="Of the stored JPEGs.")
 
     def __post_init__(self) -> None:
-        names = ("context", "object_side", "longest", "area_factor")
-        for name, value in zip(names, _SERVED[self.serve], strict=True):
+        for name, value in SERVED[self.serve]._asdict().items():
             object.__setattr__(self, name, value)
 
 

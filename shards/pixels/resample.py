@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +21,23 @@ Rectangle = tuple[int, int, int, int]
 
 SHRINKING = "halved, then bilinear"
 """How `cut_window` shrinks; stands in the manifest, since it decides the stored pixels."""
+
+
+class Stored(NamedTuple):
+    """How large shards hold what variants of one search size train on."""
+
+    context: float
+    """Side of the search window in geometric-mean object sides."""
+    object_side: int
+    """Most stored pixels for the geometric-mean side of the object."""
+    longest: int
+    """Most stored pixels for the longer side of an image."""
+    area_factor: float
+    """Of the search crops that are drawn from the window."""
+
+
+SERVED = {224: Stored(12.0, 96, 1024, 4.0), 378: Stored(14.0, 128, 1536, 5.0)}
+"""Search size → what ``lorat-prep build --serve`` stores and ``--resize shards`` tracks with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from lorat.shards.base.errors import UserError
 from lorat.train.logs.result import Result, note_result
 
 if TYPE_CHECKING:
-    from lorat.evaluate.track.session import Evaluation, Progress
+    from lorat.evaluate.track.session import Evaluation, Show
     from lorat.train.distributed.world import World
     from lorat.train.setup import Request
 
@@ -77,8 +77,8 @@ class Evaluator:
         if not names:
             return {}
 
-        def progress(so_far: Progress) -> None:
-            share = f"{so_far.frames:,} of {so_far.of_frames:,} frames"
+        def progress(done: int, total: int, text: str) -> None:
+            share = f"{done:,} of {total:,} frames"
             show(f"epoch {epoch}: tracking {', '.join(names)}  {share}")
 
         outcome = self._track(names, weights, progress, again=last)
@@ -115,7 +115,7 @@ class Evaluator:
         self,
         names: Sequence[str],
         weights: Path,
-        progress: Callable[[Progress], None],
+        progress: Show,
         *,
         again: bool,
     ) -> Evaluation | None:
