@@ -108,8 +108,8 @@ def _export_weights(
     # torch and timm take seconds to import: help and mistakes need not wait for them.
     import torch
 
-    from lorat.train.network.export import export_merged, export_published
     from lorat.train.network.reading import read_weights
+    from lorat.train.network.trained import export_merged, export_published
     from lorat.train.network.weights.containers import check_writable
 
     check_writable(out, options.overwrite)

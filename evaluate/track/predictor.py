@@ -22,8 +22,7 @@ from lorat.evaluate.track.crops import Crop, Resize
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lorat import LoRAT
-from lorat.train.network.deploy.compiling import compile_whole
-from lorat.train.network.deploy.devices import pick_device, pick_dtype
+from lorat.train.network.deploy.devices import compile_whole, pick_device, pick_dtype
 
 WINDOW_WEIGHT = 0.45  # of the penalty window in the ranking of cells (published system)
 

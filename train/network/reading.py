@@ -87,9 +87,7 @@ def read_weights(
         told = lora_in(path, metadata) or base
         lora = base.model_copy(update={"rank": rank, "alpha": told.alpha, "rslora": told.rslora})
     trained, frozen = _blank(variant.model_copy(update={"lora": lora}))
-    check_layout(path, tensors, variant.backbone.layout)
-    timms = variant.backbone.layout == "timm"
-    named, scales = from_file(path, tensors, timms and is_gated(trained | frozen))
+    named, scales = named_tensors(path, tensors, variant.backbone.layout, trained | frozen)
     expected = _with_ranks_of(named, trained)
     if not named.keys().isdisjoint(frozen):
         expected |= frozen
@@ -196,16 +194,19 @@ def lora_in(path: Path, metadata: Mapping[str, str]) -> LoraConfig | None:
         ) from None
 
 
-def check_layout(path: Path, tensors: Mapping[str, Tensor], layout: str) -> None:
-    """Refuse a file whose names are those of the other published family.
+def named_tensors(
+    path: Path, tensors: Mapping[str, Tensor], layout: str | None, ours: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Scales]:
+    """Bring a file's tensors under the names of a network's own (see `from_file`).
 
     Raises:
-        UserError: says which family it is.
+        UserError: if `layout` is another than that of the family which the file's names belong to.
     """
     found = layout_of(tensors)
-    if found is not None and found != layout:
+    if layout is not None and found is not None and found != layout:
         raise UserError(
             f"{path}: its last block has the names of the published {found} family, but the "
             f"variant is of the {layout} one (backbone.layout), whose positions differ; name a "
             f"variant of the {found} family"
         )
+    return from_file(path, tensors, layout != "official" and is_gated(ours))

@@ -5,8 +5,9 @@ A LoRA variant's file holds what was trained, under the published names
 frozen backbone comes from its own file, and the metadata hold its fingerprint. A variant without
 LoRA, or on a backbone that was never pretrained, is saved whole. All values are float32.
 
-Reading also accepts published files: every container, scalars for the scale of the pairs or none,
-frozen tensors beside the pairs, other ranks, and merged networks.
+Files for others (`export_merged`, `export_published`) keep the variant in their metadata, too, so
+they load here without more words. Reading also accepts published files: every container, scalars
+for the scale of the pairs or none, frozen tensors beside the pairs, other ranks, merged networks.
 """
 
 from __future__ import annotations
@@ -23,17 +24,16 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.reading import (
     WeightsFile,
-    check_layout,
     is_new,
     lora_in,
+    named_tensors,
     read_weights,
 )
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
 from lorat.train.network.weights.published import (
-    from_file,
-    is_gated,
+    Scales,
     live_pairs,
     merge_pairs,
     pairs_of,
@@ -110,10 +110,7 @@ def load_weights(
     tensors, metadata = read_tensors(path)
     trained, frozen = published_tensors(network)
     live = live_pairs(network)
-    if layout is not None:
-        check_layout(path, tensors, layout)
-    gated = layout != "official" and is_gated(trained | frozen)
-    named, scales = from_file(path, tensors, gated)
+    named, scales = named_tensors(path, tensors, layout, trained | frozen)
     _check_pairs(path, named, live)
     expected = trained
     if live and network.fingerprint:
@@ -192,6 +189,76 @@ def network_of(
         if pairs or is_new(name):
             live[name].copy_(file.trained[name])
     return network
+
+
+def export_merged(
+    file: WeightsFile,
+    out: Path,
+    dtype: torch.dtype,
+    *,
+    backbone: Path | None = None,
+    force_backbone: bool = False,
+) -> None:
+    """Write the whole network with LoRA merged (in float32, then cast), as published files name it.
+
+    Args:
+        file: what to export.
+        out: ``.safetensors`` or ``.bin`` for safetensors, ``.pth`` or ``.pt`` for PyTorch's format.
+        dtype: number type of the matrices; norms, scales and tables stay float32.
+        backbone: the backbone's file, as for `load_network`.
+        force_backbone: take another backbone than the one that the file was trained on.
+
+    Raises:
+        UserError: if the backbone cannot be had or is another one.
+    """
+    network = network_of(file, backbone, force_backbone=force_backbone)
+    hold_matrices_in(network, dtype)
+    tensors, _ = published_tensors(network)
+    number_type = str(dtype).removeprefix("torch.")
+    metadata = metadata_of(file.variant, network.fingerprint)
+    metadata |= {"merged": "true", "dtype": number_type}
+    write_tensors(out, to_file(tensors, file.variant.backbone.layout), metadata)
+
+
+def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> None:
+    """Write what the file holds under the published names; values and number types are kept.
+
+    Args:
+        file: what to export.
+        out: ``.safetensors`` or ``.bin`` for safetensors, ``.pth`` or ``.pt`` for PyTorch's format.
+        scalars: with the scale of the pairs, as older published files have it. Without, readers
+            take the scale that they are configured for, or 1.
+    """
+    tensors = file.trained | file.frozen
+    pairs = pairs_of(file.trained)
+    if scalars:
+        tensors |= _own_scales(file.scales)
+    named = to_file(tensors, file.variant.backbone.layout)
+    lora = file.variant.lora
+    if pairs and scalars and lora is not None:
+        named["lora_alpha"] = _alpha(lora.alpha)
+        named["use_rslora"] = torch.tensor(lora.rslora)
+    scales = sorted({file.scale(layer) for layer in pairs} - {1.0})
+    if scales and not scalars:
+        _LOG.warning(
+            "%s: its pairs have the scale %g; readers of files without scalars may take 1",
+            out,
+            scales[0],
+        )
+    metadata = metadata_of(file.variant, file.metadata.get("backbone_fingerprint", ""))
+    write_tensors(out, named, metadata)
+
+
+def _own_scales(scales: Scales) -> dict[str, Tensor]:
+    """Return the scalars of layers that have their own."""
+    alphas = {f"{n}.lora.alpha": _alpha(value) for n, value in scales.alpha.items() if n}
+    kinds = {f"{n}.lora.use_rslora": torch.tensor(v) for n, v in scales.rslora.items() if n}
+    return alphas | kinds
+
+
+def _alpha(value: float) -> Tensor:
+    """Return a 0-dim tensor: int64 for a whole number, else float32, as published."""
+    return torch.tensor(int(value) if value == int(value) else value)
 
 
 def _check_positions(file: WeightsFile, built: Tensor) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lorat.configs.schema import VariantConfig
 from lorat.train.network.blocks.lorat import LoRAT, Prediction
-from lorat.train.network.deploy.compiling import check_compiler
+from lorat.train.network.deploy.devices import check_compiler
 
 _TINY = 1e-7
 """Least area to divide by; only degenerate boxes come near it."""

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from lorat.evaluate.cli import main
 from lorat.evaluate.track.batch import Work, group_sizes, track_clips
 from lorat.evaluate.track.predictor import Predictor
-from lorat.train.network.deploy import compiling
+from lorat.train.network.deploy import devices
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def graphs(monkeypatch):
     counter = CompileCounterWithBackend("eager")
     real = torch.compile
     monkeypatch.setattr(
-        compiling.torch, "compile", lambda f, **options: real(f, backend=counter, **options)
+        devices.torch, "compile", lambda f, **options: real(f, backend=counter, **options)
     )
     yield counter
     torch._dynamo.reset()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,8 @@ import pytest
 import torch
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
-from lorat.train.network.trained import BackboneWeights, load_weights
+from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import assemble
-from lorat.train.network.weights.containers import read_tensors, write_tensors
 
 SMALL = Path(__file__).parents[2] / "golden"
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -61,50 +61,41 @@ def tiny(make_variant):
 
 
 @pytest.fixture
-def golden_network(golden_state, tmp_path):
+def golden_network(golden_state):
     """The tiny published network in training form, for a variant."""
 
     def build(variant: VariantConfig):
-        tensors, _ = read_tensors(golden_state)
-        weights = BackboneWeights(str(golden_state), _frozen(tensors))
-        network = assemble(variant, weights)
-        load_weights(_trained_file(tensors, tmp_path), network)
+        network = assemble(variant, None)
+        load_weights(golden_state, network)
         return network
 
     return build
 
 
-def _trained_file(tensors, folder):
-    path = folder / "published.bin"
-    write_tensors(path, {n: t for n, t in tensors.items() if is_trained(n)}, {})
-    return path
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """What lorat logs."""
+    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+    return caplog
 
 
-def is_trained(name: str) -> bool:
-    return name.startswith(("head.", "token_type")) or ".lora." in name or "lora" in name
-
-
-def _frozen(tensors):
-    frozen = {}
-    for name, tensor in tensors.items():
-        if ".qkv.q.linear." in name:
-            names = [name.replace(".q.linear", f".{part}.linear") for part in "qkv"]
-            frozen[name.replace(".q.linear", "")] = torch.cat([tensors[n] for n in names])
-        elif not is_trained(name) and ".qkv." not in name:
-            frozen[name.replace(".linear", "")] = tensor
-    return frozen
-
-
-def inputs(arrays) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    template, search = (
-        (torch.from_numpy(np.asarray(arrays[k])).float() / 255 - MEAN) / STD
-        for k in ("z_u8", "x_u8")
-    )
-    return template, search, torch.from_numpy(np.asarray(arrays["z_feat_mask"]))
+def crops(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Seeded inputs of a network of 8 x 8 and 16 x 16 cells of 14 pixels."""
+    torch.manual_seed(2)
+    mask = torch.zeros(batch, 8, 8, dtype=torch.bool)
+    mask[:, 2:5, 3:6] = True
+    return torch.randn(batch, 3, 112, 112), torch.randn(batch, 3, 224, 224), mask
 
 
 @pytest.fixture
 def golden_inputs():
+    def inputs(arrays) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        template, search = (
+            (torch.from_numpy(np.asarray(arrays[k])).float() / 255 - MEAN) / STD
+            for k in ("z_u8", "x_u8")
+        )
+        return template, search, torch.from_numpy(np.asarray(arrays["z_feat_mask"]))
+
     return inputs
 
 

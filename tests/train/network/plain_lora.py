@@ -16,8 +16,6 @@ from lorat.train.network.blocks.adapters import replace_layers
 from lorat.train.network.blocks.lora import LoraLinear
 from lorat.train.network.blocks.vit import Attention
 
-__all__ = ["PlainLora", "make_plain", "pairs_by_name"]
-
 
 class PlainLora(nn.Module):
     """``x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ``."""

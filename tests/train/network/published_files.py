@@ -16,8 +16,6 @@ from torch import Tensor
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 
-__all__ = ["FAMILIES", "Published", "make", "variant_of", "write"]
-
 WIDTH, DEPTH, RANK, GRID = 32, 3, 4, 6
 """The backbone's own grid is GRID x GRID patches of 14 pixels."""
 

@@ -16,8 +16,8 @@ from lorat.shards.base.errors import UserError
 from lorat.train.checkpoint.checkpoints import find_checkpoint
 from lorat.train.cli import main
 from lorat.train.network.blocks.lora import merge_lora
-from lorat.train.network.deploy import compiling
-from lorat.train.network.deploy.compiling import check_compiler, compile_whole
+from lorat.train.network.deploy import devices
+from lorat.train.network.deploy.devices import check_compiler, compile_whole
 from lorat.train.network.variants import assemble
 from lorat.train.step.loss import Objective
 
@@ -137,7 +137,7 @@ def test_taking_a_template_and_tracking_a_frame_are_one_graph_each(kind, monkeyp
     counter = CompileCounterWithBackend("eager")
     real = torch.compile
     monkeypatch.setattr(
-        compiling.torch, "compile", lambda f, **options: real(f, backend=counter, **options)
+        devices.torch, "compile", lambda f, **options: real(f, backend=counter, **options)
     )
     network, variant = built(kind)
     merge_lora(network)
@@ -175,7 +175,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/g++")
     with pytest.raises(UserError, match=r"no /nowhere/g\+\+ here"):
         check_compiler(CPU)
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="triton"):
         check_compiler(torch.device("cuda"))
 

@@ -13,6 +13,7 @@ from lorat.train.network.blocks.eva import GatedFeedForward
 from lorat.train.network.blocks.layers import Dense
 from lorat.train.network.blocks.lora import LoraLinear, merge_lora
 from lorat.train.network.variants import assemble, hold_matrices_in
+from tests.train.network.conftest import crops
 
 NAME = "eva02_base_patch14_224"
 ARGS = {"embed_dim": 32, "depth": 3, "num_heads": 4}
@@ -26,13 +27,6 @@ def variant(**lora) -> VariantConfig:
         template_size=112,
         search_size=224,
     )
-
-
-def crops():
-    torch.manual_seed(2)
-    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
-    mask[:, 2:5, 3:6] = True
-    return torch.randn(2, 3, 112, 112), torch.randn(2, 3, 224, 224), mask
 
 
 def published_tokens(model, network, template, search, mask):

@@ -18,14 +18,8 @@ from lorat.train.network.blocks.layers import Dense
 from lorat.train.network.blocks.lora import LoraLinear, add_lora
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.step.loss import tracking_loss
+from tests.train.network.conftest import crops
 from tests.train.network.plain_lora import PlainLora, make_plain, pairs_by_name
-
-
-def crops(batch=2):
-    torch.manual_seed(2)
-    mask = torch.zeros(batch, 8, 8, dtype=torch.bool)
-    mask[:, 2:5, 3:6] = True
-    return torch.randn(batch, 3, 112, 112), torch.randn(batch, 3, 224, 224), mask
 
 
 def loss_of(network, batch=2, dtype=torch.float32):

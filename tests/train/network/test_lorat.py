@@ -7,13 +7,7 @@ from lorat.configs.load import load_variant
 from lorat.train.network.blocks.lora import merge_lora
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.variants import build_network, hold_matrices_in
-
-
-def crops(batch=2):
-    torch.manual_seed(2)
-    mask = torch.zeros(batch, 8, 8, dtype=torch.bool)
-    mask[:, 2:5, 3:6] = True
-    return torch.randn(batch, 3, 112, 112), torch.randn(batch, 3, 224, 224), mask
+from tests.train.network.conftest import crops
 
 
 def test_a_template_embedded_once_serves_many_search_crops(tiny):

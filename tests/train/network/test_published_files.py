@@ -5,8 +5,6 @@ Released files could not be had; these are made as the published format's descri
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 from safetensors import safe_open
@@ -15,9 +13,14 @@ from safetensors.torch import load_file, save_file
 from lorat.configs.load import load_variant
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.positions import place_positions
-from lorat.train.network.export import export_merged, export_published
 from lorat.train.network.reading import read_weights
-from lorat.train.network.trained import load_network, load_weights, save_weights
+from lorat.train.network.trained import (
+    export_merged,
+    export_published,
+    load_network,
+    load_weights,
+    save_weights,
+)
 from lorat.train.network.variants import assemble, build_network
 from lorat.train.network.weights.containers import read_tensors
 from lorat.train.network.weights.published import from_file, is_gated, published_tensors, to_file
@@ -327,8 +330,7 @@ def test_legacy_and_nested_pytorch_files_are_read(tmp_path):
         assert all(torch.equal(found[n], tensor) for n, tensor in tensors.items())
 
 
-def test_own_backbone_beside_the_pairs_must_be_the_networks(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+def test_own_backbone_beside_the_pairs_must_be_the_networks(tmp_path, said):
     tracker = make("official")
     backbone = write(tmp_path / "backbone.safetensors", tracker.backbone)
     same = write(tmp_path / "same.pth", tracker.whole())
@@ -340,17 +342,14 @@ def test_own_backbone_beside_the_pairs_must_be_the_networks(tmp_path, caplog, mo
     with pytest.raises(UserError, match=r"other\.pth.*norm\.bias.*--force-backbone"):
         load_weights(other, network)
     load_weights(other, network, force_backbone=True)
-    assert "keeps its own" in caplog.text
+    assert "keeps its own" in said.text
     assert not torch.equal(network.norm.bias, torch.full((WIDTH,), 9.0))
 
 
-def test_export_without_scalars_warns_where_readers_may_take_another_scale(
-    tmp_path, caplog, monkeypatch
-):
-    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+def test_export_without_scalars_warns_where_readers_may_take_another_scale(tmp_path, said):
     path = write(tmp_path / "model.bin", make("official").trained())
     export_published(read_weights(path, variant_of("official")), tmp_path / "b.bin", scalars=False)
-    assert "scale 2" in caplog.text
+    assert "scale 2" in said.text
 
 
 def test_file_may_say_its_scale_in_its_metadata(tmp_path):

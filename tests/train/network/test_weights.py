@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 import timm
@@ -12,15 +11,18 @@ from safetensors.torch import load_file, save_file
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
-from lorat.train.network.export import export_merged
 from lorat.train.network.reading import read_weights
 from lorat.train.network.trained import (
+    export_merged,
     load_network,
     load_weights,
     published_tensors,
     save_weights,
 )
 from lorat.train.network.variants import assemble, build_network
+
+FUTURE = {"variant": '{"name": "x", "warp": 9}'}
+"""Metadata that this version cannot read."""
 
 
 @pytest.fixture
@@ -115,67 +117,61 @@ def test_files_of_224_serve_378(saved, backbone, make_variant):
     assert loaded(*crops(378)).score_map.shape == (1, 27, 27)
 
 
-def test_published_scalars_override_the_variants_scale(saved, backbone, make_variant, tmp_path):
-    network, _, path = saved
-    published = tmp_path / "model.bin"
-    scalars = {"lora_alpha": torch.tensor(16), "use_rslora": torch.tensor(False)}
-    save_file(load_file(path) | scalars, published)
+@pytest.mark.parametrize(
+    ("scalars", "metadata", "told"),
+    [
+        ({"lora_alpha": 16, "use_rslora": False}, {}, {"alpha": 1.0, "rslora": True}),
+        ({}, {}, {"alpha": 16.0}),
+        ({}, FUTURE | {"lora_alpha": "16.0", "lora_rslora": "false"}, {"alpha": 1.0}),
+    ],
+    ids=["scalars", "nothing", "metadata of another version"],
+)
+def test_scale_is_the_files_or_else_the_named_variants(
+    saved, backbone, make_variant, scalars, metadata, told, tmp_path
+):
+    scalars = {name: torch.tensor(value) for name, value in scalars.items()}
+    save_file(load_file(saved[2]) | scalars, tmp_path / "model.bin", metadata)
     loaded, variant = load_network(
-        published, backbone=backbone, variant=make_variant(alpha=1.0, rslora=True)
+        tmp_path / "model.bin", backbone=backbone, variant=make_variant(**told)
     )
     assert (variant.lora.alpha, variant.lora.rslora) == (16.0, False)
-    same_output(network.eval(), loaded, crops(), 1e-5)
+    same_output(saved[0].eval(), loaded, crops(), 1e-5)
 
 
-def test_published_file_without_scalars_takes_the_variants_scale(saved, backbone, tmp_path):
-    network, variant, path = saved
-    published = tmp_path / "model.safetensors"
-    save_file(load_file(path), published)
-    loaded, _ = load_network(published, backbone=backbone, variant=variant)
-    same_output(network.eval(), loaded, crops(), 1e-5)
+@pytest.mark.parametrize(
+    ("metadata", "text"), [({}, "--variant"), (FUTURE, r"odd\.bin.*--variant")]
+)
+def test_file_that_does_not_name_its_variant_asks_for_it(saved, backbone, metadata, text, tmp_path):
+    save_file(load_file(saved[2]), tmp_path / "odd.bin", metadata)
+    with pytest.raises(UserError, match=r"odd\.bin.*--variant"):
+        load_network(tmp_path / "odd.bin", backbone=backbone)
 
 
-def test_file_that_does_not_name_its_variant_asks_for_it(saved, backbone, tmp_path):
-    save_file(load_file(saved[2]), tmp_path / "nameless.bin")
-    with pytest.raises(UserError, match="--variant"):
-        load_network(tmp_path / "nameless.bin", backbone=backbone)
-
-
-def test_another_backbone_file_is_refused_by_its_fingerprint(saved, backbone, make_variant):
+def test_another_backbone_file_is_refused_by_its_fingerprint_or_taken_by_force(
+    saved, backbone, said
+):
     network, variant, path = saved
     state = load_file(backbone)
     state["norm.bias"] += 1e-3
     other = backbone.with_name("other.safetensors")
     save_file(state, other)
+    fresh = build_network(variant, backbone=other)
     with pytest.raises(UserError, match=network.fingerprint):
         load_network(path, backbone=other)
     with pytest.raises(UserError, match=network.fingerprint):
-        load_weights(path, build_network(variant, backbone=other))
-
-
-def test_another_backbone_is_taken_with_a_warning_when_forced(
-    saved, backbone, tmp_path, caplog, monkeypatch
-):
-    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
-    network, variant, path = saved
-    state = load_file(backbone)
-    state["norm.bias"] += 1e-3
-    other = tmp_path / "other.safetensors"
-    save_file(state, other)
+        load_weights(path, fresh)
     loaded, _ = load_network(path, backbone=other, force_backbone=True)
     assert loaded.fingerprint != network.fingerprint
-    assert network.fingerprint in caplog.text
-    assert loaded.fingerprint in caplog.text
-    caplog.clear()
-    fresh = build_network(variant, backbone=other)
+    assert network.fingerprint in said.text
+    assert loaded.fingerprint in said.text
+    said.clear()
     load_weights(path, fresh, force_backbone=True)
-    assert network.fingerprint in caplog.text
+    assert network.fingerprint in said.text
     assert torch.equal(fresh.token_type_embed, network.token_type_embed)
     assert torch.equal(fresh.norm.bias, state["norm.bias"])
 
 
-def test_another_backbone_by_name_is_taken_when_forced(saved, backbone, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+def test_another_backbone_by_name_is_taken_when_forced(saved, backbone, said):
     _, variant, path = saved
     config = variant.backbone.model_copy(update={"timm": "vit_small_patch14_dinov2"})
     renamed = variant.model_copy(update={"backbone": config, "name": "other"})
@@ -183,15 +179,14 @@ def test_another_backbone_by_name_is_taken_when_forced(saved, backbone, caplog, 
         load_network(path, backbone=backbone, variant=renamed)
     _, told = load_network(path, backbone=backbone, variant=renamed, force_backbone=True)
     assert told.backbone == config
-    assert "onto the backbone of other" in caplog.text
+    assert "onto the backbone of other" in said.text
 
 
-def test_backbone_beside_a_whole_file_is_said_to_be_idle(tmp_path, backbone, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+def test_backbone_beside_a_whole_file_is_said_to_be_idle(tmp_path, backbone, said):
     variant = load_variant("toy")
     save_weights(tmp_path / "toy.safetensors", build_network(variant), variant)
     load_network(tmp_path / "toy.safetensors", backbone=backbone)
-    assert "is not read" in caplog.text
+    assert "is not read" in said.text
 
 
 @pytest.mark.parametrize("targets", [("q", "v"), ("mlp",), ("k", "proj")])
@@ -212,17 +207,6 @@ def test_pairs_on_some_layers_only_are_saved_and_loaded(targets, make_variant, b
     with pytest.raises(UserError, match=r"missing: blocks\.0"):
         save_file(load_file(path), tmp_path / "nameless.bin")
         load_network(tmp_path / "nameless.bin", variant=make_variant())
-
-
-def test_metadata_of_another_version_do_not_matter_where_the_variant_is_named(
-    saved, backbone, make_variant, tmp_path
-):
-    network, _, path = saved
-    future = tmp_path / "future.safetensors"
-    told = {"variant": '{"name": "x", "warp": 9}', "lora_alpha": "16.0", "lora_rslora": "false"}
-    save_file(load_file(path), future, told)
-    loaded, _ = load_network(future, backbone=backbone, variant=make_variant(alpha=1.0))
-    same_output(network.eval(), loaded, crops(), 1e-5)
 
 
 def test_weights_of_another_variant_are_refused_with_what_differs(saved, backbone):
@@ -268,29 +252,22 @@ def test_tensors_that_do_not_fit_are_listed_by_name(saved, tmp_path):
     assert torch.equal(network.token_type_embed, before)
 
 
-def test_network_without_lora_needs_no_backbone_file(tmp_path):
-    variant = load_variant("toy")
-    network = build_network(variant)
-    path = tmp_path / "toy.safetensors"
-    save_weights(path, network, variant)
-    assert "blocks.0.attn.qkv.weight" in load_file(path)
-    loaded, told = load_network(path)
-    assert told == variant
-    batch = torch.randn(1, 3, 48, 48), torch.randn(1, 3, 96, 96), torch.ones(1, 6, 6)
-    same_output(network.eval(), loaded, batch, 0.0)
-    again = build_network(variant)
-    load_weights(path, again)
-    same_output(network.eval(), again.eval(), batch, 0.0)
-
-
-def test_lora_on_a_backbone_that_was_never_pretrained_is_saved_whole(make_variant, tmp_path):
+@pytest.mark.parametrize("lora", [False, True])
+def test_network_on_a_backbone_never_pretrained_is_saved_whole(lora, make_variant, tmp_path):
     variant = make_variant()
     invented = variant.backbone.model_copy(update={"pretrained": False})
-    variant = variant.model_copy(update={"backbone": invented})
+    kept = {} if lora else {"lora": None}
+    variant = variant.model_copy(update={"backbone": invented} | kept)
     network = build_network(variant)
     path = tmp_path / "whole.safetensors"
     save_weights(path, network, variant)
-    same_output(network.eval(), load_network(path)[0], crops(), 1e-5)
+    assert ("blocks.0.attn.qkv.weight" in load_file(path)) == (not lora)
+    loaded, told = load_network(path)
+    assert told == variant
+    same_output(network.eval(), loaded, crops(), 1e-5 if lora else 0.0)
+    again = build_network(variant)
+    load_weights(path, again)
+    same_output(network.eval(), again.eval(), crops(), 0.0)
 
 
 def test_whole_file_is_refused_for_another_search_size(tmp_path):
@@ -306,10 +283,3 @@ def test_gated_pairs_have_official_names(make_variant):
     names = published_tensors(assemble(make_variant(gated=True), None))[0]
     assert names["blocks.0.mlp.w12.lora.B"].shape == (352, 8)
     assert names["blocks.2.mlp.w3.lora.A"].shape == (8, 176)
-
-
-def test_metadata_that_cannot_be_read_are_a_users_error(saved, tmp_path):
-    path = tmp_path / "future.safetensors"
-    save_file(load_file(saved[2]), path, {"variant": '{"name": "x", "warp": 9}'})
-    with pytest.raises(UserError, match=r"future\.safetensors"):
-        load_network(path)

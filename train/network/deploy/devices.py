@@ -1,18 +1,28 @@
-"""Which device and which number type a command computes with.
+"""What a command computes with: device, number type, compiled graphs.
 
 Promise: ``auto`` takes the fastest the machine offers; a choice the machine cannot honour is an
-error, never a silent fallback to something slower or less exact.
+error, never a silent fallback to something slower or less exact. A function is compiled whole or
+not at all; a graph is for one shape of inputs, so callers keep shapes equal from batch to batch.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from lorat.shards.base.errors import UserError, unknown
 
+P = ParamSpec("P")
+R = TypeVar("R")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NUMBER_TYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -24,13 +34,9 @@ _BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 @lru_cache(maxsize=1)
 def _cpu_flags() -> frozenset[str]:
     """Return the processor's extensions as Linux lists them; empty on other systems."""
-    if not _CPU_INFO.is_file():
-        return frozenset()
-    for line in _CPU_INFO.read_text(errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
+    text = _CPU_INFO.read_text(errors="replace") if _CPU_INFO.is_file() else ""
+    found = re.search(r"^flags[ \t]*:(.*)", text, re.MULTILINE)
+    return frozenset(found[1].split() if found else ())
 
 
 def cpu_number_type() -> torch.dtype:
@@ -47,18 +53,18 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: for an unknown name, or a device that this machine does not have.
     """
-    kind, colon, index = name.partition(":")
-    if kind not in DEVICES or (colon and (kind != "cuda" or index != str(_number(index)))):
+    if name not in DEVICES and not re.fullmatch(r"cuda:(0|[1-9][0-9]*)", name):
         raise unknown("device", name, DEVICES)
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else _metal_or_cpu()
-        return torch.device(kind)
-    if kind == "cuda" and not torch.cuda.is_available():
+    has_cuda, has_metal = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_cuda else "mps" if has_metal else "cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and not has_cuda:
         raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
     if index and int(index) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UserError(f"--device {name}: this machine has {count} CUDA devices, counted from 0")
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if kind == "mps" and not has_metal:
         raise UserError("--device mps: PyTorch sees no Metal device here; use --device cpu or auto")
     return torch.device(name)
 
@@ -79,18 +85,12 @@ def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> to
     """
     if name not in NUMBER_TYPES:
         raise unknown("number type", name, NUMBER_TYPES)
-    if (
-        name == "bfloat16"
-        and device.type == "mps"
-        and not torch.backends.mps.is_macos_or_newer(14, 0)
-    ):
+    metal = torch.backends.mps
+    if name == "bfloat16" and device.type == "mps" and not metal.is_macos_or_newer(14, 0):
         raise UserError("--dtype bfloat16: Metal has it from macOS 14 on; use float16 or float32")
     if name != "auto":
-        return {
-            "float32": torch.float32,
-            "bfloat16": torch.bfloat16,
-            "float16": torch.float16,
-        }[name]
+        named: torch.dtype = getattr(torch, name)
+        return named
     if device.type == "cpu":
         return cpu_number_type()
     if device.type != "cuda":
@@ -103,9 +103,27 @@ def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> to
     return torch.float32 if training else torch.float16
 
 
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else -1
+def check_compiler(device: torch.device) -> None:
+    """See that PyTorch can compile for `device` here.
+
+    Raises:
+        UserError: if the C++ compiler (CPU) or triton (CUDA) is missing.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError("compiling for CUDA needs the package triton; install it or do not compile")
+    command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(command) is None:
+        raise UserError(
+            f"compiling for the CPU needs a C++ compiler, and there is no {command} here; install "
+            "one, name one in CXX, or do not compile"
+        )
 
 
-def _metal_or_cpu() -> str:
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def compile_whole(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
+    """Return `function` compiled into one graph for each shape of its inputs.
+
+    Raises:
+        UserError: if nothing can be compiled here.
+    """
+    check_compiler(device)
+    return torch.compile(function, fullgraph=True, dynamic=False)
