@@ -86,7 +86,9 @@ def read_weights(
         base = variant.lora or LoraConfig(alpha=rank)
         told = lora_in(path, metadata) or base
         lora = base.model_copy(update={"rank": rank, "alpha": told.alpha, "rslora": told.rslora})
-    trained, frozen = _blank(variant.model_copy(update={"lora": lora}))
+    with torch.device("meta"):
+        blank = assemble(variant.model_copy(update={"lora": lora}), None)
+    trained, frozen = published_tensors(blank)
     named, scales = named_tensors(path, tensors, variant.backbone.layout, trained | frozen)
     expected = _with_ranks_of(named, trained)
     if not named.keys().isdisjoint(frozen):
@@ -110,12 +112,6 @@ def read_weights(
 def is_new(name: str) -> bool:
     """Whether a tensor belongs to the tracker rather than to the backbone."""
     return name == "token_type_embed" or name.startswith("head.")
-
-
-def _blank(variant: VariantConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors of a variant's network without their values."""
-    with torch.device("meta"):
-        return published_tensors(assemble(variant, None))
 
 
 def _with_ranks_of(
@@ -161,23 +157,19 @@ def _variant_of(
         return given
     if given is None:
         return own
-    other = given.backbone != own.backbone
-    if (other and not force) or (given.lora is None) != (own.lora is None):
+    # Crops and ranks may be others.
+    ours, theirs = own.backbone.model_dump(), given.backbone.model_dump()
+    other = [f"backbone.{name}" for name, value in ours.items() if theirs[name] != value]
+    lora = ["lora"] if (given.lora is None) != (own.lora is None) else []
+    if (other and not force) or lora:
         raise UserError(
             f"{path}: weights of variant {own.name} ({own.backbone.timm}), not of {given.name} "
-            f"({given.backbone.timm}): other {', '.join(_differences(own, given))}; leave "
+            f"({given.backbone.timm}): other {', '.join(other + lora)}; leave "
             "--variant out or give other weights"
         )
     if other:
         _LOG.warning("%s: weights of %s go onto the backbone of %s", path, own.name, given.name)
     return given.model_copy(update={"lora": own.lora})
-
-
-def _differences(own: VariantConfig, given: VariantConfig) -> list[str]:
-    """Return the keys in which the networks of two variants differ, crops and ranks apart."""
-    ours, theirs = own.backbone.model_dump(), given.backbone.model_dump()
-    found = [f"backbone.{name}" for name, value in ours.items() if theirs[name] != value]
-    return found + ["lora"] * ((own.lora is None) != (given.lora is None))
 
 
 def lora_in(path: Path, metadata: Mapping[str, str]) -> LoraConfig | None:

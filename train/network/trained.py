@@ -33,7 +33,6 @@ from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
 from lorat.train.network.weights.published import (
-    Scales,
     live_pairs,
     merge_pairs,
     pairs_of,
@@ -225,14 +224,16 @@ def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> N
 
     Args:
         file: what to export.
-        out: ``.safetensors`` or ``.bin`` for safetensors, ``.pth`` or ``.pt`` for PyTorch's format.
+        out: as for `export_merged`.
         scalars: with the scale of the pairs, as older published files have it. Without, readers
             take the scale that they are configured for, or 1.
     """
     tensors = file.trained | file.frozen
     pairs = pairs_of(file.trained)
     if scalars:
-        tensors |= _own_scales(file.scales)
+        alpha, rslora = file.scales.alpha, file.scales.rslora  # layers that have their own
+        tensors |= {f"{n}.lora.alpha": _alpha(value) for n, value in alpha.items() if n}
+        tensors |= {f"{n}.lora.use_rslora": torch.tensor(v) for n, v in rslora.items() if n}
     named = to_file(tensors, file.variant.backbone.layout)
     lora = file.variant.lora
     if pairs and scalars and lora is not None:
@@ -247,13 +248,6 @@ def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> N
         )
     metadata = metadata_of(file.variant, file.metadata.get("backbone_fingerprint", ""))
     write_tensors(out, named, metadata)
-
-
-def _own_scales(scales: Scales) -> dict[str, Tensor]:
-    """Return the scalars of layers that have their own."""
-    alphas = {f"{n}.lora.alpha": _alpha(value) for n, value in scales.alpha.items() if n}
-    kinds = {f"{n}.lora.use_rslora": torch.tensor(v) for n, v in scales.rslora.items() if n}
-    return alphas | kinds
 
 
 def _alpha(value: float) -> Tensor:

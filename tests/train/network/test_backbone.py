@@ -67,21 +67,16 @@ def test_fingerprint_ignores_what_the_tracker_leaves_out():
     assert prints[0] == prints[1]
 
 
-@pytest.mark.parametrize("index", [1, 2])
-def test_folder_of_backbones_is_searched_by_timm_name(forms, index, tmp_path, monkeypatch):
-    variant, file = forms[0], forms[index]
+@pytest.mark.parametrize("named", ["timm.safetensors", "timm.pth", "its authors"])
+def test_folder_of_backbones_is_searched_by_every_name(named, forms, tmp_path, monkeypatch):
+    variant, timms, official = forms
+    name = variant.backbone.timm
+    by_authors = f"dinov2_vit{'s' if 'small' in name else 'g'}14_pretrain.pth"
+    file = timms if named.endswith(".safetensors") else official
     folder = tmp_path / "backbones"
     folder.mkdir()
-    file.rename(folder / f"{variant.backbone.timm}{file.suffix}")
+    file.rename(folder / (by_authors if named == "its authors" else f"{name}{file.suffix}"))
     monkeypatch.setenv("LORAT_BACKBONES", str(folder))
-    assert build_network(variant).fingerprint
-
-
-def test_folder_may_hold_the_file_under_its_authors_name(forms, tmp_path, monkeypatch):
-    variant, _, official = forms
-    size = "s" if "small" in variant.backbone.timm else "g"
-    official.rename(tmp_path / f"dinov2_vit{size}14_pretrain.pth")
-    monkeypatch.setenv("LORAT_BACKBONES", str(tmp_path))
     assert build_network(variant).fingerprint
 
 
@@ -91,36 +86,37 @@ def test_folder_that_is_not_there_is_named(make_variant, tmp_path, monkeypatch):
         build_network(make_variant())
 
 
-def test_hub_is_asked_for_timms_safetensors_by_name(forms, monkeypatch):
-    variant, timms, _ = forms
-    asked = []
+@pytest.fixture
+def empty_hub(monkeypatch):
+    """No folder of backbones and nothing in the hub's cache; returns what sets its functions."""
 
-    def download(place, name):
-        asked.append((place, name))
-        return str(timms)
+    def answer(function, result):
+        monkeypatch.setattr(huggingface_hub, function, result)
 
     monkeypatch.delenv("LORAT_BACKBONES", raising=False)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    answer("try_to_load_from_cache", lambda *_: None)
+    answer("hf_hub_download", None)
+    return answer
+
+
+def test_hub_is_asked_for_timms_safetensors_by_name(forms, empty_hub):
+    variant, timms, _ = forms
+    asked = []
+    empty_hub("hf_hub_download", lambda *place: asked.append(place) or str(timms))
     assert build_network(variant).fingerprint == build_network(variant, backbone=timms).fingerprint
     assert asked == [(f"timm/{variant.backbone.timm}", "model.safetensors")]
 
 
-def test_what_the_hub_sent_once_is_not_asked_for_again(forms, monkeypatch):
-    variant, timms, _ = forms
-    monkeypatch.delenv("LORAT_BACKBONES", raising=False)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(timms))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
-    assert build_network(variant).fingerprint
+def test_what_the_hub_sent_once_is_not_asked_for_again(forms, empty_hub):
+    empty_hub("try_to_load_from_cache", lambda *_: str(forms[1]))
+    assert build_network(forms[0]).fingerprint
 
 
-def test_unreachable_hub_says_what_to_fetch_and_where_to_put_it(make_variant, monkeypatch):
+def test_unreachable_hub_says_what_to_fetch_and_where_to_put_it(make_variant, empty_hub):
     def offline(*_args, **_options):
         raise LocalEntryNotFoundError("no route to host")
 
-    monkeypatch.delenv("LORAT_BACKBONES", raising=False)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    empty_hub("hf_hub_download", offline)
     with pytest.raises(UserError) as error:
         load_backbone(make_variant().backbone)
     assert "\n" not in error.value.message
@@ -225,17 +221,6 @@ def test_tensors_that_do_not_fit_are_listed_by_name(forms, tmp_path):
     assert "missing: norm.bias" in message
     assert "unexpected: decoder.weight" in message
     assert "misshapen: norm.weight (65,) instead of (64,)" in message
-
-
-def test_nothing_is_unpickled(forms, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("unpickled",))
-
-    path = tmp_path / "evil.pth"
-    torch.save({"norm.weight": Evil()}, path)
-    with pytest.raises(UserError, match=r"evil\.pth"):
-        build_network(forms[0], backbone=path)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from lorat.train.network.trained import (
     save_weights,
 )
 from lorat.train.network.variants import assemble, build_network
+from lorat.train.network.weights.backbone import load_backbone
 from lorat.train.network.weights.containers import read_tensors
 from lorat.train.network.weights.published import from_file, is_gated, published_tensors, to_file
 from tests.train.network.published_files import (
@@ -48,6 +49,9 @@ CONTAINERS = {
 @pytest.fixture(params=FAMILIES)
 def tracker(request):
     return make(request.param)
+
+
+official = pytest.mark.parametrize("tracker", ["official"], indirect=True)
 
 
 @pytest.fixture
@@ -187,15 +191,14 @@ def test_merged_export_needs_nothing_else(dtype, tracker, backbone, tmp_path):
     assert names == tracker.merged(1.0).keys()
 
 
-def test_a_layers_own_scale_goes_before_the_files_and_survives_an_export(tmp_path):
-    tracker = make("timm-dinov2")
+@pytest.mark.parametrize("tracker", ["timm-dinov2"], indirect=True)
+def test_a_layers_own_scale_goes_before_the_files_and_is_exported(tracker, backbone, tmp_path):
     last = f"blocks.{DEPTH - 1}.attn.kv.v"
     own = {
         f"{last}.lora.alpha": torch.tensor(40.0),
         "blocks.0.mlp.fc1.lora.use_rslora": torch.tensor(True),
     }
     source = write(tmp_path / "a.bin", tracker.trained() | OLD | own)
-    backbone = write(tmp_path / "backbone.safetensors", tracker.backbone)
     export_published(read_weights(source, tracker.variant), tmp_path / "b.pth")
     for path in (source, tmp_path / "b.pth"):
         network, _ = load_network(path, backbone=backbone, variant=tracker.variant)
@@ -209,22 +212,20 @@ def test_a_layers_own_scale_goes_before_the_files_and_survives_an_export(tmp_pat
             torch.testing.assert_close(weight, base + scale * (b @ a), rtol=1e-5, atol=1e-5)
 
 
-def test_without_any_alpha_the_scale_is_one(tmp_path):
-    tracker = make("official")
+@official
+def test_without_any_alpha_the_scale_is_one(tracker, backbone, tmp_path):
     path = write(tmp_path / "model.safetensors", tracker.trained())
-    backbone = write(tmp_path / "backbone.safetensors", tracker.backbone)
     no_lora = tracker.variant.model_copy(update={"lora": None})
     network, variant = load_network(path, backbone=backbone, variant=no_lora)
     assert_computes(network, tracker, 1.0)
     assert variant.lora.rank == RANK
 
 
-def test_rank_is_the_files_layer_by_layer(tmp_path):
-    tracker = make("official")
+@official
+def test_rank_is_the_files_layer_by_layer(tracker, backbone, tmp_path):
     layer = "blocks.1.attn.qkv.k"
     tracker.pairs[layer] = torch.randn(2, WIDTH), torch.randn(WIDTH, 2)
     path = write(tmp_path / "model.bin", tracker.trained())
-    backbone = write(tmp_path / "backbone.safetensors", tracker.backbone)
     variant = variant_of("official", rank=64)
     network, told = load_network(path, backbone=backbone, variant=variant)
     assert told.lora.rank == RANK
@@ -234,9 +235,8 @@ def test_rank_is_the_files_layer_by_layer(tmp_path):
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_training_on_another_rank_is_refused_with_what_to_set(tmp_path):
-    tracker = make("official")
-    backbone = write(tmp_path / "backbone.safetensors", tracker.backbone)
+@official
+def test_training_on_another_rank_is_refused_with_what_to_set(tracker, backbone, tmp_path):
     network = build_network(variant_of("official", rank=16), backbone=backbone)
     with pytest.raises(UserError, match=r"rank 4, those of the network to train 16.*lora\.rank"):
         load_weights(write(tmp_path / "model.bin", tracker.trained()), network)
@@ -316,8 +316,11 @@ def test_hostile_pickles_are_refused_and_not_run(name, zipped, tmp_path):
     path = tmp_path / name
     tensors = make("official").trained() | {"extra": hostile}
     torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+    variant = variant_of("official")
     with pytest.raises(UserError, match=name):
-        read_weights(path, variant_of("official"))
+        read_weights(path, variant)
+    with pytest.raises(UserError, match=name):
+        load_backbone(variant.backbone, path)
     assert not hostile.place.exists()
 
 
@@ -330,9 +333,8 @@ def test_legacy_and_nested_pytorch_files_are_read(tmp_path):
         assert all(torch.equal(found[n], tensor) for n, tensor in tensors.items())
 
 
-def test_own_backbone_beside_the_pairs_must_be_the_networks(tmp_path, said):
-    tracker = make("official")
-    backbone = write(tmp_path / "backbone.safetensors", tracker.backbone)
+@official
+def test_own_backbone_beside_the_pairs_must_be_the_networks(tracker, backbone, tmp_path, said):
     same = write(tmp_path / "same.pth", tracker.whole())
     other = write(
         tmp_path / "other.pth", tracker.whole() | {"norm.bias": torch.full((WIDTH,), 9.0)}

@@ -182,32 +182,23 @@ def test_own_yaml_by_its_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "message"),
+    ("variant", "message"),
     [
-        (
-            {"search_size": 225},
-            r"clip-B-256: search_size 225.*patch size 16 of.*take 224 or 240",
-        ),
+        ({"search_size": 225}, r"clip-B-256: search_size 225.*patch size 16 of.*take 224 or 240"),
         ({"template_size": 100}, "template_size 100"),
         ({"template_size": 272}, "template_size 272 must not exceed search_size 256"),
         ({"template_size": 8}, "template_size 8"),
+        (("mae-B-256", 50), "backbone vit_base_patch16_224.mae: timm cannot build it"),
+        (("eva02-B-224", 40), "backbone eva02_base_patch14_224.mim_in22k: timm cannot build it"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(sizes, message):
+def test_sizes_and_widths_that_do_not_fit_are_refused(variant, message):
+    if isinstance(variant, dict):
+        variant = load_variant("clip-B-256").model_copy(update=variant)
+    else:
+        variant = small(variant[0], {"embed_dim": variant[1], "num_heads": 4})
     with pytest.raises(UserError, match=message), torch.device("meta"):
-        assemble(load_variant("clip-B-256").model_copy(update=sizes), None)
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "message"),
-    [
-        ("mae-B-256", 50, "backbone vit_base_patch16_224.mae: timm cannot build it"),
-        ("eva02-B-224", 40, "backbone eva02_base_patch14_224.mim_in22k: timm cannot build it"),
-    ],
-)
-def test_a_width_that_the_heads_do_not_fit_is_refused(name, width, message):
-    with pytest.raises(UserError, match=message), torch.device("meta"):
-        assemble(small(name, {"embed_dim": width, "num_heads": 4}), None)
+        assemble(variant, None)
 
 
 def test_layout_must_be_one_of_the_two(tmp_path):

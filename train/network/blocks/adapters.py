@@ -6,26 +6,16 @@ Names of targets are those of `LoraConfig.targets`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TypeVar
 
 from torch import nn
 
-TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "qkv": ("q", "k", "v"),
-        "q_proj": ("q",),
-        "k_proj": ("k",),
-        "v_proj": ("v",),
-        "proj": ("proj",),
-        "fc1": ("mlp",),
-        "fc2": ("mlp",),
-        "w12": ("mlp",),
-        "w3": ("mlp",),
-        "fc1_g": ("mlp",),
-        "fc1_x": ("mlp",),
-    }
-)
+TARGETS: Mapping[str, tuple[str, ...]] = {
+    "qkv": ("q", "k", "v"),
+    **{f"{part}_proj": (part,) for part in "qkv"},
+    "proj": ("proj",),
+    **dict.fromkeys(("fc1", "fc2", "w12", "w3", "fc1_g", "fc1_x"), ("mlp",)),
+}
 """Name of a linear layer in its module → what it computes; several names for several results of the
 same width, one after another."""
 
