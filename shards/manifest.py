@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,26 +26,18 @@ MANIFEST = "manifest.json"
 class Receipt:
     """What one shard holds, written after the shard itself."""
 
-    shard: str
-    """File name."""
-    first_pair: int
-    """Number of the first pair that was drawn for it."""
-    drawn: int
-    """Pairs drawn; `rows` of them were stored."""
+    shard: str  # file name
+    first_pair: int  # number of the first pair that was drawn for it
+    drawn: int  # pairs drawn; `rows` of them were stored
     rows: int
     bytes: int
     sha256: str
     index_sha256: str
-    config: str
-    """Fingerprint of the build configuration and of the annotations."""
-    skipped: dict[str, int] = field(default_factory=dict)
-    """Reason → pairs that were not stored."""
-    bad: tuple[str, ...] = ()
-    """A message for each pair that was lost to a damaged frame."""
-    jitter_draws: int = 0
-    """Accepted window draws tried on the stored pairs …"""
-    jitter_outside: int = 0
-    """… and how many would leave the stored window although the frame goes on."""
+    config: str  # fingerprint of the build configuration and of the annotations
+    skipped: dict[str, int] = field(default_factory=dict)  # reason → pairs that were not stored
+    bad: tuple[str, ...] = ()  # a message for each pair that was lost to a damaged frame
+    jitter_draws: int = 0  # accepted window draws tried on the stored pairs …
+    jitter_outside: int = 0  # … and how many would leave the stored window, not the frame
 
     @property
     def pairs(self) -> range:
@@ -57,8 +51,7 @@ class Manifest:
 
     dataset: str
     split: str
-    config: dict[str, Any]
-    """Everything that defines the bytes: seed, crop options, codec, annotations' fingerprint."""
+    config: dict[str, Any]  # what defines the bytes: seed, crop options, codec, annotations
     shards: tuple[Receipt, ...]
     folder: Location
 
@@ -113,21 +106,20 @@ def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
     together, the shard file has the length that it names, and the index is the one that was
     written.
 
-    Raises:
-        UserError: if a store does not answer.
+    A `UserError` if a store does not answer.
     """
     file = folder / shard
     try:
         receipt = Receipt(**json.loads(read_bytes(receipt_path(folder, shard))))
         counted = receipt.rows + sum(receipt.skipped.values())
-        if (receipt.shard, receipt.config, receipt.drawn) != (shard, config, counted):
-            return None
-        if file_size(file) != receipt.bytes:
-            return None
-        index = read_bytes(index_path(file))
+        valid = (
+            (receipt.shard, receipt.config, receipt.drawn) == (shard, config, counted)
+            and file_size(file) == receipt.bytes
+            and hashlib.sha256(read_bytes(index_path(file))).hexdigest() == receipt.index_sha256
+        )
     except (OSError, ValueError, TypeError, AttributeError):
         return None  # missing, garbled, or of another version: the shard is built again
-    return receipt if hashlib.sha256(index).hexdigest() == receipt.index_sha256 else None
+    return receipt if valid else None
 
 
 def load_manifest(folder: Location) -> Manifest:
@@ -137,58 +129,43 @@ def load_manifest(folder: Location) -> Manifest:
         UserError: if there is none, or a store does not answer.
         ShardCorrupt: if it is of another version, lacks a field, or contradicts itself.
     """
-    values = _read_values(folder)
-    manifest = _parse(values, folder)
-    try:
-        right = manifest.to_json()
-    except TypeError as error:
-        raise _garbled(folder, error) from None
-    wrong = [key for key in ("rows", "bytes", "fingerprint") if values.get(key) != right[key]]
-    if wrong:
-        raise ShardCorrupt(
-            f"{folder / MANIFEST}: says {wrong[0]} {values.get(wrong[0])}, its shards make "
-            f"{right[wrong[0]]}; delete it and run the same lorat-prep build again"
-        )
-    return manifest
-
-
-def read_manifest(folder: Location) -> Manifest:
-    """Read a folder's manifest as it stands, for an audit that tells what is wrong with it.
-
-    Raises:
-        UserError: if there is none, or a store does not answer.
-        ShardCorrupt: if it is of another version or lacks a field.
-    """
-    return _parse(_read_values(folder), folder)
-
-
-def _read_values(folder: Location) -> Any:
     path = folder / MANIFEST
     if file_size(path) is None:
         raise UserError(f"{folder}: no {MANIFEST}; build it with lorat-prep build --datasets …")
-    return read_json(path)
+    values = read_json(path)
+    manifest = parse_manifest(values, folder)
+    with _explain_fields(path):
+        right = manifest.to_json()
+    for key in ("rows", "bytes", "fingerprint"):
+        if values.get(key) != right[key]:
+            raise ShardCorrupt(
+                f"{path}: says {key} {values.get(key)}, its shards make {right[key]}; "
+                "delete it and run the same lorat-prep build again"
+            )
+    return manifest
 
 
-def _parse(values: Any, folder: Location) -> Manifest:
+def parse_manifest(values: Any, folder: Location) -> Manifest:
+    """Take a manifest's JSON as it stands; an audit tells what is wrong with it.
+
+    A `ShardCorrupt` if it is of another version or lacks a field.
+    """
     path = folder / MANIFEST
-    try:
+    with _explain_fields(path):
         if values["version"] != VERSION:
             raise ShardCorrupt(
                 f"{path}: version {values['version']}, this release reads {VERSION}; build again"
             )
-        return Manifest(
-            dataset=values["dataset"],
-            split=values["split"],
-            config=values["config"],
-            shards=tuple(Receipt(**shard) for shard in values["shards"]),
-            folder=folder,
-        )
+        shards = tuple(Receipt(**shard) for shard in values["shards"])
+        return Manifest(values["dataset"], values["split"], values["config"], shards, folder)
+
+
+@contextmanager
+def _explain_fields(path: Location) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError) as error:
-        raise _garbled(folder, error) from None
-
-
-def _garbled(folder: Location, error: Exception) -> ShardCorrupt:
-    return ShardCorrupt(
-        f"{folder / MANIFEST}: lacks or garbles a field ({error}); delete it and run the same "
-        "lorat-prep build again"
-    )
+        raise ShardCorrupt(
+            f"{path}: lacks or garbles a field ({error}); delete it and run the same "
+            "lorat-prep build again"
+        ) from None

@@ -24,12 +24,11 @@ ORDER_DTYPE = np.dtype([("dataset", "<i4"), ("shard", "<i4"), ("row", "<i4")])
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What the order needs to know of one data set's shards."""
+    """What the order needs to know of one data set: `rows` are those of each shard."""
 
     name: str
     weight: int
     rows: tuple[int, ...]
-    """Rows of each shard."""
 
 
 def quotas(weights: Sequence[int], draws: int) -> list[int]:
@@ -46,17 +45,11 @@ def quotas(weights: Sequence[int], draws: int) -> list[int]:
 def epoch_order(
     pools: Sequence[Pool], seed: int, epoch: int, length: int, window: int = 0
 ) -> NDArray[np.void]:
-    """Return the (length,) positions of an epoch as `ORDER_DTYPE`.
+    """Return the (length,) positions of an epoch, 0-based, as `ORDER_DTYPE`.
 
-    Args:
-        pools: the data sets in the recipe's order.
-        seed: of the run.
-        epoch: 0-based.
-        length: pairs an epoch.
-        window: rows are shuffled inside windows of so many shards; 0 means all of them.
-
-    Raises:
-        ValueError: if a pool has no rows, or its weight gives it less than one pair an epoch.
+    The pools stand in the recipe's order. Rows are shuffled inside windows of so many shards; 0
+    means all of them. A pool that has no rows, or whose weight gives it less than one pair an
+    epoch, is a `ValueError`.
     """
     weights = [pool.weight for pool in pools]
     if min(weights) * length < sum(weights):  # its quota could shrink from one epoch to the next
@@ -76,8 +69,7 @@ def epoch_order(
 def batch_positions(step: int, batch_size: int, rank: int, world: int) -> range:
     """Return the positions of an epoch that `rank` of `world` reads at `step`.
 
-    Raises:
-        ValueError: if the ranks do not divide the batch.
+    A `ValueError` if the ranks do not divide the batch.
     """
     if batch_size % world:
         raise ValueError(f"{world} processes do not divide a batch of {batch_size}")

@@ -33,9 +33,8 @@ _NEIGHBOURS = 16  # rows on each side that are asked for their keys
 def read_index(shard: Location) -> NDArray[np.void]:
     """Read a shard's index: rows of `INDEX_DTYPE`, the end-of-archive frame last.
 
-    Raises:
-        ShardCorrupt: if it is missing, cut, or its rows do not follow each other without a gap.
-        UserError: if a store does not answer.
+    A `ShardCorrupt` if it is missing, cut, or its rows do not follow each other without a gap; a
+    `UserError` if a store does not answer.
     """
     path = index_path(shard)
     try:
@@ -62,16 +61,11 @@ class ShardReader:
     """Random access to the samples of one shard; safe to use from several threads.
 
     A local shard is an open file until `close`; a shard in a store is read row by row, one request
-    each, and holds nothing open.
+    each, and holds nothing open. Rows are read by the index beside the shard, which must be the one
+    that the receipt names, or by the `index` that is given.
 
-    Args:
-        path: the shard's file or object; its index lies beside it.
-        receipt: of the shard; its index must be the one that the receipt names.
-        index: to read the rows by, in place of the file beside the shard.
-
-    Raises:
-        ShardCorrupt: if the shard or its index is missing, or the index is not what was written.
-        UserError: if a store does not answer.
+    Making one is a `ShardCorrupt` if the shard or its index is missing, or the index is not what
+    was written, and a `UserError` if a store does not answer.
     """
 
     def __init__(
@@ -139,23 +133,26 @@ class ShardReader:
         ) from None
 
     def members(self, row: int) -> list[tuple[str, bytes]]:
-        """Return the tar members of a row, (name, payload) each.
-
-        Raises:
-            ShardCorrupt: says what is wrong, not where.
-            UserError: if a store does not answer, or has the shard no more.
-        """
+        """Return the tar members of a row, (name, payload) each; errors as of `unpacked`."""
         return unpack_members(self.unpacked(row), "tar")
 
     def unpacked(self, row: int) -> bytes:
         """Return the tar bytes of a row, or the archive's end for the row after the last.
 
-        Raises:
-            ShardCorrupt: says what is wrong, not where.
-            UserError: if a store does not answer, or has the shard no more.
+        A `ShardCorrupt` says what is wrong, not where; a `UserError` that a store does not answer
+        or has the shard no more.
         """
         offset, length, raw_length, digest = self._index[row].tolist()
-        frame = self._read_bytes(offset, length)
+        try:
+            if isinstance(self.path, Path):
+                frame = os.pread(self._file, length, offset)
+            else:
+                frame = remote.read_range(self.path, offset, length)
+        except FileNotFoundError:
+            # No row is damaged, so whoever skips damaged ones must not take this for one.
+            raise UserError(f"{self.path}: the shard is missing; build it again") from None
+        except OSError as error:
+            raise ShardCorrupt(f"cannot be read ({error.strerror})") from None
         if len(frame) != length:
             raise ShardCorrupt(f"{len(frame)} of {length} bytes are there")
         if xxhash.xxh64_intdigest(frame) != digest:
@@ -167,17 +164,6 @@ class ShardReader:
         if len(raw) != raw_length:
             raise ShardCorrupt(f"{len(raw)} bytes instead of {raw_length}")
         return raw
-
-    def _read_bytes(self, offset: int, length: int) -> bytes:
-        try:
-            if not isinstance(self.path, Path):
-                return remote.read_range(self.path, offset, length)
-            return os.pread(self._file, length, offset)
-        except FileNotFoundError:
-            # No row is damaged, so whoever skips damaged ones must not take this for one.
-            raise UserError(f"{self.path}: the shard is missing; build it again") from None
-        except OSError as error:
-            raise ShardCorrupt(f"cannot be read ({error.strerror})") from None
 
     def _bound(self, row: int, step: int) -> int | None:
         """Return the pair number of a row if none was left out up to the next sound row.

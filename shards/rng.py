@@ -17,11 +17,7 @@ _BLOCK = 16
 
 
 class Draws:
-    """A stream of draws that depends on nothing but its key.
-
-    Args:
-        key: any integers and strings; equal keys give equal streams.
-    """
+    """A stream of draws that depends on nothing but its key, any integers and strings."""
 
     def __init__(self, *key: int | str) -> None:
         text = "\x1f".join(f"{type(part).__name__[0]}{part}" for part in key)
@@ -40,11 +36,7 @@ class Draws:
         return self._buffer.pop()
 
     def below(self, n: int) -> int:
-        """Return a uniform integer in [0, n).
-
-        Raises:
-            ValueError: if n is not positive.
-        """
+        """Return a uniform integer in [0, n); a `ValueError` if n is not positive."""
         if n <= 0:
             raise ValueError(f"below() needs a positive bound, got {n}")
         # Rejecting the words past the largest multiple of n keeps the draw exactly uniform.

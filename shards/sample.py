@@ -15,6 +15,7 @@ from lorat.shards.base.errors import ShardCorrupt
 
 VERSION = 1
 _ROLES = ("search", "template")
+_OF_TRACK = ("dataset", "split", "sequence", "track")
 _MEMBERS = frozenset({"json", *(f"{role}.jpg" for role in _ROLES)})
 
 
@@ -22,20 +23,13 @@ _MEMBERS = frozenset({"json", *(f"{role}.jpg" for role in _ROLES)})
 class StoredImage:
     """A window of one frame as it is stored."""
 
-    frame: int
-    """Frame number, 0-based, in the sequence as the tree gives it."""
-    box: tuple[float, float, float, float]
-    """The object, xyxy, in the original frame."""
-    frame_size: tuple[int, int]
-    """(width, height) of the original frame."""
-    mean: tuple[float, float, float]
-    """Mean colour of the whole frame, RGB, 0 … 255."""
-    origin: tuple[int, int]
-    """Left and top of the stored window in the original frame, whole pixels."""
-    window: tuple[int, int]
-    """Right and bottom of the stored window in the original frame, ends exclusive."""
-    size: tuple[int, int]
-    """(width, height) of the stored image."""
+    frame: int  # 0-based, in the sequence as the tree gives it
+    box: tuple[float, float, float, float]  # the object, xyxy, in the original frame
+    frame_size: tuple[int, int]  # (width, height) of the original frame
+    mean: tuple[float, float, float]  # mean colour of the whole frame, RGB, 0 … 255
+    origin: tuple[int, int]  # left and top of the window in the frame, whole pixels
+    window: tuple[int, int]  # its right and bottom, ends exclusive
+    size: tuple[int, int]  # (width, height) of the stored image
     jpeg: bytes
 
 
@@ -62,15 +56,11 @@ def sample_key(dataset: str, split: str, pair: int) -> str:
 
 def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
     """Return the sample's tar members (name, payload) in their order."""
-    meta: dict[str, Any] = {
-        "version": VERSION,
-        "dataset": sample.dataset,
-        "split": sample.split,
-        "sequence": sample.sequence,
-        "track": sample.track,
-        "template": _image_meta(sample.template),
-        "search": _image_meta(sample.search),
-    }
+    meta: dict[str, Any] = {"version": VERSION}
+    meta |= {name: getattr(sample, name) for name in _OF_TRACK}
+    for role in ("template", "search"):
+        image = getattr(sample, role)
+        meta[role] = {name: getattr(image, name) for name in _IMAGE_META}
     text = json.dumps(meta, separators=(",", ":"), ensure_ascii=True).encode()
     return [
         (f"{sample.key}.json", text),
@@ -80,14 +70,10 @@ def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
 
 
 def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
-    """Build a sample from its tar members.
+    """Build a sample from its tar members, (name, payload) as `to_members` gives them.
 
-    Args:
-        members: (name, payload) as `to_members` gives them.
-        where: shard and row, for errors.
-
-    Raises:
-        ShardCorrupt: if a member is missing or the JSON is not what this version reads.
+    A `ShardCorrupt` that begins with `where` if a member is missing or the JSON is not what this
+    version reads.
     """
     payloads = {name.partition(".")[2]: data for name, data in members}
     if payloads.keys() != _MEMBERS:
@@ -100,20 +86,10 @@ def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
                 "build the shards again or use the release that wrote them"
             )
         images = {r: _image_from(meta[r], payloads[f"{r}.jpg"]) for r in _ROLES}
-        return PairSample(
-            key=members[0][0].partition(".")[0],
-            dataset=meta["dataset"],
-            split=meta["split"],
-            sequence=meta["sequence"],
-            track=meta["track"],
-            **images,
-        )
+        key = members[0][0].partition(".")[0]
+        return PairSample(key, *(meta[name] for name in _OF_TRACK), **images)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardCorrupt(f"{where}: its JSON lacks or garbles a field ({error!r})") from None
-
-
-def _image_meta(image: StoredImage) -> dict[str, Any]:
-    return {name: getattr(image, name) for name in _IMAGE_META}
 
 
 def _image_from(meta: dict[str, Any], jpeg: bytes) -> StoredImage:

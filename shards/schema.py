@@ -66,11 +66,7 @@ class SampleMeta(_Strict):
 
 
 def read_meta(text: bytes) -> tuple[SampleMeta | None, list[str]]:
-    """Read a sample's JSON and say what is wrong with it.
-
-    Returns:
-        The fields, or None where they cannot be read; and every fault, in words.
-    """
+    """Return a sample's fields, or None where they cannot be read, and every fault, in words."""
     try:
         meta = SampleMeta.model_validate_json(text)
     except ValidationError as error:

@@ -24,10 +24,8 @@ _RUN = 1  # block type: one byte, repeated
 def walk_frames(shard: Path) -> NDArray[np.void]:
     """Return the index that belongs to a local shard, rows of `INDEX_DTYPE`.
 
-    Follows the frame format of RFC 8878: frame header, blocks up to the last one, checksum.
-
-    Raises:
-        ShardCorrupt: if the file is not a row of whole zstd frames.
+    Follows the frame format of RFC 8878: frame header, blocks up to the last one, checksum. What is
+    not a row of whole zstd frames is a `ShardCorrupt`.
     """
     rows: list[tuple[int, int, int, int]] = []
     with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

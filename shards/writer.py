@@ -11,12 +11,11 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import xxhash
 import zstandard
-from numpy.typing import NDArray
 
 from lorat.shards.base.storage import Location, atomic_file
 from lorat.shards.sample import PairSample, to_members
@@ -47,44 +46,30 @@ def index_path(shard: L) -> L:
 
 
 def write_shard(path: Location, samples: Iterable[PairSample]) -> ShardSummary:
-    """Write `samples` as the shard `path` and its index, each atomically.
+    """Write `samples`, in row order, as the shard ``….tar.zst`` and its index, each atomically.
 
-    Args:
-        path: ends in ``.tar.zst``.
-        samples: in row order.
-
-    Raises:
-        UserError: if the disk is full, the folder is not writable, or the store fails; nothing is
-            left under the name that failed.
+    A full disk, a folder that is not writable and a store that fails are a `UserError`; nothing is
+    left under the name that failed.
     """
     compressor = zstandard.ZstdCompressor(
         level=LEVEL, write_checksum=True, write_content_size=True, threads=0
     )
     raws = (pack_members(to_members(sample)) for sample in samples)
-    with atomic_file(path) as file:
-        index, digest = _write_frames(file, compressor, raws)
-    index_bytes = index.tobytes()
-    with atomic_file(index_path(path)) as file:
-        file.write(index_bytes)
-    last = index[-1]
-    return ShardSummary(
-        rows=len(index) - 1,
-        bytes=int(last["offset"]) + int(last["length"]),
-        sha256=digest,
-        index_sha256=hashlib.sha256(index_bytes).hexdigest(),
-    )
-
-
-def _write_frames(
-    file: BinaryIO, compressor: zstandard.ZstdCompressor, raws: Iterable[bytes]
-) -> tuple[NDArray[np.void], str]:
     rows: list[tuple[int, int, int, int]] = []
-    sha = hashlib.sha256()
-    offset = 0
-    for raw in chain(raws, [END_OF_ARCHIVE]):
-        frame = compressor.compress(raw)
-        file.write(frame)
-        sha.update(frame)
-        rows.append((offset, len(frame), len(raw), xxhash.xxh64_intdigest(frame)))
-        offset += len(frame)
-    return np.array(rows, dtype=INDEX_DTYPE), sha.hexdigest()
+    sha, size = hashlib.sha256(), 0
+    with atomic_file(path) as file:
+        for raw in chain(raws, [END_OF_ARCHIVE]):
+            frame = compressor.compress(raw)
+            file.write(frame)
+            sha.update(frame)
+            rows.append((size, len(frame), len(raw), xxhash.xxh64_intdigest(frame)))
+            size += len(frame)
+    index = np.array(rows, dtype=INDEX_DTYPE).tobytes()
+    with atomic_file(index_path(path)) as file:
+        file.write(index)
+    return ShardSummary(
+        rows=len(rows) - 1,
+        bytes=size,
+        sha256=sha.hexdigest(),
+        index_sha256=hashlib.sha256(index).hexdigest(),
+    )

@@ -55,15 +55,8 @@ def say(text: str) -> None:
 
 def plain_table(columns: Sequence[str], title: str | None = None) -> Table:
     """Return a table of names, in its first column, and numbers, in the others."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.HORIZONTALS,
-        padding=(0, 1),
-        collapse_padding=True,
-        pad_edge=False,
-    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.HORIZONTALS)
+    table.collapse_padding, table.pad_edge = True, False
     table.add_column(columns[0], no_wrap=True)
     for column in columns[1:]:
         table.add_column(column, justify="right")
@@ -83,21 +76,13 @@ def start_logging() -> None:
 def progress_bar(what: str) -> Iterator[Update]:
     """Show a bar with count, rate and time to the end; yields ``update(done, total)``.
 
-    A third argument takes the place of `what`. A total of None is one that nobody knows: count and
-    rate are shown.
-
-    The bar appears once the work has taken two seconds, and goes when it fails, so that an error is
-    all that is left to read. Where stderr is no terminal only the final state is printed.
+    A third argument takes the place of `what`. A total of None is one that nobody knows. The bar
+    appears once the work has taken two seconds, and goes when it fails, so that an error is all
+    that is left to read. Where stderr is no terminal only the final state is printed.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
     begin = time.monotonic()
-    progress = Progress(*columns, console=_ERR)
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    progress = Progress(TextColumn("{task.description}"), *columns, console=_ERR)
     task = progress.add_task(what, total=None)
 
     def update(done: int, total: int | None, text: str = what) -> None:

@@ -21,28 +21,20 @@ class Option:
     """What a command line shows of a field; its type and default are the field's own."""
 
     help: str
-    names: tuple[str, ...] = ()
-    """``--spelling``; the field's name where there is none."""
+    names: tuple[str, ...] = ()  # ``--spelling``; the field's name where there is none
     metavar: str | None = None
     least: float | None = None
     most: float | None = None
-    kind: Literal["file", "folder"] | None = None
-    """What a path must be where it exists."""
-    exists: bool = False
-    """Whether a path must exist."""
-    shown: str | None = None
-    """The default in words, where a value says too little."""
-    section: str | None = None
-    """The heading in the help, where it is not that of the whole dataclass."""
+    kind: Literal["file", "folder"] | None = None  # what a path must be where it exists
+    exists: bool = False  # whether a path must exist
+    shown: str | None = None  # the default in words, where a value says too little
+    section: str | None = None  # the heading in the help, where it is not the dataclass's
 
 
 def option(default: Any = MISSING, *, help: str, **settings: Any) -> Any:
     """Declare a dataclass field that is an option of every command that takes the dataclass.
 
-    Args:
-        default: its default; without one the option must be given.
-        help: one sentence for the help.
-        settings: fields of `Option`.
+    Without a default the option must be given; `settings` are fields of `Option`.
     """
     return field(default=default, metadata={"option": Option(help=help, **settings)})
 
@@ -50,8 +42,7 @@ def option(default: Any = MISSING, *, help: str, **settings: Any) -> Any:
 def parse_bytes(text: str) -> int:
     """Read ``200GB``, ``1.5 TB``, ``4e9``; units are powers of 1000, or of 1024 with an i (GiB).
 
-    Raises:
-        UserError: if it is no positive size.
+    What is no positive size is a `UserError`.
     """
     found = _BYTES.fullmatch(text.strip())
     if found:

@@ -18,13 +18,11 @@ from pathlib import Path
 import cv2
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of malloc.h
+# The most that glibc takes; a frame of 3840 by 2160 pixels fits. Larger blocks are still mapped and
+# returned one by one.
 _LARGEST_BLOCK = 32 << 20
-"""The most that glibc takes; a frame of 3840 by 2160 pixels fits. Larger blocks are still mapped
-and returned one by one."""
-_KEPT = 256 << 20
-"""Enough for a worker: some frames and what is made of them."""
-ALL_FREED = (1 << 31) - 1
-"""The most that glibc takes: for a process whose every step needs the same memory again."""
+_KEPT = 256 << 20  # enough for a worker: some frames and what is made of them
+ALL_FREED = (1 << 31) - 1  # the most: for a process whose every step needs the same memory again
 
 
 def usable_cores() -> int:
@@ -68,15 +66,10 @@ def one_core() -> Iterator[None]:
 def keep_freed_memory(kept: int = _KEPT) -> bool:
     """Let this process keep freed blocks for the next image, in all its threads.
 
-    Args:
-        kept: bytes of free memory above which it is returned.
-
-    Returns:
-        Whether that was done; other systems than Linux with glibc have allocators of their own.
+    Free memory above so many bytes is returned. Whether that was done is told: other systems than
+    Linux with glibc have allocators of their own.
     """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) and mallopt(_M_TRIM_THRESHOLD, kept))

@@ -40,9 +40,7 @@ _LONGEST_REASON = 200
 def list_uncached(url: str) -> UPath:
     """Return the place a URL names, with listings that are never cached.
 
-    Raises:
-        UserError: if it names nothing, no library is known for its scheme, or the library is not
-            installed.
+    A `UserError` if it names nothing, or the library for its scheme is not known or not installed.
     """
     scheme, _, rest = url.partition("://")
     protocol = scheme.split("::")[-1]
@@ -62,60 +60,32 @@ def list_uncached(url: str) -> UPath:
     return UPath(url.rstrip("/"), use_listings_cache=False)
 
 
-def read_object(place: UPath) -> bytes:
-    """Read a whole object."""
-    with _explained(place, "read"):
-        return bytes(_client(place).cat_file(place.path))
-
-
 def read_range(place: UPath, offset: int, length: int) -> bytes:
     """Read bytes offset … offset + length − 1 of an object: fewer where it ends earlier.
 
-    Raises:
-        UserError: also where the store does not know byte ranges.
+    A `UserError` also where the store does not know byte ranges.
     """
-    client = _client(place)
     try:
-        data = bytes(client.cat_file(place.path, start=offset, end=offset + length))
-    except FileNotFoundError:
-        raise _missing(place) from None
-    except _store_errors() as error:
-        if _ends_before(place, offset):
-            return b""  # stores answer a range behind the end with an error status
-        raise UserError(f"{place}: cannot be read ({_reason(error)}); run again") from None
+        with explained(place, "read"):
+            data = bytes(client(place).cat_file(place.path, start=offset, end=offset + length))
+    except UserError:
+        with suppress(UserError):  # the first error says more
+            size = object_size(place)
+            if size is not None and size <= offset:
+                return b""  # stores answer a range behind the end with an error status
+        raise
     if len(data) > length:
         raise UserError(f"{place}: the server ignores byte ranges; use one that knows them")
     return data
 
 
-def _ends_before(place: UPath, offset: int) -> bool:
-    try:
-        size = object_size(place)
-    except UserError:
-        return False  # the caller's own error says more
-    return size is not None and size <= offset
-
-
 def object_size(place: UPath) -> int | None:
     """Return an object's size in bytes, or None where there is no object of this name."""
-    try:
-        with _explained(place, "looked up"):
-            info = _client(place).info(place.path)
-    except FileNotFoundError:
-        return None
-    return int(info["size"]) if info["type"] == "file" and info["size"] is not None else None
-
-
-def children(place: UPath) -> list[UPath]:
-    """Return what lies directly under a place, sorted by name; nothing where nothing is there."""
-    try:
-        with _explained(place, "listed"):
-            found = _client(place).ls(place.path, detail=False)
-    except FileNotFoundError:
-        return []
-    itself = place.path.rstrip("/")  # a file, or the empty object that stands for a folder
-    names = {Path(path).name for path in found if path.rstrip("/") != itself}
-    return [place / name for name in sorted(names)]
+    with suppress(FileNotFoundError), explained(place, "looked up"):
+        info = client(place).info(place.path)
+        if info["type"] == "file" and info["size"] is not None:
+            return int(info["size"])
+    return None
 
 
 def upload(file: Path, place: UPath) -> None:
@@ -125,7 +95,7 @@ def upload(file: Path, place: UPath) -> None:
     """
     size = file.stat().st_size
     try:
-        _client(place).put_file(str(file), place.path)
+        client(place).put_file(str(file), place.path)
     except _store_errors() as error:
         remedy = "finished files are kept, run again to go on"
         raise UserError(f"{place}: cannot be written ({_reason(error)}); {remedy}") from None
@@ -134,13 +104,7 @@ def upload(file: Path, place: UPath) -> None:
         raise UserError(f"{place}: {arrived} of {size} bytes arrived; run again")
 
 
-def remove_object(place: UPath) -> None:
-    """Delete an object where there is one."""
-    with suppress(FileNotFoundError), _explained(place, "deleted"):
-        _client(place).rm_file(place.path)
-
-
-def _client(place: UPath) -> Any:
+def client(place: UPath) -> Any:
     """Return this process's client for a place's store: one for all threads, none across a fork."""
     options = dict(place.storage_options)
     key = (os.getpid(), place.protocol, repr(sorted(options.items())))
@@ -151,17 +115,14 @@ def _client(place: UPath) -> Any:
 
 
 @contextmanager
-def _explained(place: UPath, done: str) -> Iterator[None]:
+def explained(place: UPath, done: str) -> Iterator[None]:
+    """Turn what a store refuses into one line; a missing object stays a `FileNotFoundError`."""
     try:
         yield
     except FileNotFoundError:
-        raise _missing(place) from None
+        raise FileNotFoundError(errno.ENOENT, "No such object", str(place)) from None
     except _store_errors() as error:
         raise UserError(f"{place}: cannot be {done} ({_reason(error)}); run again") from None
-
-
-def _missing(place: UPath) -> FileNotFoundError:
-    return FileNotFoundError(errno.ENOENT, "No such object", str(place))
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

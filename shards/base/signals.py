@@ -23,32 +23,26 @@ _HEEDED = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(slots=True)
 class Heard:
-    """Which signal asked this process to end."""
+    """Which signal asked this process to end; 0 is none yet."""
 
     number: int = 0
-    """0 is none yet."""
 
 
 @contextmanager
 def hear_signals(speaks: bool) -> Iterator[Heard]:
     """Note SIGTERM and Ctrl-C inside the block instead of being ended by them.
 
-    A signal that is ignored, as in what a script started in the background, stays ignored.
-
-    Args:
-        speaks: whether to say on stderr that one was heard.
-
-    Raises:
-        SystemExit: with 130, after a second Ctrl-C.
+    A signal that is ignored, as in what a script started in the background, stays ignored. Who
+    `speaks` says on stderr that one was heard. A second Ctrl-C is a `SystemExit` with 130.
     """
     heard, owner = Heard(), os.getpid()
 
     def hear(number: int, _: FrameType | None) -> None:
         if os.getpid() != owner:
             return  # a loader worker that is just starting
+        if heard.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
         if heard.number:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
             return
         heard.number = number
         if speaks:

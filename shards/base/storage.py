@@ -38,8 +38,7 @@ _LEFTOVER = re.compile(rf"\..*\.{_HOST}-(\d+)\.tmp")
 def locate(text: str | Path) -> Location:
     """Return the place that a text names: ``s3://bucket/folder``, or a path (``~`` is home).
 
-    Raises:
-        UserError: if the text is a URL whose storage is unknown or not installed.
+    A `UserError` for a URL whose storage is unknown or not installed.
     """
     if isinstance(text, Path):
         return text.expanduser()
@@ -57,15 +56,10 @@ def is_remote(place: Location) -> bool:
 
 @contextmanager
 def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
-    """Turn what a local disk refuses inside the block into one line.
+    """Turn what a local disk refuses inside the block into a `UserError` that says what to do.
 
-    Args:
-        path: the file or folder that is written.
-        writes_only: leave what cannot come from writing this file: inside the caller's block an
-            error that names a file comes from another one that it uses.
-
-    Raises:
-        UserError: names the file, the system's reason, and what to do.
+    With `writes_only` what cannot come from writing this file passes: inside the caller's block an
+    error that names a file comes from another one that it uses.
     """
     try:
         yield
@@ -81,10 +75,8 @@ def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
 def atomic_file(place: Location) -> Iterator[BinaryIO]:
     """Open a file that appears as `place` when the block ends, and not at all when it raises.
 
-    A local folder is made where it is missing.
-
-    Raises:
-        UserError: if the disk is full, the folder is not writable, or the store fails.
+    A local folder is made where it is missing. A full disk, a folder that is not writable and a
+    store that fails are a `UserError`.
     """
     if not isinstance(place, Path):
         with _spool(place) as file:
@@ -93,7 +85,10 @@ def atomic_file(place: Location) -> Iterator[BinaryIO]:
     beside = place.with_name(f".{place.name}.{_HOST}-{os.getpid()}.tmp")
     try:  # opened inside, or Ctrl-C just after would leave the file
         with explain_disk(place):
-            _make_folder(place.parent)
+            missing = [f for f in place.parents if not f.exists()]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            for made in missing:
+                sync_folder(made.parent)
             file = beside.open("wb")
         with explain_disk(place, writes_only=True), file:
             yield file
@@ -133,14 +128,6 @@ def _remedy(error: OSError, path: Path) -> str:
     return "name another folder, or mend the disk, and run again"
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents, each flushed into the one above."""
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        sync_folder(made.parent)
-
-
 def sync_folder(folder: Path) -> None:
     """Flush a local folder's names to disk, where its file system can."""
     number = os.open(folder, os.O_RDONLY)
@@ -156,9 +143,7 @@ def sync_folder(folder: Path) -> None:
 def remove_leftovers(place: Location) -> int:
     """Delete the temporary files that killed processes of this machine left; return how many.
 
-    Args:
-        place: a folder that files are written into. What was spooled for a store lies in the
-            machine's folder for temporary files.
+    What was spooled for a place in a store lies in the machine's folder for temporary files.
     """
     folder = place if isinstance(place, Path) else Path(tempfile.gettempdir())
     removed = 0
@@ -183,19 +168,16 @@ def _is_running(process: int) -> bool:
 
 def remove_file(place: Location) -> None:
     """Delete a file where there is one; a `UserError` if that fails."""
-    if not isinstance(place, Path):
-        remote.remove_object(place)
-        return
-    with explain_disk(place):
-        place.unlink(missing_ok=True)
+    if isinstance(place, Path):
+        with explain_disk(place):
+            place.unlink(missing_ok=True)
+    else:
+        with suppress(FileNotFoundError), remote.explained(place, "deleted"):
+            remote.client(place).rm_file(place.path)
 
 
 def file_size(place: Location) -> int | None:
-    """Return a file's size in bytes, or None where there is no file.
-
-    Raises:
-        UserError: if a store does not answer, or a disk refuses.
-    """
+    """Return a file's size in bytes, or None where there is no file; a `UserError` if refused."""
     if not isinstance(place, Path):
         return remote.object_size(place)
     with _explain_reading(place):
@@ -205,13 +187,17 @@ def file_size(place: Location) -> int | None:
 def children(folder: Location) -> list[Location]:
     """Return what lies directly in a folder, sorted by name; nothing where it is missing.
 
-    Raises:
-        UserError: if a store does not answer, or a disk refuses.
+    A `UserError` if a store does not answer, or a disk refuses.
     """
-    if not isinstance(folder, Path):
-        return list(remote.children(folder))
-    with _explain_reading(folder):
-        return sorted(folder.iterdir()) if folder.is_dir() else []
+    if isinstance(folder, Path):
+        with _explain_reading(folder):
+            return sorted(folder.iterdir()) if folder.is_dir() else []
+    with suppress(FileNotFoundError), remote.explained(folder, "listed"):
+        found = remote.client(folder).ls(folder.path, detail=False)
+        itself = folder.path.rstrip("/")  # a file, or the empty object that stands for a folder
+        names = {Path(path).name for path in found if path.rstrip("/") != itself}
+        return [folder / name for name in sorted(names)]
+    return []
 
 
 @contextmanager
@@ -225,11 +211,7 @@ def _explain_reading(place: Location) -> Iterator[None]:
 
 
 def file_digest(path: Path, remedy: str) -> str:
-    """Return the SHA-256 of a local file.
-
-    Raises:
-        UserError: if it cannot be read; ends in `remedy`.
-    """
+    """Return the SHA-256 of a local file; what cannot be read is a `UserError` with `remedy`."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -239,7 +221,10 @@ def file_digest(path: Path, remedy: str) -> str:
 
 def read_bytes(place: Location) -> bytes:
     """Read a whole file; errors as of `read_range`."""
-    return place.read_bytes() if isinstance(place, Path) else remote.read_object(place)
+    if isinstance(place, Path):
+        return place.read_bytes()
+    with remote.explained(place, "read"):
+        return bytes(remote.client(place).cat_file(place.path))
 
 
 def read_range(place: Location, offset: int, length: int) -> bytes:
@@ -258,23 +243,14 @@ def read_range(place: Location, offset: int, length: int) -> bytes:
 
 
 def write_json(place: Location, value: Any) -> None:
-    """Write `value` as JSON, atomically.
-
-    Raises:
-        ValueError: for a number that JSON does not have (NaN, infinities).
-        UserError: if it cannot be written.
-    """
+    """Write `value` as JSON, as `atomic_file` does; a `ValueError` for NaN and infinities."""
     text = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
     with atomic_file(place) as file:
         file.write(text.encode())
 
 
 def read_json(place: Location) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: if the file is missing or is no JSON.
-    """
+    """Read a JSON file; a `UserError` if it is missing or is no JSON."""
     with _explain_reading(place):
         data = read_bytes(place)
     try:

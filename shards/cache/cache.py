@@ -20,8 +20,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import BinaryIO
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
@@ -67,26 +66,11 @@ class ShardCache:
     def __reduce__(self) -> tuple[type[ShardCache], tuple[CacheOptions]]:
         return ShardCache, (self.options,)
 
-    def get(self, shard: Location, receipt: Receipt) -> Path:
-        """Return the local copy of a shard, its index beside it; download both where needed.
-
-        Another process may drop it before it is opened; `open` does both at once.
-
-        Raises:
-            ShardCorrupt: if the shard is missing or is not the one of its receipt.
-            UserError: if the store does not answer, the disk is full, or the limit is too small.
-        """
-        return self._fetch(shard, receipt).data
-
     def open(self, shard: Location, receipt: Receipt) -> ShardReader:
-        """Return a reader of the local copy of a shard.
-
-        Raises:
-            ShardCorrupt, UserError: as `get`.
-        """
+        """Return a reader of the local copy of a shard; errors as of `fetch`."""
         folder = self.options.folder
         for _ in range(_TRIES):
-            entry = self._fetch(shard, receipt)
+            entry = self.fetch(shard, receipt)
             # Nothing is dropped while this lock is held.
             with explain_disk(folder), locked(room_lock(folder), fcntl.LOCK_SH):
                 if entry.data.exists() and entry.index.exists():
@@ -94,13 +78,10 @@ class ShardCache:
         raise UserError(f"{folder}: shards are dropped before they are opened; raise its limit")
 
     def prefetch(self, shards: Sequence[tuple[Location, Receipt]]) -> int:
-        """Fetch shards in the background, in this order, as far as they fit.
+        """Fetch shards in the background, in this order; return how many were taken in.
 
         What is left out, for want of room or because the store failed, is fetched when it is
         opened. Together they may take half of the cache, so that they do not push out each other.
-
-        Returns:
-            How many of them, from the first on, were taken in; of too many at once not all are.
         """
         if self._ahead is None or self._ahead.process != os.getpid():
             self._ahead = _Ahead(self)  # threads do not survive a fork
@@ -111,15 +92,16 @@ class ShardCache:
                 return number
         return len(shards)
 
-    def fetch_ahead(self, shard: Location, receipt: Receipt) -> None:
-        """Download a shard if it is not there and no shard that is open has to go for it.
+    def fetch(self, shard: Location, receipt: Receipt, ahead: bool = False) -> CacheEntry:
+        """Return the local copy of a shard, its index beside it; download both where needed.
+
+        Another process may drop it before it is opened; `open` does both at once. Fetched `ahead`,
+        it is downloaded only if no shard that is open has to go for it.
 
         Raises:
-            ShardCorrupt, UserError: as `get`.
+            ShardCorrupt: if the shard is missing or is not the one of its receipt.
+            UserError: if the store does not answer, the disk is full, or the limit is too small.
         """
-        self._fetch(shard, receipt, ahead=True)
-
-    def _fetch(self, shard: Location, receipt: Receipt, ahead: bool = False) -> CacheEntry:
         folder = self.options.folder
         entry = entry_of(folder, receipt)
         with explain_disk(folder):
@@ -139,10 +121,19 @@ class ShardCache:
         with self._reserved(receipt, entry, ahead) as file:
             if file is None:
                 return
-            digest = _copy(shard, receipt.bytes, file)
+            digest = hashlib.sha256()
+            for offset in range(0, receipt.bytes, _REQUEST):
+                length = min(_REQUEST, receipt.bytes - offset)
+                with _explain_source(shard):
+                    data = read_range(shard, offset, length)
+                if len(data) != length:
+                    end = f"{offset + len(data)} of {receipt.bytes}"
+                    raise ShardCorrupt(f"{shard}: ends at byte {end}; build it again")
+                file.write(data)
+                digest.update(data)
             with _explain_source(index_path(shard)):
                 index = read_bytes(index_path(shard))
-            if digest != receipt.sha256:
+            if digest.hexdigest() != receipt.sha256:
                 raise ShardCorrupt(f"{shard}: not the bytes that its receipt names; build it again")
             if hashlib.sha256(index).hexdigest() != receipt.index_sha256:
                 raise ShardCorrupt(f"{shard}: has not the index of its receipt; build it again")
@@ -184,12 +175,8 @@ class _CopyReader(ShardReader):
     """Reads a copy; a row that is damaged in the copy alone is read where the shard lies.
 
     What a run reads must not depend on the state of a cache, so no row may count as damaged that is
-    sound in the shard itself.
-
-    Args:
-        entry: the copy. It is locked, shared, while it is open, so that rather others are dropped.
-        receipt: of the shard.
-        home: the shard itself.
+    sound in the shard itself. The copy is locked, shared, while it is open, so that rather others
+    are dropped.
     """
 
     def __init__(self, entry: CacheEntry, receipt: Receipt, home: Location) -> None:
@@ -205,10 +192,8 @@ class _CopyReader(ShardReader):
             home = ShardReader(self._home, self._receipt)
         except ShardCorrupt as error:
             raise UserError(error.message) from None  # it is gone: no damage of this row
-        try:
+        with closing(home):
             return home.read(row)
-        finally:
-            home.close()
 
 
 class _Ahead:
@@ -223,21 +208,20 @@ class _Ahead:
 
     def add(self, shard: Location, receipt: Receipt) -> bool:
         """Queue a shard, once; return False where the queue is full."""
-        if receipt.sha256 in self._known:
-            return True
-        self._known.add(receipt.sha256)
-        try:
-            self._waiting.put_nowait((shard, receipt))
-        except queue.Full:
-            self._known.discard(receipt.sha256)
-            return False
+        if receipt.sha256 not in self._known:
+            self._known.add(receipt.sha256)
+            try:
+                self._waiting.put_nowait((shard, receipt))
+            except queue.Full:
+                self._known.discard(receipt.sha256)
+                return False
         return True
 
     def _run(self) -> None:
         while True:
             shard, receipt = self._waiting.get()
             try:
-                self._cache.fetch_ahead(shard, receipt)
+                self._cache.fetch(shard, receipt, ahead=True)
             except Exception as error:
                 # When the interpreter ends, the store's client is closed under this thread:
                 # whatever it says then is no news. A defect of ours is raised.
@@ -252,28 +236,11 @@ class _Ahead:
 def open_shard(manifest: Manifest, number: int, cache: ShardCache | None = None) -> ShardReader:
     """Return a reader of shard `number` of a manifest, through a cache where one is given.
 
-    Raises:
-        ShardCorrupt: if the shard or its index is missing or not what was written.
-        UserError: if the store does not answer, or the cache cannot hold the shard.
+    Errors as of `ShardReader`; a `UserError` too if the cache cannot hold the shard.
     """
     receipt = manifest.shards[number]
     place = manifest.folder / receipt.shard
     return cache.open(place, receipt) if cache else ShardReader(place, receipt)
-
-
-def _copy(shard: Location, size: int, file: BinaryIO) -> str:
-    """Copy a shard into a file and return its sha256."""
-    digest = hashlib.sha256()
-    for offset in range(0, size, _REQUEST):
-        length = min(_REQUEST, size - offset)
-        with _explain_source(shard):
-            data = read_range(shard, offset, length)
-        if len(data) != length:
-            end = offset + len(data)
-            raise ShardCorrupt(f"{shard}: ends at byte {end} of {size}; build it again")
-        file.write(data)
-        digest.update(data)
-    return digest.hexdigest()
 
 
 @contextmanager

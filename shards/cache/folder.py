@@ -13,9 +13,10 @@ import logging
 import os
 import re
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,36 +36,28 @@ class CacheOptions:
     max_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CacheEntry:
-    """The files of one shard, named after its content, so that none goes stale."""
+    """The files of one shard, named after its content, so that none goes stale.
+
+    Beside the shard and its index: the shard while it is fetched (`part`); a `stamp`, which says
+    which file was checked last and whose own time is that of the last use; and the `lock` of
+    whoever fetches or checks the shard. That is one of 256 files, shared by shards: a lock file
+    that is never deleted is never deleted while another process waits for it.
+    """
 
     data: Path
+    index: Path = field(init=False)
+    part: Path = field(init=False)
+    stamp: Path = field(init=False)
+    lock: Path = field(init=False)
 
-    @property
-    def index(self) -> Path:
-        """The shard's index."""
-        return index_path(self.data)
-
-    @property
-    def part(self) -> Path:
-        """The shard while it is fetched."""
-        return self.data.with_name(f"{self.data.name}.part")
-
-    @property
-    def stamp(self) -> Path:
-        """Says which file was checked last; its own time is that of the last use."""
-        return self.index.with_suffix(".ok")
-
-    @property
-    def lock(self) -> Path:
-        """The lock of whoever fetches or checks the shard.
-
-        One of 256 files, shared by shards: a lock file that is never deleted is never deleted while
-        another process waits for it.
-        """
+    def __post_init__(self) -> None:
         digest = hashlib.sha256(self.data.name.encode()).hexdigest()
-        return self.data.with_name(f"lock-{digest[:2]}")
+        self.index = index_path(self.data)
+        self.part = self.data.with_name(f"{self.data.name}.part")
+        self.stamp = self.index.with_suffix(".ok")
+        self.lock = self.data.with_name(f"lock-{digest[:2]}")
 
     def is_checked(self, receipt: Receipt) -> bool:
         """Return whether the shard is there and untouched since its checksum was compared."""
@@ -102,10 +95,6 @@ class CacheEntry:
         now = time.time_ns()  # finer than the time that the file system would take
         with suppress(FileNotFoundError, PermissionError):  # dropped, or another user's
             os.utime(self.stamp, ns=(now, now))
-
-    def is_open(self) -> bool:
-        """Return whether a process reads the shard (who opens a copy locks it, shared)."""
-        return _is_locked(self.data)
 
     def remove(self) -> None:
         """Delete the shard; who has it open reads on."""
@@ -151,12 +140,9 @@ def make_part(
 ) -> BinaryIO | None:
     """Make the file that a shard is fetched into, dropping the least recently used for it.
 
-    Args:
-        options: the cache.
-        entry: the shard; its lock is held.
-        need: bytes the shard will take, index and stamp included. The file has this length from the
-            start, so that processes that fetch at once count each other.
-        drop_open: drop shards that are open where the others do not suffice.
+    The shard's lock is held. The file has the length `need` from the start, index and stamp
+    included, so that processes that fetch at once count each other. Shards that are open are
+    dropped only with `drop_open`, where the others do not suffice.
 
     Returns:
         The file, locked so that nobody takes it for a killed process's; None if there is no room.
@@ -164,19 +150,12 @@ def make_part(
     with locked(room_lock(options.folder)):
         entry.part.unlink(missing_ok=True)  # of a process that was killed
         kept, total = _scan(options.folder)
-        spared = []
-        for old, size in kept:
-            if total + need <= options.max_bytes:
-                break
-            if old.is_open():
-                spared.append((old, size))
-            else:
-                old.remove()
-                total -= size
-        for old, size in spared if drop_open else ():
-            if total + need > options.max_bytes:
-                old.remove()
-                total -= size
+        for drops_open in (False, True) if drop_open else (False,):
+            for old, size in list(kept):
+                if total + need > options.max_bytes and (drops_open or not is_locked(old.data)):
+                    old.remove()
+                    kept.remove((old, size))
+                    total -= size
         if total + need > options.max_bytes:
             return None
         file = entry.part.open("xb")
@@ -190,8 +169,8 @@ def _scan(folder: Path) -> tuple[list[tuple[CacheEntry, int]], int]:
 
     The room's lock is held. Part files that no living process writes are deleted.
     """
-    sizes: dict[str, int] = {}
-    used: dict[str, float] = {}
+    sizes: Counter[str] = Counter()
+    used: defaultdict[str, float] = defaultdict(float)
     parts = 0
     for path in folder.iterdir():
         name = _NAME.fullmatch(path.name)
@@ -200,18 +179,18 @@ def _scan(folder: Path) -> tuple[list[tuple[CacheEntry, int]], int]:
         with suppress(FileNotFoundError):  # a download that failed this moment
             stat, key = path.stat(), name["entry"]
             if path.suffix != ".part":
-                sizes[key] = sizes.get(key, 0) + stat.st_size
-                used[key] = max(used.get(key, 0.0), stat.st_mtime)  # the stamp's, if there is one
-            elif _is_locked(path):
+                sizes[key] += stat.st_size
+                used[key] = max(used[key], stat.st_mtime)  # the stamp's, if there is one
+            elif is_locked(path):
                 parts += stat.st_size
             else:
                 path.unlink()  # of a process that was killed
     oldest_first = sorted(sizes, key=lambda key: (used[key], key))
     kept = [(CacheEntry(folder / f"{key}.tar.zst"), sizes[key]) for key in oldest_first]
-    return kept, parts + sum(sizes.values())
+    return kept, parts + sizes.total()
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Return whether a process has locked a file, shared or not; False where it is gone."""
     try:
         with path.open("rb") as file:

@@ -58,12 +58,8 @@ def crop_transform(
     """Return the map that centres a box in the output with its surroundings.
 
     The source window has size w + (f − 1)(w + h)/2 by h + (f − 1)(w + h)/2 (area A) and is scaled
-    by sqrt(W·H / A) in both axes.
-
-    Args:
-        box: (4,) xyxy with positive size, frame pixels.
-        area_factor: f; 2 for templates, 4 or 5 for search regions.
-        output_size: (W, H) of the crop.
+    by sqrt(W·H / A) in both axes. The box is (4,) xyxy with positive size in frame pixels; the area
+    factor f is 2 for templates, 4 or 5 for search regions; (W, H) is the crop's size.
     """
     x1, y1, x2, y2 = (float(v) for v in np.asarray(box, dtype=np.float64))
     width, height = x2 - x1, y2 - y1
@@ -142,17 +138,15 @@ def crop_frame(
     """Cut a crop out of a frame as the published system does at test time.
 
     The covered part is the bilinear resize (half-pixel centres, not antialiased) of the source
-    part; the rest is one colour.
+    part; the rest is the colour `pad`, (3,) on 0 … 255.
 
     Args:
-        frame: (H, W, 3) uint8 RGB.
-        adjusted: from `adjust`, for this frame's size.
+        frame: (H, W, 3) uint8 RGB, of the size that `adjusted` is for.
+        adjusted: from `adjust`.
         output_size: (W, H) of the crop.
-        pad: (3,) colour outside the frame, 0 … 255.
-        out: (H, W, 3) contiguous, where the crop is written; a new array if it is not given.
-
-    Returns:
-        (H, W, 3) float32 on 0 … 255: `out`.
+        pad: outside the frame.
+        out: (H, W, 3) float32, contiguous, where the crop is written and which is returned, on
+            0 … 255; a new array if it is not given.
     """
     width, height = output_size
     if out is None:
@@ -184,10 +178,7 @@ def _resize_sparsely(part: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
 
     Only the two rows that a row of the output lies between are turned into floats, a few at a time
     so that they stay in the cache: two thirds of the time for a part of 700 rows and 224 of output.
-
-    Args:
-        part: (h, w, 3).
-        out: (H, W, 3), written; h is at least 2·H.
+    The part (h, w, 3) has at least twice the rows of `out`, (H, W, 3).
     """
     height, width = out.shape[:2]
     at = (np.arange(height) + 0.5) * (part.shape[0] / height) - 0.5
@@ -207,13 +198,8 @@ def _resize_sparsely(part: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
 def box_mask(box: ArrayLike, image_size: int, grid: int) -> NDArray[np.bool_]:
     """Return the (grid, grid) cells, row-major [y, x], that a box touches in a square crop.
 
-    Used for the template's foreground tokens and the positive cells of the response map: the box
-    in units of cells is rasterised and clipped to the grid.
-
-    Args:
-        box: (4,) xyxy in crop pixels.
-        image_size: side of the crop in pixels.
-        grid: cells a side.
+    Used for the template's foreground tokens and the positive cells of the response map: the box,
+    (4,) xyxy in pixels of a crop of side `image_size`, is rasterised in units of cells and clipped.
     """
     cells = grid / image_size
     x1, y1, x2, y2 = (float(v) * cells for v in np.asarray(box, dtype=np.float64))

@@ -21,10 +21,8 @@ MIN_OBJECT = 10.0  # crop pixels that the object keeps in an accepted window, in
 class Jitter:
     """How far a search window may be from the object."""
 
-    scale: float = 0.25
-    """Standard deviation of the log scale, an axis each."""
-    translation: float = 3.0
-    """Largest shift, in mean object sides."""
+    scale: float = 0.25  # standard deviation of the log scale, an axis each
+    translation: float = 3.0  # largest shift, in mean object sides
 
 
 def _draw_window(
@@ -32,18 +30,10 @@ def _draw_window(
 ) -> tuple[CropTransform, bool]:
     """Draw one jittered window and say whether enough of the object is in it.
 
-    The scale is divided by exp(jitter.scale · n), n standard normal for each axis; the translation,
-    computed for that scale, gets U(−1, 1)² · jitter.translation · (w·s_x + h·s_y) / 2 added.
-
-    Args:
-        box: (4,) xyxy, frame pixels.
-        nominal: the window centred on the box.
-        size: side of the square crop in pixels.
-        rng: draws two normals, then two uniforms.
-        jitter: how far.
-
-    Returns:
-        The transform, and whether the box cut at the crop is at least 10 × 10 crop pixels.
+    The scale of the centred window is divided by exp(jitter.scale · n), n standard normal for each
+    axis; the translation, computed for that scale, gets
+    U(−1, 1)² · jitter.translation · (w·s_x + h·s_y) / 2 added. Two normals are drawn, then two
+    uniforms. Enough is a box that, cut at the crop, has at least 10 × 10 crop pixels.
     """
     # Plain floats where they give the same: arrays of two cost more to make than to compute with.
     x1, y1, x2, y2 = map(float, np.asarray(box, dtype=np.float64))
@@ -68,12 +58,8 @@ def jitter_window(
 ) -> CropTransform | None:
     """Return the first accepted of `ATTEMPTS` windows, or None where all of them fail.
 
-    Args:
-        box: (4,) xyxy with positive size, frame pixels.
-        area_factor: of the search window.
-        size: side of the square crop in pixels.
-        rng: of this pair.
-        jitter: how far.
+    The box is (4,) xyxy with positive size in frame pixels, `size` the square crop's side in
+    pixels, and the generator that of this pair.
     """
     nominal = crop_transform(box, area_factor, (size, size))
     for _ in range(ATTEMPTS):

@@ -105,12 +105,7 @@ def _library_name(file: Path) -> str:
 
 
 def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
-    """Encode an RGB image as a baseline JPEG with 4:2:0 chroma.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-        quality: 1 … 100, libjpeg's scale.
-    """
+    """Encode an (H, W, 3) uint8 image as a baseline JPEG with 4:2:0 chroma, quality 1 … 100."""
     turbo = _turbo()
     rgb = np.ascontiguousarray(rgb)
     if turbo is not None:
@@ -124,18 +119,14 @@ def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
 
 
 def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
-    """Decode an encoded image to (H, W, 3) uint8 RGB; grey and CMYK become RGB.
+    """Decode an image file's bytes to (H, W, 3) uint8 RGB; grey and CMYK become RGB.
 
-    Args:
-        data: the file's bytes.
-        name: what errors call the image.
-
-    Raises:
-        ImageError: if the bytes are no image, or a damaged or truncated one.
+    An `ImageError` calls what is no image, or a damaged or truncated one, by its `name`.
     """
     is_jpeg = data[:2] == b"\xff\xd8"
     turbo = _turbo()
-    if is_jpeg and turbo is not None and _jpeg_components(data) in (1, 3):
+    frame = _jpeg_frame(data) if is_jpeg and turbo is not None else None
+    if turbo is not None and frame and frame[2] in (1, 3):
         try:
             return turbo.decode(data, turbojpeg.TJPF_RGB)
         except (OSError, ValueError) as error:
@@ -150,19 +141,14 @@ def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as (H, W, 3) uint8 RGB.
-
-    Raises:
-        ImageError: if the file is missing or does not decode.
-    """
+    """Read an image file as (H, W, 3) uint8 RGB; errors as of `decode`, or for a missing file."""
     return decode(_read(path), str(path))
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) from an image's header, reading as little as possible.
 
-    Raises:
-        ImageError: if the file is missing, or its header is damaged or of another format.
+    An `ImageError` if the file is missing, or its header is damaged or of another format.
     """
     head = _read(path, 1 << 16)
     size = _header_size(head)
@@ -189,11 +175,6 @@ def _header_size(head: bytes) -> tuple[int, int] | None:
         return width, abs(height)
     frame = _jpeg_frame(head) if head[:2] == b"\xff\xd8" else None
     return (frame[0], frame[1]) if frame else None
-
-
-def _jpeg_components(data: bytes) -> int:
-    frame = _jpeg_frame(data)
-    return frame[2] if frame else 0
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, int, int] | None:

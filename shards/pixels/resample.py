@@ -44,24 +44,18 @@ SERVED = {224: Stored(12.0, 96, 1024, 4.0), 378: Stored(14.0, 128, 1536, 5.0)}
 class Window:
     """A whole-pixel window of a frame and the size it is stored at."""
 
-    origin: tuple[int, int]
-    """Left, top."""
-    end: tuple[int, int]
-    """Right, bottom, exclusive."""
-    size: tuple[int, int]
-    """(width, height) of the stored image."""
+    origin: tuple[int, int]  # left, top
+    end: tuple[int, int]  # right, bottom, exclusive
+    size: tuple[int, int]  # (width, height) of the stored image
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """How the content of a square crop is turned."""
 
-    angle: float
-    """Radians, from the x axis towards the y axis."""
-    centre: tuple[float, float]
-    """The fixed point, crop pixels."""
-    size: int
-    """Side of the crop in pixels."""
+    angle: float  # radians, from the x axis towards the y axis
+    centre: tuple[float, float]  # the fixed point, crop pixels
+    size: int  # side of the crop in pixels
 
 
 def template_window(box: ArrayLike, frame_size: tuple[int, int], object_side: int) -> Window:
@@ -76,21 +70,15 @@ def context_window(
 ) -> Window:
     """Return the square of `sides` geometric-mean object sides around a box, cut at the frame.
 
-    Args:
-        box: (4,) xyxy, at least partly in the frame.
-        frame_size: (width, height).
-        sides: of the square, in sqrt(w·h) of the box.
-        object_side: most stored pixels for sqrt(w·h).
-        longest: most stored pixels for the longer side of the stored image.
+    The box is (4,) xyxy, at least partly in the frame of (width, height). At most `object_side`
+    pixels are stored for sqrt(w·h) of the box and `longest` for the longer side of the window.
     """
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
     half = 0.5 * sides * np.sqrt((x2 - x1) * (y2 - y1))
     cx, cy = (x1 + x2) * 0.5, (y1 + y2) * 0.5
     # An elongated object may be longer than the square; the window always holds all of it.
-    square = np.array(
-        [min(cx - half, x1), min(cy - half, y1), max(cx + half, x2), max(cy + half, y2)]
-    )
-    return _window(square, box, frame_size, object_side, longest)
+    corners = (min(cx - half, x1), min(cy - half, y1), max(cx + half, x2), max(cy + half, y2))
+    return _window(np.array(corners), box, frame_size, object_side, longest)
 
 
 def _window(
@@ -100,8 +88,7 @@ def _window(
     object_side: int,
     longest: int,
 ) -> Window:
-    limits = [frame_size[0], frame_size[1]] * 2
-    left, top, right, bottom = np.clip(rasterise(square), 0, limits).tolist()
+    left, top, right, bottom = np.clip(rasterise(square), 0, frame_size * 2).tolist()
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
     side = max(1.0, float(np.sqrt((x2 - x1) * (y2 - y1))))
     left, top = min(left, frame_size[0] - 1), min(top, frame_size[1] - 1)
@@ -132,26 +119,16 @@ def cut_window(frame: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
 
 
 def sample_crop(
-    stored: NDArray[np.uint8],
-    window: Window,
-    adjusted: Adjusted,
-    size: int,
-    mean: ArrayLike,
+    stored: NDArray[np.uint8], window: Window, adjusted: Adjusted, size: int, mean: ArrayLike
 ) -> tuple[NDArray[np.uint8], float]:
     """Sample a square crop from a stored window, bilinearly and sub-pixel.
 
-    Outside the frame stands the frame's mean; outside the stored window but inside the frame the
-    window's edge pixels repeat.
-
-    Args:
-        stored: (h, w, 3) uint8, the stored image.
-        window: where it lies in the frame.
-        adjusted: the crop on whole pixels of the original frame.
-        size: side of the crop in pixels.
-        mean: (3,) colour outside the frame, 0 … 255.
+    Outside the frame stands the frame's mean, (3,) on 0 … 255; outside the stored window but inside
+    the frame the window's edge pixels repeat. The crop is on whole pixels of the original frame.
 
     Returns:
-        The (size, size, 3) uint8 crop, and the share of its pixels that the window lacked.
+        The (size, size, 3) uint8 crop, and the share of its pixels that the (h, w, 3) uint8 image
+        that is stored of the window lacked.
     """
     colour = _colour(mean)
     if adjusted.covered is None or adjusted.source is None:
@@ -208,16 +185,7 @@ def sample_turned_crop(
 ) -> tuple[NDArray[np.uint8], float]:
     """Sample a square crop whose content is turned about a point, as `sample_crop` does otherwise.
 
-    Args:
-        stored: (h, w, 3) uint8, the stored image.
-        window: where it lies in the frame.
-        adjusted: the crop, not turned, on whole pixels of the original frame.
-        frame_size: (width, height) of the original frame.
-        mean: (3,) colour outside the frame, 0 … 255.
-        turn: the crop's size, and how and about what it is turned.
-
-    Returns:
-        The (size, size, 3) uint8 crop, and the share of its pixels that the window lacked.
+    `adjusted` is the crop before it is turned, `frame_size` the original frame's (width, height).
     """
     along = np.arange(turn.size) + 0.5
     dx, dy = along[None, :] - turn.centre[0], along[:, None] - turn.centre[1]
@@ -240,11 +208,8 @@ def sample_turned_crop(
 def turn_box(box: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
     """Return the bounding box of a turned object, taking it for the ellipse that fills its box.
 
-    A turned rectangle's bounding box would be too large for most objects by up to 41 %.
-
-    Args:
-        box: (4,) xyxy.
-        angle: radians.
+    A turned rectangle's bounding box would be too large for most objects by up to 41 %. Boxes are
+    (4,) xyxy, the angle is in radians.
     """
     centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
     cos, sin = np.cos(angle) * half, np.sin(angle) * half

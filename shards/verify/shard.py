@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.remote import read_range
-from lorat.shards.base.storage import Location, read_bytes, read_json
+from lorat.shards.base.storage import Location, read_bytes, read_json, read_range
 from lorat.shards.manifest import Receipt, receipt_path
 from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.reader import ShardReader

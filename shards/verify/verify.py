@@ -21,7 +21,7 @@ from lorat.shards.manifest import (
     MANIFEST,
     Manifest,
     Receipt,
-    read_manifest,
+    parse_manifest,
     receipt_path,
     shard_name,
 )
@@ -72,7 +72,7 @@ def plan_audit(folder: Location, deep: bool = False) -> tuple[SetAudit, list[Sha
     place = folder / MANIFEST
     try:
         values = read_json(place)
-        manifest = read_manifest(folder)
+        manifest = parse_manifest(values, folder)
         for number, receipt in enumerate(values["shards"]):
             _typed(receipt, f"{place}: shard {number}")
         faults += (ShardFault(str(place), what) for what in _contradictions(manifest, values))

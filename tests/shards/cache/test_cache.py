@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import locate, read_bytes, remove_file
 from lorat.shards.cache.cache import CacheOptions, ShardCache, open_shard
-from lorat.shards.cache.folder import entry_of, locked, room_lock
+from lorat.shards.cache.folder import is_locked, locked, room_lock
 from lorat.shards.manifest import Manifest
 from lorat.shards.writer import index_path
 
@@ -40,7 +40,7 @@ def make_cache(folder: Path, manifest: Manifest, room: float) -> ShardCache:
 
 def get(cache: ShardCache, manifest: Manifest, number: int) -> Path:
     receipt = manifest.shards[number]
-    return cache.get(manifest.folder / receipt.shard, receipt)
+    return cache.fetch(manifest.folder / receipt.shard, receipt).data
 
 
 def held(folder: Path) -> list[int]:
@@ -160,9 +160,8 @@ def test_a_process_that_is_forked_while_locks_are_tried_holds_none(shards, tmp_p
                 os._exit(0)
 
     monkeypatch.setattr(fcntl, "flock", forking)
-    entry = entry_of(tmp_path, shards.shards[0])
     try:
-        assert not entry.is_open()
+        assert not is_locked(path)
         with path.open("rb") as file:
             flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     finally:
@@ -276,7 +275,7 @@ def test_a_download_that_is_killed_leaves_nothing_that_counts(s3, wire, tmp_path
     manifest = write_set(locate(s3.url) / "toy-train", 1, size=1_000_000)
     cache = make_cache(tmp_path / "cache", manifest, 1)
     line = wire(s3.endpoint, received=2_000_000, stall=True)
-    process = start_other(cache, manifest, line.endpoint, "cache.get(shard, receipt)")
+    process = start_other(cache, manifest, line.endpoint, "cache.fetch(shard, receipt)")
     assert line.cut.wait(60)
     part = next(cache.options.folder.glob("*.part"))
     process.send_signal(signal.SIGKILL)

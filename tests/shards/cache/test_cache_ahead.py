@@ -47,12 +47,12 @@ def test_shards_are_fetched_ahead_as_far_as_half_the_cache(shards, tmp_path):
 def test_what_finds_no_place_in_the_queue_is_not_taken_in(shards, tmp_path, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
-    def wait(cache: ShardCache, shard: object, receipt: object) -> None:
+    def wait(cache: ShardCache, shard: object, receipt: object, ahead: bool) -> None:
         begun.set()
         assert go_on.wait(30)
 
     monkeypatch.setattr(module, "_QUEUE", 2)
-    monkeypatch.setattr(ShardCache, "fetch_ahead", wait)
+    monkeypatch.setattr(ShardCache, "fetch", wait)
     cache = make_cache(tmp_path, shards, 12)
     wanted = [(shards.folder / r.shard, r) for r in shards.shards]
     assert cache.prefetch(wanted[:1]) == 1
@@ -66,10 +66,10 @@ def test_fetching_ahead_drops_no_shard_that_is_open(shards, tmp_path):
     cache = make_cache(tmp_path, shards, 2)
     readers = [open_shard(shards, number, cache) for number in (0, 1)]
     receipt = shards.shards[2]
-    cache.fetch_ahead(shards.folder / receipt.shard, receipt)
+    cache.fetch(shards.folder / receipt.shard, receipt, ahead=True)
     assert held(tmp_path) == [0, 1]
     readers[1].close()
-    cache.fetch_ahead(shards.folder / receipt.shard, receipt)
+    cache.fetch(shards.folder / receipt.shard, receipt, ahead=True)
     assert held(tmp_path) == [0, 2]
 
 

@@ -24,7 +24,7 @@ def make_cache(folder: Path, manifest: Manifest, room: int) -> ShardCache:
 
 def get(cache: ShardCache, manifest: Manifest, number: int) -> Path:
     receipt = manifest.shards[number]
-    return cache.get(manifest.folder / receipt.shard, receipt)
+    return cache.fetch(manifest.folder / receipt.shard, receipt).data
 
 
 def damage(shard: Path, what: str) -> None:
