@@ -125,9 +125,8 @@ def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
 def load_manifest(folder: Location) -> Manifest:
     """Read a folder's manifest and see that it is the one that was written.
 
-    Raises:
-        UserError: if there is none, or a store does not answer.
-        ShardCorrupt: if it is of another version, lacks a field, or contradicts itself.
+    A `UserError` if there is none, or a store does not answer; a `ShardCorrupt` if it is of another
+    version, lacks a field, or contradicts itself.
     """
     path = folder / MANIFEST
     if file_size(path) is None:

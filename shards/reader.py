@@ -112,12 +112,10 @@ class ShardReader:
         return f"{self.path} row {row}{key} at byte {int(self._index[row]['offset'])}"
 
     def read(self, row: int) -> PairSample:
-        """Read sample `row`.
+        """Read sample `row`; an `IndexError` if there is none.
 
-        Raises:
-            ShardCorrupt: if its bytes are not those that were written.
-            UserError: if a store does not answer, or has the shard no more.
-            IndexError: if there is no such row.
+        Bytes that are not those that were written are a `ShardCorrupt`; a store that does not
+        answer, or has the shard no more, is a `UserError`.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.path.name} has rows 0 … {len(self) - 1}, not {row}")

@@ -230,10 +230,8 @@ def read_bytes(place: Location) -> bytes:
 def read_range(place: Location, offset: int, length: int) -> bytes:
     """Read bytes offset … offset + length − 1 of a file: fewer where it ends earlier.
 
-    Raises:
-        FileNotFoundError: if there is none.
-        OSError: if a local file cannot be read.
-        UserError: if a store does not answer.
+    A `FileNotFoundError` if there is none, an `OSError` if a local file cannot be read, a
+    `UserError` if a store does not answer.
     """
     if not isinstance(place, Path):
         return remote.read_range(place, offset, length)

@@ -150,12 +150,13 @@ def make_part(
     with locked(room_lock(options.folder)):
         entry.part.unlink(missing_ok=True)  # of a process that was killed
         kept, total = _scan(options.folder)
-        for drops_open in (False, True) if drop_open else (False,):
-            for old, size in list(kept):
-                if total + need > options.max_bytes and (drops_open or not is_locked(old.data)):
-                    old.remove()
-                    kept.remove((old, size))
-                    total -= size
+        closed, opened = [], []
+        for old, size in kept if total + need > options.max_bytes else ():
+            (opened if is_locked(old.data) else closed).append((old, size))
+        for old, size in [*closed, *(opened if drop_open else ())]:
+            if total + need > options.max_bytes:
+                old.remove()
+                total -= size
         if total + need > options.max_bytes:
             return None
         file = entry.part.open("xb")

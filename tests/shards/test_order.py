@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -109,3 +110,24 @@ def test_ranks_slice_the_same_batches(world):
 def test_ranks_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match="3 processes"):
         batch_positions(0, 16, 0, 3)
+
+
+@pytest.mark.parametrize(("window", "digest"), [(0, "4f5013d66ca5d7a5"), (2, "9195043c62fd0e63")])
+def test_an_order_is_the_one_of_earlier_releases(window, digest):
+    """For ever: checkpoints hold a position in it."""
+    pools = [Pool("a", 2, (5, 0, 3, 400)), Pool("b", 1, (70,))]
+    epochs = [epoch_order(pools, 7, epoch, 333, window).tobytes() for epoch in range(4)]
+    assert hashlib.sha256(b"".join(epochs)).hexdigest()[:16] == digest
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=7).filter(any),
+    st.integers(0, 3),
+    st.integers(1, 9),
+)
+def test_an_epoch_is_the_same_part_of_the_run_however_long_it_is(rows, window, length):
+    pool = Pool("a", 1, tuple(rows))
+    whole = epoch_order([pool], 5, 0, 6 * length, window)
+    for epoch in range(6):
+        part = epoch_order([pool], 5, epoch, length, window)
+        np.testing.assert_array_equal(part, whole[epoch * length : (epoch + 1) * length])

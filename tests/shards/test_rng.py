@@ -52,3 +52,13 @@ def test_floats_fill_their_range_evenly():
     assert counts.min() > 1800 and counts.max() < 2200
     one_by_one = Draws("floats")
     assert all(2.0 <= one_by_one.uniform(2.0, 5.0) < 5.0 for _ in range(100))
+
+
+@given(st.lists(st.integers(0, 5), max_size=40))
+def test_a_permutation_is_the_stable_order_of_its_words(words):
+    draws = Draws("x")
+    draws.words = lambda n: np.array(words, np.uint64)
+    expected = np.argsort(np.array(words, np.uint64), kind="stable")
+    found = draws.permutation(len(words))
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, expected)

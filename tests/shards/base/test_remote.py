@@ -23,6 +23,7 @@ from upath import UPath
 from lorat.shards.base import remote
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import (
+    Location,
     atomic_file,
     children,
     file_size,
@@ -85,17 +86,32 @@ def remote_set(s3, tiny_shards):
     return folder
 
 
-def overwrite(place: UPath, data: bytes) -> None:
-    """Write an object past our own code."""
+@pytest.fixture(params=["disk", "store"])
+def any_set(request, tiny_shards, tmp_path):
+    """A copy of the tiny training set, wherever shards may lie."""
+    if request.param == "store":
+        return request.getfixturevalue("remote_set")
+    return shutil.copytree(tiny_shards / "toy-train", tmp_path / "sets" / "toy-train")
+
+
+def overwrite(place: Location, data: bytes) -> None:
+    """Write a file or an object past our own code."""
     import boto3
+
+    if isinstance(place, Path):
+        place.write_bytes(data)
+        return
 
     bucket, key = place.path.split("/", 1)
     boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data)
 
 
-def delete(place: UPath) -> None:
+def delete(place: Location) -> None:
     import boto3
 
+    if isinstance(place, Path):
+        place.unlink()
+        return
     bucket, key = place.path.split("/", 1)
     boto3.client("s3").delete_object(Bucket=bucket, Key=key)
 
@@ -108,8 +124,11 @@ def test_a_shard_has_the_same_bytes_in_a_store_as_on_disk(remote_shard, make_sam
     assert file_size(remote_shard) == summary.bytes
 
 
-def test_rows_are_read_by_their_ranges(remote_shard, make_sample):
-    reader = ShardReader(remote_shard)
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_rows_are_read_by_their_ranges(where, s3, tmp_path, make_sample):
+    shard = (tmp_path if where == "disk" else locate(s3.url)) / NAME
+    write_shard(shard, [make_sample(i) for i in range(6)])
+    reader = ShardReader(shard)
     assert len(reader) == 6
     for row in (5, 0, 3):
         assert reader.read(row) == make_sample(row)
@@ -144,33 +163,32 @@ def test_every_kind_of_damage_in_a_store_is_named(remote_shard):
         ShardReader(remote_shard)
 
 
-def test_a_set_in_a_store_is_the_set_on_disk(remote_set, tiny_shards):
-    local = load_manifest(tiny_shards / "toy-train")
-    there = load_manifest(remote_set)
-    assert there.fingerprint() == local.fingerprint()
-    assert [p.name for p in children(remote_set)] == sorted(
-        p.name for p in (tiny_shards / "toy-train").iterdir()
-    )
-    assert children(remote_set.parent) == [remote_set]
+def test_a_set_is_the_same_set_wherever_it_is_copied(any_set, tiny_shards):
+    there = load_manifest(any_set)
+    assert there.fingerprint() == load_manifest(tiny_shards / "toy-train").fingerprint()
+    assert [(p.name, read_bytes(p)) for p in children(any_set)] == [
+        (p.name, p.read_bytes()) for p in sorted((tiny_shards / "toy-train").iterdir())
+    ]
+    assert children(any_set.parent) == [any_set]
     for receipt in there.shards:
-        assert load_receipt(remote_set, receipt.shard, receipt.config) == receipt
+        assert load_receipt(any_set, receipt.shard, receipt.config) == receipt
     with pytest.raises(UserError, match="lorat-prep build"):
-        load_manifest(remote_set.parent)
+        load_manifest(any_set.parent)
 
 
-def test_a_receipt_counts_only_with_its_whole_shard_at_this_moment(remote_set):
+def test_a_receipt_counts_only_with_its_whole_shard_at_this_moment(any_set):
     """Other machines write too, so no answer may come from what was seen before."""
-    receipt = load_manifest(remote_set).shards[0]
-    shard = remote_set / receipt.shard
+    receipt = load_manifest(any_set).shards[0]
+    shard = any_set / receipt.shard
 
     def counts(config: str = receipt.config) -> bool:
-        return load_receipt(remote_set, receipt.shard, config) is not None
+        return load_receipt(any_set, receipt.shard, config) is not None
 
     assert counts()
     assert not counts("another configuration")
-    for place in (shard, index_path(shard), receipt_path(remote_set, receipt.shard)):
+    for place in (shard, index_path(shard), receipt_path(any_set, receipt.shard)):
         whole = read_bytes(place)
-        children(remote_set)  # a listing that could be remembered
+        children(any_set)  # a listing that could be remembered
         overwrite(place, whole[: len(whole) // 2])
         assert not counts()
         delete(place)
@@ -323,14 +341,3 @@ def test_a_range_is_the_slice_wherever_it_is_read(data, offset, length, tmp_path
             file.write(data)
         assert read_range(place, offset, length) == data[offset : offset + length]
         assert file_size(place) == len(data)
-
-
-def test_shards_move_between_disk_and_store_unchanged(remote_set, tmp_path, tiny_shards):
-    """A folder copied down by any tool is the folder that was copied up."""
-    for place in children(remote_set):
-        (tmp_path / place.name).write_bytes(read_bytes(place))
-    shutil.copytree(tiny_shards / "toy-train", tmp_path / "original")
-    assert load_manifest(tmp_path).fingerprint() == load_manifest(remote_set).fingerprint()
-    assert {p.name: p.read_bytes() for p in Path(tmp_path).glob("toy*")} == {
-        p.name: p.read_bytes() for p in (tmp_path / "original").glob("toy*")
-    }

@@ -116,12 +116,16 @@ def test_a_folder_of_another_user_is_named(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_errors_of_the_callers_own_block_pass(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a"):
-        (tmp_path / "missing").read_bytes()
+def test_errors_of_the_callers_own_block_pass_and_leave_the_older_file(tmp_path):
+    (tmp_path / "older").write_bytes(b"older")
+    for name in ("older", "new"):
+        with pytest.raises(FileNotFoundError), atomic_file(tmp_path / name) as file:
+            file.write(b"half of the new")
+            (tmp_path / "missing").read_bytes()
     with pytest.raises(KeyError), atomic_file(locate("memory://passing/a")):
         raise KeyError
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "older"]
+    assert (tmp_path / "older").read_bytes() == b"older"
     assert children(locate("memory://passing")) == []
 
 

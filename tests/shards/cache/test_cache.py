@@ -28,24 +28,7 @@ from lorat.shards.cache.cache import CacheOptions, ShardCache, open_shard
 from lorat.shards.cache.folder import is_locked, locked, room_lock
 from lorat.shards.manifest import Manifest
 from lorat.shards.writer import index_path
-
-ROWS = 4
-
-
-def make_cache(folder: Path, manifest: Manifest, room: float) -> ShardCache:
-    """A cache with room for so many shards."""
-    each = max(r.bytes for r in manifest.shards) + (ROWS + 1) * 24 + 256
-    return ShardCache(CacheOptions(folder, int(room * each)))
-
-
-def get(cache: ShardCache, manifest: Manifest, number: int) -> Path:
-    receipt = manifest.shards[number]
-    return cache.fetch(manifest.folder / receipt.shard, receipt).data
-
-
-def held(folder: Path) -> list[int]:
-    """The numbers of the shards that a cache holds."""
-    return sorted(int(p.name[10:15]) for p in folder.glob("*.tar.zst"))
+from tests.shards.cache.small_caches import ROWS, get, held, make_cache
 
 
 def size_of(folder: Path) -> int:

@@ -12,19 +12,9 @@ import pytest
 
 from lorat.shards.base.errors import ShardCorrupt
 from lorat.shards.cache import cache as module
-from lorat.shards.cache.cache import CacheOptions, ShardCache, open_shard
-from lorat.shards.cache.folder import bytes_needed
+from lorat.shards.cache.cache import ShardCache, open_shard
 from lorat.shards.manifest import Manifest
-
-
-def make_cache(folder: Path, manifest: Manifest, room: int) -> ShardCache:
-    """A cache with room for so many shards."""
-    return ShardCache(CacheOptions(folder, room * max(map(bytes_needed, manifest.shards))))
-
-
-def held(folder: Path) -> list[int]:
-    """The numbers of the shards that a cache holds."""
-    return sorted(int(p.name[10:15]) for p in folder.glob("*.tar.zst"))
+from tests.shards.cache.small_caches import held, make_cache
 
 
 def wait_for(numbers: list[int], folder: Path) -> None:

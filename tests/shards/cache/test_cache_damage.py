@@ -9,22 +9,9 @@ from pathlib import Path
 import pytest
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.cache.cache import CacheOptions, ShardCache, open_shard
-from lorat.shards.cache.folder import bytes_needed
-from lorat.shards.manifest import Manifest
+from lorat.shards.cache.cache import ShardCache, open_shard
 from lorat.shards.writer import index_path
-
-ROWS = 4
-
-
-def make_cache(folder: Path, manifest: Manifest, room: int) -> ShardCache:
-    """A cache with room for so many shards."""
-    return ShardCache(CacheOptions(folder, room * max(map(bytes_needed, manifest.shards))))
-
-
-def get(cache: ShardCache, manifest: Manifest, number: int) -> Path:
-    receipt = manifest.shards[number]
-    return cache.fetch(manifest.folder / receipt.shard, receipt).data
+from tests.shards.cache.small_caches import ROWS, get, make_cache
 
 
 def damage(shard: Path, what: str) -> None:
