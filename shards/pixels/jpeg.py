@@ -105,7 +105,7 @@ def _library_name(file: Path) -> str:
 
 
 def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
-    """Encode an (H, W, 3) uint8 image as a baseline JPEG with 4:2:0 chroma, quality 1 … 100."""
+    """Encode (H, W, 3) uint8 RGB as a baseline JPEG with 4:2:0 chroma, quality 1 … 100."""
     turbo = _turbo()
     rgb = np.ascontiguousarray(rgb)
     if turbo is not None:
