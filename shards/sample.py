@@ -14,7 +14,7 @@ from typing import Any
 from lorat.shards.base.errors import ShardCorrupt
 
 VERSION = 1
-_ROLES = ("search", "template")
+_ROLES = ("template", "search")
 _OF_TRACK = ("dataset", "split", "sequence", "track")
 _MEMBERS = frozenset({"json", *(f"{role}.jpg" for role in _ROLES)})
 
@@ -58,7 +58,7 @@ def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
     """Return the sample's tar members (name, payload) in their order."""
     meta: dict[str, Any] = {"version": VERSION}
     meta |= {name: getattr(sample, name) for name in _OF_TRACK}
-    for role in ("template", "search"):
+    for role in _ROLES:
         image = getattr(sample, role)
         meta[role] = {name: getattr(image, name) for name in _IMAGE_META}
     text = json.dumps(meta, separators=(",", ":"), ensure_ascii=True).encode()
@@ -85,9 +85,9 @@ def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
                 f"{where}: sample version {meta['version']}, this release reads {VERSION}; "
                 "build the shards again or use the release that wrote them"
             )
-        images = {r: _image_from(meta[r], payloads[f"{r}.jpg"]) for r in _ROLES}
         key = members[0][0].partition(".")[0]
-        return PairSample(key, *(meta[name] for name in _OF_TRACK), **images)
+        template, search = (_image_from(meta[r], payloads[f"{r}.jpg"]) for r in _ROLES)
+        return PairSample(key, *(meta[name] for name in _OF_TRACK), template, search)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardCorrupt(f"{where}: its JSON lacks or garbles a field ({error!r})") from None
 

@@ -150,13 +150,12 @@ def make_part(
     with locked(room_lock(options.folder)):
         entry.part.unlink(missing_ok=True)  # of a process that was killed
         kept, total = _scan(options.folder)
-        closed, opened = [], []
-        for old, size in kept if total + need > options.max_bytes else ():
-            (opened if is_locked(old.data) else closed).append((old, size))
-        for old, size in [*closed, *(opened if drop_open else ())]:
-            if total + need > options.max_bytes:
-                old.remove()
-                total -= size
+        if total + need > options.max_bytes:
+            opened = {old.data for old, _ in kept if is_locked(old.data)}
+            for old, size in sorted(kept, key=lambda each: each[0].data in opened):
+                if total + need > options.max_bytes and (drop_open or old.data not in opened):
+                    old.remove()
+                    total -= size
         if total + need > options.max_bytes:
             return None
         file = entry.part.open("xb")
