@@ -85,9 +85,15 @@ def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
                 f"{where}: sample version {meta['version']}, this release reads {VERSION}; "
                 "build the shards again or use the release that wrote them"
             )
-        key = members[0][0].partition(".")[0]
-        template, search = (_image_from(meta[r], payloads[f"{r}.jpg"]) for r in _ROLES)
-        return PairSample(key, *(meta[name] for name in _OF_TRACK), template, search)
+        images = {r: _image_from(meta[r], payloads[f"{r}.jpg"]) for r in _ROLES}
+        return PairSample(
+            key=members[0][0].partition(".")[0],
+            dataset=meta["dataset"],
+            split=meta["split"],
+            sequence=meta["sequence"],
+            track=meta["track"],
+            **images,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ShardCorrupt(f"{where}: its JSON lacks or garbles a field ({error!r})") from None
 
