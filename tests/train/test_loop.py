@@ -142,6 +142,7 @@ def test_on_the_processor_a_gpu_is_left_alone(files, source, tmp_path, monkeypat
         batches, "DataLoader", lambda *a, **k: asked.append(k["pin_memory"]) or real(*a, **k)
     )
     next(make_loader(source))
-    train(*files, f"--run={tmp_path / 'run'}", "--set=data.validation=toy-val")
+    few = ["--set=data.validation=toy-val", "--set=data.validation_pairs=8"]
+    train(*files, *few, f"--run={tmp_path / 'run'}")
     assert asked == [False] * 5  # the run's and three validations' beside the one above
     assert World(0, 1, torch.device("cuda")).pins
