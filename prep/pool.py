@@ -57,11 +57,7 @@ class LocalEngine:
                 forkserver.ensure_running()
 
     def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
-        """Run the jobs.
-
-        Raises:
-            UserError: from the work, or when a process cannot be started or was killed.
-        """
+        """Run the jobs; a `UserError` is the work's, or a process did not start or was killed."""
         workers = min(self.workers, len(jobs))
         if workers > 1:
             _run_in_processes(pickle.dumps((work, shared)), jobs, tell, workers)
@@ -86,11 +82,7 @@ class RayEngine:
         return max(1, int(_ray(self.address).cluster_resources().get("CPU", 1)))
 
     def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
-        """Run the jobs.
-
-        Raises:
-            UserError: from the work, or when Ray lost a job for good.
-        """
+        """Run the jobs; a `UserError` is the work's, or Ray lost a job for good."""
         ray = _ray(self.address)
         plan, task = ray.put(shared), ray.remote(_collect)
         pending = [task.remote(work, plan, job) for job in jobs]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -64,6 +65,11 @@ class Manifest:
     def rows(self) -> int:
         """Stored pairs over all shards."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Reason → pairs over all shards that were drawn but not stored."""
+        return dict(sum((Counter(shard.skipped) for shard in self.shards), Counter[str]()))
 
     def fingerprint(self) -> str:
         """Return a hash of what was built, the same wherever the files lie."""

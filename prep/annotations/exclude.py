@@ -42,11 +42,7 @@ class Exclusions:
 
 
 def load_exclusions(report: Path) -> dict[str, Exclusions]:
-    """Return what a report of ``lorat-prep check`` excludes from every split that it is about.
-
-    Raises:
-        UserError: if the file is missing, is no such report, or one of another version.
-    """
+    """Return what a report of the check excludes from each split; errors are `load_report`'s."""
     exclusions = {}
     for split, audit in load_report(report).items():
         damaged = {

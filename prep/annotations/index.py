@@ -63,13 +63,9 @@ def indexed_clips(
     only the first is damaged, a warning says which image gave the size. Where the cache cannot be
     written, a warning says so and the index lies in a temporary folder until the process ends.
 
-    Args:
-        dataset: a row of `lorat.prep.trees.DATASETS`, or one's own.
-        split: one of its splits.
-        root: the data set's folder.
-        exclude: what to leave out of the split.
-        cache: instead of `cache_folder`; the index lies in its folder ``index``.
-        progress: of sequences, first while annotations are read, then while they are indexed.
+    The data set is a row of `lorat.prep.trees.DATASETS` or one's own, `root` its folder. The index
+    lies in the folder ``index`` of `cache`, or of `cache_folder`. `progress` is of sequences, first
+    while annotations are read, then while they are indexed.
 
     Raises:
         UserError: from the reader; if no sequence has a visible object; if neither the cache nor a

@@ -23,14 +23,14 @@ from lorat.prep.audit.report import BoxCounts, Counts, Finding, Severity, SplitA
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.official import expected_frames, expected_sequences
 from lorat.prep.trees.base.reading import Reading, TreeFault
-from lorat.prep.trees.sources import Source
+from lorat.prep.trees.sources import TreeSplit
 from lorat.shards.base.errors import UserError
 
 _RESOLUTION = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)\s*$", re.MULTILINE)
 
 
 def audit(
-    source: Source,
+    source: TreeSplit,
     *,
     deep: bool = False,
     workers: int = 1,
@@ -38,14 +38,9 @@ def audit(
 ) -> SplitAudit:
     """Audit one split of a tree: read every sequence that can be read, look at its images.
 
-    Args:
-        source: the split and its folder.
-        deep: decode every image, not just the first and the last of each sequence.
-        workers: processes.
-        progress: called with (done, of how many, what): sequences that are read, then images.
-
-    Raises:
-        UserError: when a worker process was killed. What is wrong with the tree is a finding.
+    `deep` decodes every image, not just the first and the last of each sequence. `progress` is
+    called with (done, of how many, what): sequences that are read, then images. What is wrong with
+    the tree is a finding; a `UserError` is raised when one of the `workers` was killed.
     """
 
     def told(what: str) -> Callable[[int, int], None] | None:
@@ -53,7 +48,7 @@ def audit(
         return progress and (lambda done, total: progress(done, total, text))
 
     faults: list[TreeFault] = []
-    clips, trouble = _read(source, faults, told("annotations"))
+    clips, of_split = _read(source, faults, told("annotations"))
     facts = see_images(clips, deep, workers, told("images"))
     name, split, eval_split = source.dataset.name, source.split, source.dataset.eval_split
     published = expected_frames(name, split) or {}
@@ -81,10 +76,7 @@ def audit(
         boxes=BoxCounts(**boxes),
     )
     official = counts.expected_sequences
-    of_split = []
-    if trouble is not None:
-        of_split.append(_damage("tree", trouble))
-    elif official not in (None, counts.sequences):
+    if not of_split and official not in (None, counts.sequences):
         what = f"{source.root}: {counts.sequences:,} of {official:,} published sequences"
         of_split.append(_note("sequence count", what))
     return SplitAudit(
@@ -97,17 +89,18 @@ def audit(
 
 
 def _read(
-    source: Source, faults: list[TreeFault], progress: Callable[[int, int], None] | None
-) -> tuple[list[Clip], str | None]:
+    source: TreeSplit, faults: list[TreeFault], progress: Callable[[int, int], None] | None
+) -> tuple[list[Clip], list[Finding]]:
     """Return the clips of a split, and why there are none; collects what is wrong with others."""
     try:
         with Reading(faults=faults, progress=progress):
             clips = source.dataset.read(source.dataset, source.split, source.root)
     except UserError as error:
-        return [], error.message
+        return [], [_damage("tree", error.message)]
     if clips or any(fault.damage for fault in faults):
-        return clips, None
-    return [], f"{source.root}: holds no sequence of {source.name}; is it its folder?"
+        return clips, []
+    what = f"{source.root}: holds no sequence of {source.name}; is it its folder?"
+    return [], [_damage("tree", what)]
 
 
 def _stated_size(folder: Path) -> tuple[int, int] | None:
@@ -122,9 +115,7 @@ def _stated_size(folder: Path) -> tuple[int, int] | None:
 def count_boxes(clip: Clip, size: tuple[int, int] | None) -> dict[str, int]:
     """Count a clip's annotated boxes: the fields of `BoxCounts`.
 
-    Args:
-        clip: as read.
-        size: (width, height) of its images; None where it is not known: no box is outside then.
+    `size` is (width, height) of its images; None where it is not known: no box is outside then.
     """
     boxes, visible, outside = _annotated(clip, size)
     with np.errstate(invalid="ignore"):  # inf - inf
@@ -147,13 +138,9 @@ def check_sequence(
     Fewer frames than published are damage where images lie on disk that belong to no annotation:
     the annotations were cut. Otherwise another edition of the data set is as likely.
 
-    Args:
-        clip: as read.
-        facts: what was seen of its images.
-        scored: whether trackers are started on its first frame.
-        stated: (width, height) in its meta data.
-        published: its frames; None where they are not known.
-        found: what reading its annotations found; comes first.
+    `scored` says whether trackers are started on the first frame; `stated` is (width, height) in
+    the meta data, `published` how many frames there are where that is known. What reading the
+    annotations `found` comes first.
     """
     folder, count, size = clip.frames.folder, len(clip.frames), facts.size
     findings = list(found)

@@ -12,7 +12,7 @@ from lorat.prep.pool import LocalEngine, Tell
 from lorat.prep.trees.base.clip import Clip, FrameFiles
 from lorat.shards.pixels.jpeg import ImageError, read_image
 
-Look = tuple[int, FrameFiles, bool, range]
+ClipPart = tuple[int, FrameFiles, bool, range]
 """Number of a clip, its files, whether they have their folder to themselves, those to decode."""
 _IMAGES = 128  # a job: under a second of decoding HD frames, so that Ctrl-C is quick
 
@@ -54,19 +54,10 @@ def see_images(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ImageFacts]:
-    """Return what was seen of each clip's images.
+    """Return what was seen of each clip's images; a `UserError` when a worker was killed.
 
     Folders are listed where the names of images are computed; the first and the last image of a
-    clip are decoded, or all.
-
-    Args:
-        clips: as read.
-        deep: decode every image.
-        workers: processes.
-        progress: called with (images looked at, images in all).
-
-    Raises:
-        UserError: when a worker process was killed.
+    clip are decoded, or all (`deep`). `progress` is called with (images looked at, in all).
     """
     jobs = list(_jobs(clips, deep))
     total = sum(len(wanted) for job in jobs for *_, wanted in job)
@@ -85,10 +76,10 @@ def see_images(
     return facts
 
 
-def _jobs(clips: Sequence[Clip], deep: bool) -> Iterator[list[Look]]:
+def _jobs(clips: Sequence[Clip], deep: bool) -> Iterator[list[ClipPart]]:
     """Yield jobs of `_IMAGES` images; every clip that has frames is looked at."""
     users = Counter(clip.frames.folder for clip in clips)
-    job: list[Look] = []
+    job: list[ClipPart] = []
     room = _IMAGES
     for number, clip in enumerate(clips):
         frames = len(clip.frames)
@@ -104,7 +95,7 @@ def _jobs(clips: Sequence[Clip], deep: bool) -> Iterator[list[Look]]:
         yield job
 
 
-def _look(_: None, job: list[Look], tell: Tell) -> None:
+def _look(_: None, job: list[ClipPart], tell: Tell) -> None:
     """Carry out one job; runs in a worker process."""
     tell([(clip, len(wanted), _see(files, alone, wanted)) for clip, files, alone, wanted in job])
 

@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from typing import Literal
 
 import cv2
@@ -63,10 +62,8 @@ def find_sample(manifests: Sequence[Manifest], key: str) -> Found:
     if receipt is None:
         pairs = sum(receipt.drawn for receipt in manifest.shards)
         raise UserError(f"--key {key}: {manifest.folder} has pairs 0 to {pairs - 1}")
-    shard, wanted = (
-        manifest.folder / receipt.shard,
-        sample_key(manifest.dataset, manifest.split, pair),
-    )
+    shard = manifest.folder / receipt.shard
+    wanted = sample_key(manifest.dataset, manifest.split, pair)
     # Skipped pairs leave no row, so a pair's row is its place in the shard or before it.
     most = min(receipt.rows, pair - receipt.first_pair + 1)
     fewest = max(0, most - 1 - (receipt.drawn - receipt.rows))
@@ -80,16 +77,12 @@ def find_sample(manifests: Sequence[Manifest], key: str) -> Found:
 
 def pick_samples(manifests: Sequence[Manifest], number: int, seed: int) -> list[Found]:
     """Return samples drawn at random, as many of each set, in the order of sets and rows."""
-    orders = [
-        [
-            (n, place)
-            for place in Draws("inspect", seed, m.name).permutation(m.rows)[:number].tolist()
-        ]
-        for n, m in enumerate(manifests)
-    ]
-    turns = [one for one in chain.from_iterable(zip_longest(*orders)) if one is not None]
+    turns = []
+    for n, each in enumerate(manifests):
+        order = Draws("inspect", seed, each.name).permutation(each.rows)[:number].tolist()
+        turns += [(turn, n, place) for turn, place in enumerate(order)]
     found = []
-    for n, place in sorted(turns[:number]):
+    for n, place in sorted((n, place) for _, n, place in sorted(turns)[:number]):
         for receipt in manifests[n].shards:
             if place < receipt.rows:
                 found.append(_load(manifests[n].folder / receipt.shard, place))
@@ -117,11 +110,7 @@ def draw_sheet(found: Sequence[Found], path: Location) -> None:
 
 
 def draw_sample(found: Found, path: Location) -> None:
-    """Write one sample as PNG: both images at full size, on axes of the frame's own pixels.
-
-    Raises:
-        UserError: as `draw_sheet`.
-    """
+    """Write one sample as PNG: both images at full size, on axes of the frame's own pixels."""
     sample = found.sample
     panels = [_panel(sample, "template"), _panel(sample, "search")]
     height = max(len(panel) for panel in panels)

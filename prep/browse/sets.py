@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +36,8 @@ class SetSizes:
         size = sum(receipt.bytes for receipt in receipts)
         draws = sum(receipt.jitter_draws for receipt in receipts)
         cut = sum(receipt.jitter_outside for receipt in receipts)
-        skipped = dict(sum((Counter(receipt.skipped) for receipt in receipts), Counter[str]()))
-        kb, share = size / 1e3 / max(1, pairs), cut / max(1, draws)
-        return cls(manifest.name, len(receipts), pairs, size, kb, skipped, draws, cut, share)
+        kb, share, lost = size / 1e3 / max(1, pairs), cut / max(1, draws), manifest.skipped
+        return cls(manifest.name, len(receipts), pairs, size, kb, lost, draws, cut, share)
 
 
 def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
@@ -67,14 +65,10 @@ def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
 def find_sets(
     shards: Location, datasets: str | None = None
 ) -> tuple[list[Location], list[Location]]:
-    """Return the shard sets under a folder, or the one that the folder itself is.
+    """Return the folders with a manifest, and those with files of a shard set but without one.
 
-    Args:
-        shards: what ``lorat-prep build --shards`` was given, or one data set's folder in it.
-        datasets: names separated by commas, ``lasot-train``, or ``lasot`` for all its splits.
-
-    Returns:
-        The folders with a manifest, and those with files of a shard set but without one.
+    They lie in `shards`, what ``lorat-prep build --shards`` was given, or are one data set's folder
+    in it. `datasets` are names separated by commas, ``lasot-train``, or ``lasot`` for all splits.
 
     Raises:
         UserError: if no shards are there, or a name fits none of them.
@@ -111,9 +105,5 @@ def _names(folder: Location) -> set[str]:
 
 
 def load_sets(shards: Location, datasets: str | None = None) -> list[Manifest]:
-    """Return the manifests that `find_sets` finds.
-
-    Raises:
-        UserError: as `find_sets`, and where a manifest cannot be read.
-    """
+    """Return the manifests that `find_sets` finds; a `UserError` where one cannot be read."""
     return [load_manifest(folder) for folder in find_sets(shards, datasets)[0]]

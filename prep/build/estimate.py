@@ -129,11 +129,7 @@ def free_bytes(shards: Location) -> int | None:
 
 
 def check_room(needed: int, shards: Location) -> str | None:
-    """Return a warning where a disk may be too small for a build.
-
-    Raises:
-        UserError: if it clearly is.
-    """
+    """Return a warning where a disk may be too small; a `UserError` where it clearly is."""
     free = free_bytes(shards)
     if free is None or needed <= free * 0.9:
         return None

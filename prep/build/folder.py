@@ -49,11 +49,7 @@ def check_folder(plan: Plan) -> None:
 
 
 def begin(plan: Plan) -> None:
-    """Write down in the folder what is built there.
-
-    Raises:
-        UserError: as `check_folder`, or if it cannot be written.
-    """
+    """Write down in the folder what is built there; errors as `check_folder`, or of writing."""
     check_folder(plan)
     parts = plan.options.part.of if plan.options.part else 1
     now = {"version": _VERSION, "config": plan.config, "parts": parts}

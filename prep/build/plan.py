@@ -28,25 +28,21 @@ _MOST_PAIRS = 500_000
 _PAIRS_PER_OBJECT = 4
 
 
-class Part(NamedTuple):
+class BuildPart(NamedTuple):
     """Part `number`, from 1, of a build that `of` runs share: every `of`-th shard."""
 
     number: int
     of: int
 
     @staticmethod
-    def parse(text: str) -> Part:
-        """Read ``i/n``.
-
-        Raises:
-            UserError: if it is not that.
-        """
+    def parse(text: str) -> BuildPart:
+        """Read ``i/n``; a `UserError` if it is not that."""
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UserError(
                 f"part '{text}': write i/n with i from 1 to n, such as 2/8 for the second of eight"
             )
-        return Part(int(match[1]), int(match[2]))
+        return BuildPart(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
@@ -71,7 +67,7 @@ class BuildOptions:
         least=0,
         help="Pairs, and sequences, that damaged frames may cost before the build stops.",
     )
-    part: Part | None = option(
+    part: BuildPart | None = option(
         None, metavar="I/N", help="Build every N-th shard, no manifest; --merge afterwards."
     )
     exclude: str | None = None
@@ -119,7 +115,7 @@ class Plan:
 
     def mine(self) -> list[int]:
         """Return the shards that this run is answerable for: all, or those of its part."""
-        part = self.options.part or Part(1, 1)
+        part = self.options.part or BuildPart(1, 1)
         return list(range(part.number - 1, self.shards(), part.of))
 
 

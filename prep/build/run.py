@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -41,11 +40,6 @@ class BuildReport:
     """Saved unless the run was a part."""
     built: int
 
-    @property
-    def skipped(self) -> dict[str, int]:
-        """Reason → pairs that were not stored."""
-        return dict(sum((Counter(each.skipped) for each in self.manifest.shards), Counter()))
-
 
 def build(
     clips: Sequence[Clip],
@@ -71,10 +65,7 @@ def run_plan(
 ) -> BuildReport:
     """Build what is missing of a plan, and write the manifest unless the plan is of one part.
 
-    The estimate goes into the log.
-
-    Raises:
-        UserError: as `build`.
+    The estimate goes into the log; errors are those of `build`.
     """
     begin(plan)
     remove_leftovers(plan.folder)
@@ -222,17 +213,16 @@ def _sum_up(
 ) -> BuildReport:
     """Make the manifest of a plan's receipts, and save it unless the plan is of one part."""
     manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder)
-    report = BuildReport(manifest, built)
     if plan.options.part is None:
         if manifest.rows == 0:
-            reasons = ", ".join(f"{n:,} times {reason}" for reason, n in report.skipped.items())
+            reasons = ", ".join(f"{n:,} times {reason}" for reason, n in manifest.skipped.items())
             raise UserError(
                 f"{plan.folder}: none of {plan.pairs:,} pairs could be stored ({reasons}); the "
                 "log names them, lorat-prep check finds what is wrong with the tree"
             )
         manifest.save()
-    log.write(event, rows=manifest.rows, skipped=report.skipped)
-    return report
+    log.write(event, rows=manifest.rows, skipped=manifest.skipped)
+    return BuildReport(manifest, built)
 
 
 def _check_losses(plan: Plan, done: dict[int, Receipt]) -> None:

@@ -45,11 +45,7 @@ class Step(NamedTuple):
 
 
 def build_shard(plan: Plan, number: int, tell: Tell) -> None:
-    """Build shard `number` and write its receipt; tells `Step`s, and the `Receipt` at the end.
-
-    Raises:
-        UserError: if the shard cannot be written.
-    """
+    """Build a shard and tell `Step`s, then its `Receipt`; a `UserError` if it cannot be written."""
     pairs, name = plan.pair_range(number), plan.shard(number)
     receipt_file = receipt_path(plan.folder, name)
     skips: list[Skip] = []

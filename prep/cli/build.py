@@ -27,7 +27,7 @@ from lorat.prep.build.run import BuildLog, merge, run_plan
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.pairs.crop import CropOptions
 from lorat.prep.pool import Engine, EngineOptions, LocalEngine
-from lorat.prep.trees.sources import Source, SourceOptions
+from lorat.prep.trees.sources import SourceOptions, TreeSplit
 from lorat.shards.base.console import OUT, Update, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import option, parse_bytes
@@ -118,7 +118,7 @@ def _build(
 def _plan(
     shards: Location,
     options: BuildOptions,
-    source: Source,
+    source: TreeSplit,
     exclusions: Mapping[str, Exclusions] | None,
 ) -> Plan:
     out = exclusions.get(source.name) if exclusions is not None else None

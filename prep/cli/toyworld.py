@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lorat.prep.commandline import Command, options_of
-from lorat.prep.toy.write import ToyWorldConfig, plan_jobs, write_toyworld
+from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
 from lorat.shards.base.console import OUT, progress_bar
 from lorat.shards.base.process import usable_cores
 
@@ -21,13 +21,6 @@ def toyworld_command(raw: Path, workers: int | None, config: ToyWorldConfig) -> 
 
     The same seed and numbers give the same bytes. A finished toy world is left as it is.
     """
-    total, done = len(plan_jobs(config)), 0
-
-    def advance(*_: object) -> None:
-        nonlocal done
-        done += 1
-        update(done, total)
-
     with progress_bar("toy world") as update:
-        write_toyworld(raw, config, advance, workers or usable_cores())
+        write_toyworld(raw, config, update, workers or usable_cores())
     OUT.print(f"toy world in {raw}", highlight=False, soft_wrap=True)

@@ -48,7 +48,7 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Scene:
+class ToyScene:
     """Everything that decides the pixels of T frames."""
 
     size: tuple[int, int]
@@ -82,7 +82,9 @@ class Frame:
     """(K,) share that lies inside the frame with nothing before it, 0 … 1."""
 
 
-def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int) -> Scene:
+def plan_scene(
+    key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int
+) -> ToyScene:
     """Plan a sequence of `length` frames: one object of a pool, distractors and occluders."""
     draws, seed = Draws("toy scene", *key), int(key[0])
     object_id = _object(draws, pool)
@@ -102,7 +104,7 @@ def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], le
 
 def plan_still(
     key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], count: int, crowd: bool = False
-) -> Scene:
+) -> ToyScene:
     """Plan a picture of `count` tracked objects (fewer where they do not fit) that hardly overlap.
 
     With `crowd`, a crowd of small copies of another one is there too.
@@ -127,7 +129,7 @@ def plan_still(
     return replace(scene, crowd=tuple(range(len(tracked), len(layers))))
 
 
-def render(scene: Scene) -> Iterator[Frame]:
+def render(scene: ToyScene) -> Iterator[Frame]:
     """Yield the frames of a scene in order."""
     tracked = np.array(scene.tracked, np.int64)
     for t in range(len(scene)):
@@ -198,7 +200,7 @@ def _dressed(
     layers: tuple[Layer, ...],
     tracked: tuple[int, ...],
     length: int = 1,
-) -> Scene:
+) -> ToyScene:
     """Add ground, light, noise and optics to planned layers, from the back to the front."""
     width, height = size
     moving = length > 1
@@ -209,7 +211,7 @@ def _dressed(
         soft = np.maximum(drift(draws, length, 16) * draws.uniform(2.0, 4.0) - 0.2, 0.0)
     strength = draws.uniform(0.0, 6.0)
     room = (large[0] - width, large[1] - height)
-    return Scene(
+    return ToyScene(
         size=size,
         layers=layers,
         tracked=tracked,
@@ -283,7 +285,7 @@ def _line(smear: NDArray[np.float64]) -> NDArray[np.float32]:
     return weights / weights.sum()
 
 
-def _exposed(scene: Scene, image: NDArray[np.uint8], t: int) -> NDArray[np.uint8]:
+def _exposed(scene: ToyScene, image: NDArray[np.uint8], t: int) -> NDArray[np.uint8]:
     """Apply defocus, then brightness, then noise: the order of a camera."""
     sigma = float(scene.defocus[t])
     soft = cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0.3 else image

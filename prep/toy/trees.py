@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.toy.looks import SHAPES, Look
-from lorat.prep.toy.scene import POOLS, Frame, Pool, Scene, plan_scene, plan_still, render
+from lorat.prep.toy.scene import POOLS, Frame, Pool, ToyScene, plan_scene, plan_still, render
 from lorat.shards.pixels.jpeg import encode
 
 _QUALITY = 90
@@ -73,7 +73,7 @@ class _Truth:
         return f"a {look.colour} {look.texture} {look.shape} moving over the ground"
 
 
-def plan_job(job: Job) -> Scene:
+def plan_job(job: Job) -> ToyScene:
     """Return the scene that a job renders."""
     key = (job.seed, job.folder, job.split, job.index)
     if job.folder != "COCO":
@@ -173,7 +173,7 @@ def _write_coco(root: Path, job: Job) -> dict[str, Any]:
     return {"image": image, "annotations": annotations}
 
 
-def _coco_objects(scene: Scene, frame: Frame, number: int) -> Iterator[dict[str, Any]]:
+def _coco_objects(scene: ToyScene, frame: Frame, number: int) -> Iterator[dict[str, Any]]:
     boxes = _xywh(_cut(frame.boxes, scene.size))
     for k, index in enumerate(scene.tracked):
         if frame.visible[k] < _COCO_LEAST_VISIBLE:
@@ -190,7 +190,7 @@ def _coco_objects(scene: Scene, frame: Frame, number: int) -> Iterator[dict[str,
         }
 
 
-def _coco_crowd(scene: Scene, number: int) -> dict[str, Any]:
+def _coco_crowd(scene: ToyScene, number: int) -> dict[str, Any]:
     """Return one annotation for all members; its mask is the box around them, run-length coded."""
     boxes = np.array([scene.layers[index].box(0) for index in scene.crowd])
     around = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])

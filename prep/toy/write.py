@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,9 +24,6 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
 from lorat.shards.base.storage import atomic_file
 from lorat.shards.rng import Draws
-
-Progress = Callable[[str, int, int], None]
-"""Called with a tree's name, the number of its sequences (COCO: images) done, and their count."""
 
 _VERSION = 1  # of the renderer: raise it when the same configuration gives other bytes
 _MARKER = "toyworld.json"
@@ -111,11 +107,15 @@ def plan_jobs(config: ToyWorldConfig) -> list[Job]:
 
 
 def write_toyworld(
-    raw: Path, config: ToyWorldConfig, progress: Progress | None = None, workers: int = 2
+    raw: Path,
+    config: ToyWorldConfig,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 2,
 ) -> None:
     """Write a toy world's trees into `raw`, the folder of the trees of all data sets.
 
-    `progress` is told of every finished sequence; one worker renders in this process.
+    `progress` is called with (done, in all) sequences, or images of COCO; one worker renders in
+    this process.
 
     Raises:
         UserError: if a tree is in the way that the toy world did not write, or a file cannot be
@@ -134,14 +134,14 @@ def write_toyworld(
             (staging / folder).mkdir(parents=True)
             (staging / folder / _OWNED).write_text("Written by lorat-prep toyworld.\n", "utf-8")
         results: list[dict[str, Any]] = [{}] * len(jobs)
-        done, total = Counter[str](), Counter(job.folder for job in jobs)
+        done = 0
 
         def hear(rendered: tuple[int, dict[str, Any]]) -> None:
+            nonlocal done
             number, results[number] = rendered
-            folder = jobs[number].folder
-            done[folder] += 1
+            done += 1
             if progress is not None:
-                progress(folder, done[folder], total[folder])
+                progress(done, len(jobs))
 
         LocalEngine(workers).run(_render, (staging, jobs), range(len(jobs)), hear)
         write_lists(staging, jobs, results)

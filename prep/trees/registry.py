@@ -59,11 +59,7 @@ DATASETS: dict[str, Dataset] = {row.name: row for row in _ROWS}
 
 
 def parse_name(text: str) -> tuple[Dataset, str | None]:
-    """Split ``name`` or ``name-split``; the split is None where only a name is given.
-
-    Raises:
-        UserError: if the data set or its split is unknown.
-    """
+    """Split ``name`` or ``name-split`` (a lone name: None); a `UserError` where one is unknown."""
     name, dash, split = text.partition("-")
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)

@@ -102,7 +102,7 @@ class TreeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TreeSplit:
     """A split of a data set and the folder of its tree."""
 
     dataset: Dataset
@@ -125,7 +125,7 @@ class SourceOptions(TreeOptions):
         section="Data",
     )
 
-    def sources(self, *, trained: bool = True) -> list[Source]:
+    def sources(self, *, trained: bool = True) -> list[TreeSplit]:
         """Return the splits that ``--datasets`` names, each with its folder.
 
         Where they are not to be `trained` on, a test set's bare name is the split that is scored.
@@ -146,7 +146,7 @@ class SourceOptions(TreeOptions):
             remedy = f"; without them: --datasets {','.join(there)}" if there else ""
             places = ", ".join(f"{name}: no folder {place}" for name, place in missing.items())
             raise UserError(f"{places}{remedy}")
-        return [Source(d, s, self.find(d, s)) for d, s in wanted]
+        return [TreeSplit(d, s, self.find(d, s)) for d, s in wanted]
 
 
 def split_names(text: str | None) -> list[str]:

@@ -219,16 +219,16 @@ def _row_faults(shard: Path, index: Index, size: int, job: ShardJob) -> Iterator
             yield job.fault("cut: the end of the archive is gone", offset=size)
         elif astray[last]:
             yield job.fault("the index does not say where the archive ends", offset=size)
-        else:
-            try:
-                end = reader.unpacked(last)
-            except ShardCorrupt as error:
-                what = f"end of the archive: {error.message}"
-                yield job.fault(what, offset=int(offsets[last]))
-            else:
-                if end != END_OF_ARCHIVE:
-                    what = "does not end as a tar archive does"
-                    yield job.fault(what, offset=int(offsets[last]))
+        elif problem := _end_problem(reader, last):
+            yield job.fault(problem, offset=int(offsets[last]))
+
+
+def _end_problem(reader: ShardReader, last: int) -> str | None:
+    try:
+        whole = reader.unpacked(last) == END_OF_ARCHIVE
+    except ShardCorrupt as error:
+        return f"end of the archive: {error.message}"
+    return None if whole else "does not end as a tar archive does"
 
 
 def _keys(pairs: list[int | None], job: ShardJob) -> list[str]:

@@ -64,9 +64,7 @@ class SetAudit:
 def plan_audit(folder: Location, deep: bool = False) -> tuple[SetAudit, list[ShardJob]]:
     """Check the manifest in `folder`; return what was found, and a job for each of its shards.
 
-    Args:
-        folder: ``<shards>/<dataset>-<split>``, local or remote, with a manifest.
-        deep: whether the jobs decode the images.
+    The folder is ``<shards>/<dataset>-<split>``, local or remote; `deep` jobs decode the images.
     """
     faults: list[ShardFault] = []
     place = folder / MANIFEST
@@ -106,11 +104,7 @@ def _contradictions(manifest: Manifest, values: dict[str, Any]) -> Iterator[str]
 
 
 def _typed(values: Any, where: str) -> Receipt:
-    """Read a receipt's JSON, strict in types.
-
-    Raises:
-        ShardCorrupt: if a field is missing or of another type.
-    """
+    """Read a receipt's JSON; `ShardCorrupt` if a field is missing or of another type."""
     try:
         return _RECEIPTS.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:

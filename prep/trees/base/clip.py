@@ -127,14 +127,11 @@ def make_track(
     absent: NDArray | None = None,
     cover: NDArray[np.int64] | None = None,
 ) -> Track:
-    """Build a track from the boxes of a tree.
+    """Build a track of N `frames` from the boxes of a tree, (R, 4) as written.
 
-    Args:
-        xywh: (R, 4) as written, R <= frames.
-        frames: N, the sequence's frames; rows R … N - 1 have no annotation.
-        one_based: subtract 1 from x and y.
-        absent: (R,) non-zero where the tree says that the object is not visible.
-        cover: (R,) GOT-10k's share of the object that is visible.
+    Rows R … N - 1 have no annotation. `one_based` subtracts 1 from x and y; `absent`, (R,), is
+    non-zero where the tree says that the object is not visible; `cover`, (R,), is GOT-10k's share
+    of the object that is visible.
     """
     rows = len(xywh)
     boxes, visible = np.full((frames, 4), np.nan), np.zeros(frames, np.bool_)

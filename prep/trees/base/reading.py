@@ -80,12 +80,8 @@ def current_reading() -> Reading:
 def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> list[Clip]:
     """Return ``read(place)`` of every sequence, in order; what fails is treated as `Reading` says.
 
-    Args:
-        places: the clip's name → what `read` needs: a folder, a file, a row of a table.
-        read: reads one sequence.
-
-    Raises:
-        UserError: from `read`, where faults are not collected.
+    `places` is the clip's name → what `read` needs: a folder, a file, a row of a table. Where
+    faults are not collected, the first `UserError` of `read` comes out.
     """
     how, clips = current_reading(), []
     wanted = {name: place for name, place in places.items() if name not in how.skip}
@@ -142,12 +138,7 @@ def cut_clip(
 ) -> Clip:
     """Build a clip of one track; frames without a box, or boxes without a frame, are cut.
 
-    Args:
-        dataset: the data set.
-        split: its split.
-        name: the clip's name.
-        frames: the sequence's frames in order.
-        xywh: (R, 4) boxes of frames 0 … R - 1, as written.
+    `xywh` are the (R, 4) boxes of frames 0 … R - 1, as written.
     """
     images, boxes = len(frames), len(xywh)
     count = min(images, boxes)

@@ -45,18 +45,12 @@ def parse_table(
 ) -> NDArray[np.float64]:
     """Read numbers, a row a line; all rows have as many as the first.
 
-    Every line must be a row: strip `text` before where blank lines at the end are fine. A caller
-    with rules of its own (finite boxes, plain decimals, commas only) checks the array, or the lines
-    of its text, which have the array's order: row i is ``text.splitlines()[i]``.
+    Every line must be a row: strip `text` before where blank lines at the end are fine; it has no
+    byte order mark. Errors call it `source` and end in `remedy`. A row may have as many numbers as
+    `columns` says; None: any. The result is (N, C) float64, N > 0; ``nan`` and ``inf`` are kept.
 
-    Args:
-        text: the text, without a byte order mark.
-        source: what errors call it: a path, perhaps with a sequence's name.
-        columns: how many numbers a row may have; None: any.
-        remedy: how errors end.
-
-    Returns:
-        (N, C) float64, N > 0; ``nan`` and ``inf`` are kept.
+    A caller with rules of its own (finite boxes, plain decimals, commas only) checks the array, or
+    the lines of its text, which have the array's order: row i is ``text.splitlines()[i]``.
 
     Raises:
         BadLine: for the first line that is not numbers, or not as many as there must be.
@@ -104,11 +98,7 @@ def shorten(line: str) -> str:
 
 
 def read_text(path: Path, remedy: str = RESTORE) -> str:
-    """Return a text file's content, without its byte order mark.
-
-    Raises:
-        UserError: if the file cannot be read.
-    """
+    """Return a file's text without its byte order mark; a `UserError` if it cannot be read."""
     note(path)
     try:
         data = path.read_bytes()
@@ -153,10 +143,6 @@ def read_flags(path: Path, count: int, highest: int = 1) -> NDArray[np.int64]:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read one name a line, without blank lines and repetitions, in the file's order.
-
-    Raises:
-        UserError: if the file cannot be read.
-    """
+    """Read one name a line, in order, without blanks and repetitions; errors as `read_text`."""
     lines = (line.strip() for line in read_text(path).splitlines())
     return tuple(dict.fromkeys(line for line in lines if line))

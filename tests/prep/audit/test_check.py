@@ -17,7 +17,7 @@ from lorat.prep.audit.images import ImageFacts, see_images
 from lorat.prep.audit.report import SplitAudit, load_report, save_report
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.registry import DATASETS
-from lorat.prep.trees.sources import Source
+from lorat.prep.trees.sources import TreeSplit
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import encode
 
@@ -52,7 +52,7 @@ def tree(whole_tree: Path, tmp_path: Path) -> Path:
 
 def audited(root: Path, name: str = "lasot-test", **options) -> SplitAudit:
     dataset, split = DATASETS[name.partition("-")[0]], name.partition("-")[2]
-    source = Source(dataset, split, root)
+    source = TreeSplit(dataset, split, root)
     return audit(source, **options)
 
 

@@ -95,7 +95,7 @@ def test_a_damaged_frame_stops_the_build_by_name_and_keeps_finished_shards(tiny_
         build([clip], tmp_path, options)
     assert list((tmp_path / "toy-train").glob("*.receipt.json"))
     report = build([clip], tmp_path, replace(options, max_bad=48))
-    assert report.manifest.rows == 48 - report.skipped["frame does not decode"]
+    assert report.manifest.rows == 48 - report.manifest.skipped["frame does not decode"]
     assert all(
         Path(m.split(":")[0]).name == bad.name for s in report.manifest.shards for m in s.bad
     )
@@ -110,7 +110,7 @@ def test_a_frame_of_another_size_is_counted_and_left_out(tiny_clips, tmp_path):
     with pytest.raises(UserError, match=r"none of 48 pairs .*48 times frame size differs"):
         build([wrong], tmp_path, OPTIONS)
     report = build([wrong, tiny_clips[2]], tmp_path / "mixed", OPTIONS)
-    left_out = report.skipped["frame size differs within the sequence"]
+    left_out = report.manifest.skipped["frame size differs within the sequence"]
     assert 0 < left_out < 48
     assert report.manifest.rows == 48 - left_out
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lorat.prep.build.estimate import Cost, check_room, estimate, measure, pairs_within
 from lorat.prep.build.folder import finished
-from lorat.prep.build.plan import BuildOptions, Part, make_plan
+from lorat.prep.build.plan import BuildOptions, BuildPart, make_plan
 from lorat.prep.build.run import build, run_plan
 from lorat.prep.build.shard import make_pair
 from lorat.prep.pool import LocalEngine
@@ -49,7 +49,7 @@ def test_only_what_is_missing_is_estimated(tiny_clips, tmp_path):
     missing = [k for k in range(8) if k not in done]
     expected = estimate(plan, missing, slots=1)
     assert (expected.there, expected.to_build) == (96, 160)
-    part = replace(plan, options=replace(plan.options, part=Part(1, 2)))
+    part = replace(plan, options=replace(plan.options, part=BuildPart(1, 2)))
     share = estimate(part, missing, slots=1)
     assert (share.to_build, share.lacking) == (64, expected.bytes)
     nothing = estimate(plan, [], slots=1)

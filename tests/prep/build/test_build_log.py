@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lorat.prep.build.plan import BuildOptions, Part, make_plan
+from lorat.prep.build.plan import BuildOptions, BuildPart, make_plan
 from lorat.prep.build.run import build, run_plan
 from lorat.prep.pool import LocalEngine
 from lorat.shards.base.errors import UserError
@@ -41,8 +41,8 @@ def test_every_skipped_pair_is_logged_with_its_reason(damaged, tiny_clips, tmp_p
     log = events(tmp_path / "shards/toy-train/build.log")
     assert [e["event"] for e in log if e["event"] != "skipped"] == ["start", *["shard"] * 6, "end"]
     skipped = [e for e in log if e["event"] == "skipped"]
-    assert Counter(e["reason"] for e in skipped) == report.skipped
-    assert len(report.skipped) == 2
+    assert Counter(e["reason"] for e in skipped) == report.manifest.skipped
+    assert len(report.manifest.skipped) == 2
     assert len({e["pair"] for e in skipped}) == 48 - report.manifest.rows
     lost = [e["detail"] for e in skipped if e["lost"]]
     assert lost and all("00000003.jpg" in text for text in lost)
@@ -81,7 +81,7 @@ def test_a_log_that_cannot_be_written_says_what_to_do(tiny_clips, tmp_path):
 
 def test_parts_have_a_log_each(tiny_clips, tmp_path):
     for number in (1, 2):
-        plan = make_plan(tiny_clips, tmp_path, replace(OPTIONS, part=Part(number, 2)))
+        plan = make_plan(tiny_clips, tmp_path, replace(OPTIONS, part=BuildPart(number, 2)))
         run_plan(plan, LocalEngine(1))
     folder = tmp_path / "toy-train"
     assert sorted(p.name for p in folder.glob("*.log")) == [

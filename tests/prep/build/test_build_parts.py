@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorat.prep.build.plan import BuildOptions, Part, make_plan
+from lorat.prep.build.plan import BuildOptions, BuildPart, make_plan
 from lorat.prep.build.run import build, merge, run_plan
 from lorat.prep.pool import LocalEngine
 from lorat.shards.base.errors import UserError
@@ -24,7 +24,7 @@ def whole(tmp_path_factory, tiny_clips) -> Path:
 
 
 def build_part(clips, shards: Path, text: str):
-    options = replace(OPTIONS, part=Part.parse(text))
+    options = replace(OPTIONS, part=BuildPart.parse(text))
     return run_plan(make_plan(clips, shards, options), LocalEngine(1))
 
 
@@ -63,7 +63,7 @@ def test_parts_with_other_options_are_not_merged(tiny_clips, tmp_path):
     build_part(tiny_clips, tmp_path, "1/2")
     with pytest.raises(UserError, match="another seed"):
         merge(make_plan(tiny_clips, tmp_path, replace(OPTIONS, seed=1)))
-    plan = make_plan(tiny_clips, tmp_path, replace(OPTIONS, seed=1, part=Part(2, 2)))
+    plan = make_plan(tiny_clips, tmp_path, replace(OPTIONS, seed=1, part=BuildPart(2, 2)))
     with pytest.raises(UserError, match="another seed"):
         run_plan(plan, LocalEngine(1))
 
@@ -77,4 +77,4 @@ def test_a_build_without_parts_finishes_what_parts_began(tiny_clips, tmp_path, w
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/3", "1/2/3"])
 def test_a_part_that_is_none_is_refused(text):
     with pytest.raises(UserError, match="part"):
-        Part.parse(text)
+        BuildPart.parse(text)
