@@ -119,10 +119,10 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (UserError, Stopped) as error:
-        raise _OneLine(error) from error
+        raise _Ended(error) from error
 
 
-class _OneLine(click.ClickException):
+class _Ended(click.ClickException):
     def __init__(self, error: UserError | Stopped) -> None:
         super().__init__(error.message)
         self.exit_code = error.exit_code  # type: ignore[misc]

@@ -22,7 +22,7 @@ from lorat.train.network.trained import (
     save_weights,
 )
 from lorat.train.network.variants import assemble, build_network
-from lorat.train.network.weights.backbone import load_backbone
+from lorat.train.network.weights.backbones import load_backbone
 from lorat.train.network.weights.containers import read_tensors
 from lorat.train.network.weights.published import from_file, is_gated, published_tensors, to_file
 from tests.train.network.published_files import (
