@@ -109,23 +109,25 @@ def test_the_network_works_while_crops_are_cut(tiny_predictor, make_clip, monkey
     """Each group's crops are cut while the network has the other's: seen by who waits for whom."""
     import threading
 
-    inside, met = threading.Event(), threading.Event()
+    began, inside, met = (threading.Event() for _ in range(3))
     predict, cut = tiny_predictor.predict, engine.prepare_search
 
     def slow_predict(*arguments):
+        began.set()
         inside.set()
-        met.wait(10)
+        met.wait(0.2)
         inside.clear()
         return predict(*arguments)
 
-    def seen_cut(*arguments):
-        if inside.is_set():
+    def patient_cut(*arguments):
+        # One that came before the network's other turn would show nothing: it waits for that.
+        if began.is_set() and not met.is_set() and inside.wait(3):
             met.set()
         return cut(*arguments)
 
     monkeypatch.setattr(engine, "works_beside", lambda device: True)
     monkeypatch.setattr(tiny_predictor, "predict", slow_predict)
-    monkeypatch.setattr(engine, "prepare_search", seen_cut)
+    monkeypatch.setattr(engine, "prepare_search", patient_cut)
     list(_track(tiny_predictor, [make_clip(f"s{n}", 3, n) for n in range(8)], batch=8))
     assert met.is_set()
 
