@@ -21,8 +21,7 @@ from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import Option
 from lorat.shards.base.storage import Location, locate
 
-group_settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-"""Context settings of the three commands; their subcommands inherit them."""
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class LocationType(click.ParamType):
@@ -55,7 +54,14 @@ class _Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose errors are one line and whose help has sections."""
+    """A command whose errors are one line and whose help, -h too, has sections."""
+
+    def __init__(
+        self, *args: Any, context_settings: Mapping[str, Any] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(
+            *args, context_settings=_SETTINGS | dict(context_settings or {}), **settings
+        )
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the command line; a `UserError` on the way is one line."""

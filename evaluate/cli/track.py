@@ -13,7 +13,7 @@ from lorat.evaluate.cli.options import OutputOptions
 from lorat.evaluate.submit.servers import ServerName
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut, default_test_sets
-from lorat.prep.commandline import Group, group_settings, options_of
+from lorat.prep.commandline import Group, options_of
 from lorat.prep.trees.registry import DATASETS
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import INTERRUPTED, progress_bar, start_logging
@@ -78,7 +78,6 @@ class TestSetOptions:
 @click.group(
     cls=Group,
     invoke_without_command=True,
-    context_settings=group_settings,
     modules={name: f"lorat.evaluate.cli.{module}" for name, module in _COMMANDS.items()},
 )
 @click.version_option(package_name="lorat", prog_name="lorat-eval")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from lorat.prep.commandline import Group, group_settings
+from lorat.prep.commandline import Group
 
 _COMMANDS = {
     "build": "build",
@@ -23,7 +23,6 @@ _COMMANDS = {
 
 @click.group(
     cls=Group,
-    context_settings=group_settings,
     modules={name: f"{__name__}.{module}" for name, module in _COMMANDS.items()},
 )
 @click.version_option(package_name="lorat")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from lorat.configs.load import load_recipe, load_variant
-from lorat.prep.commandline import Command, group_settings, options_of
+from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
@@ -142,7 +142,7 @@ class TrainOptions:
         return read_record(self.config, self.overrides)
 
 
-@click.command(cls=Command, context_settings=group_settings)
+@click.command(cls=Command)
 @options_of(TrainOptions, "options", "What is trained")
 @options_of(StartOptions, "start", "The run")
 @options_of(TreeOptions, "trees")
