@@ -56,12 +56,9 @@ class _Option(click.Option):
 class Command(click.Command):
     """A command whose errors are one line and whose help, -h too, has sections."""
 
-    def __init__(
-        self, *args: Any, context_settings: Mapping[str, Any] | None = None, **settings: Any
-    ) -> None:
-        super().__init__(
-            *args, context_settings=_SETTINGS | dict(context_settings or {}), **settings
-        )
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        settings["context_settings"] = _SETTINGS | (settings.get("context_settings") or {})
+        super().__init__(*args, **settings)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the command line; a `UserError` on the way is one line."""
