@@ -1,13 +1,11 @@
 """Building shards: against its own floor, and with two processes against one.
 
-The floor of a pair is its frames only decoded and its two crops only encoded, by the same codec,
-from and to memory. The build reads the same frames from the page cache and does everything else
-too: draws, tries the jitter, takes the means, cuts, packs, compresses, hashes, flushes and renames.
-Its shards hold 512 pairs; those of a real build hold 2,048 by default, so that flushing them costs
-less there. Two processes are started anew for every build, which is part of their time.
+The floor of a pair is its frames only decoded and its two crops only encoded, by the same codec, from and to memory.
+The build reads the same frames from the page cache and does everything else too: draws, tries the jitter, takes the
+means, cuts, packs, compresses, hashes, flushes and renames. Its shards hold 512 pairs; those of a real build hold 2,048
+by default, so that flushing them costs less there. Two processes are started anew for every build, which is part of
+their time.
 """
-
-from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
@@ -41,25 +39,18 @@ def run(quick: bool) -> dict[str, float | str]:
         quick: few pairs, one round.
 
     Returns:
-        Pairs a second of the build, of its floor and of two processes (medians), the two ratios
-        that have targets, and the first of them in processor time.
+        Pairs a second of the build, of its floor and of two processes (medians), the two ratios that have targets, and
+        the first of them in processor time.
     """
     cv2.setNumThreads(1)
     size = TreeSize.of(quick)
     clips = hd_clips(size)
     one_shard = 8 if quick else 512
     floor = _Floor.of(clips, built_shards(size, one_shard, one_shard))
-    alone = in_turn(
-        1 if quick else 5,
-        {"floor": floor.run, "build": lambda: _build(clips, one_shard, one_shard, 1)},
-    )
+    alone = in_turn(1 if quick else 5, {"floor": floor.run, "build": lambda: _build(clips, one_shard, one_shard, 1)})
     many, shard = (16, 4) if quick else (2048, 128)
     shared = in_turn(
-        1 if quick else 3,
-        {
-            "one": lambda: _build(clips, many, shard, 1),
-            "two": lambda: _build(clips, many, shard, 2),
-        },
+        1 if quick else 3, {"one": lambda: _build(clips, many, shard, 1), "two": lambda: _build(clips, many, shard, 2)}
     )
     return {
         "floor_pairs_per_s": round(1.0 / alone.median("floor"), 2),
@@ -93,7 +84,7 @@ class _Floor:
     pairs: int
 
     @staticmethod
-    def of(clips: tuple[Clip, ...], manifest: Manifest) -> _Floor:
+    def of(clips: tuple[Clip, ...], manifest: Manifest) -> "_Floor":
         by_name = {clip.name: clip for clip in clips}
         needed: list[Path] = []
         crops: list[NDArray[np.uint8]] = []

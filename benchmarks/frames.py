@@ -1,14 +1,11 @@
 """Photograph-like HD trees for the benchmarks, in GOT-10k's layout, and shards built from them.
 
-No photograph ships with the project, so the frames are made: noise whose amplitude falls as 1/f,
-as it does in photographs, with sharp-edged shapes on it, slightly blurred as video is, JPEG of
-quality 90 with 4:2:0 chroma. They take about 1.2 bits a pixel; real video frames re-encoded at that
-quality take 1.0 to 1.6, so a frame costs as much to decode as a real one. Half the sequences have
-1280 × 720 pixels, half 1920 × 1080. The object's sides are uniform from 8 to 30 % of the frame's
-width, drawn anew in every frame.
+No photograph ships with the project, so the frames are made: noise whose amplitude falls as 1/f, as it does in
+photographs, with sharp-edged shapes on it, slightly blurred as video is, JPEG of quality 90 with 4:2:0 chroma. They
+take about 1.2 bits a pixel; real video frames re-encoded at that quality take 1.0 to 1.6, so a frame costs as much to
+decode as a real one. Half the sequences have 1280 × 720 pixels, half 1920 × 1080. The object's sides are uniform from 8
+to 30 % of the frame's width, drawn anew in every frame.
 """
-
-from __future__ import annotations
 
 import atexit
 import functools
@@ -49,7 +46,7 @@ class TreeSize:
     """A sequence."""
 
     @staticmethod
-    def of(quick: bool) -> TreeSize:
+    def of(quick: bool) -> "TreeSize":
         """Return the size of a quick or of a full run."""
         return TreeSize(2, 3) if quick else TreeSize(16, 8)
 
@@ -103,11 +100,7 @@ def _noise_canvas(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _write_sequence(
-    folder: Path,
-    canvas: NDArray[np.float32],
-    frame_size: tuple[int, int],
-    frames: int,
-    rng: np.random.Generator,
+    folder: Path, canvas: NDArray[np.float32], frame_size: tuple[int, int], frames: int, rng: np.random.Generator
 ) -> None:
     folder.mkdir(parents=True)
     lines = []
@@ -141,17 +134,13 @@ def _background(
     return image
 
 
-def _object_box(
-    frame_size: tuple[int, int], rng: np.random.Generator
-) -> tuple[float, float, float, float]:
+def _object_box(frame_size: tuple[int, int], rng: np.random.Generator) -> tuple[float, float, float, float]:
     width, height = frame_size
     w, h = rng.uniform(*_SIDES, 2) * width
     return float(rng.uniform(0, width - w)), float(rng.uniform(0, max(height - h, 1))), w, h
 
 
-def _paint_object(
-    image: NDArray[np.uint8], xywh: tuple[float, float, float, float], rng: np.random.Generator
-) -> None:
+def _paint_object(image: NDArray[np.uint8], xywh: tuple[float, float, float, float], rng: np.random.Generator) -> None:
     x, y, w, h = xywh
     centre, half = (int(x + w / 2), int(y + h / 2)), (int(w / 2), int(h / 2))
     cv2.ellipse(image, centre, half, 0, 0, 360, rng.integers(0, 256, 3).tolist(), -1)

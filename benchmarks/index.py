@@ -1,12 +1,10 @@
 """Index of a tree as large as TrackingNet's training split: time to write it, memory, time to open.
 
-The tree is simulated: 30,132 annotation files with 465 rows on average (14 M in all), and one image
-a sequence, of which only the header is ever read (all are links to one file). Writing and opening
-run in processes of their own, so that peak memory is theirs alone, imports included. The files have
-just been written, so they are in the page cache; a cold disk adds its own time.
+The tree is simulated: 30,132 annotation files with 465 rows on average (14 M in all), and one image a sequence, of
+which only the header is ever read (all are links to one file). Writing and opening run in processes of their own, so
+that peak memory is theirs alone, imports included. The files have just been written, so they are in the page cache; a
+cold disk adds its own time.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -56,16 +54,14 @@ def run(quick: bool) -> dict[str, float | str]:
         quick: a tree of a hundredth of the size.
 
     Returns:
-        Sequences, frames, seconds to write and to open (median of 3), peak memory in MB (10⁶
-        bytes), the index's size, and microseconds to draw a pair from it.
+        Sequences, frames, seconds to write and to open (median of 3), peak memory in MB (10⁶ bytes), the index's size,
+        and microseconds to draw a pair from it.
     """
     with tempfile.TemporaryDirectory(prefix="lorat-bench-index-") as folder:
         tree, cache = Path(folder) / "TrackingNet", Path(folder) / "cache"
         write_tree(tree, _SEQUENCES // 100 if quick else _SEQUENCES)
         written = _measure(tree, cache)
-        opened = sorted(
-            (_measure(tree, cache) for _ in range(3)), key=lambda found: found["seconds"]
-        )
+        opened = sorted((_measure(tree, cache) for _ in range(3)), key=lambda found: found["seconds"])
     return {
         "index_sequences": written["sequences"],
         "index_frames": written["frames"],

@@ -1,13 +1,10 @@
 """A tracked frame of B-224 on two threads: the network alone, one target, its template embedded.
 
-Sides: ours in float32 and in bfloat16, and the plain way in both types: LoRA beside every layer
-instead of merged (a product for A and one for B a pair; query, key and value share the frozen
-product, as in ours), and a last block that computes all tokens. All else is the same code on the
-same random weights; how far the score maps of both ways are apart in float32, in units of their
-standard deviation, is told.
+Sides: ours in float32 and in bfloat16, and the plain way in both types: LoRA beside every layer instead of merged (a
+product for A and one for B a pair; query, key and value share the frozen product, as in ours), and a last block that
+computes all tokens. All else is the same code on the same random weights; how far the score maps of both ways are apart
+in float32, in units of their standard deviation, is told.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -43,9 +40,7 @@ def run(quick: bool) -> dict[str, float | str]:
     try:
         variant = _variant(quick)
         sides = {
-            f"{way}_{name}": _frame(variant, way, dtype)
-            for name, dtype in _TYPES.items()
-            for way in ("ours", "plain")
+            f"{way}_{name}": _frame(variant, way, dtype) for name, dtype in _TYPES.items() for way in ("ours", "plain")
         }
         ours, plain = (sides[f"{way}_float32"]().score_map for way in ("ours", "plain"))
         times = in_turn(1 if quick else 25, {name: _timed(frame) for name, frame in sides.items()})

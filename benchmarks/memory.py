@@ -1,13 +1,10 @@
 """Memory of a loader worker beyond what importing torch takes, in batches of 128.
 
-A process of its own imports torch and notes its resident set. It then imports the rest (OpenCV,
-pydantic, our code), and makes and collates batches as a loader worker does, one more batch alive
-than being made. Its peak resident set from then on, less the first figure, is what counts. Shards
-are read, not mapped, so their page cache is in neither figure. Also told: the pages that are a real
-worker's alone (its USS), which is small where workers are forked.
+A process of its own imports torch and notes its resident set. It then imports the rest (OpenCV, pydantic, our code),
+and makes and collates batches as a loader worker does, one more batch alive than being made. Its peak resident set from
+then on, less the first figure, is what counts. Shards are read, not mapped, so their page cache is in neither figure.
+Also told: the pages that are a real worker's alone (its USS), which is small where workers are forked.
 """
-
-from __future__ import annotations
 
 import json
 import subprocess
@@ -56,8 +53,7 @@ def run(quick: bool) -> dict[str, float | str]:
         quick: three batches of 8 pairs instead of eight of 128.
 
     Returns:
-        MB (10⁶ bytes): resident after importing torch, beyond that at the peak, and alone a
-        worker's.
+        MB (10⁶ bytes): resident after importing torch, beyond that at the peak, and alone a worker's.
     """
     batch, steps = (8, 3) if quick else (128, 8)
     manifest = built_shards(TreeSize.of(quick), batch * steps, batch)

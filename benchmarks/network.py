@@ -1,17 +1,14 @@
 """A training step of B-224 with our LoRA, and with LoRA as its formula reads.
 
-The plain side is the oracle of the tests: query, key and value as layers of their own with a pair
-each, frozen weights in float32 under bfloat16 autocast, PyTorch's attention. All else is the same
-code on both sides, on random weights: forward, loss, backward, gradient norm, AdamW. A third side,
-"pairs", is the plain one with our attention, so that only the pairs differ.
+The plain side is the oracle of the tests: query, key and value as layers of their own with a pair each, frozen weights
+in float32 under bfloat16 autocast, PyTorch's attention. All else is the same code on both sides, on random weights:
+forward, loss, backward, gradient norm, AdamW. A third side, "pairs", is the plain one with our attention, so that only
+the pairs differ.
 
-Each side has a process of its own, as a training has, and they do steps in turn. Memory: a process
-notes its resident set once everything is imported; then it builds network and optimiser. The peak
-resident set from then to the end, less the first figure, is what counts: weights, activations,
-gradients, the optimiser's state and what the allocator wastes.
+Each side has a process of its own, as a training has, and they do steps in turn. Memory: a process notes its resident
+set once everything is imported; then it builds network and optimiser. The peak resident set from then to the end, less
+the first figure, is what counts: weights, activations, gradients, the optimiser's state and what the allocator wastes.
 """
-
-from __future__ import annotations
 
 import json
 import subprocess

@@ -1,10 +1,8 @@
 """Order of an epoch from a pool of 4 M pairs, and a resume in the middle of an epoch.
 
-The order is computed with nothing kept from earlier calls. A resume starts with the manifests on
-disk and ends with the first batch's places; imports are not counted.
+The order is computed with nothing kept from earlier calls. A resume starts with the manifests on disk and ends with the
+first batch's places; imports are not counted.
 """
-
-from __future__ import annotations
 
 import json
 import sys
@@ -33,9 +31,8 @@ def run(quick: bool) -> dict[str, float | str]:
         quick: a pool of 40,000 pairs.
 
     Returns:
-        Pairs of the pool, and seconds (median of 5): an epoch's order from one data set and from
-        four, with windows of 8 shards, of an epoch that goes over from one pass to the next, the
-        slowest of these, and of a resume.
+        Pairs of the pool, and seconds (median of 5): an epoch's order from one data set and from four, with windows of
+        8 shards, of an epoch that goes over from one pass to the next, the slowest of these, and of a resume.
     """
     pairs = _PAIRS // 100 if quick else _PAIRS
     one = [Pool("all", 1, _rows(pairs))]

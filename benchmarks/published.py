@@ -1,13 +1,11 @@
 """A training pair made the published way, written from its description: the baseline.
 
-Both whole frames are decoded and turned to float32, their mean is taken, the crop is resized by
-torch, torchvision jitters the colours, and PIL does the last augmentation on 8-bit values. Frames
-are decoded by the same codec as ours, and the geometry, the jitter and the labels are our own code
-(they take a few hundredths of the time), so what is compared is the way, not the skill. The last
-step of the published system, normalising on the processor, is left out: ours does it elsewhere.
+Both whole frames are decoded and turned to float32, their mean is taken, the crop is resized by torch, torchvision
+jitters the colours, and PIL does the last augmentation on 8-bit values. Frames are decoded by the same codec as ours,
+and the geometry, the jitter and the labels are our own code (they take a few hundredths of the time), so what is
+compared is the way, not the skill. The last step of the published system, normalising on the processor, is left out:
+ours does it elsewhere.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,9 +88,7 @@ def _float_frame(path: Path) -> Tensor:
     return torch.from_numpy(read_image(path)).permute(2, 0, 1).to(torch.float32)
 
 
-def _crop(
-    frame: Tensor, box: tuple[float, ...], transform: CropTransform, size: int
-) -> tuple[Tensor, Box]:
+def _crop(frame: Tensor, box: tuple[float, ...], transform: CropTransform, size: int) -> tuple[Tensor, Box]:
     height, width = frame.shape[1:]
     adjusted = adjust(transform, (width, height), (size, size))
     mean = frame.mean(dim=(1, 2))
@@ -101,9 +97,7 @@ def _crop(
         x1, y1, x2, y2 = adjusted.covered
         left, top, right, bottom = adjusted.source
         part = frame[None, :, top:bottom, left:right]
-        crop[:, y1:y2, x1:x2] = interpolate(
-            part, (y2 - y1, x2 - x1), mode="bilinear", align_corners=False
-        )[0]
+        crop[:, y1:y2, x1:x2] = interpolate(part, (y2 - y1, x2 - x1), mode="bilinear", align_corners=False)[0]
     return crop, adjusted.transform.apply(np.asarray(box))
 
 

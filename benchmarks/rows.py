@@ -1,7 +1,5 @@
 """What the table shows of each module's numbers, and which of them have targets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,18 +8,7 @@ __all__ = ["MODULES", "ROWS", "Row"]
 
 Numbers = Mapping[str, float | str]
 
-MODULES = (
-    "build",
-    "training",
-    "memory",
-    "index",
-    "order",
-    "network",
-    "inference",
-    "trainer",
-    "scoring",
-    "tracking",
-)
+MODULES = ("build", "training", "memory", "index", "order", "network", "inference", "trainer", "scoring", "tracking")
 """Of this package; each has ``run(quick) -> Numbers``."""
 
 
@@ -83,16 +70,7 @@ ROWS = (
         "least",
         _TIMES,
     ),
-    Row(
-        "training",
-        "read a sample",
-        "{read_us:.0f} µs",
-        "decoding it",
-        "read_of_decode",
-        0.05,
-        "most",
-        _PERCENT,
-    ),
+    Row("training", "read a sample", "{read_us:.0f} µs", "decoding it", "read_of_decode", 0.05, "most", _PERCENT),
     Row(
         "training",
         "training samples, one process",
@@ -124,14 +102,7 @@ ROWS = (
         "{v:.0f} MB",
     ),
     Row(
-        "index",
-        "write an index of 14 M frames",
-        "{index_write_s:.0f} s",
-        "",
-        "index_write_s",
-        600.0,
-        "most",
-        _SECONDS,
+        "index", "write an index of 14 M frames", "{index_write_s:.0f} s", "", "index_write_s", 600.0, "most", _SECONDS
     ),
     Row(
         "index",
@@ -154,16 +125,7 @@ ROWS = (
         "most",
         _SECONDS,
     ),
-    Row(
-        "order",
-        "resume in mid-epoch",
-        "{resume_s:.2f} s",
-        "",
-        "resume_s",
-        2.0,
-        "most",
-        _SECONDS,
-    ),
+    Row("order", "resume in mid-epoch", "{resume_s:.2f} s", "", "resume_s", 2.0, "most", _SECONDS),
     Row(
         "network",
         "training step of B-224, batch 8",
@@ -174,16 +136,7 @@ ROWS = (
         "least",
         _TIMES,
     ),
-    Row(
-        "network",
-        "its peak memory",
-        "{step_peak_mb:.0f} MB",
-        "the same",
-        "step_peak_of_plain",
-        0.85,
-        "most",
-        _TIMES,
-    ),
+    Row("network", "its peak memory", "{step_peak_mb:.0f} MB", "the same", "step_peak_of_plain", 0.85, "most", _TIMES),
     Row(
         "inference",
         "a frame of B-224, bfloat16",
@@ -264,16 +217,7 @@ ROWS = (
         "most",
         "{v:.2%}",
     ),
-    Row(
-        "trainer",
-        "start to first step, S-224",
-        "{first_step_s:.1f} s",
-        "",
-        "first_step_s",
-        15.0,
-        "most",
-        _SECONDS,
-    ),
+    Row("trainer", "start to first step, S-224", "{first_step_s:.1f} s", "", "first_step_s", 15.0, "most", _SECONDS),
     Row(
         "scoring",
         "score LaSOT's test split from files",

@@ -1,11 +1,9 @@
 """Runs the benchmarks: ``python -m benchmarks.run``, from the root of the checkout.
 
-Ratios are taken within one run, both sides in turn. Nothing is asserted: the table says what was
-reached. A quick run only shows that everything works; its sizes are too small to judge by. Torch is
-not imported here, since the processes of a build import this module too.
+Ratios are taken within one run, both sides in turn. Nothing is asserted: the table says what was reached. A quick run
+only shows that everything works; its sizes are too small to judge by. Torch is not imported here, since the processes
+of a build import this module too.
 """
-
-from __future__ import annotations
 
 import importlib
 import json
@@ -31,15 +29,8 @@ _WIDTH = 100
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Tiny sizes: shows that it works, measures nothing.")
-@click.option(
-    "--only", multiple=True, type=click.Choice(MODULES), help="Run these; may be given again."
-)
-@click.option(
-    "--json",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the numbers there too.",
-)
+@click.option("--only", multiple=True, type=click.Choice(MODULES), help="Run these; may be given again.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers there too.")
 def main(quick: bool, only: tuple[str, ...], file: Path | None) -> None:
     """Measure building, reading and training samples against their limits."""
     results: dict[str, Numbers] = {}
@@ -77,10 +68,7 @@ def _distance(training: Numbers) -> str:
 def _rows(results: dict[str, Numbers]) -> list[dict[str, str | bool]]:
     names = ("what", "measured", "ratio", "against", "target")
     return [
-        {
-            **dict(zip(names, row.cells(results[row.module]), strict=False)),
-            "reached": row.reached(results[row.module]),
-        }
+        {**dict(zip(names, row.cells(results[row.module]), strict=False)), "reached": row.reached(results[row.module])}
         for row in ROWS
         if row.module in results
     ]

@@ -1,12 +1,9 @@
 """Scores of a test set as long as LaSOT's, from files: reading the annotations and the results too.
 
-The tree and the results are made: 280 sequences with the official numbers of frames (685,360 in
-all), in LaSOT's layout and ours, without images, which scoring does not open. The files have just
-been written, so they are in the page cache. Against it stands numpy.loadtxt of the same files,
-which is what reading their numbers costs and no more.
+The tree and the results are made: 280 sequences with the official numbers of frames (685,360 in all), in LaSOT's layout
+and ours, without images, which scoring does not open. The files have just been written, so they are in the page cache.
+Against it stands numpy.loadtxt of the same files, which is what reading their numbers costs and no more.
 """
-
-from __future__ import annotations
 
 import json
 import statistics
@@ -34,9 +31,9 @@ def run(quick: bool) -> dict[str, float | str]:
         quick: the first ten sequences, one round.
 
     Returns:
-        Sequences, frames, seconds and processor seconds to score them beside a tracker that never
-        moves (one thread: the two differ by what other processes took), frames a second, and how
-        many times the processor time that is of loading the same files.
+        Sequences, frames, seconds and processor seconds to score them beside a tracker that never moves (one thread:
+        the two differ by what other processes took), frames a second, and how many times the processor time that is of
+        loading the same files.
     """
     counts = dict(expected_frames("lasot", "test") or {})
     if quick:
@@ -47,8 +44,7 @@ def run(quick: bool) -> dict[str, float | str]:
         for name, frames in counts.items():
             _write(tree / name.rpartition("-")[0] / name, results, frames, rng)
         times = in_turn(
-            1 if quick else 3,
-            {"score": lambda: _score(tree, results), "load": lambda: _load(tree, results)},
+            1 if quick else 3, {"score": lambda: _score(tree, results), "load": lambda: _load(tree, results)}
         )
     frames, seconds = sum(counts.values()), times.median("score") * len(counts)
     cpu = statistics.median(times.cpu_seconds["score"]) * len(counts)
@@ -67,10 +63,7 @@ def _write(sequence: Path, results: Path, frames: int, rng: np.random.Generator)
     start = rng.uniform((0, 0, 40, 40), (900, 500, 300, 200))
     walk = start + rng.normal(0.0, 1.5, (frames, 4)).cumsum(axis=0)
     truth = np.clip(walk, (1, 1, 12, 12), (1200, 700, 600, 400)).round()
-    flags = {
-        "full_occlusion": rng.random(frames) < _ABSENT,
-        "out_of_view": rng.random(frames) < _ABSENT,
-    }
+    flags = {"full_occlusion": rng.random(frames) < _ABSENT, "out_of_view": rng.random(frames) < _ABSENT}
     sequence.mkdir(parents=True)
     rows = "".join(f"{x:.0f},{y:.0f},{w:.0f},{h:.0f}\n" for x, y, w, h in truth)
     (sequence / "groundtruth.txt").write_text(rows, encoding="ascii")

@@ -1,7 +1,5 @@
 """What the loader reads in the benchmarks: one manifest, the published crops and augmentation."""
 
-from __future__ import annotations
-
 from lorat.configs.schema import AugmentConfig
 from lorat.shards.manifest import Manifest
 from lorat.train.data.places import CropSpec, Source

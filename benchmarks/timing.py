@@ -1,7 +1,5 @@
 """Times two ways of doing the same, in turn, so that other load on the machine hits both."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping

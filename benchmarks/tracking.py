@@ -1,8 +1,8 @@
 """Tracking of S-224 in bfloat16 on processors: what stands around the network, and how much of it.
 
-Frames have 1280 × 720 pixels (`benchmarks.frames`), and objects sides of 8 to 30 % of the width, so
-that search windows of four sides cover a good part of a frame. Weights are random; so that targets
-keep the size of the given box, the network's boxes are replaced after they were computed.
+Frames have 1280 × 720 pixels (`benchmarks.frames`), and objects sides of 8 to 30 % of the width, so that search windows
+of four sides cover a good part of a frame. Weights are random; so that targets keep the size of the given box, the
+network's boxes are replaced after they were computed.
 
 - A frame: decode, cut, normalise, choose the box, map it back, with a network that takes no time,
   against decoding alone; eight frames at a time, as in the engine, on one thread, processor time.
@@ -11,8 +11,6 @@ keep the size of the given box, the network's boxes are replaced after they were
 - Overlap: the same with one thread for the network, so that a core is free.
 - Memory: peak resident set of processes that track longer sequences, or more of them.
 """
-
-from __future__ import annotations
 
 import itertools
 import json
@@ -36,12 +34,7 @@ from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.batch import Work, track_clips
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
-from lorat.evaluate.track.tracker import (
-    TargetState,
-    finish,
-    prepare_search,
-    prepare_template,
-)
+from lorat.evaluate.track.tracker import TargetState, finish, prepare_search, prepare_template
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory, usable_cores
 from lorat.shards.pixels.jpeg import read_image
@@ -200,10 +193,7 @@ def _overlap(clips: list[Clip], predictor: Predictor, quick: bool) -> dict[str, 
     with _threads(max(1, usable_cores() - 1)):
         times = in_turn(
             1 if quick else 5,
-            {
-                "network": _network(predictor, long, _SIDE_BY_SIDE),
-                "many": _engine(predictor, long, _SIDE_BY_SIDE),
-            },
+            {"network": _network(predictor, long, _SIDE_BY_SIDE), "many": _engine(predictor, long, _SIDE_BY_SIDE)},
         )
     return {
         "core_free_ms": round(times.median("many") * 1e3, 2),
@@ -221,9 +211,7 @@ def _long(clips: list[Clip], count: int, frames: int) -> list[Clip]:
         track = Track(boxes, np.ones(frames, dtype=bool))
         files = FrameFiles(clip.frames.folder, shown)
         name = f"{number:02d}"
-        long.append(
-            replace(clip, name=name, frames=files, tracks=(track,), annotated=frames, first=0)
-        )
+        long.append(replace(clip, name=name, frames=files, tracks=(track,), annotated=frames, first=0))
     return long
 
 
@@ -242,8 +230,7 @@ def _engine(predictor: Predictor, clips: list[Clip], batch: int) -> Callable[[],
 def _network(predictor: Predictor, clips: list[Clip], batch: int) -> Callable[[], int]:
     """Return the network's work for all these frames: templates, then batches of search crops."""
     templates: list[TemplateInput] = [
-        prepare_template(predictor, read_image(clip.frames[0]), clip.tracks[0].boxes[0])
-        for clip in clips[:batch]
+        prepare_template(predictor, read_image(clip.frames[0]), clip.tracks[0].boxes[0]) for clip in clips[:batch]
     ]
     side = predictor.variant.search_size
     crops = torch.from_numpy(np.zeros((batch, 3, side, side), np.float32)).add_(0.5)

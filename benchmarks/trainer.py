@@ -1,11 +1,9 @@
 """What the trainer costs beside the network: data, logging, ranks, checkpoints, the start.
 
-Real trainings of a few steps on shards of the HD tree, everything in the page cache; what takes the
-time is told apart by clocks around the calls of the loop. Networks have random weights. The stub is
-a step that computes nothing; the loader alone is the same loader without a training around it.
+Real trainings of a few steps on shards of the HD tree, everything in the page cache; what takes the time is told apart
+by clocks around the calls of the loop. Networks have random weights. The stub is a step that computes nothing; the
+loader alone is the same loader without a training around it.
 """
-
-from __future__ import annotations
 
 import io
 import json
@@ -216,10 +214,7 @@ def rank_seconds(shards: Path, steps: int, quick: bool, answer: Path) -> None:
 
 def _start(manifest: Manifest, folder: Path, quick: bool) -> float:
     """Return the seconds from the command to its first step, S-224, after one that fills caches."""
-    files = {
-        "variant": _variant("S-224", quick),
-        "recipe": _recipe(manifest, batch=8, steps=1, workers=1),
-    }
+    files = {"variant": _variant("S-224", quick), "recipe": _recipe(manifest, batch=8, steps=1, workers=1)}
     for name, config in files.items():
         text = yaml.safe_dump(config.model_dump(mode="json"))
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -258,19 +253,10 @@ def _recipe(manifest: Manifest, *, batch: int, steps: int, workers: int) -> Reci
 
 
 def _prepared(
-    variant: VariantConfig,
-    recipe: RecipeConfig,
-    manifest: Manifest,
-    run: Path,
-    world: World | None = None,
+    variant: VariantConfig, recipe: RecipeConfig, manifest: Manifest, run: Path, world: World | None = None
 ) -> tuple[loop.Training, Any]:
     """Return a training and its network as the command would make them."""
-    request = Request(
-        variant=variant,
-        recipe=recipe,
-        shards=manifest.folder.parent,
-        run=run,
-    )
+    request = Request(variant=variant, recipe=recipe, shards=manifest.folder.parent, run=run)
     alone = World(0, 1, torch.device("cpu"))
     return prepare(request, find_shards(request), world or alone)
 

@@ -1,11 +1,8 @@
 """A training worker on one thread: reading, decoding, whole samples, and the published way.
 
-The same pairs go through every side: shards built from the HD tree by the real build, read back by
-the real loader with no worker processes; the published way reads the frames the pairs came from.
-Everything is in the page cache.
+The same pairs go through every side: shards built from the HD tree by the real build, read back by the real loader with
+no worker processes; the published way reads the frames the pairs came from. Everything is in the page cache.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -35,18 +32,15 @@ def run(quick: bool) -> dict[str, float | str]:
         quick: few pairs, one round.
 
     Returns:
-        Microseconds a pair of every side (medians), the ratios that have targets, and the same
-        ratios in processor time.
+        Microseconds a pair of every side (medians), the ratios that have targets, and the same ratios in processor
+        time.
     """
     torch.set_num_threads(1)
     settle_worker()  # as every loader worker does
     size = TreeSize.of(quick)
     pairs = _Pairs.of(size, 32 if quick else 256)
     often = in_turn(2 if quick else 15, {"read": pairs.read, "decode": pairs.decode})
-    times = in_turn(
-        1 if quick else 7,
-        {"decode": pairs.decode, "sample": pairs.load, "published": pairs.published},
-    )
+    times = in_turn(1 if quick else 7, {"decode": pairs.decode, "sample": pairs.load, "published": pairs.published})
     stored = [len(s.search.jpeg) + len(s.template.jpeg) for s in pairs.samples]
     return {
         "pairs": len(pairs.samples),
@@ -76,7 +70,7 @@ class _Pairs:
     raws: list[RawPair]
 
     @staticmethod
-    def of(size: TreeSize, count: int) -> _Pairs:
+    def of(size: TreeSize, count: int) -> "_Pairs":
         manifest = built_shards(size, count, count // 2)
         readers = [ShardReader(manifest.folder / s.shard) for s in manifest.shards]
         samples = [r.read(row) for r in readers for row in range(len(r))]
@@ -85,9 +79,7 @@ class _Pairs:
         for sample in samples:
             frames = clips[sample.sequence].frames
             template, search = sample.template, sample.search
-            raws.append(
-                RawPair(frames[template.frame], frames[search.frame], template.box, search.box)
-            )
+            raws.append(RawPair(frames[template.frame], frames[search.frame], template.box, search.box))
         return _Pairs(loader_source(manifest, _BATCH), readers, samples, raws)
 
     def read(self) -> int:

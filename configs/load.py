@@ -1,10 +1,8 @@
 """YAML files into frozen, validated objects.
 
-A name finds a file of the package (``configs/variants/B-224.yaml``), a path finds the user's own.
-An unknown key or a wrong type is a `UserError` that names the key, the file and the nearest key.
+A name finds a file of the package (``configs/variants/B-224.yaml``), a path finds the user's own. An unknown key or a
+wrong type is a `UserError` that names the key, the file and the nearest key.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -119,9 +117,7 @@ def override(values: dict[str, Any], text: str, said: str | None = None) -> None
         raise UserError(f"--set {said}: the value is not YAML") from None
 
 
-def _load(
-    model: type[Model], what: str, name: str, overrides: Sequence[str], prefix: str = ""
-) -> Model:
+def _load(model: type[Model], what: str, name: str, overrides: Sequence[str], prefix: str = "") -> Model:
     """Read a shipped or a user's file, change it, validate it; `prefix` as users write --set."""
     if name.endswith((".yaml", ".yml")):
         values, source = read_yaml(Path(name)), name

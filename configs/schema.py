@@ -1,10 +1,8 @@
 """What a variant and a recipe hold: frozen, validated, every field explained.
 
-A variant is the network and its crops; a recipe is the data and the optimisation. YAML writes
-floats such as 1.0e-4 with a dot; without it YAML reads a string, which is accepted here too.
+A variant is the network and its crops; a recipe is the data and the optimisation. YAML writes floats such as 1.0e-4
+with a dot; without it YAML reads a string, which is accepted here too.
 """
-
-from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,9 +16,7 @@ Rgb = tuple[float, float, float]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 LoraTarget = Literal["q", "k", "v", "proj", "mlp"]
@@ -52,15 +48,15 @@ class BackboneConfig(_Frozen):
     args: dict[str, Any] = {}
     """Passed on to timm.create_model: other widths, depths, patch sizes."""
     layout: Literal["official", "timm"] = "official"
-    """Which published system the variant follows, in three things together. Positions: "official"
-    resamples the backbone's grid to the search grid, "timm" takes the top-left part of it and
-    resamples (with antialiasing) only a grid that is smaller. Drop path: "official" has one rate
-    for all blocks, "timm" grows linearly from 0 to it. Names of tensors in published files."""
+    """Which published system the variant follows, in three things together. Positions: "official" resamples the
+    backbone's grid to the search grid, "timm" takes the top-left part of it and resamples (with antialiasing) only a
+    grid that is smaller. Drop path: "official" has one rate for all blocks, "timm" grows linearly from 0 to it. Names
+    of tensors in published files."""
     pretrained: bool = True
     """Whether the backbone's weights are loaded; false trains the network from scratch."""
     initial_positions: Literal["timm", "sincos"] = "timm"
-    """What positions start from where nothing is loaded; with sines and cosines a small network
-    knows where its tokens are from the first step on."""
+    """What positions start from where nothing is loaded; with sines and cosines a small network knows where its tokens
+    are from the first step on."""
 
 
 class VariantConfig(_Frozen):
@@ -145,16 +141,15 @@ class TrainConfig(_Frozen):
     """Longest gradient; a longer one is scaled down to it. A large number clips nothing."""
     seed: Annotated[int, Field(ge=0)] = 42
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number type of autocast: bfloat16 where the device is fast at it, by default. The loss is
-    scaled for float16, and a step whose gradients overflow all the same is left out."""
+    """Number type of autocast: bfloat16 where the device is fast at it, by default. The loss is scaled for float16, and
+    a step whose gradients overflow all the same is left out."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Each block learns at this times the rate of the block after it; 1 is the same for all."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """What many processes share: gradients (DDP), or also the weights (FSDP2), of which each then
-    holds its part."""
+    """What many processes share: gradients (DDP), or also the weights (FSDP2), of which each then holds its part."""
     checkpoint_activations: bool = False
-    """Keep the input of each block alone and compute the rest again in the backward pass: much less
-    memory, a third more time, the same gradients."""
+    """Keep the input of each block alone and compute the rest again in the backward pass: much less memory, a third
+    more time, the same gradients."""
     compile: bool = False
     """Compile forward pass, loss and gradients into one graph; the first step takes minutes."""
     validate_epochs: Positive = 1
@@ -168,8 +163,8 @@ class TrainConfig(_Frozen):
     checkpoint_minutes: NotNegative = 30.0
     """A rolling checkpoint after so many minutes without one; 0 means none."""
     evaluate_epochs: Positive = 10
-    """GOT-10k val is tracked after every so many epochs, where its tree is; a checkpoint is written
-    there too. Test sets are tracked after the last one."""
+    """GOT-10k val is tracked after every so many epochs, where its tree is; a checkpoint is written there too. Test
+    sets are tracked after the last one."""
     evaluate_batch: Positive = 16
     """Sequences that are tracked side by side, a rank."""
     log_steps: Positive = 10
@@ -184,7 +179,7 @@ class RecipeConfig(_Frozen):
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
-    def _whole_steps(self) -> RecipeConfig:
+    def _whole_steps(self) -> "RecipeConfig":
         train = self.train
         if not self.data.datasets:
             raise ValueError("data.datasets names no shards; write for example {lasot-train: 1}")
@@ -195,8 +190,7 @@ class RecipeConfig(_Frozen):
             )
         if train.batch_size % train.accumulate:
             raise ValueError(
-                f"train.batch_size ({train.batch_size}) must be a multiple of "
-                f"train.accumulate ({train.accumulate})"
+                f"train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
             )
         if train.compile and train.parallel == "fsdp":
             raise ValueError(

@@ -3,8 +3,6 @@
 Frames are enlarged or reduced to a legible size. Colours are RGB.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +28,18 @@ _FONT, _FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
 _SHIFT = 4  # OpenCV draws at 1/16 pixel
 
 
-def draw_frame(
-    frame: Picture, predicted: Box, true: Box | None, text: str, *, legend: bool = True
-) -> Picture:
+def draw_frame(frame: Picture, predicted: Box, true: Box | None, text: str, *, legend: bool = True) -> Picture:
     """Draw boxes on a copy of a frame, enlarged or reduced to a legible size, and a line below it.
 
-    `true` is None where the object is absent or its box is not known; a `legend` in the line says
-    which colour is which box. Both sides are even, as video encoders want them.
+    `true` is None where the object is absent or its box is not known; a `legend` in the line says which colour is which
+    box. Both sides are even, as video encoders want them.
     """
     picture = draw_boxes(frame, predicted, true, _SIDES)
     margin = max(0, _NARROWEST - picture.shape[1]) // 2
     return _framed(picture, 0, margin, margin, text, legend)
 
 
-def draw_boxes(
-    frame: Picture, predicted: Box, true: Box | None, sides: tuple[int, int] = _THUMBNAIL_SIDES
-) -> Picture:
+def draw_boxes(frame: Picture, predicted: Box, true: Box | None, sides: tuple[int, int] = _THUMBNAIL_SIDES) -> Picture:
     """Draw boxes, as `draw_frame`, on a copy whose longer side is in a range, by default small."""
     picture, ratio = _legible(frame, sides)
     if true is not None:
@@ -117,9 +111,7 @@ def _rectangle(picture: Picture, box: Box, colour: tuple[int, int, int]) -> None
 
 def _framed(picture: Picture, top: int, left: int, right: int, text: str, legend: bool) -> Picture:
     """Set a picture between margins, with a line below and what the colours mean on its right."""
-    framed = cv2.copyMakeBorder(
-        picture, top, _BAND_HEIGHT, left, right, cv2.BORDER_CONSTANT, value=_BAND
-    )
+    framed = cv2.copyMakeBorder(picture, top, _BAND_HEIGHT, left, right, cv2.BORDER_CONSTANT, value=_BAND)
     baseline, end = framed.shape[0] - 12, framed.shape[1] - 10
     _write(framed, text, (10, baseline))
     for word, colour in (("true", _TRUE), ("predicted", _PREDICTED)) if legend else ():
@@ -129,8 +121,6 @@ def _framed(picture: Picture, top: int, left: int, right: int, text: str, legend
     return framed
 
 
-def _write(
-    picture: Picture, text: str, place: tuple[int, int], colour: tuple[int, int, int] = _INK
-) -> None:
+def _write(picture: Picture, text: str, place: tuple[int, int], colour: tuple[int, int, int] = _INK) -> None:
     """Write text whose baseline begins at a place."""
     cv2.putText(picture, text, place, _FONT, _FONT_SIZE, colour, 1, cv2.LINE_AA)

@@ -3,8 +3,6 @@
 Nothing but command files imports this; everything below them knows no library of command lines.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import types
@@ -29,9 +27,7 @@ class LocationType(click.ParamType):
 
     name = "path or url"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Location:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
         """Read the text of a command line."""
         return locate(value) if isinstance(value, str) else typing.cast("Location", value)
 
@@ -86,15 +82,12 @@ class Group(Command, click.Group):
     """Commands under one name; their summaries are shown whole.
 
     Args:
-        modules: command → the module that defines it as ``<command>_command``, imported when it is
-            asked for.
+        modules: command → the module that defines it as ``<command>_command``, imported when it is asked for.
     """
 
     command_class = Command
 
-    def __init__(
-        self, *args: Any, modules: Mapping[str, str] = types.MappingProxyType({}), **settings: Any
-    ) -> None:
+    def __init__(self, *args: Any, modules: Mapping[str, str] = types.MappingProxyType({}), **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._modules = modules
 
@@ -136,8 +129,8 @@ def options_of(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an option for every field of a dataclass that `lorat.shards.base.options` declares.
 
-    The command gets one `cls`, filled, as the argument `parameter`. Flags are fields of bool,
-    choices of Literal; a tuple takes its option several times. `section` is their heading.
+    The command gets one `cls`, filled, as the argument `parameter`. Flags are fields of bool, choices of Literal; a
+    tuple takes its option several times. `section` is their heading.
 
     Raises:
         UserError: (from the command) what the dataclass itself refuses.
@@ -166,9 +159,7 @@ def _click_option(field: Field[Any], hint: Any, section: str) -> Callable[..., A
         settings["required"] = True
     else:
         settings["default"] = field.default
-        settings["show_default"] = about.shown or (
-            field.default not in (None, ()) and field.default is not False
-        )
+        settings["show_default"] = about.shown or (field.default not in (None, ()) and field.default is not False)
     if typing.get_origin(hint) is tuple:
         hint = typing.get_args(hint)[0]
         settings["multiple"] = True
@@ -189,10 +180,7 @@ def _click_type(hint: Any, about: Option) -> Any:
         return _Choice(typing.get_args(hint))
     if hint is Path:
         return click.Path(
-            path_type=Path,
-            exists=about.exists,
-            file_okay=about.kind != "folder",
-            dir_okay=about.kind != "file",
+            path_type=Path, exists=about.exists, file_okay=about.kind != "folder", dir_okay=about.kind != "file"
         )
     if hint in (int, float) and (about.least, about.most) != (None, None):
         of: Any = click.IntRange if hint is int else click.FloatRange

@@ -1,12 +1,9 @@
 """Runs jobs: in this process, in local processes, or on a Ray cluster.
 
-``engine.run(work, shared, jobs, tell)`` calls ``work(shared, job, tell)`` for every job, in any
-order, and ``tell`` here with whatever the work tells there. What the work raises comes out as it is
-and ends the run; jobs that had not ended by then are given up. All but ``tell`` must pickle;
-``shared`` travels once to each process, not with each job.
+``engine.run(work, shared, jobs, tell)`` calls ``work(shared, job, tell)`` for every job, in any order, and ``tell``
+here with whatever the work tells there. What the work raises comes out as it is and ends the run; jobs that had not
+ended by then are given up. All but ``tell`` must pickle; ``shared`` travels once to each process, not with each job.
 """
-
-from __future__ import annotations
 
 import functools
 import logging
@@ -32,8 +29,8 @@ from lorat.shards.base.process import one_core, settle_worker, usable_cores
 Tell = Callable[[Any], None]
 Work = Callable[[Any, Any, Tell], None]
 
-# Workers are forked from a process that has imported what they need and has no threads of Python's:
-# forking this one, which may have some, can lock up; a fresh interpreter each takes far longer.
+# Workers are forked from a process that has imported what they need and has no threads of Python's: forking this one,
+# which may have some, can lock up; a fresh interpreter each takes far longer.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PATIENCE = 5.0  # seconds that a process gets to clean up before it is killed
 _TERMINATED = 128 + signal.SIGTERM  # exit status of a worker that was asked to end
@@ -117,9 +114,7 @@ class EngineOptions:
 
     engine: Literal["local", "ray"] = option("local", help="Processes of this machine, or Ray.")
     workers: int | None = option(None, least=1, help="Processes.  [default: one a core]")
-    ray_address: str | None = option(
-        None, help="Ray cluster.  [default: RAY_ADDRESS, or a local Ray]"
-    )
+    ray_address: str | None = option(None, help="Ray cluster.  [default: RAY_ADDRESS, or a local Ray]")
 
     def __post_init__(self) -> None:
         if self.engine != "ray" and self.ray_address:
@@ -282,8 +277,8 @@ def _do(number: int, job: Any) -> None:
 def _interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back while processes start or end; those that start never see it.
 
-    They inherit the block. Here it is not enough: another thread, such as that of a progress bar,
-    takes the signal then, and Python calls the handler in the main thread all the same.
+    They inherit the block. Here it is not enough: another thread, such as that of a progress bar, takes the signal
+    then, and Python calls the handler in the main thread all the same.
     """
     resource_tracker.ensure_running()  # would lift the block below if it had to start there
     pressed: list[int] = []

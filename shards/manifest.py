@@ -1,11 +1,8 @@
 """The shards of one data set split: receipts, and the manifest that sums them.
 
-A shard without a valid receipt does not exist. The manifest is written last; its fingerprint
-depends on what was built (configuration, counts, checksums) and on nothing else, so a checkpoint
-can name the data it was trained on.
+A shard without a valid receipt does not exist. The manifest is written last; its fingerprint depends on what was built
+(configuration, counts, checksums) and on nothing else, so a checkpoint can name the data it was trained on.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -108,9 +105,8 @@ def receipt_path(folder: Location, shard: str) -> Location:
 def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
     """Return the receipt of a finished shard, or None where it has to be built.
 
-    A receipt counts when it was written for this shard and the same configuration, its counts fit
-    together, the shard file has the length that it names, and the index is the one that was
-    written.
+    A receipt counts when it was written for this shard and the same configuration, its counts fit together, the shard
+    file has the length that it names, and the index is the one that was written.
 
     A `UserError` if a store does not answer.
     """
@@ -131,8 +127,8 @@ def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
 def load_manifest(folder: Location) -> Manifest:
     """Read a folder's manifest and see that it is the one that was written.
 
-    A `UserError` if there is none, or a store does not answer; a `ShardCorrupt` if it is of another
-    version, lacks a field, or contradicts itself.
+    A `UserError` if there is none, or a store does not answer; a `ShardCorrupt` if it is of another version, lacks a
+    field, or contradicts itself.
     """
     path = folder / MANIFEST
     if file_size(path) is None:
@@ -158,9 +154,7 @@ def parse_manifest(values: Any, folder: Location) -> Manifest:
     path = folder / MANIFEST
     with _explain_fields(path):
         if values["version"] != VERSION:
-            raise ShardCorrupt(
-                f"{path}: version {values['version']}, this release reads {VERSION}; build again"
-            )
+            raise ShardCorrupt(f"{path}: version {values['version']}, this release reads {VERSION}; build again")
         shards = tuple(Receipt(**shard) for shard in values["shards"])
         return Manifest(values["dataset"], values["split"], values["config"], shards, folder)
 
@@ -171,6 +165,5 @@ def _explain_fields(path: Location) -> Iterator[None]:
         yield
     except (KeyError, TypeError) as error:
         raise ShardCorrupt(
-            f"{path}: lacks or garbles a field ({error}); delete it and run the same "
-            "lorat-prep build again"
+            f"{path}: lacks or garbles a field ({error}); delete it and run the same lorat-prep build again"
         ) from None

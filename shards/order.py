@@ -1,13 +1,10 @@
 """The training order: arithmetic, not state.
 
-Promise: which pairs stand in global batch b of epoch e depends on the manifests, the weights, the
-seed and e alone. Ranks and workers only slice. No pair of a data set comes twice before every pair
-came once; at the end of every epoch each data set's share of all draws so far is exact (inside an
-epoch the data sets are shuffled). Not promised: equal losses on another number of ranks (sums are
-rounded in another order).
+Promise: which pairs stand in global batch b of epoch e depends on the manifests, the weights, the seed and e alone.
+Ranks and workers only slice. No pair of a data set comes twice before every pair came once; at the end of every epoch
+each data set's share of all draws so far is exact (inside an epoch the data sets are shuffled). Not promised: equal
+losses on another number of ranks (sums are rounded in another order).
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
@@ -34,22 +31,19 @@ class Pool:
 def quotas(weights: Sequence[int], draws: int) -> list[int]:
     """Return how many of the first `draws` draws of the run each data set supplies.
 
-    With cumulative weights W_d (as shares of the total), data set d supplies
-    floor(W_d · T) − floor(W_{d−1} · T); integers throughout, so nothing drifts.
+    With cumulative weights W_d (as shares of the total), data set d supplies floor(W_d · T) − floor(W_{d−1} · T);
+    integers throughout, so nothing drifts.
     """
     total = sum(weights)
     bounds = [draws * int(w) // total for w in np.cumsum([0, *weights])]
     return [high - low for low, high in itertools.pairwise(bounds)]
 
 
-def epoch_order(
-    pools: Sequence[Pool], seed: int, epoch: int, length: int, window: int = 0
-) -> NDArray[np.void]:
+def epoch_order(pools: Sequence[Pool], seed: int, epoch: int, length: int, window: int = 0) -> NDArray[np.void]:
     """Return the (length,) positions of an epoch, 0-based, as `ORDER_DTYPE`.
 
-    The pools stand in the recipe's order. Rows are shuffled inside windows of so many shards; 0
-    means all of them. A pool that has no rows, or whose weight gives it less than one pair an
-    epoch, is a `ValueError`.
+    The pools stand in the recipe's order. Rows are shuffled inside windows of so many shards; 0 means all of them. A
+    pool that has no rows, or whose weight gives it less than one pair an epoch, is a `ValueError`.
     """
     weights = [pool.weight for pool in pools]
     if min(weights) * length < sum(weights):  # its quota could shrink from one epoch to the next
@@ -78,9 +72,7 @@ def batch_positions(step: int, batch_size: int, rank: int, world: int) -> range:
     return range(start, start + share)
 
 
-def _draws(
-    pool: Pool, seed: int, first: int, last: int, window: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _draws(pool: Pool, seed: int, first: int, last: int, window: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return (shard, row) of draws first … last − 1 of one data set over the whole run."""
     total = sum(pool.rows)
     if total == 0:
@@ -95,9 +87,7 @@ def _draws(
     return both[0], both[1]
 
 
-def _part_of_pass(
-    pool: Pool, seed: int, number: int, window: int, draws: range
-) -> NDArray[np.int32]:
+def _part_of_pass(pool: Pool, seed: int, number: int, window: int, draws: range) -> NDArray[np.int32]:
     """Return the (2, draws) shard and row numbers of some draws of one pass over a data set.
 
     Only windows that hold one of them are shuffled, and only those rows are looked up.

@@ -1,12 +1,9 @@
 """Reads one shard: any row by its byte range, every byte checked.
 
-A row's compressed bytes are compared with the hash in the index before they are decompressed, and
-the decompressed length with the index after. What does not fit is a `ShardCorrupt` that names the
-shard, the row, its key where the rows beside it tell it, and the byte offset; a store that does not
-answer is a `UserError`. Nothing is unpickled.
+A row's compressed bytes are compared with the hash in the index before they are decompressed, and the decompressed
+length with the index after. What does not fit is a `ShardCorrupt` that names the shard, the row, its key where the rows
+beside it tell it, and the byte offset; a store that does not answer is a `UserError`. Nothing is unpickled.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -33,8 +30,8 @@ _NEIGHBOURS = 16  # rows on each side that are asked for their keys
 def read_index(shard: Location) -> NDArray[np.void]:
     """Read a shard's index: rows of `INDEX_DTYPE`, the end-of-archive frame last.
 
-    A `ShardCorrupt` if it is missing, cut, or its rows do not follow each other without a gap; a
-    `UserError` if a store does not answer.
+    A `ShardCorrupt` if it is missing, cut, or its rows do not follow each other without a gap; a `UserError` if a store
+    does not answer.
     """
     path = index_path(shard)
     try:
@@ -49,8 +46,7 @@ def read_index(shard: Location) -> NDArray[np.void]:
     if len(wrong):
         at = int(wrong[0]) * INDEX_DTYPE.itemsize
         raise ShardCorrupt(
-            f"{path}: row {wrong[0]} at byte {at} does not begin where the one before ends; "
-            "build it again"
+            f"{path}: row {wrong[0]} at byte {at} does not begin where the one before ends; build it again"
         )
     if int(index[-1]["raw_length"]) != len(END_OF_ARCHIVE):
         raise ShardCorrupt(f"{path}: lacks its last rows; build it again")
@@ -60,27 +56,22 @@ def read_index(shard: Location) -> NDArray[np.void]:
 class ShardReader:
     """Random access to the samples of one shard; safe to use from several threads.
 
-    A local shard is an open file until `close`; a shard in a store is read row by row, one request
-    each, and holds nothing open. Rows are read by the index beside the shard, which must be the one
-    that the receipt names, or by the `index` that is given.
+    A local shard is an open file until `close`; a shard in a store is read row by row, one request each, and holds
+    nothing open. Rows are read by the index beside the shard, which must be the one that the receipt names, or by the
+    `index` that is given.
 
-    Making one is a `ShardCorrupt` if the shard or its index is missing, or the index is not what
-    was written, and a `UserError` if a store does not answer.
+    Making one is a `ShardCorrupt` if the shard or its index is missing, or the index is not what was written, and a
+    `UserError` if a store does not answer.
     """
 
-    def __init__(
-        self, path: Location, receipt: Receipt | None = None, index: NDArray[np.void] | None = None
-    ) -> None:
+    def __init__(self, path: Location, receipt: Receipt | None = None, index: NDArray[np.void] | None = None) -> None:
         self.path = path
         self._receipt = receipt
         self._index = read_index(path) if index is None else index
         if receipt is not None and index is None:
             digest = hashlib.sha256(self._index.tobytes()).hexdigest()
             if digest != receipt.index_sha256 or len(self) != receipt.rows:
-                raise ShardCorrupt(
-                    f"{index_path(path)}: not the index that the shard's receipt names; "
-                    "build it again"
-                )
+                raise ShardCorrupt(f"{index_path(path)}: not the index that the shard's receipt names; build it again")
         self._file = -1
         if isinstance(path, Path):
             try:
@@ -100,8 +91,8 @@ class ShardReader:
     def where(self, row: int) -> str:
         """Return what errors call a row: its shard, number, key and byte offset.
 
-        A damaged row's key lies between those of the nearest rows that are sound. Where pairs were
-        left out there it is a range; where nothing is known of them there is none.
+        A damaged row's key lies between those of the nearest rows that are sound. Where pairs were left out there it is
+        a range; where nothing is known of them there is none.
         """
         low, high = self._bound(row, -1), self._bound(row, 1)
         key = ""
@@ -114,8 +105,8 @@ class ShardReader:
     def read(self, row: int) -> PairSample:
         """Read sample `row`; an `IndexError` if there is none.
 
-        Bytes that are not those that were written are a `ShardCorrupt`; a store that does not
-        answer, or has the shard no more, is a `UserError`.
+        Bytes that are not those that were written are a `ShardCorrupt`; a store that does not answer, or has the shard
+        no more, is a `UserError`.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.path.name} has rows 0 … {len(self) - 1}, not {row}")
@@ -126,9 +117,7 @@ class ShardReader:
 
     def _instead_of(self, row: int, damage: ShardCorrupt) -> PairSample:
         """Return a damaged row from elsewhere; here there is no other place to look."""
-        raise ShardCorrupt(
-            f"{self.where(row)}: {damage.message}; delete the shard and build again"
-        ) from None
+        raise ShardCorrupt(f"{self.where(row)}: {damage.message}; delete the shard and build again") from None
 
     def members(self, row: int) -> list[tuple[str, bytes]]:
         """Return the tar members of a row, (name, payload) each; errors as of `unpacked`."""
@@ -137,8 +126,8 @@ class ShardReader:
     def unpacked(self, row: int) -> bytes:
         """Return the tar bytes of a row, or the archive's end for the row after the last.
 
-        A `ShardCorrupt` says what is wrong, not where; a `UserError` that a store does not answer
-        or has the shard no more.
+        A `ShardCorrupt` says what is wrong, not where; a `UserError` that a store does not answer or has the shard no
+        more.
         """
         offset, length, raw_length, digest = self._index[row].tolist()
         try:
@@ -166,8 +155,8 @@ class ShardReader:
     def _bound(self, row: int, step: int) -> int | None:
         """Return the pair number of a row if none was left out up to the next sound row.
 
-        Step −1 looks at rows before it and gives the least number that it can have, step 1 at rows
-        after it and gives the greatest.
+        Step −1 looks at rows before it and gives the least number that it can have, step 1 at rows after it and gives
+        the greatest.
         """
         for beside in range(row, row + step * _NEIGHBOURS, step):
             if not 0 <= beside < len(self):

@@ -1,12 +1,9 @@
 """Random draws that define bytes.
 
-Promise: the draws of a key are the same for ever, on every platform. NumPy promises stable raw
-words of its bit generators but not of its distributions, so the words come from Philox and the
-mapping to integers and floats is ours. Augmentation at training time defines no bytes and may use
-NumPy's distributions.
+Promise: the draws of a key are the same for ever, on every platform. NumPy promises stable raw words of its bit
+generators but not of its distributions, so the words come from Philox and the mapping to integers and floats is ours.
+Augmentation at training time defines no bytes and may use NumPy's distributions.
 """
-
-from __future__ import annotations
 
 import hashlib
 

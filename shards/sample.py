@@ -1,11 +1,9 @@
 """One sample of a shard: two stored crops of one track and everything needed to crop them again.
 
-A sample is three tar members, in this order: ``<key>.json``, ``<key>.search.jpg``,
-``<key>.template.jpg``. A stored image holds real frame pixels only; its pixel u (centres) lies at
-``origin + (u + 0.5) · (window − origin) / size − 0.5`` in the original frame, per axis.
+A sample is three tar members, in this order: ``<key>.json``, ``<key>.search.jpg``, ``<key>.template.jpg``. A stored
+image holds real frame pixels only; its pixel u (centres) lies at ``origin + (u + 0.5) · (window − origin) / size −
+0.5`` in the original frame, per axis.
 """
-
-from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
@@ -72,8 +70,7 @@ def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
 def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
     """Build a sample from its tar members, (name, payload) as `to_members` gives them.
 
-    A `ShardCorrupt` that begins with `where` if a member is missing or the JSON is not what this
-    version reads.
+    A `ShardCorrupt` that begins with `where` if a member is missing or the JSON is not what this version reads.
     """
     payloads = {name.partition(".")[2]: data for name, data in members}
     if payloads.keys() != _MEMBERS:

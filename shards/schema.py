@@ -1,11 +1,9 @@
 """What the JSON of a stored sample must hold, checked field by field.
 
-Reading a sample (`lorat.shards.sample`) takes what it needs; an audit asks for more: every field
-there and none besides, right types, finite numbers, and geometry that fits together. All that is
-wrong is reported, not only the first.
+Reading a sample (`lorat.shards.sample`) takes what it needs; an audit asks for more: every field there and none
+besides, right types, finite numbers, and geometry that fits together. All that is wrong is reported, not only the
+first.
 """
-
-from __future__ import annotations
 
 from typing import Annotated, Literal
 

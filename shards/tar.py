@@ -1,10 +1,8 @@
 """USTAR members to bytes and back, for the few member kinds that shards hold.
 
-The bytes depend on names and payloads alone: mtime 0, uid = gid = 0, mode 0444. Names are ASCII of
-at most 100 bytes, so no extension header is ever needed.
+The bytes depend on names and payloads alone: mtime 0, uid = gid = 0, mode 0444. Names are ASCII of at most 100 bytes,
+so no extension header is ever needed.
 """
-
-from __future__ import annotations
 
 import tarfile
 import zlib
@@ -55,13 +53,13 @@ def unpack_members(raw: bytes, where: str) -> list[tuple[str, bytes]]:
 def _parse_header(header: bytes) -> tuple[str, int]:
     """Return the name and the size of a plain file.
 
-    Anything but what `pack_members` writes is a `ValueError`. The standard library's parser takes
-    ten times as long, which would be a tenth of the time that reading a sample takes in all.
+    Anything but what `pack_members` writes is a `ValueError`. The standard library's parser takes ten times as long,
+    which would be a tenth of the time that reading a sample takes in all.
     """
     if len(header) != BLOCK or header[257:265] != b"ustar\x0000":
         raise ValueError("no USTAR header")
-    # The sum of the bytes, of which the checksum field's own count as eight spaces. The low half of
-    # an Adler-32 is the sum plus one (modulo 65,521), and takes no loop in Python.
+    # The sum of the bytes, of which the checksum field's own count as eight spaces. The low half of an Adler-32 is the
+    # sum plus one (modulo 65,521), and takes no loop in Python.
     total = (zlib.adler32(header[:148]) + zlib.adler32(header[156:]) - 2 & 0xFFFF) + 8 * 32
     if header[148:156] != b"%06o\0 " % total:
         raise ValueError("bad checksum")

@@ -3,8 +3,6 @@
 Meant for shards whose bytes are known to be right (their checksum fits) while the index is not.
 """
 
-from __future__ import annotations
-
 import mmap
 from pathlib import Path
 
@@ -24,8 +22,8 @@ _RUN = 1  # block type: one byte, repeated
 def walk_frames(shard: Path) -> NDArray[np.void]:
     """Return the index that belongs to a local shard, rows of `INDEX_DTYPE`.
 
-    Follows the frame format of RFC 8878: frame header, blocks up to the last one, checksum. What is
-    not a row of whole zstd frames is a `ShardCorrupt`.
+    Follows the frame format of RFC 8878: frame header, blocks up to the last one, checksum. What is not a row of whole
+    zstd frames is a `ShardCorrupt`.
     """
     rows: list[tuple[int, int, int, int]] = []
     with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

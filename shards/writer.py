@@ -1,11 +1,9 @@
 """Writes one shard: a WebDataset tar in which every sample is one zstd frame.
 
-The file is an ordinary ``.tar.zst`` stream. It appears under its name only when it is whole: it is
-written beside, flushed, and renamed, or uploaded whole to a store; the index (``.idx``) follows the
-same way. The same samples give the same bytes, wherever they are written.
+The file is an ordinary ``.tar.zst`` stream. It appears under its name only when it is whole: it is written beside,
+flushed, and renamed, or uploaded whole to a store; the index (``.idx``) follows the same way. The same samples give the
+same bytes, wherever they are written.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
@@ -23,11 +21,9 @@ from lorat.shards.tar import END_OF_ARCHIVE, pack_members
 
 L = TypeVar("L", bound=Location)
 LEVEL = 1
-INDEX_DTYPE = np.dtype(
-    [("offset", "<u8"), ("length", "<u4"), ("raw_length", "<u4"), ("xxh64", "<u8")]
-)
-"""One row a frame: where its compressed bytes are, how long they and the tar bytes are, and the
-xxh64 of the compressed bytes. The last row is the end-of-archive frame, not a sample."""
+INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("raw_length", "<u4"), ("xxh64", "<u8")])
+"""One row a frame: where its compressed bytes are, how long they and the tar bytes are, and the xxh64 of the compressed
+bytes. The last row is the end-of-archive frame, not a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +44,10 @@ def index_path(shard: L) -> L:
 def write_shard(path: Location, samples: Iterable[PairSample]) -> ShardSummary:
     """Write `samples`, in row order, as the shard ``….tar.zst`` and its index, each atomically.
 
-    A full disk, a folder that is not writable and a store that fails are a `UserError`; nothing is
-    left under the name that failed.
+    A full disk, a folder that is not writable and a store that fails are a `UserError`; nothing is left under the name
+    that failed.
     """
-    compressor = zstandard.ZstdCompressor(
-        level=LEVEL, write_checksum=True, write_content_size=True, threads=0
-    )
+    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True, threads=0)
     raws = (pack_members(to_members(sample)) for sample in samples)
     rows: list[tuple[int, int, int, int]] = []
     sha, size = hashlib.sha256(), 0
@@ -68,8 +62,5 @@ def write_shard(path: Location, samples: Iterable[PairSample]) -> ShardSummary:
     with atomic_file(index_path(path)) as file:
         file.write(index)
     return ShardSummary(
-        rows=len(rows) - 1,
-        bytes=size,
-        sha256=sha.hexdigest(),
-        index_sha256=hashlib.sha256(index).hexdigest(),
+        rows=len(rows) - 1, bytes=size, sha256=sha.hexdigest(), index_sha256=hashlib.sha256(index).hexdigest()
     )

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import signal
 import socket
 import subprocess
@@ -34,8 +32,8 @@ settings.load_profile("lorat")
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(2)
     cv2.setNumThreads(1)
-    # Ignored where a script runs the tests in the background; commands inherit that, and some tests
-    # press Ctrl-C on them.
+    # Ignored where a script runs the tests in the background; commands inherit that, and some tests press Ctrl-C on
+    # them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

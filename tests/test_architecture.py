@@ -3,8 +3,6 @@
 The arrows stand in docs/architecture.md and are read from there.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator
@@ -16,12 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("shards", "configs", "prep", "train", "evaluate")
 COMMON = {"shards", "shards.base", "shards.pixels", "shards.cache", "shards.verify", "configs"}
 """What every box outside of these may import."""
-NETWORK = {
-    "train.network",
-    "train.network.blocks",
-    "train.network.weights",
-    "train.network.deploy",
-}
+NETWORK = {"train.network", "train.network.blocks", "train.network.weights", "train.network.deploy"}
 COMMANDS = {"prep.cli", "prep.commandline", "train.cli", "evaluate.cli"}
 """These put packages together; nothing but they import them."""
 
@@ -41,10 +34,7 @@ def arrows() -> dict[str, set[str]]:
 def modules(root: Path) -> dict[str, Path]:
     """Return every module of the five packages, as ``train.step.loss``, and its file."""
     files = (file for package in PACKAGES for file in sorted((root / package).rglob("*.py")))
-    return {
-        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
-        for file in files
-    }
+    return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
 def box(module: str, known: dict[str, Path], root: Path) -> str:

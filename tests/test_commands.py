@@ -1,7 +1,5 @@
 """The three commands, bare: raw trees in data/raw become a scored tracker and a submission zip."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

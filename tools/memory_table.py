@@ -2,11 +2,9 @@
 
 python tools/memory_table.py [VARIANT ...]
 
-Counted as ``lorat-train --profile --device cuda`` counts, with the recipe's 128 pairs on one GPU,
-on 8 and on 64. Nothing is trained, and no GPU is needed.
+Counted as ``lorat-train --profile --device cuda`` counts, with the recipe's 128 pairs on one GPU, on 8 and on 64.
+Nothing is trained, and no GPU is needed.
 """
-
-from __future__ import annotations
 
 import sys
 
@@ -33,9 +31,7 @@ HEADER = (
 def row(name: str) -> str:
     """Return a variant's line of the table, all in GiB."""
     variant = load_variant(name)
-    costs = {
-        (gpus, less): step_cost(variant, gpus, less) for gpus in (1, 8) for less in (False, True)
-    }
+    costs = {(gpus, less): step_cost(variant, gpus, less) for gpus in (1, 8) for less in (False, True)}
     fixed = costs[1, False]
     held = [fixed.weights, fixed.gradients, fixed.optimiser]
     for cost in costs.values():

@@ -3,8 +3,6 @@
 What tracks test sets is handed in by the command: training knows nothing of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -53,9 +51,7 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
     source, world = training.source, training.world
     data, plan = training.recipe.data, training.recipe.train
     engine, first_step, newest = _start(training, network)
-    batches = make_loader(
-        source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins
-    )
+    batches = make_loader(source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     telling = reporting(training, first_step, training.start.wandb)
     # Closed here, workers end whatever happens; the interpreter alone would wait for them for ever.
     with closing(batches), hear_signals(world.speaks) as heard, telling as reporter:

@@ -3,8 +3,6 @@
 Imports nothing heavy: the command's help needs it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,19 +15,13 @@ class StartOptions:
     """How a training is started and told of; none of it is part of a recipe."""
 
     backbone: Path | None = option(
-        None,
-        help="Pretrained weights.",
-        shown="$LORAT_BACKBONES, then timm's hub",
-        section="What is trained",
+        None, help="Pretrained weights.", shown="$LORAT_BACKBONES, then timm's hub", section="What is trained"
     )
     force_backbone: bool = option(
-        False,
-        help="Start or go on from weights that were trained on another backbone.",
-        section="What is trained",
+        False, help="Start or go on from weights that were trained on another backbone.", section="What is trained"
     )
     resume: Literal["auto"] | None = option(None, help="Go on from the newest checkpoint, if any.")
     device: str = option("auto", help="auto, cpu, cuda or mps.")
     wandb: Literal["online", "offline", "off"] = option(
-        "off",
-        help="Log to wandb.ai too, or to files for wandb sync; online without a key is offline.",
+        "off", help="Log to wandb.ai too, or to files for wandb sync; online without a key is offline."
     )

@@ -1,10 +1,8 @@
 """``lorat-train --replay``: a step that was not finite, once more, to see where that begins.
 
-Promise: batch, weights, number type and drop path are those of the step, without DDP, FSDP and
-``torch.compile``. On another device rounding differs, and drop path draws other samples.
+Promise: batch, weights, number type and drop path are those of the step, without DDP, FSDP and ``torch.compile``. On
+another device rounding differs, and drop path draws other samples.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator
@@ -96,8 +94,8 @@ def load_dump(folder: Path) -> Dump:
 def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
     """Do the step of a dump again, rank by rank, for those that may have caused it.
 
-    The device is as `pick_device` takes it, the backbone's file that of the training; it is a
-    `UserError` if one of them or the weights do not fit.
+    The device is as `pick_device` takes it, the backbone's file that of the training; it is a `UserError` if one of
+    them or the weights do not fit.
     """
     where, record = pick_device(device), dump.record
     dtype = getattr(torch, record.dtype)

@@ -3,8 +3,6 @@
 What is missing or does not fit is a `UserError` that says what to do about it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -109,9 +107,7 @@ def _check_files(manifest: Manifest, request: Request) -> None:
             )
 
 
-def prepare(
-    request: Request, manifests: tuple[Manifest, ...], world: World
-) -> tuple[Training, LoRAT]:
+def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> tuple[Training, LoRAT]:
     """Build the network and give it the weights to start from; nothing is written."""
     variant, recipe, start = request.variant, request.recipe, request.start
     _check_division(recipe, world)
@@ -148,9 +144,7 @@ def prepare(
     return Training(*scene, validation=validation, start=start), network
 
 
-def validation_source(
-    data: DataConfig, training: Source, shards: Location, world: World
-) -> Source | None:
+def validation_source(data: DataConfig, training: Source, shards: Location, world: World) -> Source | None:
     """Return where validation pairs come from; None where there are to be none, or no shards.
 
     They are jittered as in training, but neither flipped nor changed in colour.
@@ -202,9 +196,7 @@ def _check_folder(request: Request) -> None:
     if run.is_file():
         raise UserError(f"{run}: is a file; name a folder with --run")
     if run.exists() and any(run.iterdir()) and not request.start.resume:
-        raise UserError(
-            f"{run}: exists; go on with --resume auto, or name another folder with --run"
-        )
+        raise UserError(f"{run}: exists; go on with --resume auto, or name another folder with --run")
 
 
 def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, world: World) -> None:
@@ -264,12 +256,7 @@ def note_run(request: Request, training: Training, network: LoRAT) -> None:
         backbone_fingerprint=network.fingerprint,
         weights=None if weights is None else str(weights),
         weights_sha256=None if weights is None else file_digest(weights, "name a whole file"),
-        made=Made(
-            lorat=version("lorat"),
-            torch=version("torch"),
-            processes=world.size,
-            device=world.device.type,
-        ),
+        made=Made(lorat=version("lorat"), torch=version("torch"), processes=world.size, device=world.device.type),
     )
     write_record(path, record)
 

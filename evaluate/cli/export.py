@@ -1,7 +1,5 @@
 """``lorat-eval export-weights``: weights in another form, for other programs or machines."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +38,7 @@ class ExportOptions:
     scalars: bool | None = option(
         None,
         names=("--scalars/--no-scalars",),
-        help="Whether --published writes lora_alpha and use_rslora, as older files have them.  "
-        "[default: --scalars]",
+        help="Whether --published writes lora_alpha and use_rslora, as older files have them.  [default: --scalars]",
     )
     overwrite: bool = option(False, help="Replace the file if it is there.")
 
@@ -56,9 +53,7 @@ def _form_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_form_options
 @options_of(WeightsSettings, "settings", "Weights")
 @options_of(ExportOptions, "options", "Output")
-def export_weights_command(
-    form: str | None, settings: WeightsSettings, options: ExportOptions
-) -> None:
+def export_weights_command(form: str | None, settings: WeightsSettings, options: ExportOptions) -> None:
     """Write weights in another form.
 
     \b
@@ -70,9 +65,7 @@ def export_weights_command(
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     if form is None:
-        raise UserError(
-            "export-weights: say what to write: --merged, --published, --onnx or --torch-export"
-        )
+        raise UserError("export-weights: say what to write: --merged, --published, --onnx or --torch-export")
     for name, given, meant in (
         ("dtype", options.dtype, form == "merged"),
         ("scalars", options.scalars, form == "published"),
@@ -102,9 +95,7 @@ def _default_out(weights: Path, ending: str) -> Path:
     return weights.with_name(f"{weights.stem}{ending}")
 
 
-def _export_weights(
-    form: str, settings: WeightsSettings, out: Path, options: ExportOptions
-) -> None:
+def _export_weights(form: str, settings: WeightsSettings, out: Path, options: ExportOptions) -> None:
     # torch and timm take seconds to import: help and mistakes need not wait for them.
     import torch
 

@@ -1,7 +1,5 @@
 """Options that several commands of lorat-eval have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +25,9 @@ class ScoringOptions:
 class OutputOptions(ScoringOptions):
     """What comes out, and where."""
 
-    out: Path | None = option(
-        None, kind="folder", help="Where results go; <run>/eval/<checkpoint> by default."
-    )
+    out: Path | None = option(None, kind="folder", help="Where results go; <run>/eval/<checkpoint> by default.")
     overwrite: bool = option(False, help="Forget the results and zips that are there.")
-    video: str | None = option(
-        None, metavar="NAME", help="Sequence of the video; one is chosen by default."
-    )
+    video: str | None = option(None, metavar="NAME", help="Sequence of the video; one is chosen by default.")
     no_video: bool = option(False, help="Write no video.")
 
     def check_video(self, sets: Sequence[TestSet]) -> None:

@@ -1,10 +1,8 @@
 """What people read of an evaluation: tables, metrics.json, plots, a page, zips, a video.
 
-Promise: everything is computed from the written results, so a second run says the same. No zip is
-made of a test set in which a sequence failed.
+Promise: everything is computed from the written results, so a second run says the same. No zip is made of a test set in
+which a sequence failed.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -149,9 +147,9 @@ def _label(outcome: Evaluation) -> str:
 def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     """Score the results in the evaluation's folder; write and print all that people read of them.
 
-    Writes metrics.json, success.png, precision.png, report.html, the zips that the test sets ask
-    for, and video.mp4. Test sets without ground truth are only zipped. A `UserError` if a zip or
-    the video cannot be made; what was written before stays.
+    Writes metrics.json, success.png, precision.png, report.html, the zips that the test sets ask for, and video.mp4.
+    Test sets without ground truth are only zipped. A `UserError` if a zip or the video cannot be made; what was written
+    before stays.
     """
     summary = summarise(outcome, out, output.convention)
     summary.write_metrics()

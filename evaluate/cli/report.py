@@ -1,7 +1,5 @@
 """``lorat-eval report``: the page of an evaluation, made anew, with other trackers beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -32,24 +30,16 @@ if TYPE_CHECKING:
 class ReportOptions(ScoringOptions):
     """Whose page is made, and with what on it."""
 
-    run: Path | None = option(
-        None, kind="folder", help="A run folder; its last checkpoint's evaluation."
-    )
+    run: Path | None = option(None, kind="folder", help="A run folder; its last checkpoint's evaluation.")
     out: Path | None = option(None, kind="folder", help="An evaluation's folder, instead of a run.")
     datasets: str | None = option(
-        None,
-        metavar="NAMES",
-        help="Test sets with commas between.  [default: all that have results]",
+        None, metavar="NAMES", help="Test sets with commas between.  [default: all that have results]"
     )
     results: tuple[str, ...] = option(
-        (),
-        metavar="LABEL=DIR",
-        help="Another tracker's results, in any layout that lorat-eval score reads.",
+        (), metavar="LABEL=DIR", help="Another tracker's results, in any layout that lorat-eval score reads."
     )
     worst: int = option(5, least=0, help="Sequences shown as pictures, a set.")
-    html: Path | None = option(
-        None, kind="file", help="File to write.  [default: report.html in --out]"
-    )
+    html: Path | None = option(None, kind="file", help="File to write.  [default: report.html in --out]")
 
     def home(self) -> Path:
         """Return the evaluation's folder."""
@@ -136,20 +126,14 @@ def _failed(sets: Sequence[TestSet], out: Path) -> dict[str, dict[str, str]]:
     failed = {}
     for item in sets:
         runs = range(1, item.runs + 1)
-        unfinished = [
-            clip.name
-            for clip in item.clips
-            if not all(is_done(out, item.name, clip, run) for run in runs)
-        ]
+        unfinished = [clip.name for clip in item.clips if not all(is_done(out, item.name, clip, run) for run in runs)]
         why = "no whole result; track it with lorat-eval"
         if reasons := {**item.unread, **dict.fromkeys(unfinished, why)}:
             failed[item.name] = reasons
     return failed
 
 
-def _add_rival(
-    label: str, folder: Path, summary: Summary, convention: ConventionName
-) -> Iterator[str]:
+def _add_rival(label: str, folder: Path, summary: "Summary", convention: ConventionName) -> Iterator[str]:
     """Put another tracker's scores beside ours and say what they lack.
 
     A `UserError` if its folder holds no result of any of the test sets.

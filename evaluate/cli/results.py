@@ -1,7 +1,5 @@
 """``lorat-eval export-results``: our boxes in the layouts of other toolkits."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,26 +25,18 @@ class Export:
     layout: ExportLayout = option(help="Layout to write.")
     out: Path = option(kind="folder", help="Folder to write into.")
     run: Path | None = option(
-        None,
-        kind="folder",
-        help="A run folder; the results of its last checkpoint are exported.",
+        None, kind="folder", help="A run folder; the results of its last checkpoint are exported."
     )
-    results: Path | None = option(
-        None, kind="folder", help="An evaluation's folder, instead of a run."
-    )
+    results: Path | None = option(None, kind="folder", help="An evaluation's folder, instead of a run.")
     datasets: str | None = option(
-        None,
-        metavar="NAMES",
-        help="Test sets with commas between: lasot,got10k-val; all that have results by default.",
+        None, metavar="NAMES", help="Test sets with commas between: lasot,got10k-val; all that have results by default."
     )
     label: str = option("LoRAT", help="What folders call the tracker.")
     overwrite: bool = option(False, help="Replace files that are there with other content.")
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", self.label):
-            raise UserError(
-                f"--label '{self.label}': is a folder's name; use letters, digits, _ . + and - only"
-            )
+            raise UserError(f"--label '{self.label}': is a folder's name; use letters, digits, _ . + and - only")
         if self.run is not None and self.results is not None:
             raise UserError("--run and --results: give one of them")
 
@@ -125,9 +115,7 @@ def _read(folder: Path) -> ResultSet:
     names = sorted(set().union(*runs.values()))
     for place, known in runs.items():
         if lacking := [name for name in names if name not in known]:
-            raise UserError(
-                f"{place}: no result of {lacking[0]}, which another run has; track the set again"
-            )
+            raise UserError(f"{place}: no result of {lacking[0]}, which another run has; track the set again")
     return ResultSet(folder.name, dataset, [read_results(place, names) for place in runs])
 
 

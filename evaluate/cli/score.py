@@ -1,7 +1,5 @@
 """``lorat-eval score``: the scores of boxes that any tracker wrote."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,25 +25,17 @@ class ScoreOptions(ScoringOptions):
     """What is scored."""
 
     results: Path = option(
-        kind="folder",
-        help="Folder of a tracker's results, in any layout; of repeated runs, the folder of them "
-        "all.",
+        kind="folder", help="Folder of a tracker's results, in any layout; of repeated runs, the folder of them all."
     )
     dataset: str = option(
-        metavar="NAME",
-        help="Test set: lasot, got10k-val, …; the bare name means the split that is scored.",
+        metavar="NAME", help="Test set: lasot, got10k-val, …; the bare name means the split that is scored."
     )
     layout: Layout = option("auto", help="Layout of the results; auto tells it by what is there.")
     label: str | None = option(
-        None,
-        help="What tables call the tracker.  [default: the folder's name, or our variant's]",
+        None, help="What tables call the tracker.  [default: the folder's name, or our variant's]"
     )
-    sequences: str | None = option(
-        None, metavar="NAMES", help="Only these sequences, with commas between."
-    )
-    out: Path | None = option(
-        None, kind="folder", help="Folder for metrics.json; none is written without it."
-    )
+    sequences: str | None = option(None, metavar="NAMES", help="Only these sequences, with commas between.")
+    out: Path | None = option(None, kind="folder", help="Folder for metrics.json; none is written without it.")
 
     def test_set(self, trees: TreeOptions) -> TestSet:
         """Read what --dataset and --sequences name."""
@@ -85,9 +75,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     label = options.label or _label(foreign)
     entries = score(clips, foreign.runs, label, options.convention)
     if not entries:
-        raise UserError(
-            f"{options.results}: holds no result of a sequence of {item.name} with ground truth"
-        )
+        raise UserError(f"{options.results}: holds no result of a sequence of {item.name} with ground truth")
     ours = entries[0].scores
     for table in score_tables([entries]):
         OUT.print(table)
@@ -134,9 +122,7 @@ def _remarks(item: TestSet, foreign: Foreign, scores: DatasetScores) -> list[str
         )
     lines += [f"{item.name}: {name} cannot be scored: {why}" for name, why in item.unread.items()]
     if hidden := scores.unscored:
-        lines.append(
-            f"{item.name}: {len(hidden)} sequences have no ground truth ({some(hidden, 5)})"
-        )
+        lines.append(f"{item.name}: {len(hidden)} sequences have no ground truth ({some(hidden, 5)})")
     official = set(official_names(item.dataset.name, item.split) or names)
     if names < official:
         lines.append(f"{item.name}: {len(names)} of the official {len(official)} sequences")

@@ -1,7 +1,5 @@
 """``lorat-eval check-zip``: what a server would make of a submission zip, whoever wrote it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +19,13 @@ from lorat.shards.base.options import option
 class ZipCheck:
     """What a zip is compared with."""
 
-    server: ServerName | None = option(
-        None, help="Whose rules hold.  [default: told from the names inside]"
-    )
+    server: ServerName | None = option(None, help="Whose rules hold.  [default: told from the names inside]")
     raw: Path | None = option(
         None,
         kind="folder",
-        help="Folder of all raw trees; rows are compared with its frames, first rows with its "
-        "boxes.",
+        help="Folder of all raw trees; rows are compared with its frames, first rows with its boxes.",
     )
-    root: tuple[str, ...] = option(
-        (), metavar="NAME=DIR", help="Where that one data set's tree is."
-    )
+    root: tuple[str, ...] = option((), metavar="NAME=DIR", help="Where that one data set's tree is.")
 
 
 @click.command("check-zip", cls=Command)

@@ -1,7 +1,5 @@
 """lorat-eval: track test sets with trained weights, score them, and zip what servers score."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,23 +44,16 @@ class TestSetOptions:
         help="Test sets with commas between: lasot,got10k-val. Without it, every test set with "
         "ground truth whose tree is there.",
     )
-    sequences: str | None = option(
-        None, metavar="NAMES", help="Only these sequences, with commas between."
-    )
+    sequences: str | None = option(None, metavar="NAMES", help="Only these sequences, with commas between.")
     limit: int | None = option(None, least=1, help="Only so many sequences of each set.")
     submit_zip: tuple[ServerName, ...] = option(
         (), help="Track this test split too and zip its results for the server."
     )
     repeats: int | None = option(
-        None,
-        least=1,
-        help="Track every sequence so often and average; tracking is deterministic, so once is "
-        "enough.",
+        None, least=1, help="Track every sequence so often and average; tracking is deterministic, so once is enough."
     )
     published: bool = option(
-        False,
-        help="As published numbers are made: LaSOT_Extension and GOT-10k three times, the others "
-        "once.",
+        False, help="As published numbers are made: LaSOT_Extension and GOT-10k three times, the others once."
     )
 
     def find(self, trees: TreeOptions) -> list[TestSet]:
@@ -87,11 +78,7 @@ class TestSetOptions:
 @options_of(OutputOptions, "output", "Output")
 @click.pass_context
 def main(
-    context: click.Context,
-    settings: BatchSettings,
-    trees: TreeOptions,
-    wanted: TestSetOptions,
-    output: OutputOptions,
+    context: click.Context, settings: BatchSettings, trees: TreeOptions, wanted: TestSetOptions, output: OutputOptions
 ) -> None:
     """Track test sets and score the tracker.
 
@@ -126,19 +113,14 @@ def main(
     context.exit(_publish(outcome, out, output) if outcome else 0)
 
 
-def _track(
-    settings: BatchSettings, sets: list[TestSet], out: Path, overwrite: bool
-) -> Evaluation | None:
+def _track(settings: BatchSettings, sets: list[TestSet], out: Path, overwrite: bool) -> "Evaluation | None":
     """Track together with the other ranks; None on all but the first, which has the outcome."""
     # torch, timm and matplotlib take seconds to import: help and mistakes need not wait for them.
     from lorat.evaluate.track.ranks import share_ranks
     from lorat.evaluate.track.session import evaluate
     from lorat.train.distributed.world import join_world
 
-    with (
-        join_world(settings.device) as world,
-        share_ranks(world.rank, world.size, world.store) as ranks,
-    ):
+    with join_world(settings.device) as world, share_ranks(world.rank, world.size, world.store) as ranks:
         settings = replace(settings, device=str(world.device))
         if not world.speaks:
             with suppress(UserError):  # raised on all ranks alike, and the first one says it
@@ -148,7 +130,7 @@ def _track(
             return evaluate(sets, out, settings, overwrite=overwrite, progress=bar, ranks=ranks)
 
 
-def _publish(outcome: Evaluation, out: Path, output: OutputOptions) -> int:
+def _publish(outcome: "Evaluation", out: Path, output: OutputOptions) -> int:
     """Print and write what came out, and return the exit status."""
     from lorat.evaluate.cli.publish import publish
 

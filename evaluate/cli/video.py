@@ -1,7 +1,5 @@
 """``lorat-eval video``: track one object in one's own video, and look at the result."""
 
-from __future__ import annotations
-
 import logging
 import time
 from contextlib import closing
@@ -16,14 +14,7 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.pictures import draw_ruler
 from lorat.evaluate.track.settings import TrackerSettings
-from lorat.evaluate.video.read import (
-    Footage,
-    first_shot,
-    from_start,
-    open_camera,
-    open_footage,
-    read_ahead,
-)
+from lorat.evaluate.video.read import Footage, first_shot, from_start, open_camera, open_footage, read_ahead
 from lorat.evaluate.video.write import CODECS, writable, write_tracks
 from lorat.prep.commandline import Command, options_of
 from lorat.shards.base.console import say, start_logging
@@ -43,31 +34,21 @@ class VideoOptions:
     source: Path | None = None
     camera: int | None = option(None, least=0, help="A camera instead of a file; 0, 1, …")
     box: str | None = option(
-        None,
-        metavar="X,Y,W,H",
-        help="The object in the first frame: left, top, width, height in its pixels, from 0.",
+        None, metavar="X,Y,W,H", help="The object in the first frame: left, top, width, height in its pixels, from 0."
     )
     first_frame: Path | None = option(
-        None,
-        kind="file",
-        help="Only write the first frame as a PNG under a ruled grid, with --box drawn if given.",
+        None, kind="file", help="Only write the first frame as a PNG under a ruled grid, with --box drawn if given."
     )
-    start: str = option(
-        "0", metavar="WHERE", help="The first frame: its number, from 0 (300), or a time (12.5s)."
-    )
+    start: str = option("0", metavar="WHERE", help="The first frame: its number, from 0 (300), or a time (12.5s).")
     frames: int | None = option(None, least=1, help="Only so many frames.")
     out: Path | None = option(
         None,
         kind="file",
-        help="The video: .mp4, .webm or .avi.  [default: <name>-tracked.mp4 beside the source; of "
-        "a camera, here]",
+        help="The video: .mp4, .webm or .avi.  [default: <name>-tracked.mp4 beside the source; of a camera, here]",
         section="Output",
     )
     csv: Path | None = option(
-        None,
-        kind="file",
-        help="The boxes.  [default: the video's name in .csv]",
-        section="Output",
+        None, kind="file", help="The boxes.  [default: the video's name in .csv]", section="Output"
     )
     overwrite: bool = option(False, help="Replace files that are there.", section="Output")
 
@@ -190,10 +171,7 @@ def _track(options: VideoOptions, settings: TrackerSettings) -> int:
         tracker = Tracker(Predictor.load(settings))
         left = None if footage.count is None else footage.count - first.number
         total = min((n for n in (left, options.frames) if n is not None), default=None)
-        with (
-            hear_signals(speaks=False) as heard,
-            closing(read_ahead(footage, lambda: heard.number != 0)) as following,
-        ):
+        with hear_signals(speaks=False) as heard, closing(read_ahead(footage, lambda: heard.number != 0)) as following:
             # A camera's first frame is old by the time the network is loaded.
             shots = following if footage.live else chain([first], following)
             begin = time.monotonic()

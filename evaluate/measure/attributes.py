@@ -1,11 +1,8 @@
 """Scores by attribute: what happens in a sequence, as the data sets' authors labelled it.
 
-Labels are known of LaSOT's test split, LaSOT_Extension and VastTrack's test split; they stand in
-``data/``, a line a sequence. Scores are those of the data set over the sequences that have the
-attribute, in the same convention.
+Labels are known of LaSOT's test split, LaSOT_Extension and VastTrack's test split; they stand in ``data/``, a line a
+sequence. Scores are those of the data set over the sequences that have the attribute, in the same convention.
 """
-
-from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -64,21 +61,14 @@ def attributes_of(dataset: str, split: str) -> Mapping[str, tuple[str, ...]] | N
 
 
 def attribute_scores(
-    labels: Mapping[str, Sequence[str]],
-    curves: Mapping[str, Curves],
-    mean: Callable[[Sequence[Curves]], Curves],
+    labels: Mapping[str, Sequence[str]], curves: Mapping[str, Curves], mean: Callable[[Sequence[Curves]], Curves]
 ) -> tuple[AttributeScores, ...]:
     """Average the curves of the sequences that have each attribute, in the order of `TITLES`.
 
-    `labels` and `curves` are by sequence; those without labels are left out. `mean` averages curves
-    as their convention does.
+    `labels` and `curves` are by sequence; those without labels are left out. `mean` averages curves as their convention
+    does.
     """
-    having = {
-        code: [curve for name, curve in curves.items() if code in labels.get(name, ())]
-        for code in TITLES
-    }
+    having = {code: [curve for name, curve in curves.items() if code in labels.get(name, ())] for code in TITLES}
     return tuple(
-        AttributeScores(code, TITLES[code], len(of_code), mean(of_code))
-        for code, of_code in having.items()
-        if of_code
+        AttributeScores(code, TITLES[code], len(of_code), mean(of_code)) for code, of_code in having.items() if of_code
     )

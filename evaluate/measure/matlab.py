@@ -1,7 +1,7 @@
 """One-pass evaluation as the MATLAB toolkit of LaSOT does it, and those that share its code.
 
-Promise: the numbers are those of the toolkits of LaSOT, LaSOT_Extension, TNL2K and VastTrack. They
-differ from the published convention (`metrics`) in this:
+Promise: the numbers are those of the toolkits of LaSOT, LaSOT_Extension, TNL2K and VastTrack. They differ from the
+published convention (`metrics`) in this:
 
 - a predicted row that is no box or has no size is replaced by the row before it;
 - an annotation is valid where all four of its values are positive as they stand in the file, so a
@@ -12,8 +12,6 @@ differ from the published convention (`metrics`) in this:
 
 Scores and thresholds are otherwise the same, and all frames count in the denominator.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
@@ -29,9 +27,7 @@ MATLAB_SETS: Final = frozenset({"lasot", "lasot_ext", "tnl2k", "vasttrack"})
 _CONVENTION = Convention(absent_centre=MISS, absent_norm=MISS, empty_centre=HIT, empty_norm=HIT)
 
 
-def matlab_curves(
-    predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, *, one_based: bool
-) -> Curves:
+def matlab_curves(predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, *, one_based: bool) -> Curves:
     """Evaluate one sequence; the first prediction is taken to be the given box.
 
     Args:
@@ -73,8 +69,8 @@ def _repaired(boxes: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray
 def _absent(raw: NDArray[np.float64], visible: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return (N,) the toolkits' own absence flags, of which a track keeps only a part.
 
-    A box of zeros is their mark of absence. One with other values but without size (three frames
-    of LaSOT test, twelve of TNL2K test) is a slip in a frame that they do not flag.
+    A box of zeros is their mark of absence. One with other values but without size (three frames of LaSOT test, twelve
+    of TNL2K test) is a slip in a frame that they do not flag.
     """
     sized = (raw[:, 2:] > 0.0).all(axis=1)
     return ~visible & (sized | (raw == 0.0).all(axis=1))

@@ -1,17 +1,14 @@
 """One-pass evaluation (OPE): curves and scores of a sequence, in the published convention.
 
-Promise: the numbers are those of the published LoRAT results, which follow the STARK branch of the
-pytracking family: a frame's annotation is valid when its width and height are positive, success
-compares with a strict >, errors with <=, every annotated frame counts in the denominator (absent
-ones and the first one included), and the first prediction is the given box.
+Promise: the numbers are those of the published LoRAT results, which follow the STARK branch of the pytracking family: a
+frame's annotation is valid when its width and height are positive, success compares with a strict >, errors with <=,
+every annotated frame counts in the denominator (absent ones and the first one included), and the first prediction is
+the given box.
 
-Boxes are (N, 4) xyxy float64 in continuous pixels; scores and curves are fractions of 1. Shifting
-predictions and ground truth together by a pixel changes nothing here, so 1-based annotations that
-were read minus 1 score the same. Other conventions of the same measures are in `matlab` and
-`toolkits`.
+Boxes are (N, 4) xyxy float64 in continuous pixels; scores and curves are fractions of 1. Shifting predictions and
+ground truth together by a pixel changes nothing here, so 1-based annotations that were read minus 1 score the same.
+Other conventions of the same measures are in `matlab` and `toolkits`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,9 +57,9 @@ class Convention:
 def convention_of(dataset: str) -> Convention:
     """Return the published convention of a data set, by its short name.
 
-    Absent frames are misses throughout in LaSOT and VastTrack. Everywhere else, LaSOT_Extension
-    included, they are hits in normalised precision, and for the UAV sets in precision too. Visible
-    objects whose box has no size are hits in normalised precision even in LaSOT.
+    Absent frames are misses throughout in LaSOT and VastTrack. Everywhere else, LaSOT_Extension included, they are hits
+    in normalised precision, and for the UAV sets in precision too. Visible objects whose box has no size are hits in
+    normalised precision even in LaSOT.
     """
     if dataset in ("lasot", "vasttrack"):
         return Convention(absent_norm=MISS)
@@ -163,19 +160,15 @@ class FrameErrors(NamedTuple):
 
 
 def frame_errors(
-    predicted: ArrayLike,
-    truth: ArrayLike,
-    visible: ArrayLike,
-    convention: Convention,
-    valid: ArrayLike | None = None,
+    predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention, valid: ArrayLike | None = None
 ) -> FrameErrors:
     """Compare predictions with ground truth frame by frame.
 
     Args:
         predicted: (N, 4) xyxy. A NaN row is a miss in every curve.
         truth: (N, 4) xyxy; NaN where there is no box.
-        visible: (N,) bool, the data set's flags. Where box and flag are one (a track's `visible`),
-            a box without size counts as absent.
+        visible: (N,) bool, the data set's flags. Where box and flag are one (a track's `visible`), a box without size
+            counts as absent.
         convention: what frames count as in which the object is absent or has no size.
         valid: (N,) bool, which boxes can be scored; those with a size unless given.
     """
@@ -191,14 +184,12 @@ def frame_errors(
     )
 
 
-def ope_curves(
-    predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention
-) -> Curves:
-    """Evaluate one sequence of at least one frame; the first prediction is taken to be the given
-    box. Arguments as of `frame_errors`.
+def ope_curves(predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention) -> Curves:
+    """Evaluate one sequence of at least one frame; the first prediction is taken to be the given box. Arguments as of
+    `frame_errors`.
 
-    A prediction without width or height has no overlap (pytracking repeats the row before it; the
-    published system does not).
+    A prediction without width or height has no overlap (pytracking repeats the row before it; the published system does
+    not).
     """
     truth = np.asarray(truth, np.float64)
     boxes = np.array(predicted, np.float64)

@@ -1,14 +1,11 @@
 """The join of results and ground truth: from boxes to the scores of a data set.
 
-Everything here is a function of arrays, apart from GOT-10k's frame sizes, which come from image
-headers where the annotations do not tell them. All scores are fractions of 1. Every sequence weighs
-the same in the OPE scores; GOT-10k's own measures pool frames.
+Everything here is a function of arrays, apart from GOT-10k's frame sizes, which come from image headers where the
+annotations do not tell them. All scores are fractions of 1. Every sequence weighs the same in the OPE scores; GOT-10k's
+own measures pool frames.
 
-Of repeated runs, a sequence's curves are the mean over the runs, and what pools frames pools those
-of all runs.
+Of repeated runs, a sequence's curves are the mean over the runs, and what pools frames pools those of all runs.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,8 +77,7 @@ class DatasetScores:
     norm_precision_corrected: float | None
     """The mean over the sequences; None where that is the convention, or no frame is invalid."""
     fps: float | None
-    """All tracked frames of all runs over all their seconds, initialisation included; None without
-    times."""
+    """All tracked frames of all runs over all their seconds, initialisation included; None without times."""
     got10k: toolkits.Got10kScores | None = None
     """Its own measures, where the tree has cover labels."""
     trackingnet: toolkits.TrackingNetScores | None = None
@@ -134,11 +130,10 @@ def dataset_scores(
 ) -> DatasetScores | None:
     """Score the results of a data set's split against its annotated frames.
 
-    The clips are of one data set and split; their first tracks are the ground truth. Of the runs,
-    at least one, other sequences and boxes beyond the annotated frames are ignored; a `UserError`
-    if one lacks a sequence, or has fewer boxes than annotated frames. The convention is taken where
-    the data set has it; elsewhere scores are as published. None where the tree hides the truth of
-    every sequence (the test splits of GOT-10k and TrackingNet).
+    The clips are of one data set and split; their first tracks are the ground truth. Of the runs, at least one, other
+    sequences and boxes beyond the annotated frames are ignored; a `UserError` if one lacks a sequence, or has fewer
+    boxes than annotated frames. The convention is taken where the data set has it; elsewhere scores are as published.
+    None where the tree hides the truth of every sequence (the test splits of GOT-10k and TrackingNet).
     """
     scored = [clip for clip in clips if not hides_truth(clip)]
     if not scored:
@@ -206,9 +201,7 @@ def _sequence_scores(tracked: _Tracked, convention: ConventionName) -> SequenceS
     corrected = None
     if convention == "matlab":
         one_based = DATASETS[clip.dataset].one_based
-        curves = mean_curves(
-            [matlab_curves(b, truth, visible, one_based=one_based) for b in tracked.predicted]
-        )
+        curves = mean_curves([matlab_curves(b, truth, visible, one_based=one_based) for b in tracked.predicted])
     else:
         published = ope.convention_of(clip.dataset)
         curves = mean(published)
@@ -236,15 +229,12 @@ def _got10k(tracked: Sequence[_Tracked]) -> toolkits.Got10kScores | None:
         if cover is None:
             return None
         of_frame, size = cover[: len(each.truth)], each.clip.frame_size()
-        values += [
-            toolkits.got10k_overlaps(boxes, each.truth, of_frame, size) for boxes in each.predicted
-        ]
+        values += [toolkits.got10k_overlaps(boxes, each.truth, of_frame, size) for boxes in each.predicted]
     return toolkits.got10k_scores(values, [times for each in tracked for times in each.times])
 
 
 def _trackingnet(tracked: Sequence[_Tracked]) -> toolkits.TrackingNetScores:
     curves = [
-        mean_curves([toolkits.trackingnet_curves(boxes, each.truth) for boxes in each.predicted])
-        for each in tracked
+        mean_curves([toolkits.trackingnet_curves(boxes, each.truth) for boxes in each.predicted]) for each in tracked
     ]
     return toolkits.trackingnet_scores(curves)

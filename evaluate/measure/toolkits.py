@@ -1,13 +1,10 @@
 """The measures of GOT-10k and TrackingNet, as their own toolkits define them.
 
-Both sets hide the ground truth of their test splits, so here they serve the splits that have it
-(GOT-10k val, parts of TrackingNet's training set); the servers' code is taken to be the same.
-GOT-10k's toolkit pools all frames of all sequences; TrackingNet's development kit averages over
-sequences and reports areas under all three curves, not values at one threshold. Boxes are (N, 4)
-xyxy float64 in continuous pixels, scores fractions of 1.
+Both sets hide the ground truth of their test splits, so here they serve the splits that have it (GOT-10k val, parts of
+TrackingNet's training set); the servers' code is taken to be the same. GOT-10k's toolkit pools all frames of all
+sequences; TrackingNet's development kit averages over sequences and reports areas under all three curves, not values at
+one threshold. Boxes are (N, 4) xyxy float64 in continuous pixels, scores fractions of 1.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,11 +57,10 @@ def got10k_overlaps(
 ) -> NDArray[np.float64]:
     """Return the overlaps of the frames that count in one sequence.
 
-    The first frame is skipped, and so is every frame with cover 0; absence flags play no part.
-    Boxes are bounded by the image as the toolkit does it: the corner is clipped to the image, then
-    the side to what is left from there, so a box that begins outside moves inwards. From (N, 4)
-    xyxy, (N,) integers of cover.label (0 … 8) and the frames' (width, height); (M,) float64 in
-    [0, 1], M at most N − 1.
+    The first frame is skipped, and so is every frame with cover 0; absence flags play no part. Boxes are bounded by the
+    image as the toolkit does it: the corner is clipped to the image, then the side to what is left from there, so a box
+    that begins outside moves inwards. From (N, 4) xyxy, (N,) integers of cover.label (0 … 8) and the frames' (width,
+    height); (M,) float64 in [0, 1], M at most N − 1.
     """
     values = overlaps(_bounded(predicted, size), _bounded(truth, size))
     counts = np.asarray(cover) > 0
@@ -79,13 +75,11 @@ def _bounded(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
     return xywh_to_xyxy(np.concatenate([corner, side], axis=1))
 
 
-def got10k_scores(
-    values: Sequence[NDArray[np.float64]], times: Sequence[NDArray[np.float64]] = ()
-) -> Got10kScores:
+def got10k_scores(values: Sequence[NDArray[np.float64]], times: Sequence[NDArray[np.float64]] = ()) -> Got10kScores:
     """Pool the `got10k_overlaps` of all sequences and runs into AO, SR0.50 and SR0.75.
 
-    With no frame that counts, these are NaN. `times` are (N,) seconds a frame of each, the first
-    frame included; those that are NaN or not positive are left out.
+    With no frame that counts, these are NaN. `times` are (N,) seconds a frame of each, the first frame included; those
+    that are NaN or not positive are left out.
     """
     seconds = np.concatenate([np.zeros(0), *times])
     measured = seconds[seconds > 0.0]  # NaN is not > 0
@@ -100,10 +94,9 @@ def got10k_scores(
 def trackingnet_curves(predicted: ArrayLike, truth: ArrayLike) -> Curves:
     """Return the three 21-point curves of one sequence, from (N, 4) xyxy, N at least 1.
 
-    All values of both boxes are rounded to integers, halves to even, and the first prediction is
-    the given box. Success compares with >=, so that threshold 0 is always passed; centre errors
-    with <= at 0, 2.5, …, 50 pixels, normalised ones at 0, 0.025, …, 0.5. There are no absent
-    frames.
+    All values of both boxes are rounded to integers, halves to even, and the first prediction is the given box. Success
+    compares with >=, so that threshold 0 is always passed; centre errors with <= at 0, 2.5, …, 50 pixels, normalised
+    ones at 0, 0.025, …, 0.5. There are no absent frames.
     """
     true_boxes, boxes = _rounded(truth), _rounded(predicted)
     boxes[0] = true_boxes[0]

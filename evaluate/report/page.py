@@ -1,10 +1,8 @@
 """The report of an evaluation as one page that opens from disk.
 
-Promise: the page is one file that fetches nothing, whatever the names in it are; it can be read
-without JavaScript, which only sorts and filters. The same input gives the same bytes.
+Promise: the page is one file that fetches nothing, whatever the names in it are; it can be read without JavaScript,
+which only sorts and filters. The same input gives the same bytes.
 """
-
-from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,9 +98,7 @@ class _Section:
         if official is not None and official != len(self.ours.sequences):
             notes.append(f"They are over all {official} sequences of the set.")
         if self.ours.convention == "matlab":
-            notes.append(
-                "They are not in the MATLAB toolkit's convention, so they compare loosely."
-            )
+            notes.append("They are not in the MATLAB toolkit's convention, so they compare loosely.")
         if any(len(number.sources) == 1 for number in numbers):
             notes.append("¹ one source only.")
         return notes
@@ -120,13 +116,10 @@ class _Section:
                 if each.code == code:
                     yield label, colour, 100 * each.curves.auc
 
-    def sequences(
-        self,
-    ) -> Iterator[tuple[SequenceScores, list[float | None], float | None, float]]:
+    def sequences(self) -> Iterator[tuple[SequenceScores, list[float | None], float | None, float]]:
         """Yield each sequence, the AUC of others, ours less the best of them, never moving's."""
         ours, *others, still = (
-            {each.name: 100 * each.curves.auc for each in entry.scores.sequences}
-            for entry in self.entries
+            {each.name: 100 * each.curves.auc for each in entry.scores.sequences} for entry in self.entries
         )
         for each in self.ours.sequences:
             theirs = [known.get(each.name) for known in others]

@@ -3,8 +3,6 @@
 Both are drawn by the same function; the same scores give the same bytes.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

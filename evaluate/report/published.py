@@ -1,11 +1,9 @@
 """Published numbers of LoRAT, to set an evaluation beside.
 
-They stand in ``data/published.csv``, as papers and notes quote them; a value with one source is
-weaker than one with several. TrackingNet's precision and normalised precision are areas under their
-curves and TNL2K follows the published convention, as in our own tables.
+They stand in ``data/published.csv``, as papers and notes quote them; a value with one source is weaker than one with
+several. TrackingNet's precision and normalised precision are areas under their curves and TNL2K follows the published
+convention, as in our own tables.
 """
-
-from __future__ import annotations
 
 import csv
 import functools

@@ -1,7 +1,5 @@
 """The sequences in which a tracker did worst, as strips of frames with both boxes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -50,23 +48,16 @@ class Strip(NamedTuple):
 
 
 def worst_strips(
-    clips: Sequence[Clip],
-    results: Mapping[str, SequenceResult],
-    scores: DatasetScores,
-    count: int = 5,
-    frames: int = 6,
+    clips: Sequence[Clip], results: Mapping[str, SequenceResult], scores: DatasetScores, count: int = 5, frames: int = 6
 ) -> list[Strip]:
     """Draw the `count` sequences of a test set that have the lowest AUC in its `scores`.
 
-    Each gets so many `frames` spread evenly, the one in which the object is first lost among them;
-    `results` are those of one run, by sequence name.
+    Each gets so many `frames` spread evenly, the one in which the object is first lost among them; `results` are those
+    of one run, by sequence name.
     """
     by_name = {clip.name: clip for clip in clips}
     ranked = sorted(scores.sequences, key=lambda each: (each.curves.auc, each.name))
-    return [
-        _strip(by_name[each.name], results[each.name], each.curves.auc, frames)
-        for each in ranked[:count]
-    ]
+    return [_strip(by_name[each.name], results[each.name], each.curves.auc, frames) for each in ranked[:count]]
 
 
 def first_loss(overlap: NDArray[np.float64]) -> int | None:

@@ -1,11 +1,9 @@
 """Scores for people and programs: tables for the console, and the same numbers as JSON.
 
-One table of measures, `COLUMNS`, serves the console, the report page and metrics.json. Every report
-sets the tracker beside one that never moves its first box, which is what the numbers of a data set
-are worth without tracking. Tables are in per cent; JSON holds fractions.
+One table of measures, `COLUMNS`, serves the console, the report page and metrics.json. Every report sets the tracker
+beside one that never moves its first box, which is what the numbers of a data set are worth without tracking. Tables
+are in per cent; JSON holds fractions.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

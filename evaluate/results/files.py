@@ -1,16 +1,13 @@
 """What a tracker returned for one sequence, and the files that keep it.
 
-A result is ``results/<dataset>-<split>/<sequence>.txt``: a line a frame, ``x,y,w,h`` with four
-decimals, 0-based continuous pixels, the first line the given box. Beside it stand
-``<sequence>.scores.txt`` and ``<sequence>.times.txt`` (seconds a frame). The box file is written
-last and every file is renamed into place, so a box file that exists is whole, and a run that was
-stopped goes on with the sequences that have none.
+A result is ``results/<dataset>-<split>/<sequence>.txt``: a line a frame, ``x,y,w,h`` with four decimals, 0-based
+continuous pixels, the first line the given box. Beside it stand ``<sequence>.scores.txt`` and ``<sequence>.times.txt``
+(seconds a frame). The box file is written last and every file is renamed into place, so a box file that exists is
+whole, and a run that was stopped goes on with the sequences that have none.
 
-Reading refuses what cannot be scored: a line that is no box, a value that is not finite, a negative
-width or height. The number of lines is compared with the sequence by whoever knows the sequence.
+Reading refuses what cannot be scored: a line that is no box, a value that is not finite, a negative width or height.
+The number of lines is compared with the sequence by whoever knows the sequence.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable
@@ -59,8 +56,8 @@ def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -
 def write_result(folder: Path, result: SequenceResult) -> Path:
     """Write a result's three files into a folder (made when missing) and return the box file.
 
-    An older result of the same sequence is replaced. The boxes must be finite; a `UserError` if the
-    sequence's name cannot be a file name.
+    An older result of the same sequence is replaced. The boxes must be finite; a `UserError` if the sequence's name
+    cannot be a file name.
     """
     path = _box_file(folder, result.name)
     for end, rows, decimals in (
@@ -98,8 +95,8 @@ def run_folders(folder: Path) -> list[Path]:
 def read_result(folder: Path, name: str) -> SequenceResult:
     """Read a sequence's result. Commas, tabs and spaces separate; scores and times may be missing.
 
-    A `UserError` if the box file is missing or not readable as boxes, or if the scores or times
-    beside it are of another length.
+    A `UserError` if the box file is missing or not readable as boxes, or if the scores or times beside it are of
+    another length.
     """
     path = _box_file(folder, name)
     if not path.is_file():
@@ -112,8 +109,7 @@ def read_result(folder: Path, name: str) -> SequenceResult:
             values = parse_table(read_text(beside, REMEDY), beside, (1,), remedy=REMEDY)
         if len(values) != len(boxes):
             raise UserError(
-                f"{beside}: {len(values)} lines beside {len(boxes)} boxes; delete the result and "
-                "track again"
+                f"{beside}: {len(values)} lines beside {len(boxes)} boxes; delete the result and track again"
             )
         columns.append(values[:, 0])
     return SequenceResult(name, boxes, *columns)
@@ -128,8 +124,7 @@ def parse_boxes(text: str, source: object) -> NDArray[np.float64]:
     bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0.0).any(axis=1))
     if len(bad):
         raise UserError(
-            f"{source}: line {bad[0] + 1} is not finite or has a negative size, which no toolkit "
-            f"scores; {REMEDY}"
+            f"{source}: line {bad[0] + 1} is not finite or has a negative size, which no toolkit scores; {REMEDY}"
         )
     return boxes
 

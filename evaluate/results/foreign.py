@@ -1,19 +1,15 @@
 """Results that any tracker wrote: found, read into our coordinates, prepared as toolkits do it.
 
-A row is x, y, w, h with commas, tabs or spaces between. In the layouts of other toolkits x and y
-count as the data set's annotations do: from 1 in LaSOT and VastTrack, from 0 elsewhere. In ours
-they count from 0 always.
+A row is x, y, w, h with commas, tabs or spaces between. In the layouts of other toolkits x and y count as the data
+set's annotations do: from 1 in LaSOT and VastTrack, from 0 elsewhere. In ours they count from 0 always.
 
-Promise: a folder is read in one way only; what could be read in two, or holds several trackers, is
-refused by name. Nothing is made up: a sequence with fewer rows than annotated frames, or a row that
-is no box, is refused by name and line; rows beyond the last frame are cut, and a note says so. The
-first row is compared with the given box, which would show a wrong base; nothing is shifted
-silently. Then, as toolkits do: the first row becomes the given box, and a row without a size
-becomes the row before it (not in GOT-10k and TrackingNet, whose toolkits do not). Our own results
-begin with the given box, and are scored as they are, as the evaluation scored them.
+Promise: a folder is read in one way only; what could be read in two, or holds several trackers, is refused by name.
+Nothing is made up: a sequence with fewer rows than annotated frames, or a row that is no box, is refused by name and
+line; rows beyond the last frame are cut, and a note says so. The first row is compared with the given box, which would
+show a wrong base; nothing is shifted silently. Then, as toolkits do: the first row becomes the given box, and a row
+without a size becomes the row before it (not in GOT-10k and TrackingNet, whose toolkits do not). Our own results begin
+with the given box, and are scored as they are, as the evaluation scored them.
 """
-
-from __future__ import annotations
 
 import re
 from collections import defaultdict
@@ -44,14 +40,7 @@ from lorat.shards.pixels.geometry import xyxy_to_xywh
 Layout = Literal["auto", "lorat", "pytracking", "otb", "got10k"]
 """How results can be laid out, as ``--layout`` calls it; ``auto`` tells it by what is there."""
 
-PREFIXES = {
-    "uav123": "uav_",
-    "uav20l": "uav_",
-    "nfs30": "nfs_",
-    "nfs240": "nfs_",
-    "tc128": "tpl_",
-    "otb": "otb_",
-}
+PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs30": "nfs_", "nfs240": "nfs_", "tc128": "tpl_", "otb": "otb_"}
 """What pytracking's folders put before the sequence names of a data set, or may put there (OTB)."""
 
 _OTB = "_tracking_result"
@@ -120,11 +109,10 @@ def read_foreign(
 ) -> Foreign:
     """Read the results that a tracker wrote of some clips, at least one and all of one split.
 
-    docs/results.md says what the folder may be; it may hold results of other data sets too. The
-    clips' first tracks are the ground truth. `progress` is called with the number of results read,
-    and of all. A `UserError` if the folder is missing, holds none of the clips, or can be read in
-    several ways; if the layout is unknown; if a file does not parse, has too few rows, or a row
-    that is not finite or has a negative size.
+    docs/results.md says what the folder may be; it may hold results of other data sets too. The clips' first tracks are
+    the ground truth. `progress` is called with the number of results read, and of all. A `UserError` if the folder is
+    missing, holds none of the clips, or can be read in several ways; if the layout is unknown; if a file does not
+    parse, has too few rows, or a row that is not finite or has a negative size.
     """
     place = _find(folder, clips, layout)
     whole = [clip for clip in clips if all(clip.name in run for run in place.runs)]
@@ -246,9 +234,7 @@ def _all_runs(folder: Path) -> str:
     return _NUMBER.sub("_*", folder.name)
 
 
-def _box_files(
-    folder: Path, clips: Sequence[Clip], stems: Callable[[Clip], Iterable[str]]
-) -> BoxFiles:
+def _box_files(folder: Path, clips: Sequence[Clip], stems: Callable[[Clip], Iterable[str]]) -> BoxFiles:
     """Return the sequences that have a file in a folder, under the first of the given stems."""
     there, run = _texts(folder), {}
     for clip in clips:
@@ -277,9 +263,7 @@ def _note_lines(odd: Oddities, clips: Sequence[Clip], layout: str) -> list[str]:
     }
     if DATASETS[clips[0].dataset].one_based:
         shift, base, other = ("after", 1, "otb") if layout == "lorat" else ("before", 0, "lorat")
-        remedies[shift] = (
-            f"scored as they are: if they count from {base}, read them with --layout {other}"
-        )
+        remedies[shift] = f"scored as they are: if they count from {base}, read them with --layout {other}"
     right = len(clips) - len(set().union(*(odd.get(kind, ()) for kind in remedies)))
     lines = []
     for kind, details in odd.items():
@@ -319,9 +303,7 @@ def _read(clip: Clip, path: Path, run: int, layout: str, odd: Oddities) -> Seque
     return SequenceResult(clip.name, boxes, scores[:count], times[:count])
 
 
-def _read_times(
-    path: Path, run: int, name: str, unknown: NDArray[np.float64], odd: Oddities
-) -> NDArray[np.float64]:
+def _read_times(path: Path, run: int, name: str, unknown: NDArray[np.float64], odd: Oddities) -> NDArray[np.float64]:
     """Return (N,) seconds a frame: `unknown` where there is no file, or one of another length."""
     if not path.is_file():
         return unknown
@@ -335,9 +317,7 @@ def _read_times(
     return times[:, min(run, times.shape[1] - 1)]
 
 
-def _as_scored(
-    clip: Clip, boxes: NDArray[np.float64], layout: str, odd: Oddities
-) -> NDArray[np.float64]:
+def _as_scored(clip: Clip, boxes: NDArray[np.float64], layout: str, odd: Oddities) -> NDArray[np.float64]:
     """Return (N, 4) boxes as toolkits score them: from the given box, each with a size."""
     truth = clip.tracks[0].boxes
     given = xyxy_to_xywh(truth[0])

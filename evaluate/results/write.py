@@ -1,15 +1,11 @@
 """Our results in the layouts of other toolkits, as the published LoRAT writes them.
 
-Tab-separated with three decimals for pytracking and OTB, comma and four decimals for GOT-10k; x and
-y from 1 where the data set's annotations count from 1 (LaSOT, VastTrack). Boxes are not rounded to
-whole pixels, which submissions do. Repeated runs get folders ``<label>_001``, …, or in GOT-10k's
-layout files of their own.
+Tab-separated with three decimals for pytracking and OTB, comma and four decimals for GOT-10k; x and y from 1 where the
+data set's annotations count from 1 (LaSOT, VastTrack). Boxes are not rounded to whole pixels, which submissions do.
+Repeated runs get folders ``<label>_001``, …, or in GOT-10k's layout files of their own.
 
-Promise: a file is whole or not there; what is there with other content is refused before anything
-is written.
+Promise: a file is whole or not there; what is there with other content is refused before anything is written.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,11 +35,7 @@ class ResultSet:
 
     def untimed(self) -> list[str]:
         """Return the sequences without a time for every frame of every run."""
-        return [
-            name
-            for name in self.runs[0]
-            if not all(np.isfinite(run[name].times).all() for run in self.runs)
-        ]
+        return [name for name in self.runs[0] if not all(np.isfinite(run[name].times).all() for run in self.runs)]
 
     def files(self, layout: ExportLayout, label: str) -> Iterator[tuple[str, str]]:
         """Yield the path and the text of each file in a layout; `label` names the tracker."""
@@ -88,8 +80,8 @@ def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) ->
 def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> int:
     """Write text files below a folder and return how many were not there as they are.
 
-    A `UserError` before anything is written if a file is there with other content and `overwrite`
-    is off, and where one cannot be written.
+    A `UserError` before anything is written if a file is there with other content and `overwrite` is off, and where one
+    cannot be written.
     """
     changed: dict[Path, bytes] = {}
     other = []
@@ -102,8 +94,7 @@ def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> i
     if other and not overwrite:
         more = f", as do {len(other) - 1:,} more of its files" if len(other) > 1 else ""
         raise UserError(
-            f"{other[0]}: exists with other content{more}; use --overwrite, another --label or "
-            "another --out"
+            f"{other[0]}: exists with other content{more}; use --overwrite, another --label or another --out"
         )
     for path, data in changed.items():
         with atomic_file(path) as file:

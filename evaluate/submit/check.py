@@ -1,13 +1,10 @@
 """Judging a submission zip, ours or another tool's, as GOT-10k's and TrackingNet's servers take it.
 
-Promise: what is judged fit has exactly the expected sequences, four finite numbers a row with
-positive width and height, commas and plain decimals, in a layout that the server reads, and, where
-the tree is there, a row for each frame and the given box in the first. Nothing is unpacked to disk,
-and a zip that declares more than a submission can hold is refused before an entry is read. The
-packer asks the same judge before its zip exists.
+Promise: what is judged fit has exactly the expected sequences, four finite numbers a row with positive width and
+height, commas and plain decimals, in a layout that the server reads, and, where the tree is there, a row for each frame
+and the given box in the first. Nothing is unpacked to disk, and a zip that declares more than a submission can hold is
+refused before an entry is read. The packer asks the same judge before its zip exists.
 """
-
-from __future__ import annotations
 
 import io
 import logging
@@ -48,18 +45,9 @@ _MOST_ENTRIES = 20_000
 _LARGEST_ZIP = 64 << 20  # bytes; it bounds the list of entries, which is read whole
 _LARGEST_ENTRY = 16 << 20  # bytes
 _LARGEST_TOTAL = 1 << 30
-# What zipfile and its decompressors raise on bytes that are not what the zip says they are;
-# RuntimeError where an entry is encrypted.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,
-)
+# What zipfile and its decompressors raise on bytes that are not what the zip says they are; RuntimeError where an entry
+# is encrypted.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, RuntimeError)
 # Not absolute, not out of the folder, and read alike by every program.
 _PLAIN_PATH = re.compile(r"(?!/|.:|(?:.*/)?\.\.(?:/|\Z))[ -\[\]-~]+")
 _PLAIN = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)")
@@ -114,10 +102,9 @@ def judge_zip(
 ) -> Judgement:
     """Judge a zip, from its seekable bytes, which messages call `where`.
 
-    Without a server the names inside tell whose rules hold. The `expected` sequences must be there,
-    and no others; these are the official ones by default. Sequences are compared with the tree's
-    clips of the same names in frames, first box and size. A `UserError` if it is no zip, unpacks to
-    too much, or shows no server's layout.
+    Without a server the names inside tell whose rules hold. The `expected` sequences must be there, and no others;
+    these are the official ones by default. Sequences are compared with the tree's clips of the same names in frames,
+    first box and size. A `UserError` if it is no zip, unpacks to too much, or shows no server's layout.
     """
     with _open(file, where) as archive:
         infos = archive.infolist()
@@ -126,8 +113,7 @@ def judge_zip(
         server = server or guess_server(names)
         if server is None:
             raise UserError(
-                f"{where}: neither GOT-10k's nor TrackingNet's layout; say with --server which of "
-                "the two it is for"
+                f"{where}: neither GOT-10k's nor TrackingNet's layout; say with --server which of the two it is for"
             )
         rules = SERVERS[server]
         expected = set(rules.official if expected is None else expected)
@@ -151,9 +137,7 @@ def _open(file: BinaryIO, where: str) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(file)
     except _DAMAGE as error:
         reason = printable(str(error), 80)
-        raise UserError(
-            f"{where}: not a zip that can be read ({reason}); copy it again or pack it again"
-        ) from None
+        raise UserError(f"{where}: not a zip that can be read ({reason}); copy it again or pack it again") from None
     sizes = {info.filename: info.file_size for info in archive.infolist()}
     total, largest = sum(sizes.values()), max(sizes, key=sizes.__getitem__, default="")
     if (count := len(archive.infolist())) > _MOST_ENTRIES:
@@ -168,10 +152,7 @@ def _open(file: BinaryIO, where: str) -> zipfile.ZipFile:
 
 
 def _judge_sequences(
-    archive: zipfile.ZipFile,
-    sequences: Mapping[str, Mapping[str, str]],
-    clips: Mapping[str, Clip],
-    server: Server,
+    archive: zipfile.ZipFile, sequences: Mapping[str, Mapping[str, str]], clips: Mapping[str, Clip], server: Server
 ) -> Iterator[ZipFinding]:
     same = []
     for name, parts in sequences.items():
@@ -203,9 +184,7 @@ def _judge_sequences(
         yield from (ZipFinding("identical", name) for name in sequences)
 
 
-def _read(
-    archive: zipfile.ZipFile, name: str
-) -> tuple[bytes | None, NDArray[np.float64] | None, list[Remark]]:
+def _read(archive: zipfile.ZipFile, name: str) -> tuple[bytes | None, NDArray[np.float64] | None, list[Remark]]:
     """Return a file's bytes, (N, C) numbers and faults; of a name that is there twice, the last."""
     info = archive.getinfo(name)
     try:
@@ -224,8 +203,8 @@ def _read(
 def parse_strictly(data: bytes) -> tuple[NDArray[np.float64] | None, list[Remark]]:
     """Read lines of numbers as servers do: plain decimals, commas, a line a frame.
 
-    Returns (N, C) numbers, wherever the meaning is plain in spite of what is wrong, else None; and
-    (kind, detail) of everything that is wrong with the text.
+    Returns (N, C) numbers, wherever the meaning is plain in spite of what is wrong, else None; and (kind, detail) of
+    everything that is wrong with the text.
     """
     faults = []
     if data.startswith(b"\xef\xbb\xbf"):
@@ -312,9 +291,7 @@ def _judge_first(box: NDArray[np.float64], given: NDArray[np.float64]) -> str | 
     return "first box" if all((np.abs(d) > [1.0, 1.0, 2.0, 2.0]).any() for d in off) else None
 
 
-def _judge_time(
-    archive: zipfile.ZipFile, entry: str, frames: int | None, runs: int
-) -> Iterator[Remark]:
+def _judge_time(archive: zipfile.ZipFile, entry: str, frames: int | None, runs: int) -> Iterator[Remark]:
     """Judge a file of seconds a frame, one column or a column a run."""
     _, table, faults = _read(archive, entry)
     for kind, what in faults:

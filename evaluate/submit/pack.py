@@ -1,12 +1,10 @@
 """Zips for the evaluation servers of GOT-10k and TrackingNet.
 
-Promise: a zip that is written has exactly the expected sequences, a row for every frame, four
-finite numbers a row with positive width and height, in the layout the servers' toolkits write. It
-passed the judge of any zip before there was a file, and was read back and compared with the results
-after. The same results give the same bytes. What cannot be submitted is refused.
+Promise: a zip that is written has exactly the expected sequences, a row for every frame, four finite numbers a row with
+positive width and height, in the layout the servers' toolkits write. It passed the judge of any zip before there was a
+file, and was read back and compared with the results after. The same results give the same bytes. What cannot be
+submitted is refused.
 """
-
-from __future__ import annotations
 
 import io
 import zipfile
@@ -52,11 +50,10 @@ def pack_zip(
 ) -> Packed:
     """Write a submission.
 
-    Boxes are rasterised to the whole pixels they touch, as in the published submissions. Times are
-    left out of a sequence that was not timed in every frame. Runs are results by sequence name;
-    where the server takes one, it is the first. The clips are exactly those of the results. The
-    zip's folder is made. A `UserError`, naming sequence and reason, if the results cannot be
-    submitted, or if a zip with other content exists and `overwrite` is off.
+    Boxes are rasterised to the whole pixels they touch, as in the published submissions. Times are left out of a
+    sequence that was not timed in every frame. Runs are results by sequence name; where the server takes one, it is the
+    first. The clips are exactly those of the results. The zip's folder is made. A `UserError`, naming sequence and
+    reason, if the results cannot be submitted, or if a zip with other content exists and `overwrite` is off.
     """
     rules = SERVERS[server]
     runs = runs[:1] if rules.most_runs == 1 else runs

@@ -1,10 +1,8 @@
 """The servers that score GOT-10k's and TrackingNet's test sets, and what they mind in a zip.
 
-Neither reports on the format: docs/submitting.md tells what each does without a word. Which file is
-which sequence's is told from names alone, as the servers do.
+Neither reports on the format: docs/submitting.md tells what each does without a word. Which file is which sequence's is
+told from names alone, as the servers do.
 """
-
-from __future__ import annotations
 
 import re
 from collections import Counter
@@ -119,9 +117,7 @@ def printable(text: str, longest: int) -> str:
 
 
 _GOT10K = re.compile(r"(?:.*/)?(?P<sequence>[^/]+)_(?P<part>\d{3}|time)\.txt", re.DOTALL)
-_LITTER = re.compile(
-    r"(?:.*/)?(?:\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)|.*__MACOSX.*", re.DOTALL
-)
+_LITTER = re.compile(r"(?:.*/)?(?:\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)|.*__MACOSX.*", re.DOTALL)
 
 
 def guess_server(names: Sequence[str]) -> ServerName | None:
@@ -197,9 +193,7 @@ def _trackingnet_owners(name: str, expected: Collection[str]) -> list[tuple[str,
 def _place_got10k(paths: Mapping[str, str], findings: list[ZipFinding]) -> str:
     """See that the sequences' folders are at the root or all inside one; return where."""
     tails = {path: f"{sequence}/{path.rpartition('/')[2]}" for path, sequence in paths.items()}
-    tops = Counter(
-        p.removesuffix(tail) for p, tail in tails.items() if f"/{p}".endswith(f"/{tail}")
-    )
+    tops = Counter(p.removesuffix(tail) for p, tail in tails.items() if f"/{p}".endswith(f"/{tail}"))
     top = max(tops, key=lambda t: (tops[t], -len(t)), default="")
     allowed = top if top.count("/") < 2 else ""
     for path, tail in tails.items():
@@ -218,9 +212,7 @@ def _uneven(sequences: Mapping[str, Mapping[str, str]], most_runs: int) -> Itera
             yield ZipFinding("runs", name, f"has {', '.join(has)}, not {', '.join(wanted)}")
 
 
-def _place_trackingnet(
-    paths: Mapping[str, str], expected: Collection[str], findings: list[ZipFinding]
-) -> str:
+def _place_trackingnet(paths: Mapping[str, str], expected: Collection[str], findings: list[ZipFinding]) -> str:
     """Note the files in folders and those of longer names; return where they are."""
     for path, sequence in paths.items():
         if sequence in expected and "/" in path:

@@ -1,21 +1,18 @@
 """Many sequences side by side: batches, one network, a few threads for the images.
 
-The sequences under way stand in two groups. While the network works on the one, the other's boxes
-are computed, its next crops cut and its next frames decoded, so that neither the processor nor the
-accelerator waits for the other. Where the network itself takes all cores there is one group, and
-images come before the network: its threads wait for each other, so a core that decodes for a while
-would hold up all of them. A sequence that ends makes room for the next.
+The sequences under way stand in two groups. While the network works on the one, the other's boxes are computed, its
+next crops cut and its next frames decoded, so that neither the processor nor the accelerator waits for the other. Where
+the network itself takes all cores there is one group, and images come before the network: its threads wait for each
+other, so a core that decodes for a while would hold up all of them. A sequence that ends makes room for the next.
 
-Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in
-float32), and its result comes as soon as it ends. A frame that does not decode keeps the last box
-and has no score; a sequence that cannot be tracked fails by name, and the others go on. Memory does
-not grow with the length or the number of sequences, but for their boxes.
+Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in float32), and its
+result comes as soon as it ends. A frame that does not decode keeps the last box and has no score; a sequence that
+cannot be tracked fails by name, and the others go on. Memory does not grow with the length or the number of sequences,
+but for their boxes.
 
-Time per frame is what a batch's crops, network and boxes take (not the decoding of images), divided
-by the sequences in it, as published. The first frame's is the cost of taking the template.
+Time per frame is what a batch's crops, network and boxes take (not the decoding of images), divided by the sequences in
+it, as published. The first frame's is the cost of taking the template.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,14 +79,14 @@ def track_clips(
 ) -> Iterator[Tracked | Failed]:
     """Track each clip's first object from ``clip.tracks[0].boxes[0]``; yield one as it ends.
 
-    `work` is taken one by one as there is room; the longest should come first, so that none is left
-    to run alone. `batch` sequences stand side by side, in all groups together; `threads` decode
-    images, and as many cut crops. `on_frames` gets the number of frames done since its last call.
+    `work` is taken one by one as there is room; the longest should come first, so that none is left to run alone.
+    `batch` sequences stand side by side, in all groups together; `threads` decode images, and as many cut crops.
+    `on_frames` gets the number of frames done since its last call.
     """
     waiting, more, ahead = iter(work), True, works_beside(predictor.device)
     groups = [_Group(predictor.room_for_crops(n)) for n in group_sizes(batch, predictor.device)]
-    # Where nothing goes on beside it, the network works in the caller's thread: another one would
-    # bring threads of its own for the same cores.
+    # Where nothing goes on beside it, the network works in the caller's thread: another one would bring threads of its
+    # own for the same cores.
     network = ThreadPoolExecutor(1, thread_name_prefix="network") if ahead else _Here()
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="decode") as readers,
@@ -259,10 +256,7 @@ class _Stages:
         rows, seconds = group.rows.result()
         cuts, group.rows = group.cuts, None
         begin = time.perf_counter()
-        ends = [
-            finish(row, cut.transform, cut.size, cut.slot.state)
-            for row, cut in zip(rows, cuts, strict=True)
-        ]
+        ends = [finish(row, cut.transform, cut.size, cut.slot.state) for row, cut in zip(rows, cuts, strict=True)]
         seconds += time.perf_counter() - begin
         # As many crops at once as there are threads.
         seconds += sum(cut.seconds for cut in cuts) / min(self.threads, len(cuts))

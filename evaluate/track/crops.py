@@ -1,12 +1,10 @@
 """How a frame is shrunk into a crop: as published, or as training on shards saw it.
 
-The published system resizes bilinearly without antialiasing, so detail finer than the crop's pixels
-turns into false patterns. Shards hold windows that were averaged over areas when they were built,
-so weights trained on them never saw those patterns. Cutting test crops the same way makes tracking
-agree with training; cutting them as published makes weights and numbers comparable with others.
+The published system resizes bilinearly without antialiasing, so detail finer than the crop's pixels turns into false
+patterns. Shards hold windows that were averaged over areas when they were built, so weights trained on them never saw
+those patterns. Cutting test crops the same way makes tracking agree with training; cutting them as published makes
+weights and numbers comparable with others.
 """
-
-from __future__ import annotations
 
 from typing import Literal
 
@@ -62,10 +60,9 @@ def crop_around(
 ) -> tuple[Crop, CropTransform]:
     """Cut a crop of `side` pixels a side around a (4,) xyxy box with positive size.
 
-    `area_factor` is that of `crop_transform`, `pad` the (3,) colour outside the frame, 0 … 255. To
-    a `scale` the source part is averaged over areas first, and then sampled as training samples
-    stored windows; None cuts the crop as published. Returns the crop, in `out` if that is given,
-    and the adjusted transform from frame to crop.
+    `area_factor` is that of `crop_transform`, `pad` the (3,) colour outside the frame, 0 … 255. To a `scale` the source
+    part is averaged over areas first, and then sampled as training samples stored windows; None cuts the crop as
+    published. Returns the crop, in `out` if that is given, and the adjusted transform from frame to crop.
     """
     size = (side, side)
     window = crop_transform(box, area_factor, size)

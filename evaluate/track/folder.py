@@ -1,11 +1,8 @@
 """The folder of one evaluation: what is done in it, and by which tracker.
 
-Promise: results of two trackers never mix. ``tracker.json`` says which weights and number type the
-results are of; a second evaluation goes on where the first stopped if it is of the same, and is
-refused otherwise.
+Promise: results of two trackers never mix. ``tracker.json`` says which weights and number type the results are of; a
+second evaluation goes on where the first stopped if it is of the same, and is refused otherwise.
 """
-
-from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
@@ -107,8 +104,8 @@ def forget_others(out: Path, weights: Path) -> None:
 def is_done(out: Path, name: str, clip: Clip, run: int = 1) -> bool:
     """Return whether `out` holds the whole result of a clip of the test set `name`.
 
-    A result with another number of frames, another first box, or lines that do not parse is not
-    whole, and the sequence is tracked again.
+    A result with another number of frames, another first box, or lines that do not parse is not whole, and the sequence
+    is tracked again.
     """
     folder = result_folder(out, name, run)
     if not has_result(folder, clip.name):

@@ -1,13 +1,11 @@
 """The network on its device: templates and search crops in, the best box of each out.
 
-Promise: tracking is deterministic. The choice of a box is `select_box`, a pure function of a batch,
-with the published penalty. One upload and one download a batch of frames. A compiled predictor
-runs one graph for batches of any size: smaller ones are padded to the one it was compiled for.
+Promise: tracking is deterministic. The choice of a box is `select_box`, a pure function of a batch, with the published
+penalty. One upload and one download a batch of frames. A compiled predictor runs one graph for batches of any size:
+smaller ones are padded to the one it was compiled for.
 
 Not promised: that bfloat16, float16 or a compiled graph give float32's boxes to the last digit.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -54,8 +52,8 @@ def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
 def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
     """Choose the cell with the highest 0.55 · sigmoid(logit) + 0.45 · window (published system).
 
-    `score_map` is (B, G, G) logits, `boxes` (B, G, G, 4) xyxy, one a cell, and `window` (G, G) from
-    `penalty_window`; all float32.
+    `score_map` is (B, G, G) logits, `boxes` (B, G, G, 4) xyxy, one a cell, and `window` (G, G) from `penalty_window`;
+    all float32.
     """
     score = score_map.flatten(1).sigmoid()
     penalised = score * (1.0 - WINDOW_WEIGHT) + window.flatten() * WINDOW_WEIGHT
@@ -89,7 +87,7 @@ class Predictor:
         self._rows, self._locate = 0, self._locate_rows  # rows that the compiled graph is for
 
     @classmethod
-    def load(cls, settings: TrackerSettings) -> Predictor:
+    def load(cls, settings: TrackerSettings) -> "Predictor":
         """Load a network; a `UserError` if a file does not fit, or the machine lacks the device."""
         device = pick_device(settings.device)
         if settings.dtype == "float32":
@@ -100,8 +98,8 @@ class Predictor:
     def compile(self, batch: int) -> None:
         """Compile the work of a frame into one graph, now: that takes a minute or so.
 
-        Batches of fewer than `batch` targets are padded, so that the graph serves them too; the
-        template, embedded once a target, is not compiled. A `UserError` if nothing can be.
+        Batches of fewer than `batch` targets are padded, so that the graph serves them too; the template, embedded once
+        a target, is not compiled. A `UserError` if nothing can be.
         """
         self._locate = compile_whole(self._locate_rows, self.device)
         self._rows = batch
@@ -121,8 +119,7 @@ class Predictor:
     def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
         """Find one target in each search region: (B, T, D) from `embed`, (B, S, S, 3) 0 … 255.
 
-        Returns (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score. A `UserError` if a
-        number is not finite.
+        Returns (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score. A `UserError` if a number is not finite.
         """
         with torch.inference_mode():
             rows = self._locate(self._padded(tokens), self._padded(self._upload(crops)))
@@ -144,8 +141,8 @@ class Predictor:
     def _padded(self, rows: Tensor) -> Tensor:
         """Repeat the last row up to the number that a graph is for.
 
-        A graph is also for one layout, and for tensors made in inference mode or outside it; so a
-        full batch is copied too.
+        A graph is also for one layout, and for tensors made in inference mode or outside it; so a full batch is copied
+        too.
         """
         if not self._rows:
             return rows

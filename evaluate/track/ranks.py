@@ -1,14 +1,11 @@
 """The processes that share an evaluation: one list of sequences, from which each takes the next.
 
-Promise: every sequence of the list is taken by exactly one process, the first in the list first,
-and no process is without work while there is some. A process that is lost is noticed by the others
-when they meet at the end.
+Promise: every sequence of the list is taken by exactly one process, the first in the list first, and no process is
+without work while there is some. A process that is lost is noticed by the others when they meet at the end.
 
-The list is rank 0's. A counter in the processes' common store says what was taken, so a process on
-a slow device takes less; nothing is dealt out beforehand.
+The list is rank 0's. A counter in the processes' common store says what was taken, so a process on a slow device takes
+less; nothing is dealt out beforehand.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait

@@ -1,11 +1,9 @@
 """Tracking of test sets: what has no result yet is tracked, and every result is kept at once.
 
-Promise: a result is written when its sequence ends, so a stopped evaluation goes on where it was.
-A sequence that fails is named and leaves the others alone. Results of two trackers never mix.
-Several processes share the sequences; what comes out does not depend on how many they are.
+Promise: a result is written when its sequence ends, so a stopped evaluation goes on where it was. A sequence that fails
+is named and leaves the others alone. Results of two trackers never mix. Several processes share the sequences; what
+comes out does not depend on how many they are.
 """
-
-from __future__ import annotations
 
 import hashlib
 import uuid
@@ -18,14 +16,7 @@ import torch
 
 from lorat.evaluate.results.files import write_result
 from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips
-from lorat.evaluate.track.folder import (
-    Identity,
-    claim,
-    is_done,
-    note_machine,
-    result_folder,
-    weights_digest,
-)
+from lorat.evaluate.track.folder import Identity, claim, is_done, note_machine, result_folder, weights_digest
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.ranks import Ranks
 from lorat.evaluate.track.settings import BatchSettings
@@ -38,8 +29,8 @@ Failures = Mapping[str, Mapping[str, str]]
 
 
 Show = Callable[[int, int, str], None]
-"""Told how many frames of how many all processes have done, of those without a result when they
-began, and in words how many sequences."""
+"""Told how many frames of how many all processes have done, of those without a result when they began, and in words how
+many sequences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +59,8 @@ def evaluate(
     """Track every sequence of the test sets that has no result in `out` yet.
 
     Where several `ranks` evaluate together, each of them calls, with the same sets, and writes to
-    ``out/results/<dataset>-<split>/``. A `UserError` if the weights do not load, or `out` holds
-    results of another tracker, unless these are to be overwritten; on every rank if on one.
+    ``out/results/<dataset>-<split>/``. A `UserError` if the weights do not load, or `out` holds results of another
+    tracker, unless these are to be overwritten; on every rank if on one.
     """
     ranks = ranks or Ranks()
 
@@ -124,9 +115,7 @@ class _Part:
         if settings.compile and share:
             predictor.compile(group_sizes(batch, predictor.device)[0])
         noted = not self.ranks.speaks
-        for end in track_clips(
-            predictor, self._work(), batch=batch, threads=settings.threads, on_frames=self.advance
-        ):
+        for end in track_clips(predictor, self._work(), batch=batch, threads=settings.threads, on_frames=self.advance):
             self.ranks.add(f"{self.topic}/sequences", 1)
             name = f"{end.work.clip.dataset}-{end.work.clip.split}"
             if isinstance(end, Failed):

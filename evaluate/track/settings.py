@@ -1,11 +1,9 @@
 """What weights are tracked with and how, declared once: each field is an option of the commands.
 
-A run is a folder with ``checkpoints/<checkpoint>/model.safetensors``; a finished number of epochs
-(``epoch_0010``) goes before a rolling checkpoint (``step_…``), and the higher number before the
-lower. Results go to ``<run>/eval/<checkpoint>`` unless the user says otherwise.
+A run is a folder with ``checkpoints/<checkpoint>/model.safetensors``; a finished number of epochs (``epoch_0010``) goes
+before a rolling checkpoint (``step_…``), and the higher number before the lower. Results go to
+``<run>/eval/<checkpoint>`` unless the user says otherwise.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass
@@ -37,15 +35,9 @@ class WeightsSettings:
         help="A run folder, for its last checkpoint. Write --run-dir under torchrun.",
     )
     weights: Path | None = option(None, kind="file", help="A weights file, instead of a run.")
-    variant: str | None = option(
-        None, help="Variant of weights that do not name theirs (B-224, a YAML file)."
-    )
-    backbone: Path | None = option(
-        None, kind="file", help="The pretrained backbone's file, if not found."
-    )
-    force_backbone: bool = option(
-        False, help="Take another backbone than the weights were trained on."
-    )
+    variant: str | None = option(None, help="Variant of weights that do not name theirs (B-224, a YAML file).")
+    backbone: Path | None = option(None, kind="file", help="The pretrained backbone's file, if not found.")
+    force_backbone: bool = option(False, help="Take another backbone than the weights were trained on.")
 
     def file(self) -> Path:
         """Return the weights file that is meant; the newest run's where none is named."""
@@ -61,7 +53,7 @@ class WeightsSettings:
         """Return the variant that is named, or None where the weights are to say."""
         return None if self.variant is None else load_variant(self.variant)
 
-    def load_network(self, **how: Any) -> tuple[LoRAT, VariantConfig]:
+    def load_network(self, **how: Any) -> "tuple[LoRAT, VariantConfig]":
         """Return the merged network; `how` is what else `load_network` takes."""
         from lorat.train.network.trained import load_network  # torch is not for every command
 
@@ -123,8 +115,7 @@ def newest_run(runs: Path = RUNS) -> Path:
     files = list(runs.glob(f"*/{_MODEL}"))
     if not files:
         raise UserError(
-            f"{runs}: no run with weights there; train one with lorat-train, or name one with "
-            "--run or --weights"
+            f"{runs}: no run with weights there; train one with lorat-train, or name one with --run or --weights"
         )
     return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file))).parents[2]
 

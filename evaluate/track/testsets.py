@@ -1,7 +1,5 @@
 """Which sequences an evaluation tracks: data sets by name, cut to what the user asks for."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +16,8 @@ _LOG = logging.getLogger("lorat")
 SCORED_SPLITS = {"got10k": "val"}
 """What the bare name means where ground truth is needed: that of the test split is not public."""
 
-# TrackingNet has ground truth for training only, nfs240 is nfs30 with eight times the frames, and
-# any folder can be called generic.
+# TrackingNet has ground truth for training only, nfs240 is nfs30 with eight times the frames, and any folder can be
+# called generic.
 _NOT_BY_DEFAULT = ("trackingnet", "nfs240", "generic")
 
 
@@ -57,10 +55,7 @@ def default_test_sets(trees: TreeOptions) -> list[str]:
         if split is not None and (named or _is_there(dataset, split, trees)):
             wanted.append(f"{dataset.name}-{split}")
     if not wanted:
-        raise UserError(
-            f"{trees.folder}: no test set's tree there; give --raw RAW, or --root lasot=DIR for "
-            "each tree"
-        )
+        raise UserError(f"{trees.folder}: no test set's tree there; give --raw RAW, or --root lasot=DIR for each tree")
     return wanted
 
 
@@ -80,15 +75,12 @@ def _is_there(dataset: Dataset, split: str, trees: TreeOptions) -> bool:
 
 
 def choose_test_sets(
-    names: Sequence[str],
-    submit: Sequence[str],
-    trees: TreeOptions,
-    runs: Mapping[str, int] = MappingProxyType({}),
+    names: Sequence[str], submit: Sequence[str], trees: TreeOptions, runs: Mapping[str, int] = MappingProxyType({})
 ) -> list[TestSet]:
     """Read the trees of test sets: ``got10k-val``, or a bare name for the evaluation split.
 
-    The test splits of the data sets in `submit` are added, for a server's zip. `runs` says how
-    often the sequences of a data set are tracked; once where it is not named.
+    The test splits of the data sets in `submit` are added, for a server's zip. `runs` says how often the sequences of a
+    data set are tracked; once where it is not named.
     """
     chosen: dict[tuple[str, str], bool] = {}
     for name in names:
@@ -98,10 +90,7 @@ def choose_test_sets(
             raise UserError(f"--datasets {name}: holds still images; name a set of sequences")
         chosen[dataset.name, split] = False
     chosen |= {(name, "test"): True for name in submit}
-    return [
-        _read(DATASETS[name], split, trees, zipped, runs.get(name, 1))
-        for (name, split), zipped in chosen.items()
-    ]
+    return [_read(DATASETS[name], split, trees, zipped, runs.get(name, 1)) for (name, split), zipped in chosen.items()]
 
 
 def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: int) -> TestSet:
@@ -139,10 +128,7 @@ def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) ->
         unread = {name: why for name, why in item.unread.items() if name in wanted}
         whole = len(clips) == len(item.clips) and len(unread) == len(item.unread)
         if item.submit and not whole:
-            raise UserError(
-                f"--submit-zip {item.dataset.name}: takes the whole test set; drop --limit and "
-                "--sequences"
-            )
+            raise UserError(f"--submit-zip {item.dataset.name}: takes the whole test set; drop --limit and --sequences")
         if clips or unread:
             kept.append(replace(item, clips=clips, whole=whole, unread=unread))
     return kept

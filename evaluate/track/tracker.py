@@ -1,14 +1,11 @@
 """One object through one video: the box of the first frame in, a box and a score a frame out.
 
-Promise: tracking is deterministic and, with float32, follows the published system's trace: the same
-crops, the same penalty window, the same rule for the next search window. Where the crop goes and
-what comes back are pure functions of one target, so that one tracker and many side by side compute
-the same.
+Promise: tracking is deterministic and, with float32, follows the published system's trace: the same crops, the same
+penalty window, the same rule for the next search window. Where the crop goes and what comes back are pure functions of
+one target, so that one tracker and many side by side compute the same.
 
 Boxes are xyxy float64 in continuous frame pixels unless a name says otherwise.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,8 +103,8 @@ def finish(
 ) -> tuple[TrackedBox, TargetState]:
     """Return a frame's result, and the target after it: a box without area leaves the last box.
 
-    `row` is (5,), as `Predictor.predict` gives it, `transform` that of `prepare_search`, `size` the
-    frame's (width, height), `state` the target before the frame.
+    `row` is (5,), as `Predictor.predict` gives it, `transform` that of `prepare_search`, `size` the frame's (width,
+    height), `state` the target before the frame.
     """
     box = clip_boxes(transform.invert(row[:4]), size)
     if has_area(box):
@@ -132,11 +129,11 @@ class Tracker:
         self.state: TargetState | None = None
 
     @classmethod
-    def load(cls, weights: Path, **settings: Any) -> Tracker:
+    def load(cls, weights: Path, **settings: Any) -> "Tracker":
         """Load a tracker from a checkpoint's ``model.safetensors`` or a published file.
 
-        `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``. What does not
-        fit, or is not there, is a `UserError`.
+        `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``. What does not fit, or is not there,
+        is a `UserError`.
         """
         return cls(Predictor.load(TrackerSettings(weights=Path(weights), **settings)))
 

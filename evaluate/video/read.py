@@ -1,14 +1,12 @@
 """One's own pictures frame by frame: a video file, a camera, or a folder of images.
 
-Promise: frames come one at a time, so memory does not grow with the length. A frame inside the
-footage that does not decode keeps its place, without an image. Nothing is printed by FFmpeg or
-OpenCV; what a user should know is a line of ours.
+Promise: frames come one at a time, so memory does not grow with the length. A frame inside the footage that does not
+decode keeps its place, without an image. Nothing is printed by FFmpeg or OpenCV; what a user should know is a line of
+ours.
 
-A video is turned as its rotation metadata asks for, as players do. Images in a folder come in
-natural order (a2 before a10), their EXIF orientation ignored as everywhere in this project.
+A video is turned as its rotation metadata asks for, as players do. Images in a folder come in natural order (a2 before
+a10), their EXIF orientation ignored as everywhere in this project.
 """
-
-from __future__ import annotations
 
 import logging
 import math
@@ -138,8 +136,7 @@ def open_camera(number: int, wanted: Wanted = _BEGINNING) -> Footage:
     messages.setLogLevel(before)
     if not capture.isOpened():
         raise UserError(
-            f"--camera {number}: cannot be opened; is it connected, free and allowed to this user? "
-            "Cameras count from 0"
+            f"--camera {number}: cannot be opened; is it connected, free and allowed to this user? Cameras count from 0"
         )
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # else the driver hands out frames from a while ago
     rate = _checked(capture.get(cv2.CAP_PROP_FPS), name)
@@ -175,7 +172,7 @@ def _image_shots(images: list[Path], wanted: Wanted) -> Generator[Shot, None, No
 
 
 def _file_shots(
-    container: InputContainer, stream: VideoStream, rate: float, count: int | None, wanted: Wanted
+    container: "InputContainer", stream: "VideoStream", rate: float, count: int | None, wanted: Wanted
 ) -> Generator[Shot, None, None]:
     """Read a video file; what does not decode is a frame lost if a frame comes after it."""
     from av import FFmpegError
@@ -205,9 +202,7 @@ def _file_shots(
                     yield Shot(index, now, np.ascontiguousarray(turned))
                 index, lost = index + 1, 0
     if count is not None and count - index > count // 100:  # some containers only estimate
-        _LOG.warning(
-            "%s: ends after %d of the %d frames that it says", container.name, index, count
-        )
+        _LOG.warning("%s: ends after %d of the %d frames that it says", container.name, index, count)
 
 
 def _camera_shots(capture: cv2.VideoCapture, wanted: Wanted) -> Generator[Shot, None, None]:
@@ -232,13 +227,11 @@ def as_rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.cvtColor(frame, code)
 
 
-def read_ahead(
-    footage: Footage, enough: Callable[[], bool] = lambda: False
-) -> Generator[Shot, None, None]:
+def read_ahead(footage: Footage, enough: Callable[[], bool] = lambda: False) -> Generator[Shot, None, None]:
     """Yield the rest of the footage, read by a thread of its own, until it ends or `enough`.
 
-    Of live footage only the newest frame waits, so that what is taken is never old. A camera that
-    hangs is left behind when the generator is closed. What reading raises is raised here.
+    Of live footage only the newest frame waits, so that what is taken is never old. A camera that hangs is left behind
+    when the generator is closed. What reading raises is raised here.
     """
     ready: queue.Queue[Shot | Exception | None] = queue.Queue(1 if footage.live else _AHEAD)
     closed = threading.Event()

@@ -1,11 +1,9 @@
 """Tracking as a video, frame by frame: of an evaluation's sequence, or of one's own footage.
 
-Promise: a video is written beside its name and renamed when it is whole, so nobody finds half a
-one, and its length costs no memory. Pictures stand as long as they did in the footage. The file is
-H.264 in an .mp4, which browsers play; where FFmpeg was built without that encoder, VP9 in a .webm.
+Promise: a video is written beside its name and renamed when it is whole, so nobody finds half a one, and its length
+costs no memory. Pictures stand as long as they did in the footage. The file is H.264 in an .mp4, which browsers play;
+where FFmpeg was built without that encoder, VP9 in a .webm.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,8 +48,8 @@ def writable(path: Path) -> Path:
 def video_file(path: Path, rate: float) -> Iterator[Callable[[Picture, float], None]]:
     """Write a video that appears as `path` when the block ends, and not at all when it raises.
 
-    Yields what adds a picture with even sides, from a time in seconds on; one of another size than
-    the first is stretched. The times in an .avi are multiples of 1 / `rate`.
+    Yields what adds a picture with even sides, from a time in seconds on; one of another size than the first is
+    stretched. The times in an .avi are multiples of 1 / `rate`.
     """
     av = load_av()
     codec, pixels, options = CODECS[path.suffix]
@@ -87,8 +85,8 @@ def write_tracking_video(
 ) -> Path:
     """Write the video of one tracked sequence, with its true boxes where the tree has them.
 
-    It is replaced where it exists, and has `limit` frames at most. Returns what `writable` makes of
-    `path`; a `UserError` if no image decodes.
+    It is replaced where it exists, and has `limit` frames at most. Returns what `writable` makes of `path`; a
+    `UserError` if no image decodes.
     """
     path, track, boxes, written = writable(path), clip.tracks[0], xywh_to_xyxy(result.boxes), 0
     with video_file(path, rate) as write:
@@ -111,19 +109,14 @@ def write_tracking_video(
 
 
 def write_tracks(
-    footage: Footage,
-    shots: Iterator[Shot],
-    tracker: Tracker,
-    box: Box,
-    files: tuple[Path, Path],
-    total: int | None,
+    footage: Footage, shots: Iterator[Shot], tracker: "Tracker", box: Box, files: tuple[Path, Path], total: int | None
 ) -> tuple[int, list[int]]:
     """Track an object through footage into a video and a CSV, which appear when the shots end.
 
-    `box` is its (4,) xyxy in the first of the footage's `shots` that decodes; what comes before is
-    left out, and frames after it that do not decode keep the last picture and box. `files` are the
-    video, as `writable` gives it, and the CSV; an error leaves neither. `total` frames are
-    expected. Returns how many there were, and the numbers of those that do not decode.
+    `box` is its (4,) xyxy in the first of the footage's `shots` that decodes; what comes before is left out, and frames
+    after it that do not decode keep the last picture and box. `files` are the video, as `writable` gives it, and the
+    CSV; an error leaves neither. `total` frames are expected. Returns how many there were, and the numbers of those
+    that do not decode.
     """
     done, lost, seconds, before, image = 0, list[int](), 0.0, 0.0, None
     with (

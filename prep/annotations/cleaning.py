@@ -1,11 +1,9 @@
 """Cleaning of one clip for training, in the published system's order.
 
-Promise: every visible box of a cleaned clip lies in the frame and has size; every track has a
-visible frame; so do the first and the last frame. Interior frames without a visible object stay,
-with NaN boxes, so frame distances are the video's. Pure: reads no file, changes no argument.
+Promise: every visible box of a cleaned clip lies in the frame and has size; every track has a visible frame; so do the
+first and the last frame. Interior frames without a visible object stay, with NaN boxes, so frame distances are the
+video's. Pure: reads no file, changes no argument.
 """
-
-from __future__ import annotations
 
 from dataclasses import replace
 
@@ -18,10 +16,9 @@ from lorat.shards.pixels.geometry import clip_boxes
 def clean(clip: Clip, frame_size: tuple[int, int]) -> Clip | None:
     """Return the clip as training draws from it, or None where nothing is left.
 
-    The order: clip boxes to the frame; boxes without size become not visible; tracks without a
-    visible frame go; frames before the first and after the last visible one go (published system,
-    ``fit_in_image_size`` to ``integrity``). A `frame_size`, (width, height) in pixels, of 0 leaves
-    nothing.
+    The order: clip boxes to the frame; boxes without size become not visible; tracks without a visible frame go; frames
+    before the first and after the last visible one go (published system, ``fit_in_image_size`` to ``integrity``). A
+    `frame_size`, (width, height) in pixels, of 0 leaves nothing.
     """
     if min(frame_size) <= 0:
         return None
@@ -37,8 +34,7 @@ def cut_frames(clip: Clip, start: int, end: int) -> Clip:
     """Return frames `start` to `end` - 1 of a clip; they remember where they were in the tree."""
     span = slice(start, end)
     tracks = tuple(
-        Track(t.boxes[span], t.visible[span], None if t.cover is None else t.cover[span])
-        for t in clip.tracks
+        Track(t.boxes[span], t.visible[span], None if t.cover is None else t.cover[span]) for t in clip.tracks
     )
     return replace(
         clip,

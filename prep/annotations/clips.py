@@ -1,13 +1,10 @@
 """Cleaned clips in one file, and a sequence of clips over its memory map.
 
-Layout: the sections of `_SECTIONS` one after the other, a header as JSON, its length in 8 bytes;
-all little-endian. Promise: what is read equals what was written (boxes, flags, names of any
-characters). Opening takes milliseconds whatever the size, a clip some tens of microseconds; arrays
-are read-only views into the map and stay valid when the file is replaced. A file that ends early or
-is of another kind is refused; flipped bits inside a section are not found.
+Layout: the sections of `_SECTIONS` one after the other, a header as JSON, its length in 8 bytes; all little-endian.
+Promise: what is read equals what was written (boxes, flags, names of any characters). Opening takes milliseconds
+whatever the size, a clip some tens of microseconds; arrays are read-only views into the map and stay valid when the
+file is replaced. A file that ends early or is of another kind is refused; flipped bits inside a section are not found.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -55,9 +52,7 @@ class ClipIndex(Sequence[Clip]):
                 raise ValueError("its sections do not fill it")
             self._boxes, self._ends, self._visible, self._cover, self._facts, self._extra = (
                 data[end - size : end].view(dtype).reshape(-1, *row)
-                for (dtype, row), size, end in zip(
-                    _SECTIONS.values(), sizes, np.cumsum(sizes), strict=True
-                )
+                for (dtype, row), size, end in zip(_SECTIONS.values(), sizes, np.cumsum(sizes), strict=True)
             )
             self.dataset: str = self.header["dataset"]
             self.split: str = self.header["split"]
@@ -85,9 +80,7 @@ class ClipIndex(Sequence[Clip]):
 
     def _clip(self, number: int) -> Clip:
         (row, cover, begin), (_, _, end) = self._ends[number : number + 2].tolist()
-        name, folder, pattern, names, annotated, size, first, covered = json.loads(
-            self._facts[begin:end].tobytes()
-        )
+        name, folder, pattern, names, annotated, size, first, covered = json.loads(self._facts[begin:end].tobytes())
         names = tuple(names) if isinstance(names, list) else range(*names["range"])
         tracks = []
         for has_cover in covered:
@@ -113,9 +106,7 @@ def _reopen(path: str, digest: str) -> ClipIndex:
     return index
 
 
-def write_clips(
-    file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any], extra: Mapping[str, Any]
-) -> None:
+def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     """Write what `ClipIndex` reads, one clip of a data set split at a time: only boxes are large.
 
     `about` joins the header; it and `extra`, JSON both, are looked at when all clips went by.

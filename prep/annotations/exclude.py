@@ -1,10 +1,8 @@
 """What a build leaves out because an audit found it damaged.
 
-Promise: a sequence with damage as a whole is dropped; a damaged frame becomes not visible, so no
-pair is drawn from it while frame distances stay the video's. Notes of the audit exclude nothing.
+Promise: a sequence with damage as a whole is dropped; a damaged frame becomes not visible, so no pair is drawn from it
+while frame distances stay the video's. Notes of the audit exclude nothing.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -50,9 +48,7 @@ def load_exclusions(report: Path) -> dict[str, Exclusions]:
             for sequence, findings in audit.sequences.items()
         }
         whole = frozenset(sequence for sequence, found in damaged.items() if not all(found))
-        frames = {
-            s: frozenset().union(*found) for s, found in damaged.items() if found and s not in whole
-        }
+        frames = {s: frozenset().union(*found) for s, found in damaged.items() if found and s not in whole}
         exclusions[split] = Exclusions(split, whole, frames)
     return exclusions
 
@@ -60,8 +56,8 @@ def load_exclusions(report: Path) -> dict[str, Exclusions]:
 def exclude_clips(clips: Iterable[Clip], exclusions: Exclusions) -> list[Clip]:
     """Return the clips of a split, as read or cleaned, without what is excluded.
 
-    Damaged frames at the head are cut off, so that a sequence's first image can be read for its
-    size; others stay in place, not visible. A sequence with nothing else is dropped.
+    Damaged frames at the head are cut off, so that a sequence's first image can be read for its size; others stay in
+    place, not visible. A sequence with nothing else is dropped.
     """
     kept = (
         _without(clip, exclusions.frames.get(clip.name, frozenset()))

@@ -1,12 +1,9 @@
 """The annotations of a tree, read once: an index of cleaned clips that later commands open.
 
-Promise: an index is used again only while everything that the reader read or listed has the size
-and the time of change it had, the exclusions are the same, and so is `_VERSION`. It appears whole
-or not at all. Not noticed: images that go, or are replaced by others of another size, and a file of
-the same size that changes within milliseconds of being read.
+Promise: an index is used again only while everything that the reader read or listed has the size and the time of change
+it had, the exclusions are the same, and so is `_VERSION`. It appears whole or not at all. Not noticed: images that go,
+or are replaced by others of another size, and a file of the same size that changes within milliseconds of being read.
 """
-
-from __future__ import annotations
 
 import atexit
 import functools
@@ -59,17 +56,17 @@ def indexed_clips(
 ) -> ClipIndex:
     """Return the cleaned clips of a split, from the cache where nothing changed.
 
-    A sequence whose first images are all unreadable is left out; the index's `lost` says why. Where
-    only the first is damaged, a warning says which image gave the size. Where the cache cannot be
-    written, a warning says so and the index lies in a temporary folder until the process ends.
+    A sequence whose first images are all unreadable is left out; the index's `lost` says why. Where only the first is
+    damaged, a warning says which image gave the size. Where the cache cannot be written, a warning says so and the
+    index lies in a temporary folder until the process ends.
 
-    The data set is a row of `lorat.prep.trees.DATASETS` or one's own, `root` its folder. The index
-    lies in the folder ``index`` of `cache`, or of `cache_folder`. `progress` is of sequences, first
-    while annotations are read, then while they are indexed.
+    The data set is a row of `lorat.prep.trees.DATASETS` or one's own, `root` its folder. The index lies in the folder
+    ``index`` of `cache`, or of `cache_folder`. `progress` is of sequences, first while annotations are read, then while
+    they are indexed.
 
     Raises:
-        UserError: from the reader; if no sequence has a visible object; if neither the cache nor a
-            temporary folder can be written.
+        UserError: from the reader; if no sequence has a visible object; if neither the cache nor a temporary folder can
+            be written.
     """
     root, out = root.resolve(), exclude or Exclusions(f"{dataset.name}-{split}")
     what = (out.split, root, out.fingerprint(), _module(dataset), dataset.one_based)
@@ -104,12 +101,7 @@ def _open_current(path: Path) -> ClipIndex | None:
 
 
 def _write(
-    path: Path,
-    dataset: Dataset,
-    split: str,
-    root: Path,
-    out: Exclusions,
-    progress: CountProgress | None,
+    path: Path, dataset: Dataset, split: str, root: Path, out: Exclusions, progress: CountProgress | None
 ) -> ClipIndex:
     """Read a tree and write its index."""
     lost: dict[str, str] = {}
@@ -143,9 +135,7 @@ def _write(
     return ClipIndex(path)
 
 
-def _cleaned(
-    clips: list[Clip], lost: dict[str, str], progress: CountProgress | None
-) -> Iterator[Clip]:
+def _cleaned(clips: list[Clip], lost: dict[str, str], progress: CountProgress | None) -> Iterator[Clip]:
     """Yield what training draws from; empties `clips` on the way, since a tree may fill memory."""
     total = len(clips)
     clips.reverse()
@@ -197,13 +187,10 @@ def _writable(folder: Path) -> Path:
     try:
         place = Path(tempfile.mkdtemp(prefix="lorat-index-"))
     except OSError as error:
-        raise UserError(
-            f"{trouble}; {error}; set LORAT_CACHE to a folder with room for annotations"
-        ) from None
+        raise UserError(f"{trouble}; {error}; set LORAT_CACHE to a folder with room for annotations") from None
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     _LOG.warning(
-        "%s; annotations are indexed for this command only, in %s: LORAT_CACHE can name a folder "
-        "with room",
+        "%s; annotations are indexed for this command only, in %s: LORAT_CACHE can name a folder with room",
         *(trouble, place),
     )
     return place

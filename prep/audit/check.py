@@ -1,13 +1,10 @@
 """Audits raw trees: every sequence by itself, so that one that is broken hides no other.
 
-Promise: nothing is changed in the tree; an annotation file that does not parse, a missing or
-damaged image is a finding of its sequence and never ends the audit; the findings are the same
-whatever the number of workers. Damage is what a build or a tracker would stumble over: a frame that
-is missing or does not decode, annotations that do not belong to the images, a first box that no
-tracker can start from. Everything else is a note, because published trees have it.
+Promise: nothing is changed in the tree; an annotation file that does not parse, a missing or damaged image is a finding
+of its sequence and never ends the audit; the findings are the same whatever the number of workers. Damage is what a
+build or a tracker would stumble over: a frame that is missing or does not decode, annotations that do not belong to the
+images, a first box that no tracker can start from. Everything else is a note, because published trees have it.
 """
-
-from __future__ import annotations
 
 import re
 from collections import Counter
@@ -30,17 +27,13 @@ _RESOLUTION = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)\s*$", re.MULTILINE)
 
 
 def audit(
-    source: TreeSplit,
-    *,
-    deep: bool = False,
-    workers: int = 1,
-    progress: Callable[[int, int, str], None] | None = None,
+    source: TreeSplit, *, deep: bool = False, workers: int = 1, progress: Callable[[int, int, str], None] | None = None
 ) -> SplitAudit:
     """Audit one split of a tree: read every sequence that can be read, look at its images.
 
-    `deep` decodes every image, not just the first and the last of each sequence. `progress` is
-    called with (done, of how many, what): sequences that are read, then images. What is wrong with
-    the tree is a finding; a `UserError` is raised when one of the `workers` was killed.
+    `deep` decodes every image, not just the first and the last of each sequence. `progress` is called with (done, of
+    how many, what): sequences that are read, then images. What is wrong with the tree is a finding; a `UserError` is
+    raised when one of the `workers` was killed.
     """
 
     def told(what: str) -> Callable[[int, int], None] | None:
@@ -135,12 +128,11 @@ def check_sequence(
 ) -> list[Finding]:
     """Return what is wrong with a sequence, in a fixed order.
 
-    Fewer frames than published are damage where images lie on disk that belong to no annotation:
-    the annotations were cut. Otherwise another edition of the data set is as likely.
+    Fewer frames than published are damage where images lie on disk that belong to no annotation: the annotations were
+    cut. Otherwise another edition of the data set is as likely.
 
-    `scored` says whether trackers are started on the first frame; `stated` is (width, height) in
-    the meta data, `published` how many frames there are where that is known. What reading the
-    annotations `found` comes first.
+    `scored` says whether trackers are started on the first frame; `stated` is (width, height) in the meta data,
+    `published` how many frames there are where that is known. What reading the annotations `found` comes first.
     """
     folder, count, size = clip.frames.folder, len(clip.frames), facts.size
     findings = list(found)

@@ -1,7 +1,5 @@
 """Looks at the image files of sequences: are they there, do they decode, how large are they."""
 
-from __future__ import annotations
-
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +22,12 @@ class ImageFacts:
     missing: set[int] = field(default_factory=set)
     unreadable: dict[int, str] = field(default_factory=dict)
     """Frame → what is wrong with the image, in one line."""
-    sizes: dict[tuple[int, int], array[int]] = field(default_factory=dict)
+    sizes: dict[tuple[int, int], "array[int]"] = field(default_factory=dict)
     """(width, height) → the decoded frames of that size."""
     extra: int = 0
     """Images in the folder that belong to no frame."""
 
-    def add(self, other: ImageFacts) -> None:
+    def add(self, other: "ImageFacts") -> None:
         """Take in what another look at the same sequence saw."""
         self.missing |= other.missing
         self.unreadable |= other.unreadable
@@ -49,15 +47,12 @@ class ImageFacts:
 
 
 def see_images(
-    clips: Sequence[Clip],
-    deep: bool,
-    workers: int,
-    progress: Callable[[int, int], None] | None = None,
+    clips: Sequence[Clip], deep: bool, workers: int, progress: Callable[[int, int], None] | None = None
 ) -> list[ImageFacts]:
     """Return what was seen of each clip's images; a `UserError` when a worker was killed.
 
-    Folders are listed where the names of images are computed; the first and the last image of a
-    clip are decoded, or all (`deep`). `progress` is called with (images looked at, in all).
+    Folders are listed where the names of images are computed; the first and the last image of a clip are decoded, or
+    all (`deep`). `progress` is called with (images looked at, in all).
     """
     jobs = list(_jobs(clips, deep))
     total = sum(len(wanted) for job in jobs for *_, wanted in job)

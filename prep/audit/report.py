@@ -1,7 +1,5 @@
 """The report of an audit, as JSON that a build can exclude by; the models are the JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal

@@ -1,10 +1,8 @@
 """Stored samples to look at: found by their key or picked, and drawn with their boxes.
 
-Pictures show what is stored: frame pixels, the window that was cut, the object's box. How training
-crops from it is drawn by ``lorat-train``.
+Pictures show what is stored: frame pixels, the window that was cut, the object's box. How training crops from it is
+drawn by ``lorat-train``.
 """
-
-from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -185,9 +183,7 @@ def _drawn(image: StoredImage, scale: float, name: str) -> Picture:
     return picture
 
 
-def _framed(
-    picture: Picture, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0
-) -> Picture:
+def _framed(picture: Picture, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Picture:
     sides = (top, bottom, left, right)
     return cv2.copyMakeBorder(picture, *sides, cv2.BORDER_CONSTANT, value=_PAPER)
 

@@ -1,7 +1,5 @@
 """Which shard sets a command line asks for, and what stands in them by their receipts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ class SetSizes:
     share_cut: float
 
     @classmethod
-    def of(cls, manifest: Manifest) -> SetSizes:
+    def of(cls, manifest: Manifest) -> "SetSizes":
         """Sum a set's receipts."""
         receipts, pairs = manifest.shards, manifest.rows
         size = sum(receipt.bytes for receipt in receipts)
@@ -62,13 +60,11 @@ def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
     say("'windows cut': share of jittered windows that leave the stored window.")
 
 
-def find_sets(
-    shards: Location, datasets: str | None = None
-) -> tuple[list[Location], list[Location]]:
+def find_sets(shards: Location, datasets: str | None = None) -> tuple[list[Location], list[Location]]:
     """Return the folders with a manifest, and those with files of a shard set but without one.
 
-    They lie in `shards`, what ``lorat-prep build --shards`` was given, or are one data set's folder
-    in it. `datasets` are names separated by commas, ``lasot-train``, or ``lasot`` for all splits.
+    They lie in `shards`, what ``lorat-prep build --shards`` was given, or are one data set's folder in it. `datasets`
+    are names separated by commas, ``lasot-train``, or ``lasot`` for all splits.
 
     Raises:
         UserError: if no shards are there, or a name fits none of them.

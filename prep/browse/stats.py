@@ -1,7 +1,5 @@
 """What stored samples say of themselves, in quantiles, and how often a recipe draws a pair."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,13 +32,9 @@ MEASURES = {
     "object_frame": Measure(_SIDE, "frame", lambda pair: object_side(pair.search, stored=False)),
     "object_stored": Measure(_SIDE, "search image", lambda pair: object_side(pair.search)),
     "template_stored": Measure(_SIDE, "template image", lambda pair: object_side(pair.template)),
-    "search_side": Measure(
-        "Stored images", "search, longer side", lambda pair: max(pair.search.size)
-    ),
+    "search_side": Measure("Stored images", "search, longer side", lambda pair: max(pair.search.size)),
     "search_kb": Measure("Stored images", "search, KB", lambda pair: len(pair.search.jpeg) / 1e3),
-    "template_kb": Measure(
-        "Stored images", "template, KB", lambda pair: len(pair.template.jpeg) / 1e3
-    ),
+    "template_kb": Measure("Stored images", "template, KB", lambda pair: len(pair.template.jpeg) / 1e3),
     "gaps": Measure(
         "Frames between template and search",
         "{same_frame:.1%} in one frame",
@@ -59,13 +53,10 @@ class SampleStats:
     same_frame: float
     """Share of pairs whose template and search frame are one frame (still images)."""
     quantiles: dict[str, tuple[float, ...]]
-    """Each of `MEASURES` at `QUANTILES`: empty where nothing was measured; gaps where frames are
-    two."""
+    """Each of `MEASURES` at `QUANTILES`: empty where nothing was measured; gaps where frames are two."""
 
 
-def sample_stats(
-    manifest: Manifest, most: int, progress: Callable[[int, int], None] | None = None
-) -> SampleStats:
+def sample_stats(manifest: Manifest, most: int, progress: Callable[[int, int], None] | None = None) -> SampleStats:
     """Read at most `most` rows of a set and measure them; `progress` gets rows read and in all.
 
     Raises:
@@ -97,8 +88,8 @@ def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
 def spread_rows(manifest: Manifest, most: int) -> Iterator[tuple[int, Sequence[int]]]:
     """Yield (shard number, its rows) for at most `most` rows, spread evenly; all where they fit.
 
-    Pairs are drawn independently of each other, so rows at even distances from some of the shards
-    are a random sample of the set.
+    Pairs are drawn independently of each other, so rows at even distances from some of the shards are a random sample
+    of the set.
     """
     filled = [(n, receipt.rows) for n, receipt in enumerate(manifest.shards) if receipt.rows]
     if manifest.rows <= most:

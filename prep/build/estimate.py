@@ -1,10 +1,8 @@
 """What a build will cost, from a sample of its pairs that are really cut.
 
-Sizes scatter by about half their mean, so that 32 pairs tell bytes and minutes to some 10 %. Where
-the sample decides how many pairs are built (a budget), it is the same on every machine.
+Sizes scatter by about half their mean, so that 32 pairs tell bytes and minutes to some 10 %. Where the sample decides
+how many pairs are built (a budget), it is the same on every machine.
 """
-
-from __future__ import annotations
 
 import shutil
 import time
@@ -60,8 +58,8 @@ class Estimate:
 def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS) -> Cost:
     """Cut a sample of the pairs of some shards, evenly spread, and return what one costs.
 
-    Pairs that are not stored count with no bytes. OpenCV gets one thread, as in a worker. It stops
-    after so many `seconds`; None: never, so that sizes do not depend on the machine.
+    Pairs that are not stored count with no bytes. OpenCV gets one thread, as in a worker. It stops after so many
+    `seconds`; None: never, so that sizes do not depend on the machine.
     """
     size, total = plan.options.shard_pairs, plan.pairs_in(shards)
     count = min(_SAMPLE, -(-total // _SHARE))
@@ -112,8 +110,8 @@ def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None =
 def pairs_within(budget: int, wanted: Sequence[tuple[int, int, float]]) -> list[int]:
     """Divide a budget of bytes among data sets, in proportion to the pairs each gets by default.
 
-    Each gets at least 1 and at most what is worth drawing; what that leaves of the budget is left.
-    `wanted` are its default pairs, the most that are worth drawing, and the bytes a pair.
+    Each gets at least 1 and at most what is worth drawing; what that leaves of the budget is left. `wanted` are its
+    default pairs, the most that are worth drawing, and the bytes a pair.
     """
     whole = sum(default * cost for default, _, cost in wanted)
     scale = budget / whole if whole > 0 else 1.0

@@ -1,10 +1,8 @@
 """What of a plan is in its folder already; none but its own shards may be.
 
-Promise: a folder that was begun with another configuration, or holds more than is asked for, is
-refused before anything in it changes.
+Promise: a folder that was begun with another configuration, or holds more than is asked for, is refused before anything
+in it changes.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Sequence
@@ -26,8 +24,8 @@ def check_folder(plan: Plan) -> None:
     """Refuse a folder that holds shards of another build; writes nothing.
 
     Raises:
-        UserError: if its shards were built with another configuration, or go past the last pair of
-            this plan: shortening would throw finished shards away.
+        UserError: if its shards were built with another configuration, or go past the last pair of this plan:
+            shortening would throw finished shards away.
     """
     names = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
     found = (names.fullmatch(file.name) for file in children(plan.folder))

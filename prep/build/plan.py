@@ -1,10 +1,8 @@
 """What a build will do, before it does it: pairs, shards, configuration.
 
-Promise: two plans of the same clips and options are equal, on any machine, so that parts of a build
-can run apart. What defines the bytes stands in `Plan.config`.
+Promise: two plans of the same clips and options are equal, on any machine, so that parts of a build can run apart. What
+defines the bytes stands in `Plan.config`.
 """
-
-from __future__ import annotations
 
 import hashlib
 import logging
@@ -35,13 +33,11 @@ class BuildPart(NamedTuple):
     of: int
 
     @staticmethod
-    def parse(text: str) -> BuildPart:
+    def parse(text: str) -> "BuildPart":
         """Read ``i/n``; a `UserError` if it is not that."""
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise UserError(
-                f"part '{text}': write i/n with i from 1 to n, such as 2/8 for the second of eight"
-            )
+            raise UserError(f"part '{text}': write i/n with i from 1 to n, such as 2/8 for the second of eight")
         return BuildPart(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
@@ -54,19 +50,13 @@ class BuildOptions:
 
     crops: CropOptions = field(default_factory=CropOptions)
     pairs: int | None = option(
-        None,
-        least=1,
-        help="Pairs a data set.  [default: 500,000, or 4 a visible object of a small tree]",
+        None, least=1, help="Pairs a data set.  [default: 500,000, or 4 a visible object of a small tree]"
     )
     shard_pairs: int = option(2048, least=1, help="Pairs a shard.")
     seed: int = option(42, help="Decides which pairs are drawn.")
     workers: int = 2
     """Local processes, where no engine is given."""
-    max_bad: int = option(
-        0,
-        least=0,
-        help="Pairs, and sequences, that damaged frames may cost before the build stops.",
-    )
+    max_bad: int = option(0, least=0, help="Pairs, and sequences, that damaged frames may cost before the build stops.")
     part: BuildPart | None = option(
         None, metavar="I/N", help="Build every N-th shard, no manifest; --merge afterwards."
     )
@@ -129,8 +119,8 @@ def most_pairs(clips: Sequence[Clip]) -> int:
 def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) -> Plan:
     """Plan the shards of one data set split under `shards`/<dataset>-<split>. Writes nothing.
 
-    The clips are cleaned and sized, all of one split: an index, or a list. Without a number of
-    pairs it is 500,000 or `most_pairs`, whichever is less.
+    The clips are cleaned and sized, all of one split: an index, or a list. Without a number of pairs it is 500,000 or
+    `most_pairs`, whichever is less.
 
     Raises:
         UserError: if there are no clips, or more sequences are lost than `options.max_bad`.

@@ -1,11 +1,9 @@
 """Raw trees to shards: plan, shard jobs, receipts, manifest.
 
-Shard k of a data set holds pairs k·n … (k + 1)·n − 1. A build can be stopped at any moment and run
-again: what has a valid receipt is kept, the rest is built, and the bytes are the same whatever the
-engine and the number of workers. The manifest is written last.
+Shard k of a data set holds pairs k·n … (k + 1)·n − 1. A build can be stopped at any moment and run again: what has a
+valid receipt is kept, the rest is built, and the bytes are the same whatever the engine and the number of workers. The
+manifest is written last.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -42,26 +40,20 @@ class BuildReport:
 
 
 def build(
-    clips: Sequence[Clip],
-    shards: Location,
-    options: BuildOptions,
-    progress: PairProgress | None = None,
+    clips: Sequence[Clip], shards: Location, options: BuildOptions, progress: PairProgress | None = None
 ) -> BuildReport:
     """Build the shards of one data set split under `shards`/<dataset>-<split>, in local processes.
 
     Raises:
-        UserError: if there is nothing to build, the folder holds shards of another build, a shard
-            cannot be written, or more is lost to damaged frames than `options.max_bad`.
+        UserError: if there is nothing to build, the folder holds shards of another build, a shard cannot be written, or
+            more is lost to damaged frames than `options.max_bad`.
     """
     plan = make_plan(clips, shards, options)
     return run_plan(plan, LocalEngine(options.workers), progress)
 
 
 def run_plan(
-    plan: Plan,
-    engine: Engine,
-    progress: PairProgress | None = None,
-    estimate: Estimate | None = None,
+    plan: Plan, engine: Engine, progress: PairProgress | None = None, estimate: Estimate | None = None
 ) -> BuildReport:
     """Build what is missing of a plan, and write the manifest unless the plan is of one part.
 
@@ -83,8 +75,8 @@ def merge(plan: Plan) -> BuildReport:
     """Check that every shard of a plan, made without a part, is there, and write the manifest.
 
     Raises:
-        UserError: if shards are missing, with the parts to run again; if the folder holds shards of
-            another build; if the parts together lost more pairs than are allowed.
+        UserError: if shards are missing, with the parts to run again; if the folder holds shards of another build; if
+            the parts together lost more pairs than are allowed.
     """
     check_folder(plan)
     done = receipts(plan, plan.mine())
@@ -94,10 +86,7 @@ def merge(plan: Plan) -> BuildReport:
         again = [f"--part {n}/{parts}" for n in sorted({k % parts + 1 for k in missing})]
         remedy = f"run {' and '.join(again)} again" if parts > 1 else "build it without --merge"
         names = some([plan.shard(number) for number in missing], 5)
-        raise UserError(
-            f"{plan.folder}: {len(missing)} of {plan.shards()} shards are missing ({names}); "
-            f"{remedy}"
-        )
+        raise UserError(f"{plan.folder}: {len(missing)} of {plan.shards()} shards are missing ({names}); {remedy}")
     _check_losses(plan, done)
     with BuildLog(plan) as log:
         return _sum_up(plan, log, "merged", list(done.values()), built=0)
@@ -106,11 +95,10 @@ def merge(plan: Plan) -> BuildReport:
 class BuildLog:
     """What a run did, line by line, in a file beside the shards; open inside ``with``.
 
-    Each line is one JSON object with ``time`` and ``event``: ``start``, ``lost sequence``,
-    ``estimate``, ``skipped`` (a pair and why), ``shard`` (written, with its counts), and ``end``,
-    ``merged``, ``stopped`` or ``failed``. Runs append; parts write a file each, since appending
-    over a network is not safe. For shards in an object store, which cannot append, the file lies in
-    the working folder.
+    Each line is one JSON object with ``time`` and ``event``: ``start``, ``lost sequence``, ``estimate``, ``skipped`` (a
+    pair and why), ``shard`` (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs
+    append; parts write a file each, since appending over a network is not safe. For shards in an object store, which
+    cannot append, the file lies in the working folder.
 
     Raises:
         UserError: if it cannot be opened or written, such as on a full disk.
@@ -208,9 +196,7 @@ def _listener(
     return hear
 
 
-def _sum_up(
-    plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int
-) -> BuildReport:
+def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int) -> BuildReport:
     """Make the manifest of a plan's receipts, and save it unless the plan is of one part."""
     manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder)
     if plan.options.part is None:

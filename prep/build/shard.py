@@ -1,10 +1,8 @@
 """One shard's job: draw its pairs, cut them, write the shard and its receipt.
 
-Runs in whatever process an engine chooses, and tells there how far it is. The receipt is written
-last, so a shard without one does not exist; an old one goes before its shard is replaced.
+Runs in whatever process an engine chooses, and tells there how far it is. The receipt is written last, so a shard
+without one does not exist; an old one goes before its shard is replaced.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator

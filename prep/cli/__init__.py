@@ -3,8 +3,6 @@
 Worker processes import this as well, so each command's own imports wait until it is asked for.
 """
 
-from __future__ import annotations
-
 import click
 
 from lorat.prep.commandline import Group
@@ -21,10 +19,7 @@ _COMMANDS = {
 """Command → the module that it stands in."""
 
 
-@click.group(
-    cls=Group,
-    modules={name: f"{__name__}.{module}" for name, module in _COMMANDS.items()},
-)
+@click.group(cls=Group, modules={name: f"{__name__}.{module}" for name, module in _COMMANDS.items()})
 @click.version_option(package_name="lorat")
 def main() -> None:
     """Turn raw data set trees into audited, compressed shards of frame pairs."""

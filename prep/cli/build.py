@@ -1,7 +1,5 @@
 """``lorat-prep build``: raw trees to shards."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +10,7 @@ import click
 from lorat.prep.annotations.exclude import Exclusions, load_exclusions
 from lorat.prep.annotations.index import indexed_clips
 from lorat.prep.browse.sets import print_sets
-from lorat.prep.build.estimate import (
-    Cost,
-    Estimate,
-    check_room,
-    estimate,
-    free_bytes,
-    measure,
-    pairs_within,
-)
+from lorat.prep.build.estimate import Cost, Estimate, check_room, estimate, free_bytes, measure, pairs_within
 from lorat.prep.build.folder import check_folder, finished, receipts
 from lorat.prep.build.plan import BuildOptions, Plan, make_plan, most_pairs
 from lorat.prep.build.run import BuildLog, merge, run_plan
@@ -42,15 +32,9 @@ WORKERS_NEED = ("lorat.prep.build.shard", "lorat.prep.cli")
 class ShardsOptions:
     """What is built into where, over all data sets."""
 
-    shards: Location = option(
-        Path("data/shards"), help="Folder or URL (s3://bucket/folder) that the shards go into."
-    )
-    budget: str | None = option(
-        None, metavar="SIZE", help="Bytes over all data sets, such as 200GB: fewer pairs."
-    )
-    exclude: Path | None = option(
-        None, metavar="REPORT", help="Leave out what lorat-prep check found damaged."
-    )
+    shards: Location = option(Path("data/shards"), help="Folder or URL (s3://bucket/folder) that the shards go into.")
+    budget: str | None = option(None, metavar="SIZE", help="Bytes over all data sets, such as 200GB: fewer pairs.")
+    exclude: Path | None = option(None, metavar="REPORT", help="Leave out what lorat-prep check found damaged.")
     merge: bool = option(False, help="Write the manifest of finished parts.")
     force: bool = option(False, help="Build although the disk seems too small.")
 
@@ -62,17 +46,12 @@ class ShardsOptions:
 @options_of(EngineOptions, "engine")
 @options_of(SourceOptions, "trees")
 def build_command(
-    place: ShardsOptions,
-    options: BuildOptions,
-    crops: CropOptions,
-    engine: EngineOptions,
-    trees: SourceOptions,
+    place: ShardsOptions, options: BuildOptions, crops: CropOptions, engine: EngineOptions, trees: SourceOptions
 ) -> None:
     """Build shards of frame pairs from raw trees.
 
-    First says what to expect, from a sample of pairs. Finished shards are kept when a build is
-    stopped; the same command goes on. Exit status 2 when a tree is missing or damaged, or the disk
-    too small; 130 after Ctrl-C.
+    First says what to expect, from a sample of pairs. Finished shards are kept when a build is stopped; the same
+    command goes on. Exit status 2 when a tree is missing or damaged, or the disk too small; 130 after Ctrl-C.
     """
     if options.pairs and place.budget:
         raise UserError("--pairs and --budget both say how much; give one")
@@ -84,9 +63,7 @@ def build_command(
         raise Stopped("stopped; finished shards are kept, the same command goes on") from None
 
 
-def _build(
-    place: ShardsOptions, options: BuildOptions, engine: Engine, trees: SourceOptions
-) -> None:
+def _build(place: ShardsOptions, options: BuildOptions, engine: Engine, trees: SourceOptions) -> None:
     budget = parse_bytes(place.budget) if place.budget else None
     if isinstance(engine, LocalEngine) and not place.merge:
         engine.prepare(*WORKERS_NEED)
@@ -116,10 +93,7 @@ def _build(
 
 
 def _plan(
-    shards: Location,
-    options: BuildOptions,
-    source: TreeSplit,
-    exclusions: Mapping[str, Exclusions] | None,
+    shards: Location, options: BuildOptions, source: TreeSplit, exclusions: Mapping[str, Exclusions] | None
 ) -> Plan:
     out = exclusions.get(source.name) if exclusions is not None else None
     if exclusions is not None and out is None:
@@ -132,9 +106,7 @@ def _plan(
     return make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude or None))
 
 
-def _within_budget(
-    plans: Sequence[Plan], budget: int, update: Update
-) -> tuple[list[Plan], list[Cost]]:
+def _within_budget(plans: Sequence[Plan], budget: int, update: Update) -> tuple[list[Plan], list[Cost]]:
     """Return the plans with the pairs that a budget allows, in whole shards, and what was measured.
 
     The sample is not cut short, so that every part of a build comes to the same number.
@@ -151,9 +123,7 @@ def _within_budget(
     return allowed, costs
 
 
-def _estimates(
-    plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, update: Update
-) -> list[Estimate]:
+def _estimates(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, update: Update) -> list[Estimate]:
     estimates = []
     for plan, cost in zip(plans, costs, strict=True):
         check_folder(plan)

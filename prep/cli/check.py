@@ -1,7 +1,5 @@
 """``lorat-prep check``: audits raw trees before anything is built from them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from itertools import chain
@@ -35,9 +33,8 @@ _SHOWN = 10  # findings of damage printed a split; the report has all of them
 def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int | None) -> None:
     """Audit raw trees: counts, annotations, boxes, images.
 
-    Any data set and split can be named, test sets too. Exit status 0: no damage. 1: damage was
-    found; the audit went through to its end and the table says where. 2: a tree is missing, or
-    another mistake on the command line.
+    Any data set and split can be named, test sets too. Exit status 0: no damage. 1: damage was found; the audit went
+    through to its end and the table says where. 2: a tree is missing, or another mistake on the command line.
     """
     sources = trees.sources(trained=False)
     _refuse_unwritable(report)

@@ -1,11 +1,9 @@
 """``lorat-prep doctor``: what a machine has, and what that means for building and training.
 
-Promise: nothing is changed and nothing is downloaded; one file is written beside the shards for as
-long as the disk is measured. What is missing comes with its remedy. The measurements take a second
-or two each and see the machine as busy as it is.
+Promise: nothing is changed and nothing is downloaded; one file is written beside the shards for as long as the disk is
+measured. What is missing comes with its remedy. The measurements take a second or two each and see the machine as busy
+as it is.
 """
-
-from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
@@ -62,8 +60,8 @@ class Diagnosis(NamedTuple):
 def doctor_command(folder: Location) -> None:
     """Tell what this machine has and what that means for builds and trainings.
 
-    The disk of FOLDER (data/shards) is measured with a file of 64 MB. What is missing comes with
-    its remedy, marked with '!'. Exit status 0 whatever is found.
+    The disk of FOLDER (data/shards) is measured with a file of 64 MB. What is missing comes with its remedy, marked
+    with '!'. Exit status 0 whatever is found.
     """
     if not isinstance(folder, Path):
         raise UserError(f"{folder}: is in a store; name a local folder, whose disk is measured")
@@ -149,8 +147,7 @@ def disk(folder: Path) -> Diagnosis:
         remedy = f"make {there} writable, or name another folder"
         return Diagnosis("disk", room, f"not measured ({error.strerror})", remedy)
     rates = (
-        f"{room}; writes {write / 1e6:,.0f} MB/s, reads {read / 1e6:,.0f} MB/s, "
-        f"{reads:,.0f} random reads of 100 KB/s"
+        f"{room}; writes {write / 1e6:,.0f} MB/s, reads {read / 1e6:,.0f} MB/s, {reads:,.0f} random reads of 100 KB/s"
     )
     means += f"; feeds trainings with about {reads:,.0f} pairs/s"
     if not hasattr(os, "posix_fadvise"):

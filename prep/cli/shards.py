@@ -1,7 +1,5 @@
 """``lorat-prep verify``, ``stats`` and ``inspect``: shards audited, counted and looked at."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -12,14 +10,7 @@ import click
 from lorat.configs.load import load_recipe
 from lorat.prep.browse.samples import Found, draw_sample, draw_sheet, find_sample, pick_samples
 from lorat.prep.browse.sets import SetSizes, find_sets, load_sets, print_sets
-from lorat.prep.browse.stats import (
-    MEASURES,
-    QUANTILES,
-    Freshness,
-    freshness,
-    object_side,
-    sample_stats,
-)
+from lorat.prep.browse.stats import MEASURES, QUANTILES, Freshness, freshness, object_side, sample_stats
 from lorat.prep.commandline import Command, LocationType
 from lorat.prep.pool import LocalEngine, Tell
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
@@ -52,9 +43,9 @@ def verify_command(
 ) -> None:
     """Check every shard under SHARDS (data/shards), a folder or a URL.
 
-    Receipts, sizes, checksums, every row's hash, tar members and JSON. Everything that is wrong is
-    listed with shard, row, key and byte. Exit status 0: all whole. 1: something is damaged. 2: no
-    shards there, or another mistake on the command line.
+    Receipts, sizes, checksums, every row's hash, tar members and JSON. Everything that is wrong is listed with shard,
+    row, key and byte. Exit status 0: all whole. 1: something is damaged. 2: no shards there, or another mistake on the
+    command line.
     """
     folders, unfinished = find_sets(shards, datasets)
     results = _verify(folders, deep, workers or usable_cores())
@@ -137,26 +128,17 @@ def _fault_lines(faults: Sequence[ShardFault]) -> Iterator[str]:
 @click.command("stats", cls=Command)
 @_sets
 @click.option(
-    "--recipe",
-    default="standard",
-    show_default=True,
-    help="A name or a YAML file: how often it draws each pair.",
+    "--recipe", default="standard", show_default=True, help="A name or a YAML file: how often it draws each pair."
 )
 @click.option(
-    "--sample",
-    type=click.IntRange(min=1),
-    default=2000,
-    show_default=True,
-    help="Most pairs a data set that are read.",
+    "--sample", type=click.IntRange(min=1), default=2000, show_default=True, help="Most pairs a data set that are read."
 )
 @click.option("--json", "report", type=_FILE, help="File that all numbers go into as JSON.")
-def stats_command(
-    shards: Location, datasets: str | None, recipe: str, sample: int, report: Path | None
-) -> None:
+def stats_command(shards: Location, datasets: str | None, recipe: str, sample: int, report: Path | None) -> None:
     """Tell what is in the shards under SHARDS (data/shards), a folder or a URL.
 
-    Pairs, bytes, skipped pairs and cut windows are exact; objects, gaps and images come from the
-    pairs that are read. Exit status 2 when no shards are there or one is damaged.
+    Pairs, bytes, skipped pairs and cut windows are exact; objects, gaps and images come from the pairs that are read.
+    Exit status 2 when no shards are there or one is damaged.
     """
     plan = load_recipe(recipe)
     manifests = load_sets(shards, datasets)
@@ -185,9 +167,7 @@ def stats_command(
                 name = ""
         OUT.print(table)
     read = [stats[m.name].sampled for m in manifests if stats[m.name].sampled < m.rows]
-    said = (
-        f"from {max(read):,} pairs of each set that holds more" if read else "all pairs were read"
-    )
+    said = f"from {max(read):,} pairs of each set that holds more" if read else "all pairs were read"
     say(f"Objects, images and gaps: {said}.")
     _print_freshness(plan.name, fresh)
     unused = [name for name in stats if name not in plan.data.datasets]
@@ -218,23 +198,15 @@ def _rounded(value: float) -> str:
 @click.command("inspect", cls=Command)
 @_sets
 @click.option("--key", help="Show one sample: lasot-train-000000123.")
-@click.option(
-    "--number", type=click.IntRange(1, 120), default=12, show_default=True, help="Samples a sheet."
-)
+@click.option("--number", type=click.IntRange(1, 120), default=12, show_default=True, help="Samples a sheet.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Picks other samples.")
 @click.option("--out", type=_FILE, help="The PNG to write.  [default: inspect.png, or <key>.png]")
 def inspect_command(
-    shards: Location,
-    datasets: str | None,
-    key: str | None,
-    number: int,
-    seed: int,
-    out: Path | None,
+    shards: Location, datasets: str | None, key: str | None, number: int, seed: int, out: Path | None
 ) -> None:
     """Draw samples of SHARDS (data/shards) as they are stored, with their boxes, as a PNG.
 
-    With --key, print all that one sample says, and where it lies. Exit status 2 when there is
-    nothing to show.
+    With --key, print all that one sample says, and where it lies. Exit status 2 when there is nothing to show.
     """
     manifests = load_sets(shards, datasets)
     path = out or Path(f"{key or 'inspect'}.png")

@@ -1,7 +1,5 @@
 """``lorat-prep toyworld``: small raw trees with exact boxes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """Cuts one pair out of its frames: windows, mean colours, boxes, and whether it is usable."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -15,13 +13,7 @@ from lorat.shards.base.options import option
 from lorat.shards.pixels.geometry import crop_transform
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter
 from lorat.shards.pixels.jpeg import encode, read_image
-from lorat.shards.pixels.resample import (
-    SERVED,
-    Window,
-    context_window,
-    cut_window,
-    template_window,
-)
+from lorat.shards.pixels.resample import SERVED, Window, context_window, cut_window, template_window
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
 
@@ -33,9 +25,7 @@ _MIN_ACCEPTED = 1 / 20
 class CropOptions:
     """What is stored of each frame; `serve` decides all but the quality, by `SERVED`."""
 
-    serve: Literal[224, 378] = option(
-        224, help="Search size of the variants that will train on the shards."
-    )
+    serve: Literal[224, 378] = option(224, help="Search size of the variants that will train on the shards.")
     context: float = field(init=False)
     object_side: int = field(init=False)
     longest: int = field(init=False)
@@ -82,9 +72,7 @@ def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> Pair
     return PairSample(key, clip.dataset, clip.split, clip.name, pair.track, template, search)
 
 
-def search_window(
-    box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions
-) -> Window:
+def search_window(box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions) -> Window:
     """Return the window that is stored of a search frame."""
     return context_window(box, frame_size, options.context, options.object_side, options.longest)
 
@@ -94,8 +82,8 @@ def try_jitter(
 ) -> JitterReport:
     """Draw training windows for a box and report how they fare on the stored window.
 
-    The windows follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report
-    decides whether a pair is stored, they come from `draws` and not from NumPy's distributions.
+    The windows follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report decides whether a pair
+    is stored, they come from `draws` and not from NumPy's distributions.
 
     The box is (4,) xyxy in frame pixels, the size (width, height).
     """
@@ -123,19 +111,12 @@ def _read_frame(clip: Clip, index: int) -> NDArray[np.uint8]:
     frame = read_image(clip.frames[index])
     (height, width), size = frame.shape[:2], clip.frame_size()
     if (width, height) != size:
-        raise FrameSizeChanged(
-            f"{clip.frames[index]}: {width}x{height} instead of {size[0]}x{size[1]}"
-        )
+        raise FrameSizeChanged(f"{clip.frames[index]}: {width}x{height} instead of {size[0]}x{size[1]}")
     return frame
 
 
 def _store(
-    clip: Clip,
-    track: int,
-    index: int,
-    frame: NDArray[np.uint8],
-    window: Window,
-    options: CropOptions,
+    clip: Clip, track: int, index: int, frame: NDArray[np.uint8], window: Window, options: CropOptions
 ) -> StoredImage:
     red, green, blue = (round(channel, 2) for channel in cv2.mean(frame)[:3])
     x1, y1, x2, y2 = clip.tracks[track].boxes[index].round(4).tolist()

@@ -1,10 +1,8 @@
 """Which pair has which number.
 
-Promise: pair i of a data set is a pure function of (seed, data set, i) and of the cleaned
-annotations. So any shard can be built alone, in any order, on any machine.
+Promise: pair i of a data set is a pure function of (seed, data set, i) and of the cleaned annotations. So any shard can
+be built alone, in any order, on any machine.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,9 +27,8 @@ class PairDraw(NamedTuple):
 def draw_pair(clips: Sequence[Clip], name: str, seed: int, number: int) -> PairDraw:
     """Draw pair `number` of `name`, ``<dataset>-<split>``, from cleaned clips.
 
-    Sequence, track and template frame are uniform, the search frame is uniform among the other
-    visible frames at most `MAX_GAP` frames away; where there is none (a still image, a lone frame)
-    it is the template frame itself.
+    Sequence, track and template frame are uniform, the search frame is uniform among the other visible frames at most
+    `MAX_GAP` frames away; where there is none (a still image, a lone frame) it is the template frame itself.
     """
     draws = Draws("pair", seed, name, number)
     clip_index = draws.below(len(clips))

@@ -1,15 +1,13 @@
 """What the toy world's objects and grounds look like.
 
-Promise: a look is a pure function of (seed, object id, alike); no two ids share a stream of draws.
-`alike` 0 is the object itself; any other number is a look-alike: the same colours and kind of
-texture, but another shape (odd numbers) or the same shape with another texture (even numbers).
+Promise: a look is a pure function of (seed, object id, alike); no two ids share a stream of draws. `alike` 0 is the
+object itself; any other number is a look-alike: the same colours and kind of texture, but another shape (odd numbers)
+or the same shape with another texture (even numbers).
 
-A look is a sprite with an exact outline: polygons in unit coordinates, where the object fills
-[-1, 1] × [-1, 1]. Whatever moves the sprite moves the outline too, so boxes come from geometry and
-not from counting pixels. Nothing here promises to look like a photograph.
+A look is a sprite with an exact outline: polygons in unit coordinates, where the object fills [-1, 1] × [-1, 1].
+Whatever moves the sprite moves the outline too, so boxes come from geometry and not from counting pixels. Nothing here
+promises to look like a photograph.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,12 +1,9 @@
 """How things in the toy world move: planned paths, sizes and turns over T frames.
 
-Promise: every plan is a pure function of its draws. Objects follow smooth paths through random
-points of the frame at a speed that is a share of their own side: mostly 0.02 to 0.3 sides a
-frame, with bursts of about one. A wandering object is whole inside the frame in its first frame.
-Sizes of frames are (width, height).
+Promise: every plan is a pure function of its draws. Objects follow smooth paths through random points of the frame at a
+speed that is a share of their own side: mostly 0.02 to 0.3 sides a frame, with bursts of about one. A wandering object
+is whole inside the frame in its first frame. Sizes of frames are (width, height).
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -52,9 +49,7 @@ def drift(draws: Draws, length: int, period: float) -> NDArray[np.float64]:
     return np.stack([w * knots[index + k] for k, w in enumerate(weights)]).sum(0) / 6
 
 
-def wander(
-    draws: Draws, size: tuple[int, int], length: int, side: float, leaves: bool = False
-) -> Motion:
+def wander(draws: Draws, size: tuple[int, int], length: int, side: float, leaves: bool = False) -> Motion:
     """Plan an object that wanders over much of the frame, and perhaps `leaves` it for a while.
 
     `side` is the geometric mean of its sides, in pixels.
@@ -115,9 +110,7 @@ def pan(draws: Draws, room: tuple[int, int], length: int) -> Path2D:
     return np.stack(curves, 1)
 
 
-def _pose(
-    draws: Draws, length: int, side: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _pose(draws: Draws, length: int, side: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return half extents (length, 2) and angles (length,)."""
     aspect = 0.62 * (1.6 / 0.62) ** draws.uniform()
     scale = 1 + draws.uniform(0.0, 0.5) * drift(draws, length, 22)
@@ -129,9 +122,7 @@ def _pose(
     return halves, draws.uniform(-0.6, 0.6) + wobble + spin * np.arange(length)
 
 
-def _waypoints(
-    draws: Draws, size: tuple[int, int], reach: float, travel: float
-) -> list[tuple[float, float]]:
+def _waypoints(draws: Draws, size: tuple[int, int], reach: float, travel: float) -> list[tuple[float, float]]:
     """Return points at least a third of the frame apart that make a path of length `travel`."""
     least = min(size) / 3
     points: list[tuple[float, float]] = []

@@ -1,16 +1,13 @@
 """Renders the toy world's scenes: frames with exact boxes and the share of the object in sight.
 
-Promise: a scene is a pure function of its key, so scenes can be rendered in any order and in any
-process with the same result on the same installation (another OpenCV may differ in a last bit). A
-box is the tight box of the object's own outline in continuous frame pixels, not cut at the frame
-and unaffected by what stands before it; the first frame shows the whole object. Objects of the
-pools train, val and test are disjoint, look-alikes included.
+Promise: a scene is a pure function of its key, so scenes can be rendered in any order and in any process with the same
+result on the same installation (another OpenCV may differ in a last bit). A box is the tight box of the object's own
+outline in continuous frame pixels, not cut at the frame and unaffected by what stands before it; the first frame shows
+the whole object. Objects of the pools train, val and test are disjoint, look-alikes included.
 
-Motion is planned first, as arrays over the frames; rendering then only warps sprites. Sizes are
-(width, height) in pixels; keys are the toy world's seed first, then what names the scene.
+Motion is planned first, as arrays over the frames; rendering then only warps sprites. Sizes are (width, height) in
+pixels; keys are the toy world's seed first, then what names the scene.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,11 +22,7 @@ from lorat.prep.toy.motion import Motion, Path2D, crossing, drift, pan, still, w
 from lorat.shards.rng import Draws
 
 Pool = Literal["train", "val", "test"]
-POOLS: dict[Pool, range] = {
-    "train": range(0, 1 << 20),
-    "val": range(1 << 20, 2 << 20),
-    "test": range(2 << 20, 3 << 20),
-}
+POOLS: dict[Pool, range] = {"train": range(0, 1 << 20), "val": range(1 << 20, 2 << 20), "test": range(2 << 20, 3 << 20)}
 """Object ids each kind of split draws from."""
 
 
@@ -82,9 +75,7 @@ class Frame:
     """(K,) share that lies inside the frame with nothing before it, 0 … 1."""
 
 
-def plan_scene(
-    key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int
-) -> ToyScene:
+def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int) -> ToyScene:
     """Plan a sequence of `length` frames: one object of a pool, distractors and occluders."""
     draws, seed = Draws("toy scene", *key), int(key[0])
     object_id = _object(draws, pool)
@@ -155,9 +146,7 @@ def _object(draws: Draws, pool: Pool) -> int:
     return ids[draws.below(len(ids))]
 
 
-def _distractors(
-    draws: Draws, seed: int, target: Layer, pool: Pool, size: tuple[int, int]
-) -> list[Layer]:
+def _distractors(draws: Draws, seed: int, target: Layer, pool: Pool, size: tuple[int, int]) -> list[Layer]:
     """Return look-alikes in a quarter of the scenes and strangers in a third of them."""
     length = len(target.motion.centres)
     side = float(np.sqrt(target.motion.halves[0].prod())) * 2
@@ -195,11 +184,7 @@ def _meet_at_start(layer: Layer, other: Layer, margin: float = 0.1) -> bool:
 
 
 def _dressed(
-    draws: Draws,
-    size: tuple[int, int],
-    layers: tuple[Layer, ...],
-    tracked: tuple[int, ...],
-    length: int = 1,
+    draws: Draws, size: tuple[int, int], layers: tuple[Layer, ...], tracked: tuple[int, ...], length: int = 1
 ) -> ToyScene:
     """Add ground, light, noise and optics to planned layers, from the back to the front."""
     width, height = size
@@ -233,9 +218,7 @@ def _noise(draws: Draws, shape: tuple[int, int, int], strength: float) -> NDArra
     return np.rint(triangular * (2.4 * strength) + 128).astype(np.uint8).reshape(shape)
 
 
-def _paste(
-    image: NDArray[np.uint8], layer: Layer, t: int, exposure: float
-) -> tuple[int, NDArray[np.bool_]]:
+def _paste(image: NDArray[np.uint8], layer: Layer, t: int, exposure: float) -> tuple[int, NDArray[np.bool_]]:
     """Paint a layer into the image; return how many pixels it has and which of the frame's."""
     height, width = image.shape[:2]
     mask = np.zeros((height, width), np.bool_)
@@ -259,9 +242,7 @@ def _paste(
     return max(int(own.sum()), 1), mask
 
 
-def _warped(
-    layer: Layer, t: int, corner: tuple[int, int], size: tuple[int, int]
-) -> NDArray[np.uint8]:
+def _warped(layer: Layer, t: int, corner: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the layer's sprite at frame t in a window of the frame, (h, w, 4) premultiplied."""
     largest = float(layer.motion.halves[t].max())
     level = 0

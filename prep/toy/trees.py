@@ -1,13 +1,10 @@
 """Writes the toy world's sequences and lists in the layouts of the real data sets.
 
-Promise: every file stands where the real tree has it and says what the real file says, in its
-number format; test splits of GOT-10k and TrackingNet give the first box only. One job writes one
-sequence (or one COCO image) and needs nothing of the others; `write_lists` then adds what a tree
-says about all of them. Boxes are written so that the readers of this package, which follow the
-published system, read them exactly: 1-based in LaSOT, as they are everywhere else.
+Promise: every file stands where the real tree has it and says what the real file says, in its number format; test
+splits of GOT-10k and TrackingNet give the first box only. One job writes one sequence (or one COCO image) and needs
+nothing of the others; `write_lists` then adds what a tree says about all of them. Boxes are written so that the readers
+of this package, which follow the published system, read them exactly: 1-based in LaSOT, as they are everywhere else.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -102,9 +99,7 @@ def write_lists(trees: Path, jobs: list[Job], results: list[dict[str, Any]]) -> 
         if listed := names("GOT-10k", split):
             _write_lines(trees / "GOT-10k" / split / "list.txt", listed)
         images = [
-            result
-            for job, result in zip(jobs, results, strict=True)
-            if (job.folder, job.split) == ("COCO", split)
+            result for job, result in zip(jobs, results, strict=True) if (job.folder, job.split) == ("COCO", split)
         ]
         if images:
             _write_instances(trees / f"COCO/annotations/instances_{split}2017.json", images)
@@ -220,9 +215,7 @@ def _write_instances(path: Path, images: list[dict[str, Any]]) -> None:
         "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
         "images": [result["image"] for result in images],
         "annotations": [row | {"id": number} for number, row in enumerate(annotations, start=1)],
-        "categories": [
-            {"supercategory": "toy", "id": _category(shape), "name": shape} for shape in SHAPES
-        ],
+        "categories": [{"supercategory": "toy", "id": _category(shape), "name": shape} for shape in SHAPES],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")

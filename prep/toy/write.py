@@ -1,13 +1,10 @@
 """The toy world: small raw trees in the layouts of the real data sets, with exact boxes.
 
-Promise: the same configuration gives the same bytes (on one installation), whatever the number of
-processes. Objects of test splits appear in no training split. Trees are written beside their final
-names and renamed when all of them are whole, so an interrupted run leaves nothing half written; a
-finished world of the same configuration is left as it is, and one of another configuration is
-replaced. A tree that the toy world did not write is never touched.
+Promise: the same configuration gives the same bytes (on one installation), whatever the number of processes. Objects of
+test splits appear in no training split. Trees are written beside their final names and renamed when all of them are
+whole, so an interrupted run leaves nothing half written; a finished world of the same configuration is left as it is,
+and one of another configuration is replaced. A tree that the toy world did not write is never touched.
 """
-
-from __future__ import annotations
 
 import json
 import shutil
@@ -53,8 +50,8 @@ def _length(default: int) -> int:
 class ToyWorldConfig:
     """What a toy world holds: numbers of sequences (COCO: images) a split, sizes, lengths.
 
-    A length is the mean of a data set's sequences, which vary by a quarter of it either way. Where
-    names come from an official list, there are at most as many sequences.
+    A length is the mean of a data set's sequences, which vary by a quarter of it either way. Where names come from an
+    official list, there are at most as many sequences.
 
     Raises:
         UserError: for a number out of its range.
@@ -85,8 +82,7 @@ class ToyWorldConfig:
             value, about = getattr(self, field.name), field.metadata["option"]
             if not about.least <= value <= about.most:
                 raise UserError(
-                    f"toy world: {field.name} is {value}; choose a number from {about.least} to "
-                    f"{about.most}"
+                    f"toy world: {field.name} is {value}; choose a number from {about.least} to {about.most}"
                 )
 
 
@@ -107,19 +103,14 @@ def plan_jobs(config: ToyWorldConfig) -> list[Job]:
 
 
 def write_toyworld(
-    raw: Path,
-    config: ToyWorldConfig,
-    progress: Callable[[int, int], None] | None = None,
-    workers: int = 2,
+    raw: Path, config: ToyWorldConfig, progress: Callable[[int, int], None] | None = None, workers: int = 2
 ) -> None:
     """Write a toy world's trees into `raw`, the folder of the trees of all data sets.
 
-    `progress` is called with (done, in all) sequences, or images of COCO; one worker renders in
-    this process.
+    `progress` is called with (done, in all) sequences, or images of COCO; one worker renders in this process.
 
     Raises:
-        UserError: if a tree is in the way that the toy world did not write, or a file cannot be
-            written.
+        UserError: if a tree is in the way that the toy world did not write, or a file cannot be written.
     """
     try:
         _refuse_foreign(raw)

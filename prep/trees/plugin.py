@@ -1,12 +1,10 @@
 """Data sets that a user's own Python file defines: ``--tree my_trees.py``.
 
-The file is run because the user named it; nothing is looked for by itself. Every `Dataset` at its
-top level joins the table of data sets for as long as the process lives, and is then a name like any
-other. What its reader yields is checked before anyone uses it: a box array of the wrong length
-would otherwise show as a wrong tracker. What the file itself raises keeps its traceback.
+The file is run because the user named it; nothing is looked for by itself. Every `Dataset` at its top level joins the
+table of data sets for as long as the process lives, and is then a name like any other. What its reader yields is
+checked before anyone uses it: a box array of the wrong length would otherwise show as a wrong tracker. What the file
+itself raises keeps its traceback.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import sys
@@ -30,8 +28,7 @@ def add_trees(file: Path) -> list[Dataset]:
     Naming it again replaces what it defined before.
 
     Raises:
-        UserError: if the file is missing, does not import, defines no data set, or one whose name
-            is taken.
+        UserError: if the file is missing, does not import, defines no data set, or one whose name is taken.
     """
     file = file.expanduser().resolve()
     values = vars(_run(file)).values()
@@ -40,8 +37,7 @@ def add_trees(file: Path) -> list[Dataset]:
     mine = [row for row in rows.values() if row is not DATASETS.get(row.name)]
     if not mine:
         raise UserError(
-            f"{file}: defines no data set; write at its top level NAME = Dataset(name=…, folder=…, "
-            "splits=…, read=…)"
+            f"{file}: defines no data set; write at its top level NAME = Dataset(name=…, folder=…, splits=…, read=…)"
         )
     for name, count in Counter(row.name for row in mine).items():
         owner = getattr(DATASETS[name].read, "file", "lorat") if name in DATASETS else file

@@ -1,12 +1,9 @@
 """The table of data sets: what each is called, where it lies, and which file reads it.
 
-To add one: a reader in ``datasets/`` with ``read(dataset, split, root)``, a row in `DATASETS`; a
-user's own file does the same through ``--tree`` (`plugin.add_trees`), with `lorat.prep.trees`.
-Reading opens annotation files and lists folders; it opens no image, and lists frames only where
-their names or their number are nowhere else.
+To add one: a reader in ``datasets/`` with ``read(dataset, split, root)``, a row in `DATASETS`; a user's own file does
+the same through ``--tree`` (`plugin.add_trees`), with `lorat.prep.trees`. Reading opens annotation files and lists
+folders; it opens no image, and lists frames only where their names or their number are nowhere else.
 """
-
-from __future__ import annotations
 
 import re
 from functools import partial
@@ -73,8 +70,8 @@ def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read the clips of a split that are on disk under `root`, in a fixed order.
 
     Raises:
-        UserError: if the split is unknown, an annotation file is missing or does not parse, or
-            there is no sequence at all, or none that is not skipped.
+        UserError: if the split is unknown, an annotation file is missing or does not parse, or there is no sequence at
+            all, or none that is not skipped.
     """
     _check_split(dataset, split)
     clips = dataset.read(dataset, split, root)

@@ -1,11 +1,9 @@
 """Which trees a command line asks for: names, splits and folders.
 
-Where a tree is, the first of these says that names its data set: ``--root``, the environment
-(``LORAT_<NAME>``), ``paths.yaml`` in the working folder, the folder RAW. A folder that it names and
-that is missing is an error, never a reason to look further.
+Where a tree is, the first of these says that names its data set: ``--root``, the environment (``LORAT_<NAME>``),
+``paths.yaml`` in the working folder, the folder RAW. A folder that it names and that is missing is an error, never a
+reason to look further.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
@@ -34,9 +32,7 @@ class TreeOptions:
         help=f"Folder of all raw trees (RAW/LaSOT, RAW/GOT-10k, …).  [default: {RAW}]",
         section="Data",
     )
-    root: tuple[str, ...] = option(
-        (), metavar="NAME=DIR", help="Where one data set's tree is.", section="Data"
-    )
+    root: tuple[str, ...] = option((), metavar="NAME=DIR", help="Where one data set's tree is.", section="Data")
     tree: tuple[Path, ...] = option(
         (),
         metavar="FILE.py",
@@ -120,9 +116,7 @@ class SourceOptions(TreeOptions):
     """Splits of data sets, and where their trees are."""
 
     datasets: str = option(
-        "all",
-        help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.",
-        section="Data",
+        "all", help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.", section="Data"
     )
 
     def sources(self, *, trained: bool = True) -> list[TreeSplit]:
@@ -131,8 +125,8 @@ class SourceOptions(TreeOptions):
         Where they are not to be `trained` on, a test set's bare name is the split that is scored.
 
         Raises:
-            UserError: for an unknown name, a data set that is not trained on, or missing trees; all
-                of these are listed, with the command that works without them.
+            UserError: for an unknown name, a data set that is not trained on, or missing trees; all of these are
+                listed, with the command that works without them.
         """
         everything = self.datasets.strip() == "all"
         names = ALL if everything else tuple(dict.fromkeys(split_names(self.datasets)))
@@ -140,9 +134,7 @@ class SourceOptions(TreeOptions):
             raise UserError("--datasets names no data set; write for example lasot,got10k or all")
         wanted = [_with_split(name, trained) for name in names]
         if missing := self.missing(wanted):
-            there = [
-                n for n, (d, s) in zip(names, wanted, strict=True) if f"{d.name}-{s}" not in missing
-            ]
+            there = [n for n, (d, s) in zip(names, wanted, strict=True) if f"{d.name}-{s}" not in missing]
             remedy = f"; without them: --datasets {','.join(there)}" if there else ""
             places = ", ".join(f"{name}: no folder {place}" for name, place in missing.items())
             raise UserError(f"{places}{remedy}")

@@ -1,7 +1,5 @@
 """What every command prints: progress on stderr, tables on stdout, warnings as one line."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -10,15 +8,7 @@ from typing import Protocol
 
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -76,9 +66,9 @@ def start_logging() -> None:
 def progress_bar(what: str) -> Iterator[Update]:
     """Show a bar with count, rate and time to the end; yields ``update(done, total)``.
 
-    A third argument takes the place of `what`. A total of None is one that nobody knows. The bar
-    appears once the work has taken two seconds, and goes when it fails, so that an error is all
-    that is left to read. Where stderr is no terminal only the final state is printed.
+    A third argument takes the place of `what`. A total of None is one that nobody knows. The bar appears once the work
+    has taken two seconds, and goes when it fails, so that an error is all that is left to read. Where stderr is no
+    terminal only the final state is printed.
     """
     begin = time.monotonic()
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())

@@ -1,11 +1,9 @@
 """The errors that end a command in one line.
 
-A user's mistake (a missing tree, a bad annotation line, weights of another variant) is a
-``UserError``: a command prints its message on stderr as one line and exits with status 2, without a
-traceback. Anything else that escapes a command is a defect of ours and keeps its traceback.
+A user's mistake (a missing tree, a bad annotation line, weights of another variant) is a ``UserError``: a command
+prints its message on stderr as one line and exits with status 2, without a traceback. Anything else that escapes a
+command is a defect of ours and keeps its traceback.
 """
-
-from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence

@@ -1,10 +1,8 @@
 """Settings that a command line fills, declared once as fields of a dataclass; sizes as written.
 
-A field says what its option is called, what it takes and what it does; no library of command lines
-is needed for that. `lorat.prep.commandline.options_of` makes the options.
+A field says what its option is called, what it takes and what it does; no library of command lines is needed for that.
+`lorat.prep.commandline.options_of` makes the options.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import MISSING, dataclass, field

@@ -1,11 +1,9 @@
 """A process among others: the cores it may use, and how it treats threads and memory.
 
-glibc returns large blocks to the system as soon as they are freed. A process that decodes a frame
-of some megabytes, drops it and decodes the next gets every page of every frame zeroed by the kernel
-again: a sixth of a build's time where two processes do so at once.
+glibc returns large blocks to the system as soon as they are freed. A process that decodes a frame of some megabytes,
+drops it and decodes the next gets every page of every frame zeroed by the kernel again: a sixth of a build's time where
+two processes do so at once.
 """
-
-from __future__ import annotations
 
 import ctypes
 import os
@@ -18,8 +16,8 @@ from pathlib import Path
 import cv2
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of malloc.h
-# The most that glibc takes; a frame of 3840 by 2160 pixels fits. Larger blocks are still mapped and
-# returned one by one.
+# The most that glibc takes; a frame of 3840 by 2160 pixels fits. Larger blocks are still mapped and returned one by
+# one.
 _LARGEST_BLOCK = 32 << 20
 _KEPT = 256 << 20  # enough for a worker: some frames and what is made of them
 ALL_FREED = (1 << 31) - 1  # the most: for a process whose every step needs the same memory again
@@ -66,8 +64,8 @@ def one_core() -> Iterator[None]:
 def keep_freed_memory(kept: int = _KEPT) -> bool:
     """Let this process keep freed blocks for the next image, in all its threads.
 
-    Free memory above so many bytes is returned. Whether that was done is told: other systems than
-    Linux with glibc have allocators of their own.
+    Free memory above so many bytes is returned. Whether that was done is told: other systems than Linux with glibc have
+    allocators of their own.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

@@ -1,12 +1,10 @@
 """Objects of a store, through fsspec: read whole, read by byte range, sized, written whole.
 
-Every answer is fresh: no listing is cached. Every process makes its own client, so a place can be
-used on both sides of a fork. Retries are the client's own. What it gives up on (a server that is
-gone, denied access, an error status) becomes one line, a `UserError` that names the place; only a
-missing object stays a `FileNotFoundError`, because callers answer it differently.
+Every answer is fresh: no listing is cached. Every process makes its own client, so a place can be used on both sides of
+a fork. Retries are the client's own. What it gives up on (a server that is gone, denied access, an error status)
+becomes one line, a `UserError` that names the place; only a missing object stays a `FileNotFoundError`, because callers
+answer it differently.
 """
-
-from __future__ import annotations
 
 import errno
 import os
@@ -24,8 +22,8 @@ from lorat.shards.base.errors import UserError
 
 _CLIENTS: dict[tuple[int, str, str], Any] = {}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
-# Errors of a store's client that are no OSError. They can only be raised once their module is
-# loaded, so none is imported for this.
+# Errors of a store's client that are no OSError. They can only be raised once their module is loaded, so none is
+# imported for this.
 _CLIENT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -54,9 +52,7 @@ def list_uncached(url: str) -> UPath:
         remedy = f"pip install 'lorat[{extra}]'" if extra else needed
         raise UserError(f"{url}: {protocol}:// needs another package; {remedy}") from None
     except ValueError:
-        raise UserError(
-            f"{url}: no storage is known for {protocol}://; write s3://bucket/folder or a path"
-        ) from None
+        raise UserError(f"{url}: no storage is known for {protocol}://; write s3://bucket/folder or a path") from None
     return UPath(url.rstrip("/"), use_listings_cache=False)
 
 

@@ -1,11 +1,9 @@
 """SIGTERM and Ctrl-C during a training: heard at once, obeyed after a step.
 
-The first one is noted and the loop ends the training when all ranks know of it. Ctrl-C after that
-ends the process at once. Loader workers, which get the same signals when a whole group of processes
-does, live on until the training has no more use for them.
+The first one is noted and the loop ends the training when all ranks know of it. Ctrl-C after that ends the process at
+once. Loader workers, which get the same signals when a whole group of processes does, live on until the training has no
+more use for them.
 """
-
-from __future__ import annotations
 
 import os
 import signal
@@ -32,8 +30,8 @@ class Heard:
 def hear_signals(speaks: bool) -> Iterator[Heard]:
     """Note SIGTERM and Ctrl-C inside the block instead of being ended by them.
 
-    A signal that is ignored, as in what a script started in the background, stays ignored. Who
-    `speaks` says on stderr that one was heard. A second Ctrl-C is a `SystemExit` with 130.
+    A signal that is ignored, as in what a script started in the background, stays ignored. Who `speaks` says on stderr
+    that one was heard. A second Ctrl-C is a `SystemExit` with 130.
     """
     heard, owner = Heard(), os.getpid()
 

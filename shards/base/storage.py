@@ -1,12 +1,9 @@
 """Files that are whole or not there, on a local disk or in an object store.
 
-Everything a build or a training leaves behind is written beside its final name, flushed to disk and
-renamed (the folder is flushed too, so a power cut does not undo the name), or spooled to a local
-temporary file and uploaded whole. A reader never sees half a file, and a killed process leaves at
-most a temporary file, which `remove_leftovers` finds.
+Everything a build or a training leaves behind is written beside its final name, flushed to disk and renamed (the folder
+is flushed too, so a power cut does not undo the name), or spooled to a local temporary file and uploaded whole. A
+reader never sees half a file, and a killed process leaves at most a temporary file, which `remove_leftovers` finds.
 """
-
-from __future__ import annotations
 
 import errno
 import hashlib
@@ -58,25 +55,23 @@ def is_remote(place: Location) -> bool:
 def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
     """Turn what a local disk refuses inside the block into a `UserError` that says what to do.
 
-    With `writes_only` what cannot come from writing this file passes: inside the caller's block an
-    error that names a file comes from another one that it uses.
+    With `writes_only` what cannot come from writing this file passes: inside the caller's block an error that names a
+    file comes from another one that it uses.
     """
     try:
         yield
     except OSError as error:
         if writes_only and (error.filename is not None or error.errno not in _REFUSED_WRITES):
             raise
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); {_remedy(error, path)}"
-        ) from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {_remedy(error, path)}") from None
 
 
 @contextmanager
 def atomic_file(place: Location) -> Iterator[BinaryIO]:
     """Open a file that appears as `place` when the block ends, and not at all when it raises.
 
-    A local folder is made where it is missing. A full disk, a folder that is not writable and a
-    store that fails are a `UserError`.
+    A local folder is made where it is missing. A full disk, a folder that is not writable and a store that fails are a
+    `UserError`.
     """
     if not isinstance(place, Path):
         with _spool(place) as file:
@@ -205,9 +200,7 @@ def _explain_reading(place: Location) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{place}: cannot be read ({error.strerror}); see that it is there and may be read"
-        ) from None
+        raise UserError(f"{place}: cannot be read ({error.strerror}); see that it is there and may be read") from None
 
 
 def file_digest(path: Path, remedy: str) -> str:
@@ -230,8 +223,8 @@ def read_bytes(place: Location) -> bytes:
 def read_range(place: Location, offset: int, length: int) -> bytes:
     """Read bytes offset … offset + length − 1 of a file: fewer where it ends earlier.
 
-    A `FileNotFoundError` if there is none, an `OSError` if a local file cannot be read, a
-    `UserError` if a store does not answer.
+    A `FileNotFoundError` if there is none, an `OSError` if a local file cannot be read, a `UserError` if a store does
+    not answer.
     """
     if not isinstance(place, Path):
         return remote.read_range(place, offset, length)

@@ -6,11 +6,9 @@
 - It never names more than its limit: the least recently used shards go first, those that a process
   has open last. Who has a dropped shard open reads on; its space is free when it is closed.
 
-Whoever needs at once more shards than fit downloads them again and again; the order of the epoch
-(`window_shards`) has to suit the limit.
+Whoever needs at once more shards than fit downloads them again and again; the order of the epoch (`window_shards`) has
+to suit the limit.
 """
-
-from __future__ import annotations
 
 import fcntl
 import hashlib
@@ -24,23 +22,8 @@ from contextlib import closing, contextmanager
 from typing import BinaryIO
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.storage import (
-    Location,
-    atomic_file,
-    explain_disk,
-    read_bytes,
-    read_range,
-    remove_leftovers,
-)
-from lorat.shards.cache.folder import (
-    CacheEntry,
-    CacheOptions,
-    bytes_needed,
-    entry_of,
-    locked,
-    make_part,
-    room_lock,
-)
+from lorat.shards.base.storage import Location, atomic_file, explain_disk, read_bytes, read_range, remove_leftovers
+from lorat.shards.cache.folder import CacheEntry, CacheOptions, bytes_needed, entry_of, locked, make_part, room_lock
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.reader import ShardReader
 from lorat.shards.sample import PairSample
@@ -63,7 +46,7 @@ class ShardCache:
         self.options = options
         self._ahead: _Ahead | None = None
 
-    def __reduce__(self) -> tuple[type[ShardCache], tuple[CacheOptions]]:
+    def __reduce__(self) -> "tuple[type[ShardCache], tuple[CacheOptions]]":
         return ShardCache, (self.options,)
 
     def open(self, shard: Location, receipt: Receipt) -> ShardReader:
@@ -80,8 +63,8 @@ class ShardCache:
     def prefetch(self, shards: Sequence[tuple[Location, Receipt]]) -> int:
         """Fetch shards in the background, in this order; return how many were taken in.
 
-        What is left out, for want of room or because the store failed, is fetched when it is
-        opened. Together they may take half of the cache, so that they do not push out each other.
+        What is left out, for want of room or because the store failed, is fetched when it is opened. Together they may
+        take half of the cache, so that they do not push out each other.
         """
         if self._ahead is None or self._ahead.process != os.getpid():
             self._ahead = _Ahead(self)  # threads do not survive a fork
@@ -95,8 +78,8 @@ class ShardCache:
     def fetch(self, shard: Location, receipt: Receipt, ahead: bool = False) -> CacheEntry:
         """Return the local copy of a shard, its index beside it; download both where needed.
 
-        Another process may drop it before it is opened; `open` does both at once. Fetched `ahead`,
-        it is downloaded only if no shard that is open has to go for it.
+        Another process may drop it before it is opened; `open` does both at once. Fetched `ahead`, it is downloaded
+        only if no shard that is open has to go for it.
 
         Raises:
             ShardCorrupt: if the shard is missing or is not the one of its receipt.
@@ -147,9 +130,7 @@ class ShardCache:
                 entry.write_stamp(receipt)
 
     @contextmanager
-    def _reserved(
-        self, receipt: Receipt, entry: CacheEntry, ahead: bool
-    ) -> Iterator[BinaryIO | None]:
+    def _reserved(self, receipt: Receipt, entry: CacheEntry, ahead: bool) -> Iterator[BinaryIO | None]:
         """Yield a part file to fill; None where no shard that is closed can go for it."""
         need = bytes_needed(receipt)
         if need > self.options.max_bytes:
@@ -174,9 +155,8 @@ class ShardCache:
 class _CopyReader(ShardReader):
     """Reads a copy; a row that is damaged in the copy alone is read where the shard lies.
 
-    What a run reads must not depend on the state of a cache, so no row may count as damaged that is
-    sound in the shard itself. The copy is locked, shared, while it is open, so that rather others
-    are dropped.
+    What a run reads must not depend on the state of a cache, so no row may count as damaged that is sound in the shard
+    itself. The copy is locked, shared, while it is open, so that rather others are dropped.
     """
 
     def __init__(self, entry: CacheEntry, receipt: Receipt, home: Location) -> None:
@@ -223,8 +203,8 @@ class _Ahead:
             try:
                 self._cache.fetch(shard, receipt, ahead=True)
             except Exception as error:
-                # When the interpreter ends, the store's client is closed under this thread:
-                # whatever it says then is no news. A defect of ours is raised.
+                # When the interpreter ends, the store's client is closed under this thread: whatever it says then is no
+                # news. A defect of ours is raised.
                 if not threading.main_thread().is_alive():
                     return
                 if not isinstance(error, UserError):

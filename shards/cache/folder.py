@@ -1,11 +1,8 @@
 """The files of a shard cache: names, locks, stamps, and who goes when room is needed.
 
-Locks are advisory (flock): one a shard while it is fetched, one for the room while files are
-counted, dropped, opened or given their names; a killed process holds none. Only files with the
-cache's own names are ever deleted.
+Locks are advisory (flock): one a shard while it is fetched, one for the room while files are counted, dropped, opened
+or given their names; a killed process holds none. Only files with the cache's own names are ever deleted.
 """
-
-from __future__ import annotations
 
 import fcntl
 import hashlib
@@ -40,10 +37,10 @@ class CacheOptions:
 class CacheEntry:
     """The files of one shard, named after its content, so that none goes stale.
 
-    Beside the shard and its index: the shard while it is fetched (`part`); a `stamp`, which says
-    which file was checked last and whose own time is that of the last use; and the `lock` of
-    whoever fetches or checks the shard. That is one of 256 files, shared by shards: a lock file
-    that is never deleted is never deleted while another process waits for it.
+    Beside the shard and its index: the shard while it is fetched (`part`); a `stamp`, which says which file was checked
+    last and whose own time is that of the last use; and the `lock` of whoever fetches or checks the shard. That is one
+    of 256 files, shared by shards: a lock file that is never deleted is never deleted while another process waits for
+    it.
     """
 
     data: Path
@@ -135,14 +132,12 @@ def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def make_part(
-    options: CacheOptions, entry: CacheEntry, need: int, drop_open: bool
-) -> BinaryIO | None:
+def make_part(options: CacheOptions, entry: CacheEntry, need: int, drop_open: bool) -> BinaryIO | None:
     """Make the file that a shard is fetched into, dropping the least recently used for it.
 
-    The shard's lock is held. The file has the length `need` from the start, index and stamp
-    included, so that processes that fetch at once count each other. Shards that are open are
-    dropped only with `drop_open`, where the others do not suffice.
+    The shard's lock is held. The file has the length `need` from the start, index and stamp included, so that processes
+    that fetch at once count each other. Shards that are open are dropped only with `drop_open`, where the others do not
+    suffice.
 
     Returns:
         The file, locked so that nobody takes it for a killed process's; None if there is no room.

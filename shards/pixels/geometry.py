@@ -1,10 +1,8 @@
 """Boxes, crop windows and the pixels in them.
 
-Boxes are xyxy float64 in continuous pixel coordinates: pixel column i covers [i, i + 1). Sizes are
-(width, height). The formulas are those of the published system, to which trained weights are tied.
+Boxes are xyxy float64 in continuous pixel coordinates: pixel column i covers [i, i + 1). Sizes are (width, height). The
+formulas are those of the published system, to which trained weights are tied.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -52,14 +50,12 @@ class CropTransform:
         return (np.asarray(boxes, np.float64) - self.translation * 2) / (self.scale * 2)
 
 
-def crop_transform(
-    box: ArrayLike, area_factor: float, output_size: tuple[int, int]
-) -> CropTransform:
+def crop_transform(box: ArrayLike, area_factor: float, output_size: tuple[int, int]) -> CropTransform:
     """Return the map that centres a box in the output with its surroundings.
 
-    The source window has size w + (f − 1)(w + h)/2 by h + (f − 1)(w + h)/2 (area A) and is scaled
-    by sqrt(W·H / A) in both axes. The box is (4,) xyxy with positive size in frame pixels; the area
-    factor f is 2 for templates, 4 or 5 for search regions; (W, H) is the crop's size.
+    The source window has size w + (f − 1)(w + h)/2 by h + (f − 1)(w + h)/2 (area A) and is scaled by sqrt(W·H / A) in
+    both axes. The box is (4,) xyxy with positive size in frame pixels; the area factor f is 2 for templates, 4 or 5 for
+    search regions; (W, H) is the crop's size.
     """
     x1, y1, x2, y2 = (float(v) for v in np.asarray(box, dtype=np.float64))
     width, height = x2 - x1, y2 - y1
@@ -84,8 +80,8 @@ def rasterise(boxes: ArrayLike) -> NDArray[np.int64]:
 class Adjusted:
     """A crop on whole pixels: what is cut out of the frame and where it lands.
 
-    `covered` and `source` are (x1, y1, x2, y2), ends exclusive, in the output and in the frame;
-    None where the crop touches nothing of the frame. Boxes go through `transform` from here on.
+    `covered` and `source` are (x1, y1, x2, y2), ends exclusive, in the output and in the frame; None where the crop
+    touches nothing of the frame. Boxes go through `transform` from here on.
     """
 
     transform: CropTransform
@@ -93,15 +89,12 @@ class Adjusted:
     source: tuple[int, int, int, int] | None
 
 
-def adjust(
-    transform: CropTransform, frame_size: tuple[int, int], output_size: tuple[int, int]
-) -> Adjusted:
+def adjust(transform: CropTransform, frame_size: tuple[int, int], output_size: tuple[int, int]) -> Adjusted:
     """Put a crop on whole pixels and adjust its scale and translation to them.
 
-    The frame's rectangle is mapped into the output, clipped and rasterised: the covered part. That
-    part is mapped back, rasterised and clipped to the frame: the source part. The adjusted scale is
-    covered size / source size, the adjusted translation covered corner − source corner · scale. A
-    crop that touches nothing of the frame keeps its transform.
+    The frame's rectangle is mapped into the output, clipped and rasterised: the covered part. That part is mapped back,
+    rasterised and clipped to the frame: the source part. The adjusted scale is covered size / source size, the adjusted
+    translation covered corner − source corner · scale. A crop that touches nothing of the frame keeps its transform.
     """
     scale, shift = transform.scale, transform.translation
     # Plain floats: the same arithmetic as on arrays of four, in a tenth of the time.
@@ -115,9 +108,7 @@ def adjust(
     return Adjusted(adjusted, (cx1, cy1, cx2, cy2), (sx1, sy1, sx2, sy2))
 
 
-def _adjust_axis(
-    scale: float, shift: float, frame: int, output: int
-) -> tuple[int, int, int, int] | None:
+def _adjust_axis(scale: float, shift: float, frame: int, output: int) -> tuple[int, int, int, int] | None:
     """Return the covered span and the source span of one axis; None where one is empty."""
     low = math.floor(min(max(shift, 0.0), output))
     high = min(math.floor(min(max(frame * scale + shift, 0.0), output) + _EDGE), output)
@@ -137,16 +128,16 @@ def crop_frame(
 ) -> NDArray[np.float32]:
     """Cut a crop out of a frame as the published system does at test time.
 
-    The covered part is the bilinear resize (half-pixel centres, not antialiased) of the source
-    part; the rest is the colour `pad`, (3,) on 0 … 255.
+    The covered part is the bilinear resize (half-pixel centres, not antialiased) of the source part; the rest is the
+    colour `pad`, (3,) on 0 … 255.
 
     Args:
         frame: (H, W, 3) uint8 RGB, of the size that `adjusted` is for.
         adjusted: from `adjust`.
         output_size: (W, H) of the crop.
         pad: outside the frame.
-        out: (H, W, 3) float32, contiguous, where the crop is written and which is returned, on
-            0 … 255; a new array if it is not given.
+        out: (H, W, 3) float32, contiguous, where the crop is written and which is returned, on 0 … 255; a new array if
+            it is not given.
     """
     width, height = output_size
     if out is None:
@@ -165,9 +156,7 @@ def crop_frame(
     else:
         size = (cx2 - cx1, cy2 - cy1)
         floats = part.astype(np.float32)
-        resized = cv2.resize(
-            floats, size, dst=out if whole else None, interpolation=cv2.INTER_LINEAR
-        )
+        resized = cv2.resize(floats, size, dst=out if whole else None, interpolation=cv2.INTER_LINEAR)
         if not whole:
             place[:] = resized
     return out
@@ -176,9 +165,9 @@ def crop_frame(
 def _resize_sparsely(part: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
     """Do what ``cv2.resize`` does, to rounding, where most of the rows are in no result.
 
-    Only the two rows that a row of the output lies between are turned into floats, a few at a time
-    so that they stay in the cache: two thirds of the time for a part of 700 rows and 224 of output.
-    The part (h, w, 3) has at least twice the rows of `out`, (H, W, 3).
+    Only the two rows that a row of the output lies between are turned into floats, a few at a time so that they stay in
+    the cache: two thirds of the time for a part of 700 rows and 224 of output. The part (h, w, 3) has at least twice
+    the rows of `out`, (H, W, 3).
     """
     height, width = out.shape[:2]
     at = (np.arange(height) + 0.5) * (part.shape[0] / height) - 0.5
@@ -198,8 +187,8 @@ def _resize_sparsely(part: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
 def box_mask(box: ArrayLike, image_size: int, grid: int) -> NDArray[np.bool_]:
     """Return the (grid, grid) cells, row-major [y, x], that a box touches in a square crop.
 
-    Used for the template's foreground tokens and the positive cells of the response map: the box,
-    (4,) xyxy in pixels of a crop of side `image_size`, is rasterised in units of cells and clipped.
+    Used for the template's foreground tokens and the positive cells of the response map: the box, (4,) xyxy in pixels
+    of a crop of side `image_size`, is rasterised in units of cells and clipped.
     """
     cells = grid / image_size
     x1, y1, x2, y2 = (float(v) * cells for v in np.asarray(box, dtype=np.float64))

@@ -1,10 +1,7 @@
 """The search window of a training pair: centred on the object, then jittered in scale and place.
 
-Source of the formula: the published system's training crops. All coordinates are those of the
-original frame.
+Source of the formula: the published system's training crops. All coordinates are those of the original frame.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -30,10 +27,9 @@ def _draw_window(
 ) -> tuple[CropTransform, bool]:
     """Draw one jittered window and say whether enough of the object is in it.
 
-    The scale of the centred window is divided by exp(jitter.scale · n), n standard normal for each
-    axis; the translation, computed for that scale, gets
-    U(−1, 1)² · jitter.translation · (w·s_x + h·s_y) / 2 added. Two normals are drawn, then two
-    uniforms. Enough is a box that, cut at the crop, has at least 10 × 10 crop pixels.
+    The scale of the centred window is divided by exp(jitter.scale · n), n standard normal for each axis; the
+    translation, computed for that scale, gets U(−1, 1)² · jitter.translation · (w·s_x + h·s_y) / 2 added. Two normals
+    are drawn, then two uniforms. Enough is a box that, cut at the crop, has at least 10 × 10 crop pixels.
     """
     # Plain floats where they give the same: arrays of two cost more to make than to compute with.
     x1, y1, x2, y2 = map(float, np.asarray(box, dtype=np.float64))
@@ -58,8 +54,8 @@ def jitter_window(
 ) -> CropTransform | None:
     """Return the first accepted of `ATTEMPTS` windows, or None where all of them fail.
 
-    The box is (4,) xyxy with positive size in frame pixels, `size` the square crop's side in
-    pixels, and the generator that of this pair.
+    The box is (4,) xyxy with positive size in frame pixels, `size` the square crop's side in pixels, and the generator
+    that of this pair.
     """
     nominal = crop_transform(box, area_factor, (size, size))
     for _ in range(ATTEMPTS):

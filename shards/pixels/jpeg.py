@@ -1,11 +1,9 @@
 """Images in and out: JPEG through TurboJPEG, everything else through OpenCV.
 
-Images are uint8 (H, W, 3) RGB. EXIF orientation is ignored, because every data set's boxes are
-drawn on the stored pixels. Where the turbojpeg library is missing, OpenCV's codec does the work
-after one warning. A damaged or truncated image is an `ImageError`, never a half grey picture.
+Images are uint8 (H, W, 3) RGB. EXIF orientation is ignored, because every data set's boxes are drawn on the stored
+pixels. Where the turbojpeg library is missing, OpenCV's codec does the work after one warning. A damaged or truncated
+image is an `ImageError`, never a half grey picture.
 """
-
-from __future__ import annotations
 
 import ctypes
 import functools

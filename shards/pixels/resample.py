@@ -1,11 +1,9 @@
 """Stored windows of frames, and crops sampled from them.
 
-A build cuts a window out of the frame and shrinks it (antialiased), never enlarges it; training
-samples its crops from that window. Both sides agree on where a stored pixel lies in the original
-frame, so crops and boxes are computed in original coordinates throughout.
+A build cuts a window out of the frame and shrinks it (antialiased), never enlarges it; training samples its crops from
+that window. Both sides agree on where a stored pixel lies in the original frame, so crops and boxes are computed in
+original coordinates throughout.
 """
-
-from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
@@ -65,13 +63,11 @@ def template_window(box: ArrayLike, frame_size: tuple[int, int], object_side: in
     return _window(square, box, frame_size, object_side, max(frame_size))
 
 
-def context_window(
-    box: ArrayLike, frame_size: tuple[int, int], sides: float, object_side: int, longest: int
-) -> Window:
+def context_window(box: ArrayLike, frame_size: tuple[int, int], sides: float, object_side: int, longest: int) -> Window:
     """Return the square of `sides` geometric-mean object sides around a box, cut at the frame.
 
-    The box is (4,) xyxy, at least partly in the frame of (width, height). At most `object_side`
-    pixels are stored for sqrt(w·h) of the box and `longest` for the longer side of the window.
+    The box is (4,) xyxy, at least partly in the frame of (width, height). At most `object_side` pixels are stored for
+    sqrt(w·h) of the box and `longest` for the longer side of the window.
     """
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
     half = 0.5 * sides * np.sqrt((x2 - x1) * (y2 - y1))
@@ -82,11 +78,7 @@ def context_window(
 
 
 def _window(
-    square: NDArray[np.float64],
-    box: ArrayLike,
-    frame_size: tuple[int, int],
-    object_side: int,
-    longest: int,
+    square: NDArray[np.float64], box: ArrayLike, frame_size: tuple[int, int], object_side: int, longest: int
 ) -> Window:
     left, top, right, bottom = np.clip(rasterise(square), 0, frame_size * 2).tolist()
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
@@ -101,10 +93,10 @@ def _window(
 def cut_window(frame: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
     """Return the stored image of a window: (h, w, 3) uint8, antialiased where it is shrunk.
 
-    The window is halved (means of 2 × 2 pixels) while it is at least twice as large as wanted; what
-    is then left to shrink, less than twofold, is bilinear. The means of fractional areas that
-    OpenCV has for this differ by 1 or 2 of 255 and would take as long as decoding the frame. They
-    are taken for windows that cannot be halved without moving pixels: those of an odd side.
+    The window is halved (means of 2 × 2 pixels) while it is at least twice as large as wanted; what is then left to
+    shrink, less than twofold, is bilinear. The means of fractional areas that OpenCV has for this differ by 1 or 2 of
+    255 and would take as long as decoding the frame. They are taken for windows that cannot be halved without moving
+    pixels: those of an odd side.
     """
     part = frame[window.origin[1] : window.end[1], window.origin[0] : window.end[0]]
     width, height = window.size
@@ -123,12 +115,12 @@ def sample_crop(
 ) -> tuple[NDArray[np.uint8], float]:
     """Sample a square crop from a stored window, bilinearly and sub-pixel.
 
-    Outside the frame stands the frame's mean, (3,) on 0 … 255; outside the stored window but inside
-    the frame the window's edge pixels repeat. The crop is on whole pixels of the original frame.
+    Outside the frame stands the frame's mean, (3,) on 0 … 255; outside the stored window but inside the frame the
+    window's edge pixels repeat. The crop is on whole pixels of the original frame.
 
     Returns:
-        The (size, size, 3) uint8 crop, and the share of its pixels that the (h, w, 3) uint8 image
-        that is stored of the window lacked.
+        The (size, size, 3) uint8 crop, and the share of its pixels that the (h, w, 3) uint8 image that is stored of the
+        window lacked.
     """
     colour = _colour(mean)
     if adjusted.covered is None or adjusted.source is None:
@@ -153,8 +145,8 @@ def _stored_positions(
 ) -> tuple[NDArray[np.float32], float]:
     """Return where the covered pixels of one axis lie in the stored image, and the share outside.
 
-    The resize of the published system maps covered pixel i (centre i + 0.5) into the source part
-    and stops at the part's edge pixels; the stored image is the source seen at another scale.
+    The resize of the published system maps covered pixel i (centre i + 0.5) into the source part and stops at the
+    part's edge pixels; the stored image is the source seen at another scale.
     """
     low, high = covered[axis], covered[axis + 2]
     source_low, source_high = source[axis], source[axis + 2]
@@ -208,8 +200,8 @@ def sample_turned_crop(
 def turn_box(box: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
     """Return the bounding box of a turned object, taking it for the ellipse that fills its box.
 
-    A turned rectangle's bounding box would be too large for most objects by up to 41 %. Boxes are
-    (4,) xyxy, the angle is in radians.
+    A turned rectangle's bounding box would be too large for most objects by up to 41 %. Boxes are (4,) xyxy, the angle
+    is in radians.
     """
     centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
     cos, sin = np.cos(angle) * half, np.sin(angle) * half

@@ -1,10 +1,8 @@
 """Checks every byte of one shard, its index and its receipt, and says all that is wrong.
 
-Promise: a shard without a fault is what was written, and each of its samples holds what the format
-asks for. Every fault is listed with file, row, key and byte offset, not only the first.
+Promise: a shard without a fault is what was written, and each of its samples holds what the format asks for. Every
+fault is listed with file, row, key and byte offset, not only the first.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -234,8 +232,8 @@ def _end_problem(reader: ShardReader, last: int) -> str | None:
 def _keys(pairs: list[int | None], job: ShardJob) -> list[str]:
     """Return a key for each row, and for the one after the last.
 
-    A damaged row's key lies between the keys of its neighbours. Where pairs were skipped there, it
-    is the range: ``lasot-train-000000012 to 000000014``.
+    A damaged row's key lies between the keys of its neighbours. Where pairs were skipped there, it is the range:
+    ``lasot-train-000000012 to 000000014``.
     """
     receipt = job.receipt
     # Pairs that were skipped up to a row, at least and at most; known rows bound those beside them.

@@ -1,11 +1,9 @@
 """Checks the manifest of one data set split and plans the audit of its shards.
 
-Promise: together with `audit_shard` for every job, each byte that belongs to the manifest is
-checked. Where the manifest itself cannot be read, the receipts beside the shards stand in for it,
-so that one damaged file does not hide another. Files that belong to nothing are noted.
+Promise: together with `audit_shard` for every job, each byte that belongs to the manifest is checked. Where the
+manifest itself cannot be read, the receipts beside the shards stand in for it, so that one damaged file does not hide
+another. Files that belong to nothing are noted.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -17,14 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lorat.shards.base.errors import ShardCorrupt, UserError, some
 from lorat.shards.base.storage import Location, children, read_json
-from lorat.shards.manifest import (
-    MANIFEST,
-    Manifest,
-    Receipt,
-    parse_manifest,
-    receipt_path,
-    shard_name,
-)
+from lorat.shards.manifest import MANIFEST, Manifest, Receipt, parse_manifest, receipt_path, shard_name
 from lorat.shards.verify.shard import ShardAudit, ShardFault, ShardJob
 from lorat.shards.writer import index_path
 

@@ -1,7 +1,5 @@
 """The benchmarks run; what they measure is nobody's business here."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -13,14 +11,9 @@ ROOT = Path(__file__).parents[2]
 def test_the_runner_prints_a_table_and_writes_json(tmp_path):
     file = tmp_path / "bench.json"
     command = [sys.executable, "-m", "benchmarks.run", "--quick", "--only", "order"]
-    done = subprocess.run(
-        [*command, "--json", str(file)], cwd=ROOT, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([*command, "--json", str(file)], cwd=ROOT, check=True, capture_output=True, text=True)
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
     report = json.loads(file.read_text(encoding="utf-8"))
     assert report["quick"] is True
-    assert [row["what"] for row in report["rows"]] == [
-        "an epoch's order, pool of 4 M",
-        "resume in mid-epoch",
-    ]
+    assert [row["what"] for row in report["rows"]] == ["an epoch's order, pool of 4 M", "resume in mid-epoch"]
     assert report["numbers"]["order"]["resume_s"] >= 0

@@ -1,7 +1,5 @@
 """Configurations are read whole or refused with the key, the file and the nearest key."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import ValidationError
 

@@ -1,7 +1,5 @@
 """Made-up boxes for the tests of measures."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

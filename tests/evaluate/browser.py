@@ -1,7 +1,5 @@
 """A page in a real, headless Chromium, driven through its DevTools protocol."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json
@@ -83,9 +81,7 @@ class Tab:
         place = json.loads(box)
         x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
         for kind in ("mousePressed", "mouseReleased"):
-            await self.call(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
-            )
+            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     async def type(self, text: str) -> None:
         """Type into what has the focus."""

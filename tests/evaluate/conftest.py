@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +18,7 @@ TINY = VariantConfig(
     backbone=BackboneConfig(
         timm="vit_small_patch14_dinov2",
         pretrained=False,
-        args={
-            "img_size": 64,
-            "patch_size": 8,
-            "embed_dim": 64,
-            "depth": 2,
-            "num_heads": 4,
-            "init_values": None,
-        },
+        args={"img_size": 64, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, "init_values": None},
     ),
     lora=None,
     template_size=32,

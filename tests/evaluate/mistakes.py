@@ -1,7 +1,5 @@
 """What every command owes a user who made a mistake."""
 
-from __future__ import annotations
-
 from click.testing import Result
 
 

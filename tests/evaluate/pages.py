@@ -1,7 +1,5 @@
 """Made-up scores for report pages."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lorat.evaluate.measure.scores import Entry, dataset_scores, score
@@ -43,22 +41,10 @@ def results_of(clips, error):
     return results
 
 
-def page_of(
-    clips,
-    *,
-    rivals=(),
-    label="LoRAT B-224",
-    variant="B-224",
-    strips=None,
-    remarks=(),
-    convention="published",
-):
+def page_of(clips, *, rivals=(), label="LoRAT B-224", variant="B-224", strips=None, remarks=(), convention="published"):
     name = f"{clips[0].dataset}-test"
     ours, still = score(clips, [results_of(clips, 2.0)], label, convention)
-    others = [
-        Entry(who, dataset_scores(part, [results_of(part, error)], convention))
-        for who, part, error in rivals
-    ]
+    others = [Entry(who, dataset_scores(part, [results_of(part, error)], convention)) for who, part, error in rivals]
     return PageInput(
         label=label,
         variant=variant,

@@ -1,7 +1,5 @@
 """A LaSOT tree and results of it, as the tests of `score` and `export-results` need them."""
 
-from __future__ import annotations
-
 import re
 import zipfile
 from pathlib import Path
@@ -40,9 +38,7 @@ def tracked(index: int, shift: float = 3.0) -> np.ndarray:
     return boxes
 
 
-def write_ours(
-    out: Path, shifts: tuple[float, ...] = (3.0,), names: tuple[str, ...] = NAMES
-) -> Path:
+def write_ours(out: Path, shifts: tuple[float, ...] = (3.0,), names: tuple[str, ...] = NAMES) -> Path:
     """Write results as `lorat-eval` does, a run for each shift."""
     for run, shift in enumerate(shifts, start=1):
         folder = out / "results" / "lasot-test"

@@ -1,7 +1,5 @@
 """Small real videos for tests, and containers changed in place as other programs write them."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from pathlib import Path
 
@@ -87,8 +85,6 @@ def slow_down(path: Path, frames: int, first: int) -> None:
         grown = int.from_bytes(data[size : size + 4], "big") + 8
         data[size : size + 4] = grown.to_bytes(4, "big")
     played = data.index(b"elst") + 12
-    data[played : played + 4] = (3 * int.from_bytes(data[played : played + 4], "big")).to_bytes(
-        4, "big"
-    )
+    data[played : played + 4] = (3 * int.from_bytes(data[played : played + 4], "big")).to_bytes(4, "big")
     assert data.index(b"mdat") < data.index(b"moov"), "offsets of frames stay as they are"
     path.write_bytes(data)

@@ -1,7 +1,5 @@
 """Submission zips made by hand, without the packer: the judge's tests do not lean on it."""
 
-from __future__ import annotations
-
 import io
 import warnings
 import zipfile
@@ -46,9 +44,7 @@ def zipped(files, compression: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
     return buffer
 
 
-def tree_of(
-    frames: dict[str, int], firsts: dict | None = None, size: tuple[int, int] = (10**6, 10**6)
-) -> list[Clip]:
+def tree_of(frames: dict[str, int], firsts: dict | None = None, size: tuple[int, int] = (10**6, 10**6)) -> list[Clip]:
     """Sequences of a test set: frames of each, and given boxes x, y, w, h where they matter."""
     clips = []
     for name, count in frames.items():

@@ -1,7 +1,5 @@
 """``lorat-prep``: a user's mistake is one line on stderr and exit status 2."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from click.testing import CliRunner

@@ -1,7 +1,5 @@
 """What the three commands have in common: options of dataclasses, help, errors of one line."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

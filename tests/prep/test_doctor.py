@@ -1,7 +1,5 @@
 """What the doctor says fits the machine, and what is missing comes with its remedy."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re
@@ -110,10 +108,7 @@ def test_gpus_are_named_with_the_number_type_that_training_takes(monkeypatch):
     card = SimpleNamespace(name="NVIDIA A100", total_memory=80e9)
     cuda = {"device_count": 2, "get_device_properties": card, "is_available": True}
     new = compute(monkeypatch, **cuda, get_device_capability=(8, 0))
-    assert [(f.part, f.found) for f in new[1:]] == [
-        ("GPU 0", "NVIDIA A100, 80 GB"),
-        ("GPU 1", "NVIDIA A100, 80 GB"),
-    ]
+    assert [(f.part, f.found) for f in new[1:]] == [("GPU 0", "NVIDIA A100, 80 GB"), ("GPU 1", "NVIDIA A100, 80 GB")]
     assert new[1].means == "trains in bfloat16"
     old = compute(monkeypatch, **cuda, get_device_capability=(7, 0))
     assert old[1].means == "trains in float32"

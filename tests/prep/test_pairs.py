@@ -1,7 +1,5 @@
 """Pairs are pure functions of their number, uniform over sequences, and near in time."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 
@@ -63,11 +61,7 @@ def test_the_jitter_trial_agrees_with_the_windows_that_training_draws():
     options = CropOptions()
     rng = np.random.default_rng(3)
     for number, (box, frame) in enumerate(
-        [
-            ([300, 200, 360, 250], (1280, 720)),
-            ([5, 5, 60, 300], (320, 320)),
-            ([0, 0, 8, 9], (90, 90)),
-        ]
+        [([300, 200, 360, 250], (1280, 720)), ([5, 5, 60, 300], (320, 320)), ([0, 0, 8, 9], (90, 90))]
     ):
         box = np.array(box, dtype=np.float64)
         trials = [try_jitter(box, frame, options, Draws("t", number, i)) for i in range(40)]
@@ -78,10 +72,7 @@ def test_the_jitter_trial_agrees_with_the_windows_that_training_draws():
         stored = search_window(box, frame, options)
         sources = [adjust(w, frame, (224, 224)).source for w, ok in drawn if ok]
         leaves = [
-            s[0] < stored.origin[0]
-            or s[1] < stored.origin[1]
-            or s[2] > stored.end[0]
-            or s[3] > stored.end[1]
+            s[0] < stored.origin[0] or s[1] < stored.origin[1] or s[2] > stored.end[0] or s[3] > stored.end[1]
             for s in sources
         ]
         outside = sum(t.outside for t in trials) / sum(t.accepted for t in trials)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import shutil
 import socket
 import subprocess
@@ -122,9 +120,7 @@ def wire():
     """
     lines = []
 
-    def make(
-        endpoint: str, sent: int | None = None, received: int | None = None, stall: bool = False
-    ) -> Wire:
+    def make(endpoint: str, sent: int | None = None, received: int | None = None, stall: bool = False) -> Wire:
         lines.append(Wire(endpoint, sent, received, stall))
         return lines[-1]
 

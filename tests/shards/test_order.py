@@ -1,7 +1,5 @@
 """The training order: exact shares, every pair once before any twice, the same for any slicing."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 
@@ -32,10 +30,7 @@ def test_shares_are_exact_at_every_draw(weights, draws):
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    st.integers(36, 80),
-    st.integers(0, 3),
-    st.integers(0, 1000),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(36, 80), st.integers(0, 3), st.integers(0, 1000)
 )
 def test_shares_are_exact_after_every_epoch(weights, length, window, seed):
     pools = [Pool(f"set{n}", w, (3, 4, n + 1)) for n, w in enumerate(weights)]
@@ -120,11 +115,7 @@ def test_an_order_is_the_one_of_earlier_releases(window, digest):
     assert hashlib.sha256(b"".join(epochs)).hexdigest()[:16] == digest
 
 
-@given(
-    st.lists(st.integers(0, 6), min_size=1, max_size=7).filter(any),
-    st.integers(0, 3),
-    st.integers(1, 9),
-)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=7).filter(any), st.integers(0, 3), st.integers(1, 9))
 def test_an_epoch_is_the_same_part_of_the_run_however_long_it_is(rows, window, length):
     pool = Pool("a", 1, tuple(rows))
     whole = epoch_order([pool], 5, 0, 6 * length, window)

@@ -1,7 +1,5 @@
 """Draws depend on their key alone and are uniform."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Shards: whole or not there, readable by every tool, checked in every bit that is read."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

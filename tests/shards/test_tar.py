@@ -1,7 +1,5 @@
 """Members go through tar unchanged, and a header that is not as written is refused."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 

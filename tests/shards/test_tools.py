@@ -1,7 +1,5 @@
 """Shards open in the tools that people have: zstd, tar, WebDataset. The real ones are run."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Batches of the tiny variant, made up and compared, and an optimiser that notes gradients."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -25,12 +23,8 @@ from lorat.train.data.places import CropSpec, Source
 @pytest.fixture(scope="session")
 def tiny_variant() -> VariantConfig:
     args = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
-    backbone = BackboneConfig(
-        timm="vit_small_patch14_dinov2", pretrained=False, args={**args, "init_values": None}
-    )
-    return VariantConfig(
-        name="tiny", backbone=backbone, lora=None, template_size=32, search_size=64
-    )
+    backbone = BackboneConfig(timm="vit_small_patch14_dinov2", pretrained=False, args={**args, "init_values": None})
+    return VariantConfig(name="tiny", backbone=backbone, lora=None, template_size=32, search_size=64)
 
 
 @pytest.fixture(scope="session")
@@ -68,16 +62,12 @@ def source(tiny_shards: Path) -> Source:
 
 
 @pytest.fixture
-def files(
-    tmp_path: Path, tiny_variant: VariantConfig, tiny_recipe: RecipeConfig, tiny_shards: Path
-) -> list[str]:
+def files(tmp_path: Path, tiny_variant: VariantConfig, tiny_recipe: RecipeConfig, tiny_shards: Path) -> list[str]:
     """The command line of a small training."""
     return command_line(tmp_path, tiny_variant, tiny_recipe, tiny_shards)
 
 
-def command_line(
-    folder: Path, variant: VariantConfig, recipe: RecipeConfig, shards: Path, *more: str
-) -> list[str]:
+def command_line(folder: Path, variant: VariantConfig, recipe: RecipeConfig, shards: Path, *more: str) -> list[str]:
     """Options of a training, whose variant and recipe are files in `folder`."""
     for name, config in (("variant", variant), ("recipe", recipe)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
@@ -166,8 +156,8 @@ for line in sys.stdin:
 class Runner:
     """Runs ``lorat-train`` again and again, in one process or several.
 
-    They are forked from one process that has imported everything, which saves seconds each, and
-    are processes of their own all the same, with loader workers.
+    They are forked from one process that has imported everything, which saves seconds each, and are processes of their
+    own all the same, with loader workers.
     """
 
     def __init__(self, server: subprocess.Popen[str], errors: Path) -> None:
@@ -191,9 +181,7 @@ class Runner:
         """Return the first exit status that is not 0 (or minus the signal), and stderr."""
         return int(self._server.stdout.readline()), self.errors.read_text()
 
-    def run(
-        self, arguments: list[str], *environments: dict[str, str], limit: int = 0
-    ) -> tuple[int, str]:
+    def run(self, arguments: list[str], *environments: dict[str, str], limit: int = 0) -> tuple[int, str]:
         self.start(arguments, *environments, limit=limit)
         return self.wait()
 

@@ -1,7 +1,5 @@
 """The state of a training run's checkpoint, for comparing two runs bit for bit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

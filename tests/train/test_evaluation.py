@@ -1,7 +1,5 @@
 """A training ends in a result, which costs it nothing but time."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -109,11 +107,7 @@ def test_an_evaluation_that_was_stopped_goes_on(files, raw, monkeypatch):
     (out / "metrics.json").unlink()
     (out / "results/got10k-val" / f"{NAMES[1]}.txt").unlink()
     opened, real = [], engine.Slot
-    monkeypatch.setattr(
-        engine,
-        "Slot",
-        lambda work, *rest: opened.append(work.clip.name) or real(work, *rest),
-    )
+    monkeypatch.setattr(engine, "Slot", lambda work, *rest: opened.append(work.clip.name) or real(work, *rest))
     train(*files, f"--raw={raw}", "--run=a", "--resume=auto")
     assert opened == [NAMES[1]] and set(scores("a", 3)["sequences"]) == set(NAMES)
     # What lorat-eval would track is there.

@@ -1,7 +1,5 @@
 """Training learns, resumes exactly, runs on two processes, and refuses what is wrong."""
 
-from __future__ import annotations
-
 import os
 import signal
 from contextlib import suppress
@@ -18,15 +16,7 @@ from lorat.train.data.batches import make_loader
 from lorat.train.distributed.world import World
 from lorat.train.logs import curves as pictures
 from lorat.train.network.trained import load_network
-from tests.train.conftest import (
-    assert_equal,
-    log_of,
-    refused,
-    train,
-    two_processes,
-    wait_for,
-    weights_of,
-)
+from tests.train.conftest import assert_equal, log_of, refused, train, two_processes, wait_for, weights_of
 
 
 @pytest.fixture
@@ -117,8 +107,7 @@ def test_shards_that_are_missing_or_an_epoch_too_short_for_a_weight_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
-    [(["--variant=B224"], "did you mean 'B-224'"), (["--recipe=standrad"], "'standard'")],
+    ("arguments", "part"), [(["--variant=B224"], "did you mean 'B-224'"), (["--recipe=standrad"], "'standard'")]
 )
 def test_mistyped_names_are_refused(arguments, part):
     refused(train(*arguments, status=2), part)
@@ -138,9 +127,7 @@ def test_a_picture_that_cannot_be_written_is_no_reason_to_end(files, tmp_path, m
 def test_on_the_processor_a_gpu_is_left_alone(files, source, tmp_path, monkeypatch):
     """Pinned memory would be asked of it: of one that is full, too."""
     asked, real = [], batches.DataLoader
-    monkeypatch.setattr(
-        batches, "DataLoader", lambda *a, **k: asked.append(k["pin_memory"]) or real(*a, **k)
-    )
+    monkeypatch.setattr(batches, "DataLoader", lambda *a, **k: asked.append(k["pin_memory"]) or real(*a, **k))
     next(make_loader(source))
     few = ["--set=data.validation=toy-val", "--set=data.validation_pairs=8"]
     train(*files, *few, f"--run={tmp_path / 'run'}")

@@ -1,7 +1,5 @@
 """Recipes fit together, keys can be changed, and what does not divide is refused with a remedy."""
 
-from __future__ import annotations
-
 import pytest
 import yaml
 
@@ -56,9 +54,7 @@ def test_a_mistyped_key_of_the_variant_is_refused_with_the_nearest(files):
         (6, 24, r"train\.batch_size=4 or train\.batch_size=8"),
     ],
 )
-def test_a_batch_that_cannot_be_divided_is_refused_with_sizes_that_can(
-    tiny_variant, tmp_path, batch, pairs, says
-):
+def test_a_batch_that_cannot_be_divided_is_refused_with_sizes_that_can(tiny_variant, tmp_path, batch, pairs, says):
     keys = [f"train.batch_size={batch}", f"train.pairs_per_epoch={pairs}"]
     recipe = load_recipe("standard", keys)
     request = Request(variant=tiny_variant, recipe=recipe, shards=tmp_path, run=tmp_path / "run")

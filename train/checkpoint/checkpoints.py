@@ -1,13 +1,10 @@
 """Checkpoints: weights that anyone can load, and the trainer's state beside them.
 
-``checkpoints/epoch_0010/`` (ten finished epochs) and ``checkpoints/step_00001234/`` (a rolling one)
-hold ``model.safetensors``, ``state.pt``, and ``checkpoint.json``: how far the run was, what it
-stood on, size and hash of the other two. A folder is written beside, flushed and renamed, so a
-checkpoint is whole or not there; one that was damaged later is told by its hashes. The state is
-loaded with ``weights_only=True``: nothing is unpickled.
+``checkpoints/epoch_0010/`` (ten finished epochs) and ``checkpoints/step_00001234/`` (a rolling one) hold
+``model.safetensors``, ``state.pt``, and ``checkpoint.json``: how far the run was, what it stood on, size and hash of
+the other two. A folder is written beside, flushed and renamed, so a checkpoint is whole or not there; one that was
+damaged later is told by its hashes. The state is loaded with ``weights_only=True``: nothing is unpickled.
 """
-
-from __future__ import annotations
 
 import hashlib
 import logging
@@ -83,8 +80,8 @@ class CheckpointRecord(BaseModel):
 def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Path:
     """Write a checkpoint of a run and return its folder; only one rank calls it.
 
-    Then older ones are deleted: of epochs' all but the newest `keep`, of rolling ones all but two.
-    If the disk refuses (`UserError`), nothing is left of the checkpoint, and none is lost.
+    Then older ones are deleted: of epochs' all but the newest `keep`, of rolling ones all but two. If the disk refuses
+    (`UserError`), nothing is left of the checkpoint, and none is lost.
     """
     final, variant, network = run / "checkpoints" / due.name, snapshot.variant, snapshot.network
     metadata = {"step": str(due.step), "epoch": str(due.epoch)}
@@ -162,8 +159,7 @@ def checkpoints_of(run: Path) -> list[Path]:
 def find_checkpoint(run: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, or None where there is none at all.
 
-    Damaged ones that are newer, or cannot be dated, are named in warnings; if all are damaged, it
-    is a `UserError`.
+    Damaged ones that are newer, or cannot be dated, are named in warnings; if all are damaged, it is a `UserError`.
     """
     dated: list[tuple[int, Path]] = []
     damaged: list[str] = []
@@ -220,12 +216,12 @@ def restore(
 ) -> int:
     """Load a checkpoint into a network of its variant and return the number of steps done.
 
-    `stateful` takes the parts of the snapshot's state back (``load_state_dict``), under the same
-    names. A part that is empty, as a scaler's that was not needed, changes nothing.
+    `stateful` takes the parts of the snapshot's state back (``load_state_dict``), under the same names. A part that is
+    empty, as a scaler's that was not needed, changes nothing.
 
     Raises:
-        UserError: if the checkpoint is damaged, its settings are not these `settings`, or it was
-            trained on another backbone, unless `force_backbone`.
+        UserError: if the checkpoint is damaged, its settings are not these `settings`, or it was trained on another
+            backbone, unless `force_backbone`.
     """
     record = checkpoint_record(checkpoint)
     check_same(checkpoint, record.settings, settings)

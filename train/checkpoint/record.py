@@ -1,13 +1,10 @@
 """What a run is made of: its record ``config.yaml``, and what may not change while it goes on.
 
-Promise: ``lorat-train --config RUN/config.yaml --run NEW`` gives the same weights bit for bit on
-one process and CPU with the same PyTorch. Other shards, another backbone or other first weights
-than the record names are refused. A resumed run has to be the run that was stopped, so every key
-counts that is not listed here as free: free is what changes no batch and, up to rounding, no
-gradient.
+Promise: ``lorat-train --config RUN/config.yaml --run NEW`` gives the same weights bit for bit on one process and CPU
+with the same PyTorch. Other shards, another backbone or other first weights than the record names are refused. A
+resumed run has to be the run that was stopped, so every key counts that is not listed here as free: free is what
+changes no batch and, up to rounding, no gradient.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,9 +77,7 @@ def write_record(path: Path, record: RunRecord) -> None:
         file.write(text.encode())
 
 
-def fixed_settings(
-    variant: VariantConfig, recipe: RecipeConfig, manifests: Iterable[Manifest]
-) -> dict[str, Any]:
+def fixed_settings(variant: VariantConfig, recipe: RecipeConfig, manifests: Iterable[Manifest]) -> dict[str, Any]:
     """Return key → JSON value of all that has to be the same on resume."""
     network = leaves("variant", variant.model_dump(mode="json", exclude={"recipe"}))
     plan = leaves("", recipe.model_dump(mode="json"))

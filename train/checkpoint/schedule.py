@@ -1,13 +1,11 @@
 """When a checkpoint is due, and who says so.
 
-Epochs and steps are arithmetic; the clock is rank 0's; a signal may reach any rank. What one rank
-alone knows is exchanged once a step over the processors, beside the computation, and obeyed by all
-ranks one step later, so no rank waits for it and all save and stop after the same step.
+Epochs and steps are arithmetic; the clock is rank 0's; a signal may reach any rank. What one rank alone knows is
+exchanged once a step over the processors, beside the computation, and obeyed by all ranks one step later, so no rank
+waits for it and all save and stop after the same step.
 
 Written while the training waits: at the default interval that is far below 1 % of the time.
 """
-
-from __future__ import annotations
 
 import logging
 import time
@@ -30,9 +28,7 @@ _LOG = logging.getLogger("lorat")
 class Saver:
     """Says after every step whether a checkpoint is due, and writes it."""
 
-    def __init__(
-        self, run: Path, recipe: TrainConfig, steps_per_epoch: int, world: World, heard: Heard
-    ) -> None:
+    def __init__(self, run: Path, recipe: TrainConfig, steps_per_epoch: int, world: World, heard: Heard) -> None:
         self._run, self._recipe, self._steps_per_epoch = run, recipe, steps_per_epoch
         self._world, self._heard = world, heard
         self._exchange = _Exchange(world)
@@ -74,9 +70,8 @@ class Saver:
     def save(self, due: Due, snapshot: Snapshot) -> None:
         """Write what is due, and end the training where a signal asked for that; on every rank.
 
-        If the disk refuses, a rolling checkpoint is left out with a warning, unless it is the last
-        thing that the training does: that, and an epoch's, are a `UserError`. `SystemExit` has 143
-        after SIGTERM and 130 after Ctrl-C.
+        If the disk refuses, a rolling checkpoint is left out with a warning, unless it is the last thing that the
+        training does: that, and an epoch's, are a `UserError`. `SystemExit` has 143 after SIGTERM and 130 after Ctrl-C.
         """
         newest = self._run / "checkpoints" / due.name
         try:

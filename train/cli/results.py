@@ -1,12 +1,12 @@
 """A training ends in a result: test sets tracked with its weights, by all of its processes.
 
-GOT-10k val is tracked every ``train.evaluate_epochs`` epochs, every test set whose tree is there at
-the end. A checkpoint's weights file is what is tracked with, so that the network in training is
-not touched, and ``lorat-eval --run`` goes on from the same results. Ranks share the sequences;
-results are files of the run folder, which rank 0 scores.
+GOT-10k val is tracked every ``train.evaluate_epochs`` epochs, every test set whose tree is there at the end. A
+checkpoint's weights file is what is tracked with, so that the network in training is not touched, and ``lorat-eval
+--run`` goes on from the same results. Ranks share the sequences; results are files of the run folder, which rank 0
+scores.
 
-Promise: the weights of a run do not depend on whether it is evaluated. What fails (a damaged
-sequence, a test set that cannot be read) is reported and leaves the training alone.
+Promise: the weights of a run do not depend on whether it is evaluated. What fails (a damaged sequence, a test set that
+cannot be read) is reported and leaves the training alone.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def find_test_sets(trees: TreeOptions) -> tuple[str, ...]:
 class Evaluator:
     """Tracks test sets with the weights of a run, on all ranks at once; every rank calls alike."""
 
-    def __init__(
-        self, names: tuple[str, ...], trees: TreeOptions, request: Request, world: World
-    ) -> None:
+    def __init__(self, names: tuple[str, ...], trees: TreeOptions, request: Request, world: World) -> None:
         self._names, self._trees, self._request, self._world = names, trees, request, world
         self._last: tuple[Evaluation, Path] | None = None
         self.failed = False
@@ -69,8 +67,8 @@ class Evaluator:
     def __call__(self, weights: Path, epoch: int, show: Callable[[str], None]) -> dict[str, float]:
         """Track every test set after the last epoch, GOT-10k val before, unless that is done.
 
-        The weights are those after `epoch` finished epochs; `show` may raise, to end this early.
-        On rank 0 new scores are returned: ``got10k-val/ao`` → score, and so on.
+        The weights are those after `epoch` finished epochs; `show` may raise, to end this early. On rank 0 new scores
+        are returned: ``got10k-val/ao`` → score, and so on.
         """
         last = epoch == self._request.recipe.train.epochs
         names = self._names if last else tuple({BETWEEN} & {*self._names})
@@ -111,14 +109,7 @@ class Evaluator:
         if self._world.speaks:
             _LOG.error("evaluation: %s", message)
 
-    def _track(
-        self,
-        names: Sequence[str],
-        weights: Path,
-        progress: Show,
-        *,
-        again: bool,
-    ) -> Evaluation | None:
+    def _track(self, names: Sequence[str], weights: Path, progress: Show, *, again: bool) -> Evaluation | None:
         """Track together with the other ranks; None where that is done, unless `again`, or fails.
 
         Every set that can be read is tracked; what cannot be is reported.

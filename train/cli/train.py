@@ -1,12 +1,9 @@
 """``lorat-train``: shards to a trained tracker, on one process or under torchrun.
 
-lorat-train --variant B-224
-torchrun --nproc-per-node 8 -m lorat.train.cli --variant L-224
+lorat-train --variant B-224 torchrun --nproc-per-node 8 -m lorat.train.cli --variant L-224
 
 The command line is read here, and nothing else; the heavy packages are imported once it is.
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -45,16 +42,10 @@ _DATA, _RUN, _INSTEAD = "Data", "The run", "Instead of training"
 class TrainOptions:
     """What to do, as it was asked for; None where nothing was said."""
 
-    variant: str | None = option(
-        None, help="A name (S-224, g-378, toy) or YAML file.", shown=_VARIANT
-    )
-    recipe: str | None = option(
-        None, help="A name or a YAML file.", shown="the variant's own, or standard"
-    )
+    variant: str | None = option(None, help="A name (S-224, g-378, toy) or YAML file.", shown=_VARIANT)
+    recipe: str | None = option(None, help="A name or a YAML file.", shown="the variant's own, or standard")
     config: Path | None = option(
-        None,
-        help="Repeat a run from its config.yaml: variant, recipe, shards and first weights.",
-        kind="file",
+        None, help="Repeat a run from its config.yaml: variant, recipe, shards and first weights.", kind="file"
     )
     overrides: tuple[str, ...] = option(
         (),
@@ -63,28 +54,16 @@ class TrainOptions:
         metavar="KEY=VALUE",
     )
     weights: Path | None = option(
-        None,
-        help="Start from these trained weights: a checkpoint's or a published file.",
-        kind="file",
+        None, help="Start from these trained weights: a checkpoint's or a published file.", kind="file"
     )
     shards: Location | None = option(
-        None,
-        help="Folder or URL (s3://bucket/shards) that lorat-prep build wrote.",
-        shown=_SHARDS,
-        section=_DATA,
+        None, help="Folder or URL (s3://bucket/shards) that lorat-prep build wrote.", shown=_SHARDS, section=_DATA
     )
     shard_cache: Path | None = option(
-        None,
-        help="Local folder that whole shards are copied into before they are read.",
-        kind="folder",
-        section=_DATA,
+        None, help="Local folder that whole shards are copied into before they are read.", kind="folder", section=_DATA
     )
     shard_cache_size: str | None = option(
-        None,
-        help="Most that --shard-cache may hold.",
-        metavar="SIZE",
-        shown=_CACHE_SIZE,
-        section=_DATA,
+        None, help="Most that --shard-cache may hold.", metavar="SIZE", shown=_CACHE_SIZE, section=_DATA
     )
     on_bad_sample: Literal["stop", "skip"] | None = option(
         None,
@@ -93,9 +72,7 @@ class TrainOptions:
         section=_DATA,
     )
     no_eval: bool = option(
-        False,
-        help="Track no test sets; else those whose tree is there, in between and at the end.",
-        section=_DATA,
+        False, help="Track no test sets; else those whose tree is there, in between and at the end.", section=_DATA
     )
     run: Path | None = option(
         None,
@@ -105,9 +82,7 @@ class TrainOptions:
         section=_RUN,
     )
     profile: bool = option(
-        False,
-        help="Train nothing; say what a step and a frame cost. Needs no shards and no weights.",
-        section=_INSTEAD,
+        False, help="Train nothing; say what a step and a frame cost. Needs no shards and no weights.", section=_INSTEAD
     )
     replay: Path | None = option(
         None,
@@ -124,12 +99,10 @@ class TrainOptions:
             size = parse_bytes(self.shard_cache_size or _CACHE_SIZE)
             return CacheOptions(self.shard_cache.expanduser(), size)
         if self.shard_cache_size is not None:
-            raise UserError(
-                "--shard-cache-size: no cache is used; name its folder with --shard-cache"
-            )
+            raise UserError("--shard-cache-size: no cache is used; name its folder with --shard-cache")
         return None
 
-    def record(self) -> RunRecord | None:
+    def record(self) -> "RunRecord | None":
         """Return the record that --config names, changed as --set says."""
         if self.config is None:
             return None
@@ -150,8 +123,7 @@ class TrainOptions:
 def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None:
     """Train a tracker on shards, and track test sets with it.
 
-    Exit status: 0 done; 1 trained, but test sets could not all be tracked; 2 an input is missing or
-    does not fit.
+    Exit status: 0 done; 1 trained, but test sets could not all be tracked; 2 an input is missing or does not fit.
     """
     start_logging()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
@@ -202,7 +174,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
     return 1 if evaluator is not None and evaluator.failed else 0
 
 
-def _request(options: TrainOptions, start: StartOptions) -> Request:
+def _request(options: TrainOptions, start: StartOptions) -> "Request":
     from lorat.train.setup import Request
 
     record = options.record()

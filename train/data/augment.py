@@ -1,17 +1,14 @@
 """Augmentation of one cropped pair: flips, colours, and one of grey, solarise or blur; backgrounds.
 
-Crops are uint8 (S, S, 3) RGB. The order, ranges and which draws are shared between template and
-search are the published system's; the last step works on 8-bit values, truncated, so what leaves
-here is exactly what the network sees after normalisation. The generator is keyed by the pair's
-place in the run, never by the process.
+Crops are uint8 (S, S, 3) RGB. The order, ranges and which draws are shared between template and search are the
+published system's; the last step works on 8-bit values, truncated, so what leaves here is exactly what the network sees
+after normalisation. The generator is keyed by the pair's place in the run, never by the process.
 
-A pair of crops from one still image shares its surroundings, so a network that learns from such
-pairs alone finds the object by what lies around it, and follows the ground when the object moves
-on. Before another photograph only the object itself is left to be found. Pieces of its old
-surroundings are pasted as decoys, so that neither they nor the seams of a paste give it away.
+A pair of crops from one still image shares its surroundings, so a network that learns from such pairs alone finds the
+object by what lies around it, and follows the ground when the object moves on. Before another photograph only the
+object itself is left to be found. Pieces of its old surroundings are pasted as decoys, so that neither they nor the
+seams of a paste give it away.
 """
-
-from __future__ import annotations
 
 import cv2
 import numpy as np
@@ -29,10 +26,7 @@ _FADE = (0.02, 0.3)  # width of a seam, in half sides of the pasted piece
 
 
 def augment_pair(
-    crops: tuple[Image, Image],
-    boxes: tuple[Box, Box],
-    rng: np.random.Generator,
-    config: AugmentConfig,
+    crops: tuple[Image, Image], boxes: tuple[Box, Box], rng: np.random.Generator, config: AugmentConfig
 ) -> tuple[tuple[Image, Image], tuple[Box, Box]]:
     """Augment a template and a search crop, and flip the boxes of those that are flipped.
 
@@ -57,8 +51,8 @@ def _flip(crop: Image, box: Box, rng: np.random.Generator, p: float) -> tuple[Im
 def _jitter_colours(crop: Image, rng: np.random.Generator, strength: float) -> Image:
     """Change brightness, contrast and saturation in random order, clamped after each.
 
-    The arithmetic is float32. OpenCV mixes the channels and clamps: NumPy's loops over an axis of
-    three, and its clip, would take longer than everything else in this file.
+    The arithmetic is float32. OpenCV mixes the channels and clamps: NumPy's loops over an axis of three, and its clip,
+    would take longer than everything else in this file.
     """
     if strength == 0.0:
         return crop
@@ -109,8 +103,8 @@ def _motion_blur(image: Image, rng: np.random.Generator) -> Image:
 def swap_background(crop: Image, box: Box, other: Image, rng: np.random.Generator) -> Image:
     """Show the object, and up to three pieces of its surroundings, before another image.
 
-    The object is cut out as a superellipse that fills its box: between an ellipse, which suits
-    round and thin objects, and nearly the whole box.
+    The object is cut out as a superellipse that fills its box: between an ellipse, which suits round and thin objects,
+    and nearly the whole box.
 
     Args:
         crop: (S, S, 3) uint8; a new one is returned.

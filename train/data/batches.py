@@ -1,8 +1,7 @@
 """Pairs to batches: stack, and hand over from worker processes.
 
-Promise: what stands at a position of an epoch depends on the shards, the recipe, the seed, the
-epoch and the position, not on ranks, workers or history. Images stay uint8 until they are on the
-device.
+Promise: what stands at a position of an epoch depends on the shards, the recipe, the seed, the epoch and the position,
+not on ranks, workers or history. Images stay uint8 until they are on the device.
 """
 
 from __future__ import annotations
@@ -93,15 +92,15 @@ def make_loader(
 ) -> Generator[Batch, None, None]:
     """Yield this rank's batches from `first_step` of the run to its end.
 
-    Without workers, of which each prepares `prefetch` batches ahead, they are made here. From
-    pinned memory a GPU fetches them by itself. `world` processes must divide the batch size.
+    Without workers, of which each prepares `prefetch` batches ahead, they are made here. From pinned memory a GPU
+    fetches them by itself. `world` processes must divide the batch size.
 
     Raises:
         UserError: if a shard is damaged or a pair cannot be made.
     """
     if workers:
-        # Their processes are forked, and OpenCV's threads do not survive that: a worker would wait
-        # for them for ever where this process has used them.
+        # Their processes are forked, and OpenCV's threads do not survive that: a worker would wait for them for ever
+        # where this process has used them.
         cv2.setNumThreads(1)
     loader = DataLoader(
         Pairs(source),
@@ -117,8 +116,8 @@ def make_loader(
         try:
             batch = next(batches, None)
         except (OSError, EOFError, RuntimeError):
-            # A batch that a lost worker announced cannot be had. What ended the worker is raised
-            # by PyTorch here, in the place of that, as soon as the system says so.
+            # A batch that a lost worker announced cannot be had. What ended the worker is raised by PyTorch here, in
+            # the place of that, as soon as the system says so.
             time.sleep(1.0 if workers else 0.0)
             raise
         if batch is None:

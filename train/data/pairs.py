@@ -1,11 +1,9 @@
 """One training pair: read, crop, jitter, augment, label.
 
-Promise: the pair at a place of a run depends on the shards, the recipe, the seed and the place, on
-nothing else. A pair that no window shows is replaced by another row of its data set, and so is a
-damaged one where that is allowed; which row it is depends on the place and the attempt alone.
+Promise: the pair at a place of a run depends on the shards, the recipe, the seed and the place, on nothing else. A pair
+that no window shows is replaced by another row of its data set, and so is a damaged one where that is allowed; which
+row it is depends on the place and the attempt alone.
 """
-
-from __future__ import annotations
 
 import itertools
 import time
@@ -157,9 +155,7 @@ class Pairs(Dataset["TrainingPair | UserError"]):
             "negative pair; build this data set from more sequences or set data.negatives=0"
         )
 
-    def _background(
-        self, reader: ShardReader, sample: PairSample, first: int, key: tuple[int, ...]
-    ) -> Image | None:
+    def _background(self, reader: ShardReader, sample: PairSample, first: int, key: tuple[int, ...]) -> Image | None:
         """Return the search image of the first sound row; None if it would show the object again.
 
         Rows are of the pair's own shard, which is open: on a disk they are near each other.
@@ -210,8 +206,8 @@ class Pairs(Dataset["TrainingPair | UserError"]):
             try:
                 return open_shard(manifest, shard, self._cache)
             except ShardCorrupt:
-                # A cache refuses a damaged shard whole. Its sound rows are read where it lies, so
-                # that the same rows count as damaged as without a cache; if it is gone, this fails.
+                # A cache refuses a damaged shard whole. Its sound rows are read where it lies, so that the same rows
+                # count as damaged as without a cache; if it is gone, this fails.
                 self._uncached.add(at)
         return open_shard(manifest, shard)
 
@@ -231,11 +227,7 @@ def _decode(sample: PairSample, role: str, reader: ShardReader, row: int) -> Ima
 
 
 def make_pair(
-    stored: StoredPair,
-    spec: CropSpec,
-    config: AugmentConfig,
-    rng: np.random.Generator,
-    background: Image | None = None,
+    stored: StoredPair, spec: CropSpec, config: AugmentConfig, rng: np.random.Generator, background: Image | None = None
 ) -> TrainingPair | None:
     """Crop, augment and label one stored pair; None where no jittered window shows the object.
 
@@ -249,9 +241,7 @@ def make_pair(
     nominal = crop_transform(sample.template.box, spec.template_factor, (size, size))
     template, template_box, _ = training_crop(sample.template, stored.template, nominal, size)
     angle = rng.uniform(-np.pi, np.pi) if rng.random() < config.rotation else 0.0
-    search, search_box, missing = training_crop(
-        sample.search, stored.search, window, spec.search_size, angle
-    )
+    search, search_box, missing = training_crop(sample.search, stored.search, window, spec.search_size, angle)
     if background is not None:
         search = swap_background(search, search_box, background, rng)
         missing = 0.0
@@ -266,9 +256,8 @@ def make_labels(
     """Make the labels of a pair from its boxes in crop pixels, (4,) xyxy each.
 
     Returns:
-        (g, g) tokens that the object touches in the template, row-major [y, x]; (G, G) cells of the
-        response map that it touches; and its (4,) xyxy box, cut at the search crop, in units of
-        that crop's side: in [0, 1].
+        (g, g) tokens that the object touches in the template, row-major [y, x]; (G, G) cells of the response map that
+        it touches; and its (4,) xyxy box, cut at the search crop, in units of that crop's side: in [0, 1].
     """
     template_box = clip_boxes(template_box, (spec.template_size, spec.template_size))
     search_box = clip_boxes(search_box, (spec.search_size, spec.search_size))
@@ -284,12 +273,12 @@ def training_crop(
 ) -> tuple[Image, Box, float]:
     """Sample a square crop from a stored image, whose decoded JPEG `pixels` are, (h, w, 3) uint8.
 
-    `transform` goes from the original frame to crop pixels. The crop is turned by `angle`, in
-    radians, about the object, unless too little of it would be left to see.
+    `transform` goes from the original frame to crop pixels. The crop is turned by `angle`, in radians, about the
+    object, unless too little of it would be left to see.
 
     Returns:
-        The (size, size, 3) uint8 crop, the (4,) box in it (not clipped), and the share of pixels
-        that the stored window lacked.
+        The (size, size, 3) uint8 crop, the (4,) box in it (not clipped), and the share of pixels that the stored window
+        lacked.
     """
     adjusted = adjust(transform, image.frame_size, (size, size))
     window = Window(image.origin, image.window, image.size)
@@ -299,9 +288,7 @@ def training_crop(
         seen = clip_boxes(turned, (size, size))
         if ((seen[2:] - seen[:2]) >= MIN_OBJECT).all():
             turn = Turn(angle, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), size)
-            crop, missing = sample_turned_crop(
-                pixels, window, adjusted, image.frame_size, image.mean, turn
-            )
+            crop, missing = sample_turned_crop(pixels, window, adjusted, image.frame_size, image.mean, turn)
             return crop, turned, missing
     crop, missing = sample_crop(pixels, window, adjusted, size, image.mean)
     return crop, box, missing

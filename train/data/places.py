@@ -1,11 +1,9 @@
 """Which pairs a run reads, where each one stands in it, and which shards are fetched before that.
 
-Promise: the places of a step follow from the `Source` alone. Ranks take parts of a step, and the
-order is computed in the process that trains; workers only get places, and find the shards in the
-cache. Half of the cache is for the shards that are being read, half for those that come.
+Promise: the places of a step follow from the `Source` alone. Ranks take parts of a step, and the order is computed in
+the process that trains; workers only get places, and find the shards in the cache. Half of the cache is for the shards
+that are being read, half for those that come.
 """
-
-from __future__ import annotations
 
 import math
 from collections import deque
@@ -81,8 +79,7 @@ class Source:
     def order(self, epoch: int) -> NDArray[np.void]:
         """Return which row stands at each position of an epoch, as `epoch_order` does."""
         pools = [
-            Pool(m.name, w, tuple(s.rows for s in m.shards))
-            for m, w in zip(self.manifests, self.weights, strict=True)
+            Pool(m.name, w, tuple(s.rows for s in m.shards)) for m, w in zip(self.manifests, self.weights, strict=True)
         ]
         return epoch_order(pools, self.seed, epoch, self.pairs_per_epoch, self.window_shards)
 

@@ -1,12 +1,10 @@
 """Weights, gradients and optimiser state spread over the ranks (FSDP2), and put together again.
 
-Each block is one unit, and the rest of the network another: a rank holds its part of every tensor
-and has whole only the blocks that are being computed. Frozen weights are spread too, in their own
-number type; only what is trained needs to be of one type. Parameters keep their names, so what is
-put together is what a single process has, and files go both ways.
+Each block is one unit, and the rest of the network another: a rank holds its part of every tensor and has whole only
+the blocks that are being computed. Frozen weights are spread too, in their own number type; only what is trained needs
+to be of one type. Parameters keep their names, so what is put together is what a single process has, and files go both
+ways.
 """
-
-from __future__ import annotations
 
 import copy
 from typing import Any
@@ -25,8 +23,8 @@ def shard(
 ) -> torch.optim.AdamW:
     """Spread a module's parameters over all ranks, in place, and the state of their optimiser.
 
-    Both must be equal on all ranks, and may still be in the processor's memory: only each rank's
-    part goes to its device. Each of `blocks` is gathered when it is computed and let go afterwards.
+    Both must be equal on all ranks, and may still be in the processor's memory: only each rank's part goes to its
+    device. Each of `blocks` is gathered when it is computed and let go afterwards.
 
     Returns:
         The AdamW that takes the optimiser's place.
@@ -36,10 +34,7 @@ def shard(
     for unit in (*blocks, module):
         fully_shard(unit, mesh=mesh)
     parts = dict(zip(wholes, module.parameters(), strict=True))
-    groups = [
-        {**group, "params": [parts[whole] for whole in group["params"]]}
-        for group in optimizer.param_groups
-    ]
+    groups = [{**group, "params": [parts[whole] for whole in group["params"]]} for group in optimizer.param_groups]
     new = torch.optim.AdamW(groups, fused=True)
     for whole, state in optimizer.state.items():
         part = parts[whole]
@@ -89,8 +84,7 @@ def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     state = optimizer.state_dict()
     state["state"] = {
         number: {
-            key: _whole(value).to(keeper) if isinstance(value, DTensor) else value
-            for key, value in values.items()
+            key: _whole(value).to(keeper) if isinstance(value, DTensor) else value for key, value in values.items()
         }
         for number, values in state["state"].items()
     }

@@ -1,7 +1,5 @@
 """Ranks that do not reach one another: a timeout, and one line that says what to check."""
 
-from __future__ import annotations
-
 import os
 import re
 import time
@@ -36,13 +34,13 @@ def rank_timeout() -> timedelta:
 def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     """Meet the other ranks where the environment says, apart from those that were there before.
 
-    torchrun keeps one store over its restarts. What ranks that are dead wrote there, their
-    addresses among it, would be taken for that of the living. So rank 0 draws a name for this
-    meeting, tells it to whoever asks, and all go on under that name.
+    torchrun keeps one store over its restarts. What ranks that are dead wrote there, their addresses among it, would be
+    taken for that of the living. So rank 0 draws a name for this meeting, tells it to whoever asks, and all go on under
+    that name.
 
     Returns:
-        A store of these ranks alone, this rank, and how many there are; a RuntimeError is raised if
-        a rank does not come in time.
+        A store of these ranks alone, this rank, and how many there are; a RuntimeError is raised if a rank does not
+        come in time.
     """
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     name = _invite(store, size, timeout) if rank == 0 else _ask(store, rank)

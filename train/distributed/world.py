@@ -1,12 +1,9 @@
 """One process or many: what torchrun's environment says, the collectives in use, and agreement.
 
-Ranks read their own command line, their own files and their own trees. One that lacks something, or
-was started with another value, would leave the others waiting at a meeting that it does not come
-to, or train other weights beside theirs. So they tell one another, and all end at once with one
-line on rank 0.
+Ranks read their own command line, their own files and their own trees. One that lacks something, or was started with
+another value, would leave the others waiting at a meeting that it does not come to, or train other weights beside
+theirs. So they tell one another, and all end at once with one line on rank 0.
 """
-
-from __future__ import annotations
 
 import inspect
 import json
@@ -56,8 +53,8 @@ def join_world(device: str) -> Iterator[World]:
     `device` is as `pick_device` takes it; each process takes the GPU of its local rank.
 
     Raises:
-        UserError: if variables are missing, there is no GPU for this process, or the other ranks
-            are not reached, or are lost inside the block.
+        UserError: if variables are missing, there is no GPU for this process, or the other ranks are not reached, or
+            are lost inside the block.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = pick_device(device)
@@ -101,8 +98,8 @@ def _own_gpu(number: int) -> torch.device:
 def parallel(network: nn.Module, world: World) -> nn.Module:
     """Wrap a network so that gradients are averaged over the ranks."""
     data_parallel = nn.parallel.DistributedDataParallel
-    # Buffers are constants here; they would be sent before every forward pass. PyTorch 2.14 has
-    # another name for the option.
+    # Buffers are constants here; they would be sent before every forward pass. PyTorch 2.14 has another name for the
+    # option.
     known = inspect.signature(data_parallel.__init__).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     constant: dict[str, Any] = {option: False}

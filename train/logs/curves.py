@@ -25,16 +25,13 @@ _SMOOTH = 60  # running means that a curve is made of, if there are enough recor
 def draw_batch(batch: Batch, path: Path, columns: int = 4, most: int = 16) -> None:
     """Write a contact sheet of training pairs as PNG.
 
-    Each pair is its template, with the tokens marked as the object, and its search crop, with the
-    target box. A disk that refuses is a `UserError`.
+    Each pair is its template, with the tokens marked as the object, and its search crop, with the target box. A disk
+    that refuses is a `UserError`.
     """
     tiles = [_pair(batch, i) for i in range(min(most, len(batch)))]
     columns = min(columns, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
-    bands = [
-        np.concatenate(tiles[first : first + columns], axis=1)
-        for first in range(0, len(tiles), columns)
-    ]
+    bands = [np.concatenate(tiles[first : first + columns], axis=1) for first in range(0, len(tiles), columns)]
     sheet = np.concatenate(bands)
     sheet = cv2.copyMakeBorder(sheet, _GAP, 0, _GAP, 0, cv2.BORDER_CONSTANT, value=(255,) * 3)
     _, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
@@ -60,8 +57,8 @@ def _pair(batch: Batch, index: int) -> NDArray[np.uint8]:
 def draw_curves(run: Path) -> Path | None:
     """Draw what a run's log says as ``curves.png``; None for a log without records.
 
-    Losses with those of validation, rate, gradient norm, speed, waiting, and AO and AUC of test
-    sets where there are any. A disk that refuses is a `UserError`.
+    Losses with those of validation, rate, gradient norm, speed, waiting, and AO and AUC of test sets where there are
+    any. A disk that refuses is a `UserError`.
     """
     lines = read_log(run / "log.jsonl")
     records = [line for line in lines if "loss" in line]
@@ -104,9 +101,7 @@ def draw_curves(run: Path) -> Path | None:
     return path
 
 
-def _curve(
-    axes: Axes, records: list[Entry], name: str, label: str, colour: str, factor: float = 1.0
-) -> None:
+def _curve(axes: Axes, records: list[Entry], name: str, label: str, colour: str, factor: float = 1.0) -> None:
     """Draw a value of every record, and where there are many their running mean over them."""
     steps = np.array([record["step"] for record in records])
     values = factor * np.array([record[name] for record in records], dtype=np.float64)

@@ -1,7 +1,5 @@
 """What a training says: a line on the terminal, ``log.jsonl``, and notes above the line."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -57,9 +55,7 @@ class _Screen:
 class TrainLog:
     """Writes each record as a line of ``log.jsonl`` and shows the newest one."""
 
-    def __init__(
-        self, file: IO[str], screen: _Screen, steps: int, kept: list[Entry], first_step: int
-    ) -> None:
+    def __init__(self, file: IO[str], screen: _Screen, steps: int, kept: list[Entry], first_step: int) -> None:
         self._file, self._screen, self._steps = file, screen, steps
         self.damaged = sum(int(entry.get("damaged", 0)) for entry in kept)
         """Damaged samples over the whole run, resumed parts included."""
@@ -119,8 +115,8 @@ class TrainLog:
     def _left(self, step: int) -> float:
         """Return the seconds to the end at the speed so far.
 
-        What came before the first record does not count, once there are others: compiling and the
-        start of workers are in it.
+        What came before the first record does not count, once there are others: compiling and the start of workers are
+        in it.
         """
         now = time.perf_counter()
         left = (self._steps - step) * (now - self._since) / max(step - self._first_step, 1)
@@ -165,14 +161,11 @@ def read_log(path: Path) -> list[Entry]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def status_line(
-    at: str, values: Mapping[str, Any], seconds: float, extras: list[str], width: int
-) -> str:
+def status_line(at: str, values: Mapping[str, Any], seconds: float, extras: list[str], width: int) -> str:
     """Return the line that is shown, in the longest of its forms that fits into `width` columns.
 
-    The shortest fits into 80 as long as the numbers are those of a training in its order. `at` is
-    how far the run is, `values` are of `Meter.read`, `seconds` are those to the end, and `extras`
-    are said where there is room.
+    The shortest fits into 80 as long as the numbers are those of a training in its order. `at` is how far the run is,
+    `values` are of `Meter.read`, `seconds` are those to the end, and `extras` are said where there is room.
     """
     loss, score, box = (f"{values[name]:.3f}" for name in ("loss", "score", "box"))
     rate, speed, left = values["rate"], values["pairs_per_second"], _duration(seconds)

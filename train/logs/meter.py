@@ -1,7 +1,5 @@
 """What happened since the last record: losses, rate, speed, waiting, damage."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import time
@@ -83,8 +81,7 @@ class Meter:
     def pace(self) -> Pace:
         """Return how fast this process has been so far, as a mean over ranks.
 
-        The first record is left out if there are others: compiling and the start of workers are
-        in it.
+        The first record is left out if there are others: compiling and the start of workers are in it.
         """
         return sum_of(self._paces[1:] or self._paces)
 

@@ -3,8 +3,6 @@
 Rank 0 alone prints and writes. Whether a step was finite is decided by all ranks together.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +39,8 @@ class Reporter:
     def read(self, engine: Engine, rate: float) -> dict[str, Any]:
         """Return what happened since the last record; every rank has to call this.
 
-        If a loss or a gradient was not finite, the step is kept, and this is a `UserError` on rank
-        0 and `SystemExit` on the others. The rate is that of the last step.
+        If a loss or a gradient was not finite, the step is kept, and this is a `UserError` on rank 0 and `SystemExit`
+        on the others. The rate is that of the last step.
         """
         fault = engine.watch.look()
         if fault is None:

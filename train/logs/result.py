@@ -1,10 +1,8 @@
 """Which weights of a run are the best and the last: ``result.json`` and ``best.safetensors``.
 
-The best are those with the highest score of the test set that is tracked in between. They are
-copied out of their checkpoint, which makes room for newer ones.
+The best are those with the highest score of the test set that is tracked in between. They are copied out of their
+checkpoint, which makes room for newer ones.
 """
-
-from __future__ import annotations
 
 import shutil
 from pathlib import Path
@@ -47,8 +45,8 @@ class _Results(BaseModel):
 def note_result(weights: Path, result: Result) -> None:
     """Note a checkpoint's weights as the last, and as the best where no others are better.
 
-    Their file is ``<run>/checkpoints/<name>/model.safetensors``. It is a `UserError` if the disk is
-    full or the file of results is damaged.
+    Their file is ``<run>/checkpoints/<name>/model.safetensors``. It is a `UserError` if the disk is full or the file of
+    results is damaged.
     """
     run, best = weights.parents[2], read_best(weights.parents[2])
     last = result.model_copy(update={"weights": str(weights.relative_to(run))})

@@ -1,10 +1,8 @@
 """What a training waits for: its data, the disk or store they come from, or the network itself.
 
-Promise: what is proposed can be done with the options of ``lorat-train`` or is plainly about the
-machine, and is not in use already.
+Promise: what is proposed can be done with the options of ``lorat-train`` or is plainly about the machine, and is not in
+use already.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -55,8 +53,8 @@ def sum_of(paces: Sequence[Pace]) -> Pace:
 def judge(pace: Pace, scene: Scene) -> Verdict:
     """Say what a training waits for, and what would help.
 
-    It waits for data if it does so for a twentieth of the time. Then it is for the disk or the
-    store if workers read for longer than they decode, crop and augment.
+    It waits for data if it does so for a twentieth of the time. Then it is for the disk or the store if workers read
+    for longer than they decode, crop and augment.
     """
     share = pace.waited / pace.seconds if pace.seconds else 0.0
     if share < _TOLERATED:

@@ -1,11 +1,8 @@
 """A training's numbers on wandb.ai, or in files that ``wandb sync`` sends there later.
 
-Promise: nothing is asked and nothing is sent unless ``--wandb online`` says so; a resumed run goes
-on under the id that stands in its folder; whatever goes wrong with wandb is said once, and the
-training goes on without it.
+Promise: nothing is asked and nothing is sent unless ``--wandb online`` says so; a resumed run goes on under the id that
+stands in its folder; whatever goes wrong with wandb is said once, and the training goes on without it.
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -21,8 +18,8 @@ from lorat.train.logs.log import Listener
 _PATIENCE = 30.0
 """Seconds that an answer of the server is waited for at the start."""
 _LAST_PATIENCE = 300.0
-"""Seconds that the last records may take to arrive; without a limit, a server that is gone would
-keep the training from ending. ``wandb sync`` sends what did not."""
+"""Seconds that the last records may take to arrive; without a limit, a server that is gone would keep the training from
+ending. ``wandb sync`` sends what did not."""
 _LOG = logging.getLogger("lorat")
 
 
@@ -46,13 +43,11 @@ def run_id(folder: Path) -> str:
 
 
 @contextmanager
-def wandb_run(
-    folder: Path, mode: str, config: Mapping[str, Any], batch_size: int
-) -> Iterator[Listener | None]:
+def wandb_run(folder: Path, mode: str, config: Mapping[str, Any], batch_size: int) -> Iterator[Listener | None]:
     """Open the run there and yield what tells it of records; None where there is no run.
 
-    Its mode is ``online``, ``offline`` or ``off``; without a key, or where the server does not
-    answer, ``online`` becomes ``offline``. It has the folder's name there, and an axis of pairs.
+    Its mode is ``online``, ``offline`` or ``off``; without a key, or where the server does not answer, ``online``
+    becomes ``offline``. It has the folder's name there, and an axis of pairs.
     """
     failed = False
 
@@ -90,12 +85,7 @@ def _open(folder: Path, online: bool, config: Mapping[str, Any]) -> Any:
     known = "finish_timeout" in getattr(wandb.Settings, "model_fields", {})
     limit: dict[str, Any] = {"finish_timeout": _LAST_PATIENCE} if known else {}
     settings = wandb.Settings(
-        silent=True,
-        console="off",
-        disable_code=True,
-        disable_git=True,
-        init_timeout=_PATIENCE,
-        **limit,
+        silent=True, console="off", disable_code=True, disable_git=True, init_timeout=_PATIENCE, **limit
     )
 
     def start(mode: Literal["online", "offline"]) -> Any:

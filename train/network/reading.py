@@ -1,10 +1,8 @@
 """A weights file of the tracker, read and found to fit its variant, before anything is built.
 
-A file is ours (its metadata hold the variant) or a published one (the variant must be named). It
-holds what LoRA trained, alone or beside the frozen backbone, or a whole network without pairs.
+A file is ours (its metadata hold the variant) or a published one (the variant must be named). It holds what LoRA
+trained, alone or beside the frozen backbone, or a whole network without pairs.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
@@ -63,15 +61,13 @@ class WeightsFile:
         return 1.0 if scale is None else scale
 
 
-def read_weights(
-    path: Path, variant: VariantConfig | None = None, *, force_backbone: bool = False
-) -> WeightsFile:
+def read_weights(path: Path, variant: VariantConfig | None = None, *, force_backbone: bool = False) -> WeightsFile:
     """Read a file of `save_weights` or a published one, and see that it fits its variant.
 
     Args:
         path: of the file.
-        variant: needed where the file does not say its own. Where it does, another crop size of
-            the same network may be asked for.
+        variant: needed where the file does not say its own. Where it does, another crop size of the same network may be
+            asked for.
         force_backbone: let `variant` have another backbone than the file's.
 
     Raises:
@@ -114,9 +110,7 @@ def is_new(name: str) -> bool:
     return name == "token_type_embed" or name.startswith("head.")
 
 
-def _with_ranks_of(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _with_ranks_of(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Let every expected pair have the rank that the file gives its A."""
     adapted = dict(expected)
     for layer, (a, b) in pairs_of(expected).items():
@@ -127,9 +121,7 @@ def _with_ranks_of(
     return adapted
 
 
-def _excuse_positions(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _excuse_positions(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Pass a grid of another size by; `_check_positions` looks at it when the network stands."""
     own, wanted = found.get("pos_embed"), expected.get("pos_embed")
     if own is None or wanted is None or own.dim() != 3 or own.shape[2] != wanted.shape[2]:
@@ -137,9 +129,7 @@ def _excuse_positions(
     return {**found, "pos_embed": wanted}
 
 
-def _variant_of(
-    path: Path, metadata: Mapping[str, str], given: VariantConfig | None, force: bool
-) -> VariantConfig:
+def _variant_of(path: Path, metadata: Mapping[str, str], given: VariantConfig | None, force: bool) -> VariantConfig:
     """Return the variant to build: the given one, with what the file knows better."""
     own = None
     if "variant" in metadata:
@@ -181,9 +171,7 @@ def lora_in(path: Path, metadata: Mapping[str, str]) -> LoraConfig | None:
             {"alpha": metadata["lora_alpha"], "rslora": metadata.get("lora_rslora", "false")}
         )
     except ValidationError:
-        raise UserError(
-            f"{path}: its metadata hold a lora_alpha or lora_rslora that is no such value"
-        ) from None
+        raise UserError(f"{path}: its metadata hold a lora_alpha or lora_rslora that is no such value") from None
 
 
 def named_tensors(

@@ -1,16 +1,14 @@
 """Weight files of the tracker, in the published layout, so that files go both ways.
 
-A LoRA variant's file holds what was trained, under the published names
-(``blocks.0.attn.qkv.q.lora.A``, ``token_type_embed``, ``head.cls_mlp.layers.0.weight``, …); the
-frozen backbone comes from its own file, and the metadata hold its fingerprint. A variant without
-LoRA, or on a backbone that was never pretrained, is saved whole. All values are float32.
+A LoRA variant's file holds what was trained, under the published names (``blocks.0.attn.qkv.q.lora.A``,
+``token_type_embed``, ``head.cls_mlp.layers.0.weight``, …); the frozen backbone comes from its own file, and the
+metadata hold its fingerprint. A variant without LoRA, or on a backbone that was never pretrained, is saved whole. All
+values are float32.
 
-Files for others (`export_merged`, `export_published`) keep the variant in their metadata, too, so
-they load here without more words. Reading also accepts published files: every container, scalars
-for the scale of the pairs or none, frozen tensors beside the pairs, other ranks, merged networks.
+Files for others (`export_merged`, `export_published`) keep the variant in their metadata, too, so they load here
+without more words. Reading also accepts published files: every container, scalars for the scale of the pairs or none,
+frozen tensors beside the pairs, other ranks, merged networks.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
@@ -22,13 +20,7 @@ from torch import Tensor
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lorat import LoRAT
-from lorat.train.network.reading import (
-    WeightsFile,
-    is_new,
-    lora_in,
-    named_tensors,
-    read_weights,
-)
+from lorat.train.network.reading import WeightsFile, is_new, lora_in, named_tensors, read_weights
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
@@ -45,9 +37,7 @@ FORMAT = "lorat-weights/1"
 _LOG = logging.getLogger("lorat")
 
 
-def save_weights(
-    path: Path, network: LoRAT, variant: VariantConfig, extra: Mapping[str, str] | None = None
-) -> None:
+def save_weights(path: Path, network: LoRAT, variant: VariantConfig, extra: Mapping[str, str] | None = None) -> None:
     """Write the network's weights as safetensors, whole or not at all.
 
     Args:
@@ -93,9 +83,9 @@ def load_weights(
 ) -> dict[str, str]:
     """Copy a file's weights into a network to train and return the file's metadata.
 
-    Where the file's pairs have another scale than the network's, B takes up the difference, so the
-    network computes what the file's did. Frozen tensors in the file must be those of the network,
-    where that has a pretrained backbone, and are not copied then.
+    Where the file's pairs have another scale than the network's, B takes up the difference, so the network computes
+    what the file's did. Frozen tensors in the file must be those of the network, where that has a pretrained backbone,
+    and are not copied then.
 
     Args:
         path: a file of `save_weights` or a published one.
@@ -139,10 +129,10 @@ def load_network(
 
     Args:
         path: a file of `save_weights` or a published one.
-        backbone: the backbone's file, for files that do not hold it; otherwise
-            ``$LORAT_BACKBONES`` and then timm's hub are asked.
-        variant: needed where the file does not say its own. Where it does, another crop size of
-            the same network may be asked for.
+        backbone: the backbone's file, for files that do not hold it; otherwise ``$LORAT_BACKBONES`` and then timm's hub
+            are asked.
+        variant: needed where the file does not say its own. Where it does, another crop size of the same network may be
+            asked for.
         dtype: number type of the matrices; the rest stays float32.
         force_backbone: take another backbone than the one that the file was trained on.
 
@@ -150,8 +140,7 @@ def load_network(
         The network, and the variant with the rank and the scale that the file was trained with.
 
     Raises:
-        UserError: if the file is damaged or of another network, or the backbone is not the one
-            that it was trained on.
+        UserError: if the file is damaged or of another network, or the backbone is not the one that it was trained on.
     """
     file = read_weights(path, variant, force_backbone=force_backbone)
     network = network_of(file, backbone, force_backbone=force_backbone)
@@ -159,9 +148,7 @@ def load_network(
     return network, file.variant
 
 
-def network_of(
-    file: WeightsFile, backbone: Path | None = None, *, force_backbone: bool = False
-) -> LoRAT:
+def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbone: bool = False) -> LoRAT:
     """Build the network of a file, LoRA merged in float32, frozen, in eval mode.
 
     Raises:
@@ -191,12 +178,7 @@ def network_of(
 
 
 def export_merged(
-    file: WeightsFile,
-    out: Path,
-    dtype: torch.dtype,
-    *,
-    backbone: Path | None = None,
-    force_backbone: bool = False,
+    file: WeightsFile, out: Path, dtype: torch.dtype, *, backbone: Path | None = None, force_backbone: bool = False
 ) -> None:
     """Write the whole network with LoRA merged (in float32, then cast), as published files name it.
 
@@ -225,8 +207,8 @@ def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> N
     Args:
         file: what to export.
         out: as for `export_merged`.
-        scalars: with the scale of the pairs, as older published files have it. Without, readers
-            take the scale that they are configured for, or 1.
+        scalars: with the scale of the pairs, as older published files have it. Without, readers take the scale that
+            they are configured for, or 1.
     """
     tensors = file.trained | file.frozen
     pairs = pairs_of(file.trained)
@@ -241,11 +223,7 @@ def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> N
         named["use_rslora"] = torch.tensor(lora.rslora)
     scales = sorted({file.scale(layer) for layer in pairs} - {1.0})
     if scales and not scalars:
-        _LOG.warning(
-            "%s: its pairs have the scale %g; readers of files without scalars may take 1",
-            out,
-            scales[0],
-        )
+        _LOG.warning("%s: its pairs have the scale %g; readers of files without scalars may take 1", out, scales[0])
     metadata = metadata_of(file.variant, file.metadata.get("backbone_fingerprint", ""))
     write_tensors(out, named, metadata)
 
@@ -265,14 +243,8 @@ def _check_positions(file: WeightsFile, built: Tensor) -> None:
         )
 
 
-def _check_pairs(
-    path: Path, found: Mapping[str, Tensor], live: Mapping[str, tuple[Tensor, Tensor, float]]
-) -> None:
-    if (
-        live
-        and any(name.startswith("blocks.") for name in found)
-        and not any(".lora." in name for name in found)
-    ):
+def _check_pairs(path: Path, found: Mapping[str, Tensor], live: Mapping[str, tuple[Tensor, Tensor, float]]) -> None:
+    if live and any(name.startswith("blocks.") for name in found) and not any(".lora." in name for name in found):
         raise UserError(
             f"{path}: a network without LoRA pairs (merged, or trained whole), but the one to "
             "train has them; give the file that was not merged, or a variant with lora: null"

@@ -1,7 +1,5 @@
 """A variant's network, from its configuration."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -17,22 +15,18 @@ from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 
 
 def build_network(
-    variant: VariantConfig,
-    *,
-    backbone: Path | None = None,
-    dtype_frozen: torch.dtype = torch.float32,
+    variant: VariantConfig, *, backbone: Path | None = None, dtype_frozen: torch.dtype = torch.float32
 ) -> LoRAT:
     """Build the network to train: pretrained where the variant says so, with LoRA where it has it.
 
-    New weights are drawn from torch's global generator. With LoRA only the pairs, the token types,
-    the head and the norm before the blocks (CLIP has one) require gradients; without, everything
-    does.
+    New weights are drawn from torch's global generator. With LoRA only the pairs, the token types, the head and the
+    norm before the blocks (CLIP has one) require gradients; without, everything does.
 
     Args:
         variant: what to build.
         backbone: weights file; otherwise ``$LORAT_BACKBONES`` and then timm's hub are asked.
-        dtype_frozen: number type in which frozen matrices are held. bfloat16 saves the cast of
-            each step under bfloat16 autocast. What is trained stays float32.
+        dtype_frozen: number type in which frozen matrices are held. bfloat16 saves the cast of each step under bfloat16
+            autocast. What is trained stays float32.
 
     Raises:
         UserError: if the backbone cannot be had or built, or the sizes do not fit it.
@@ -53,9 +47,7 @@ def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> LoRAT:
         with torch.device("meta"):
             transformer = Transformer(variant.backbone, variant.drop_path)
         weights.load_into(transformer)
-    template, search = (
-        _grid(variant, name, transformer.patch_size) for name in ("template_size", "search_size")
-    )
+    template, search = (_grid(variant, name, transformer.patch_size) for name in ("template_size", "search_size"))
     if template > search:
         raise UserError(
             f"variant {variant.name}: template_size {variant.template_size} must not exceed "

@@ -1,16 +1,12 @@
 """What a variant costs, counted on tensors without contents: nothing is computed, nothing is held.
 
-The network and a whole training step (forward, loss, backward, optimiser) run on PyTorch's fake
-tensors, which have shapes and number types but no memory, so that any variant and batch can be
-counted on any machine within seconds.
+The network and a whole training step (forward, loss, backward, optimiser) run on PyTorch's fake tensors, which have
+shapes and number types but no memory, so that any variant and batch can be counted on any machine within seconds.
 
-Operations are those of PyTorch's own counter: two for a multiply-add, in matrix products,
-convolutions and attention alone. Memory is what tensors hold at a time. Not counted: workspaces
-inside kernels, what an allocator loses between tensors, buckets of gradients that several processes
-average.
+Operations are those of PyTorch's own counter: two for a multiply-add, in matrix products, convolutions and attention
+alone. Memory is what tensors hold at a time. Not counted: workspaces inside kernels, what an allocator loses between
+tensors, buckets of gradients that several processes average.
 """
-
-from __future__ import annotations
 
 import weakref
 from collections import Counter
@@ -53,7 +49,7 @@ class Setting:
         """Pairs that pass the network at once: a micro-batch."""
         return self.train.batch_size // self.train.accumulate
 
-    def with_pairs(self, pairs: int) -> Setting:
+    def with_pairs(self, pairs: int) -> "Setting":
         """Return the setting with other micro-batches, of which a step has as many as before."""
         size = pairs * self.train.accumulate
         return replace(self, train=self.train.model_copy(update={"batch_size": size}))
@@ -101,8 +97,7 @@ class StepMemory:
     activations: int
     """What the forward pass leaves for the backward pass."""
     peak: int
-    """The most that is held at a time, all together; less than the sum, since gradients come as
-    activations go."""
+    """The most that is held at a time, all together; less than the sum, since gradients come as activations go."""
 
 
 def count_parameters(variant: VariantConfig) -> tuple[Part, ...]:
@@ -154,8 +149,8 @@ def count_operations(setting: Setting) -> StepOperations:
 def count_memory(setting: Setting) -> StepMemory:
     """Let a training step run on fake tensors and count what it holds.
 
-    The optimiser's state is there from the start, as it is in all steps but the first. The step is
-    counted as it is without ``train.compile``.
+    The optimiser's state is there from the start, as it is in all steps but the first. The step is counted as it is
+    without ``train.compile``.
     """
     setting = _stood_in_for(setting)
     network = empty_network(setting.variant, setting.dtype)
@@ -259,11 +254,11 @@ def _fake() -> FakeTensorMode:
 def _counter() -> FlopCounterMode:
     """Return PyTorch's counter, told of the processor's fused attention, which it does not know."""
     aten, formulas = torch.ops.aten, {}
-    formulas[aten._scaled_dot_product_flash_attention_for_cpu] = (
-        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    formulas[aten._scaled_dot_product_flash_attention_for_cpu] = lambda query, key, value, *_, **__: sdpa_flop_count(
+        query, key, value
     )
-    formulas[aten._scaled_dot_product_flash_attention_for_cpu_backward] = (
-        lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value)
+    formulas[aten._scaled_dot_product_flash_attention_for_cpu_backward] = lambda grad, query, key, value, *_, **__: (
+        sdpa_backward_flop_count(grad, query, key, value)
     )
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
@@ -276,9 +271,7 @@ class _Ledger(TorchDispatchMode):
         self.live = self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):

@@ -1,10 +1,8 @@
 """What a training step takes on this machine, measured: time, peak memory, a product's rate.
 
-A step is measured in a process of its own, so that its peak is its own, and a step that the system
-ends for lack of memory ends nothing else.
+A step is measured in a process of its own, so that its peak is its own, and a step that the system ends for lack of
+memory ends nothing else.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -21,21 +19,12 @@ from pathlib import Path
 
 import torch
 
-from lorat.train.profile.count import (
-    Setting,
-    empty_network,
-    made_up_batch,
-    materialise,
-    step_engine,
-)
+from lorat.train.profile.count import Setting, empty_network, made_up_batch, materialise, step_engine
 from lorat.train.step.step import update
 
 _STATUS = Path("/proc/self/status")
 _MEMORY = Path("/proc/meminfo")
-_CONTAINERS = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
+_CONTAINERS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 _LEAST_STEPS, _MOST_STEPS, _ENOUGH = 2, 5, 10.0  # seconds after which no more steps begin
 _SIDES = {"cuda": 8192, "mps": 4096, "cpu": 2048}
 _PRODUCTS = 5

@@ -1,11 +1,9 @@
 """``lorat-train --profile``: what a variant costs, before any data or weights are there.
 
-Promise: what is measured and what is computed is told apart. Parameters, operations and memory are
-computed for any variant on any machine; time and a second figure for memory are measured where the
-device is here and large enough, if need be with fewer pairs.
+Promise: what is measured and what is computed is told apart. Parameters, operations and memory are computed for any
+variant on any machine; time and a second figure for memory are measured where the device is here and large enough, if
+need be with fewer pairs.
 """
-
-from __future__ import annotations
 
 import math
 import os
@@ -20,20 +18,13 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import UserError
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
-from lorat.train.profile.count import (
-    Part,
-    Setting,
-    count_frame,
-    count_memory,
-    count_operations,
-    count_parameters,
-)
+from lorat.train.profile.count import Part, Setting, count_frame, count_memory, count_operations, count_parameters
 from lorat.train.profile.measure import Measured, free_memory, measure_apart, product_rate
 
 GIB = 2**30
 _USABLE, _USABLE_CPU = 0.9, 0.7
-"""Share of a device's memory that is filled; the rest is for what is not counted, which on a
-processor is much: a process was seen to hold up to 1.34 times what is counted."""
+"""Share of a device's memory that is filled; the rest is for what is not counted, which on a processor is much: a
+process was seen to hold up to 1.34 times what is counted."""
 _SIZES = (24 * GIB, 40 * GIB, 80 * GIB)
 """Of common GPUs, for those that are not here."""
 _PATIENCE = 15.0
@@ -51,8 +42,8 @@ class Profile:
         The device is as `pick_device` takes it, but CUDA and MPS need not be here.
 
         Raises:
-            UserError: if the variant cannot be built, the device's name is unknown, or torchrun has
-                started several processes.
+            UserError: if the variant cannot be built, the device's name is unknown, or torchrun has started several
+                processes.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("--profile: is for one process; leave torchrun out")

@@ -1,12 +1,10 @@
 """What ends a training that goes wrong: numbers that are not finite, memory that is not enough.
 
-Promise: from the first step whose loss or gradient is not finite no weight changes any more, so
-that they are still those before it when somebody looks, which may be many steps later: nothing here
-waits for the device until then. That step is kept as a folder that ``lorat-train --replay`` runs
-again: the batch, the weights and the circumstances, as safetensors and JSON.
+Promise: from the first step whose loss or gradient is not finite no weight changes any more, so that they are still
+those before it when somebody looks, which may be many steps later: nothing here waits for the device until then. That
+step is kept as a folder that ``lorat-train --replay`` runs again: the batch, the weights and the circumstances, as
+safetensors and JSON.
 """
-
-from __future__ import annotations
 
 import math
 import re
@@ -96,8 +94,8 @@ class Watch:
     def see(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
         """Return 1 where a step's update must be left out, from the first bad one on, else 0.
 
-        The step is counted from the start of the run. All are scalars: the loss is of this rank,
-        the norm and what is returned, in float32, are the same on all ranks.
+        The step is counted from the start of the run. All are scalars: the loss is of this rank, the norm and what is
+        returned, in float32, are the same on all ranks.
         """
         bad = ~(loss.isfinite() & norm.isfinite())
         bad = mean_over_ranks(bad.float(), self._world) > 0
@@ -132,8 +130,7 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
 def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
     """Keep the step of a fault and return the error that says so, or why it could not be kept.
 
-    The batch, of all ranks, is made again, since it follows from the step; the network still has
-    the weights before it.
+    The batch, of all ranks, is made again, since it follows from the step; the network still has the weights before it.
     """
     folder = scene.run / "faults" / f"step_{fault.step + 1:08d}"
     keys: tuple[str, ...] = ()
@@ -208,9 +205,7 @@ def _memory_of(error: BaseException | None, world: World) -> str | None:
         return "this machine"
     texts = {
         # Of memory that PyTorch's own allocator does not hand out.
-        "CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": (
-            f"the {world.device.type.upper()} device"
-        ),
+        "CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": (f"the {world.device.type.upper()} device"),
         "MPS backend out of memory": "the MPS device",
         "(?s)DataLoader worker.*(Bus error|killed by signal: Killed)": "a loader process",
         "DefaultCPUAllocator|can't allocate memory|bad_alloc": "this machine",

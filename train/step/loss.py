@@ -1,12 +1,10 @@
 """What a training step minimises, from stored crops and labels to losses, as one module.
 
-A cell inside the object should score the overlap of its own box with the truth, every other cell
-nothing (binary cross entropy); boxes of cells inside the object are pulled to the truth by
-1 - GIoU. Both are sums over cells, divided by the number of positive cells. Shapes are static:
-cells are chosen by masks, and a pair without positive cells adds score loss only.
+A cell inside the object should score the overlap of its own box with the truth, every other cell nothing (binary cross
+entropy); boxes of cells inside the object are pulled to the truth by 1 - GIoU. Both are sums over cells, divided by the
+number of positive cells. Shapes are static: cells are chosen by masks, and a pair without positive cells adds score
+loss only.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -54,13 +52,7 @@ class Objective(nn.Module):
         return images.to(torch.float32) * self.scale - self.shift
 
     def forward(
-        self,
-        template: Tensor,
-        search: Tensor,
-        template_mask: Tensor,
-        positive: Tensor,
-        box: Tensor,
-        positives: Tensor,
+        self, template: Tensor, search: Tensor, template_mask: Tensor, positive: Tensor, box: Tensor, positives: Tensor
     ) -> Losses:
         """Return the losses of a micro-batch: `Batch.inputs`, and a scalar to divide by."""
         template, search = self.normalise(template), self.normalise(search)
@@ -79,27 +71,22 @@ class Objective(nn.Module):
         self.compile(fullgraph=True, dynamic=False)  # micro-batches are of one size
 
 
-def tracking_loss(
-    prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor
-) -> Losses:
+def tracking_loss(prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor) -> Losses:
     """Compare a prediction with the truth.
 
     Args:
-        prediction: the network's; score logits (B, G, G) and boxes (B, G, G, 4) xyxy in units of
-            the search region.
+        prediction: the network's; score logits (B, G, G) and boxes (B, G, G, 4) xyxy in units of the search region.
         positive: (B, G, G) bool, cells inside the object; none in a pair without the object.
         box: (B, 4) float32 xyxy in units of the search region; not read where nothing is positive.
-        positives: scalar float32 to divide by: positive cells of this batch, or their mean over
-            ranks or over the micro-batches of a step; above 0.
+        positives: scalar float32 to divide by: positive cells of this batch, or their mean over ranks or over the
+            micro-batches of a step; above 0.
     """
     logits, boxes = prediction.score_map.float(), prediction.boxes.float()
     # Outside, both boxes become the unit square: no division by zero, and no gradient.
     inside = positive.unsqueeze(-1)
     # Made on the device: a copy of four numbers would wait there for the whole forward pass.
     unit = (torch.arange(4, device=box.device) > 1).to(torch.float32)
-    iou, giou = box_overlaps(
-        torch.where(inside, boxes, unit), torch.where(inside, box.float()[:, None, None], unit)
-    )
+    iou, giou = box_overlaps(torch.where(inside, boxes, unit), torch.where(inside, box.float()[:, None, None], unit))
     target = torch.where(positive, iou.detach(), 0.0)
     score = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / positives
     regression = torch.where(positive, 1.0 - giou, 0.0).sum() / positives

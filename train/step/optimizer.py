@@ -1,10 +1,8 @@
 """The optimiser: which parameters decay, which learn more slowly, how the rate runs.
 
-The rate is a pure function of the step, so a resumed run needs no scheduler state. Step t uses the
-rate of t; the published system uses that of max(t - 1, 0).
+The rate is a pure function of the step, so a resumed run needs no scheduler state. Step t uses the rate of t; the
+published system uses that of max(t - 1, 0).
 """
-
-from __future__ import annotations
 
 import math
 from typing import Any
@@ -22,8 +20,8 @@ _BEFORE_BLOCKS = ("patch_embed.", "pos_embed", "norm_pre.")
 def learning_rate(step: int, recipe: TrainConfig) -> float:
     """Return the rate of a step, counted from 0 over the whole run.
 
-    A linear warm-up, then one half of a cosine as long as the run: that starts after the warm-up,
-    so the run ends that much before the cosine does.
+    A linear warm-up, then one half of a cosine as long as the run: that starts after the warm-up, so the run ends that
+    much before the cosine does.
     """
     steps_per_epoch = recipe.pairs_per_epoch // recipe.batch_size
     warmup = recipe.warmup_epochs * steps_per_epoch
@@ -37,8 +35,8 @@ def learning_rate(step: int, recipe: TrainConfig) -> float:
 def rate_share(name: str, depth: int, layer_decay: float) -> float:
     """Return what a parameter's rate is multiplied by, with d for `layer_decay`.
 
-    Block j of L, counted from 0, has d^(L - j), and what comes before the blocks d^(L + 1). What
-    is new to a pretrained network (token types, head) and the last norm learn at the full rate.
+    Block j of L, counted from 0, has d^(L - j), and what comes before the blocks d^(L + 1). What is new to a pretrained
+    network (token types, head) and the last norm learn at the full rate.
     """
     block = block_of(name)
     if block is not None:
@@ -46,17 +44,15 @@ def rate_share(name: str, depth: int, layer_decay: float) -> float:
     return layer_decay ** (depth + 1) if name.startswith(_BEFORE_BLOCKS) else 1.0
 
 
-def parameter_groups(
-    network: nn.Module, weight_decay: float, layer_decay: float = 1.0
-) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Split trained parameters by weight decay, and by rate where that falls with depth.
 
-    Without weight decay: those that are one-dimensional once axes of length 1 are dropped, and
-    those with ``embed`` in their name. Frozen parameters are left out.
+    Without weight decay: those that are one-dimensional once axes of length 1 are dropped, and those with ``embed`` in
+    their name. Frozen parameters are left out.
 
     Returns:
-        Optimiser groups: the full rate first, and of each rate those with decay first.
-        ``rate_share``, of the function of that name, multiplies the rate.
+        Optimiser groups: the full rate first, and of each rate those with decay first. ``rate_share``, of the function
+        of that name, multiplies the rate.
     """
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     depth = last_block(trained) + 1
@@ -70,13 +66,11 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-def build_optimizer(
-    network: nn.Module, weight_decay: float = 0.1, layer_decay: float = 1.0
-) -> torch.optim.AdamW:
+def build_optimizer(network: nn.Module, weight_decay: float = 0.1, layer_decay: float = 1.0) -> torch.optim.AdamW:
     """Return AdamW over what the network trains; its rate is set before every step.
 
-    The fused form exists on CPU, CUDA and MPS. It updates all parameters in one call, and leaves
-    a step out by itself when a scaler found that gradients overflowed.
+    The fused form exists on CPU, CUDA and MPS. It updates all parameters in one call, and leaves a step out by itself
+    when a scaler found that gradients overflowed.
     """
     groups = parameter_groups(network, weight_decay, layer_decay)
     return torch.optim.AdamW(groups, lr=0.0, fused=True)

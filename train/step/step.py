@@ -1,16 +1,13 @@
 """One optimiser step, alone or over the ranks, and losses on pairs that nothing is trained on.
 
-Promise: the step is that of the whole batch, however it is cut into micro-batches and over ranks.
-Positive cells are counted over all of them before the first backward pass, so that the gradients
-of the parts, added over micro-batches and averaged over ranks, are those of the whole.
-`Engine.whole` gives what a single process would have, so that checkpoints are the same files for
-any number of ranks and either way of sharing.
+Promise: the step is that of the whole batch, however it is cut into micro-batches and over ranks. Positive cells are
+counted over all of them before the first backward pass, so that the gradients of the parts, added over micro-batches
+and averaged over ranks, are those of the whole. `Engine.whole` gives what a single process would have, so that
+checkpoints are the same files for any number of ranks and either way of sharing.
 
-A validation computes the same pairs every time, on any number of ranks, and the training is none
-the wiser: its batches, its random draws and its weights are those of a run without validation.
+A validation computes the same pairs every time, on any number of ranks, and the training is none the wiser: its
+batches, its random draws and its weights are those of a run without validation.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable
@@ -38,9 +35,7 @@ _LOG = logging.getLogger("lorat")
 class Engine:
     """What turns batches into weights: all that a step needs but its batch."""
 
-    def __init__(
-        self, objective: Objective, optimizer: torch.optim.Optimizer, world: World
-    ) -> None:
+    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, world: World) -> None:
         """Hold an objective, equal on all ranks, and the optimiser of its network."""
         self.objective, self.optimizer, self.world = objective, optimizer, world
         scaled = objective.dtype == torch.float16
@@ -52,8 +47,8 @@ class Engine:
     def share(self, *, sharded: bool) -> None:
         """Share the work over the ranks, if there are several: all weights, or parts (FSDP2).
 
-        Where parts are shared, the objective may still be in the processor's memory, and another
-        optimiser takes the place of the one that was.
+        Where parts are shared, the objective may still be in the processor's memory, and another optimiser takes the
+        place of the one that was.
         """
         if self.world.size == 1:
             return
@@ -68,9 +63,8 @@ class Engine:
     def whole(self) -> tuple[LoRAT, dict[str, dict[str, Any]]]:
         """Return the network and state that one process would have; every rank has to call this.
 
-        They are rank 0's, to be saved and not to be run: where ranks hold parts, only what is saved
-        has values, elsewhere these are the live tensors. The state is the ``state_dict`` of
-        ``optimizer`` and ``scaler``.
+        They are rank 0's, to be saved and not to be run: where ranks hold parts, only what is saved has values,
+        elsewhere these are the live tensors. The state is the ``state_dict`` of ``optimizer`` and ``scaler``.
         """
         network, scaler = self.objective.network, self.scaler.state_dict()
         if self._empty is None:
@@ -99,8 +93,8 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def shared_divisor(positive: Tensor, world: World) -> Tensor:
     """Return what each rank divides its sums over cells by: all positive cells / ranks.
 
-    A scalar float32, of (B, G, G) bool of all micro-batches of this rank; every rank has to call
-    this. The batch counts as one positive cell where it has none.
+    A scalar float32, of (B, G, G) bool of all micro-batches of this rank; every rank has to call this. The batch counts
+    as one positive cell where it has none.
     """
     mean = mean_over_ranks(positive.sum(dtype=torch.float32), world)
     return mean.clamp(min=1.0 / world.size)
@@ -135,20 +129,15 @@ def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> Step
 
 
 def validate(
-    engine: Engine,
-    source: Source,
-    data: DataConfig,
-    accumulate: int,
-    asked_to_end: Callable[[], bool] = lambda: False,
+    engine: Engine, source: Source, data: DataConfig, accumulate: int, asked_to_end: Callable[[], bool] = lambda: False
 ) -> dict[str, float]:
     """Return ``val_loss``, ``val_score`` and ``val_box``; every rank has to call this.
 
-    They are sums over all pairs and ranks, divided by the positive cells of all: those of one
-    batch of all pairs, whatever the size of a batch.
+    They are sums over all pairs and ranks, divided by the positive cells of all: those of one batch of all pairs,
+    whatever the size of a batch.
 
-    The engine is in training mode afterwards. Each batch of `source`, of `validation_source`, is
-    computed in `accumulate` parts. All ranks are `asked_to_end` alike, before every batch; if so,
-    nothing is returned.
+    The engine is in training mode afterwards. Each batch of `source`, of `validation_source`, is computed in
+    `accumulate` parts. All ranks are `asked_to_end` alike, before every batch; if so, nothing is returned.
 
     Raises:
         UserError: if a shard is damaged.
@@ -157,9 +146,7 @@ def validate(
     # Compiled, another mode would be another graph; sharded weights come by the module's hooks.
     compute: Any = objective if isinstance(objective, FSDPModule) else objective.forward
     one, sums = torch.ones((), device=world.device), torch.zeros(3, device=world.device)
-    batches = make_loader(
-        source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins
-    )
+    batches = make_loader(source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     objective.eval()
     try:
         with closing(batches), torch.no_grad():

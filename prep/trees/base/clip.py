@@ -1,10 +1,8 @@
 """What a data set is, and what its reader yields: sequences of image files with their tracks.
 
-Boxes are xyxy float64 in continuous pixels of the original frame, 0-based (pixel column i covers
-[i, i + 1)), as read: not clipped, not cleaned.
+Boxes are xyxy float64 in continuous pixels of the original frame, 0-based (pixel column i covers [i, i + 1)), as read:
+not clipped, not cleaned.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -129,9 +127,8 @@ def make_track(
 ) -> Track:
     """Build a track of N `frames` from the boxes of a tree, (R, 4) as written.
 
-    Rows R … N - 1 have no annotation. `one_based` subtracts 1 from x and y; `absent`, (R,), is
-    non-zero where the tree says that the object is not visible; `cover`, (R,), is GOT-10k's share
-    of the object that is visible.
+    Rows R … N - 1 have no annotation. `one_based` subtracts 1 from x and y; `absent`, (R,), is non-zero where the tree
+    says that the object is not visible; `cover`, (R,), is GOT-10k's share of the object that is visible.
     """
     rows = len(xywh)
     boxes, visible = np.full((frames, 4), np.nan), np.zeros(frames, np.bool_)
@@ -146,12 +143,7 @@ def make_track(
 
 
 def make_clip(
-    dataset: Dataset,
-    split: str,
-    name: str,
-    frames: FrameFiles,
-    xywh: NDArray[np.float64],
-    **flags: NDArray | None,
+    dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64], **flags: NDArray | None
 ) -> Clip:
     """Build a clip of one track from the fields of `Clip` and what `make_track` takes."""
     track = make_track(xywh, len(frames), one_based=dataset.one_based, **flags)

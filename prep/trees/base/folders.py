@@ -3,8 +3,6 @@
 A folder that is missing, or holds nothing of what it should, is a `UserError`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable
@@ -104,8 +102,8 @@ def numbered_images(folder: Path) -> tuple[str, ...]:
 def counted_images(folder: Path, first: int) -> tuple[str, ...]:
     """Return the images of a folder, which alone tells how many frames its sequence has.
 
-    The folder is called as the sequence. A number that is missing between `first` and the last one
-    shifts all frames behind it: a fault.
+    The folder is called as the sequence. A number that is missing between `first` and the last one shifts all frames
+    behind it: a fault.
     """
     names = numbered_images(folder)
     numbers = [frame_number(name) for name in names]

@@ -1,11 +1,9 @@
 """The data sets' official split lists and sizes, which ship with the package.
 
-A reader cuts the lists to what is on disk; a submission and an audit compare with them what the
-tree holds. ``data/<dataset>_<split>.txt`` has a sequence a line, with its frames behind a tab where
-they are known: the rows of its ground truth, computed from the annotations that were published.
+A reader cuts the lists to what is on disk; a submission and an audit compare with them what the tree holds.
+``data/<dataset>_<split>.txt`` has a sequence a line, with its frames behind a tab where they are known: the rows of its
+ground truth, computed from the annotations that were published.
 """
-
-from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence

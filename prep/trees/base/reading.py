@@ -1,15 +1,12 @@
 """Reading sequence by sequence, and what is to be known of it besides the clips.
 
-A reader hands the sequences it found to `read_each`. As a rule the first one that does not parse
-raises. An audit reads inside ``with Reading(faults=[])``, where such a sequence is left out and
-listed and the others are read; a build that leaves sequences out reads with ``skip``, and never
-opens their files. Both can tell which files and folders were looked at, so that an index of the
-tree knows when they change: the helpers of `text` and `folders` note what they open and list. A
-reader that opens a file or lists a folder by itself calls `note` on it; one that never does is read
-anew each time.
+A reader hands the sequences it found to `read_each`. As a rule the first one that does not parse raises. An audit reads
+inside ``with Reading(faults=[])``, where such a sequence is left out and listed and the others are read; a build that
+leaves sequences out reads with ``skip``, and never opens their files. Both can tell which files and folders were looked
+at, so that an index of the tree knows when they change: the helpers of `text` and `folders` note what they open and
+list. A reader that opens a file or lists a folder by itself calls `note` on it; one that never does is read anew each
+time.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
@@ -49,14 +46,13 @@ class Reading:
     skip: frozenset[str] = frozenset()
     """Names of sequences that are not read."""
     faults: list[TreeFault] | None = None
-    """Collects what is wrong; None: a sequence that does not parse raises, and one that is read in
-    part is a warning."""
+    """Collects what is wrong; None: a sequence that does not parse raises, one read in part is a warning."""
     progress: Callable[[int, int], None] | None = None
     """Called with (sequences read, sequences in all) of a folder of sequences."""
     seen: dict[str, Stamp] = field(default_factory=dict)
     """What is noted inside the block: path → its stamp when it was first noted."""
 
-    def __enter__(self) -> Reading:
+    def __enter__(self) -> "Reading":
         self._before = _CURRENT.set(self)
         _NOTING.append(self)
         return self
@@ -80,8 +76,8 @@ def current_reading() -> Reading:
 def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> list[Clip]:
     """Return ``read(place)`` of every sequence, in order; what fails is treated as `Reading` says.
 
-    `places` is the clip's name → what `read` needs: a folder, a file, a row of a table. Where
-    faults are not collected, the first `UserError` of `read` comes out.
+    `places` is the clip's name → what `read` needs: a folder, a file, a row of a table. Where faults are not collected,
+    the first `UserError` of `read` comes out.
     """
     how, clips = current_reading(), []
     wanted = {name: place for name, place in places.items() if name not in how.skip}
@@ -109,8 +105,7 @@ def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
 def note(path: str | PathLike[str]) -> None:
     """Note a file that is about to be read or a folder about to be listed.
 
-    Before, not after: a change while it is read then gives another stamp. Does nothing outside of a
-    `Reading`.
+    Before, not after: a change while it is read then gives another stamp. Does nothing outside of a `Reading`.
     """
     name = fspath(path)
     missing = [each.seen for each in _NOTING if name not in each.seen]
@@ -123,8 +118,8 @@ def note(path: str | PathLike[str]) -> None:
 def stamp(path: str | PathLike[str]) -> Stamp:
     """Return the stamp of a file or folder.
 
-    A change that keeps the size and falls into the same tick of the file system's clock (some
-    milliseconds) leaves the stamp as it was.
+    A change that keeps the size and falls into the same tick of the file system's clock (some milliseconds) leaves the
+    stamp as it was.
     """
     try:
         found = Path(path).stat()
@@ -133,9 +128,7 @@ def stamp(path: str | PathLike[str]) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
-def cut_clip(
-    dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64]
-) -> Clip:
+def cut_clip(dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64]) -> Clip:
     """Build a clip of one track; frames without a box, or boxes without a frame, are cut.
 
     `xywh` are the (R, 4) boxes of frames 0 … R - 1, as written.

@@ -1,12 +1,10 @@
 """Tables of numbers as text, and the annotation files that are made of them.
 
-`parse_table` is the one reader of numbers: trees, results of any tracker and submissions use it.
-Accepted everywhere: commas, tabs, runs of spaces, any line end, a comma at the end of a line, a
-single row. Anything else is a `UserError` that names file, line number and content: a line that is
-skipped or misread would shift every box behind it by one frame.
+`parse_table` is the one reader of numbers: trees, results of any tracker and submissions use it. Accepted everywhere:
+commas, tabs, runs of spaces, any line end, a comma at the end of a line, a single row. Anything else is a `UserError`
+that names file, line number and content: a line that is skipped or misread would shift every box behind it by one
+frame.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Sequence
@@ -21,15 +19,9 @@ from lorat.shards.base.errors import UserError
 RESTORE = "restore it from the data set's archive"
 RESTORE_FILE = "restore the file from the data set's archive"
 _MEND = f"correct the line or {RESTORE_FILE}"
-_NUMBER = re.compile(
-    r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII
-)
+_NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII)
 _EMPTY_FIELD = re.compile(r"(?m)(?:,|^)[ \t]*,")
-_FIELDS = {
-    1: "1 number",
-    4: "4 numbers (x, y, width, height)",
-    8: "8 numbers (a polygon's corners)",
-}
+_FIELDS = {1: "1 number", 4: "4 numbers (x, y, width, height)", 8: "8 numbers (a polygon's corners)"}
 
 
 class BadLine(UserError):
@@ -45,12 +37,12 @@ def parse_table(
 ) -> NDArray[np.float64]:
     """Read numbers, a row a line; all rows have as many as the first.
 
-    Every line must be a row: strip `text` before where blank lines at the end are fine; it has no
-    byte order mark. Errors call it `source` and end in `remedy`. A row may have as many numbers as
-    `columns` says; None: any. The result is (N, C) float64, N > 0; ``nan`` and ``inf`` are kept.
+    Every line must be a row: strip `text` before where blank lines at the end are fine; it has no byte order mark.
+    Errors call it `source` and end in `remedy`. A row may have as many numbers as `columns` says; None: any. The result
+    is (N, C) float64, N > 0; ``nan`` and ``inf`` are kept.
 
-    A caller with rules of its own (finite boxes, plain decimals, commas only) checks the array, or
-    the lines of its text, which have the array's order: row i is ``text.splitlines()[i]``.
+    A caller with rules of its own (finite boxes, plain decimals, commas only) checks the array, or the lines of its
+    text, which have the array's order: row i is ``text.splitlines()[i]``.
 
     Raises:
         BadLine: for the first line that is not numbers, or not as many as there must be.

@@ -1,11 +1,9 @@
 """COCO 2017 detection: ``annotations/instances_<split>2017.json`` and the images.
 
-Each image is a clip of one frame, each object in it a track of one box. Crowd annotations are left
-out, and with them images without other objects. Images lie in ``images/<split>2017/`` or
-``<split>2017/``; those that are not on disk are left out. Sizes come from the JSON.
+Each image is a clip of one frame, each object in it a track of one box. Crowd annotations are left out, and with them
+images without other objects. Images lie in ``images/<split>2017/`` or ``<split>2017/``; those that are not on disk are
+left out. Sizes come from the JSON.
 """
-
-from __future__ import annotations
 
 import json
 from pathlib import Path
@@ -87,6 +85,4 @@ def _integer(path: Path, kind: str, row: Row, key: str) -> int:
 
 
 def _wrong(path: Path, kind: str, row: Row, what: str) -> UserError:
-    return UserError(
-        f"{path}: {kind} {row.get('id')}: {what}; correct it or download the file again"
-    )
+    return UserError(f"{path}: {kind} {row.get('id')}: {what}; correct it or download the file again")

@@ -1,13 +1,10 @@
 """GOT-10k: ``<split>/GOT-10k_<Split>_%06d/%08d.jpg`` from 1, listed in ``<split>/list.txt``.
 
-Splits: train, val and test as the tree lists them; ``vot`` and ``vot_clean`` are parts of train.
-``vot`` is the published index list, used unchanged (index i is Train_{i + 1}); that list was drawn
-up off by one, so it keeps most sequences that VOT prohibits. ``vot_clean`` leaves out exactly the
-prohibited names. Test gives the first box only: frames are counted on disk. Visible: absence is 0
-and the box has size; the cover label is kept for stricter rules.
+Splits: train, val and test as the tree lists them; ``vot`` and ``vot_clean`` are parts of train. ``vot`` is the
+published index list, used unchanged (index i is Train_{i + 1}); that list was drawn up off by one, so it keeps most
+sequences that VOT prohibits. ``vot_clean`` leaves out exactly the prohibited names. Test gives the first box only:
+frames are counted on disk. Visible: absence is 0 and the box has size; the cover label is kept for stricter rules.
 """
-
-from __future__ import annotations
 
 import logging
 from pathlib import Path

@@ -1,12 +1,9 @@
 """LaSOT and LaSOT_Extension: ``<class>/<class>-<k>/`` with ``img/%08d.jpg`` from 1.
 
-A sequence's frames are its rows of ``groundtruth.txt``; more images than rows are normal
-(monkey-17). Visible: neither flag is set (``full_occlusion.txt``, ``out_of_view.txt``, one line of
-0/1 each) and the box has size: many absent frames carry a box. Sequences directly in the root are
-found too.
+A sequence's frames are its rows of ``groundtruth.txt``; more images than rows are normal (monkey-17). Visible: neither
+flag is set (``full_occlusion.txt``, ``out_of_view.txt``, one line of 0/1 each) and the box has size: many absent frames
+carry a box. Sequences directly in the root are found too.
 """
-
-from __future__ import annotations
 
 import logging
 from pathlib import Path

@@ -1,13 +1,10 @@
 """NFS (Need for Speed), at 30 or 240 frames a second, in the official layout or pytracking's.
 
-Official: ``<sequence>/<rate>/<sequence>/*.jpg`` and ``<sequence>/<rate>/<sequence>.txt``, a VATIC
-row a frame: id xmin ymin xmax ymax frame lost occluded generated "label". Boxes are corners. The
-files of 30 frames a second still count 240: every 8th row belongs to an image. An object that is
-lost or occluded is not visible. pytracking's (30 only): ``sequences/<sequence>/%05d.jpg`` and
-``anno/nfs_<sequence>.txt`` with x, y, width, height.
+Official: ``<sequence>/<rate>/<sequence>/*.jpg`` and ``<sequence>/<rate>/<sequence>.txt``, a VATIC row a frame: id xmin
+ymin xmax ymax frame lost occluded generated "label". Boxes are corners. The files of 30 frames a second still count
+240: every 8th row belongs to an image. An object that is lost or occluded is not visible. pytracking's (30 only):
+``sequences/<sequence>/%05d.jpg`` and ``anno/nfs_<sequence>.txt`` with x, y, width, height.
 """
-
-from __future__ import annotations
 
 import re
 from pathlib import Path
@@ -16,13 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
-from lorat.prep.trees.base.folders import (
-    annotation_files,
-    file_names,
-    natural_order,
-    numbered_images,
-    subfolders,
-)
+from lorat.prep.trees.base.folders import annotation_files, file_names, natural_order, numbered_images, subfolders
 from lorat.prep.trees.base.reading import cut_clip, read_each, report_fault
 from lorat.prep.trees.base.text import RESTORE_FILE, read_boxes, read_text, shorten
 from lorat.shards.base.errors import UserError
@@ -30,8 +21,7 @@ from lorat.shards.base.errors import UserError
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
 _ROW = re.compile(rf'(\d+)((?:\s+{_NUMBER}){{4}})\s+(\d+)\s+([01])\s+([01])\s+[01](?:\s+".*)?')
 _RATE = 240
-# Frames, counted at 240 a second, from which on a sequence's rows are not used: published readers
-# leave them out.
+# Frames, counted at 240 a second, from which on a sequence's rows are not used: published readers leave them out.
 _USED_ROWS = {"pingpong_2": 263}
 
 

@@ -1,11 +1,9 @@
 """OTB: ``<Name>/img/%04d.jpg`` and ``<Name>/groundtruth_rect.txt``, whatever sequences are there.
 
-A folder with several objects has one annotation file each and gives one clip each: ``Jogging_1``
-from ``Jogging/groundtruth_rect.1.txt``. An empty one of several is no object (Human4's first). Some
-sequences are annotated over a part of their frames only; Tiger1 is scored without its first five.
+A folder with several objects has one annotation file each and gives one clip each: ``Jogging_1`` from
+``Jogging/groundtruth_rect.1.txt``. An empty one of several is no object (Human4's first). Some sequences are annotated
+over a part of their frames only; Tiger1 is scored without its first five.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 

@@ -1,11 +1,9 @@
 """TempleColor128: ``<sequence>/img/%04d.jpg``, ``<sequence>_gt.txt``, ``<sequence>_frames.txt``.
 
-The second file holds "first,last", the frames (from 1, both included) that the rows of the first
-belong to; its name may be in lower case. A sequence is called as its ground truth file, so the tree
-that pytracking asks for (folders ``tpl_<sequence>``) gives the same names.
+The second file holds "first,last", the frames (from 1, both included) that the rows of the first belong to; its name
+may be in lower case. A sequence is called as its ground truth file, so the tree that pytracking asks for (folders
+``tpl_<sequence>``) gives the same names.
 """
-
-from __future__ import annotations
 
 import re
 from pathlib import Path
@@ -41,8 +39,7 @@ def _frames(folder: Path, name: str, rows: int) -> FrameFiles:
     if len(names) == rows:
         return FrameFiles(folder / "img", names)
     raise UserError(
-        f"{folder}: no file {wanted} says which of the {len(names)} images the {rows} boxes belong "
-        f"to; {RESTORE}"
+        f"{folder}: no file {wanted} says which of the {len(names)} images the {rows} boxes belong to; {RESTORE}"
     )
 
 

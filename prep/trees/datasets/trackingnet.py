@@ -1,11 +1,9 @@
 """TrackingNet: ``<chunk>/anno/<name>.txt`` and ``<chunk>/frames/<name>/%d.jpg`` from 0.
 
-The training split is the chunks TRAIN_0 to TRAIN_11 that are there, and in each the sequences that
-have annotations and frames. TEST gives the first box only: frames are counted on disk. There are no
-visibility flags, only boxes without size or outside the frame.
+The training split is the chunks TRAIN_0 to TRAIN_11 that are there, and in each the sequences that have annotations and
+frames. TEST gives the first box only: frames are counted on disk. There are no visibility flags, only boxes without
+size or outside the frame.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 

@@ -1,11 +1,8 @@
 """UAV123 and UAV20L: ``data_seq/UAV123/<folder>/%06d.jpg`` and ``anno/<set>/<sequence>.txt``.
 
-Both sets read the same images. Several sequences of UAV123 are spans of one folder; their first
-frames are a table here, their lengths the rows of the annotation. A row of NaN means that the
-object is absent.
+Both sets read the same images. Several sequences of UAV123 are spans of one folder; their first frames are a table
+here, their lengths the rows of the annotation. A row of NaN means that the object is absent.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 
@@ -14,8 +11,8 @@ from lorat.prep.trees.base.folders import file_names, natural_order, subfolders
 from lorat.prep.trees.base.reading import note, read_each
 from lorat.prep.trees.base.text import read_boxes
 
-# Folder → the frames that its sequences <folder>_1, <folder>_2, … begin with, as the data set's own
-# toolkit lists them. Neighbours share a frame, apart from bird1's and uav1's gaps.
+# Folder → the frames that its sequences <folder>_1, <folder>_2, … begin with, as the data set's own toolkit lists them.
+# Neighbours share a frame, apart from bird1's and uav1's gaps.
 _FIRST_FRAMES = {
     "bird1": (1, 775, 1573),
     "car1": (1, 751, 1627),

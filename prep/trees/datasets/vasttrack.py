@@ -1,11 +1,9 @@
 """VastTrack: ``<Class Name>/<Class Name>-<k>/`` with ``imgs/%05d.jpg`` from 1 and a ground truth.
 
-Train and test are separate trees; where one folder holds both, the official test list parts it. The
-ground truth is ``Groundtruth.txt`` or ``groundtruth.txt``. Boxes are 1-based; a box of zeros means
-that the object is absent. Names have spaces. Sequences directly in the root are found too.
+Train and test are separate trees; where one folder holds both, the official test list parts it. The ground truth is
+``Groundtruth.txt`` or ``groundtruth.txt``. Boxes are 1-based; a box of zeros means that the object is absent. Names
+have spaces. Sequences directly in the root are found too.
 """
-
-from __future__ import annotations
 
 import logging
 from pathlib import Path
@@ -23,8 +21,8 @@ _LOG = logging.getLogger("lorat")
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read a split from its own tree, or from a folder that holds the trees of both.
 
-    The test split is the official list cut to what is there; a test tree without any official name
-    is read whole, after a warning. The training split is all that is not on that list.
+    The test split is the official list cut to what is there; a test tree without any official name is read whole, after
+    a warning. The training split is all that is not on that list.
     """
     tree = split_tree(dataset, split, root)
     # A class may be called like a sequence, but only a sequence holds images.

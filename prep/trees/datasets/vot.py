@@ -1,10 +1,8 @@
 """VOT: ``<sequence>/color/%08d.jpg`` and ``groundtruth.txt``, whatever sequences are there.
 
-A line has 4 numbers (x, y, width, height) or 8 (a polygon's corners, read as its min/max box).
-Frames directly in the sequence's folder, as the first challenges had them, are found too.
+A line has 4 numbers (x, y, width, height) or 8 (a polygon's corners, read as its min/max box). Frames directly in the
+sequence's folder, as the first challenges had them, are found too.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scores by attribute."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

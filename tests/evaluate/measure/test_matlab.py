@@ -1,7 +1,5 @@
 """One-pass evaluation as the MATLAB toolkits of LaSOT's family do it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -27,9 +25,7 @@ def curves_of_files(pred, anno, absent=None, one_based=False):
     pred, anno = np.array(pred, float), np.array(anno, float)
     track = make_track(anno, len(anno), one_based=one_based, absent=absent)
     shift = [1.0, 1.0, 0.0, 0.0] if one_based else [0.0] * 4
-    return matlab_curves(
-        xywh_to_xyxy(pred - shift), track.boxes, track.visible, one_based=one_based
-    )
+    return matlab_curves(xywh_to_xyxy(pred - shift), track.boxes, track.visible, one_based=one_based)
 
 
 @pytest.mark.parametrize(("last", "absent"), [(ABSENT, None), ([10, 10, 20, 20], [0, 0, 0, 1])])

@@ -1,7 +1,5 @@
 """One-pass evaluation in the published convention."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +54,7 @@ def test_curves_and_scores_equal_the_published_evaluation(published, published_n
         np.testing.assert_allclose(errors.overlap, expected["err_overlap"], atol=1e-9)
         np.testing.assert_allclose(result.success, expected["success_curve"], atol=1e-6)
         np.testing.assert_allclose(result.precision, expected["precision_curve"], atol=1e-6)
-        np.testing.assert_allclose(
-            result.norm_precision, expected["norm_precision_curve"], atol=1e-6
-        )
+        np.testing.assert_allclose(result.norm_precision, expected["norm_precision_curve"], atol=1e-6)
         curves.append(result)
     mean = mean_curves(curves)
     scores = [mean.auc, mean.precision_20, mean.norm_precision_20, mean.op50, mean.op75]

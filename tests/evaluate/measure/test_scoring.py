@@ -1,7 +1,5 @@
 """The join of results and ground truth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +105,7 @@ def test_a_corrected_value_stands_beside_every_flattering_one(dataset, published
 
 def test_sequences_without_absent_frames_enter_the_corrected_mean():
     boxes = boxes_of(2)
-    clips = [
-        clip_of(boxes, dataset="tnl2k", name="a"),
-        clip_of(boxes, np.arange(20) < 15, dataset="tnl2k", name="b"),
-    ]
+    clips = [clip_of(boxes, dataset="tnl2k", name="a"), clip_of(boxes, np.arange(20) < 15, dataset="tnl2k", name="b")]
     scores = dataset_scores(clips, [{name: result_of(boxes, name) for name in "ab"}])
     assert scores.norm_precision_corrected == 0.875
 
@@ -236,8 +231,7 @@ def test_a_sequence_that_one_run_lacks_is_named():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "one_based"),
-    [("lasot", True), ("lasot_ext", False), ("tnl2k", False), ("vasttrack", True)],
+    ("dataset", "one_based"), [("lasot", True), ("lasot_ext", False), ("tnl2k", False), ("vasttrack", True)]
 )
 def test_the_matlab_convention_judges_the_values_on_disk(dataset, one_based):
     boxes = boxes_of(2)
@@ -270,10 +264,7 @@ def test_a_lost_sequence_is_dropped_from_the_matlab_mean_alone():
     # Frame 1 is given, so only an invalid one leaves the curve at zero.
     truth, found = boxes_of(1), boxes_of(2)
     truth[:, 0] = -1.0
-    clips = [
-        clip_of(truth, name="lost", dataset="tnl2k"),
-        clip_of(found, name="b", dataset="tnl2k"),
-    ]
+    clips = [clip_of(truth, name="lost", dataset="tnl2k"), clip_of(found, name="b", dataset="tnl2k")]
     run = {"lost": result_of(truth, "lost"), "b": result_of(found, "b")}
     scores = dataset_scores(clips, [run], "matlab")
     assert scores.sequences[0].curves.auc == 0.0

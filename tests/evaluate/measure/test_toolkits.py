@@ -1,7 +1,5 @@
 """The measures of GOT-10k's and TrackingNet's toolkits."""
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile
@@ -12,12 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorat.evaluate.measure.toolkits import (
-    got10k_overlaps,
-    got10k_scores,
-    trackingnet_curves,
-    trackingnet_scores,
-)
+from lorat.evaluate.measure.toolkits import got10k_overlaps, got10k_scores, trackingnet_curves, trackingnet_scores
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 from tests.evaluate.boxes import boxes_of, moved
 

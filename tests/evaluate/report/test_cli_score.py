@@ -1,7 +1,5 @@
 """lorat-eval score: boxes that any tracker wrote."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -11,14 +9,7 @@ from click.testing import CliRunner
 
 from lorat.evaluate.cli.score import score_command
 from tests.evaluate.mistakes import one_line_error
-from tests.evaluate.score_trees import (
-    FRAMES,
-    NAMES,
-    unpack_got10k,
-    write_flat,
-    write_lasot,
-    write_ours,
-)
+from tests.evaluate.score_trees import FRAMES, NAMES, unpack_got10k, write_flat, write_lasot, write_ours
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -161,9 +152,7 @@ def test_got10k_means_val_and_scores_as_its_toolkit(score, tmp_path):
 
 
 def test_ground_truth_that_is_not_public_is_no_score(score, got10k_raw):
-    result = score(
-        "--results", ".", "--dataset", "got10k-test", "--root", f"got10k={got10k_raw}/GOT-10k"
-    )
+    result = score("--results", ".", "--dataset", "got10k-test", "--root", f"got10k={got10k_raw}/GOT-10k")
     one_line_error(result, "got10k-test", "not public", "--submit-zip")
 
 
@@ -177,10 +166,7 @@ def test_ground_truth_that_is_not_public_is_no_score(score, got10k_raw):
         (("--results", "T", "--dataset", "tnl2k"), ("TNL2K_TEST", "--root tnl2k=DIR")),
         (("--results", "T", "--dataset", "lasot,tnl2k"), ("one test set",)),
         (("--results", "T", *LASOT, "--sequences", "airplane-2"), ("did you mean 'airplane-",)),
-        (
-            ("--results", "T", *LASOT, "--layout", "got10k"),
-            ("in the layout got10k", "airplane-1.txt"),
-        ),
+        (("--results", "T", *LASOT, "--layout", "got10k"), ("in the layout got10k", "airplane-1.txt")),
         (("--results", "T", *LASOT, "--root", "lasot"), ("NAME=DIR",)),
     ],
 )

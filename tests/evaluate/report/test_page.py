@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
 
@@ -61,10 +59,7 @@ def test_numbers_on_the_page_are_the_scores(tmp_path):
     scores = page.scored[0][0].scores
     rows = Outline(render_page(page)).rows
     ours, c = next(row for row in rows if row[0] == "LoRAT B-224"), scores.curves
-    assert ours[1:6] == [
-        f"{100 * value:.1f}"
-        for value in (c.auc, c.op50, c.op75, c.precision_20, c.norm_precision_20)
-    ]
+    assert ours[1:6] == [f"{100 * value:.1f}" for value in (c.auc, c.op50, c.op75, c.precision_20, c.norm_precision_20)]
     for sequence in scores.sequences:
         row = next(row for row in rows if row[0] == sequence.name)
         assert row[1:3] == [str(sequence.frames), f"{100 * sequence.curves.auc:.1f}"]
@@ -120,9 +115,7 @@ def test_a_rival_that_lacks_sequences_says_so_and_is_not_compared_where_it_has_n
 def test_names_from_outside_never_become_markup(tmp_path):
     clips = clips_of(2, tmp_path, names=[NASTY, "x</script><script>alert(1)</script>"])
     rivals = [(NASTY, clips, 5.0)]
-    page = page_of(
-        clips, rivals=rivals, label=NASTY, variant=NASTY, strips=[strip(NASTY)], remarks=[NASTY]
-    )
+    page = page_of(clips, rivals=rivals, label=NASTY, variant=NASTY, strips=[strip(NASTY)], remarks=[NASTY])
     text = render_page(page)
     outline = Outline(text)
     assert NASTY in outline.texts

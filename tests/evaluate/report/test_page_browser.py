@@ -1,7 +1,5 @@
 """The report page in a real browser: it renders, sorts, filters, shows no error, asks nobody."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 
@@ -43,9 +41,7 @@ def test_the_page_renders_sorts_and_filters_without_an_error_or_a_request(page):
     async def visit() -> None:
         async with open_tab(page) as tab:
             assert await tab.value("document.querySelectorAll('svg.plot').length") == 3
-            width = await tab.value(
-                "document.querySelector('svg.plot').getBoundingClientRect().width"
-            )
+            width = await tab.value("document.querySelector('svg.plot').getBoundingClientRect().width")
             assert width > 200
             assert await tab.value("document.querySelector('h1').textContent") == "LoRAT B-224"
             await tab.click(_head(1))
@@ -66,9 +62,7 @@ def test_the_page_renders_sorts_and_filters_without_an_error_or_a_request(page):
             await tab.click("label.filter input")
             await tab.type("BEAR-1")
             assert sorted(await _rows(tab, 0, shown=True)) == ["bear-1", "bear-10"]
-            assert (
-                await tab.value("document.querySelector('label.filter output').value") == "2 of 5"
-            )
+            assert await tab.value("document.querySelector('label.filter output').value") == "2 of 5"
             assert tab.errors == []
             assert tab.requests == [page.as_uri()]
 

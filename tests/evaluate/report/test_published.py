@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 
@@ -9,11 +7,7 @@ from lorat.evaluate.report.published import published_numbers
 from lorat.evaluate.report.tables import COLUMNS
 from lorat.evaluate.track.testsets import DATASETS
 
-_SETS = [
-    f"{name}-{split}"
-    for name, dataset in DATASETS.items()
-    for split in (dataset.splits or ("all",))
-]
+_SETS = [f"{name}-{split}" for name, dataset in DATASETS.items() for split in (dataset.splits or ("all",))]
 _FACTS = Path(__file__).parents[4] / "shared" / "data" / "results.csv"
 
 
@@ -28,9 +22,7 @@ def test_numbers_are_of_known_sets_and_measures():
 
 
 def test_lasots_numbers_are_those_of_the_papers():
-    values = {
-        name: number.value for name, number in published_numbers("lasot-test")["B-224"].items()
-    }
+    values = {name: number.value for name, number in published_numbers("lasot-test")["B-224"].items()}
     assert values == {"auc": 71.7, "precision": 77.3, "norm_precision": 80.9}
 
 
@@ -38,10 +30,5 @@ def test_lasots_numbers_are_those_of_the_papers():
 def test_every_collected_value_is_there():
     with _FACTS.open() as file:
         facts = list(csv.DictReader(file))
-    kept = [
-        (n.value, len(n.sources))
-        for s in _SETS
-        for r in published_numbers(s).values()
-        for n in r.values()
-    ]
+    kept = [(n.value, len(n.sources)) for s in _SETS for r in published_numbers(s).values() for n in r.values()]
     assert sorted(kept) == sorted((float(f["value"]), int(f["n_sources"])) for f in facts)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 
 import cv2
@@ -23,11 +21,7 @@ def _result(clip, lost_from=None):
 @pytest.fixture
 def scored(make_clip):
     clips = [make_clip("good", 30), make_clip("bad", 30, 1), make_clip("middling", 30, 2)]
-    results = {
-        "good": _result(clips[0]),
-        "bad": _result(clips[1], 8),
-        "middling": _result(clips[2], 20),
-    }
+    results = {"good": _result(clips[0]), "bad": _result(clips[1], 8), "middling": _result(clips[2], 20)}
     return clips, results
 
 

@@ -1,7 +1,5 @@
 """lorat-eval export-results: our boxes in the layouts of other toolkits."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

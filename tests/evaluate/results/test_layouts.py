@@ -1,7 +1,5 @@
 """Results in the layouts of other toolkits: read into our coordinates, written as upstream does."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from dataclasses import replace
@@ -61,20 +59,14 @@ def test_one_based_layouts_are_read_minus_one_and_ours_as_it_is(tmp_path):
     write_rows(tmp_path / "lorat/car-1.txt", ours)
     write_rows(tmp_path / "flat/car-1.txt", theirs)
     write_rows(tmp_path / "got10k/car-1/car-1_001.txt", theirs)
-    for layout, folder in (
-        ("lorat", "lorat"),
-        ("pytracking", "flat"),
-        ("otb", "flat"),
-        ("got10k", "got10k"),
-    ):
+    for layout, folder in (("lorat", "lorat"), ("pytracking", "flat"), ("otb", "flat"), ("got10k", "got10k")):
         read = read_foreign(tmp_path / folder, [clip], layout)
         assert read.place.layout == layout and read.notes == () and read.missing == ()
         np.testing.assert_allclose(read.runs[0]["car-1"].boxes, ours, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("dataset", "separator"),
-    [("lasot_ext", ","), ("tnl2k", "\t"), ("got10k", " "), ("uav123", "  "), ("tnl2k", ", ")],
+    ("dataset", "separator"), [("lasot_ext", ","), ("tnl2k", "\t"), ("got10k", " "), ("uav123", "  "), ("tnl2k", ", ")]
 )
 def test_layouts_of_other_sets_are_read_as_they_are(tmp_path, dataset, separator):
     clip = clip_of("car-1", dataset)
@@ -355,9 +347,7 @@ def test_exports_are_byte_for_byte_the_published_writers(tnl2k, layout):
 @pytest.mark.parametrize("layout", ["pytracking", "otb", "got10k"])
 def test_what_is_exported_scores_as_what_was_exported(tnl2k, layout, tmp_path):
     clips, run = tnl2k
-    sized = {
-        name: np.maximum(result.boxes, [-np.inf, -np.inf, 1, 1]) for name, result in run.items()
-    }
+    sized = {name: np.maximum(result.boxes, [-np.inf, -np.inf, 1, 1]) for name, result in run.items()}
     run = {name: replace(run[name], boxes=boxes) for name, boxes in sized.items()}
     write_files(tmp_path, _export(run, layout), overwrite=False)
     read = read_foreign(tmp_path, clips)

@@ -1,7 +1,5 @@
 """Result files: what is written is what is read, and what cannot be scored is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

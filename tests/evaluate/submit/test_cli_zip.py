@@ -1,7 +1,5 @@
 """``check-zip`` as a command: what it says, and its exit status."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +12,7 @@ from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.pixels.geometry import xyxy_to_xywh
-from tests.evaluate.zip_files import (
-    GOT10K,
-    TIMES,
-    got10k_files,
-    trackingnet_files,
-    zipped,
-)
+from tests.evaluate.zip_files import GOT10K, TIMES, got10k_files, trackingnet_files, zipped
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FLAT = {name: data.replace(b",", b" ") for name, data in got10k_files().items()}
@@ -72,10 +64,7 @@ def test_warnings_alone_leave_it_fit(here):
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        (
-            "g9_GOT10k-test.zip",
-            ["6 files inside the folder MyTracker, 3 of 180", "missing sequences (177)", "sound"],
-        ),
+        ("g9_GOT10k-test.zip", ["6 files inside the folder MyTracker, 3 of 180", "missing sequences (177)", "sound"]),
         (
             "g9_TrackingNet-test.zip",
             ["3 files in folders, 0 of 511", "missing sequences (511)", "seqA_0, seqB_1, seqC_2"],

@@ -1,7 +1,5 @@
 """Submission zips: the published numbers in the servers' layout, or a refusal."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 
@@ -72,19 +70,14 @@ def with_boxes(results, rows, boxes):
 
 @pytest.mark.parametrize(
     ("server", "dataset", "file", "folders"),
-    [
-        ("got10k", "GOT-10k", "g9_GOT10k-test.zip", 1),
-        ("trackingnet", "TrackingNet", "g9_TrackingNet-test.zip", 2),
-    ],
+    [("got10k", "GOT-10k", "g9_GOT10k-test.zip", 1), ("trackingnet", "TrackingNet", "g9_TrackingNet-test.zip", 2)],
 )
 def test_numbers_equal_the_published_zip(packed_as, server, dataset, file, folders):
     results = golden_results(dataset)
     frames = {name: len(result.boxes) for name, result in results.items()}
     packed = packed_as(results, server=server, frames=frames)
     published = contents(GOLDEN / file)
-    assert contents(packed.path) == {
-        name.split("/", folders)[-1]: text for name, text in published.items()
-    }
+    assert contents(packed.path) == {name.split("/", folders)[-1]: text for name, text in published.items()}
     # Three sequences are not the official set, and the name and a note say so.
     official = len(SERVERS[server].official)
     assert packed.path.name == "t-unofficial.zip" and packed.sequences == 3
@@ -107,11 +100,7 @@ def test_the_same_results_give_the_same_bytes(packed_as, results):
 
 
 @pytest.mark.parametrize(
-    ("server", "files", "first"),
-    [
-        ("got10k", 360, f"{NAME}/{NAME}_001.txt"),
-        ("trackingnet", 511, "-Dz7OIf54b0_0.txt"),
-    ],
+    ("server", "files", "first"), [("got10k", 360, f"{NAME}/{NAME}_001.txt"), ("trackingnet", 511, "-Dz7OIf54b0_0.txt")]
 )
 def test_the_official_set_keeps_its_name(packed_as, tmp_path, server, files, first):
     results = plain_results(SERVERS[server].official)
@@ -202,9 +191,7 @@ def test_a_box_thinner_than_a_pixel_keeps_a_pixel(packed_as, results):
     assert f"{NAME} (3)" in packed.notes[1]
 
 
-def test_a_first_box_that_is_one_based_is_refused_and_another_is_noted(
-    packed_as, tmp_path, results
-):
+def test_a_first_box_that_is_one_based_is_refused_and_another_is_noted(packed_as, tmp_path, results):
     first = {name: result.boxes[0] for name, result in results.items()}
     assert not any("first box" in note for note in packed_as(results, firsts=first).notes)
     moved = first | {NAME: first[NAME] - [1, 1, 0, 0]}
@@ -214,9 +201,7 @@ def test_a_first_box_that_is_one_based_is_refused_and_another_is_noted(
     assert not (tmp_path / "none").exists()
     moved = first | {NAME: first[NAME] - [1, 5, 0, 0]}
     notes = packed_as(results, firsts=moved).notes
-    assert any(
-        n.startswith(f"files that do not begin with the given box (1): {NAME}") for n in notes
-    )
+    assert any(n.startswith(f"files that do not begin with the given box (1): {NAME}") for n in notes)
 
 
 def test_without_times_there_is_no_time_file_and_a_note(packed_as, results):
@@ -240,9 +225,7 @@ def test_boxes_beside_the_image_are_noted(packed_as, results):
         assert packed_as(moved, size=size, overwrite=True).notes[2:] == expected
 
 
-def test_a_zip_that_does_not_read_back_never_gets_its_name(
-    packed_as, tmp_path, results, monkeypatch
-):
+def test_a_zip_that_does_not_read_back_never_gets_its_name(packed_as, tmp_path, results, monkeypatch):
     good, replacement = pack._zip_bytes, ""
 
     def damaged(texts):

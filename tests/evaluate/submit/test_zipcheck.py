@@ -1,7 +1,5 @@
 """The judge of submission zips: whole ones pass, and each defect is found as what it is."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from pathlib import Path
@@ -40,9 +38,7 @@ def judge(files, server=None, clips=()):
 
 def found(judgement):
     """Kind → the places of its findings."""
-    kinds = {
-        kind: [f.where for f in judgement.findings if f.kind == kind] for kind in ERRORS | WARNINGS
-    }
+    kinds = {kind: [f.where for f in judgement.findings if f.kind == kind] for kind in ERRORS | WARNINGS}
     return {kind: places for kind, places in kinds.items() if places}
 
 
@@ -128,10 +124,7 @@ TEXTS = [
 
 @pytest.mark.parametrize(("kind", "text", "detail"), TEXTS)
 def test_a_text_the_server_cannot_take_is_found_and_nothing_else(kind, text, detail):
-    for server, files, where in (
-        ("got10k", got10k_files(), RUN),
-        ("trackingnet", trackingnet_files(), f"{TN}.txt"),
-    ):
+    for server, files, where in (("got10k", got10k_files(), RUN), ("trackingnet", trackingnet_files(), f"{TN}.txt")):
         judgement = judge(files | {where: text})
         assert judgement.server.name == server
         assert found(judgement) == {kind: [where]}
@@ -161,10 +154,7 @@ def got10k_defects():
             {"unexpected": ["GOT-10k_Test_000181"]},
         ),
         "unexpected file": (one | {"readme.md": b"x"}, {"unexpected": ["readme.md"]}),
-        "unexpected run": (
-            one | {RUN.replace("_001", "_000"): BOXES},
-            {"unexpected": [RUN.replace("_001", "_000")]},
-        ),
+        "unexpected run": (one | {RUN.replace("_001", "_000"): BOXES}, {"unexpected": [RUN.replace("_001", "_000")]}),
         "fewer runs": (without(three, third), {"runs": [NAME]}),
         "more runs": (one | {second: OTHER}, {"runs": [NAME]}),
         "a gap": (without(three, second), {"runs": [NAME]}),
@@ -174,16 +164,10 @@ def got10k_defects():
             {"runs": list(GOT10K)},
         ),
         "flat": (renamed(one, RUN, RUN.split("/")[1]), {"layout": [RUN.split("/")[1]]}),
-        "other folder": (
-            renamed(one, RUN, f"{LAST}/{NAME}_001.txt"),
-            {"layout": [f"{LAST}/{NAME}_001.txt"]},
-        ),
+        "other folder": (renamed(one, RUN, f"{LAST}/{NAME}_001.txt"), {"layout": [f"{LAST}/{NAME}_001.txt"]}),
         "two trees": (renamed(one, RUN, f"T/{RUN}"), {"layout": [f"T/{RUN}"]}),
         "deep": (inner, {"layout": list(inner)}),
-        "both trees": (
-            one | {f"T/{RUN}": BOXES},
-            {"layout": [f"T/{RUN}"], "matched twice": [NAME]},
-        ),
+        "both trees": (one | {f"T/{RUN}": BOXES}, {"layout": [f"T/{RUN}"], "matched twice": [NAME]}),
         "twice": ([*one.items(), (RUN, BOXES)], {"matched twice": [NAME]}),
         "litter": (
             one | {f"__MACOSX/{NAME}/._{NAME}_001.txt": b"\0\5"},
@@ -218,26 +202,14 @@ def trackingnet_defects():
         "missing": (without(flat, name), {"missing": [TN]}),
         "unexpected": (flat | {"x_0.txt": BOXES}, {"unexpected": ["x_0"]}),
         "unexpected file": (flat | {"a.csv": b""}, {"unexpected": ["a.csv"]}),
-        "both layouts": (
-            flat | {f"T/{TN}/{name}": BOXES},
-            {"matched twice": [TN], "nested": [f"T/{TN}/{name}"]},
-        ),
-        "second copy": (
-            flat | {f"copy of {name}": BOXES},
-            {"matched twice": [TN], "name": [f"copy of {name}"]},
-        ),
+        "both layouts": (flat | {f"T/{TN}/{name}": BOXES}, {"matched twice": [TN], "nested": [f"T/{TN}/{name}"]}),
+        "second copy": (flat | {f"copy of {name}": BOXES}, {"matched twice": [TN], "name": [f"copy of {name}"]}),
         "twice": ([*flat.items(), (name, BOXES)], {"matched twice": [TN]}),
         "longer name": (renamed(flat, name, f"a_{name}"), {"name": [f"a_{name}"]}),
         "times": (flat | {f"{TN}_time.txt": TIMES}, {"time file": [f"{TN}_time.txt"]}),
         "litter": (flat | {f"__MACOSX/._{name}": b""}, {"litter": [f"__MACOSX/._{name}"]}),
-        "case": (
-            renamed(flat, name, name.swapcase()[:-3] + "txt"),
-            {"missing": [TN], "unexpected": [TN.swapcase()]},
-        ),
-        "letters": (
-            flat | {"über.txt": BOXES},
-            {"path": ["über.txt"], "unexpected": ["über"]},
-        ),
+        "case": (renamed(flat, name, name.swapcase()[:-3] + "txt"), {"missing": [TN], "unexpected": [TN.swapcase()]}),
+        "letters": (flat | {"über.txt": BOXES}, {"path": ["über.txt"], "unexpected": ["über"]}),
     }
 
 
@@ -248,9 +220,7 @@ def test_a_defect_of_a_trackingnet_zip_is_found_and_nothing_else(defect):
 
 
 def test_name_in_other_case_is_told_how_it_is_written():
-    (finding,) = (
-        f for f in judge(trackingnet_defects()["case"][0]).findings if f.kind == "unexpected"
-    )
+    (finding,) = (f for f in judge(trackingnet_defects()["case"][0]).findings if f.kind == "unexpected")
     assert finding.what == f"written {TN}"
 
 
@@ -386,9 +356,7 @@ def test_no_text_escapes_as_anything_but_a_finding(text):
 box = st.tuples(st.floats(-900, 3000), st.floats(-900, 3000), st.floats(0, 900), st.floats(0, 900))
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     runs=st.integers(1, 3),
     rows=st.lists(box, min_size=1, max_size=5),

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path
@@ -108,9 +106,7 @@ def test_results_of_other_weights_are_refused_until_overwrite(run_eval, tiny_pre
     assert run_eval("--no-video", "--overwrite").exit_code == 0
 
 
-def test_a_failed_sequence_is_named_and_stops_neither_the_others_nor_the_scores(
-    run_eval, got10k_raw
-):
+def test_a_failed_sequence_is_named_and_stops_neither_the_others_nor_the_scores(run_eval, got10k_raw):
     (got10k_raw / "GOT-10k/val/GOT-10k_Val_000002/00000006.jpg").unlink()
     (got10k_raw / "GOT-10k/test/GOT-10k_Test_000001/00000001.jpg").write_bytes(b"")
     result = run_eval("--submit-zip", "got10k", "--no-video")
@@ -135,10 +131,7 @@ def test_annotations_that_do_not_parse_fail_their_sequence_and_no_other(run_eval
     assert result.exit_code == 1, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
     assert len(lines) == 2 and "GOT-10k_Val_000002" in lines[0] and "line" in lines[0]
-    assert set(list_results(OUT / "results/got10k-val")) == {
-        "GOT-10k_Val_000001",
-        "GOT-10k_Val_000003",
-    }
+    assert set(list_results(OUT / "results/got10k-val")) == {"GOT-10k_Val_000001", "GOT-10k_Val_000003"}
     document = json.loads((OUT / "metrics.json").read_text())
     assert set(document["failed"]["got10k-val"]) == {"GOT-10k_Val_000002"}
     assert "no zip of got10k-test: 1 of its 2 sequences failed" in result.stdout

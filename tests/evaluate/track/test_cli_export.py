@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -97,11 +95,7 @@ def test_last_checkpoint_of_a_run_is_exported_beside_its_checkpoints(here):
         args={"img_size": 56, "embed_dim": 32, "depth": 2, "num_heads": 2},
     )
     variant = VariantConfig(
-        name="tiny",
-        backbone=config,
-        lora=LoraConfig(rank=4, alpha=4.0),
-        template_size=28,
-        search_size=56,
+        name="tiny", backbone=config, lora=LoraConfig(rank=4, alpha=4.0), template_size=28, search_size=56
     )
     checkpoint = Path("runs/tiny/checkpoints/epoch_0003")
     save_weights(checkpoint / "model.safetensors", build_network(variant), variant)
@@ -167,7 +161,6 @@ def test_published_file_is_evaluated_from_the_command_line(here, got10k_raw):
     assert result.exit_code == 0, result.output
     for name in ("GOT-10k_Val_000001", "GOT-10k_Val_000002"):
         one, two = (
-            Path(f"eval/{stem}/results/got10k-val/{name}.txt").read_text()
-            for stem in ("lorat", "lorat-merged")
+            Path(f"eval/{stem}/results/got10k-val/{name}.txt").read_text() for stem in ("lorat", "lorat-merged")
         )
         assert one == two

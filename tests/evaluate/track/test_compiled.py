@@ -1,7 +1,5 @@
 """A compiled evaluation: one graph for whatever is under way, and results of its own."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -22,23 +20,17 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     real = torch.compile
-    monkeypatch.setattr(
-        devices.torch, "compile", lambda f, **options: real(f, backend=counter, **options)
-    )
+    monkeypatch.setattr(devices.torch, "compile", lambda f, **options: real(f, backend=counter, **options))
     yield counter
     torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("batch", [3, 9])
-def test_sequences_that_begin_and_end_are_tracked_by_one_graph(
-    tiny_predictor, make_clip, graphs, batch
-):
+def test_sequences_that_begin_and_end_are_tracked_by_one_graph(tiny_predictor, make_clip, graphs, batch):
     lengths = (7, 1, 4, 9, 2, 3, 5, 6, 8)
     work = [Work(make_clip(f"s{n}", frames, n)) for n, frames in enumerate(lengths)]
     plain = {o.work.clip.name: o.result for o in track_clips(tiny_predictor, work, batch=batch)}
-    predictor = Predictor(
-        tiny_predictor.network, tiny_predictor.variant, tiny_predictor.device, torch.float32
-    )
+    predictor = Predictor(tiny_predictor.network, tiny_predictor.variant, tiny_predictor.device, torch.float32)
     predictor.compile(group_sizes(batch, predictor.device)[0])
     for outcome in track_clips(predictor, work, batch=batch):
         expected = plain[outcome.work.clip.name]
@@ -47,9 +39,7 @@ def test_sequences_that_begin_and_end_are_tracked_by_one_graph(
     assert graphs.frame_count == 1
 
 
-def test_the_option_compiles_and_its_results_do_not_mix_with_others(
-    tiny_weights, got10k_raw, tmp_path, graphs
-):
+def test_the_option_compiles_and_its_results_do_not_mix_with_others(tiny_weights, got10k_raw, tmp_path, graphs):
     out = tmp_path / "out"
     command = [f"--weights={tiny_weights}", f"--raw={got10k_raw}", f"--out={out}", "--no-video"]
     command += ["--datasets=got10k-val", "--device=cpu", "--dtype=float32"]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -39,9 +37,7 @@ def _by_name(outcomes):
 
 @pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 9])
-def test_batched_results_equal_one_by_one_results(
-    tiny_predictor, make_clip, batch, beside, monkeypatch
-):
+def test_batched_results_equal_one_by_one_results(tiny_predictor, make_clip, batch, beside, monkeypatch):
     monkeypatch.setattr(engine, "works_beside", lambda device: beside)
     lengths = (7, 1, 4, 9, 2, 1, 5, 3, 6, 2, 8)
     clips = [make_clip(f"s{n}", frames, n) for n, frames in enumerate(lengths)]
@@ -55,9 +51,7 @@ def test_batched_results_equal_one_by_one_results(
         assert (result.times > 0).all()
 
 
-def test_an_ended_sequence_makes_room_and_its_result_comes_before_the_others(
-    tiny_predictor, make_clip
-):
+def test_an_ended_sequence_makes_room_and_its_result_comes_before_the_others(tiny_predictor, make_clip):
     clips = [make_clip(name, frames) for name, frames in (("a", 8), ("b", 3), ("c", 4))]
     names = [o.work.clip.name for o in _track(tiny_predictor, clips, batch=2)]
     assert names == ["b", "c", "a"]
@@ -83,9 +77,7 @@ def test_repeated_runs_are_told_apart(tiny_predictor, make_clip):
     assert sorted(outcome.work.run for outcome in outcomes) == [1, 2, 3]
 
 
-def test_where_the_network_takes_all_cores_nothing_is_decoded_beside_it(
-    tiny_predictor, make_clip, monkeypatch
-):
+def test_where_the_network_takes_all_cores_nothing_is_decoded_beside_it(tiny_predictor, make_clip, monkeypatch):
     decoding, seen, read, predict = [0], [], engine.read_image, tiny_predictor.predict
 
     def counted_read(path):
@@ -141,9 +133,7 @@ def test_every_frame_is_announced_once(tiny_predictor, make_clip):
     assert sum(seen) == 12
 
 
-def test_a_frame_that_does_not_decode_keeps_the_last_box_and_has_no_score(
-    tiny_predictor, make_clip
-):
+def test_a_frame_that_does_not_decode_keeps_the_last_box_and_has_no_score(tiny_predictor, make_clip):
     clips = [make_clip("whole", 6), make_clip("damaged", 6, 1)]
     for index in (3, 5):
         clips[1].frames[index].write_bytes(b"\xff\xd8 no image")
@@ -156,9 +146,7 @@ def test_a_frame_that_does_not_decode_keeps_the_last_box_and_has_no_score(
     assert np.isfinite(found["whole"].result.scores).all()
 
 
-def test_sequences_that_cannot_be_tracked_fail_by_name_and_the_others_go_on(
-    tiny_predictor, make_clip
-):
+def test_sequences_that_cannot_be_tracked_fail_by_name_and_the_others_go_on(tiny_predictor, make_clip):
     few = make_clip("few", 5)
     few.frames[4].unlink()
     shorter = dataclasses.replace(make_clip("short", 3), annotated=9)
@@ -198,9 +186,7 @@ def test_threads_end_when_the_results_are_no_longer_wanted(tiny_predictor, make_
     assert not [name for name in names if name.startswith(("decode", "crop", "network"))]
 
 
-def test_a_batch_that_memory_does_not_hold_is_an_error_that_names_the_option(
-    tiny_predictor, make_clip, monkeypatch
-):
+def test_a_batch_that_memory_does_not_hold_is_an_error_that_names_the_option(tiny_predictor, make_clip, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("no memory")
 

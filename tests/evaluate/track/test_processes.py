@@ -1,7 +1,5 @@
 """Evaluations in real processes: several at once, killed, and interrupted."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -56,9 +54,7 @@ def _boxes(out: Path) -> dict[str, str]:
 
 
 def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments, check=True, capture_output=True, text=True, env=ENVIRONMENT, timeout=240
-    )
+    return subprocess.run(arguments, check=True, capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
 
 
 def test_two_processes_give_the_files_and_scores_of_one_and_one_speaks(command, tmp_path):
@@ -71,10 +67,7 @@ def test_two_processes_give_the_files_and_scores_of_one_and_one_speaks(command, 
         for a, b in zip(first[name].split(), second[name].split(), strict=True):
             pairs = zip(a.split(","), b.split(","), strict=True)
             assert all(abs(float(x) - float(y)) <= 0.01 for x, y in pairs)
-    scores = [
-        json.loads((out / "metrics.json").read_text())["datasets"]["got10k-val"]["tracker"]
-        for out in (one, two)
-    ]
+    scores = [json.loads((out / "metrics.json").read_text())["datasets"]["got10k-val"]["tracker"] for out in (one, two)]
     assert scores[0]["got10k"]["ao"] == pytest.approx(scores[1]["got10k"]["ao"], abs=1e-4)
     assert "2 processes" in (two / "speed.json").read_text()
 
@@ -83,12 +76,7 @@ def test_a_mistake_is_said_once_and_ends_all_processes(command, tmp_path):
     (tmp_path / "two" / "results" / "got10k-val").mkdir(parents=True)
     (tmp_path / "two" / "results" / "got10k-val" / "x.txt").write_text("1,2,3,4\n")
     ended = subprocess.run(
-        command(tmp_path / "two", *TWO),
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=240,
-        check=False,
+        command(tmp_path / "two", *TWO), capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False
     )
     assert ended.returncode != 0
     assert ended.stderr.count("holds results of other weights") == 1
@@ -105,9 +93,7 @@ def _wait_for_a_result(out: Path, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_evaluation_leaves_whole_results_and_goes_on(command, tmp_path, number):
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(out), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
+    process = subprocess.Popen(command(out), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     _wait_for_a_result(out, process)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

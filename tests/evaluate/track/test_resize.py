@@ -1,7 +1,5 @@
 """Crops are cut as published unless told otherwise, and then as training on shards saw them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

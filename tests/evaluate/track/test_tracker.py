@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -36,17 +34,13 @@ def published() -> Path:
 
 
 def _state(box) -> TargetState:
-    return TargetState(
-        np.asarray(box, float), np.array([9.0, 8.0, 7.0], np.float32), torch.zeros(1, 1)
-    )
+    return TargetState(np.asarray(box, float), np.array([9.0, 8.0, 7.0], np.float32), torch.zeros(1, 1))
 
 
 def test_post_processing_equals_the_published_arrays():
     arrays = np.load(GOLDEN / "g6_postprocess_16.npz")
     window = penalty_window(16)
-    choice = select_box(
-        torch.from_numpy(arrays["score_map"]), torch.from_numpy(arrays["boxes"]), window
-    )
+    choice = select_box(torch.from_numpy(arrays["score_map"]), torch.from_numpy(arrays["boxes"]), window)
     np.testing.assert_array_equal(window.flatten().numpy(), arrays["window"])
     np.testing.assert_array_equal(choice.cell.numpy(), arrays["best_index"])
     np.testing.assert_array_equal((choice.box * 224.0).numpy(), arrays["out_box"])
@@ -59,9 +53,7 @@ def test_boxes_and_scores_follow_the_published_trace(published, weights, name):
     variant = VariantConfig(
         name="trace",
         backbone=BackboneConfig(
-            timm="vit_small_patch14_dinov2",
-            pretrained=False,
-            args={"embed_dim": 64, "depth": 3, "num_heads": 4},
+            timm="vit_small_patch14_dinov2", pretrained=False, args={"embed_dim": 64, "depth": 3, "num_heads": 4}
         ),
         lora=LoraConfig(rank=8, alpha=16),
         template_size=112,
@@ -123,9 +115,7 @@ def test_a_box_is_cut_at_the_frame_and_becomes_the_last_box():
     assert after.mean is state.mean
 
 
-def test_a_target_left_outside_a_smaller_frame_sees_only_the_template_frames_colour(
-    tiny_predictor,
-):
+def test_a_target_left_outside_a_smaller_frame_sees_only_the_template_frames_colour(tiny_predictor):
     frame = np.zeros((30, 30, 3), dtype=np.uint8)
     crop, _ = prepare_search(tiny_predictor, frame, _state([900, 900, 920, 920]))
     assert (crop == [9.0, 8.0, 7.0]).all()
@@ -173,9 +163,7 @@ def test_a_tracker_loaded_from_a_file_tracks_and_starts_over(tiny_weights, make_
         assert 0.0 < first.score < 1.0
 
 
-def test_weights_that_give_no_finite_numbers_are_an_error_that_names_the_number_type(
-    tiny_weights, make_clip
-):
+def test_weights_that_give_no_finite_numbers_are_an_error_that_names_the_number_type(tiny_weights, make_clip):
     tracker = Tracker.load(tiny_weights, device="cpu", dtype="float32")
     torch.nn.init.constant_(tracker.predictor.network.head.reg_mlp.layers[-1].bias, float("nan"))
     frame = read_image(make_clip("a", 1).frames[0])

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import csv
 import os
 import signal
@@ -78,9 +76,7 @@ def test_a_clip_becomes_a_video_and_a_csv_of_what_the_tracker_says(here):
     assert max(pictures[0].shape) >= 640
     assert Path("clip-tracked.csv").read_text().splitlines()[0] == HEADER
     frames = read_video(Path("clip.mp4"))[1]
-    tracker = Tracker.load(
-        Path("run/checkpoints/epoch_0010/model.safetensors"), device="cpu", dtype="float32"
-    )
+    tracker = Tracker.load(Path("run/checkpoints/epoch_0010/model.safetensors"), device="cpu", dtype="float32")
     tracker.start(frames[0], moving_box(0, 0))
     expected = [(*xyxy_to_xywh(moving_box(0, 0)), 1.0)]
     for frame in frames[1:]:
@@ -195,11 +191,7 @@ def test_the_first_frame_is_written_under_a_ruler_without_a_network(here):
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
-    [
-        (["f.jpg"], ".png"),
-        (["f.png", "--out", "a.mp4"], "--out"),
-        (["f.png", "--run", "r"], "--run"),
-    ],
+    [(["f.jpg"], ".png"), (["f.png", "--out", "a.mp4"], "--out"), (["f.png", "--run", "r"], "--run")],
 )
 def test_options_that_mean_nothing_for_the_first_frame_are_refused(arguments, part, here):
     refused(video("clip.mp4", "--first-frame", *arguments), part)
@@ -246,9 +238,7 @@ def test_a_live_picture_stands_for_ten_seconds_at_most(here, monkeypatch):
     stalled = Footage("camera 0", 20.0, None, False, shots)  # all of them wait
     monkeypatch.setattr(cli_video, "open_camera", lambda number, start: stalled)
     monkeypatch.setattr(
-        cli_video,
-        "write_tracks",
-        lambda footage, *rest: write_tracks(replace(footage, live=True), *rest),
+        cli_video, "write_tracks", lambda footage, *rest: write_tracks(replace(footage, live=True), *rest)
     )
     tracked("--camera", "0")
     assert [row["time"] for row in rows("camera-0-tracked.csv")] == [0, 60, 120]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import itertools
 import logging
 import sys
@@ -220,6 +218,4 @@ def test_an_error_while_reading_comes_where_frames_are_taken():
 
 def test_a_camera_that_hangs_does_not_keep_one_from_stopping():
     deadline = time.monotonic() + 0.2
-    assert (
-        list(read_ahead(_counting(True, 2, pause=1.0), lambda: time.monotonic() > deadline)) == []
-    )
+    assert list(read_ahead(_counting(True, 2, pause=1.0), lambda: time.monotonic() > deadline)) == []

@@ -52,10 +52,7 @@ def test_head_and_tail_are_cut_and_interior_gaps_stay():
 def test_the_span_is_that_of_all_tracks_together():
     cleaned = clean(clip_of([INSIDE, None, None, None], [None, None, INSIDE, None]), SIZE)
     assert len(cleaned.frames) == 3
-    assert [track.visible.tolist() for track in cleaned.tracks] == [
-        [True, False, False],
-        [False, False, True],
-    ]
+    assert [track.visible.tolist() for track in cleaned.tracks] == [[True, False, False], [False, False, True]]
 
 
 def test_tracks_without_a_visible_frame_go():

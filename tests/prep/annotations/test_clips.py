@@ -1,7 +1,5 @@
 """Clips come back as they were written, and a part of a file is never taken for it."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 
@@ -10,11 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorat.prep.annotations.clips import (
-    ClipIndex,
-    annotations_fingerprint,
-    write_clips,
-)
+from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint, write_clips
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 
 ABOUT = {"dataset": "a-b", "split": "train", "lost": {}}

@@ -1,7 +1,5 @@
 """What an audit found is left out: sequences dropped, frames not visible, nothing else touched."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An index is never older than its tree, never half there, and never in the way."""
 
-from __future__ import annotations
-
 import errno
 import os
 import pickle
@@ -134,14 +132,7 @@ def remove_the_list(root):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        change_a_box,
-        keep_the_size_but_not_the_time,
-        add_a_sequence,
-        add_a_folder,
-        remove_a_sequence,
-        remove_the_list,
-    ],
+    [change_a_box, keep_the_size_but_not_the_time, add_a_sequence, add_a_folder, remove_a_sequence, remove_the_list],
 )
 def test_a_changed_tree_is_read_again(lasot, change, no_reading):
     indexed_clips(LASOT, "train", lasot)
@@ -354,9 +345,7 @@ def files_read():
 
         def through_helpers(self, dataset, split, root):
             self.count += 1
-            return [
-                replace(c, dataset=dataset.name) for c in read_clips(DATASETS["vot"], split, root)
-            ]
+            return [replace(c, dataset=dataset.name) for c in read_clips(DATASETS["vot"], split, root)]
 
         def unnoted(self, dataset, split, root):
             self.count += 1

@@ -1,7 +1,5 @@
 """An index holds what the reader of each data set and cleaning give."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

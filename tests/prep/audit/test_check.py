@@ -1,7 +1,5 @@
 """An audit names what is damaged, sequence by sequence, and nothing else."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from array import array
@@ -282,9 +280,7 @@ def test_more_frames_than_published_are_a_note():
 
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("frames", [1, 2, 3, 300])
-def test_a_deep_plan_decodes_every_image_once(
-    tmp_path, monkeypatch: pytest.MonkeyPatch, frames: int, listed: bool
-):
+def test_a_deep_plan_decodes_every_image_once(tmp_path, monkeypatch: pytest.MonkeyPatch, frames: int, listed: bool):
     read: list[str] = []
 
     def record(path: Path) -> np.ndarray:

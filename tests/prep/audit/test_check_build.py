@@ -1,7 +1,5 @@
 """From a damaged tree to shards: check finds what stops a build, and the build leaves it out."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

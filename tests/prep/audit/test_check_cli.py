@@ -1,7 +1,5 @@
 """``lorat-prep check`` as a user runs it: output, exit status, Ctrl-C."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -23,9 +21,7 @@ def picture(width: int = 64, height: int = 48) -> bytes:
     return encode(noise)
 
 
-def write_sequence(
-    folder: Path, frames: int = 4, data: bytes | None = None, images: str = "img"
-) -> None:
+def write_sequence(folder: Path, frames: int = 4, data: bytes | None = None, images: str = "img") -> None:
     (folder / images).mkdir(parents=True)
     first = folder / images / "00001.jpg"
     first.write_bytes(data or picture())

@@ -1,7 +1,5 @@
 """Samples are found by their key, and their pictures show the box where it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

@@ -1,7 +1,5 @@
 """Numbers of shards are those that can be worked out by hand."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -79,9 +77,7 @@ def test_the_numbers_of_a_set_are_those_worked_out_by_hand(shards):
     manifest = find_manifest(shards, "toy-train")
     sizes, stats = SetSizes.of(manifest), sample_stats(manifest, most=100)
     assert (sizes.shards, sizes.pairs, stats.sampled) == (2, 5, 5)
-    assert sizes.bytes == sum(
-        (shards / "toy-train" / r.shard).stat().st_size for r in manifest.shards
-    )
+    assert sizes.bytes == sum((shards / "toy-train" / r.shard).stat().st_size for r in manifest.shards)
     assert sizes.kb_per_pair == pytest.approx(sizes.bytes / 5000)
     assert sizes.skipped == {"too small": 3}
     assert (sizes.window_draws, sizes.windows_cut, sizes.share_cut) == (100, 5, 0.05)
@@ -134,14 +130,7 @@ def test_a_sample_of_rows_is_spread_and_never_takes_a_row_twice(rows, most):
 
 def test_the_command_prints_tables_of_80_columns_and_writes_json(shards, tmp_path):
     report = tmp_path / "stats.json"
-    arguments = [
-        "stats",
-        str(shards),
-        "--recipe",
-        str(recipe_file(tmp_path)),
-        "--json",
-        str(report),
-    ]
+    arguments = ["stats", str(shards), "--recipe", str(recipe_file(tmp_path)), "--json", str(report)]
     result = CliRunner().invoke(main, arguments, env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
     assert max(len(line) for line in result.output.splitlines()) <= 80
@@ -160,8 +149,7 @@ def test_the_command_prints_tables_of_80_columns_and_writes_json(shards, tmp_pat
 def recipe_file(folder: Path) -> Path:
     path = folder / "mine.yaml"
     path.write_text(
-        "data: {datasets: {other-train: 1, toy-train: 1}}\n"
-        "train: {epochs: 2, pairs_per_epoch: 10, batch_size: 5}\n"
+        "data: {datasets: {other-train: 1, toy-train: 1}}\ntrain: {epochs: 2, pairs_per_epoch: 10, batch_size: 5}\n"
     )
     return path
 

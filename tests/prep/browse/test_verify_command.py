@@ -1,7 +1,5 @@
 """``lorat-prep verify`` lists all damage, says what to do, and its exit status says whether."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -57,11 +55,7 @@ def test_all_damage_is_listed_and_only_damaged_shards_are_built_again(shards, ti
         assert line.startswith(f"damaged: {shard} row {row} (toy-train-")
         assert f"at byte {offset}:" in line
     faults = [f for s in json.loads(report.read_text())["sets"] for f in s["faults"]]
-    assert [(f["shard"], f["row"]) for f in faults] == [
-        (str(first), 2),
-        (str(first), 9),
-        (str(third), 0),
-    ]
+    assert [(f["shard"], f["row"]) for f in faults] == [(str(first), 2), (str(first), 9), (str(third), 0)]
     remedy = result.output.partition("Delete these")[2]
     named = [line.strip() for line in remedy.splitlines() if line.startswith("  ")]
     assert named == [str(first), str(third)]
@@ -106,8 +100,7 @@ def test_other_files_and_unfinished_builds_are_notes(shards):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
-    [(["nowhere"], "no shards here"), (["--datasets", "lasot"], "unknown shard set")],
+    ("arguments", "says"), [(["nowhere"], "no shards here"), (["--datasets", "lasot"], "unknown shard set")]
 )
 def test_a_mistake_on_the_command_line_is_status_2(shards, arguments, says):
     place = shards / arguments[0] if arguments[0] == "nowhere" else shards
@@ -130,10 +123,7 @@ def test_shards_in_a_store_are_checked_like_local_ones(bucket):
     url, client = bucket
     whole = verify(url, "--workers", "2", "--deep")
     assert whole.exit_code == 0, whole.output
-    flipped, removed = (
-        f"{url}/toy-val/toy-val-00001.tar.zst",
-        f"{url}/toy-train/toy-train-00000.idx",
-    )
+    flipped, removed = (f"{url}/toy-val/toy-val-00001.tar.zst", f"{url}/toy-train/toy-train-00000.idx")
     data = bytearray(client.cat_file(flipped))
     data[100] ^= 1
     client.pipe_file(flipped, bytes(data))

@@ -1,7 +1,5 @@
 """Builds: the same bytes however they are run, resumable, open about what was not stored."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -96,9 +94,7 @@ def test_a_damaged_frame_stops_the_build_by_name_and_keeps_finished_shards(tiny_
     assert list((tmp_path / "toy-train").glob("*.receipt.json"))
     report = build([clip], tmp_path, replace(options, max_bad=48))
     assert report.manifest.rows == 48 - report.manifest.skipped["frame does not decode"]
-    assert all(
-        Path(m.split(":")[0]).name == bad.name for s in report.manifest.shards for m in s.bad
-    )
+    assert all(Path(m.split(":")[0]).name == bad.name for s in report.manifest.shards for m in s.bad)
     bad.write_bytes(whole)
     mended = build([clip], tmp_path, options)
     assert mended.manifest.rows == 48
@@ -211,9 +207,7 @@ def test_a_build_killed_several_times_ends_in_the_same_bytes(tiny_shards, tmp_pa
 
     kills = 0
     for after in (1, 4, 9):
-        process = subprocess.Popen(
-            build_command(shards), start_new_session=True, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(build_command(shards), start_new_session=True, stderr=subprocess.DEVNULL)
         while process.poll() is None:
             if len(list((shards / "lasot-train").glob("*.receipt.json"))) >= after:
                 kills += 1

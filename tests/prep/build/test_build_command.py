@@ -1,7 +1,5 @@
 """``lorat-prep build`` on the command line: what it says first, budgets, parts, damaged trees."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

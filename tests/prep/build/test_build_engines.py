@@ -1,7 +1,5 @@
 """Engines: what the work tells and raises comes out, wherever it runs."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import multiprocessing
@@ -46,9 +44,7 @@ def refuse(shared: int, job: int, tell: Tell) -> None:
 def test_every_job_is_run_once_and_everything_it_tells_arrives_in_order(workers):
     told: list[tuple[str, int]] = []
     LocalEngine(workers).run(double, 10, [1, 2, 3, 4, 5], told.append)
-    assert sorted(told) == sorted(
-        [("began", n) for n in range(1, 6)] + [("ended", 10 * n) for n in range(1, 6)]
-    )
+    assert sorted(told) == sorted([("began", n) for n in range(1, 6)] + [("ended", 10 * n) for n in range(1, 6)])
     assert all(told.index(("began", n)) < told.index(("ended", 10 * n)) for n in range(1, 6))
 
 
@@ -117,9 +113,7 @@ def test_a_worker_that_is_told_twice_to_end_cleans_up_and_prints_nothing(tmp_pat
 
 
 def test_who_presses_ctrl_c_again_still_leaves_no_process_behind(tmp_path):
-    presses = [
-        threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (0.1, 0.3)
-    ]
+    presses = [threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (0.1, 0.3)]
 
     def tell(_: int) -> None:
         if len(list(tmp_path.iterdir())) == 2:
@@ -200,9 +194,7 @@ def test_ray_builds_the_same_bytes(ray, tiny_clips, tiny_shards, tmp_path):
     assert run_plan(plan, engine).built == 0
 
 
-def test_ray_hands_on_a_tasks_mistake_in_one_line_and_keeps_finished_shards(
-    ray, tiny_clips, tiny_shards, tmp_path
-):
+def test_ray_hands_on_a_tasks_mistake_in_one_line_and_keeps_finished_shards(ray, tiny_clips, tiny_shards, tmp_path):
     plan = make_plan(tiny_clips, tmp_path, OPTIONS)
     blocked = tmp_path / "toy-train" / "toy-train-00001.idx"
     blocked.mkdir(parents=True)

@@ -1,7 +1,5 @@
 """What a build says before it starts, and how a budget is divided."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import namedtuple
@@ -94,9 +92,7 @@ def test_the_sample_ends_in_time_unless_its_sizes_have_to_agree(tiny_clips, tmp_
     assert first == second
 
 
-@pytest.mark.parametrize(
-    "needed, outcome", [(50, None), (95, "warns"), (110, "warns"), (130, "no")]
-)
+@pytest.mark.parametrize("needed, outcome", [(50, None), (95, "warns"), (110, "warns"), (130, "no")])
 def test_room_is_refused_only_where_it_is_clearly_too_small(tmp_path, monkeypatch, needed, outcome):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 100 * 10**9))
     shards = tmp_path / "not" / "yet"
@@ -110,9 +106,7 @@ def test_room_is_refused_only_where_it_is_clearly_too_small(tmp_path, monkeypatc
 
 @given(
     st.integers(10**3, 10**13),
-    st.lists(
-        st.tuples(st.integers(1, 500_000), st.integers(1, 10), st.floats(1e3, 1e6)), min_size=1
-    ),
+    st.lists(st.tuples(st.integers(1, 500_000), st.integers(1, 10), st.floats(1e3, 1e6)), min_size=1),
 )
 def test_a_budget_is_kept_and_divided_by_default_pairs(budget, trees):
     wanted = [(default, default * times, cost) for default, times, cost in trees]

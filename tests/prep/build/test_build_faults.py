@@ -1,7 +1,5 @@
 """Builds that are killed, or whose disk or store gives up: nothing half is ever taken for whole."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle
@@ -94,10 +92,7 @@ def test_killed_before_and_after_every_single_write(tiny_clips, tmp_path, whole,
         steps.value = 0
         plan = make_plan(tiny_clips, shards, options)
         done = finished(plan, plan.mine())
-        assert all(
-            (plan.folder / r.shard).read_bytes() == (whole / r.shard).read_bytes()
-            for r in done.values()
-        )
+        assert all((plan.folder / r.shard).read_bytes() == (whole / r.shard).read_bytes() for r in done.values())
         assert len(done) >= before
         before = len(done)
         if code == 0:
@@ -144,9 +139,7 @@ def test_an_extension_that_is_killed_leaves_the_old_shards_or_the_new_ones(tiny_
         assert contents(shards / "toy-train") == contents(tmp_path / "large/toy-train")
 
 
-def test_a_worker_process_that_is_killed_is_one_line_and_the_next_run_goes_on(
-    tiny_clips, tmp_path, whole
-):
+def test_a_worker_process_that_is_killed_is_one_line_and_the_next_run_goes_on(tiny_clips, tmp_path, whole):
     def kill_one(done: int, total: int) -> None:
         if 12 <= done < total:
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)

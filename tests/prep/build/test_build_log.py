@@ -1,7 +1,5 @@
 """The log of a build: every run, every shard, every pair that was skipped and why."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter
@@ -84,7 +82,4 @@ def test_parts_have_a_log_each(tiny_clips, tmp_path):
         plan = make_plan(tiny_clips, tmp_path, replace(OPTIONS, part=BuildPart(number, 2)))
         run_plan(plan, LocalEngine(1))
     folder = tmp_path / "toy-train"
-    assert sorted(p.name for p in folder.glob("*.log")) == [
-        "build-1-of-2.log",
-        "build-2-of-2.log",
-    ]
+    assert sorted(p.name for p in folder.glob("*.log")) == ["build-1-of-2.log", "build-2-of-2.log"]

@@ -1,7 +1,5 @@
 """Builds in parts: together they are the build, and merging says what is not there."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Builds into an S3 server that answers, hangs up, or dies."""
 
-from __future__ import annotations
-
 import random
 import socket
 import threading
@@ -90,9 +88,7 @@ def test_a_build_into_a_bucket_is_the_build_on_disk(s3, tiny_clips, tmp_path, wh
     assert (tmp_path / "toy-train-build.log").is_file()
 
 
-def test_a_line_that_is_cut_again_and_again_never_leaves_a_half_shard(
-    own_s3, tiny_clips, whole, monkeypatch
-):
+def test_a_line_that_is_cut_again_and_again_never_leaves_a_half_shard(own_s3, tiny_clips, whole, monkeypatch):
     line = Line(own_s3.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.endpoint)
     shards = locate(f"{own_s3.url}/shards")

@@ -31,9 +31,7 @@ def alone(scene, *layers, tracked=(0,)):
 
 def resting(centre, halves=(20.0, 20.0), look=None, frames=1):
     motion = Motion(
-        np.tile(np.array(centre, float), (frames, 1)),
-        np.tile(np.array(halves, float), (frames, 1)),
-        np.zeros(frames),
+        np.tile(np.array(centre, float), (frames, 1)), np.tile(np.array(halves, float), (frames, 1)), np.zeros(frames)
     )
     return Layer(look or make_look(0, 7), motion, 7)
 
@@ -153,9 +151,7 @@ def test_pools_are_disjoint_and_scenes_keep_to_theirs():
             assert not range(max(pool[0], other[0]), min(pool[-1], other[-1]) + 1)
     for pool, ids in POOLS.items():
         for scene in scenes(10, 3, pool):
-            assert all(
-                layer.object_id in ids for layer in scene.layers if layer.object_id is not None
-            )
+            assert all(layer.object_id in ids for layer in scene.layers if layer.object_id is not None)
 
 
 def test_look_alikes_share_colours_but_not_the_picture():

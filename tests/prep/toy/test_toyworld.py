@@ -36,14 +36,10 @@ SMALL = ToyWorldConfig(
     tnl2k_length=8,
 )
 NOTHING = {
-    name: 0
-    for name in ToyWorldConfig.__dataclass_fields__
-    if name.endswith(("_train", "_val", "_test", "_ext"))
+    name: 0 for name in ToyWorldConfig.__dataclass_fields__ if name.endswith(("_train", "_val", "_test", "_ext"))
 }
 TINY = ToyWorldConfig(
-    **NOTHING | {"width": 96, "height": 96, "lasot_test": 1, "tnl2k_test": 1},
-    lasot_length=4,
-    tnl2k_length=4,
+    **NOTHING | {"width": 96, "height": 96, "lasot_test": 1, "tnl2k_test": 1}, lasot_length=4, tnl2k_length=4
 )
 
 
@@ -81,10 +77,7 @@ def test_the_same_bytes_from_one_process_and_from_two(raw, tmp_path):
 def test_another_seed_gives_other_pictures(tmp_path):
     for seed in (0, 1):
         write_toyworld(tmp_path / str(seed), replace(TINY, seed=seed), workers=1)
-    first, second = (
-        (tmp_path / seed / "LaSOT/airplane/airplane-1/img/00000001.jpg").read_bytes()
-        for seed in "01"
-    )
+    first, second = ((tmp_path / seed / "LaSOT/airplane/airplane-1/img/00000001.jpg").read_bytes() for seed in "01")
     assert first != second
 
 
@@ -309,9 +302,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
             write_toyworld(raw, TINY, workers=1)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("width", 10), ("lasot_test", 281), ("got10k_length", 0), ("seed", -1)]
-)
+@pytest.mark.parametrize(("field", "value"), [("width", 10), ("lasot_test", 281), ("got10k_length", 0), ("seed", -1)])
 def test_a_number_out_of_range_is_named_with_the_range(field, value):
     with pytest.raises(UserError, match=f"{field} is {value}; choose a number from"):
         ToyWorldConfig(**{field: value})

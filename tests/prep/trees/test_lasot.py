@@ -8,11 +8,7 @@ LASOT, EXTENSION = DATASETS["lasot"], DATASETS["lasot_ext"]
 
 
 def sequence(boxes="10,20,30,40\n11,21,31,41\n", occluded="0,0", outside="0,0"):
-    return {
-        "groundtruth.txt": boxes,
-        "full_occlusion.txt": occluded + "\n",
-        "out_of_view.txt": outside + "\n",
-    }
+    return {"groundtruth.txt": boxes, "full_occlusion.txt": occluded + "\n", "out_of_view.txt": outside + "\n"}
 
 
 @pytest.fixture
@@ -77,10 +73,7 @@ def test_a_list_that_chooses_otherwise_than_the_official_one_is_a_warning(lasot,
     places = {f"airplane/airplane-{k}": sequence() for k in (1, 2, 3, 4)}
     root = lasot(places, training_set="airplane-1\nairplane-2\nairplane-3\n")
     assert read_clips(LASOT, "train", root)[0].name == "airplane-1"
-    assert (
-        "training_set.txt: differs from the official list: 1 sequences more and 1 fewer, the "
-        in (caplog.text)
-    )
+    assert "training_set.txt: differs from the official list: 1 sequences more and 1 fewer, the " in (caplog.text)
     assert "first airplane-1;" in caplog.text
 
 
@@ -98,8 +91,7 @@ def test_flags_are_read_from_one_line_or_one_a_line(lasot):
 
 
 @pytest.mark.parametrize(
-    ("name", "box"),
-    [("tiger-6", "613,731,247,-11"), ("tank-17", "1125,730,155,-10"), ("lion-5", "5,5,0,9")],
+    ("name", "box"), [("tiger-6", "613,731,247,-11"), ("tank-17", "1125,730,155,-10"), ("lion-5", "5,5,0,9")]
 )
 def test_a_box_without_size_is_not_visible_though_no_flag_says_so(lasot, name, box):
     root = lasot({f"{name.split('-')[0]}/{name}": sequence(f"1,1,5,5\n{box}\n")})
@@ -135,8 +127,7 @@ def test_a_missing_annotation_file_is_named(lasot, missing):
 
 @pytest.mark.parametrize("dataset", [LASOT, EXTENSION], ids=["lasot", "extension"])
 @pytest.mark.parametrize(
-    ("flags", "file"),
-    [({"outside": "0,0,0"}, "out_of_view"), ({"occluded": "0,0,0"}, "full_occlusion")],
+    ("flags", "file"), [({"outside": "0,0,0"}, "out_of_view"), ({"occluded": "0,0,0"}, "full_occlusion")]
 )
 def test_flags_of_another_length_are_an_error(lasot, dataset, flags, file):
     root = lasot({"airplane/airplane-1": sequence(**flags)})

@@ -122,10 +122,7 @@ def test_a_sequence_without_this_rate_is_left_out_after_a_warning(nfs, caplog):
 
 @pytest.fixture
 def pytracking(tmp_path, files, images):
-    files(
-        tmp_path / "anno",
-        {"nfs_book.txt": "1\t2\t3\t4\n5\t6\t7\t8\n", "nfs_car.txt": "1\t1\t1\t1\n"},
-    )
+    files(tmp_path / "anno", {"nfs_book.txt": "1\t2\t3\t4\n5\t6\t7\t8\n", "nfs_car.txt": "1\t1\t1\t1\n"})
     images(tmp_path / "sequences/book", ["00001.jpg", "00002.jpg"])
     return tmp_path
 

@@ -131,10 +131,6 @@ def test_real_sequences_are_read_whole(shared):
     lengths = {clip.name: len(clip.frames) for clip in read_clips(OTB, "all", shared / "real/otb")}
     assert lengths == {"Crossing": 120, "MotorRolling": 164, "Skiing": 81}
     clips = read_clips(VOT, "all", shared / "real/vot")
-    assert {clip.name: len(clip.frames) for clip in clips} == {
-        "bag": 196,
-        "bicycle": 150,
-        "car": 200,
-    }
+    assert {clip.name: len(clip.frames) for clip in clips} == {"bag": 196, "bicycle": 150, "car": 200}
     assert clips[0].frame_size() == (480, 360)
     assert all(clip.tracks[0].visible.all() for clip in clips)

@@ -10,9 +10,7 @@ from lorat.shards.base.errors import UserError
 @pytest.fixture
 def boxes_of(tmp_path):
     def read(text, columns=(4,)):
-        (tmp_path / "groundtruth.txt").write_bytes(
-            text if isinstance(text, bytes) else text.encode()
-        )
+        (tmp_path / "groundtruth.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
         return read_boxes(tmp_path / "groundtruth.txt", columns)
 
     return read
@@ -41,9 +39,7 @@ def test_a_single_row_has_two_dimensions(boxes_of):
 
 
 def test_nan_and_inf_are_kept(boxes_of):
-    np.testing.assert_array_equal(
-        boxes_of("NaN,NaN,NaN,NaN\n1,2,inf,-4\n"), [[np.nan] * 4, [1, 2, np.inf, -4]]
-    )
+    np.testing.assert_array_equal(boxes_of("NaN,NaN,NaN,NaN\n1,2,inf,-4\n"), [[np.nan] * 4, [1, 2, np.inf, -4]])
 
 
 @pytest.mark.parametrize(
@@ -106,9 +102,7 @@ def test_a_table_has_the_columns_of_its_first_row_and_its_lines_are_counted():
 
 
 @given(
-    rows=st.lists(
-        st.lists(st.floats(-1e6, 1e6, width=64), min_size=4, max_size=4), min_size=1, max_size=20
-    ),
+    rows=st.lists(st.lists(st.floats(-1e6, 1e6, width=64), min_size=4, max_size=4), min_size=1, max_size=20),
     separator=st.sampled_from([",", "\t", " ", ", ", "  "]),
     end=st.sampled_from(["\n", "\r\n"]),
     tail=st.sampled_from(["", "\n", "\n\n"]),
@@ -133,9 +127,7 @@ def test_labels_up_to_the_highest_are_read(tmp_path):
     assert read_flags(tmp_path / "cover.label", 3, highest=8).tolist() == [0, 8, 3]
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "found"), [("0\n2\n", 2, "2"), ("0,x", 1, "x"), ("0,,1", 1, "0,,1")]
-)
+@pytest.mark.parametrize(("text", "line", "found"), [("0\n2\n", 2, "2"), ("0,x", 1, "x"), ("0,,1", 1, "0,,1")])
 def test_a_flag_that_does_not_parse_names_file_line_and_content(tmp_path, text, line, found):
     (tmp_path / "flags.txt").write_text(text)
     with pytest.raises(UserError, match=rf"flags\.txt: line {line}: .*found '{found}'"):

@@ -30,9 +30,7 @@ def test_a_box_without_size_means_absent_and_nothing_is_shifted(tmp_path, sequen
 
 
 @pytest.mark.parametrize(("rows", "frames"), [(2, 3), (3, 2)])
-def test_the_longer_of_images_and_boxes_is_cut_after_a_warning(
-    tmp_path, sequence, caplog, rows, frames
-):
+def test_the_longer_of_images_and_boxes_is_cut_after_a_warning(tmp_path, sequence, caplog, rows, frames):
     sequence(tmp_path / "toy", rows, [f"{i}.jpg" for i in range(frames)])
     (clip,) = read_clips(TNL2K, "test", tmp_path)
     assert (len(clip.frames), len(clip.tracks[0].boxes), clip.annotated) == (2, 2, 2)

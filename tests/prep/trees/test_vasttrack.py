@@ -37,9 +37,7 @@ def test_a_box_that_exceeds_the_image_is_kept_as_it_is(tree):
 
 
 def test_names_have_spaces_and_hyphens_and_frames_five_digits(tree):
-    root = tree(
-        "Crossbody Backpack/Crossbody Backpack-31", "Anti-radiation Suit-2/Anti-radiation Suit-2-7"
-    )
+    root = tree("Crossbody Backpack/Crossbody Backpack-31", "Anti-radiation Suit-2/Anti-radiation Suit-2-7")
     clips = read_clips(VASTTRACK, "train", root)
     assert [clip.name for clip in clips] == ["Anti-radiation Suit-2-7", "Crossbody Backpack-31"]
     folder = root / "Crossbody Backpack/Crossbody Backpack-31/imgs"

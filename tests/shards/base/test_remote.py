@@ -1,7 +1,5 @@
 """Shards in an S3 store, over HTTP: the same shards, the same checks, and no half object."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import shutil
@@ -197,9 +195,7 @@ def test_a_receipt_counts_only_with_its_whole_shard_at_this_moment(any_set):
         assert counts()
 
 
-def test_an_upload_that_is_cut_leaves_nothing_and_the_next_one_succeeds(
-    s3, spool, wire, make_sample
-):
+def test_an_upload_that_is_cut_leaves_nothing_and_the_next_one_succeeds(s3, spool, wire, make_sample):
     samples = [make_sample(i, 200_000) for i in range(10)]
     line = wire(s3.endpoint, sent=1_500_000)
     through_line = UPath(f"{s3.url}/{NAME}", endpoint_url=line.endpoint, use_listings_cache=False)
@@ -221,9 +217,7 @@ def test_an_upload_in_parts_that_is_cut_leaves_the_older_object(s3, spool, wire)
     line = wire(s3.endpoint, sent=60 << 20)
     with (
         pytest.raises(UserError, match="cannot be written"),
-        atomic_file(
-            UPath(str(place), endpoint_url=line.endpoint, use_listings_cache=False)
-        ) as file,
+        atomic_file(UPath(str(place), endpoint_url=line.endpoint, use_listings_cache=False)) as file,
     ):
         for _ in range(101):  # s3fs sends 100 MiB and more in parts
             file.write(bytes(1 << 20))

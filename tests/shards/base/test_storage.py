@@ -1,7 +1,5 @@
 """Files are whole or not there; what a disk refuses is one line that says what to do."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource
@@ -168,9 +166,7 @@ def test_a_file_system_that_cannot_flush_folders_is_no_error(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("where", ["disk", "memory"])
-def test_what_a_killed_process_leaves_is_found_and_what_a_living_one_writes_stays(
-    tmp_path, monkeypatch, where
-):
+def test_what_a_killed_process_leaves_is_found_and_what_a_living_one_writes_stays(tmp_path, monkeypatch, where):
     monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))  # where a store's files wait
     place = tmp_path / "file" if where == "disk" else locate("memory://killed/file")
     folder = tmp_path if where == "disk" else place.parent
@@ -194,9 +190,7 @@ def test_what_a_killed_process_leaves_is_found_and_what_a_living_one_writes_stay
 
 
 def test_what_another_user_left_in_a_folder_for_all_stays(tmp_path, monkeypatch):
-    done = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     left = tmp_path / f".lorat-upload-x.{storage._HOST}-{int(done.stdout)}.tmp"
     left.touch()
 

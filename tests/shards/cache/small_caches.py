@@ -1,7 +1,5 @@
 """Caches of a few small shards, four rows each, and what they hold."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lorat.shards.cache.cache import CacheOptions, ShardCache

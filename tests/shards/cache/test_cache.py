@@ -1,7 +1,5 @@
 """A cache of whole shards: fetched once, checked before use, never above its limit."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib
@@ -39,9 +37,7 @@ def size_of(folder: Path) -> int:
     return sum(sizes)
 
 
-def test_a_cached_shard_is_the_shard_and_needs_the_store_no_more(
-    s3, tmp_path, make_sample, write_set
-):
+def test_a_cached_shard_is_the_shard_and_needs_the_store_no_more(s3, tmp_path, make_sample, write_set):
     manifest = write_set(locate(s3.url) / "toy-train", 2)
     cache = make_cache(tmp_path, manifest, 2)
     place = manifest.folder / manifest.shards[1].shard
@@ -67,9 +63,7 @@ def test_the_least_recently_used_go_first(shards, tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=25), st.integers(1, 5))
-def test_the_cache_holds_what_the_rule_says_and_never_more_than_its_limit(
-    tmp_path_factory, shards, wanted, room
-):
+def test_the_cache_holds_what_the_rule_says_and_never_more_than_its_limit(tmp_path_factory, shards, wanted, room):
     folder = tmp_path_factory.mktemp("cache")
     cache = make_cache(folder, shards, room)
     expected: list[int] = []
@@ -102,9 +96,7 @@ def test_a_shard_is_hashed_once_while_it_is_untouched(shards, tmp_path, monkeypa
     path = get(cache, shards, 0)
     hashed = []
     digest = hashlib.file_digest
-    monkeypatch.setattr(
-        hashlib, "file_digest", lambda file, name: (hashed.append(file.name), digest(file, name))[1]
-    )
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (hashed.append(file.name), digest(file, name))[1])
     get(ShardCache(cache.options), shards, 0)
     assert hashed == []
     os.utime(path)
@@ -195,9 +187,7 @@ def _get_all(results, options: CacheOptions, manifest: Manifest, start) -> None:
     results.put([hashlib.sha256(file).hexdigest() for file in files])
 
 
-def test_processes_that_want_the_same_shards_fetch_them_once(
-    s3, wire, tmp_path, write_set, monkeypatch
-):
+def test_processes_that_want_the_same_shards_fetch_them_once(s3, wire, tmp_path, write_set, monkeypatch):
     manifest = write_set(locate(s3.url) / "toy-train", 2, size=200_000)
     line = wire(s3.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.endpoint)  # for the processes that follow

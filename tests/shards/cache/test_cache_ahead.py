@@ -1,7 +1,5 @@
 """Shards that are fetched into a cache before they are read."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import threading
@@ -63,9 +61,7 @@ def test_fetching_ahead_drops_no_shard_that_is_open(shards, tmp_path):
     assert held(tmp_path) == [0, 2]
 
 
-def test_a_shard_that_cannot_be_fetched_ahead_is_told_and_the_next_is_fetched(
-    damageable, tmp_path, caplog
-):
+def test_a_shard_that_cannot_be_fetched_ahead_is_told_and_the_next_is_fetched(damageable, tmp_path, caplog):
     caplog.set_level(logging.WARNING, "lorat")
     (damageable.folder / damageable.shards[0].shard).unlink()
     cache = make_cache(tmp_path / "cache", damageable, 4)

@@ -1,7 +1,5 @@
 """Damage in a cache, and of what comes into it: found before use, mended, never passed on."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path
@@ -52,9 +50,7 @@ def test_a_stamp_that_is_garbled_is_no_stamp(shards, tmp_path):
     assert stamp.read_bytes() == before
 
 
-def test_a_row_that_is_damaged_in_the_copy_alone_is_read_where_the_shard_lies(
-    shards, tmp_path, make_sample, caplog
-):
+def test_a_row_that_is_damaged_in_the_copy_alone_is_read_where_the_shard_lies(shards, tmp_path, make_sample, caplog):
     caplog.set_level(logging.WARNING, "lorat")
     cache = make_cache(tmp_path, shards, 2)
     path = get(cache, shards, 1)

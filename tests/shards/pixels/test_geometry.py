@@ -1,7 +1,5 @@
 """Crops, boxes and masks equal those that the published system computed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2
@@ -45,14 +43,10 @@ def test_crop_windows_equal_the_published_ones_for_every_box_factor_and_size():
         for f, factor in enumerate(golden["area_factors"]):
             for s, size in enumerate(golden["output_sizes"]):
                 transform = crop_transform(box, factor, (size, size))
-                np.testing.assert_allclose(
-                    as_array(transform), golden["params"][b, f, s], rtol=0, atol=1e-9
-                )
+                np.testing.assert_allclose(as_array(transform), golden["params"][b, f, s], rtol=0, atol=1e-9)
                 mapped = transform.apply(box)
                 np.testing.assert_allclose(mapped, golden["mapped_boxes"][b, f, s], atol=1e-9)
-                np.testing.assert_allclose(
-                    transform.invert(mapped), golden["mapped_back_boxes"][b, f, s], atol=1e-9
-                )
+                np.testing.assert_allclose(transform.invert(mapped), golden["mapped_back_boxes"][b, f, s], atol=1e-9)
 
 
 def test_adjusted_windows_and_crops_equal_the_published_ones(crops):
@@ -60,9 +54,7 @@ def test_adjusted_windows_and_crops_equal_the_published_ones(crops):
     untouched = 0
     for case in range(len(crops["case_size"])):
         image, size = images[crops["case_image"][case]], int(crops["case_size"][case])
-        adjusted = adjust(
-            as_transform(crops["case_params"][case]), image.shape[1::-1], (size, size)
-        )
+        adjusted = adjust(as_transform(crops["case_params"][case]), image.shape[1::-1], (size, size))
         expected = crops["case_adjusted_params"][case]
         if np.isnan(expected).any():
             untouched += 1
@@ -97,9 +89,7 @@ def test_all_published_crops_are_equal(golden):
         if arrays["case_error"][case]:
             continue
         image = [arrays["image0"], arrays["image1"]][arrays["case_image"][case]]
-        adjusted = adjust(
-            as_transform(arrays["case_params"][case]), image.shape[1::-1], (size, size)
-        )
+        adjusted = adjust(as_transform(arrays["case_params"][case]), image.shape[1::-1], (size, size))
         crop = crop_frame(image, adjusted, (size, size), arrays["case_image_mean"][case])
         np.testing.assert_allclose(crop.transpose(2, 0, 1), arrays[name], rtol=0, atol=5e-3)
 

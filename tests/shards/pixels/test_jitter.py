@@ -1,7 +1,5 @@
 """Jittered windows equal the published ones, draw for draw."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +14,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 def test_windows_acceptance_and_generator_state_equal_the_published_ones(size, factor):
     golden = np.load(GOLDEN / f"g2_jitter_{size}.npz")
     rows = zip(
-        golden["boxes"],
-        golden["seeds"],
-        golden["params"],
-        golden["is_positive"],
-        golden["next_random"],
-        strict=True,
+        golden["boxes"], golden["seeds"], golden["params"], golden["is_positive"], golden["next_random"], strict=True
     )
     for box, seed, params, accepted, following in rows:
         rng = np.random.Generator(np.random.PCG64(int(seed)))

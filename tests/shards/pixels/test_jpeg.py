@@ -1,7 +1,5 @@
 """Images decode to RGB of their own size, and damage is an error that names the file."""
 
-from __future__ import annotations
-
 import re
 
 import cv2

@@ -1,7 +1,5 @@
 """Crops sampled from stored windows equal crops cut from the frame."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
@@ -75,10 +73,7 @@ def test_windows_hold_the_object_stay_in_the_frame_and_are_never_enlarged():
         box = np.clip([x, y, x + w, y + h], 0, [640, 480, 640, 480])
         if (box[2:] - box[:2] < 1).any():
             continue
-        for window in (
-            context_window(box, (640, 480), 12.0, 96, 1024),
-            template_window(box, (640, 480), 96),
-        ):
+        for window in (context_window(box, (640, 480), 12.0, 96, 1024), template_window(box, (640, 480), 96)):
             assert min(window.origin) >= 0
             assert window.end[0] <= 640 and window.end[1] <= 480
             assert window.size[0] <= window.end[0] - window.origin[0]
@@ -131,9 +126,7 @@ def test_a_turned_crop_is_padded_outside_the_frame(frame):
     window = context_window(box, (640, 480), 12.0, 96, 1024)
     adjusted = adjust(crop_transform(box, 4.0, (128, 128)), (640, 480), (128, 128))
     turn = Turn(np.pi, (64.0, 64.0), 128)
-    crop, missing = sample_turned_crop(
-        cut_window(frame, window), window, adjusted, (640, 480), (9, 8, 7), turn
-    )
+    crop, missing = sample_turned_crop(cut_window(frame, window), window, adjusted, (640, 480), (9, 8, 7), turn)
     assert missing == 0.0
     np.testing.assert_array_equal(crop[127, 127], [9, 8, 7])
     assert (crop[0, 0] != [9, 8, 7]).any()

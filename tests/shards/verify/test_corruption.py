@@ -1,10 +1,8 @@
 """No damaged bit is read as if it were sound: each is found, and named by shard, key and byte.
 
-What each test damages is a real shard set, built from JPEGs by the real build. A row that cannot be
-read names its shard, row, key and byte offset; a row that can be read is the one that was written.
+What each test damages is a real shard set, built from JPEGs by the real build. A row that cannot be read names its
+shard, row, key and byte offset; a row that can be read is the one that was written.
 """
-
-from __future__ import annotations
 
 import json
 import re

@@ -1,7 +1,5 @@
 """An audit finds every kind of damage, and says where: shard, row, key, byte."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -28,11 +26,7 @@ STEP = 24  # bytes of an index row
 RNG = np.random.default_rng(7)
 SEARCH = encode(RNG.integers(0, 256, (36, 48, 3), dtype=np.uint8), 60)
 TEMPLATE = encode(RNG.integers(0, 256, (16, 20, 3), dtype=np.uint8), 60)
-FEW = settings(
-    max_examples=300,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+FEW = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def sample(pair: int) -> PairSample:
@@ -246,9 +240,7 @@ def test_bytes_after_the_end_are_named(folder):
     size = shard.stat().st_size
     with shard.open("ab") as file:
         file.write(b"more")
-    assert [(f.offset, f.what) for f in audit(folder)] == [
-        (size, "4 bytes follow the last that was written")
-    ]
+    assert [(f.offset, f.what) for f in audit(folder)] == [(size, "4 bytes follow the last that was written")]
 
 
 def test_a_shard_of_another_build_is_named(folder, tmp_path):
@@ -318,9 +310,7 @@ def test_a_sample_of_another_data_set_is_named(tmp_path):
     assert [f.what for f in audit(folder)] == ["JSON names the data set toy-val"]
 
 
-@pytest.mark.parametrize(
-    ("jpeg", "says"), [(SEARCH[:-40], "does not decode"), (TEMPLATE, "is 20x16")]
-)
+@pytest.mark.parametrize(("jpeg", "says"), [(SEARCH[:-40], "does not decode"), (TEMPLATE, "is 20x16")])
 def test_images_that_are_not_what_the_json_says_are_found_by_decoding(tmp_path, jpeg, says):
     bad = replace(sample(0), search=replace(sample(0).search, jpeg=jpeg))
     folder = write_set(tmp_path / "toy-train", [(2, [bad, sample(1)])])
@@ -346,10 +336,7 @@ def test_the_frames_of_a_shard_are_found_without_its_index(tmp_path):
     # Runs, literals, and more than one block of 128 KB.
     long = np.random.default_rng(1).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
     images = (SEARCH, bytes(400_000), long, b"ab" * 90_000)
-    samples = [
-        replace(sample(n), search=replace(sample(n).search, jpeg=jpeg))
-        for n, jpeg in enumerate(images)
-    ]
+    samples = [replace(sample(n), search=replace(sample(n).search, jpeg=jpeg)) for n, jpeg in enumerate(images)]
     write_shard(tmp_path / "x.tar.zst", samples)
     assert (walk_frames(tmp_path / "x.tar.zst") == read_index(tmp_path / "x.tar.zst")).all()
 

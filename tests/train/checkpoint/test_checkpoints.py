@@ -1,7 +1,5 @@
 """Checkpoints are whole or not there, whatever happens to process, disk or files."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -18,14 +16,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.signals import Heard
 from lorat.shards.manifest import load_manifest
 from lorat.train.checkpoint import schedule as saving
-from lorat.train.checkpoint.checkpoints import (
-    Due,
-    Snapshot,
-    checkpoints_of,
-    find_checkpoint,
-    restore,
-    save_checkpoint,
-)
+from lorat.train.checkpoint.checkpoints import Due, Snapshot, checkpoints_of, find_checkpoint, restore, save_checkpoint
 from lorat.train.checkpoint.record import FREE, check_same, fixed_settings
 from lorat.train.checkpoint.schedule import Saver
 from lorat.train.distributed.world import World
@@ -115,9 +106,7 @@ def flip_a_bit(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "checkpoint.json"])
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, Path.unlink])
-def test_a_damaged_newest_is_named_and_the_one_before_is_taken(
-    tmp_path, save, caplog, monkeypatch, name, damage
-):
+def test_a_damaged_newest_is_named_and_the_one_before_is_taken(tmp_path, save, caplog, monkeypatch, name, damage):
     monkeypatch.setattr("lorat.train.checkpoint.checkpoints._LOG.propagate", True)
     older, newest = save("step_00000004", 4), save("step_00000005", 5)
     before = (newest / name).read_bytes()

@@ -3,8 +3,6 @@
 The run folder lies on a small file system of its own, which really fills up.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re
@@ -106,10 +104,7 @@ def test_the_checkpoints_of_a_run_fill_its_disk(runner, files, whole, disk):
         assert code == 2, errors
         assert "Traceback" not in errors
         *warnings, last = [s for s in errors.splitlines() if "cannot be written" in s]
-        assert [re.search(r"step_\d+", s)[0] for s in warnings] == [
-            "step_00000010",
-            "step_00000011",
-        ]
+        assert [re.search(r"step_\d+", s)[0] for s in warnings] == ["step_00000010", "step_00000011"]
         assert all("warning: the training goes on without a checkpoint" in s for s in warnings)
         assert last.startswith("Error: ") and "epoch_0004" in last and "No space left" in last
         assert f"make room on the disk of {run / 'checkpoints'}" in last
@@ -127,9 +122,7 @@ def test_the_checkpoints_of_a_run_fill_its_disk(runner, files, whole, disk):
 FEW = ["--set=train.checkpoint_epochs=9", "--set=train.checkpoint_steps=3"]
 
 
-@pytest.mark.parametrize(
-    ("saving", "asked"), [([], 0), (FEW, 0), (FEW, signal.SIGTERM)], ids=["saves", "logs", "ends"]
-)
+@pytest.mark.parametrize(("saving", "asked"), [([], 0), (FEW, 0), (FEW, signal.SIGTERM)], ids=["saves", "logs", "ends"])
 def test_another_program_fills_the_disk_to_the_last_byte(runner, files, whole, disk, saving, asked):
     """A run saves next, or adds to its log until that does not go, or is asked to end."""
     run = disk.folder / "run"

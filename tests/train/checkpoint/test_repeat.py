@@ -1,7 +1,5 @@
 """A run is repeated from its record alone, and what would not repeat it is refused."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Most runs here are forked from one process that has imported everything (`runner`, of the conftest).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -26,14 +24,7 @@ from lorat.train.checkpoint.checkpoints import STATE, checkpoints_of, find_check
 from lorat.train.data.places import Steps
 from lorat.train.distributed.rendezvous import rank_timeout
 from lorat.train.distributed.world import join_world
-from tests.train.conftest import (
-    command_line,
-    free_port,
-    log_of,
-    recorded,
-    wait_for,
-    with_train,
-)
+from tests.train.conftest import command_line, free_port, log_of, recorded, wait_for, with_train
 from tests.train.states import assert_same_state, contents
 
 SLOW = 200.0  # seconds that a busy machine may take for anything here
@@ -140,9 +131,7 @@ def kill(process: int, number: int = signal.SIGKILL) -> bool:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_end_a_run_saves_its_last_step_and_goes_on_from_it(
-    runner, files, whole, tmp_path, number, status
-):
+def test_asked_to_end_a_run_saves_its_last_step_and_goes_on_from_it(runner, files, whole, tmp_path, number, status):
     """The whole group is asked, loader workers too."""
     run = tmp_path / "run"
     arguments = [*files, f"--run={run}", "--set=train.checkpoint_steps=0", "--set=data.workers=1"]
@@ -173,9 +162,7 @@ def test_a_second_ctrl_c_ends_at_once(capfd):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_limit_on_file_sizes_leaves_rolling_checkpoints_out_and_stops_at_an_epochs(
-    runner, files, whole, tmp_path
-):
+def test_a_limit_on_file_sizes_leaves_rolling_checkpoints_out_and_stops_at_an_epochs(runner, files, whole, tmp_path):
     run = tmp_path / "run"
     arguments = [*files, f"--run={run}"]
     assert runner.run([*arguments, "--set=train.checkpoint_epochs=8"])[0] == 0
@@ -212,9 +199,7 @@ def children(process: int) -> list[int]:
     return [int(number) for number in text.split()]
 
 
-def test_torchrun_that_is_asked_to_end_saves_and_other_ranks_and_workers_go_on(
-    runner, files, whole, tmp_path
-):
+def test_torchrun_that_is_asked_to_end_saves_and_other_ranks_and_workers_go_on(runner, files, whole, tmp_path):
     run = tmp_path / "run"
     command = [*TORCHRUN, "-m", "lorat.train.cli", *files, f"--run-dir={run}"]
     quiet = ["--set=train.checkpoint_steps=0", "--set=data.workers=1"]
@@ -238,9 +223,7 @@ def test_other_ranks_go_on_with_the_same_global_batches(source, stop):
 
     def batches(first: int, world: int) -> list[list[Any]]:
         ranks = [list(Steps(source, first, rank, world)) for rank in range(world)]
-        return [
-            sorted(place for part in parts for place in part) for parts in zip(*ranks, strict=True)
-        ]
+        return [sorted(place for part in parts for place in part) for parts in zip(*ranks, strict=True)]
 
     unbroken = batches(0, 1)
     for world in (2, 4, 8):

@@ -1,7 +1,5 @@
 """``lorat-train`` starts from trained weights, and knows on which backbone they were trained."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 A swapped background leaves the object where it is and hides what lay around it.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
@@ -82,10 +80,7 @@ def test_colour_factors_stay_in_their_range(pair):
     config = OFF.model_copy(update={"colour_jitter": 0.4})
     flat = (np.full((8, 8, 3), 100, np.uint8),) * 2
     values = np.array(
-        [
-            augment_pair(flat, pair[1], np.random.default_rng(s), config)[0][0][0, 0, 0]
-            for s in range(300)
-        ]
+        [augment_pair(flat, pair[1], np.random.default_rng(s), config)[0][0][0, 0, 0] for s in range(300)]
     )
     # On a flat grey image only brightness shows: 60 … 140, truncated.
     assert values.min() >= 58 and values.max() <= 140
@@ -161,18 +156,13 @@ def test_some_crops_keep_pieces_of_the_old_surroundings_and_some_do_not():
     crop, other = scene()
     far = np.ones((64, 64), dtype=bool)
     far[16:48, 10:54] = False
-    pieces = [
-        (swap_background(crop, BOX, other, np.random.default_rng(seed))[far] == 90).any()
-        for seed in range(40)
-    ]
+    pieces = [(swap_background(crop, BOX, other, np.random.default_rng(seed))[far] == 90).any() for seed in range(40)]
     assert any(pieces) and not all(pieces)
 
 
 def test_a_box_cut_by_the_crop_keeps_its_visible_part():
     crop = np.full((64, 64, 3), 30, dtype=np.uint8)
-    mixed = swap_background(
-        crop, np.array([-20.0, -20.0, 12.0, 12.0]), scene()[1], np.random.default_rng(1)
-    )
+    mixed = swap_background(crop, np.array([-20.0, -20.0, 12.0, 12.0]), scene()[1], np.random.default_rng(1))
     np.testing.assert_array_equal(mixed[:4, :4], crop[:4, :4])
 
 

@@ -1,7 +1,5 @@
 """Batches depend on their place in the run, never on ranks, workers or history."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Damaged samples end a training or are replaced: counted, named, the same however it is sliced."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Iterable
@@ -50,9 +48,7 @@ def copies(tiny_shards: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def copied(source: Source, copies: Path) -> Source:
     """The source over shards that may be damaged."""
-    return replace(
-        source, manifests=tuple(load_manifest(copies / m.name) for m in source.manifests)
-    )
+    return replace(source, manifests=tuple(load_manifest(copies / m.name) for m in source.manifests))
 
 
 def test_a_damaged_sample_ends_the_run_unless_told_otherwise(copied):

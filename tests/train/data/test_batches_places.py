@@ -1,7 +1,5 @@
 """Which pairs stand where: the same on any number of ranks, from any step on; fetched in time."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -56,16 +54,11 @@ def runs(draw, source: Source) -> tuple[Source, int]:
 def test_ranks_together_read_the_order_from_any_step_on(source, data):
     run, first = data.draw(runs(source))
     world = data.draw(st.sampled_from([n for n in range(1, 13) if run.batch_size % n == 0]))
-    pools = [
-        Pool(m.name, w, tuple(s.rows for s in m.shards))
-        for m, w in zip(run.manifests, run.weights, strict=True)
-    ]
+    pools = [Pool(m.name, w, tuple(s.rows for s in m.shards)) for m, w in zip(run.manifests, run.weights, strict=True)]
     whole = [
         Place(epoch, position, *(int(v) for v in row))
         for epoch in range(run.epochs)
-        for position, row in enumerate(
-            epoch_order(pools, run.seed, epoch, run.pairs_per_epoch, run.window_shards)
-        )
+        for position, row in enumerate(epoch_order(pools, run.seed, epoch, run.pairs_per_epoch, run.window_shards))
     ]
     ranks = [list(Steps(run, first, rank, world)) for rank in range(world)]
     assert {len(steps) for steps in ranks} == {len(Steps(run, first, 0, world))}
@@ -127,9 +120,7 @@ def test_what_found_no_place_in_the_queue_is_asked_for_again(recorder, monkeypat
     plan = Ahead(POOLS, CacheOptions(Path("/nowhere"), 10_000))
     plan.begin(order_of(2, 0, 1, 3, 3, 3))
     take, full = recorder.prefetch, [False, False, True, False]
-    monkeypatch.setattr(
-        recorder, "prefetch", lambda cache, shards: 0 if full.pop(0) else take(cache, shards)
-    )
+    monkeypatch.setattr(recorder, "prefetch", lambda cache, shards: 0 if full.pop(0) else take(cache, shards))
     plan.reach(0)
     assert plan._cache.asked == ["a-train-2", "a-train-0"]
     full += [False] * 9
@@ -147,9 +138,7 @@ def test_what_was_passed_before_there_was_room_is_not_asked_for(recorder):
 
 def test_every_rank_asks_for_its_own_shards_epoch_by_epoch(source, recorder, monkeypatch):
     made = []
-    monkeypatch.setattr(
-        ahead, "ShardCache", lambda options: made.append(Recorder(options)) or made[-1]
-    )
+    monkeypatch.setattr(ahead, "ShardCache", lambda options: made.append(Recorder(options)) or made[-1])
     cache = CacheOptions(Path("/nowhere"), 10_000)
     run = replace(source, manifests=POOLS, cache=cache, batch_size=6, pairs_per_epoch=18)
     for rank in range(3):

@@ -1,7 +1,5 @@
 """Shards in a store give the batches of local ones: by ranged reads, and through a cache."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -33,9 +31,7 @@ def url(s3, tiny_shards: Path) -> str:
 @pytest.fixture
 def stored(source: Source, url: str) -> Source:
     folder = locate(url)
-    return replace(
-        source, manifests=tuple(load_manifest(folder / m.name) for m in source.manifests)
-    )
+    return replace(source, manifests=tuple(load_manifest(folder / m.name) for m in source.manifests))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -80,20 +76,14 @@ def command(files) -> list[str]:
 
 def test_the_command_trains_from_a_store_as_from_a_disk(command, url, tiny_shards, tmp_path):
     cache = [f"--shard-cache={tmp_path / 'cache'}", "--shard-cache-size=5MB"]
-    for name, where in (
-        ("local", [str(tiny_shards)]),
-        ("ranged", [url]),
-        ("cached", [url, *cache]),
-    ):
+    for name, where in (("local", [str(tiny_shards)]), ("ranged", [url]), ("cached", [url, *cache])):
         train(*command, f"--run={tmp_path / name}", f"--shards={where[0]}", *where[1:])
     for name in ("ranged", "cached"):
         assert_equal(weights_of(tmp_path / name, 1), weights_of(tmp_path / "local", 1))
     assert yaml.safe_load((tmp_path / "ranged" / "config.yaml").read_text())["shards"] == url
 
 
-def test_what_a_store_lacks_and_a_cache_that_is_too_small_are_refused_at_the_start(
-    command, url, tmp_path
-):
+def test_what_a_store_lacks_and_a_cache_that_is_too_small_are_refused_at_the_start(command, url, tmp_path):
     run = [*command, f"--shards={url}", f"--run={tmp_path / 'run'}"]
     cache = f"--shard-cache={tmp_path}"
     refused(train(*run, cache, "--shard-cache-size=9KB", status=2), "--shard-cache-size")

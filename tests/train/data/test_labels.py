@@ -1,7 +1,5 @@
 """Labels equal the published ones, also for boxes that leave their crop."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Negative pairs: another sequence's search crop, no labels, and nothing else changes."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -89,9 +87,7 @@ def test_their_loss_is_cross_entropy_against_zeros(mixed):
     divisor = batch.positive.sum().float()
     whole = tracking_loss(Prediction(scores, boxes), batch.positive, batch.box, divisor)
     rows = ~negative
-    rest = tracking_loss(
-        Prediction(scores[rows], boxes[rows]), batch.positive[rows], batch.box[rows], divisor
-    )
+    rest = tracking_loss(Prediction(scores[rows], boxes[rows]), batch.positive[rows], batch.box[rows], divisor)
     zeros = torch.zeros_like(scores[negative])
     theirs = F.binary_cross_entropy_with_logits(scores[negative], zeros, reduction="sum")
     torch.testing.assert_close(whole.total, rest.total + theirs / divisor)

@@ -1,10 +1,8 @@
 """A second reader, written from docs/shards.md alone, reads the same samples in the same order.
 
-It shares no code with the package: the generator, the order, the index and the tar are done here by
-hand, as somebody would do them in another language.
+It shares no code with the package: the generator, the order, the index and the tar are done here by hand, as somebody
+would do them in another language.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -96,11 +94,7 @@ def draw(pool: Pool, seed: int, k: int, window: int) -> tuple[int, int]:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=4)),
-        min_size=1,
-        max_size=3,
-    ),
+    st.lists(st.tuples(st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=4)), min_size=1, max_size=3),
     st.integers(0, 1 << 40),
     st.integers(0, 5),
     st.integers(0, 3),
@@ -116,9 +110,7 @@ def test_words_and_draws_are_what_the_documentation_says(key):
     words, draws = Words(*key), Draws(*key)
     assert [words.next() for _ in range(9)] == Draws(*key).words(9).tolist()
     again = Words(*key)
-    assert [again.below(n) for n in (1, 7, 10**12, 2**63 + 5)] == [
-        draws.below(n) for n in (1, 7, 10**12, 2**63 + 5)
-    ]
+    assert [again.below(n) for n in (1, 7, 10**12, 2**63 + 5)] == [draws.below(n) for n in (1, 7, 10**12, 2**63 + 5)]
 
 
 def test_rows_are_what_the_documentation_says(tiny_shards: Path):
@@ -137,9 +129,7 @@ def test_rows_are_what_the_documentation_says(tiny_shards: Path):
         beside = json.loads((tiny_shards / "toy-train" / f"{stem}.receipt.json").read_text())
         assert beside == receipt
         reader, end = open_shard(ours, number), 0
-        for row, (offset, length, raw_length, digest) in enumerate(
-            struct.iter_unpack("<QIIQ", index)
-        ):
+        for row, (offset, length, raw_length, digest) in enumerate(struct.iter_unpack("<QIIQ", index)):
             assert offset == end
             end = offset + length
             frame = data[offset:end]
@@ -188,7 +178,5 @@ def test_a_batch_holds_the_keys_that_the_documentation_says(source: Source, step
     ]
     rows = order(pools, source.seed, epoch, source.pairs_per_epoch, source.window_shards)
     rows = rows[inside * source.batch_size : (inside + 1) * source.batch_size]
-    keys = [
-        open_shard(source.manifests[d], int(shard)).read(int(row)).key for d, shard, row in rows
-    ]
+    keys = [open_shard(source.manifests[d], int(shard)).read(int(row)).key for d, shard, row in rows]
     assert np.array_equal(batches[0].keys, keys)

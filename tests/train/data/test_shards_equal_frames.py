@@ -1,16 +1,14 @@
 """Training on shards is training on frames.
 
-Crops that training samples from stored windows (shrunk, JPEG at quality 92) are compared with crops
-cut out of the original frames by the same draw. Distances are mean absolute differences of a crop's
-pixels on 0 … 255. Run with -s to see the distributions that docs/shards.md quotes.
+Crops that training samples from stored windows (shrunk, JPEG at quality 92) are compared with crops cut out of the
+original frames by the same draw. Distances are mean absolute differences of a crop's pixels on 0 … 255. Run with -s to
+see the distributions that docs/shards.md quotes.
 
 - ``frame``: the frame, averaged over areas where the build shrinks it, then cropped.
 - ``area``: the crop averaged over areas straight from the frame, down to the crop's own scale.
 - ``published``: bilinear from the frame, not antialiased: what the tracker does by default.
 - ``shards``: what the tracker does with ``lorat-eval --resize shards``.
 """
-
-from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -138,9 +136,7 @@ def cases(clips: Sequence[Clip], search_size: int, pairs: int) -> Iterator[Case]
         yield case(sample.template, frame, box, nominal, template_size)
 
 
-def case(
-    stored: StoredImage, frame: np.ndarray, box: np.ndarray, window: CropTransform, size: int
-) -> Case:
+def case(stored: StoredImage, frame: np.ndarray, box: np.ndarray, window: CropTransform, size: int) -> Case:
     crop, crop_box, missing = training_crop(stored, decode(stored.jpeg), window, size)
     adjusted = adjust(window, stored.frame_size, (size, size))
     cut = frame[stored.origin[1] : stored.window[1], stored.origin[0] : stored.window[0]]
@@ -263,13 +259,7 @@ def test_tracking_can_cut_crops_as_training_on_shards_sees_them(pictures, search
         search, template = sample.search, sample.template
         for role, image, f, side, scale in (
             ("search", search, factor, search_size, search_scale(search.box, size, search_size)),
-            (
-                "template",
-                template,
-                2.0,
-                template_size,
-                template_scale(template.box, size, search_size),
-            ),
+            ("template", template, 2.0, template_size, template_scale(template.box, size, search_size)),
         ):
             window = crop_transform(image.box, f, (side, side))
             trained, box, missing = training_crop(image, decode(image.jpeg), window, side)

@@ -1,7 +1,5 @@
 """Ranks that would not train together end before they start, with one line on one of them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +41,7 @@ def ended(monkeypatch, *told: str) -> str:
     return error.value.message
 
 
-def test_every_difference_that_would_part_the_ranks_is_named(
-    monkeypatch, training, tiny_recipe, tiny_variant, source
-):
+def test_every_difference_that_would_part_the_ranks_is_named(monkeypatch, training, tiny_recipe, tiny_variant, source):
     plan = tiny_recipe.train
     slower = tiny_recipe.model_copy(update={"train": plan.model_copy(update={"lr": 0.5})})
     deeper = tiny_variant.model_copy(update={"drop_path": 0.5})
@@ -56,12 +52,8 @@ def test_every_difference_that_would_part_the_ranks_is_named(
         "variant.drop_path = 0.5": settings(replace(training, variant=deeper)),
         "shards of toy-train": settings(replace(training, source=replace(source, manifests=fewer))),
         "shards for validation": settings(replace(training, validation=source)),
-        "--resume = auto, rank 0 has none": settings(
-            replace(training, start=StartOptions(resume="auto"))
-        ),
-        "--on-bad-sample skip": settings(
-            replace(training, source=replace(source, skip_damaged=True))
-        ),
+        "--resume = auto, rank 0 has none": settings(replace(training, start=StartOptions(resume="auto"))),
+        "--on-bad-sample skip": settings(replace(training, source=replace(source, skip_damaged=True))),
         "number type = torch.bfloat16": settings(replace(training, dtype=torch.bfloat16)),
         "backbone = xxh3:1": settings(training, backbone="xxh3:1"),
         "test sets = otb-all": settings(training, test_sets=("otb-all",)),
@@ -83,8 +75,7 @@ def test_what_may_differ_between_machines_does(monkeypatch, training, tiny_recip
 
 
 @pytest.mark.parametrize(
-    ("reasons", "text"),
-    [(["no shards", "no shards"], "no shards"), (["", "no GPU"], "rank 1: no GPU")],
+    ("reasons", "text"), [(["no shards", "no shards"], "no shards"), (["", "no GPU"], "rank 1: no GPU")]
 )
 def test_what_one_rank_lacks_ends_all_and_is_said_once(monkeypatch, reasons, text):
     def work(reason: str) -> str:
@@ -123,13 +114,9 @@ def two(runner, arguments: list[str], *on_each: dict[str, str]) -> tuple[int, st
     return runner.run(arguments, *ranks)
 
 
-def test_two_processes_of_which_one_has_a_test_set_end_before_they_train(
-    runner, files, tree, tmp_path
-):
+def test_two_processes_of_which_one_has_a_test_set_end_before_they_train(runner, files, tree, tmp_path):
     """Without that the other would not come to the first evaluation, hours later."""
-    code, errors = two(
-        runner, [*files, f"--run={tmp_path / 'run'}"], {"LORAT_GOT10K": str(tree)}, {}
-    )
+    code, errors = two(runner, [*files, f"--run={tmp_path / 'run'}"], {"LORAT_GOT10K": str(tree)}, {})
     assert code == 2
     assert [line for line in errors.splitlines() if line] == [
         "Error: rank 1 has test sets = none, rank 0 has got10k-val; start all ranks with the same "
@@ -139,9 +126,7 @@ def test_two_processes_of_which_one_has_a_test_set_end_before_they_train(
 
 
 def test_only_rank_0_speaks(runner, files, tmp_path):
-    code, errors = two(
-        runner, [*files, f"--run={tmp_path / 'run'}", "--set=train.epochs=1"], {}, {}
-    )
+    code, errors = two(runner, [*files, f"--run={tmp_path / 'run'}", "--set=train.epochs=1"], {}, {})
     assert code == 0, errors
     assert errors.count("the run ends without a result") == 1
     missing = "--set=data.datasets={lasot-train: 1}"

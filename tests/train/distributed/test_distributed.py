@@ -3,8 +3,6 @@
 This file is also what the two processes run.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -30,16 +28,8 @@ STEPS = 3
 def small_objective(dtype: torch.dtype = torch.float32) -> Objective:
     """Two blocks with pairs on a frozen base, held in `dtype`."""
     args = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
-    backbone = BackboneConfig(
-        timm="vit_small_patch14_dinov2", pretrained=False, args={**args, "init_values": None}
-    )
-    variant = VariantConfig(
-        name="small",
-        backbone=backbone,
-        lora=LoraConfig(rank=5),
-        template_size=32,
-        search_size=64,
-    )
+    backbone = BackboneConfig(timm="vit_small_patch14_dinov2", pretrained=False, args={**args, "init_values": None})
+    variant = VariantConfig(name="small", backbone=backbone, lora=LoraConfig(rank=5), template_size=32, search_size=64)
     torch.manual_seed(0)
     network = build_network(variant).train()
     hold_matrices_in(network, dtype)

@@ -1,7 +1,5 @@
 """FSDP2 on two processes trains, saves and resumes to the files of one process, within rounding."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -15,11 +13,7 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.trained import load_network
 from tests.train.conftest import assert_equal, command_line, log_of, weights_of
 
-OPTIONS = [
-    "--set=train.accumulate=2",
-    "--set=data.validation=toy-val",
-    "--set=data.validation_pairs=16",
-]
+OPTIONS = ["--set=train.accumulate=2", "--set=data.validation=toy-val", "--set=data.validation_pairs=16"]
 
 
 @pytest.fixture(scope="module", params=["lora", "whole"])

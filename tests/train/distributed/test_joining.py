@@ -1,7 +1,5 @@
 """Ranks meet those of their own start alone."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -24,9 +22,7 @@ def start(monkeypatch):
 
     def start(size: int) -> list[dist.Store]:
         ranks = iter(range(size))
-        monkeypatch.setattr(
-            joining, "rendezvous", lambda *_, **__: iter([(store, next(ranks), size)])
-        )
+        monkeypatch.setattr(joining, "rendezvous", lambda *_, **__: iter([(store, next(ranks), size)]))
         with ThreadPoolExecutor(size) as pool:
             met = [each.result() for each in [pool.submit(meet, PATIENCE) for _ in range(size)]]
         assert sorted(rank for _, rank, _ in met) == list(range(size))

@@ -1,7 +1,5 @@
 """The log holds every record once, and its line fits the terminal it is shown on."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -45,9 +43,7 @@ def test_a_wide_terminal_shows_labels_validation_damage_and_overflows(tmp_path, 
         assert part in line, part
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(42, "0:42"), (725, "12:05"), (18_200, "5h03"), (187_200, "2d04h")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(42, "0:42"), (725, "12:05"), (18_200, "5h03"), (187_200, "2d04h")])
 def test_times_are_short(seconds, text):
     assert shown(80, seconds).endswith(text)
 

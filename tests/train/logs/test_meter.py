@@ -1,7 +1,5 @@
 """What a record says is what happened since the last one, over all steps and pairs."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

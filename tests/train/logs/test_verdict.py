@@ -1,7 +1,5 @@
 """The verdict on speed names what a training waits for, and what of it can be changed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

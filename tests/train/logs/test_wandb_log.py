@@ -1,7 +1,5 @@
 """wandb gets what the log gets, asks nothing, and can fail without a training noticing."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -89,9 +87,7 @@ def test_a_failure_is_said_once_and_the_training_goes_on(fake, tmp_path, caplog)
         for step in range(5):
             tell(step, {"loss": 0.5})
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warnings == [
-        "wandb: a record failed (the service is gone); the training goes on without it"
-    ]
+    assert warnings == ["wandb: a record failed (the service is gone); the training goes on without it"]
 
 
 def test_a_start_that_fails_leaves_the_training_alone(monkeypatch, tmp_path, caplog):
@@ -105,10 +101,7 @@ def test_a_start_that_fails_leaves_the_training_alone(monkeypatch, tmp_path, cap
 
 
 def test_a_training_that_fails_is_marked_and_its_error_kept(fake, tmp_path):
-    with (
-        pytest.raises(ValueError, match="mine"),
-        run_in(tmp_path / "run", "offline"),
-    ):
+    with pytest.raises(ValueError, match="mine"), run_in(tmp_path / "run", "offline"):
         raise ValueError("mine")
     assert fake.exit_code == 1
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
@@ -91,8 +89,7 @@ def crops(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def golden_inputs():
     def inputs(arrays) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         template, search = (
-            (torch.from_numpy(np.asarray(arrays[k])).float() / 255 - MEAN) / STD
-            for k in ("z_u8", "x_u8")
+            (torch.from_numpy(np.asarray(arrays[k])).float() / 255 - MEAN) / STD for k in ("z_u8", "x_u8")
         )
         return template, search, torch.from_numpy(np.asarray(arrays["z_feat_mask"]))
 

@@ -1,10 +1,8 @@
 """LoRA as its formula reads: the oracle for results, and what cost is compared with.
 
-Query, key and value are layers of their own, each with a pair; frozen weights are float32 and
-autocast casts them; attention is PyTorch's; autograd keeps what it likes.
+Query, key and value are layers of their own, each with a pair; frozen weights are float32 and autocast casts them;
+attention is PyTorch's; autograd keeps what it likes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -20,9 +18,7 @@ from lorat.train.network.blocks.vit import Attention
 class PlainLora(nn.Module):
     """``x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ``."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().float().clone(), requires_grad=False)
         self.bias = None
@@ -37,7 +33,7 @@ class PlainLora(nn.Module):
         return F.linear(x, self.weight, self.bias) + self.scale * update
 
     @classmethod
-    def parts_of(cls, layer: LoraLinear) -> list[PlainLora]:
+    def parts_of(cls, layer: LoraLinear) -> "list[PlainLora]":
         """Take a layer that has all of its pairs apart."""
         count = len(layer.lora_b)
         biases = [None] * count if layer.bias is None else layer.bias.chunk(count)
@@ -63,9 +59,7 @@ class PlainAttention(nn.Module):
         return self.proj(self.attend(query, key, value).transpose(1, 2).flatten(2))
 
 
-def make_plain(
-    network: nn.Module, attend: Callable[..., Tensor] = F.scaled_dot_product_attention
-) -> nn.Module:
+def make_plain(network: nn.Module, attend: Callable[..., Tensor] = F.scaled_dot_product_attention) -> nn.Module:
     """Put plain layers in the place of the network's, in place, with copies of their values."""
     replace_layers(network, Attention, lambda path, layer: PlainAttention(layer, attend))
     replace_layers(network, LoraLinear, lambda path, layer: PlainLora.parts_of(layer)[0])

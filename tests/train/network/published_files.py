@@ -1,10 +1,8 @@
 """Weight files made as the published format is described, without the code under test.
 
-Everything is invented but the names, shapes, number types and containers. For each file the
-expected network is known as plain tensors: merged in float32, layer by layer.
+Everything is invented but the names, shapes, number types and containers. For each file the expected network is known
+as plain tensors: merged in float32, layer by layer.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import huggingface_hub
 import pytest
 import timm
@@ -223,9 +221,7 @@ def test_tensors_that_do_not_fit_are_listed_by_name(forms, tmp_path):
     assert "misshapen: norm.weight (65,) instead of (64,)" in message
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello, world, this is no file of tensors", b"\x40" + b"\0" * 7 + b"{"]
-)
+@pytest.mark.parametrize("content", [b"", b"hello, world, this is no file of tensors", b"\x40" + b"\0" * 7 + b"{"])
 def test_damaged_files_are_named(make_variant, tmp_path, content):
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(content)

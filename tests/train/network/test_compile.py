@@ -1,7 +1,5 @@
 """Training steps and tracked frames are one graph each, the same from batch to batch."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -31,10 +29,7 @@ KINDS = {
     "two targets": (PLAIN, {"lora": LoraConfig(rank=4, alpha=8.0, targets=("q", "v"))}),
     "drop path": (PLAIN, {"drop_path": 0.1}),
     "drop path of samples": (PLAIN, {"drop_path": 0.4}),
-    "gated": (
-        BackboneConfig(timm="vit_giant_patch14_dinov2", args={**NARROW, "mlp_ratio": 4}),
-        {},
-    ),
+    "gated": (BackboneConfig(timm="vit_giant_patch14_dinov2", args={**NARROW, "mlp_ratio": 4}), {}),
     "clip": (
         BackboneConfig(timm="vit_base_patch16_clip_224", args=NARROW, layout="timm"),
         {"template_size": 48, "search_size": 96},
@@ -90,9 +85,7 @@ def test_a_training_step_is_one_graph_for_all_batches(kind, dtype, recomputed):
     step = torch.compile(objective, fullgraph=True, dynamic=False, backend=counter)
     for seed in range(3):
         step(*step_inputs(variant, network, seed)).total.backward()
-        assert gradients(network).keys() == {
-            n for n, p in network.named_parameters() if p.requires_grad
-        }
+        assert gradients(network).keys() == {n for n, p in network.named_parameters() if p.requires_grad}
     assert counter.frame_count == 1
 
 
@@ -118,9 +111,7 @@ def test_a_compiled_training_step_gives_the_losses_and_gradients_of_an_uncompile
 def targets(variant, network, count):
     rng = np.random.default_rng(count)
     grid, sides = network.template_grid, (variant.template_size, variant.search_size)
-    template, search = (
-        rng.uniform(0, 255, (count, side, side, 3)).astype(np.float32) for side in sides
-    )
+    template, search = (rng.uniform(0, 255, (count, side, side, 3)).astype(np.float32) for side in sides)
     mean = np.zeros(3, np.float32)
     return [TemplateInput(crop, np.eye(grid, dtype=bool), mean) for crop in template], search
 
@@ -129,9 +120,7 @@ def targets(variant, network, count):
 def test_taking_a_template_and_tracking_a_frame_are_one_graph_each(kind, monkeypatch):
     counter = CompileCounterWithBackend("eager")
     real = torch.compile
-    monkeypatch.setattr(
-        devices.torch, "compile", lambda f, **options: real(f, backend=counter, **options)
-    )
+    monkeypatch.setattr(devices.torch, "compile", lambda f, **options: real(f, backend=counter, **options))
     network, variant = built(kind)
     merge_lora(network)
     predictor = Predictor(network.requires_grad_(False), variant, CPU, torch.float32)
@@ -173,9 +162,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
         check_compiler(torch.device("cuda"))
 
 
-def test_a_compiled_run_trains_the_same_network(
-    tiny_variant, tiny_recipe, tiny_shards, tmp_path, monkeypatch
-):
+def test_a_compiled_run_trains_the_same_network(tiny_variant, tiny_recipe, tiny_shards, tmp_path, monkeypatch):
     counter = CompileCounterWithBackend("aot_eager")
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, backend=counter, **options))
@@ -188,9 +175,7 @@ def test_a_compiled_run_trains_the_same_network(
     runs = []
     for compiled in ("false", "true"):
         run = tmp_path / compiled
-        done = CliRunner().invoke(
-            main, [*command, f"--run={run}", f"--set=train.compile={compiled}"]
-        )
+        done = CliRunner().invoke(main, [*command, f"--run={run}", f"--set=train.compile={compiled}"])
         assert done.exit_code == 0, done.output
         runs.append(load_file(find_checkpoint(run) / "model.safetensors"))
     assert counter.frame_count == 1

@@ -1,7 +1,5 @@
 """Exported graphs give the network's boxes, and the documented example tracks with them."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re
@@ -23,12 +21,7 @@ from lorat.evaluate.track.tracker import Tracker
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import merge_lora
 from lorat.train.network.deploy import graphs as deploy
-from lorat.train.network.deploy.graphs import (
-    check_target,
-    export_graphs,
-    graph_metadata,
-    template_file,
-)
+from lorat.train.network.deploy.graphs import check_target, export_graphs, graph_metadata, template_file
 from lorat.train.network.trained import save_weights
 from lorat.train.network.variants import assemble
 
@@ -72,9 +65,7 @@ def crops(variant, batch, seed=0):
 
 
 def normalised(images, variant):
-    return ((images / 255 - torch.tensor(variant.mean)) / torch.tensor(variant.std)).permute(
-        0, 3, 1, 2
-    )
+    return ((images / 255 - torch.tensor(variant.mean)) / torch.tensor(variant.std)).permute(0, 3, 1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +117,7 @@ def test_a_torch_export_program_gives_the_same_boxes_for_every_batch(tmp_path):
         ours = network(normalised(template, variant), normalised(search, variant), mask)
         torch.testing.assert_close(boxes, ours.boxes, rtol=0, atol=1e-5)
         torch.testing.assert_close(score, ours.score_map, rtol=0, atol=1e-4)
-    assert json.loads(extra["metadata.json"]) == {
-        **graph_metadata(variant, network),
-        "graph": "track",
-    }
+    assert json.loads(extra["metadata.json"]) == {**graph_metadata(variant, network), "graph": "track"}
 
 
 def test_the_metadata_say_what_a_user_has_to_know(runtime, exported):

@@ -1,7 +1,5 @@
 """Number types and devices: what is narrow stays near float32, and nothing needs float64."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np
@@ -25,8 +23,7 @@ CPU, CUDA, METAL = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 def step_inputs(batch=2):
     draw = torch.Generator().manual_seed(7)
     template, search = (
-        torch.randint(0, 256, (batch, 3, side, side), generator=draw, dtype=torch.uint8)
-        for side in (112, 224)
+        torch.randint(0, 256, (batch, 3, side, side), generator=draw, dtype=torch.uint8) for side in (112, 224)
     )
     mask = torch.rand(batch, 8, 8, generator=draw) > 0.5
     positive = torch.zeros(batch, 16, 16, dtype=torch.bool)
@@ -51,9 +48,7 @@ def targets(count=3):
     return [TemplateInput(template, mask, np.zeros(3, np.float32))] * count, crops
 
 
-@pytest.mark.parametrize(
-    ("dtype", "near"), [(torch.bfloat16, 0.6), (torch.float16, 0.08)], ids=["bfloat16", "float16"]
-)
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.6), (torch.float16, 0.08)], ids=["bfloat16", "float16"])
 def test_narrow_weights_give_nearly_the_boxes_of_float32(merged, dtype, near):
     network, variant = merged
     narrow = copy.deepcopy(network)
@@ -174,10 +169,7 @@ def test_auto_takes_the_number_type_that_the_device_is_fast_at(monkeypatch):
     monkeypatch.setattr(devices, "_cpu_flags", lambda: frozenset({"avx2"}))
     assert pick_dtype("auto", CPU) == torch.float32
     assert pick_dtype("auto", METAL) == torch.float32
-    for major, tracking, training in (
-        (7, torch.float16, torch.float32),
-        (9, *[torch.bfloat16] * 2),
-    ):
+    for major, tracking, training in ((7, torch.float16, torch.float32), (9, *[torch.bfloat16] * 2)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, m=major: (m, 0))
         assert pick_dtype("auto", CUDA) == tracking
         assert pick_dtype("auto", CUDA, training=True) == training

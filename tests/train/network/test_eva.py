@@ -1,7 +1,5 @@
 """EVA-02 under the tracker: places of both crops, the gated MLP, LoRA on every layer."""
 
-from __future__ import annotations
-
 import pytest
 import timm
 import torch
@@ -38,9 +36,7 @@ def published_tokens(model, network, template, search, mask):
     z = patches[0] + corner + types[mask.flatten(1).long()]
     x = patches[1] + positions + types[2]
     ropes = [
-        RotaryEmbeddingCat(
-            8, in_pixels=False, feat_shape=[side, side], ref_feat_shape=model.rope.ref_feat_shape
-        )
+        RotaryEmbeddingCat(8, in_pixels=False, feat_shape=[side, side], ref_feat_shape=model.rope.ref_feat_shape)
         for side in (8, 16)
     ]
     rope = torch.cat([r.get_embed() for r in ropes])

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn
@@ -33,8 +31,6 @@ def test_a_dense_layer_computes_the_same_with_and_without_gradients(dtype):
         (False, torch.float32, torch.float32),
     ],
 )
-def test_autocast_or_else_the_weight_decides_the_number_type_of_an_operand(
-    autocast, weight, expected
-):
+def test_autocast_or_else_the_weight_decides_the_number_type_of_an_operand(autocast, weight, expected):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         assert operand(torch.ones(2), nn.Linear(2, 2).to(weight)).dtype == expected

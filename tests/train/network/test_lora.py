@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -11,23 +9,12 @@ from lorat.configs.load import parse
 from lorat.configs.schema import LoraConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.adapters import replace_layers
-from lorat.train.network.blocks.lora import (
-    LoraLinear,
-    add_lora,
-    lora_scale,
-    merge_lora,
-    unmerge_lora,
-)
+from lorat.train.network.blocks.lora import LoraLinear, add_lora, lora_scale, merge_lora, unmerge_lora
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.network.weights.published import published_tensors
 
 ALL = ("q", "k", "v", "proj", "mlp")
-LAYERS = [
-    ((), ALL),
-    (("q", "k", "v"), ALL),
-    (("q", "k", "v"), ("q", "v")),
-    (("q", "k", "v"), ("k",)),
-]
+LAYERS = [((), ALL), (("q", "k", "v"), ALL), (("q", "k", "v"), ("q", "v")), (("q", "k", "v"), ("k",))]
 """Results of a layer and targets."""
 
 
@@ -150,9 +137,7 @@ def test_layers_come_back_to_training_or_not_as_the_merged_ones_were_last(traini
     assert network[0].training == training
 
 
-@pytest.mark.parametrize(
-    ("results", "targets"), [((), ALL), (("q", "k", "v"), ALL), (("q", "k", "v"), ("q", "v"))]
-)
+@pytest.mark.parametrize(("results", "targets"), [((), ALL), (("q", "k", "v"), ALL), (("q", "k", "v"), ("q", "v"))])
 def test_dropout_thins_the_pairs_in_training_only(results, targets):
     layer = make(results, targets, dropout=0.5)
     x = torch.randn(4000, 10)
@@ -192,9 +177,7 @@ def test_query_and_value_alone_leave_the_key_as_it_was(make_variant):
     assert layer.lora_b.shape == (2, 64, 8)
     x = torch.randn(5, 64)
     base = F.linear(x, layer.weight, layer.bias)
-    same = [
-        torch.allclose(a, b) for a, b in zip(layer(x).chunk(3, 1), base.chunk(3, 1), strict=True)
-    ]
+    same = [torch.allclose(a, b) for a, b in zip(layer(x).chunk(3, 1), base.chunk(3, 1), strict=True)]
     assert same == [False, True, False]
     trained, frozen = published_tensors(network)
     names = {name for name in trained if name.startswith("blocks.0.")}
@@ -220,10 +203,7 @@ def test_separate_projections_have_a_pair_where_they_are_targets():
 def test_targets_are_checked_and_kept_in_one_order():
     assert LoraConfig().targets == ALL
     assert LoraConfig(targets=["mlp", "v", "q", "v"]).targets == ("q", "v", "mlp")
-    for wrong, message in (
-        (["q", "w"], "targets.1.*'q', 'k', 'v', 'proj' or 'mlp'"),
-        ([], "targets"),
-    ):
+    for wrong, message in ((["q", "w"], "targets.1.*'q', 'k', 'v', 'proj' or 'mlp'"), ([], "targets")):
         with pytest.raises(UserError, match=message):
             parse(LoraConfig, {"targets": wrong}, "mine.yaml")
 

@@ -1,7 +1,5 @@
 """What LoRA costs beside the formula as it reads: products, activations, buffers."""
 
-from __future__ import annotations
-
 import copy
 import subprocess
 import sys
@@ -38,9 +36,7 @@ def gradients(network):
 def test_training_is_that_of_the_formula_as_it_reads(tiny):
     network = tiny[0].train()
     plain = make_plain(copy.deepcopy(network))
-    for one, other in zip(
-        pairs_by_name(network).items(), pairs_by_name(plain).items(), strict=True
-    ):
+    for one, other in zip(pairs_by_name(network).items(), pairs_by_name(plain).items(), strict=True):
         assert one[0] == other[0]
         assert torch.equal(one[1], other[1])
     losses = [loss_of(network), loss_of(plain)]
@@ -161,9 +157,7 @@ def test_frozen_tensors_have_no_gradient_after_a_step(tiny):
     network = tiny[0].train()
     loss_of(network).backward()
     assert all((p.grad is None) == (not p.requires_grad) for p in network.parameters())
-    assert not any(
-        p.requires_grad for n, p in network.named_parameters() if n.endswith("qkv.weight")
-    )
+    assert not any(p.requires_grad for n, p in network.named_parameters() if n.endswith("qkv.weight"))
 
 
 @pytest.mark.parametrize("drop_path", [0.0, 0.05, 0.5])
@@ -245,9 +239,7 @@ dist.destroy_process_group()
 def test_two_processes_have_the_gradients_of_one(tmp_path):
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(tmp_path / "meeting"), str(rank)],
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-c", RANK, str(tmp_path / "meeting"), str(rank)], stderr=subprocess.PIPE, text=True
         )
         for rank in range(2)
     ]

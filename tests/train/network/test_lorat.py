@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -25,9 +23,7 @@ def test_template_mask_may_be_bool_or_integer(tiny):
     network = tiny[0].eval()
     template, _, mask = crops()
     with torch.no_grad():
-        assert torch.equal(
-            network.embed_template(template, mask), network.embed_template(template, mask.int())
-        )
+        assert torch.equal(network.embed_template(template, mask), network.embed_template(template, mask.int()))
 
 
 def test_template_mask_changes_what_is_found(tiny):
@@ -72,9 +68,7 @@ def test_autocast_training_step_gives_float32_gradients_to_the_trained_alone(tin
 
 def test_without_lora_everything_is_trained():
     network = build_network(load_variant("toy"))
-    score, boxes = network(
-        torch.randn(2, 3, 48, 48), torch.randn(2, 3, 96, 96), torch.ones(2, 6, 6)
-    )
+    score, boxes = network(torch.randn(2, 3, 48, 48), torch.randn(2, 3, 96, 96), torch.ones(2, 6, 6))
     (score.sum() + boxes.sum()).backward()
     assert all(p.requires_grad and p.grad is not None for p in network.parameters())
 
@@ -84,8 +78,7 @@ def test_the_same_batch_gives_the_same_gradients_whatever_the_threads_do():
     network = build_network(config)
     draw = torch.Generator().manual_seed(1)
     template, search = (
-        torch.randn(16, 3, side, side, generator=draw)
-        for side in (config.template_size, config.search_size)
+        torch.randn(16, 3, side, side, generator=draw) for side in (config.template_size, config.search_size)
     )
     grid = network.template_grid
     mask = torch.rand(16, grid, grid, generator=draw) > 0.5

@@ -1,7 +1,5 @@
 """Positions of both published systems, and rotations."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +24,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 def test_positions_are_resampled_as_published(grid):
     arrays = np.load(GOLDEN / "g4_pos_embed.npz")
     positions = torch.from_numpy(arrays["pos_embed"])
-    for resized in (
-        resize_positions(positions, grid),
-        place_positions(positions, grid, "official"),
-    ):
+    for resized in (resize_positions(positions, grid), place_positions(positions, grid, "official")):
         np.testing.assert_allclose(resized, arrays[f"to_{grid}"], rtol=0, atol=1e-6)
 
 
@@ -68,10 +63,7 @@ def test_rotations_are_those_of_timm_grid_after_grid(reference):
     theirs = []
     for grid in (8, 16):
         rope = RotaryEmbeddingCat(
-            24,
-            in_pixels=False,
-            feat_shape=[grid, grid],
-            ref_feat_shape=reference and [reference, reference],
+            24, in_pixels=False, feat_shape=[grid, grid], ref_feat_shape=reference and [reference, reference]
         )
         theirs.append(rope.get_embed())
     expected = torch.cat(theirs)
@@ -79,9 +71,7 @@ def test_rotations_are_those_of_timm_grid_after_grid(reference):
     doubled = torch.cat([wave.repeat_interleave(2, dim=-1) for wave in table], dim=-1)
     torch.testing.assert_close(doubled, expected, rtol=0, atol=2e-6)
     x = torch.randn(2, 3, 320, 24)
-    torch.testing.assert_close(
-        rotate(x, table), apply_rot_embed_cat(x, expected), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(rotate(x, table), apply_rot_embed_cat(x, expected), rtol=0, atol=1e-5)
 
 
 def test_scores_of_rotated_tokens_depend_on_how_far_apart_they_are():

@@ -1,7 +1,5 @@
 """The tiny published network, reproduced: outputs, losses, gradients, merging."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -47,9 +45,7 @@ def assert_same(prediction, arrays, prefix="", atol=1e-4):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
 
 
-def test_outputs_are_those_of_the_published_network(
-    golden_network, make_variant, golden_arrays, golden_inputs
-):
+def test_outputs_are_those_of_the_published_network(golden_network, make_variant, golden_arrays, golden_inputs):
     network = golden_network(make_variant()).eval()
     with torch.no_grad():
         assert_same(network(*golden_inputs(golden_arrays)), golden_arrays)
@@ -116,9 +112,7 @@ def test_backbone_file_and_trained_file_together_give_the_published_outputs(
 def test_whole_published_files_load_without_a_backbone(
     form, make_variant, golden_arrays, golden_inputs, golden_state, published
 ):
-    path = (
-        golden_state if form == "lora" else published / "g4_tiny_lorat_224_merged_state.safetensors"
-    )
+    path = golden_state if form == "lora" else published / "g4_tiny_lorat_224_merged_state.safetensors"
     network, _ = load_network(path, variant=make_variant())
     with torch.no_grad():
         assert_same(network(*golden_inputs(golden_arrays)), golden_arrays)

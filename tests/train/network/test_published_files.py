@@ -3,8 +3,6 @@
 Released files could not be had; these are made as the published format's description says.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,27 +12,12 @@ from lorat.configs.load import load_variant
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.positions import place_positions
 from lorat.train.network.reading import read_weights
-from lorat.train.network.trained import (
-    export_merged,
-    export_published,
-    load_network,
-    load_weights,
-    save_weights,
-)
+from lorat.train.network.trained import export_merged, export_published, load_network, load_weights, save_weights
 from lorat.train.network.variants import assemble, build_network
 from lorat.train.network.weights.backbones import load_backbone
 from lorat.train.network.weights.containers import read_tensors
 from lorat.train.network.weights.published import from_file, is_gated, published_tensors, to_file
-from tests.train.network.published_files import (
-    DEPTH,
-    FAMILIES,
-    GRID,
-    RANK,
-    WIDTH,
-    make,
-    variant_of,
-    write,
-)
+from tests.train.network.published_files import DEPTH, FAMILIES, GRID, RANK, WIDTH, make, variant_of, write
 
 OLD = {"lora_alpha": torch.tensor(12), "use_rslora": torch.tensor(False)}
 CONTAINERS = {
@@ -92,9 +75,7 @@ def test_every_container_loads_with_its_scale(name, tracker, backbone, tmp_path)
 def test_files_with_the_backbone_need_no_other(form, tracker, tmp_path):
     tensors = tracker.whole() if form == "whole" else tracker.merged(2.0)
     grid = tracker.variant.search_size // 14
-    tensors["pos_embed"] = place_positions(
-        tensors["pos_embed"], grid, tracker.variant.backbone.layout
-    )
+    tensors["pos_embed"] = place_positions(tensors["pos_embed"], grid, tracker.variant.backbone.layout)
     network, _ = load_network(write(tmp_path / "all.pth", tensors), variant=tracker.variant)
     assert_computes(network, tracker, 2.0)
 
@@ -179,9 +160,7 @@ def test_merged_export_needs_nothing_else(dtype, tracker, backbone, tmp_path):
     export_merged(read_weights(source, tracker.variant), out, dtype, backbone=backbone)
     direct, _ = load_network(source, backbone=backbone, variant=tracker.variant, dtype=dtype)
     alone, variant = load_network(out, dtype=dtype)
-    assert variant.model_copy(update={"lora": None}) == tracker.variant.model_copy(
-        update={"lora": None}
-    )
+    assert variant.model_copy(update={"lora": None}) == tracker.variant.model_copy(update={"lora": None})
     assert alone.fingerprint == direct.fingerprint != ""
     for name, tensor in direct.named_parameters():
         assert torch.equal(alone.get_parameter(name), tensor), name
@@ -194,10 +173,7 @@ def test_merged_export_needs_nothing_else(dtype, tracker, backbone, tmp_path):
 @pytest.mark.parametrize("tracker", ["timm-dinov2"], indirect=True)
 def test_a_layers_own_scale_goes_before_the_files_and_is_exported(tracker, backbone, tmp_path):
     last = f"blocks.{DEPTH - 1}.attn.kv.v"
-    own = {
-        f"{last}.lora.alpha": torch.tensor(40.0),
-        "blocks.0.mlp.fc1.lora.use_rslora": torch.tensor(True),
-    }
+    own = {f"{last}.lora.alpha": torch.tensor(40.0), "blocks.0.mlp.fc1.lora.use_rslora": torch.tensor(True)}
     source = write(tmp_path / "a.bin", tracker.trained() | OLD | own)
     export_published(read_weights(source, tracker.variant), tmp_path / "b.pth")
     for path in (source, tmp_path / "b.pth"):
@@ -249,9 +225,7 @@ def test_file_of_the_other_family_is_refused(family, other, tmp_path):
     with pytest.raises(UserError, match=r"model\.bin.*backbone\.layout"):
         load_network(path, variant=variant)
     network = build_network(
-        variant.model_copy(
-            update={"backbone": variant.backbone.model_copy(update={"pretrained": False})}
-        )
+        variant.model_copy(update={"backbone": variant.backbone.model_copy(update={"pretrained": False})})
     )
     with pytest.raises(UserError, match=r"model\.bin.*backbone\.layout"):
         load_weights(path, network, layout=variant.backbone.layout)
@@ -278,9 +252,7 @@ def test_wrong_variant_is_refused_by_names_and_shapes(tmp_path):
         load_network(path, variant=variant_of("official-gated"))
     wide = variant_of("official")
     args = wide.backbone.args | {"embed_dim": 64}
-    wide = wide.model_copy(
-        update={"backbone": wide.backbone.model_copy(update={"args": args, "pretrained": False})}
-    )
+    wide = wide.model_copy(update={"backbone": wide.backbone.model_copy(update={"args": args, "pretrained": False})})
     with pytest.raises(UserError, match=r"model\.bin"):
         load_network(path, variant=wide)
 
@@ -336,9 +308,7 @@ def test_legacy_and_nested_pytorch_files_are_read(tmp_path):
 @official
 def test_own_backbone_beside_the_pairs_must_be_the_networks(tracker, backbone, tmp_path, said):
     same = write(tmp_path / "same.pth", tracker.whole())
-    other = write(
-        tmp_path / "other.pth", tracker.whole() | {"norm.bias": torch.full((WIDTH,), 9.0)}
-    )
+    other = write(tmp_path / "other.pth", tracker.whole() | {"norm.bias": torch.full((WIDTH,), 9.0)})
     network = build_network(tracker.variant, backbone=backbone)
     load_weights(same, network)
     with pytest.raises(UserError, match=r"other\.pth.*norm\.bias.*--force-backbone"):
@@ -365,9 +335,7 @@ def test_file_may_say_its_scale_in_its_metadata(tmp_path):
         read_weights(tmp_path / "b.bin", tracker.variant)
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("S-224", 157), ("B-378", 157), ("L-224", 301), ("g-224", 493)]
-)
+@pytest.mark.parametrize(("name", "count"), [("S-224", 157), ("B-378", 157), ("L-224", 301), ("g-224", 493)])
 def test_files_of_the_published_variants_have_the_published_number_of_tensors(name, count):
     variant = load_variant(name)
     with torch.device("meta"):

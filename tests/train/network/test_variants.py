@@ -1,7 +1,5 @@
 """Shipped variants have the published sizes; own ones are built or refused with a reason."""
 
-from __future__ import annotations
-
 import pytest
 import timm
 import torch
@@ -112,9 +110,7 @@ def test_a_frame_takes_the_published_number_of_operations(name):
     assert counter.get_total_flops() / 1e9 == pytest.approx(FLOPS[name], rel=0.004)
 
 
-@pytest.mark.parametrize(
-    ("name", "native"), [("timm-dinov2-S-224", 37), ("clip-B-256", 14), ("mae-B-432", 14)]
-)
+@pytest.mark.parametrize(("name", "native"), [("timm-dinov2-S-224", 37), ("clip-B-256", 14), ("mae-B-432", 14)])
 def test_timm_variants_compute_what_the_published_system_does(name, native):
     """Tokens by the published rules, through timm's own modules."""
     layer_scale = {"init_values": 0.5} if "dinov2" in name else {}
@@ -133,8 +129,7 @@ def test_timm_variants_compute_what_the_published_system_does(name, native):
     with torch.no_grad():
         z, x = (
             model.norm_pre(
-                model.patch_embed.proj(image).flatten(2).transpose(1, 2)
-                + grid[:, :side, :side].flatten(1, 2)
+                model.patch_embed.proj(image).flatten(2).transpose(1, 2) + grid[:, :side, :side].flatten(1, 2)
             )
             for image, side in zip((template, search), sides, strict=True)
         )

@@ -1,7 +1,5 @@
 """Blocks and backbones compute what timm's do; what cannot be computed is refused by name."""
 
-from __future__ import annotations
-
 import pytest
 import timm
 import torch
@@ -65,9 +63,7 @@ def test_every_family_computes_what_timm_computes(name):
         x = ours.norm_pre(ours.patch_embed(image) + ours.positions_for(4))
         for block in ours.blocks:
             x = block(x, 0, *context)
-        torch.testing.assert_close(
-            ours.norm(x), theirs.forward_features(image), rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(ours.norm(x), theirs.forward_features(image), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -92,16 +88,10 @@ def test_only_the_tokens_that_ask_pass_the_query_projection():
     torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-6)
     wanted = (x, attention.qkv.weight, attention.qkv.bias)
     push = torch.randn_like(got)
-    for a, b in zip(
-        torch.autograd.grad(got, wanted, push),
-        torch.autograd.grad(whole, wanted, push),
-        strict=True,
-    ):
+    for a, b in zip(torch.autograd.grad(got, wanted, push), torch.autograd.grad(whole, wanted, push), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     seen = []
-    attention.qkv.outputs = lambda x, a, b: (
-        seen.append((x.shape[1], b - a)) or x.repeat(1, 1, (b - a) // 32)
-    )
+    attention.qkv.outputs = lambda x, a, b: seen.append((x.shape[1], b - a)) or x.repeat(1, 1, (b - a) // 32)
     attention(x, 3)
     assert seen == [(6, 32), (9, 64)]
 
@@ -181,10 +171,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_computed_is_refused_by_name(name):
     args, reason = REFUSED[name]
-    with (
-        pytest.raises(UserError, match=f"backbone {name}:.*({reason})"),
-        torch.device("meta"),
-    ):
+    with pytest.raises(UserError, match=f"backbone {name}:.*({reason})"), torch.device("meta"):
         Transformer(BackboneConfig(timm=name, args=args, pretrained=False))
 
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -12,13 +10,7 @@ from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.reading import read_weights
-from lorat.train.network.trained import (
-    export_merged,
-    load_network,
-    load_weights,
-    published_tensors,
-    save_weights,
-)
+from lorat.train.network.trained import export_merged, load_network, load_weights, published_tensors, save_weights
 from lorat.train.network.variants import assemble, build_network
 
 FUTURE = {"variant": '{"name": "x", "warp": 9}'}
@@ -131,25 +123,19 @@ def test_scale_is_the_files_or_else_the_named_variants(
 ):
     scalars = {name: torch.tensor(value) for name, value in scalars.items()}
     save_file(load_file(saved[2]) | scalars, tmp_path / "model.bin", metadata)
-    loaded, variant = load_network(
-        tmp_path / "model.bin", backbone=backbone, variant=make_variant(**told)
-    )
+    loaded, variant = load_network(tmp_path / "model.bin", backbone=backbone, variant=make_variant(**told))
     assert (variant.lora.alpha, variant.lora.rslora) == (16.0, False)
     same_output(saved[0].eval(), loaded, crops(), 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("metadata", "text"), [({}, "--variant"), (FUTURE, r"odd\.bin.*--variant")]
-)
+@pytest.mark.parametrize(("metadata", "text"), [({}, "--variant"), (FUTURE, r"odd\.bin.*--variant")])
 def test_file_that_does_not_name_its_variant_asks_for_it(saved, backbone, metadata, text, tmp_path):
     save_file(load_file(saved[2]), tmp_path / "odd.bin", metadata)
     with pytest.raises(UserError, match=r"odd\.bin.*--variant"):
         load_network(tmp_path / "odd.bin", backbone=backbone)
 
 
-def test_another_backbone_file_is_refused_by_its_fingerprint_or_taken_by_force(
-    saved, backbone, said
-):
+def test_another_backbone_file_is_refused_by_its_fingerprint_or_taken_by_force(saved, backbone, said):
     network, variant, path = saved
     state = load_file(backbone)
     state["norm.bias"] += 1e-3
@@ -211,15 +197,10 @@ def test_pairs_on_some_layers_only_are_saved_and_loaded(targets, make_variant, b
 
 def test_weights_of_another_variant_are_refused_with_what_differs(saved, backbone):
     _, variant, path = saved
-    with pytest.raises(
-        UserError, match=r"tiny-224.*not of B-224.*other backbone\.timm, back.*\.args"
-    ):
+    with pytest.raises(UserError, match=r"tiny-224.*not of B-224.*other backbone\.timm, back.*\.args"):
         load_network(path, backbone=backbone, variant=load_variant("B-224"))
     timms = variant.backbone.model_copy(update={"layout": "timm"})
-    for changes, told in (
-        ({"backbone": timms}, r"other backbone\.layout;"),
-        ({"lora": None}, "other lora;"),
-    ):
+    for changes, told in (({"backbone": timms}, r"other backbone\.layout;"), ({"lora": None}, "other lora;")):
         with pytest.raises(UserError, match=told):
             load_network(path, backbone=backbone, variant=variant.model_copy(update=changes))
 

@@ -1,7 +1,5 @@
 """The table of docs/profile.md is what its command prints."""
 
-from __future__ import annotations
-
 import runpy
 from pathlib import Path
 

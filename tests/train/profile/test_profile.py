@@ -1,7 +1,5 @@
 """What a variant costs: the published numbers, the counting against PyTorch's own, the command."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import yaml
@@ -84,9 +82,7 @@ def test_any_kind_of_variant_is_counted(name):
 
 @pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_the_number_type_asked_for_is_counted_where_the_device_is_not_here(
-    tiny, device, asked, monkeypatch
-):
+def test_the_number_type_asked_for_is_counted_where_the_device_is_not_here(tiny, device, asked, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     found = Profile(tiny, with_train(load_recipe("toy"), dtype=asked), device)
@@ -206,9 +202,7 @@ def test_memory_of_a_container_counts(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_command_needs_no_data_and_fits_eighty_columns(
-    tiny, device, tmp_path, monkeypatch, capsys
-):
+def test_the_command_needs_no_data_and_fits_eighty_columns(tiny, device, tmp_path, monkeypatch, capsys):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("tells of a machine without CUDA")
     monkeypatch.setenv("COLUMNS", "80")

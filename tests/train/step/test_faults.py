@@ -1,7 +1,5 @@
 """What goes wrong is caught where it begins: no weight is lost, and the step can be done again."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -47,11 +45,7 @@ def test_the_step_that_is_not_finite_is_named_with_its_samples_and_kept(stopped)
     line = last_line(result)
     assert line.startswith("Error: the loss is nan and the gradient norm nan at step 2, samples ")
     assert f"--replay {dump}" in line and "train.lr" in line and "--resume auto" in line
-    assert sorted(p.name for p in dump.iterdir()) == [
-        "batch.safetensors",
-        "fault.json",
-        "model.safetensors",
-    ]
+    assert sorted(p.name for p in dump.iterdir()) == ["batch.safetensors", "fault.json", "model.safetensors"]
     story = json.loads((dump / "fault.json").read_text())
     assert len(story["keys"]) == 8 and story["keys"][0] in line
     assert not list(dump.parent.glob(".*"))
@@ -233,9 +227,7 @@ def test_a_step_that_is_one_graph_is_not_to_be_cut(tiny_recipe, tiny_variant):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are looked up as Linux lists them")
-def test_a_worker_that_is_killed_while_its_batch_is_waited_for_is_explained(
-    runner, files, tmp_path
-):
+def test_a_worker_that_is_killed_while_its_batch_is_waited_for_is_explained(runner, files, tmp_path):
     run = tmp_path / "run"
     more = ["--no-eval", "--set=data.workers=1", "--set=train.epochs=400"]
     process = runner.start([*files, *more, f"--run={run}"])
@@ -251,10 +243,7 @@ def test_a_worker_that_is_killed_while_its_batch_is_waited_for_is_explained(
 
 
 def test_other_errors_keep_their_traceback(tiny_recipe, tiny_variant):
-    with (
-        pytest.raises(RuntimeError, match="shape"),
-        explain_memory(tiny_recipe, tiny_variant, ALONE),
-    ):
+    with pytest.raises(RuntimeError, match="shape"), explain_memory(tiny_recipe, tiny_variant, ALONE):
         raise RuntimeError("shape mismatch")
 
 

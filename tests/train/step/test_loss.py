@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +17,7 @@ def case():
     arrays = {name: torch.from_numpy(a) for name, a in np.load(GOLDEN).items() if a.ndim}
     positive = torch.zeros(4, 256, dtype=torch.bool)
     positive[arrays["pos_batch"], arrays["pos_map"]] = True
-    prediction = Prediction(
-        arrays["score_map"].requires_grad_(True), arrays["boxes"].requires_grad_(True)
-    )
+    prediction = Prediction(arrays["score_map"].requires_grad_(True), arrays["boxes"].requires_grad_(True))
     return prediction, positive.view(4, 16, 16), arrays
 
 

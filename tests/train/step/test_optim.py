@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -19,9 +17,7 @@ from lorat.train.step.optimizer import (
     set_learning_rate,
 )
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[2] / "golden" / "g10_lr_and_groups_B224.json").read_text()
-)
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "g10_lr_and_groups_B224.json").read_text())
 
 
 def test_rates_are_the_published_ones():

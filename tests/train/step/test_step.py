@@ -1,7 +1,5 @@
 """A step is that of the whole batch, in any number type, and leaves out gradients that overflow."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 
@@ -40,8 +38,8 @@ def test_gradients_of_micro_batches_are_those_of_the_whole_batch(objective, part
     cut, same = gradients(objective, PLAIN.model_copy(update={"accumulate": parts}))
     assert same == pytest.approx(loss, rel=1e-6)
     for name, wanted in whole.items():
-        # Half of the pairs have no positive cell, so parts that were divided by their own count
-        # of positives would be far off.
+        # Half of the pairs have no positive cell, so parts that were divided by their own count of positives would be
+        # far off.
         torch.testing.assert_close(cut[name], wanted, rtol=2e-5, atol=1e-6)
 
 

@@ -1,7 +1,5 @@
 """Validation gives the same numbers for the same weights, and changes nothing of the training."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ timm builds the modules; the forward pass here is ours. Parameter names are timm
 Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,32 +12,17 @@ from timm.layers import RotaryEmbeddingCat, SwiGLU
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from lorat.train.network.blocks.layers import (
-    Block,
-    Dense,
-    attend,
-    is_identity,
-    operand,
-    split_heads,
-)
+from lorat.train.network.blocks.layers import Block, Dense, attend, is_identity, operand, split_heads
 from lorat.train.network.blocks.positions import Rotary, rotate
 
-_USUAL = {
-    "in_pixels": False,
-    "grid_offset": 0.0,
-    "grid_indexing": "ij",
-    "rotate_half": False,
-    "aug_active": False,
-}
+_USUAL = {"in_pixels": False, "grid_offset": 0.0, "grid_indexing": "ij", "rotate_half": False, "aug_active": False}
 """Options of timm's rotary positions → the values that EVA-02 has."""
 
 
 class RotaryAttention(nn.Module):
     """Multi-head self-attention whose queries and keys are turned by their tokens' places."""
 
-    def __init__(
-        self, q: nn.Module, k: nn.Module, v: nn.Module, proj: nn.Module, heads: int
-    ) -> None:
+    def __init__(self, q: nn.Module, k: nn.Module, v: nn.Module, proj: nn.Module, heads: int) -> None:
         super().__init__()
         self.q_proj = q
         self.k_proj = k
@@ -84,9 +67,7 @@ def rotary_obstacles(rope: Any) -> set[str]:
     """Return what rotary positions have that `Rotary` does not compute."""
     if type(rope) is not RotaryEmbeddingCat:
         return {f"positions of type {type(rope).__name__}"}
-    found = {
-        f"rotary {name}" for name, usual in _USUAL.items() if getattr(rope, name, usual) != usual
-    }
+    found = {f"rotary {name}" for name, usual in _USUAL.items() if getattr(rope, name, usual) != usual}
     oblong = len(set(rope.ref_feat_shape or (0,))) > 1
     return found | ({"an oblong reference grid"} if oblong else set())
 
@@ -115,9 +96,7 @@ def block_obstacles(block: nn.Module) -> list[str]:
 def read_block(block: EvaBlock, drop_path: float) -> Block:
     """Return a block in our form."""
     attention, mlp = block.attn, block.mlp
-    q, k, v, proj = map(
-        Dense.of, (attention.q_proj, attention.k_proj, attention.v_proj, attention.proj)
-    )
+    q, k, v, proj = map(Dense.of, (attention.q_proj, attention.k_proj, attention.v_proj, attention.proj))
     fc1_g, fc1_x, fc2 = map(Dense.of, (mlp.fc1_g, mlp.fc1_x, mlp.fc2))
     return Block(
         RotaryAttention(q, k, v, proj, attention.num_heads),

@@ -1,10 +1,8 @@
 """The head: a score and a box for every cell of the search region.
 
-Promise: logits become float32 before the sigmoid, whatever the network computes in. Boxes are not
-clipped; near the border they may leave the search region.
+Promise: logits become float32 before the sigmoid, whatever the network computes in. Boxes are not clipped; near the
+border they may leave the search region.
 """
-
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F

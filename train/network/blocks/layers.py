@@ -1,12 +1,9 @@
 """Small parts that every one-stream network here is made of.
 
-Number types: matrices may be held in a smaller type; norms, scales and the residual stream stay
-float32.
+Number types: matrices may be held in a smaller type; norms, scales and the residual stream stay float32.
 
 Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import cast
@@ -50,12 +47,12 @@ class Dense(nn.Linear):
         return _linear(x, self.weight[start:stop], bias)
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> Dense:
+    def of(cls, layer: nn.Linear) -> "Dense":
         """Return the layer in this form, with the same parameters."""
         return cls.holding(layer.weight, layer.bias)
 
     @classmethod
-    def holding(cls, weight: Tensor, bias: Tensor | None) -> Dense:
+    def holding(cls, weight: Tensor, bias: Tensor | None) -> "Dense":
         """Wrap tensors that exist; parameters are taken over as they are."""
         layer = cls(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         layer.weight = _parameter(weight)
@@ -146,13 +143,11 @@ class FeedForward(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-def add_residual(
-    x: Tensor, branch: Callable[[Tensor], Tensor], drop_rate: float, skip: int = 0
-) -> Tensor:
+def add_residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop_rate: float, skip: int = 0) -> Tensor:
     """Return ``x[:, skip:] + branch(x)`` under drop path, as DINOv2 trains.
 
-    A rate up to 0.1 zeroes the branch of samples drawn one by one; above it the branch is computed
-    for a random part of the batch only, which saves its time. Either way the mean is kept.
+    A rate up to 0.1 zeroes the branch of samples drawn one by one; above it the branch is computed for a random part of
+    the batch only, which saves its time. Either way the mean is kept.
 
     Args:
         x: (B, T, D).
@@ -174,8 +169,8 @@ def add_residual(
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then an MLP, each added to what went in.
 
-    Any attention serves that maps (B, T, D) and a number of leading tokens to skip to
-    (B, T - skip, D), and any MLP that maps (B, T, D) to (B, T, D).
+    Any attention serves that maps (B, T, D) and a number of leading tokens to skip to (B, T - skip, D), and any MLP
+    that maps (B, T, D) to (B, T, D).
     """
 
     def __init__(

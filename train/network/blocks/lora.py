@@ -1,15 +1,13 @@
 """Low-rank pairs on frozen linear layers: trained beside them, merged into them for inference.
 
-A layer computes ``x · (W + s·B·A)ᵀ + b`` (Hu et al., 2022). Training forms the sum anew for every
-product instead of running x through A and B: for hundreds of tokens a sample that is cheaper than
-the two thin products, and equal to what the merged network computes. Under autocast the sum is
-rounded once, as the weights of a network trained whole are. The gradients of A and B come from thin
-products; the frozen weight never gets a gradient. For the backward pass x alone is kept.
+A layer computes ``x · (W + s·B·A)ᵀ + b`` (Hu et al., 2022). Training forms the sum anew for every product instead of
+running x through A and B: for hundreds of tokens a sample that is cheaper than the two thin products, and equal to what
+the merged network computes. Under autocast the sum is rounded once, as the weights of a network trained whole are. The
+gradients of A and B come from thin products; the frozen weight never gets a gradient. For the backward pass x alone is
+kept.
 
 Axes: N rows (tokens of all samples), P pairs of a layer, r rank.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping
@@ -44,8 +42,8 @@ class _Pairing(NamedTuple):
 class LoraLinear(nn.Module):
     """A frozen linear layer with trained low-rank pairs.
 
-    The output may be several results side by side (query, key, value) that share the input. Each
-    of them then has a pair of its own, or none if it is no target.
+    The output may be several results side by side (query, key, value) that share the input. Each of them then has a
+    pair of its own, or none if it is no target.
 
     Attributes:
         weight: (out, in), frozen, in any float type.
@@ -55,9 +53,7 @@ class LoraLinear(nn.Module):
         lora_b: (P, out / results, r) float32.
     """
 
-    def __init__(
-        self, linear: nn.Linear, config: LoraConfig, results: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, linear: nn.Linear, config: LoraConfig, results: tuple[str, ...] = ()) -> None:
         """Take over a layer's tensors.
 
         Args:
@@ -89,9 +85,7 @@ class LoraLinear(nn.Module):
         x = operand(x, self)
         if self.dropout and self.training:
             return self._with_dropout(x)
-        return _MergedProduct.apply(
-            x, self.weight, self.bias, self.lora_a, self.lora_b, self.pairing
-        )
+        return _MergedProduct.apply(x, self.weight, self.bias, self.lora_a, self.lora_b, self.pairing)
 
     def _with_dropout(self, x: Tensor) -> Tensor:
         """Run a thinned x, the same for all pairs, through them alone; no merged weight does."""
@@ -137,13 +131,7 @@ class _MergedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        pairing: _Pairing,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, pairing: _Pairing
     ) -> Tensor:
         merged = _merge(weight, a, b, pairing).to(x.dtype)
         ctx.save_for_backward(x, weight, a, b)  # merging again costs less than keeping the sum

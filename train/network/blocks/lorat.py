@@ -1,13 +1,11 @@
 """LoRAT: template and search tokens pass one transformer together; a head reads the search tokens.
 
-Follows "Tracking Meets LoRA" (Lin et al., 2024) as its published system computes it: both crops
-share one positional grid, of which each takes the top-left corner, and a table of token types tells
-background and foreground of the template and the search region apart.
+Follows "Tracking Meets LoRA" (Lin et al., 2024) as its published system computes it: both crops share one positional
+grid, of which each takes the top-left corner, and a table of token types tells background and foreground of the
+template and the search region apart.
 
 Axes: B batch, T tokens, D channels; g and G are the sides of the template's and the search grid.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -38,8 +36,8 @@ class LoRAT(nn.Module):
 
     Attributes:
         fingerprint: of the pretrained backbone's tensors; empty where there is none.
-        checkpoint_activations: whether training keeps the inputs of the blocks alone and computes
-            the rest again in the backward pass.
+        checkpoint_activations: whether training keeps the inputs of the blocks alone and computes the rest again in the
+            backward pass.
         rotation: sines and cosines of all tokens' places, for backbones with rotary positions.
     """
 
@@ -48,11 +46,7 @@ class LoRAT(nn.Module):
     rotation: Tensor | None
 
     def __init__(
-        self,
-        backbone: Transformer,
-        template_grid: int,
-        search_grid: int,
-        token_type_std: float = 0.02,
+        self, backbone: Transformer, template_grid: int, search_grid: int, token_type_std: float = 0.02
     ) -> None:
         """Take over the parts of `backbone`; its positions are brought to the search grid."""
         super().__init__()
@@ -63,9 +57,7 @@ class LoRAT(nn.Module):
         self.pos_embed = nn.Parameter(positions)
         rotary = backbone.rotary
         self.register_buffer(
-            "rotation",
-            None if rotary is None else rotary.table((template_grid, search_grid)),
-            persistent=False,
+            "rotation", None if rotary is None else rotary.table((template_grid, search_grid)), persistent=False
         )
         self.token_type_embed = nn.Parameter(torch.empty(3, width))
         nn.init.trunc_normal_(self.token_type_embed, std=token_type_std)

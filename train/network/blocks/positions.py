@@ -3,8 +3,6 @@
 Axes: T tokens, D channels, d channels of a head, G cells of a side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,9 +17,8 @@ from lorat.shards.base.errors import UserError
 def place_positions(positions: Tensor, grid: int, layout: Literal["official", "timm"]) -> Tensor:
     """Bring a backbone's positions to a grid of which every crop takes the top-left `corner`.
 
-    Two published systems differ. "official" resamples the native grid to the search grid, without
-    antialiasing. "timm" keeps the native grid, unless it is smaller than the search grid; then it
-    resamples it, with antialiasing.
+    Two published systems differ. "official" resamples the native grid to the search grid, without antialiasing. "timm"
+    keeps the native grid, unless it is smaller than the search grid; then it resamples it, with antialiasing.
 
     Args:
         positions: (1, N, D), N a square number, rows one after another.
@@ -50,8 +47,8 @@ def resize_positions(positions: Tensor, grid: int, antialias: bool = False) -> T
     Args:
         positions: (1, N, D), N a square number, rows one after another.
         grid: cells of a side of the result.
-        antialias: whether a smaller result is smoothed first. (With antialiasing the bicubic
-            weights are others for a larger result, too.)
+        antialias: whether a smaller result is smoothed first. (With antialiasing the bicubic weights are others for a
+            larger result, too.)
 
     Returns:
         (1, grid², D) float32; `positions` unchanged where the sizes are equal.
@@ -60,9 +57,7 @@ def resize_positions(positions: Tensor, grid: int, antialias: bool = False) -> T
     if native == grid:
         return positions.float()
     image = positions.float().view(1, native, native, -1).permute(0, 3, 1, 2)
-    image = F.interpolate(
-        image, size=(grid, grid), mode="bicubic", align_corners=False, antialias=antialias
-    )
+    image = F.interpolate(image, size=(grid, grid), mode="bicubic", align_corners=False, antialias=antialias)
     return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
@@ -74,9 +69,7 @@ def sincos_positions(like: Tensor) -> Tensor:
     """
     side, quarter = _side(like), like.shape[-1] // 4
     if like.shape[-1] % 4:
-        raise UserError(
-            f"initial_positions: sincos needs a width that 4 divides, not {like.shape[-1]}"
-        )
+        raise UserError(f"initial_positions: sincos needs a width that 4 divides, not {like.shape[-1]}")
     rates = 10000.0 ** (-torch.arange(quarter, device=like.device) / quarter)
     angles = torch.arange(side, device=like.device)[:, None] * rates
     waves = torch.cat((angles.sin(), angles.cos()), dim=1)
@@ -88,8 +81,8 @@ def sincos_positions(like: Tensor) -> Tensor:
 class Rotary:
     """Rotary positions of a grid (Su et al., 2021; Fang et al., 2023).
 
-    The first half of a head's channels are pairs turned by the row, the other half by the column;
-    pair k of a half turns by ``place / temperature ** (4·k / d)``.
+    The first half of a head's channels are pairs turned by the row, the other half by the column; pair k of a half
+    turns by ``place / temperature ** (4·k / d)``.
     """
 
     channels: int

@@ -1,17 +1,13 @@
 """The transformer under the tracker: DINOv2, CLIP, MAE (timm's VisionTransformer) and EVA-02 (Eva).
 
-timm builds the modules and their initial values; the forward pass is ours, so that it takes two
-images at once, skips what nobody reads, and stays fast in bfloat16 on a processor. Parameter names
-are the published ones (DINOv2's SwiGLU: ``mlp.w12``, ``mlp.w3``). What this forward pass does not
-compute, such as query norms, is refused by name.
+timm builds the modules and their initial values; the forward pass is ours, so that it takes two images at once, skips
+what nobody reads, and stays fast in bfloat16 on a processor. Parameter names are the published ones (DINOv2's SwiGLU:
+``mlp.w12``, ``mlp.w3``). What this forward pass does not compute, such as query norms, is refused by name.
 
-Number types: matrices may be held in a smaller type; norms, scales, positions and the residual
-stream stay float32.
+Number types: matrices may be held in a smaller type; norms, scales, positions and the residual stream stay float32.
 
 Axes: B batch, T tokens, D channels, H heads, d channels of a head, G cells of a side.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -87,8 +83,7 @@ class Transformer(nn.Module):
         self.patch_embed = PatchEmbedding(model.patch_embed.proj)
         prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         rows = model.pos_embed.detach()[:, prefix:]
-        # A plain clone would keep the stride over the rows left out, at which ranks that average
-        # gradients warn.
+        # A plain clone would keep the stride over the rows left out, at which ranks that average gradients warn.
         self.pos_embed = nn.Parameter(rows.clone(memory_format=torch.contiguous_format))
         if config.initial_positions == "sincos":
             self.pos_embed = nn.Parameter(sincos_positions(self.pos_embed))
@@ -112,8 +107,8 @@ class Transformer(nn.Module):
 def drop_rates(layout: str, rate: float, depth: int) -> list[float]:
     """Return each block's drop path rate.
 
-    The official DINOv2 drops every block at the same rate, timm from 0 at the first block linearly
-    to the full rate at the last.
+    The official DINOv2 drops every block at the same rate, timm from 0 at the first block linearly to the full rate at
+    the last.
     """
     if layout == "official":
         return [rate] * depth
@@ -147,16 +142,12 @@ def _obstacles(model: Any) -> list[str]:
     checks = {
         "no learned positions": model.pos_embed is None,
         "a norm of patches": not isinstance(patches.norm, nn.Identity),
-        "oblong images or patches": any(
-            side[0] != side[1] for side in (patches.grid_size, patches.patch_size)
-        ),
+        "oblong images or patches": any(side[0] != side[1] for side in (patches.grid_size, patches.patch_size)),
         f"images of {patches.proj.in_channels} channels": patches.proj.in_channels != 3,
         "dropped patches": not isinstance(model.patch_drop, nn.Identity | None),
         "dropout": any(isinstance(part, nn.Dropout) and part.p for part in model.modules()),
         "drop_path_rate (drop_path of the variant)": any(
-            not isinstance(block.drop_path1, nn.Identity)
-            for block in model.blocks
-            if hasattr(block, "drop_path1")
+            not isinstance(block.drop_path1, nn.Identity) for block in model.blocks if hasattr(block, "drop_path1")
         ),
     }
     is_eva = isinstance(model, Eva)

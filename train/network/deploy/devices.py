@@ -1,11 +1,9 @@
 """What a command computes with: device, number type, compiled graphs.
 
-Promise: ``auto`` takes the fastest the machine offers; a choice the machine cannot honour is an
-error, never a silent fallback to something slower or less exact. A function is compiled whole or
-not at all; a graph is for one shape of inputs, so callers keep shapes equal from batch to batch.
+Promise: ``auto`` takes the fastest the machine offers; a choice the machine cannot honour is an error, never a silent
+fallback to something slower or less exact. A function is compiled whole or not at all; a graph is for one shape of
+inputs, so callers keep shapes equal from batch to batch.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import os
@@ -73,10 +71,9 @@ def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> to
     """Return the number type called `name` for `device`.
 
     Args:
-        name: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is bfloat16 on CUDA
-            devices that compute in it (on older ones float16, in training float32),
-            ``cpu_number_type()`` on a CPU and float32 elsewhere. Float16 on a CPU is exact enough
-            but slow, so that it has to be asked for.
+        name: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is bfloat16 on CUDA devices that compute in
+            it (on older ones float16, in training float32), ``cpu_number_type()`` on a CPU and float32 elsewhere.
+            Float16 on a CPU is exact enough but slow, so that it has to be asked for.
         device: where the network runs.
         training: whether gradients are computed.
 

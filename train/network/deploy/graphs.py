@@ -1,16 +1,14 @@
 """The network as files that run without this project: ONNX, and PyTorch's own export.
 
-Two graphs. The template's runs once for each sequence and gives tokens; the tracking graph runs
-once for each frame, on those tokens and a search crop. Both take crops as they are cut, float32 RGB
-on 0 … 255 with channels last, and normalise them. The batch axis is free, all other sizes are
-fixed. What else a user has to know (sizes, area factors, statistics) stands in the metadata.
+Two graphs. The template's runs once for each sequence and gives tokens; the tracking graph runs once for each frame, on
+those tokens and a search crop. Both take crops as they are cut, float32 RGB on 0 … 255 with channels last, and
+normalise them. The batch axis is free, all other sizes are fixed. What else a user has to know (sizes, area factors,
+statistics) stands in the metadata.
 
 Promise: an ONNX file is written only after onnxruntime gave the network's own boxes to 1e-3.
 
 Axes: B batch, T template tokens, D channels; g and G are the sides of the two grids.
 """
-
-from __future__ import annotations
 
 import copy
 import importlib.util
@@ -149,8 +147,8 @@ def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
 def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
     """Write the tracking graph to `file` and the template's beside it.
 
-    ONNX networks above 2 GB have their weights in a second file each, ``<file>.data``. Programs of
-    ``torch.export``, which ``torch.export.load`` reads, hold the metadata as ``metadata.json``.
+    ONNX networks above 2 GB have their weights in a second file each, ``<file>.data``. Programs of ``torch.export``,
+    which ``torch.export.load`` reads, hold the metadata as ``metadata.json``.
 
     Args:
         file: its name ends in ``.onnx`` or ``.pt2``, which decides the format.
@@ -161,8 +159,8 @@ def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Pa
         The two graphs' files: tracking, template.
 
     Raises:
-        UserError: if a package of the extra ``onnx`` is missing, the name has another ending, or
-            onnxruntime computes other boxes.
+        UserError: if a package of the extra ``onnx`` is missing, the name has another ending, or onnxruntime computes
+            other boxes.
     """
     if file.suffix not in _WRITERS:
         raise UserError(f"{file}: the name of a graph ends in {' or '.join(_WRITERS)}")
@@ -176,8 +174,7 @@ def _graphs(file: Path, network: LoRAT, variant: VariantConfig) -> tuple[_Graph,
         raise ValueError("networks are exported in float32 and on the CPU")
     draw = torch.Generator().manual_seed(0)
     template, search = (
-        torch.rand(2, side, side, 3, generator=draw) * 255.0
-        for side in (variant.template_size, variant.search_size)
+        torch.rand(2, side, side, 3, generator=draw) * 255.0 for side in (variant.template_size, variant.search_size)
     )
     grid = network.template_grid
     mask = torch.zeros(2, grid, grid, dtype=torch.bool)
@@ -217,9 +214,7 @@ def _written(graph: _Graph, write: Callable[[_Graph, Path], None]) -> Path:
 
 
 def _write_torch(graph: _Graph, file: Path) -> None:
-    program = torch.export.export(
-        graph.module, (), kwargs=dict(graph.inputs), dynamic_shapes=graph.free, strict=False
-    )
+    program = torch.export.export(graph.module, (), kwargs=dict(graph.inputs), dynamic_shapes=graph.free, strict=False)
     extra = {"metadata.json": json.dumps(dict(graph.metadata))}
     torch.export.save(program, file, extra_files=extra)
 

@@ -1,12 +1,9 @@
 """Where a backbone's pretrained weights come from, and which they are.
 
-The official files and timm's hold the same tensors under slightly different names; both are read
-into the names in memory (DINOv2's official ones, timm's for the others). The fingerprint covers the
-values that the tracker uses, so that it is the same for either file and for any float type that
-holds the values exactly.
+The official files and timm's hold the same tensors under slightly different names; both are read into the names in
+memory (DINOv2's official ones, timm's for the others). The fingerprint covers the values that the tracker uses, so that
+it is the same for either file and for any float type that holds the values exactly.
 """
-
-from __future__ import annotations
 
 import logging
 import math
@@ -31,9 +28,7 @@ _LOG = logging.getLogger("lorat")
 FOLDER_VARIABLE = "LORAT_BACKBONES"
 _HUB_FILE = "model.safetensors"
 _REGISTERS = frozenset({"reg_token", "register_tokens"})
-_UNUSED = re.compile(
-    r"cls_token|mask_token|reg_token|register_tokens|(head|fc_norm|lm_head|rope)\..*|.*\.rope\..*"
-)
+_UNUSED = re.compile(r"cls_token|mask_token|reg_token|register_tokens|(head|fc_norm|lm_head|rope)\..*|.*\.rope\..*")
 _EVA = {
     ".mlp.w1.": ".mlp.fc1_g.",
     ".mlp.w2.": ".mlp.fc1_x.",
@@ -77,9 +72,8 @@ class BackboneWeights:
 def load_backbone(config: BackboneConfig, file: Path | None = None) -> BackboneWeights:
     """Find and read the weights: `file`, else a file in ``$LORAT_BACKBONES``, else timm's hub.
 
-    In the folder the file is called ``<timm name>.safetensors`` or ``.pth``, like its folder on
-    the hub, or as its authors call it (``dinov2_vitb14_pretrain.pth``). What the hub sent once is
-    kept in its own cache.
+    In the folder the file is called ``<timm name>.safetensors`` or ``.pth``, like its folder on the hub, or as its
+    authors call it (``dinov2_vitb14_pretrain.pth``). What the hub sent once is kept in its own cache.
 
     Raises:
         UserError: if they cannot be had; says what to fetch and where to put it.
@@ -142,9 +136,7 @@ def _in_folder(config: BackboneConfig) -> Path | None:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise UserError(f"{FOLDER_VARIABLE}={name}: no such folder; make it or unset the variable")
-    on_hub, official = (
-        (name or "").rpartition("/")[2] for name in (_hub_place(config), _hub_entry(config).url)
-    )
+    on_hub, official = ((name or "").rpartition("/")[2] for name in (_hub_place(config), _hub_entry(config).url))
     names = (f"{config.timm}.safetensors", f"{config.timm}.pth", f"{on_hub}.safetensors", official)
     return next((folder / name for name in names if name and (folder / name).is_file()), None)
 

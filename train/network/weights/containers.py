@@ -1,12 +1,10 @@
 """Weight files as named tensors: reading them safely, comparing names, writing them whole.
 
-A file is recognised by its first bytes, not by its suffix: published files called ``.bin`` hold
-safetensors. Nothing is unpickled but tensors. Where the format allows it, tensors stay in the file
-until they are used (mapped, private: writing to them does not change the file), so that processes
-of one machine share what they read. A file that is written is either complete or absent.
+A file is recognised by its first bytes, not by its suffix: published files called ``.bin`` hold safetensors. Nothing is
+unpickled but tensors. Where the format allows it, tensors stay in the file until they are used (mapped, private:
+writing to them does not change the file), so that processes of one machine share what they read. A file that is written
+is either complete or absent.
 """
-
-from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
@@ -25,23 +23,13 @@ PYTORCH = (".pth", ".pt")
 """Suffixes that readers of published files go by."""
 
 # What PyTorch's restricted loader raises for files that are not its own, text among them.
-_DAMAGED = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    pickle.UnpicklingError,
-)
+_DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return a file's tensors by name and its metadata (empty for PyTorch's own format).
 
-    Of a PyTorch file whose tensors stand one level down, under ``model`` or ``state_dict``, that
-    level is returned.
+    Of a PyTorch file whose tensors stand one level down, under ``model`` or ``state_dict``, that level is returned.
 
     Raises:
         UserError: if the file is missing, damaged, or holds something else.
@@ -102,8 +90,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a file, whole or not at all.
 
-    ``.pth`` and ``.pt`` get PyTorch's format, which has no place for the metadata, other names
-    safetensors.
+    ``.pth`` and ``.pt`` get PyTorch's format, which has no place for the metadata, other names safetensors.
     """
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as file:
@@ -115,10 +102,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def check_tensors(
-    source: Path | str,
-    found: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
-    shown: Callable[[str], str] = str,
+    source: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], shown: Callable[[str], str] = str
 ) -> None:
     """Compare names and shapes.
 
@@ -140,8 +124,6 @@ def check_tensors(
             if found[name].shape != expected[name].shape
         ],
     }
-    text = "; ".join(
-        f"{kind}: {some(sorted(names), 8)}" for kind, names in problems.items() if names
-    )
+    text = "; ".join(f"{kind}: {some(sorted(names), 8)}" for kind, names in problems.items() if names)
     if text:
         raise UserError(f"{source}: weights of another network ({text}); check variant and file")

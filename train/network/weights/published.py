@@ -1,7 +1,7 @@
 """Names of tensors: as weight files write them, and as the network here holds them.
 
-In memory every block is built alike: ``attn.qkv`` is one layer, and the pairs on its parts are
-``attn.qkv.q.lora.A`` and so on. Published files differ in four ways, which `from_file` undoes:
+In memory every block is built alike: ``attn.qkv`` is one layer, and the pairs on its parts are ``attn.qkv.q.lora.A``
+and so on. Published files differ in four ways, which `from_file` undoes:
 
 - a layer with a pair writes its frozen tensors as ``<layer>.linear.weight``, its parts apart;
 - files of the family that is built on timm (``backbone.layout: timm``) call the last block's query
@@ -11,8 +11,6 @@ In memory every block is built alike: ``attn.qkv`` is one layer, and the pairs o
 
 Axes: D channels, r rank.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -63,9 +61,7 @@ class Scales:
         return config.model_copy(update={"alpha": alpha, "rslora": rslora})
 
 
-def from_file(
-    path: Path, tensors: Mapping[str, Tensor], gated: bool
-) -> tuple[dict[str, Tensor], Scales]:
+def from_file(path: Path, tensors: Mapping[str, Tensor], gated: bool) -> tuple[dict[str, Tensor], Scales]:
     """Bring a file's tensors under the names in memory.
 
     Args:
@@ -208,9 +204,7 @@ def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     ends = ".lora.A", ".lora.B"
     layers = [name.removesuffix(ends[0]) for name in tensors if name.endswith(ends[0])]
     return {
-        layer: (tensors[layer + ends[0]], tensors[layer + ends[1]])
-        for layer in layers
-        if layer + ends[1] in tensors
+        layer: (tensors[layer + ends[0]], tensors[layer + ends[1]]) for layer in layers if layer + ends[1] in tensors
     }
 
 
@@ -242,8 +236,8 @@ def merge_pairs(
 def published_tensors(network: LoRAT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the network's live tensors by name: what is trained, and the rest.
 
-    Pairs that are stacked in memory appear as views, one per published name, so the tensors can
-    be saved or copied into. Without LoRA everything is in the first table.
+    Pairs that are stacked in memory appear as views, one per published name, so the tensors can be saved or copied
+    into. Without LoRA everything is in the first table.
     """
     trained: dict[str, Tensor] = {}
     frozen: dict[str, Tensor] = {}
