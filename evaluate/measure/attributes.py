@@ -1,7 +1,6 @@
 """Scores by attribute: what happens in a sequence, as the data sets' authors labelled it.
 
-Labels are known of LaSOT's test split, LaSOT_Extension and VastTrack's test split; they stand in ``data/``, a line a
-sequence. Scores are those of the data set over the sequences that have the attribute, in the same convention.
+Labels are known of LaSOT's test split, LaSOT_Extension and VastTrack's test split: in ``data/``, a line a sequence.
 """
 
 import functools
@@ -37,38 +36,33 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AttributeScores:
-    """OPE scores over the sequences that have an attribute."""
+    """OPE scores over the scored sequences that have an attribute, and how many these are."""
 
     code: str
     title: str
     sequences: int
-    """That have it, among the scored ones."""
     curves: Curves
 
 
 @functools.cache
 def attributes_of(dataset: str, split: str) -> Mapping[str, tuple[str, ...]] | None:
-    """Return sequence name → codes, or None where the labels are not known.
-
-    Every sequence of the official split is there, some with no code.
-    """
+    """Return name → codes, some of them none, of the official split; None where the labels are not known."""
     file = resources.files("lorat.evaluate.measure") / f"data/{dataset}_{split}_attributes.txt"
     if not file.is_file():
         return None
-    lines = file.read_text("utf-8").splitlines()
-    rows = (line.partition("\t") for line in lines if not line.startswith("#"))
+    rows = (line.partition("\t") for line in file.read_text("utf-8").splitlines() if not line.startswith("#"))
     return MappingProxyType({name: tuple(codes.split()) for name, _, codes in rows})
 
 
 def attribute_scores(
     labels: Mapping[str, Sequence[str]], curves: Mapping[str, Curves], mean: Callable[[Sequence[Curves]], Curves]
 ) -> tuple[AttributeScores, ...]:
-    """Average the curves of the sequences that have each attribute, in the order of `TITLES`.
+    """Average, as `mean` does, the curves of the sequences that have each attribute, in the order of `TITLES`.
 
-    `labels` and `curves` are by sequence; those without labels are left out. `mean` averages curves as their convention
-    does.
+    `labels` and `curves` are by sequence; those without labels are left out.
     """
-    having = {code: [curve for name, curve in curves.items() if code in labels.get(name, ())] for code in TITLES}
-    return tuple(
-        AttributeScores(code, TITLES[code], len(of_code), mean(of_code)) for code, of_code in having.items() if of_code
-    )
+    scores = []
+    for code, title in TITLES.items():
+        if having := [curve for name, curve in curves.items() if code in labels.get(name, ())]:
+            scores.append(AttributeScores(code, title, len(having), mean(having)))
+    return tuple(scores)

@@ -1,13 +1,8 @@
 """One-pass evaluation (OPE): curves and scores of a sequence, in the published convention.
 
-Promise: the numbers are those of the published LoRAT results, which follow the STARK branch of the pytracking family: a
-frame's annotation is valid when its width and height are positive, success compares with a strict >, errors with <=,
-every annotated frame counts in the denominator (absent ones and the first one included), and the first prediction is
-the given box.
-
-Boxes are (N, 4) xyxy float64 in continuous pixels; scores and curves are fractions of 1. Shifting predictions and
-ground truth together by a pixel changes nothing here, so 1-based annotations that were read minus 1 score the same.
-Other conventions of the same measures are in `matlab` and `toolkits`.
+It is that of the STARK branch of the pytracking family: success compares with a strict >, errors with <=, and every
+annotated frame counts in the denominator, absent ones and the first one included. Boxes are (N, 4) xyxy float64 in
+continuous pixels; scores and curves are fractions of 1.
 """
 
 from collections.abc import Sequence
@@ -28,13 +23,9 @@ CENTRE_THRESHOLDS: Final = np.arange(51.0)
 NORM_THRESHOLDS: Final = np.arange(51) / 100.0
 """(51,) of the normalised precision curve: 0, 0.01, …, 0.5."""
 
-_AT_20 = 20  # both precision scores are read off at index 20: 20 pixels, or 0.20
-_AT_50, _AT_75 = 10, 15  # overlap 0.50 and 0.75
-
+# Errors within every threshold, and within none.
 HIT: Final = -1.0
-"""An error that is within every threshold."""
 MISS: Final = np.inf
-"""An error that is within none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +48,9 @@ class Convention:
 def convention_of(dataset: str) -> Convention:
     """Return the published convention of a data set, by its short name.
 
-    Absent frames are misses throughout in LaSOT and VastTrack. Everywhere else, LaSOT_Extension included, they are hits
-    in normalised precision, and for the UAV sets in precision too. Visible objects whose box has no size are hits in
-    normalised precision even in LaSOT.
+    Absent frames are misses throughout in LaSOT and VastTrack; elsewhere, LaSOT_Extension included, hits in normalised
+    precision, and for the UAV sets in precision too. Visible objects whose box has no size are hits in normalised
+    precision even in LaSOT.
     """
     if dataset in ("lasot", "vasttrack"):
         return Convention(absent_norm=MISS)
@@ -90,33 +81,31 @@ class Curves(NamedTuple):
     @property
     def op50(self) -> float:
         """Share of frames with an overlap over 0.50."""
-        return float(self.success[_AT_50])
+        return float(self.success[10])
 
     @property
     def op75(self) -> float:
         """Share of frames with an overlap over 0.75."""
-        return float(self.success[_AT_75])
+        return float(self.success[15])
 
     @property
     def precision_20(self) -> float:
         """Precision score: share of frames with a centre error of at most 20 pixels."""
-        return float(self.precision[_AT_20])
+        return float(self.precision[20])
 
     @property
     def norm_precision_20(self) -> float:
         """Normalised precision score: share of frames with an error of at most 0.20."""
-        return float(self.norm_precision[_AT_20])
+        return float(self.norm_precision[20])
 
 
 def overlaps(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     """Return (N,) intersections over union of (N, 4) boxes row by row; NaN where both are empty."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    low = np.maximum(first[:, :2], second[:, :2])
-    high = np.minimum(first[:, 2:], second[:, 2:])
-    shared = np.maximum(high - low, 0.0).prod(axis=1)
-    union = _sides(first).prod(axis=1) + _sides(second).prod(axis=1) - shared
+    sides = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
+    shared = np.maximum(sides, 0.0).prod(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return shared / union
+        return shared / (_sides(first).prod(axis=1) + _sides(second).prod(axis=1) - shared)
 
 
 def centre_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
@@ -126,9 +115,8 @@ def centre_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]
 
 def norm_centre_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
     """Return (N,) centre distances with each axis divided by the true box's side."""
-    truth = np.asarray(truth, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.hypot(*(_centre_offsets(predicted, truth) / _sides(truth)).T)
+        return np.hypot(*(_centre_offsets(predicted, truth) / _sides(np.asarray(truth, np.float64))).T)
 
 
 def _sides(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,61 +128,42 @@ def _centre_offsets(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float6
     return (difference[:, :2] + difference[:, 2:]) * 0.5
 
 
-class FrameErrors(NamedTuple):
-    """Errors of each frame: (N,) float64 each."""
-
-    overlap: NDArray[np.float64]
-    """Intersection over union; -1 where the annotation is not valid."""
-    centre: NDArray[np.float64]
-    """Distance of the centres in pixels."""
-    norm_centre: NDArray[np.float64]
-    """Distance of the centres, each axis in units of the annotated box's side."""
-
-    def curves(self) -> Curves:
-        """Return the share of all N frames over, or within, each threshold."""
-        return Curves(
-            success=(self.overlap[:, None] > OVERLAP_THRESHOLDS).mean(axis=0),
-            precision=(self.centre[:, None] <= CENTRE_THRESHOLDS).mean(axis=0),
-            norm_precision=(self.norm_centre[:, None] <= NORM_THRESHOLDS).mean(axis=0),
-        )
-
-
 def frame_errors(
     predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention, valid: ArrayLike | None = None
-) -> FrameErrors:
-    """Compare predictions with ground truth frame by frame.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return each frame's overlap, -1 where the annotation is not valid, centre error and normalised centre error.
 
-    Args:
-        predicted: (N, 4) xyxy. A NaN row is a miss in every curve.
-        truth: (N, 4) xyxy; NaN where there is no box.
-        visible: (N,) bool, the data set's flags. Where box and flag are one (a track's `visible`), a box without size
-            counts as absent.
-        convention: what frames count as in which the object is absent or has no size.
-        valid: (N,) bool, which boxes can be scored; those with a size unless given.
+    `predicted` and `truth` are (N, 4) xyxy; a NaN row of the first is a miss in every curve, of the second there is no
+    box. `visible` is (N,) bool, the data set's flags. Where box and flag are one (a track's `visible`), a box without
+    size counts as absent. `convention` says what frames count as in which the object is absent or has no size; `valid`,
+    (N,) bool, which boxes can be scored: those with a size unless given.
     """
     truth, visible = np.asarray(truth, np.float64), np.asarray(visible, bool)
     valid = (_sides(truth) > 0.0).all(axis=1) if valid is None else np.asarray(valid, bool)
     kinds = [~visible, ~valid]  # np.select takes the first that applies
-    of_centre = [convention.absent_centre, convention.empty_centre]
-    of_norm = [convention.absent_norm, convention.empty_norm]
-    return FrameErrors(
-        overlap=np.select(kinds, [-1.0, -1.0], overlaps(predicted, truth)),
-        centre=np.select(kinds, of_centre, centre_errors(predicted, truth)),
-        norm_centre=np.select(kinds, of_norm, norm_centre_errors(predicted, truth)),
+    return (
+        np.select(kinds, [-1.0, -1.0], overlaps(predicted, truth)),
+        np.select(kinds, [convention.absent_centre, convention.empty_centre], centre_errors(predicted, truth)),
+        np.select(kinds, [convention.absent_norm, convention.empty_norm], norm_centre_errors(predicted, truth)),
     )
 
 
-def ope_curves(predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention) -> Curves:
-    """Evaluate one sequence of at least one frame; the first prediction is taken to be the given box. Arguments as of
-    `frame_errors`.
+def ope_curves(
+    predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention, valid: ArrayLike | None = None
+) -> Curves:
+    """Evaluate one sequence of at least one frame, of which the first prediction is taken to be the given box.
 
-    A prediction without width or height has no overlap (pytracking repeats the row before it; the published system does
-    not).
+    Arguments as of `frame_errors`. A prediction without width or height has no overlap (pytracking repeats the row
+    before it; the published system does not).
     """
-    truth = np.asarray(truth, np.float64)
-    boxes = np.array(predicted, np.float64)
+    boxes, truth = np.array(predicted, np.float64), np.asarray(truth, np.float64)
     boxes[0] = truth[0]
-    return frame_errors(boxes, truth, visible, convention).curves()
+    overlap, centre, norm_centre = frame_errors(boxes, truth, visible, convention, valid)
+    return Curves(
+        success=(overlap[:, None] > OVERLAP_THRESHOLDS).mean(axis=0),
+        precision=(centre[:, None] <= CENTRE_THRESHOLDS).mean(axis=0),
+        norm_precision=(norm_centre[:, None] <= NORM_THRESHOLDS).mean(axis=0),
+    )
 
 
 def mean_curves(curves: Sequence[Curves]) -> Curves:

@@ -1,15 +1,13 @@
-"""The join of results and ground truth: from boxes to the scores of a data set.
+"""The join of results and ground truth: from boxes to the scores of a data set, all fractions of 1.
 
 Everything here is a function of arrays, apart from GOT-10k's frame sizes, which come from image headers where the
-annotations do not tell them. All scores are fractions of 1. Every sequence weighs the same in the OPE scores; GOT-10k's
-own measures pool frames.
-
-Of repeated runs, a sequence's curves are the mean over the runs, and what pools frames pools those of all runs.
+annotations do not tell them. Every sequence weighs the same in the OPE scores; GOT-10k's own measures pool frames. Of
+repeated runs, a sequence's curves are the mean over the runs, and what pools frames pools those of all runs.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,33 +16,15 @@ from lorat.evaluate.measure import ope, toolkits
 from lorat.evaluate.measure.attributes import AttributeScores, attribute_scores, attributes_of
 from lorat.evaluate.measure.matlab import MATLAB_SETS, matlab_curves, matlab_mean
 from lorat.evaluate.measure.ope import ConventionName, Curves, mean_curves
+from lorat.evaluate.results.files import SequenceResult
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
-
-class Trajectory(Protocol):
-    """What a tracker returned for the N frames of a sequence."""
-
-    @property
-    def boxes(self) -> NDArray[np.float64]:
-        """(N, 4) x, y, w, h, 0-based continuous pixels."""
-
-    @property
-    def times(self) -> NDArray[np.float64]:
-        """(N,) seconds a frame; NaN where not measured."""
-
-
-class _Still(NamedTuple):
-    boxes: NDArray[np.float64]
-    times: NDArray[np.float64]
-
-
 NEVER_MOVING = "never moving"
 """What reports call the tracker that repeats its first box."""
-
-Run = Mapping[str, Trajectory]
+Run = Mapping[str, SequenceResult]
 """One tracker's results by sequence name."""
 
 
@@ -71,9 +51,8 @@ class DatasetScores:
     dataset: str
     split: str
     sequences: tuple[SequenceScores, ...]
-    """In the order of the tree."""
     curves: Curves
-    """The mean over the sequences, as the convention takes it."""
+    """The mean over the sequences, which stand in the order of the tree, as the convention takes it."""
     norm_precision_corrected: float | None
     """The mean over the sequences; None where that is the convention, or no frame is invalid."""
     fps: float | None
@@ -89,7 +68,6 @@ class DatasetScores:
     runs: int = 1
     """Repeated runs that the scores are the mean of."""
     attributes: tuple[AttributeScores, ...] = ()
-    """In the same convention; empty where the sequences' attributes are not known."""
 
     @property
     def name(self) -> str:
@@ -107,33 +85,29 @@ class Entry(NamedTuple):
 def score(
     clips: Sequence[Clip], runs: Sequence[Run], label: str, convention: ConventionName = "published"
 ) -> list[Entry]:
-    """Score results as `dataset_scores` does, and after them the tracker that never moves.
-
-    Without ground truth there is no entry. Other trackers may be put between the two.
-    """
+    """Score results as `dataset_scores` does, and after them the tracker that never moves; nothing without truth."""
     ours = dataset_scores(clips, runs, convention)
     still = dataset_scores(clips, [never_moving_results(clips)], convention)
     return [Entry(label, ours), Entry(NEVER_MOVING, still)] if ours and still else []
 
 
 def never_moving_results(clips: Sequence[Clip]) -> Run:
-    """Return what the tracker that never moves its first box says of sequences; it has no times."""
+    """Return what the tracker that never moves its first box says of sequences; it has no scores and no times."""
     results = {}
     for clip in clips:
-        first, frames = xyxy_to_xywh(clip.tracks[0].boxes[0]), len(clip.frames)
-        results[clip.name] = _Still(np.tile(first, (frames, 1)), np.full(frames, np.nan))
+        boxes, none = np.tile(clip.tracks[0].boxes[0], (len(clip.frames), 1)), np.full(len(clip.frames), np.nan)
+        results[clip.name] = SequenceResult(clip.name, xyxy_to_xywh(boxes), none, none)
     return results
 
 
 def dataset_scores(
     clips: Sequence[Clip], runs: Sequence[Run], convention: ConventionName = "published"
 ) -> DatasetScores | None:
-    """Score the results of a data set's split against its annotated frames.
+    """Score the results of a data set's split; None where the tree hides the truth of every sequence.
 
     The clips are of one data set and split; their first tracks are the ground truth. Of the runs, at least one, other
     sequences and boxes beyond the annotated frames are ignored; a `UserError` if one lacks a sequence, or has fewer
     boxes than annotated frames. The convention is taken where the data set has it; elsewhere scores are as published.
-    None where the tree hides the truth of every sequence (the test splits of GOT-10k and TrackingNet).
     """
     scored = [clip for clip in clips if not hides_truth(clip)]
     if not scored:
@@ -143,8 +117,7 @@ def dataset_scores(
     if missing:
         raise UserError(
             f"{dataset}-{split}: {len(missing)} of {len(scored)} sequences have no result"
-            f"{' in every run' if len(runs) > 1 else ''}, the first is {missing[0]}; track them "
-            "first"
+            f"{' in every run' if len(runs) > 1 else ''}, the first is {missing[0]}; track them first"
         )
     if dataset not in MATLAB_SETS:
         convention = "published"
@@ -178,7 +151,7 @@ def hides_truth(clip: Clip) -> bool:
 class _Tracked:
     """The annotated frames of a sequence, and what a tracker said of them in each run."""
 
-    def __init__(self, clip: Clip, runs: Sequence[Trajectory]) -> None:
+    def __init__(self, clip: Clip, runs: Sequence[SequenceResult]) -> None:
         self.clip, track = clip, clip.tracks[0]
         self.truth, self.visible = track.boxes[: clip.annotated], track.visible[: clip.annotated]
         if short := [len(run.boxes) for run in runs if len(run.boxes) < len(self.truth)]:
@@ -191,24 +164,22 @@ class _Tracked:
 
 
 def _sequence_scores(tracked: _Tracked, convention: ConventionName) -> SequenceScores:
-    clip, truth, visible = tracked.clip, tracked.truth, tracked.visible
-    invalid = int((~visible).sum())
+    name, truth, visible = tracked.clip.dataset, tracked.truth, tracked.visible
+    invalid, corrected = int((~visible).sum()), None
 
     def mean(counted: ope.Convention) -> Curves:
-        curves = (ope.ope_curves(boxes, truth, visible, counted) for boxes in tracked.predicted)
-        return mean_curves(list(curves))
+        return mean_curves([ope.ope_curves(boxes, truth, visible, counted) for boxes in tracked.predicted])
 
-    corrected = None
     if convention == "matlab":
-        one_based = DATASETS[clip.dataset].one_based
-        curves = mean_curves([matlab_curves(b, truth, visible, one_based=one_based) for b in tracked.predicted])
+        based = DATASETS[name].one_based
+        curves = mean_curves([matlab_curves(boxes, truth, visible, one_based=based) for boxes in tracked.predicted])
     else:
-        published = ope.convention_of(clip.dataset)
+        published = ope.convention_of(name)
         curves = mean(published)
         if published.flatters:
             corrected = (mean(ope.CORRECTED) if invalid else curves).norm_precision_20
     return SequenceScores(
-        name=clip.name,
+        name=tracked.clip.name,
         frames=len(truth),
         invalid_frames=invalid,
         curves=curves,
@@ -228,13 +199,11 @@ def _got10k(tracked: Sequence[_Tracked]) -> toolkits.Got10kScores | None:
         cover = each.clip.tracks[0].cover
         if cover is None:
             return None
-        of_frame, size = cover[: len(each.truth)], each.clip.frame_size()
-        values += [toolkits.got10k_overlaps(boxes, each.truth, of_frame, size) for boxes in each.predicted]
+        rest = each.truth, cover[: len(each.truth)], each.clip.frame_size()
+        values += [toolkits.got10k_overlaps(boxes, *rest) for boxes in each.predicted]
     return toolkits.got10k_scores(values, [times for each in tracked for times in each.times])
 
 
 def _trackingnet(tracked: Sequence[_Tracked]) -> toolkits.TrackingNetScores:
-    curves = [
-        mean_curves([toolkits.trackingnet_curves(boxes, each.truth) for boxes in each.predicted]) for each in tracked
-    ]
-    return toolkits.trackingnet_scores(curves)
+    of_runs = ([toolkits.trackingnet_curves(boxes, each.truth) for boxes in each.predicted] for each in tracked)
+    return toolkits.trackingnet_scores([*map(mean_curves, of_runs)])

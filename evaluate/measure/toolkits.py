@@ -1,9 +1,8 @@
-"""The measures of GOT-10k and TrackingNet, as their own toolkits define them.
+"""The measures of GOT-10k and TrackingNet, as their own toolkits define them; the servers are taken to do the same.
 
-Both sets hide the ground truth of their test splits, so here they serve the splits that have it (GOT-10k val, parts of
-TrackingNet's training set); the servers' code is taken to be the same. GOT-10k's toolkit pools all frames of all
-sequences; TrackingNet's development kit averages over sequences and reports areas under all three curves, not values at
-one threshold. Boxes are (N, 4) xyxy float64 in continuous pixels, scores fractions of 1.
+GOT-10k's toolkit pools all frames of all sequences; TrackingNet's development kit averages over sequences and reports
+areas under all three curves, not values at one threshold. Boxes are (N, 4) xyxy float64 in continuous pixels, scores
+fractions of 1.
 """
 
 from collections.abc import Sequence
@@ -12,31 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lorat.evaluate.measure.ope import (
-    OVERLAP_THRESHOLDS,
-    Curves,
-    centre_errors,
-    mean_curves,
-    norm_centre_errors,
-    overlaps,
-)
+from lorat.evaluate.measure import ope
+from lorat.evaluate.measure.ope import Curves
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
-_GOT10K_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _TRACKINGNET_CENTRE = np.arange(21) * 2.5
 _TRACKINGNET_NORM = np.arange(21) / 40.0
 
 
 @dataclass(frozen=True, slots=True)
 class Got10kScores:
-    """Average overlap and success rates over the pooled frames of all sequences."""
+    """Average overlap, and shares of frames with an overlap over 0.50 and 0.75, over all sequences' pooled frames."""
 
     ao: float
-    """Mean overlap."""
     sr50: float
-    """Share of frames with an overlap over 0.50."""
     sr75: float
-    """Share of frames with an overlap over 0.75."""
     frames: int
     """That count: not the first of a sequence, nor with cover 0; those of repeated runs again."""
     speed: float | None = None
@@ -55,40 +44,34 @@ class TrackingNetScores:
 def got10k_overlaps(
     predicted: ArrayLike, truth: ArrayLike, cover: ArrayLike, size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return the overlaps of the frames that count in one sequence.
+    """Return (M,) overlaps of a sequence's frames, but for the first and those with cover 0; absence plays no part.
 
-    The first frame is skipped, and so is every frame with cover 0; absence flags play no part. Boxes are bounded by the
-    image as the toolkit does it: the corner is clipped to the image, then the side to what is left from there, so a box
-    that begins outside moves inwards. From (N, 4) xyxy, (N,) integers of cover.label (0 … 8) and the frames' (width,
-    height); (M,) float64 in [0, 1], M at most N − 1.
+    Boxes are bounded by the image as the toolkit does it: the corner is clipped to the image, then the side to what is
+    left from there, so a box that begins outside moves inwards. From (N, 4) xyxy, (N,) integers of cover.label (0 … 8)
+    and the frames' (width, height).
     """
-    values = overlaps(_bounded(predicted, size), _bounded(truth, size))
+    values = ope.overlaps(_bounded(predicted, size), _bounded(truth, size))
     counts = np.asarray(cover) > 0
     counts[:1] = False
     return np.clip(np.nan_to_num(values[counts], nan=0.0), 0.0, 1.0)  # two empty boxes: 0
 
 
 def _bounded(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    boxes = xyxy_to_xywh(boxes)
-    corner = np.clip(boxes[:, :2], 0.0, size)
-    side = np.clip(boxes[:, 2:], 0.0, np.asarray(size) - corner)
-    return xywh_to_xyxy(np.concatenate([corner, side], axis=1))
+    corner, side = np.split(xyxy_to_xywh(boxes), 2, axis=1)
+    corner = np.clip(corner, 0.0, size)
+    return xywh_to_xyxy(np.concatenate([corner, np.clip(side, 0.0, np.asarray(size) - corner)], axis=1))
 
 
 def got10k_scores(values: Sequence[NDArray[np.float64]], times: Sequence[NDArray[np.float64]] = ()) -> Got10kScores:
-    """Pool the `got10k_overlaps` of all sequences and runs into AO, SR0.50 and SR0.75.
+    """Pool the `got10k_overlaps` of all sequences and runs; with no frame that counts, scores are NaN.
 
-    With no frame that counts, these are NaN. `times` are (N,) seconds a frame of each, the first frame included; those
-    that are NaN or not positive are left out.
+    `times` are (N,) seconds a frame of each, the first frame included; those that are NaN or not positive are left out.
     """
-    seconds = np.concatenate([np.zeros(0), *times])
+    seconds, pooled = (np.concatenate([np.zeros(0), *parts]) for parts in (times, values))
     measured = seconds[seconds > 0.0]  # NaN is not > 0
     speed = float((1.0 / measured).mean()) if len(measured) else None
-    pooled = np.concatenate([np.zeros(0), *values])
-    if not len(pooled):
-        return Got10kScores(np.nan, np.nan, np.nan, 0, speed)
-    sr50, sr75 = (float((pooled > at).mean()) for at in _GOT10K_THRESHOLDS[[50, 75]])
-    return Got10kScores(float(pooled.mean()), sr50, sr75, len(pooled), speed)
+    ao, sr50, sr75 = (float(of.mean()) if len(of) else np.nan for of in (pooled, pooled > 0.5, pooled > 0.75))
+    return Got10kScores(ao, sr50, sr75, len(pooled), speed)
 
 
 def trackingnet_curves(predicted: ArrayLike, truth: ArrayLike) -> Curves:
@@ -98,13 +81,12 @@ def trackingnet_curves(predicted: ArrayLike, truth: ArrayLike) -> Curves:
     compares with >=, so that threshold 0 is always passed; centre errors with <= at 0, 2.5, …, 50 pixels, normalised
     ones at 0, 0.025, …, 0.5. There are no absent frames.
     """
-    true_boxes, boxes = _rounded(truth), _rounded(predicted)
+    boxes, true_boxes = _rounded(predicted), _rounded(truth)
     boxes[0] = true_boxes[0]
-    centre, norm = centre_errors(boxes, true_boxes), norm_centre_errors(boxes, true_boxes)
     return Curves(
-        success=(overlaps(boxes, true_boxes)[:, None] >= OVERLAP_THRESHOLDS).mean(axis=0),
-        precision=(centre[:, None] <= _TRACKINGNET_CENTRE).mean(axis=0),
-        norm_precision=(norm[:, None] <= _TRACKINGNET_NORM).mean(axis=0),
+        success=(ope.overlaps(boxes, true_boxes)[:, None] >= ope.OVERLAP_THRESHOLDS).mean(axis=0),
+        precision=(ope.centre_errors(boxes, true_boxes)[:, None] <= _TRACKINGNET_CENTRE).mean(axis=0),
+        norm_precision=(ope.norm_centre_errors(boxes, true_boxes)[:, None] <= _TRACKINGNET_NORM).mean(axis=0),
     )
 
 
@@ -119,4 +101,4 @@ def trackingnet_scores(curves: Sequence[Curves]) -> TrackingNetScores:
     def area(curve: NDArray[np.float64]) -> float:
         return float((curve[1:] + curve[:-1]).sum() * 0.5 / (len(curve) - 1))
 
-    return TrackingNetScores(*map(area, mean_curves(curves)))
+    return TrackingNetScores(*map(area, ope.mean_curves(curves)))
