@@ -1,12 +1,8 @@
-"""What the toy world's objects and grounds look like.
+"""What the toy world's objects and grounds look like: sprites with an exact outline, from which boxes come.
 
 Promise: a look is a pure function of (seed, object id, alike); no two ids share a stream of draws. `alike` 0 is the
-object itself; any other number is a look-alike: the same colours and kind of texture, but another shape (odd numbers)
-or the same shape with another texture (even numbers).
-
-A look is a sprite with an exact outline: polygons in unit coordinates, where the object fills [-1, 1] × [-1, 1].
-Whatever moves the sprite moves the outline too, so boxes come from geometry and not from counting pixels. Nothing here
-promises to look like a photograph.
+object itself; another number is a look-alike of the same colours and kind of texture, with another shape (odd numbers)
+or the same shape and another texture (even). Unit coordinates: the object fills [-1, 1] × [-1, 1].
 """
 
 from collections.abc import Sequence
@@ -33,11 +29,12 @@ _HUES = {
     "black": (0.07, 0.07, 0.09),
     "brown": (0.45, 0.26, 0.12),
 }
-_SPRITE = 192
-_REACH = 92.0  # sprite pixels from the centre to the edge of the unit square; 4 are left as border
-_SUPERSAMPLE = 4
+_SPRITE, _SUPERSAMPLE = 192, 4
+REACH = 92 / 192  # of a sprite's side, from its centre to the edge of the unit square; the rest is border
 Image = NDArray[np.float32]
 Points = NDArray[np.floating]
+_XS = ((np.arange(_SPRITE) + 0.5 - _SPRITE / 2) / (_SPRITE * REACH)).astype(np.float32)[None, :]
+_YS = _XS.T  # unit coordinates of a sprite's pixels, x as a row and y as a column
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,40 +44,31 @@ class Look:
     colour: str
     texture: str
     shape: str
-    outline: Points
-    """(P, 2) the points of all parts, unit coordinates, each axis reaching exactly -1 and 1."""
+    outline: Points  # (P, 2) the points of all parts, unit coordinates, each axis reaching exactly -1 and 1
     parts: tuple[Points, ...]  # The polygons whose union the object is
-    levels: tuple[NDArray[np.uint8], ...]
-    """Sprites (S, S, 4), RGB premultiplied by alpha; each level has half the side of the last."""
+    levels: list[NDArray[np.uint8]]  # Sprites (S, S, 4), RGB premultiplied by alpha; each half as wide as the last
 
-    @staticmethod
-    def reach(level: int) -> float:
-        """Return how many pixels of a level's sprite one unit spans."""
-        return _REACH / 2**level
+    def __str__(self) -> str:
+        return f"a {self.colour} {self.texture} {self.shape}"
 
 
 def make_look(seed: int, object_id: int, alike: int = 0) -> Look:
     """Return the look of an object of a world, or of its look-alike number `alike`."""
     own = Draws("toy look", seed, object_id)
     hues = [list(_HUES)[i] for i in own.permutation(len(_HUES))[:3]]
-    colours = np.array([_HUES[hue] for hue in hues])
-    colours += (own.uniforms(9).reshape(3, 3) - 0.5) * 0.24
-    colours = np.clip(colours, 0, 1).astype(np.float32)
+    colours = np.array([_HUES[hue] for hue in hues]) + (own.uniforms(9).reshape(3, 3) - 0.5) * 0.24
     texture = _TEXTURES[own.below(len(_TEXTURES))]
     shape, parts = _shape(Draws("toy shape", seed, object_id, alike if alike % 2 else 0))
     paint = Draws("toy texture", seed, object_id, alike)
-    rgb = _paint(paint, _texture(paint, texture), colours)
+    rgb = _paint(paint, texture, colours)
     return _look((hues[0], texture, shape), parts, rgb, rim=paint.uniform() < 0.4)
 
 
 def make_occluder(draws: Draws) -> Look:
     """Return a plain dull bar or slab, which passes in front of objects and is never tracked."""
-    grey = draws.uniform(0.15, 0.75)
-    tint = (draws.uniforms(6).reshape(2, 3) - 0.5) * 0.25
-    colours = np.clip(grey + tint, 0, 1).astype(np.float32)
-    colours = np.concatenate([colours, colours[:1] * 0.7])
+    colours = (draws.uniform(0.15, 0.75) + (draws.uniforms(6).reshape(2, 3) - 0.5) * 0.25).astype(np.float32)
     texture = ("mottled", "striped", "shaded")[draws.below(3)]
-    rgb = _paint(draws, _texture(draws, texture), colours)
+    rgb = _paint(draws, texture, np.concatenate([colours, colours[:1] * 0.7]))
     return _look(("grey", texture, "slab"), [_rounded(draws.uniform(0.0, 0.3))], rgb, rim=False)
 
 
@@ -96,26 +84,32 @@ def make_ground(draws: Draws, size: tuple[int, int], unit: float) -> NDArray[np.
         pattern = _pattern(draws, size, unit)
         share = np.float32(draws.uniform(0.2, 0.6))
         mix = mix * (1 - share) + pattern * share
-    at = np.linspace(0, 2, 256)
-    ramp = np.stack([np.interp(at, np.arange(3), colours[:, c]) for c in range(3)], 1)
+    ramp = np.stack([np.interp(np.linspace(0, 2, 256), np.arange(3), column) for column in colours.T], 1)
     ground = np.rint(ramp * 255).astype(np.uint8)[np.minimum((mix * 255).astype(np.int32), 255)]
-    _clutter(draws, ground, unit, colours)
+    # Shapes in the ground's own colours, so that edges alone mean little.
+    for _ in range(draws.below(1 + int(size[0] * size[1] / (unit * unit)))):
+        _, parts = _shape(draws)
+        colour = colours[draws.below(3)] + np.float32(draws.uniform(-0.12, 0.12))
+        centre = np.array([draws.uniform(0, extent) for extent in size])
+        reach = unit * draws.uniform(0.06, 0.35)
+        value = np.clip(colour * 255, 0, 255).astype(int).tolist()
+        for part in parts:
+            points = np.rint((centre + part * reach) * 16).astype(np.int32)
+            cv2.fillPoly(ground, [points], value, cv2.LINE_AA, shift=4)
     return ground
 
 
 def _noise(draws: Draws, size: tuple[int, int], cell: float, octaves: int) -> Image:
     """Return smooth noise in [0, 1], (height, width): grids, each half as coarse as the last."""
-    width, height = size
-    total = np.zeros((height, width), np.float32)
+    total = np.zeros(size[::-1], np.float32)
     weight, weights = 1.0, 0.0
     for _ in range(octaves):
-        columns, rows = int(width / cell) + 2, int(height / cell) + 2
+        columns, rows = (int(extent / cell) + 2 for extent in size)
         grid = draws.uniforms(columns * rows).astype(np.float32).reshape(rows, columns)
         total += np.float32(weight) * cv2.resize(grid, size, interpolation=cv2.INTER_LINEAR)
         weights += weight
         weight, cell = weight * 0.6, max(cell / 2, 2.0)
-    total /= np.float32(weights)
-    return np.clip((total - 0.5) * np.float32(1.8) + 0.5, 0, 1)
+    return np.clip((total / np.float32(weights) - 0.5) * np.float32(1.8) + 0.5, 0, 1)
 
 
 def _pattern(draws: Draws, size: tuple[int, int], unit: float) -> Image:
@@ -129,40 +123,24 @@ def _pattern(draws: Draws, size: tuple[int, int], unit: float) -> Image:
         return ((along / step) % 1.0 < draws.uniform(0.3, 0.7)).astype(np.float32)
     if kind == 1:
         return ((np.floor(along / step) + np.floor(across / step)) % 2).astype(np.float32)
-    joint = np.float32(0.12)
-    row = np.floor(across / step)
-    shifted = (along / (step * 2) + 0.5 * (row % 2)) % 1.0  # every other row by half a brick
-    return ((shifted > joint / 2) & ((across / step) % 1.0 > joint)).astype(np.float32)
+    shifted = (along / (step * 2) + 0.5 * (np.floor(across / step) % 2)) % 1.0  # every other row by half a brick
+    return ((shifted > np.float32(0.06)) & ((across / step) % 1.0 > np.float32(0.12))).astype(np.float32)
 
 
-def _clutter(draws: Draws, ground: NDArray[np.uint8], unit: float, colours: Image) -> None:
-    """Paint shapes on the ground, in its own colours, so that edges alone mean little."""
-    height, width = ground.shape[:2]
-    for _ in range(draws.below(1 + int(width * height / (unit * unit)))):
-        _, parts = _shape(draws)
-        colour = colours[draws.below(3)] + np.float32(draws.uniform(-0.12, 0.12))
-        centre = np.array([draws.uniform(0, width), draws.uniform(0, height)])
-        reach = unit * draws.uniform(0.06, 0.35)
-        value = tuple(int(v) for v in np.clip(colour * 255, 0, 255))
-        for part in parts:
-            points = np.rint((centre + part * reach) * 16).astype(np.int32)
-            cv2.fillPoly(ground, [points], value, cv2.LINE_AA, shift=4)
-
-
-def _paint(draws: Draws, mix: Image, colours: Image) -> Image:
-    """Colour a texture, add an emblem in the third colour and light from one side."""
-    mix = mix[..., None]
+def _paint(draws: Draws, texture: str, colours: NDArray[np.floating]) -> Image:
+    """Colour a texture, add an emblem in the third colour and light from one side: (S, S, 3) RGB in [0, 1]."""
+    colours = np.clip(colours, 0, 1).astype(np.float32)
+    mix = _texture(draws, texture)[..., None]
     rgb = colours[0] * (1 - mix) + colours[1] * mix
-    xs, ys = _grid()
     if draws.uniform() < 0.6:
         at = draws.uniforms(2) * 0.9 - 0.45
-        radius = draws.uniform(0.18, 0.4)
-        emblem = (xs - at[0]) ** 2 + (ys - at[1]) ** 2 < radius * radius
+        dx, dy, radius = _XS - at[0], _YS - at[1], draws.uniform(0.18, 0.4)
+        emblem = dx**2 + dy**2 < radius * radius
         if draws.uniform() < 0.5:
-            emblem = (np.abs(xs - at[0]) < radius) & (np.abs(ys - at[1]) < radius * 0.5)
+            emblem = (np.abs(dx) < radius) & (np.abs(dy) < radius * 0.5)
         rgb[emblem] = colours[2]
-    slope = (draws.uniforms(2) - 0.5) * 0.5
-    light = 1 + xs * np.float32(slope[0]) + ys * np.float32(slope[1])
+    slope = ((draws.uniforms(2) - 0.5) * 0.5).astype(np.float32)
+    light = 1 + _XS * slope[0] + _YS * slope[1]
     return np.clip(rgb * light[..., None], 0, 1)
 
 
@@ -174,7 +152,7 @@ def _look(names: tuple[str, str, str], parts: Sequence[Points], rgb: Image, *, r
     mask = np.zeros((_SPRITE * _SUPERSAMPLE, _SPRITE * _SUPERSAMPLE), np.uint8)
     for part in parts:
         # fillPoly's coordinates name pixel centres, hence the half.
-        at = (_SPRITE / 2 + part * _REACH) * _SUPERSAMPLE - 0.5
+        at = (_SPRITE / 2 + part * (_SPRITE * REACH)) * _SUPERSAMPLE - 0.5
         cv2.fillPoly(mask, [np.rint(at * 16).astype(np.int32)], 255, shift=4)
     alpha = cv2.resize(mask, (_SPRITE, _SPRITE), interpolation=cv2.INTER_AREA)
     if rim:
@@ -182,10 +160,9 @@ def _look(names: tuple[str, str, str], parts: Sequence[Points], rgb: Image, *, r
         rgb = np.where((inner < 128)[..., None], rgb * np.float32(0.3), rgb)
     share = alpha.astype(np.float32)[..., None]
     levels = [np.rint(np.concatenate([rgb * share, share], axis=2)).astype(np.uint8)]
-    while (side := len(levels[-1])) > 24:
-        half = (side // 2, side // 2)
-        levels.append(cv2.resize(levels[-1], half, interpolation=cv2.INTER_AREA))
-    return Look(*names, np.concatenate(parts), parts, tuple(levels))
+    for side in (96, 48, 24):
+        levels.append(cv2.resize(levels[-1], (side, side), interpolation=cv2.INTER_AREA))
+    return Look(*names, np.concatenate(parts), parts, levels)
 
 
 def _shape(draws: Draws) -> tuple[str, list[Points]]:
@@ -216,8 +193,7 @@ def _shape(draws: Draws) -> tuple[str, list[Points]]:
                 radii += size * np.cos(wave * angles + draws.uniform(0, 6.28))
             parts = [_ring(angles, radii)]
         case "creature":  # a body, a head and two to four limbs, all overlapping the body
-            parts = [_disc(0, 0, 1) * (draws.uniform(0.55, 0.8), 0.9)]
-            parts.append(_disc(0, -1.0, draws.uniform(0.35, 0.55)))
+            parts = [_disc(0, 0, 1) * (draws.uniform(0.55, 0.8), 0.9), _disc(0, -1.0, draws.uniform(0.35, 0.55))]
             for side in (-0.8, 0.8):
                 for height in (-0.2, 0.55)[: 1 + draws.below(2)]:
                     limb = _rounded(0.8) * (0.45, draws.uniform(0.15, 0.28))
@@ -225,9 +201,8 @@ def _shape(draws: Draws) -> tuple[str, list[Points]]:
         case _:  # a cart: a box with a cabin and two wheels
             cabin = _rounded(0.3) * (draws.uniform(0.35, 0.6), 0.4)
             cabin = np.add(cabin, (draws.uniform(-0.4, 0.4), -0.55))
-            parts = [_rounded(0.2) * (1.0, 0.4), cabin]
             wheel = draws.uniform(0.22, 0.34)
-            parts += [_disc(-0.55, 0.45, wheel), _disc(0.55, 0.45, wheel)]
+            parts = [_rounded(0.2) * (1.0, 0.4), cabin, _disc(-0.55, 0.45, wheel), _disc(0.55, 0.45, wheel)]
     return name, parts
 
 
@@ -251,12 +226,11 @@ def _texture(draws: Draws, kind: str) -> Image:
     if kind == "mottled":
         field = _noise(draws, (_SPRITE, _SPRITE), draws.uniform(30, 70), 3)
         return (field > 0.5).astype(np.float32) if draws.uniform() < 0.5 else field
-    xs, ys = _grid()
     if kind == "ringed":
         at = (draws.uniforms(2) * 0.8 - 0.4).astype(np.float32)
-        distance = np.sqrt((xs - at[0]) ** 2 + (ys - at[1]) ** 2)
+        distance = np.sqrt((_XS - at[0]) ** 2 + (_YS - at[1]) ** 2)
         return ((distance / np.float32(draws.uniform(0.3, 0.6))) % 1.0 < 0.5).astype(np.float32)
-    along, across = _turned(xs, ys, draws.uniform(0, np.pi))
+    along, across = _turned(_XS, _YS, draws.uniform(0, np.pi))
     shift = draws.uniforms(2).astype(np.float32) * 2
     along, across = along + shift[0], across + shift[1]
     match kind:
@@ -277,12 +251,6 @@ def _texture(draws: Draws, kind: str) -> Image:
             edge = draws.uniforms(2).astype(np.float32) * 0.6 + 0.7
             mix = (along > edge[0]) ^ (across > edge[1])
     return mix.astype(np.float32)
-
-
-def _grid() -> tuple[Image, Image]:
-    """Return a sprite's unit coordinates, x as a row and y as a column."""
-    line = ((np.arange(_SPRITE) + 0.5 - _SPRITE / 2) / _REACH).astype(np.float32)
-    return line[None, :], line[:, None]
 
 
 def _turned(xs: Image, ys: Image, turn: float) -> tuple[Image, Image]:

@@ -1,8 +1,7 @@
-"""How things in the toy world move: planned paths, sizes and turns over T frames.
+"""How things in the toy world move: paths, sizes and turns over T frames, pure functions of their draws.
 
-Promise: every plan is a pure function of its draws. Objects follow smooth paths through random points of the frame at a
-speed that is a share of their own side: mostly 0.02 to 0.3 sides a frame, with bursts of about one. A wandering object
-is whole inside the frame in its first frame. Sizes of frames are (width, height).
+Objects follow smooth paths through random points of the frame at a speed that is a share of their own side: mostly 0.02
+to 0.3 sides a frame, with bursts of about one. Sizes of frames are (width, height).
 """
 
 from dataclasses import dataclass
@@ -50,8 +49,7 @@ def drift(draws: Draws, length: int, period: float) -> NDArray[np.float64]:
 
 
 def wander(draws: Draws, size: tuple[int, int], length: int, side: float, leaves: bool = False) -> Motion:
-    """Plan an object that wanders over much of the frame, and perhaps `leaves` it for a while.
-
+    """Plan an object that is whole in the first frame, wanders over much of it and perhaps `leaves` it for a while.
     `side` is the geometric mean of its sides, in pixels.
     """
     halves, angles = _pose(draws, length, side)
@@ -67,25 +65,20 @@ def wander(draws: Draws, size: tuple[int, int], length: int, side: float, leaves
         at = 1 + draws.below(2)
         points[at:at] = _outing(draws, size, float(halves.max()) * 1.5)
     dense = _curve(np.array(points))
-    steps = np.hypot(*np.diff(dense, axis=0).T)
-    distance = np.concatenate([[0.0], np.cumsum(steps)])
-    centres = np.stack([np.interp(travelled, distance, dense[:, k]) for k in (0, 1)], 1)
+    distance = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(dense, axis=0).T))])
+    centres = np.stack([np.interp(travelled, distance, axis) for axis in dense.T], 1)
     return Motion(centres, halves, angles)
 
 
 def still(draws: Draws, size: tuple[int, int], side: float) -> Motion:
     """Plan an object of a single picture; a part of it may lie outside the frame."""
     halves, angles = _pose(draws, 1, side)
-    margin = side * 0.3
-    centre = [draws.uniform(margin, max(extent - margin, margin + 1)) for extent in size]
+    centre = [draws.uniform(side * 0.3, max(extent - side * 0.3, side * 0.3 + 1)) for extent in size]
     return Motion(np.array([centre]), halves, angles)
 
 
 def crossing(draws: Draws, target: Motion, size: tuple[int, int]) -> Motion:
-    """Plan a bar or slab that passes before the target once, past the first third.
-
-    It moves straight and comes from outside the frame or from well beside the target.
-    """
+    """Plan a bar or slab that passes straight before the target once, past the first third, from well beside it."""
     length = len(target.centres)
     meet = int(length * draws.uniform(0.35, 0.85))
     extent = float(target.halves.max()) * 2
@@ -104,10 +97,8 @@ def crossing(draws: Draws, target: Motion, size: tuple[int, int]) -> Motion:
 
 def pan(draws: Draws, room: tuple[int, int], length: int) -> Path2D:
     """Plan the ground's motion: (length, 2) offsets within [0, room] pixels."""
-    period = draws.uniform(14, 40)
-    share = draws.uniform(0.1, 1.0)
-    curves = [(drift(draws, length, period) * share + 1) / 2 * extent for extent in room]
-    return np.stack(curves, 1)
+    period, share = draws.uniform(14, 40), draws.uniform(0.1, 1.0)
+    return np.stack([(drift(draws, length, period) * share + 1) / 2 * extent for extent in room], 1)
 
 
 def _pose(draws: Draws, length: int, side: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -130,15 +121,11 @@ def _waypoints(draws: Draws, size: tuple[int, int], reach: float, travel: float)
     # One point more than the travel needs, so that the path does not end early.
     while length <= travel + max(size) or len(points) < 4:
         # A later point may lie where the object is cut a little; the first must show it whole.
-        margin = reach * 0.6 if points else reach
-        step = 0.0
+        margins = [min(reach * 0.6 if points else reach, extent / 2) for extent in size]
         for _ in range(16):
-            edges = [(min(margin, extent / 2), extent) for extent in size]
-            x, y = (draws.uniform(edge, extent - edge) for edge, extent in edges)
-            if not points:
-                break
-            step = float(np.hypot(x - points[-1][0], y - points[-1][1]))
-            if step >= least:
+            x, y = (draws.uniform(edge, extent - edge) for edge, extent in zip(margins, size, strict=True))
+            step = float(np.hypot(x - points[-1][0], y - points[-1][1])) if points else 0.0
+            if step >= least or not points:
                 break
         length += step
         points.append((x, y))

@@ -1,12 +1,8 @@
-"""Renders the toy world's scenes: frames with exact boxes and the share of the object in sight.
+"""Plans the toy world's scenes, as arrays over the frames, and renders them, which only warps sprites.
 
-Promise: a scene is a pure function of its key, so scenes can be rendered in any order and in any process with the same
-result on the same installation (another OpenCV may differ in a last bit). A box is the tight box of the object's own
-outline in continuous frame pixels, not cut at the frame and unaffected by what stands before it; the first frame shows
-the whole object. Objects of the pools train, val and test are disjoint, look-alikes included.
-
-Motion is planned first, as arrays over the frames; rendering then only warps sprites. Sizes are (width, height) in
-pixels; keys are the toy world's seed first, then what names the scene.
+Promise: a scene is a pure function of its key, the world's seed first, on one installation (another OpenCV may differ
+in a last bit). A box is the tight box of the object's outline, not cut at the frame and unaffected by what stands
+before it; the first frame shows the whole object. Sizes are (width, height), boxes and motion continuous frame pixels.
 """
 
 from collections.abc import Iterator
@@ -17,13 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.toy.looks import Look, make_ground, make_look, make_occluder
+from lorat.prep.toy.looks import REACH, Look, make_ground, make_look, make_occluder
 from lorat.prep.toy.motion import Motion, Path2D, crossing, drift, pan, still, wander
 from lorat.shards.rng import Draws
 
 Pool = Literal["train", "val", "test"]
 POOLS: dict[Pool, range] = {"train": range(0, 1 << 20), "val": range(1 << 20, 2 << 20), "test": range(2 << 20, 3 << 20)}
-"""Object ids each kind of split draws from."""
+"""Object ids each kind of split draws from; their look-alikes are as disjoint as they."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -49,14 +45,12 @@ class ToyScene:
     tracked: tuple[int, ...]  # Which layers are annotated
     ground: NDArray[np.uint8]  # (height, width, 3), larger than a frame where the ground moves
     ground_path: Path2D  # (T, 2) the ground pixel under the frame's top left corner
-    noise: NDArray[np.uint8]
-    """(height + 32, width + 32, 3) around 128; each frame takes a window of it."""
+    noise: NDArray[np.uint8]  # (height + 32, width + 32, 3) around 128; each frame takes a window of it
     noise_at: NDArray[np.int64]  # (T, 2) where that window begins
     gain: NDArray[np.float64]  # (T,) brightness factor
     defocus: NDArray[np.float64]  # (T,) Gaussian sigma in pixels; 0 is sharp
     exposure: float  # Share of the frame interval the shutter is open: the length of motion blur
-    crowd: tuple[int, ...] = ()
-    """Which layers are annotated together, as one crowd of small objects; stills only."""
+    crowd: tuple[int, ...] = ()  # Which layers are annotated together, as one crowd of small objects; stills only
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -69,27 +63,36 @@ class Frame:
     image: NDArray[np.uint8]  # (height, width, 3) RGB
     boxes: NDArray[np.float64]  # (K, 4) xyxy, not cut at the frame
     pixels: NDArray[np.int64]  # (K,) how many of each object's own pixels lie inside the frame
-    in_frame: NDArray[np.float64]
-    """(K,) share of each object's own pixels that lies inside the frame, 0 … 1."""
-    visible: NDArray[np.float64]
-    """(K,) share that lies inside the frame with nothing before it, 0 … 1."""
+    in_frame: NDArray[np.float64]  # (K,) share of each object's own pixels that lies inside the frame, 0 … 1
+    visible: NDArray[np.float64]  # (K,) share that lies inside the frame with nothing before it, 0 … 1
 
 
 def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int) -> ToyScene:
-    """Plan a sequence of `length` frames: one object of a pool, distractors and occluders."""
+    """Plan a sequence of `length` frames: one object of a pool, look-alikes of it in a quarter of the scenes, strangers
+    in a third, and perhaps an occluder.
+    """
     draws, seed = Draws("toy scene", *key), int(key[0])
     object_id = _object(draws, pool)
     side = min(size) / 240 * 28 * (64 / 28) ** draws.uniform()
     motion = wander(draws, size, length, side, leaves=draws.uniform() < 0.1)
     target = Layer(make_look(seed, object_id), motion, object_id)
+    side = float(np.sqrt(motion.halves[0].prod())) * 2
+    others: list[Layer] = []
+    for alike in range(1, 1 + (1 + draws.below(2) if draws.uniform() < 0.25 else 0)):
+        path = wander(draws, size, length, side * draws.uniform(0.8, 1.2))
+        others.append(Layer(make_look(seed, object_id, alike), path, object_id))
+    for _ in range(1 + draws.below(2) if draws.uniform() < 0.35 else 0):
+        stranger = _object(draws, pool)
+        path = wander(draws, size, length, side * draws.uniform(0.6, 1.4))
+        others.append(Layer(make_look(seed, stranger), path, stranger))
     before: list[Layer] = []
     behind: list[Layer] = []
-    for layer in _distractors(draws, seed, target, pool, size):
-        (before if draws.uniform() < 0.25 else behind).append(layer)
+    for layer in others:
+        if not _meet_at_start(layer, target):
+            (before if draws.uniform() < 0.25 else behind).append(layer)
     if length >= 12 and draws.uniform() < 0.15:
-        look = make_occluder(draws)
-        before.append(Layer(look, crossing(draws, motion, size), None))
-    before = [layer for layer in before if not _meet_at_start(layer, target)]
+        occluder = Layer(make_occluder(draws), crossing(draws, motion, size), None)
+        before += [] if _meet_at_start(occluder, target) else [occluder]
     return _dressed(draws, size, (*behind, target, *before), (len(behind),), length)
 
 
@@ -97,8 +100,7 @@ def plan_still(
     key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], count: int, crowd: bool = False
 ) -> ToyScene:
     """Plan a picture of `count` tracked objects (fewer where they do not fit) that hardly overlap.
-
-    With `crowd`, a crowd of small copies of another one is there too.
+    With `crowd`, a dozen small copies of another one, close to each other, are there too.
     """
     draws, seed = Draws("toy still", *key), int(key[0])
     layers: list[Layer] = []
@@ -113,10 +115,16 @@ def plan_still(
         layer = Layer(make_look(seed, object_id, alike), motion, object_id)
         if not any(_meet_at_start(layer, other, margin=-0.1) for other in layers):
             layers.append(layer)
-    tracked = tuple(range(len(layers)))
+    tracked = range(len(layers))
     if crowd:
-        layers += _crowd(draws, seed, pool, size)
-    scene = _dressed(draws, size, tuple(layers), tracked)
+        object_id = _object(draws, pool)
+        look, side = make_look(seed, object_id), min(size) / 240 * draws.uniform(10, 16)
+        middle = np.array([draws.uniform(side * 4, extent - side * 4) for extent in size])
+        for _ in range(8 + draws.below(6)):
+            motion = still(draws, size, side)
+            at = middle + (draws.uniforms(2) * 2 - 1) * side * 2.5
+            layers.append(Layer(look, replace(motion, centres=at[None]), object_id))
+    scene = _dressed(draws, size, tuple(layers), tuple(tracked))
     return replace(scene, crowd=tuple(range(len(tracked), len(layers))))
 
 
@@ -124,56 +132,26 @@ def render(scene: ToyScene) -> Iterator[Frame]:
     """Yield the frames of a scene in order."""
     tracked = np.array(scene.tracked, np.int64)
     for t in range(len(scene)):
-        x, y = scene.ground_path[t]
-        at = np.array([[1.0, 0.0, -x], [0.0, 1.0, -y]])
+        at = np.column_stack([np.eye(2), -scene.ground_path[t]])
         image = cv2.warpAffine(scene.ground, at, scene.size, borderMode=cv2.BORDER_REFLECT)
         painted = [_paste(image, layer, t, scene.exposure) for layer in scene.layers]
         own = np.array([pixels for pixels, _ in painted])[tracked]
         inside = np.array([mask for _, mask in painted], np.bool_).reshape(-1, *image.shape[:2])
         pixels = inside[tracked].sum((1, 2))
-        seen = [(inside[k] & ~inside[k + 1 :].any(0)).sum() for k in tracked]
-        yield Frame(
-            _exposed(scene, image, t),
-            np.array([scene.layers[k].box(t) for k in tracked]).reshape(-1, 4),
-            pixels,
-            in_frame=pixels / own,
-            visible=np.array(seen) / own,
-        )
+        seen = np.array([(inside[k] & ~inside[k + 1 :].any(0)).sum() for k in tracked])
+        boxes = np.array([scene.layers[k].box(t) for k in tracked]).reshape(-1, 4)
+        # The order of a camera: defocus, then brightness, then noise.
+        if scene.defocus[t] > 0.3:
+            image = cv2.GaussianBlur(image, (0, 0), scene.defocus[t])
+        x, y = scene.noise_at[t]
+        noise = scene.noise[y : y + scene.size[1], x : x + scene.size[0]]
+        image = cv2.addWeighted(image, scene.gain[t], noise, 1.0, -128.0)
+        yield Frame(image, boxes, pixels, in_frame=pixels / own, visible=seen / own)
 
 
 def _object(draws: Draws, pool: Pool) -> int:
     ids = POOLS[pool]
     return ids[draws.below(len(ids))]
-
-
-def _distractors(draws: Draws, seed: int, target: Layer, pool: Pool, size: tuple[int, int]) -> list[Layer]:
-    """Return look-alikes in a quarter of the scenes and strangers in a third of them."""
-    length = len(target.motion.centres)
-    side = float(np.sqrt(target.motion.halves[0].prod())) * 2
-    layers = []
-    own = int(target.object_id or 0)
-    for alike in range(1, 1 + (1 + draws.below(2) if draws.uniform() < 0.25 else 0)):
-        motion = wander(draws, size, length, side * draws.uniform(0.8, 1.2))
-        layers.append(Layer(make_look(seed, own, alike), motion, own))
-    for _ in range(1 + draws.below(2) if draws.uniform() < 0.35 else 0):
-        stranger = _object(draws, pool)
-        motion = wander(draws, size, length, side * draws.uniform(0.6, 1.4))
-        layers.append(Layer(make_look(seed, stranger), motion, stranger))
-    return [layer for layer in layers if not _meet_at_start(layer, target)]
-
-
-def _crowd(draws: Draws, seed: int, pool: Pool, size: tuple[int, int]) -> list[Layer]:
-    """Return a dozen small copies of one object close to each other."""
-    object_id = _object(draws, pool)
-    look = make_look(seed, object_id)
-    side = min(size) / 240 * draws.uniform(10, 16)
-    middle = np.array([draws.uniform(side * 4, extent - side * 4) for extent in size])
-    layers = []
-    for _ in range(8 + draws.below(6)):
-        motion = still(draws, size, side)
-        at = middle + (draws.uniforms(2) * 2 - 1) * side * 2.5
-        layers.append(Layer(look, replace(motion, centres=at[None]), object_id))
-    return layers
 
 
 def _meet_at_start(layer: Layer, other: Layer, margin: float = 0.1) -> bool:
@@ -191,31 +169,20 @@ def _dressed(
     moving = length > 1
     large = (width * 3 // 2, height * 3 // 2) if moving else size
     blurred = draws.uniform() < 0.25
-    soft = np.zeros(length)
+    defocus = np.zeros(length)
     if draws.uniform() < 0.25:
-        soft = np.maximum(drift(draws, length, 16) * draws.uniform(2.0, 4.0) - 0.2, 0.0)
-    strength = draws.uniform(0.0, 6.0)
-    room = (large[0] - width, large[1] - height)
-    return ToyScene(
-        size=size,
-        layers=layers,
-        tracked=tracked,
-        ground=make_ground(draws, large, min(size) / 4),
-        ground_path=pan(draws, room, length) if moving else np.zeros((1, 2)),
-        noise=_noise(draws, (height + 32, width + 32, 3), strength),
-        noise_at=(draws.uniforms(2 * length).reshape(length, 2) * 33).astype(np.int64),
-        gain=1 + drift(draws, length, 24) * draws.uniform(0.0, 0.5),
-        defocus=soft,
-        exposure=draws.uniform(0.4, 0.9) if blurred else 0.0,
-    )
-
-
-def _noise(draws: Draws, shape: tuple[int, int, int], strength: float) -> NDArray[np.uint8]:
-    """Return noise around 128 with a standard deviation of about `strength` grey levels."""
-    amount = int(np.prod(shape))
+        defocus = np.maximum(drift(draws, length, 16) * draws.uniform(2.0, 4.0) - 0.2, 0.0)
+    strength = draws.uniform(0.0, 6.0)  # standard deviation of the noise in grey levels, about
+    ground = make_ground(draws, large, min(size) / 4)
+    path = pan(draws, (large[0] - width, large[1] - height), length) if moving else np.zeros((1, 2))
+    amount = (height + 32) * (width + 32) * 3
     raw = draws.words(-(-amount // 4)).view(np.uint8).astype(np.float32)
     triangular = (raw[:amount] + raw[amount : 2 * amount]) / 255 - 1  # deviation 1 / sqrt(6)
-    return np.rint(triangular * (2.4 * strength) + 128).astype(np.uint8).reshape(shape)
+    noise = np.rint(triangular * (2.4 * strength) + 128).astype(np.uint8).reshape(height + 32, width + 32, 3)
+    noise_at = (draws.uniforms(2 * length).reshape(length, 2) * 33).astype(np.int64)
+    gain = 1 + drift(draws, length, 24) * draws.uniform(0.0, 0.5)
+    exposure = draws.uniform(0.4, 0.9) if blurred else 0.0
+    return ToyScene(size, layers, tracked, ground, path, noise, noise_at, gain, defocus, exposure)
 
 
 def _paste(image: NDArray[np.uint8], layer: Layer, t: int, exposure: float) -> tuple[int, NDArray[np.bool_]]:
@@ -244,15 +211,12 @@ def _paste(image: NDArray[np.uint8], layer: Layer, t: int, exposure: float) -> t
 
 def _warped(layer: Layer, t: int, corner: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the layer's sprite at frame t in a window of the frame, (h, w, 4) premultiplied."""
-    largest = float(layer.motion.halves[t].max())
-    level = 0
-    while level + 1 < len(layer.look.levels) and Look.reach(level + 1) >= largest:
-        level += 1
-    sprite = layer.look.levels[level]
-    linear = layer.motion.matrix(t) / Look.reach(level)
+    largest, levels = layer.motion.halves[t].max(), layer.look.levels
+    # The smallest sprite that need not be enlarged.
+    sprite = next((level for level in levels[::-1] if len(level) * REACH >= largest), levels[0])
+    linear = layer.motion.matrix(t) / (len(sprite) * REACH)
     # warpAffine's coordinates name pixel centres: continuous position minus one half.
-    centre = np.full(2, len(sprite) / 2 - 0.5)
-    shift = layer.motion.centres[t] - 0.5 - np.array(corner) - linear @ centre
+    shift = layer.motion.centres[t] - 0.5 - np.array(corner) - linear @ np.full(2, len(sprite) / 2 - 0.5)
     return cv2.warpAffine(sprite, np.column_stack([linear, shift]), size, flags=cv2.INTER_LINEAR)
 
 
@@ -264,13 +228,3 @@ def _line(smear: NDArray[np.float64]) -> NDArray[np.float32]:
     cv2.line(kernel, ends[0], ends[1], 255, 1, cv2.LINE_AA, shift=4)
     weights = kernel.astype(np.float32)
     return weights / weights.sum()
-
-
-def _exposed(scene: ToyScene, image: NDArray[np.uint8], t: int) -> NDArray[np.uint8]:
-    """Apply defocus, then brightness, then noise: the order of a camera."""
-    sigma = float(scene.defocus[t])
-    soft = cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0.3 else image
-    width, height = scene.size
-    x, y = scene.noise_at[t]
-    noise = scene.noise[y : y + height, x : x + width]
-    return cv2.addWeighted(soft, float(scene.gain[t]), noise, 1.0, -128.0)

@@ -1,23 +1,23 @@
 """Writes the toy world's sequences and lists in the layouts of the real data sets.
 
 Promise: every file stands where the real tree has it and says what the real file says, in its number format; test
-splits of GOT-10k and TrackingNet give the first box only. One job writes one sequence (or one COCO image) and needs
-nothing of the others; `write_lists` then adds what a tree says about all of them. Boxes are written so that the readers
-of this package, which follow the published system, read them exactly: 1-based in LaSOT, as they are everywhere else.
+splits of GOT-10k and TrackingNet give the first box only. A job writes one sequence (or one COCO image) and needs
+nothing of the others. The readers of this package read boxes as exact as they are written, 1-based in LaSOT alone.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lorat.prep.pool import Tell
 from lorat.prep.toy.looks import SHAPES, Look
-from lorat.prep.toy.scene import POOLS, Frame, Pool, ToyScene, plan_scene, plan_still, render
+from lorat.prep.toy.scene import POOLS, Pool, ToyScene, plan_scene, plan_still, render
 from lorat.shards.pixels.jpeg import encode
 
 _QUALITY = 90
@@ -50,24 +50,15 @@ class Job:
     length: int
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Truth:
+class _Truth(NamedTuple):
     """What is known of a written sequence of T frames; the tracked object is the only one."""
 
     boxes: NDArray[np.float64]  # (T, 4) xyxy, cut at the frame; zeros where nothing is left
     cut: NDArray[np.bool_]  # (T,) whether the frame's border cuts the object
     outside: NDArray[np.bool_]  # (T,) whether nothing of it is in the frame
     visible: NDArray[np.float64]  # (T,) the share of it that is in sight
+    absent: NDArray[np.bool_]  # (T,) whether that is none
     look: Look
-
-    @property
-    def absent(self) -> NDArray[np.bool_]:
-        return self.visible == 0
-
-    @property
-    def sentence(self) -> str:
-        look = self.look
-        return f"a {look.colour} {look.texture} {look.shape} moving over the ground"
 
 
 def plan_job(job: Job) -> ToyScene:
@@ -81,28 +72,25 @@ def plan_job(job: Job) -> ToyScene:
     return plan_still(key, job.split, size, count, crowd=job.index % 16 == 5)
 
 
-def run_job(trees: Path, job: Job) -> dict[str, Any]:
-    """Render a job, write its files into its tree in `trees`, return what `write_lists` needs."""
-    return _WRITERS[job.folder](trees / job.folder, job) or {}
+def run_job(shared: tuple[Path, list[Job]], number: int, tell: Tell) -> None:
+    """Render a job of (the trees' folder, all jobs) into its tree, and tell its number and what `write_lists` needs."""
+    trees, jobs = shared
+    tell((number, _WRITERS[jobs[number].folder](trees / jobs[number].folder, jobs[number])))
 
 
-def write_lists(trees: Path, jobs: list[Job], results: list[dict[str, Any]]) -> None:
-    """Write the files that speak of more than one sequence, from all jobs and their results."""
+def write_lists(trees: Path, jobs: list[Job], results: Mapping[int, Any]) -> None:
+    """Write the files that speak of more than one sequence, from all jobs and what they told."""
 
-    def names(folder: str, split: Pool) -> list[str]:
-        return [job.name for job in jobs if (job.folder, job.split) == (folder, split)]
+    def of(folder: str, split: Pool) -> list[int]:
+        return [n for n, job in enumerate(jobs) if (job.folder, job.split) == (folder, split)]
 
-    if (trees / "LaSOT").is_dir():
-        _write_lines(trees / "LaSOT/training_set.txt", names("LaSOT", "train"))
-        _write_lines(trees / "LaSOT/testing_set.txt", names("LaSOT", "test"))
     for split in POOLS:
-        if listed := names("GOT-10k", split):
-            _write_lines(trees / "GOT-10k" / split / "list.txt", listed)
-        images = [
-            result for job, result in zip(jobs, results, strict=True) if (job.folder, job.split) == ("COCO", split)
-        ]
-        if images:
-            _write_instances(trees / f"COCO/annotations/instances_{split}2017.json", images)
+        if split != "val" and (trees / "LaSOT").is_dir():
+            _write_lines(trees / f"LaSOT/{split}ing_set.txt", [jobs[n].name for n in of("LaSOT", split)])
+        if sequences := of("GOT-10k", split):
+            _write_lines(trees / "GOT-10k" / split / "list.txt", [jobs[n].name for n in sequences])
+        if images := of("COCO", split):
+            _write_instances(trees / f"COCO/annotations/instances_{split}2017.json", [results[n] for n in images])
 
 
 def _write_lasot(root: Path, job: Job) -> None:
@@ -115,7 +103,7 @@ def _write_lasot(root: Path, job: Job) -> None:
     _write_rows(folder / "groundtruth.txt", xywh, "%d")
     _write_rows(folder / "full_occlusion.txt", [truth.absent & ~truth.outside], "%d")
     _write_rows(folder / "out_of_view.txt", [truth.outside], "%d")
-    _write_lines(folder / "nlp.txt", [truth.sentence])
+    _write_lines(folder / "nlp.txt", [f"{truth.look} moving over the ground"])
 
 
 def _write_got10k(root: Path, job: Job) -> None:
@@ -130,8 +118,7 @@ def _write_got10k(root: Path, job: Job) -> None:
     # Level k is the k-th interval of visible shares; 7 and 8 tell "nearly all" from "all".
     cover = 1 + np.searchsorted(_COVER_BOUNDS, truth.visible, side="left")
     cover = np.where(truth.visible >= 1, 8, np.where(truth.absent, 0, cover))
-    labels = {"absence": truth.absent, "cover": cover, "cut_by_image": truth.cut}
-    for name, values in labels.items():
+    for name, values in {"absence": truth.absent, "cover": cover, "cut_by_image": truth.cut}.items():
         _write_rows(folder / f"{name}.label", values[:, None], "%d")
     meta = {"seconds": job.length // 10, "shape": truth.look.shape, "size": job.size}
     _write_lines(folder / "meta_info.ini", [_META_INFO.format_map(meta)])
@@ -152,56 +139,38 @@ def _write_tnl2k(root: Path, job: Job) -> None:
     truth = _write_frames(job, folder / "imgs", stem, 1)
     xywh = np.where(truth.absent[:, None], 0, _whole_boxes(truth, job.size))
     _write_rows(folder / "groundtruth.txt", xywh, "%d")
-    _write_lines(folder / "language.txt", [truth.sentence])
+    _write_lines(folder / "language.txt", [f"{truth.look} moving over the ground"])
 
 
 def _write_coco(root: Path, job: Job) -> dict[str, Any]:
+    """Write an image; return what the list of all says of it and its objects, a crowd as one run-length coded box."""
     scene, number = plan_job(job), int(job.name)
-    frame = next(render(scene))
-    name = f"{number:012d}.jpg"
+    frame, name = next(render(scene)), f"{number:012d}.jpg"
     _write_image(root / f"images/{job.split}2017" / name, frame.image)
     width, height = scene.size
-    image = {"license": 1, "file_name": name, "height": height, "width": width, "id": number}
-    annotations = list(_coco_objects(scene, frame, number))
-    if scene.crowd:
-        annotations.append(_coco_crowd(scene, number))
-    return {"image": image, "annotations": annotations}
+    annotations: list[dict[str, Any]] = []
 
+    def annotate(outline: Any, area: float, box: list[float], layer: int, crowd: int = 0) -> None:
+        about = {"segmentation": outline, "area": area, "iscrowd": crowd, "image_id": number, "bbox": box}
+        annotations.append(about | {"category_id": _category(scene.layers[layer].look.shape)})
 
-def _coco_objects(scene: ToyScene, frame: Frame, number: int) -> Iterator[dict[str, Any]]:
-    boxes = _xywh(_cut(frame.boxes, scene.size))
+    boxes = _xywh(_cut(frame.boxes, scene.size)).round(2).tolist()
     for k, index in enumerate(scene.tracked):
-        if frame.visible[k] < _COCO_LEAST_VISIBLE:
-            continue
-        layer = scene.layers[index]
-        parts = [np.clip(layer.motion.place(p, 0), 0, scene.size) for p in layer.look.parts]
-        yield {
-            "segmentation": [part.round(2).ravel().tolist() for part in parts],
-            "area": float(frame.pixels[k]),
-            "iscrowd": 0,
-            "image_id": number,
-            "bbox": boxes[k].round(2).tolist(),
-            "category_id": _category(layer.look.shape),
-        }
-
-
-def _coco_crowd(scene: ToyScene, number: int) -> dict[str, Any]:
-    """Return one annotation for all members; its mask is the box around them, run-length coded."""
-    boxes = np.array([scene.layers[index].box(0) for index in scene.crowd])
-    around = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
-    x1, y1, x2, y2 = (int(v) for v in _cut(np.rint(around), scene.size))
-    width, height = scene.size
-    inside = y2 - y1
-    runs = [x1 * height + y1, *[inside, height - inside] * (x2 - x1)]
-    runs[-1] += (width - x2) * height - y1
-    return {
-        "segmentation": {"counts": runs, "size": [height, width]},
-        "area": float((x2 - x1) * inside),
-        "iscrowd": 1,
-        "image_id": number,
-        "bbox": [float(v) for v in (x1, y1, x2 - x1, y2 - y1)],
-        "category_id": _category(scene.layers[scene.crowd[0]].look.shape),
-    }
+        if frame.visible[k] >= _COCO_LEAST_VISIBLE:
+            layer = scene.layers[index]
+            parts = [np.clip(layer.motion.place(part, 0), 0, scene.size) for part in layer.look.parts]
+            annotate([part.round(2).ravel().tolist() for part in parts], float(frame.pixels[k]), boxes[k], index)
+    if scene.crowd:
+        each = np.array([scene.layers[index].box(0) for index in scene.crowd])
+        around = np.rint(np.concatenate([each[:, :2].min(0), each[:, 2:].max(0)]))
+        x1, y1, x2, y2 = _cut(around, scene.size).astype(int).tolist()
+        inside = y2 - y1
+        runs = [x1 * height + y1, *[inside, height - inside] * (x2 - x1)]
+        runs[-1] += (width - x2) * height - y1
+        box = [float(v) for v in (x1, y1, x2 - x1, inside)]
+        annotate({"counts": runs, "size": [height, width]}, float((x2 - x1) * inside), box, scene.crowd[0], crowd=1)
+    image = {"license": 1, "file_name": name, "height": height, "width": width, "id": number}
+    return {"image": image, "annotations": annotations}
 
 
 def _category(shape: str) -> int:
@@ -232,17 +201,16 @@ def _write_frames(job: Job, folder: Path, name: str, first: int) -> _Truth:
     kept, outside = _cut(boxes, job.size), in_frame == 0
     cut = (kept != boxes).any(1) & ~outside
     kept[outside] = 0
-    return _Truth(kept, cut, outside, visible, scene.layers[scene.tracked[0]].look)
+    return _Truth(kept, cut, outside, visible, visible == 0, scene.layers[scene.tracked[0]].look)
 
 
 def _write_image(path: Path, image: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jpg":
-        path.write_bytes(encode(image, _QUALITY))
-        return
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    path.write_bytes(data.tobytes())
+        data = encode(image, _QUALITY)
+    else:
+        data = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    path.write_bytes(data)
 
 
 def _cut(boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:

@@ -1,9 +1,8 @@
 """The toy world: small raw trees in the layouts of the real data sets, with exact boxes.
 
-Promise: the same configuration gives the same bytes (on one installation), whatever the number of processes. Objects of
-test splits appear in no training split. Trees are written beside their final names and renamed when all of them are
-whole, so an interrupted run leaves nothing half written; a finished world of the same configuration is left as it is,
-and one of another configuration is replaced. A tree that the toy world did not write is never touched.
+Promise: the same configuration gives the same bytes (on one installation) from any number of processes. Trees are
+written beside their final names and renamed when all are whole. A finished world of the same configuration is left as
+it is, one of another is replaced; a tree that the toy world did not write is never touched.
 """
 
 import json
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lorat.prep.pool import LocalEngine, Tell
+from lorat.prep.pool import LocalEngine
 from lorat.prep.toy.scene import Pool
 from lorat.prep.toy.trees import FOLDERS, Job, run_job, write_lists
 from lorat.prep.trees.base.official import official_names
@@ -48,13 +47,8 @@ def _length(default: int) -> int:
 
 @dataclass(frozen=True)
 class ToyWorldConfig:
-    """What a toy world holds: numbers of sequences (COCO: images) a split, sizes, lengths.
-
-    A length is the mean of a data set's sequences, which vary by a quarter of it either way. Where names come from an
-    official list, there are at most as many sequences.
-
-    Raises:
-        UserError: for a number out of its range.
+    """What a toy world holds: sequences (COCO: images) a split, sizes, lengths, which vary by a quarter either way.
+    Where names come from an official list, there are at most as many. A `UserError` for a number out of its range.
     """
 
     seed: int = option(0, least=0, most=2**63, help="Another seed gives another world.")
@@ -78,12 +72,9 @@ class ToyWorldConfig:
     tnl2k_length: int = _length(60)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, about = getattr(self, field.name), field.metadata["option"]
-            if not about.least <= value <= about.most:
-                raise UserError(
-                    f"toy world: {field.name} is {value}; choose a number from {about.least} to {about.most}"
-                )
+        for name, about in ((field.name, field.metadata["option"]) for field in fields(self)):
+            if not about.least <= (value := getattr(self, name)) <= about.most:
+                raise UserError(f"toy world: {name} is {value}; choose a number from {about.least} to {about.most}")
 
 
 def plan_jobs(config: ToyWorldConfig) -> list[Job]:
@@ -105,18 +96,23 @@ def plan_jobs(config: ToyWorldConfig) -> list[Job]:
 def write_toyworld(
     raw: Path, config: ToyWorldConfig, progress: Callable[[int, int], None] | None = None, workers: int = 2
 ) -> None:
-    """Write a toy world's trees into `raw`, the folder of the trees of all data sets.
-
-    `progress` is called with (done, in all) sequences, or images of COCO; one worker renders in this process.
-
-    Raises:
-        UserError: if a tree is in the way that the toy world did not write, or a file cannot be written.
+    """Write a toy world's trees into `raw`; `progress` is called with (done, in all) sequences, or images of COCO.
+    A `UserError` if a tree is in the way that the toy world did not write, or a file cannot be written.
     """
+    marker = (json.dumps({"version": _VERSION, "config": asdict(config)}, indent=1) + "\n").encode()
+    jobs = plan_jobs(config)
+    folders = {job.folder for job in jobs}
+    results: dict[int, Any] = {}
+
+    def hear(rendered: tuple[int, Any]) -> None:
+        results.update([rendered])
+        if progress is not None:
+            progress(len(results), len(jobs))
+
     try:
         _refuse_foreign(raw)
-        jobs = plan_jobs(config)
-        folders = {job.folder for job in jobs}
-        if _is_finished(raw, config, folders):
+        whole = all((raw / folder / _OWNED).is_file() for folder in folders)
+        if whole and (raw / _MARKER).is_file() and (raw / _MARKER).read_bytes() == marker:
             return
         staging = raw / _STAGING
         if staging.exists():
@@ -124,52 +120,23 @@ def write_toyworld(
         for folder in folders:
             (staging / folder).mkdir(parents=True)
             (staging / folder / _OWNED).write_text("Written by lorat-prep toyworld.\n", "utf-8")
-        results: list[dict[str, Any]] = [{}] * len(jobs)
-        done = 0
-
-        def hear(rendered: tuple[int, dict[str, Any]]) -> None:
-            nonlocal done
-            number, results[number] = rendered
-            done += 1
-            if progress is not None:
-                progress(done, len(jobs))
-
-        LocalEngine(workers).run(_render, (staging, jobs), range(len(jobs)), hear)
+        LocalEngine(workers).run(run_job, (staging, jobs), range(len(jobs)), hear)
         write_lists(staging, jobs, results)
-        _put_in_place(raw, staging, config)
+        _refuse_foreign(raw)
+        (raw / _MARKER).unlink(missing_ok=True)  # it goes first and comes back last
+        for folder in FOLDERS:
+            if (raw / folder).exists():
+                shutil.rmtree(raw / folder)
+            if folder in folders:
+                (staging / folder).rename(raw / folder)
+        staging.rmdir()
+        with atomic_file(raw / _MARKER) as file:
+            file.write(marker)
     except OSError as error:
         raise UserError(
             f"{error.filename or raw}: cannot be written ({error.strerror}); "
             "choose a folder that is writable and has room"
         ) from None
-
-
-def _names(dataset: str, split: Pool, count: int, seed: int) -> list[str]:
-    if dataset == "coco":
-        first, step = (9, 5) if split == "train" else (600_139, 3)
-        return [str(first + step * k) for k in range(count)]
-    if (dataset, split) == ("trackingnet", "train"):
-        return [_video_name(seed, k) for k in range(count)]
-    names = list(official_names(dataset, split) or ())
-    if dataset in ("lasot", "lasot_ext"):  # the first of each class before the second of any
-        kinds = [name.rpartition("-")[0] for name in names]
-        ranks = {name: kinds[:k].count(kinds[k]) for k, name in enumerate(names)}
-        names.sort(key=ranks.__getitem__)
-    return names[:count]
-
-
-def _video_name(seed: int, index: int) -> str:
-    """Return a name like TrackingNet's: a video's id of 11 letters, which may start with - or _."""
-    draws = Draws("toy video", seed, index)
-    letters = [_ID_LETTERS[draws.below(len(_ID_LETTERS))] for _ in range(11)]
-    letters[0] = {1: "-", 2: "_"}.get(index, letters[0])
-    return f"{''.join(letters)}_{index % 4}"
-
-
-def _render(shared: tuple[Path, list[Job]], number: int, tell: Tell) -> None:
-    """Write one job's files; runs in a worker process."""
-    trees, jobs = shared
-    tell((number, run_job(trees, jobs[number])))
 
 
 def _refuse_foreign(raw: Path) -> None:
@@ -180,32 +147,21 @@ def _refuse_foreign(raw: Path) -> None:
         ours = (tree / _OWNED).is_file() or (tree.is_dir() and not any(tree.iterdir()))
         if tree.is_symlink() or (tree.exists() and not ours):
             raise UserError(
-                f"{tree}: exists and was not written by the toy world, so it is left alone; "
-                "name another folder for the toy world"
+                f"{tree}: exists and was not written by the toy world; name another folder for the toy world"
             )
 
 
-def _marker(config: ToyWorldConfig) -> dict[str, Any]:
-    return {"version": _VERSION, "config": asdict(config)}
-
-
-def _is_finished(raw: Path, config: ToyWorldConfig, folders: set[str]) -> bool:
-    try:
-        found = json.loads((raw / _MARKER).read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return False
-    return found == _marker(config) and all((raw / f / _OWNED).is_file() for f in folders)
-
-
-def _put_in_place(raw: Path, staging: Path, config: ToyWorldConfig) -> None:
-    """Replace the trees of an earlier toy world; the marker goes first and comes back last."""
-    _refuse_foreign(raw)
-    (raw / _MARKER).unlink(missing_ok=True)
-    for folder in FOLDERS:
-        if (raw / folder).exists():
-            shutil.rmtree(raw / folder)
-        if (staging / folder).exists():
-            (staging / folder).rename(raw / folder)
-    staging.rmdir()
-    with atomic_file(raw / _MARKER) as file:
-        file.write((json.dumps(_marker(config), indent=1) + "\n").encode())
+def _names(dataset: str, split: Pool, count: int, seed: int) -> list[str]:
+    if dataset == "coco":
+        return [str(9 + 5 * k if split == "train" else 600_139 + 3 * k) for k in range(count)]
+    if (dataset, split) == ("trackingnet", "train"):  # a video's id of 11 letters, which may start with - or _
+        first = {1: "-", 2: "_"}
+        videos = [Draws("toy video", seed, k) for k in range(count)]
+        ids = ["".join(_ID_LETTERS[draws.below(64)] for _ in range(11)) for draws in videos]
+        return [f"{first.get(k, name[0])}{name[1:]}_{k % 4}" for k, name in enumerate(ids)]
+    names = list(official_names(dataset, split) or ())
+    if dataset in ("lasot", "lasot_ext"):  # the first of each class before the second of any
+        kinds = [name.rpartition("-")[0] for name in names]
+        ranks = {name: kinds[:k].count(kinds[k]) for k, name in enumerate(names)}
+        names.sort(key=ranks.__getitem__)
+    return names[:count]
