@@ -15,9 +15,8 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
-from lorat.shards.base import remote
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.storage import Location, read_bytes
+from lorat.shards.base.storage import Location, read_bytes, read_range
 from lorat.shards.manifest import Receipt
 from lorat.shards.sample import PairSample, from_members
 from lorat.shards.tar import END_OF_ARCHIVE, unpack_members
@@ -134,7 +133,7 @@ class ShardReader:
             if isinstance(self.path, Path):
                 frame = os.pread(self._file, length, offset)
             else:
-                frame = remote.read_range(self.path, offset, length)
+                frame = read_range(self.path, offset, length)
         except FileNotFoundError:
             # No row is damaged, so whoever skips damaged ones must not take this for one.
             raise UserError(f"{self.path}: the shard is missing; build it again") from None

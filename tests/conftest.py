@@ -19,7 +19,7 @@ from hypothesis import settings
 from lorat.prep.build.plan import BuildOptions
 from lorat.prep.build.run import build
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
-from lorat.shards.base import remote
+from lorat.shards.base import storage
 from lorat.shards.pixels.jpeg import encode
 
 ROOT = Path(__file__).parents[1]
@@ -173,7 +173,7 @@ def set_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "_CLIENTS", {})  # a client keeps the server it was made for
+    monkeypatch.setattr(storage, "_CLIENTS", {})  # a client keeps the server it was made for
 
 
 def new_bucket(endpoint: str, process: subprocess.Popen[bytes]) -> Store:

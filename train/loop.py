@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorat.shards.base.signals import Heard, exit_status, hear_signals
+from lorat.shards.base.process import Heard, exit_status, hear_signals
 from lorat.train.checkpoint.checkpoints import Snapshot, find_checkpoint, restore
 from lorat.train.checkpoint.record import fixed_settings
 from lorat.train.checkpoint.schedule import Saver

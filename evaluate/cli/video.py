@@ -20,7 +20,7 @@ from lorat.prep.commandline import Command, options_of
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.options import option
-from lorat.shards.base.signals import exit_status, hear_signals, signal_name
+from lorat.shards.base.process import exit_status, hear_signals, signal_name
 from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 

@@ -1,8 +1,8 @@
-"""Files that are whole or not there, on a local disk or in an object store.
+"""Files that are whole or not there, on a local disk or, through fsspec, in an object store.
 
-Everything a build or a training leaves behind is written beside its final name, flushed to disk and renamed (the folder
-is flushed too, so a power cut does not undo the name), or spooled to a local temporary file and uploaded whole. A
-reader never sees half a file, and a killed process leaves at most a temporary file, which `remove_leftovers` finds.
+What a build or a training leaves behind is written beside its final name, flushed and renamed (its folder is flushed
+too, so a power cut does not undo the name), or spooled to a local file and uploaded whole. Every answer of a store is
+fresh; retries are its client's. What it gives up on is a `UserError`; only a missing object is a `FileNotFoundError`.
 """
 
 import errno
@@ -11,44 +11,103 @@ import json
 import os
 import re
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+import fsspec
+from fsspec.registry import known_implementations
 from upath import UPath
 
-from lorat.shards.base import remote
 from lorat.shards.base.errors import UserError
 
 Location: TypeAlias = Path | UPath
 """A local path, or a place in a store that fsspec knows."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED_WRITES = {*_FULL, errno.EFBIG, errno.EIO}
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on the disk of {} and run again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make {} writable, or name another folder"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "{} lies in a file, not in a folder; name another"),
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run again",
+}
+_REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
 _LEFTOVER = re.compile(rf"\..*\.{_HOST}-(\d+)\.tmp")
+_CLIENTS: dict[tuple[int, str, str], Any] = {}
+_EXTRAS = {"s3": "s3", "s3a": "s3"}
+# Errors of a store's client that are no OSError. They can only be raised once their module is loaded, so none is
+# imported for this.
+_CLIENT_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+_LONGEST_REASON = 200
 
 
 def locate(text: str | Path) -> Location:
     """Return the place that a text names: ``s3://bucket/folder``, or a path (``~`` is home).
 
-    A `UserError` for a URL whose storage is unknown or not installed.
+    A `UserError` for a URL that names nothing, or whose storage is unknown or not installed.
     """
-    if isinstance(text, Path):
-        return text.expanduser()
-    if text.startswith("file://"):
+    if isinstance(text, str) and text.startswith("file://"):
         return Path(text.removeprefix("file://"))
-    if re.match(r"[A-Za-z][\w+.:-]*://", text):
-        return remote.list_uncached(text)
-    return Path(text).expanduser()
+    if isinstance(text, Path) or not re.match(r"[A-Za-z][\w+.:-]*://", text):
+        return Path(text).expanduser()
+    scheme, _, rest = text.partition("://")
+    protocol = scheme.split("::")[-1]
+    if not rest.strip("/"):
+        raise UserError(f"{text}: names no bucket or folder; write s3://bucket/folder")
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        needed = known_implementations.get(protocol, {}).get("err", str(error))
+        remedy = f"pip install 'lorat[{extra}]'" if extra else needed
+        raise UserError(f"{text}: {protocol}:// needs another package; {remedy}") from None
+    except ValueError:
+        raise UserError(f"{text}: no storage is known for {protocol}://; write s3://bucket/folder or a path") from None
+    return UPath(text.rstrip("/"), use_listings_cache=False)
 
 
 def is_remote(place: Location) -> bool:
     """Return whether a place is in a store, not on a local disk."""
     return not isinstance(place, Path)
+
+
+def _client(place: UPath) -> Any:
+    """Return this process's client for a place's store: one for all threads, none across a fork."""
+    options = dict(place.storage_options)
+    key = (os.getpid(), place.protocol, repr(sorted(options.items())))
+    if key not in _CLIENTS:
+        # Clients of a parent stay in the table: collecting one would close sockets it still uses.
+        _CLIENTS[key] = fsspec.filesystem(place.protocol, skip_instance_cache=True, **options)
+    return _CLIENTS[key]
+
+
+@contextmanager
+def _explain_store(place: UPath, done: str, remedy: str = "run again") -> Iterator[None]:
+    """Turn what a store refuses into one line; a missing object stays a `FileNotFoundError`."""
+    try:
+        yield
+    except _store_errors() as error:
+        if isinstance(error, FileNotFoundError) and done != "written":  # what is written may lack its bucket
+            raise FileNotFoundError(errno.ENOENT, "No such object", str(place)) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
+        raise UserError(f"{place}: cannot be {done} ({reason}); {remedy}") from None
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    loaded = ((sys.modules.get(module), name) for module, name in _CLIENT_ERRORS)
+    return (OSError, *(getattr(module, name) for module, name in loaded if module))
 
 
 @contextmanager
@@ -63,7 +122,16 @@ def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
     except OSError as error:
         if writes_only and (error.filename is not None or error.errno not in _REFUSED_WRITES):
             raise
-        raise UserError(f"{path}: cannot be written ({error.strerror}); {_remedy(error, path)}") from None
+        remedy = _REMEDIES.get(error.errno or 0, "name another folder, or mend the disk, and run again")
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy.format(path.parent)}") from None
+
+
+@contextmanager
+def _explain_reading(place: Location, remedy: str = "see that it is there and may be read") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read ({error.strerror}); {remedy}") from None
 
 
 @contextmanager
@@ -71,7 +139,7 @@ def atomic_file(place: Location) -> Iterator[BinaryIO]:
     """Open a file that appears as `place` when the block ends, and not at all when it raises.
 
     A local folder is made where it is missing. A full disk, a folder that is not writable and a store that fails are a
-    `UserError`.
+    `UserError`. That an object appears at once is the store's promise: S3 and its like keep it, SFTP does not.
     """
     if not isinstance(place, Path):
         with _spool(place) as file:
@@ -99,28 +167,22 @@ def atomic_file(place: Location) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _spool(place: UPath) -> Iterator[BinaryIO]:
-    """Write to a local temporary file, then upload it."""
+    """Write to a local temporary file, then upload it whole."""
     folder = Path(tempfile.gettempdir())
     with explain_disk(folder):
         number, name = tempfile.mkstemp(f".{_HOST}-{os.getpid()}.tmp", ".lorat-upload-", folder)
+    local = Path(name)
     try:
-        with explain_disk(Path(name), writes_only=True), os.fdopen(number, "wb") as file:
+        with explain_disk(local, writes_only=True), os.fdopen(number, "wb") as file:
             yield file
-        remote.upload(Path(name), place)
+        size = local.stat().st_size
+        with _explain_store(place, "written", "finished files are kept, run again to go on"):
+            _client(place).put_file(name, place.path)
+        arrived = file_size(place)
+        if arrived != size:
+            raise UserError(f"{place}: {arrived} of {size} bytes arrived; run again")
     finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _remedy(error: OSError, path: Path) -> str:
-    if error.errno in _FULL:
-        return f"make room on the disk of {path.parent} and run again"
-    if error.errno == errno.EFBIG:
-        return "raise the limit on file sizes (ulimit -f) and run again"
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return f"make {path.parent} writable, or name another folder"
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return f"{path.parent} lies in a file, not in a folder; name another"
-    return "name another folder, or mend the disk, and run again"
+        local.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -154,10 +216,8 @@ def remove_leftovers(place: Location) -> int:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
+    except OSError as error:
+        return error.errno == errno.EPERM  # another user's
     return True
 
 
@@ -167,16 +227,19 @@ def remove_file(place: Location) -> None:
         with explain_disk(place):
             place.unlink(missing_ok=True)
     else:
-        with suppress(FileNotFoundError), remote.explained(place, "deleted"):
-            remote.client(place).rm_file(place.path)
+        with suppress(FileNotFoundError), _explain_store(place, "deleted"):
+            _client(place).rm_file(place.path)
 
 
 def file_size(place: Location) -> int | None:
     """Return a file's size in bytes, or None where there is no file; a `UserError` if refused."""
-    if not isinstance(place, Path):
-        return remote.object_size(place)
-    with _explain_reading(place):
-        return place.stat().st_size if place.is_file() else None
+    if isinstance(place, Path):
+        with _explain_reading(place):
+            return place.stat().st_size if place.is_file() else None
+    with suppress(FileNotFoundError), _explain_store(place, "looked up"):
+        info = _client(place).info(place.path)
+        return int(info["size"]) if info["type"] == "file" and info["size"] is not None else None
+    return None
 
 
 def children(folder: Location) -> list[Location]:
@@ -187,50 +250,49 @@ def children(folder: Location) -> list[Location]:
     if isinstance(folder, Path):
         with _explain_reading(folder):
             return sorted(folder.iterdir()) if folder.is_dir() else []
-    with suppress(FileNotFoundError), remote.explained(folder, "listed"):
-        found = remote.client(folder).ls(folder.path, detail=False)
+    with suppress(FileNotFoundError), _explain_store(folder, "listed"):
+        found = _client(folder).ls(folder.path, detail=False)
         itself = folder.path.rstrip("/")  # a file, or the empty object that stands for a folder
-        names = {Path(path).name for path in found if path.rstrip("/") != itself}
-        return [folder / name for name in sorted(names)]
+        return [folder / name for name in sorted({Path(p).name for p in found if p.rstrip("/") != itself})]
     return []
-
-
-@contextmanager
-def _explain_reading(place: Location) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{place}: cannot be read ({error.strerror}); see that it is there and may be read") from None
 
 
 def file_digest(path: Path, remedy: str) -> str:
     """Return the SHA-256 of a local file; what cannot be read is a `UserError` with `remedy`."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    with _explain_reading(path, remedy), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_bytes(place: Location) -> bytes:
     """Read a whole file; errors as of `read_range`."""
     if isinstance(place, Path):
         return place.read_bytes()
-    with remote.explained(place, "read"):
-        return bytes(remote.client(place).cat_file(place.path))
+    with _explain_store(place, "read"):
+        return bytes(_client(place).cat_file(place.path))
 
 
 def read_range(place: Location, offset: int, length: int) -> bytes:
     """Read bytes offset … offset + length − 1 of a file: fewer where it ends earlier.
 
     A `FileNotFoundError` if there is none, an `OSError` if a local file cannot be read, a `UserError` if a store does
-    not answer.
+    not answer, or does not know byte ranges.
     """
-    if not isinstance(place, Path):
-        return remote.read_range(place, offset, length)
-    with place.open("rb") as file:
-        file.seek(offset)
-        return file.read(length)
+    if isinstance(place, Path):
+        with place.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    try:
+        with _explain_store(place, "read"):
+            data = bytes(_client(place).cat_file(place.path, start=offset, end=offset + length))
+    except UserError:
+        with suppress(UserError):  # the first error says more
+            size = file_size(place)
+            if size is not None and size <= offset:
+                return b""  # stores answer a range behind the end with an error status
+        raise
+    if len(data) > length:
+        raise UserError(f"{place}: the server ignores byte ranges; use one that knows them")
+    return data
 
 
 def write_json(place: Location, value: Any) -> None:

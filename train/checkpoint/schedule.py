@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from lorat.configs.schema import TrainConfig
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.signals import Heard, exit_status, signal_name
+from lorat.shards.base.process import Heard, exit_status, signal_name
 from lorat.train.checkpoint.checkpoints import Due, Snapshot, save_checkpoint
 from lorat.train.distributed.rendezvous import rank_timeout
 from lorat.train.distributed.world import World

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import settle_worker
-from lorat.shards.base.signals import outlive_signals
+from lorat.shards.base.process import outlive_signals, settle_worker
 from lorat.train.data.pairs import Pairs, TrainingPair
 from lorat.train.data.places import Source, Steps
 

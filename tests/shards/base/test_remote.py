@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from lorat.shards.base import remote
+from lorat.shards.base import storage
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import (
     Location,
@@ -316,14 +316,14 @@ def test_threads_share_a_client(remote_shard, make_sample):
     def work(row: int) -> None:
         read[row] = reader.read(row)
 
-    before = len(remote._CLIENTS)
+    before = len(storage._CLIENTS)
     threads = [threading.Thread(target=work, args=(row,)) for row in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert read == {row: make_sample(row) for row in range(6)}
-    assert len(remote._CLIENTS) == before
+    assert len(storage._CLIENTS) == before
 
 
 @settings(max_examples=50, deadline=None)

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.signals import hear_signals
+from lorat.shards.base.process import hear_signals
 from lorat.train.checkpoint.checkpoints import STATE, checkpoints_of, find_checkpoint
 from lorat.train.data.places import Steps
 from lorat.train.distributed.rendezvous import rank_timeout
