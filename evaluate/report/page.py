@@ -78,13 +78,13 @@ class _Section:
         self.published = published_numbers(self.ours.name)
         self.strips = page.strips.get(self.ours.name, ())
 
-    def published_row(self, variant: str) -> Iterator[PublishedNumber | None]:
-        """Yield what is published of a variant in each column."""
+    def published_row(self, tracker: str) -> Iterator[PublishedNumber | None]:
+        """Yield what is published of a tracker in each column."""
         # Where areas are shown, which come last, a published number is one of these.
         places = {column.published: column for column in self.columns.values()}
         for column in self.columns.values():
             here = places[column.published] is column
-            yield self.published[variant].get(column.published) if here else None
+            yield self.published[tracker].get(column.published) if here else None
 
     def notes(self) -> list[str]:
         """Say what the columns are, and where published numbers are of something else than ours."""
