@@ -1,6 +1,6 @@
 """``lorat-eval report``: the page of an evaluation, made anew, with other trackers beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -13,8 +13,8 @@ from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.measure.scores import Entry, dataset_scores
 from lorat.evaluate.results.files import has_result
 from lorat.evaluate.results.foreign import read_foreign
-from lorat.evaluate.track.folder import is_done, read_identity, result_folder
-from lorat.evaluate.track.settings import default_out, newest_run, run_weights
+from lorat.evaluate.track.folder import read_identity, result_folder, unfinished
+from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.sources import TreeOptions, split_names
@@ -45,7 +45,7 @@ class ReportOptions(ScoringOptions):
         """Return the evaluation's folder."""
         if self.run is not None and self.out is not None:
             raise UserError("--run and --out: give one of them")
-        return self.out or default_out(run_weights(self.run or newest_run()))
+        return self.out or default_out(run_weights(self.run))
 
     def rivals(self) -> dict[str, Path]:
         """Return what other trackers are called, and where their results are."""
@@ -85,7 +85,8 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     from lorat.evaluate.report.page import write_page
     from lorat.evaluate.track.session import Evaluation
 
-    failed = _failed(sets, out)
+    why = "no whole result; track it with lorat-eval"
+    failed = {item.name: reasons for item in sets if (reasons := unfinished(out, item, why))}
     summary = summarise(Evaluation(sets, identity, failed), out, options.convention)
     if not summary.scored:
         raise UserError(f"{out}: no result of a test set with ground truth; run lorat-eval first")
@@ -119,18 +120,6 @@ def _runs(item: TestSet, out: Path) -> int:
 
     first = held(1)
     return next(run for run in count(1) if not first or not first <= held(run + 1))
-
-
-def _failed(sets: Sequence[TestSet], out: Path) -> dict[str, dict[str, str]]:
-    """Return test set → sequence → why it is not on the page."""
-    failed = {}
-    for item in sets:
-        runs = range(1, item.runs + 1)
-        unfinished = [clip.name for clip in item.clips if not all(is_done(out, item.name, clip, run) for run in runs)]
-        why = "no whole result; track it with lorat-eval"
-        if reasons := {**item.unread, **dict.fromkeys(unfinished, why)}:
-            failed[item.name] = reasons
-    return failed
 
 
 def _add_rival(label: str, folder: Path, summary: "Summary", convention: ConventionName) -> Iterator[str]:

@@ -8,7 +8,7 @@ import click
 
 from lorat.evaluate.results.files import folders_in, list_results, read_results, run_folders
 from lorat.evaluate.results.write import ExportLayout, ResultSet, layout_files, write_files
-from lorat.evaluate.track.settings import default_out, newest_run, run_weights
+from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.evaluate.track.testsets import choose_test_sets
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.registry import parse_name
@@ -82,7 +82,7 @@ def export_results_command(export: Export, trees: TreeOptions) -> None:
 
 def _chosen(export: Export) -> list[Path]:
     """Return the folders of the test sets that are exported."""
-    home = export.results or default_out(run_weights(export.run or newest_run()))
+    home = export.results or default_out(run_weights(export.run))
     if export.results is None or (home / "results").is_dir():
         home /= "results"
     there = {folder.name: folder for folder in folders_in(home) if list_results(folder)}

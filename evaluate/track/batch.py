@@ -5,13 +5,10 @@ next crops cut and its next frames decoded, so that neither the processor nor th
 the network itself takes all cores there is one group, and images come before the network: its threads wait for each
 other, so a core that decodes for a while would hold up all of them. A sequence that ends makes room for the next.
 
-Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in float32), and its
-result comes as soon as it ends. A frame that does not decode keeps the last box and has no score; a sequence that
-cannot be tracked fails by name, and the others go on. Memory does not grow with the length or the number of sequences,
-but for their boxes.
-
-Time per frame is what a batch's crops, network and boxes take (not the decoding of images), divided by the sequences in
-it, as published. The first frame's is the cost of taking the template.
+Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in float32). Memory
+does not grow with the length or the number of sequences, but for their boxes. Time per frame is what a batch's crops,
+network and boxes take (not the decoding of images), divided by the sequences in it, as published; the first frame's is
+the cost of taking the template.
 """
 
 import time
@@ -27,16 +24,9 @@ import torch
 from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.track.crops import Box, Crop, Frame
+from lorat.evaluate.track.crops import Box, Crop, Frame, frame_size
 from lorat.evaluate.track.predictor import Predictor
-from lorat.evaluate.track.tracker import (
-    TargetState,
-    check_first_box,
-    finish,
-    frame_size,
-    prepare_search,
-    prepare_template,
-)
+from lorat.evaluate.track.tracker import TargetState, check_first_box, finish, prepare_search, prepare_template
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import usable_cores
@@ -48,11 +38,10 @@ Answer = TypeVar("Answer")
 
 
 class Work(NamedTuple):
-    """A sequence to track."""
+    """A sequence to track, and for which of the repeated runs."""
 
     clip: Clip
     run: int = 1
-    """Which of the repeated runs; tracking is deterministic, but some tables want several."""
 
 
 class Tracked(NamedTuple):
@@ -77,16 +66,16 @@ def track_clips(
     threads: int = 4,
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Tracked | Failed]:
-    """Track each clip's first object from ``clip.tracks[0].boxes[0]``; yield one as it ends.
+    """Track each clip's first object from ``clip.tracks[0].boxes[0]``; yield a result as soon as it ends.
 
-    `work` is taken one by one as there is room; the longest should come first, so that none is left to run alone.
-    `batch` sequences stand side by side, in all groups together; `threads` decode images, and as many cut crops.
-    `on_frames` gets the number of frames done since its last call.
+    A frame that does not decode keeps the last box and has no score. `work` is taken one by one as there is room; the
+    longest should come first, so that none is left to run alone. `batch` sequences stand side by side, in all groups
+    together; `threads` decode images, and as many cut crops. `on_frames` gets the number of frames done since its last
+    call. A `UserError` if memory does not hold the batch.
     """
     waiting, more, ahead = iter(work), True, works_beside(predictor.device)
     groups = [_Group(predictor.room_for_crops(n)) for n in group_sizes(batch, predictor.device)]
-    # Where nothing goes on beside it, the network works in the caller's thread: another one would bring threads of its
-    # own for the same cores.
+    # Where nothing goes on beside it, the network works in the caller's thread: another would bring threads of its own.
     network = ThreadPoolExecutor(1, thread_name_prefix="network") if ahead else _Here()
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="decode") as readers,
@@ -98,7 +87,9 @@ def track_clips(
             while more or any(group.slots for group in groups):
                 for group in groups:
                     done = stages.collect(group)
-                    yield from group.ended()
+                    for slot in [slot for slot in group.slots if slot.ended]:
+                        group.slots.remove(slot)
+                        yield Tracked(slot.work, slot.result)
                     room = len(group.crops) - len(group.slots) if more else 0
                     arrivals = [Slot(item, readers, ahead) for item in islice(waiting, room)]
                     more = more and len(arrivals) == room
@@ -108,10 +99,8 @@ def track_clips(
                     done += stages.launch(group)
                     on_frames(done + len(started) + sum(len(f.work.clip.frames) for f in failures))
         except torch.OutOfMemoryError:
-            raise UserError(
-                f"--batch {batch}: the device's memory does not hold it; give a smaller one (of a "
-                "training: train.evaluate_batch)"
-            ) from None
+            remedy = "give a smaller one (of a training: train.evaluate_batch)"
+            raise UserError(f"--batch {batch}: the device's memory does not hold it; {remedy}") from None
 
 
 def works_beside(device: torch.device) -> bool:
@@ -128,57 +117,43 @@ def group_sizes(batch: int, device: torch.device) -> list[int]:
 
 
 class Slot:
-    """The place of one sequence in a batch: its frames, and its boxes, scores and times so far."""
+    """One sequence in a batch, and its result so far."""
 
     def __init__(self, work: Work, readers: Executor, ahead: bool) -> None:
         """Begin to decode the first frame; `readers` decode further ones `ahead` if they may."""
-        self.work, self.frames = work, work.clip.frames
-        self.readers, self.ahead = readers, ahead
+        self.work, self.readers, self.ahead = work, readers, ahead
         self.state: TargetState
-        self.done = 0  # frames that have a result
-        count = len(self.frames)
-        self.boxes, self.scores, self.times = np.zeros((count, 4)), np.zeros(count), np.zeros(count)
+        self.done, self.count = 0, len(work.clip.frames)  # frames that have a result, of how many
+        boxes, scores, times = np.zeros((self.count, 4)), np.zeros(self.count), np.zeros(self.count)
+        self.result = SequenceResult(work.clip.name, boxes, scores, times)
         self._image: Callable[[], Frame] = readers.submit(_first_image, work.clip).result
 
     @property
     def ended(self) -> bool:
         """Whether every frame has a result."""
-        return self.done >= len(self.frames)
+        return self.done >= self.count
 
-    def first(self) -> tuple[Frame, Box]:
-        """Return the first frame and the box given in it, or raise why there is none."""
-        frame = self._image()
-        self._read(1)
-        return frame, check_first_box(self.work.clip.tracks[0].boxes[0], frame_size(frame))
-
-    def next(self) -> Frame | None:
-        """Return the next frame, or None where it does not decode."""
-        image = self._image
-        self._read(self.done + 1)
-        try:
-            return image()
-        except ImageError:
-            return None
+    def next(self) -> Frame:
+        """Return the next frame, or raise why there is none."""
+        image, following = self._image, self.done + 1
+        if following < self.count:
+            read = partial(read_image, self.work.clip.frames[following])
+            self._image = self.readers.submit(read).result if self.ahead else read
+        return image()
 
     def record(self, box: Box, score: float, seconds: float) -> None:
         """Note the result of a frame."""
-        self.boxes[self.done], self.scores[self.done] = box, score
-        self.times[self.done] = seconds
+        boxes, scores, times = self.result.boxes, self.result.scores, self.result.times
+        boxes[self.done], scores[self.done], times[self.done] = xyxy_to_xywh(box), score, seconds
         self.done += 1
-
-    def _read(self, index: int) -> None:
-        if index < len(self.frames):
-            read = partial(read_image, self.frames[index])
-            self._image = self.readers.submit(read).result if self.ahead else read
 
 
 class _Cut(NamedTuple):
-    """The next crop of a sequence, which stands in its group's."""
+    """The next crop of a sequence, which stands in its group's; its frame's (width, height); seconds that it took."""
 
     slot: Slot
     transform: CropTransform
     size: tuple[int, int]
-    """(width, height) of the frame, which is not kept."""
     seconds: float
 
 
@@ -186,21 +161,11 @@ class _Cut(NamedTuple):
 class _Group:
     """Sequences whose frames go through the network together."""
 
-    crops: NDArray[np.float32]
-    """(size, S, S, 3), written anew for every batch."""
+    crops: NDArray[np.float32]  # (size, S, S, 3), written anew for every batch
     slots: list[Slot] = field(default_factory=list)
-    cuts: Sequence[_Cut] = ()
-    """What the network works on."""
+    cuts: Sequence[_Cut] = ()  # what the network works on
+    # (B, 5) boxes and scores of these, and the seconds that the network took.
     rows: Future[tuple[NDArray[np.float64], float]] | None = None
-    """(B, 5) boxes and scores of these, and the seconds that the network took."""
-
-    def ended(self) -> Iterator[Tracked]:
-        """Yield the results of sequences that came to their end, and make room."""
-        ended = [slot for slot in self.slots if slot.ended]
-        self.slots = [slot for slot in self.slots if not slot.ended]
-        for slot in ended:
-            name, boxes = slot.work.clip.name, xyxy_to_xywh(slot.boxes)
-            yield Tracked(slot.work, SequenceResult(name, boxes, slot.scores, slot.times))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +179,12 @@ class _Stages:
 
     def start(self, arrivals: Sequence[Slot]) -> tuple[list[Slot], list[Failed]]:
         """Take the templates of sequences that begin."""
-        failures: list[Failed] = []
-        firsts: list[tuple[Slot, Frame, Box]] = []
+        failures, firsts = list[Failed](), list[tuple[Slot, Frame, Box]]()
         for slot in arrivals:
             try:
-                firsts.append((slot, *slot.first()))
+                frame = slot.next()
+                box = check_first_box(slot.work.clip.tracks[0].boxes[0], frame_size(frame))
+                firsts.append((slot, frame, box))
             except UserError as error:
                 failures.append(Failed(slot.work, error.message))
         if not firsts:
@@ -258,8 +224,7 @@ class _Stages:
         begin = time.perf_counter()
         ends = [finish(row, cut.transform, cut.size, cut.slot.state) for row, cut in zip(rows, cuts, strict=True)]
         seconds += time.perf_counter() - begin
-        # As many crops at once as there are threads.
-        seconds += sum(cut.seconds for cut in cuts) / min(self.threads, len(cuts))
+        seconds += sum(cut.seconds for cut in cuts) / min(self.threads, len(cuts))  # so many were cut at once
         for cut, (tracked, state) in zip(cuts, ends, strict=True):
             cut.slot.state = state
             cut.slot.record(tracked.box, tracked.score, seconds / len(cuts))
@@ -267,8 +232,9 @@ class _Stages:
 
     def _cut(self, slot: Slot, out: Crop) -> _Cut | None:
         """Cut the next crop of a sequence into `out`; None where its frame does not decode."""
-        frame = slot.next()
-        if frame is None:
+        try:
+            frame = slot.next()
+        except ImageError:
             return None
         begin = time.perf_counter()
         _, transform = prepare_search(self.predictor, frame, slot.state, out)
@@ -292,17 +258,12 @@ def _timed(work: Callable[..., Answer], *arguments: Any) -> tuple[Answer, float]
 
 def _first_image(clip: Clip) -> Frame:
     """Read a sequence's first image, once all of its images are seen to be there."""
-    folder = clip.frames.folder
-    if len(clip.frames) < max(1, clip.annotated):
-        raise UserError(
-            f"{folder}: {len(clip.frames)} images for {clip.annotated} lines of ground truth; "
-            "restore the missing images"
-        )
+    folder, count = clip.frames.folder, len(clip.frames)
+    if count < max(1, clip.annotated):
+        lines = f"{clip.annotated} lines of ground truth"
+        raise UserError(f"{folder}: {count} images for {lines}; restore the missing images")
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    missing = [path for path in clip.frames if path.name not in there and not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: {len(missing)} of {len(clip.frames)} images are missing, the first "
-            f"{missing[0].name}; restore them"
-        )
+    if missing := [path for path in clip.frames if path.name not in there and not path.is_file()]:
+        first = missing[0].name
+        raise UserError(f"{folder}: {len(missing)} of {count} images are missing, the first {first}; restore them")
     return read_image(clip.frames[0])

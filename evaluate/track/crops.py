@@ -12,15 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lorat.shards.pixels.geometry import CropTransform, adjust, crop_frame, crop_transform
-from lorat.shards.pixels.resample import (
-    SERVED,
-    Stored,
-    Window,
-    context_window,
-    cut_window,
-    sample_crop,
-    template_window,
-)
+from lorat.shards.pixels.resample import SERVED, Window, context_window, cut_window, sample_crop, template_window
 
 Resize = Literal["published", "shards"]
 Frame = NDArray[np.uint8]
@@ -31,18 +23,19 @@ Box = NDArray[np.float64]
 """(4,) xyxy in continuous frame pixels."""
 
 
-def search_scale(box: ArrayLike, frame_size: tuple[int, int], search_size: int) -> float:
-    """Return the scale, at most 1, at which a shard would hold the surroundings of a box."""
-    return _scale(context_window(box, frame_size, *_stored(search_size)[:3]))
+def frame_size(frame: Frame) -> tuple[int, int]:
+    """Return (width, height)."""
+    return frame.shape[1], frame.shape[0]
 
 
-def template_scale(box: ArrayLike, frame_size: tuple[int, int], search_size: int) -> float:
+def search_scale(box: ArrayLike, size: tuple[int, int], search_size: int) -> float:
+    """Return the scale, at most 1, at which a shard would hold the surroundings of a box in a (width, height) frame."""
+    return _scale(context_window(box, size, *SERVED.get(search_size, SERVED[224])[:3]))
+
+
+def template_scale(box: ArrayLike, size: tuple[int, int], search_size: int) -> float:
     """Return the scale, at most 1, at which a shard would hold a box as the template."""
-    return _scale(template_window(box, frame_size, _stored(search_size).object_side))
-
-
-def _stored(search_size: int) -> Stored:
-    return SERVED.get(search_size, SERVED[224])
+    return _scale(template_window(box, size, SERVED.get(search_size, SERVED[224]).object_side))
 
 
 def _scale(window: Window) -> float:
@@ -65,13 +58,11 @@ def crop_around(
     published. Returns the crop, in `out` if that is given, and the adjusted transform from frame to crop.
     """
     size = (side, side)
-    window = crop_transform(box, area_factor, size)
-    adjusted = adjust(window, (frame.shape[1], frame.shape[0]), size)
+    adjusted = adjust(crop_transform(box, area_factor, size), frame_size(frame), size)
     if scale is None or adjusted.source is None:
         return crop_frame(frame, adjusted, size, pad, out), adjusted.transform
     x1, y1, x2, y2 = adjusted.source
-    small = (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale)))
-    part = Window((x1, y1), (x2, y2), small)
+    part = Window((x1, y1), (x2, y2), (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))))
     crop, _ = sample_crop(cut_window(frame, part), part, adjusted, side, pad)
     out = np.empty(crop.shape, np.float32) if out is None else out
     out[:] = crop

@@ -12,33 +12,26 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from lorat.evaluate.results.files import has_result, read_result
+from lorat.evaluate.track.testsets import TestSet
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import file_digest, write_json
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
-METRICS = "metrics.json"
-"""Where the scores of an evaluation stand, in its folder."""
-
+METRICS = "metrics.json"  # where the scores of an evaluation stand, in its folder
 _VERSION = {"version": 1}
-_IDENTITY = "tracker.json"
-_MACHINES = "speed.json"
-_ROUNDED = 1e-3  # pixels; results are written with four decimals
+_IDENTITY, _MACHINES = "tracker.json", "speed.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What decides a tracker's boxes."""
 
-    weights: str
-    """SHA-256 of the weights file."""
+    weights: str  # SHA-256 of the weights file
     variant: str
-    dtype: str
-    """``float32``, ``bfloat16``, ``float16``; ``compiled`` after it where the network was."""
-    settings: str = ""
-    """Hash of the backbone's fingerprint and of the whole variant."""
-    resize: str = "published"
-    """How frames were shrunk into crops: ``published`` or ``shards``."""
+    dtype: str  # ``float32``, ``bfloat16``, ``float16``; ``compiled`` after it where the network was
+    settings: str = ""  # hash of the backbone's fingerprint and of the whole variant
+    resize: str = "published"  # or ``shards``: how frames were shrunk into crops
 
 
 def weights_digest(weights: Path) -> str:
@@ -47,27 +40,19 @@ def weights_digest(weights: Path) -> str:
 
 
 def result_folder(out: Path, name: str, run: int = 1) -> Path:
-    """Return where the results of a test set ``<dataset>-<split>`` stand.
-
-    Those of repeated runs stand in ``run_002`` and so on under those of the first.
-    """
+    """Return where a test set's results stand: those of repeated runs in ``run_002`` … under those of the first."""
     folder = out / "results" / name
     return folder if run == 1 else folder / f"run_{run:03d}"
 
 
 def claim(out: Path, identity: Identity, overwrite: bool) -> None:
-    """Note that the results in `out` are of this tracker; a `UserError` if they are another's.
-
-    To `overwrite` them, whose ever they are, all are removed.
-    """
+    """Note that results in `out`, all removed to `overwrite`, are of this tracker; a `UserError` if they are not."""
     if overwrite:
         _clear(out)
     if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
-        raise UserError(
-            f"{out}: holds results of other weights, another variant, number type, --compile or "
-            f"--resize than these ({identity.variant}, {identity.dtype}); give another --out, or "
-            "--overwrite"
-        )
+        other = "holds results of other weights, another variant, number type, --compile or --resize than these"
+        remedy = "give another --out, or --overwrite"
+        raise UserError(f"{out}: {other} ({identity.variant}, {identity.dtype}); {remedy}")
     write_json(out / _IDENTITY, _VERSION | asdict(identity))
 
 
@@ -79,8 +64,7 @@ def _clear(out: Path) -> None:
 
 def note_machine(out: Path, machine: str) -> None:
     """Note on what the results in `out`, or some of them, were computed."""
-    machines = machines_of(out)
-    if machine not in machines:
+    if machine not in (machines := machines_of(out)):
         write_json(out / _MACHINES, _VERSION | {"measured_on": [*machines, machine]})
 
 
@@ -95,8 +79,7 @@ def machines_of(out: Path) -> list[str]:
 def forget_others(out: Path, weights: Path) -> None:
     """Remove results and scores from `out` unless they are of these weights."""
     there = read_identity(out)
-    foreign = there is None or there.weights != weights_digest(weights)
-    if (out / _IDENTITY).is_file() and foreign:
+    if (out / _IDENTITY).is_file() and (there is None or there.weights != weights_digest(weights)):
         _clear(out)
         (out / METRICS).unlink(missing_ok=True)
 
@@ -104,8 +87,7 @@ def forget_others(out: Path, weights: Path) -> None:
 def is_done(out: Path, name: str, clip: Clip, run: int = 1) -> bool:
     """Return whether `out` holds the whole result of a clip of the test set `name`.
 
-    A result with another number of frames, another first box, or lines that do not parse is not whole, and the sequence
-    is tracked again.
+    One with another number of frames, another first box, or lines that do not parse is not whole.
     """
     folder = result_folder(out, name, run)
     if not has_result(folder, clip.name):
@@ -115,9 +97,16 @@ def is_done(out: Path, name: str, clip: Clip, run: int = 1) -> bool:
     except UserError:
         return False
     first = xyxy_to_xywh(clip.tracks[0].boxes[0])
-    same_box = np.allclose(result.boxes[0], first, rtol=0.0, atol=_ROUNDED)
+    same_box = np.allclose(result.boxes[0], first, rtol=0.0, atol=1e-3)  # they are written with four decimals
     # The first frame always has a score, so one that lacks it lost its scores file.
     return len(result.boxes) == len(clip.frames) and same_box and np.isfinite(result.scores[0])
+
+
+def unfinished(out: Path, item: TestSet, why: str) -> dict[str, str]:
+    """Return sequence → why it has no whole result of every run: as the tree says, or `why`."""
+    runs = range(1, item.runs + 1)
+    lacking = [clip.name for clip in item.clips if not all(is_done(out, item.name, clip, run) for run in runs)]
+    return {**item.unread, **dict.fromkeys(lacking, why)}
 
 
 def read_identity(out: Path) -> Identity | None:

@@ -1,10 +1,7 @@
 """The network on its device: templates and search crops in, the best box of each out.
 
-Promise: tracking is deterministic. The choice of a box is `select_box`, a pure function of a batch, with the published
-penalty. One upload and one download a batch of frames. A compiled predictor runs one graph for batches of any size:
-smaller ones are padded to the one it was compiled for.
-
-Not promised: that bfloat16, float16 or a compiled graph give float32's boxes to the last digit.
+Promise: tracking is deterministic, with one upload and one download a batch of frames. Not promised: that bfloat16,
+float16 or a compiled graph give float32's boxes to the last digit.
 """
 
 from collections.abc import Sequence
@@ -37,10 +34,8 @@ class TemplateInput(NamedTuple):
     """The template of one target, ready for the network."""
 
     crop: Crop
-    mask: NDArray[np.bool_]
-    """(g, g), True on the tokens that the object touches."""
-    mean: NDArray[np.float32]
-    """(3,) mean colour of the template's frame, 0 … 255; pads every search crop of the target."""
+    mask: NDArray[np.bool_]  # (g, g), True on the tokens that the object touches
+    mean: NDArray[np.float32]  # (3,) mean colour of the template's frame, 0 … 255; pads every search crop of the target
 
 
 def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
@@ -50,10 +45,9 @@ def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
 
 
 def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
-    """Choose the cell with the highest 0.55 · sigmoid(logit) + 0.45 · window (published system).
+    """Choose the cell with the highest 0.55 · sigmoid(logit) + 0.45 · window (published system), all in float32.
 
-    `score_map` is (B, G, G) logits, `boxes` (B, G, G, 4) xyxy, one a cell, and `window` (G, G) from `penalty_window`;
-    all float32.
+    `score_map` is (B, G, G) logits, `boxes` (B, G, G, 4) xyxy, one a cell, and `window` (G, G) from `penalty_window`.
     """
     score = score_map.flatten(1).sigmoid()
     penalised = score * (1.0 - WINDOW_WEIGHT) + window.flatten() * WINDOW_WEIGHT
@@ -74,11 +68,8 @@ class Predictor:
         resize: Resize = "published",
     ) -> None:
         """Take over a network whose matrices are already held in `dtype`."""
-        self.resize = resize
-        self.network = network.to(device).eval()
-        self.variant = variant
-        self.device = device
-        self.dtype = dtype
+        self.network, self.variant, self.resize = network.to(device).eval(), variant, resize
+        self.device, self.dtype = device, dtype
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (variant.mean, variant.std))
         self._factor = (1.0 / (255.0 * std)).view(1, 3, 1, 1).to(device)
         self._shift = (-mean / std).view(1, 3, 1, 1).to(device)
@@ -90,9 +81,9 @@ class Predictor:
     def load(cls, settings: TrackerSettings) -> "Predictor":
         """Load a network; a `UserError` if a file does not fit, or the machine lacks the device."""
         device = pick_device(settings.device)
+        dtype = pick_dtype(settings.dtype, device)
         if settings.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
-        dtype = pick_dtype(settings.dtype, device)
         return cls(*settings.load_network(dtype=dtype), device, dtype, settings.resize)
 
     def compile(self, batch: int) -> None:
@@ -101,11 +92,9 @@ class Predictor:
         Batches of fewer than `batch` targets are padded, so that the graph serves them too; the template, embedded once
         a target, is not compiled. A `UserError` if nothing can be.
         """
-        self._locate = compile_whole(self._locate_rows, self.device)
-        self._rows = batch
-        side, cells = self.variant.search_size, self.network.template_grid**2
-        width = self.network.token_type_embed.shape[1]
-        tokens = torch.zeros(1, cells, width, device=self.device)
+        self._locate, self._rows = compile_whole(self._locate_rows, self.device), batch
+        side, width = self.variant.search_size, self.network.token_type_embed.shape[1]
+        tokens = torch.zeros(1, self.network.template_grid**2, width, device=self.device)
         self.predict(tokens, np.zeros((1, side, side, 3), dtype=np.float32))
 
     def embed(self, templates: Sequence[TemplateInput]) -> Tensor:
@@ -113,8 +102,7 @@ class Predictor:
         crops = np.stack([template.crop for template in templates])
         mask = torch.from_numpy(np.stack([template.mask for template in templates]))
         with torch.inference_mode():
-            images = self._normalise(self._upload(crops))
-            return self.network.embed_template(images, mask.to(self.device))
+            return self.network.embed_template(self._normalise(self._upload(crops)), mask.to(self.device))
 
     def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
         """Find one target in each search region: (B, T, D) from `embed`, (B, S, S, 3) 0 … 255.
@@ -126,10 +114,8 @@ class Predictor:
             found = rows[: len(crops)].cpu().numpy()
         if not np.isfinite(found).all():
             name = str(self.dtype).removeprefix("torch.")
-            raise UserError(
-                f"the network gives numbers that are not finite in {name}: the weights are damaged "
-                "or the number type is too narrow; try --dtype float32"
-            )
+            why = "the weights are damaged or the number type is too narrow; try --dtype float32"
+            raise UserError(f"the network gives numbers that are not finite in {name}: {why}")
         return found.astype(np.float64)
 
     def _locate_rows(self, tokens: Tensor, crops: Tensor) -> Tensor:
@@ -139,21 +125,17 @@ class Predictor:
         return torch.cat([choice.box * self._side, choice.score[:, None]], dim=1)
 
     def _padded(self, rows: Tensor) -> Tensor:
-        """Repeat the last row up to the number that a graph is for.
-
-        A graph is also for one layout, and for tensors made in inference mode or outside it; so a full batch is copied
-        too.
-        """
+        """Repeat the last row up to the number that a graph is for."""
         if not self._rows:
             return rows
+        # A graph is also for one layout, and for tensors made in inference mode or outside it: a full batch is copied.
         missing = max(self._rows - rows.shape[0], 0)
         return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
     def room_for_crops(self, batch: int) -> NDArray[np.float32]:
         """Return a (batch, S, S, 3) float32 array for search crops that is quick to upload."""
         side = self.variant.search_size
-        pinned = self.device.type == "cuda"
-        return torch.empty(batch, side, side, 3, pin_memory=pinned).numpy()
+        return torch.empty(batch, side, side, 3, pin_memory=self.device.type == "cuda").numpy()
 
     def _upload(self, crops: NDArray[np.float32]) -> Tensor:
         images = torch.from_numpy(crops)
@@ -162,9 +144,6 @@ class Predictor:
         return images.to(self.device, non_blocking=True)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """Turn (B, H, W, 3) values on 0 … 255 into (B, 3, H, W) float32: (x / 255 − mean) / std.
-
-        Planes first, then in place: a third of the time that four passes over pixels take.
-        """
-        planes = images.permute(0, 3, 1, 2).contiguous()
-        return planes.mul_(self._factor).add_(self._shift)
+        """Turn (B, H, W, 3) values on 0 … 255 into (B, 3, H, W) float32: (x / 255 − mean) / std."""
+        # Planes first, then in place: a third of the time that four passes over pixels take.
+        return images.permute(0, 3, 1, 2).contiguous().mul_(self._factor).add_(self._shift)

@@ -1,10 +1,8 @@
 """The processes that share an evaluation: one list of sequences, from which each takes the next.
 
-Promise: every sequence of the list is taken by exactly one process, the first in the list first, and no process is
-without work while there is some. A process that is lost is noticed by the others when they meet at the end.
-
-The list is rank 0's. A counter in the processes' common store says what was taken, so a process on a slow device takes
-less; nothing is dealt out beforehand.
+Promise: every sequence of rank 0's list is taken by exactly one process, the first first, and no process is without
+work while there is some: a counter in the processes' common store says what was taken. A process that is lost is
+noticed by the others when they meet at the end.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,8 +16,7 @@ import torch.distributed as dist
 
 from lorat.shards.base.errors import UserError
 
-# Processes end at different times; one that dies is noticed at once.
-_PATIENCE = timedelta(hours=24)
+_PATIENCE = timedelta(hours=24)  # processes end at different times; one that dies is noticed at once
 _POLL = 0.2  # seconds between two looks at how far the others are
 Value = TypeVar("Value")
 
@@ -30,8 +27,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    store: dist.Store = field(default_factory=dist.HashStore)
-    """Which all of them reach."""
+    store: dist.Store = field(default_factory=dist.HashStore)  # which all of them reach
     group: Any = None
 
     @property
@@ -68,10 +64,7 @@ class Ranks:
         return value
 
     def taken(self, count: int, topic: str) -> Iterator[int]:
-        """Yield indices below `count` that no other rank takes, lowest first, until all are taken.
-
-        `topic` says what is counted: the same text on all ranks, a new one for every list.
-        """
+        """Yield indices below `count` that no other rank takes, lowest first; `topic` is one text for every list."""
         while (index := self.add(topic, 1) - 1) < count:
             yield index
 

@@ -1,8 +1,7 @@
 """Tracking of test sets: what has no result yet is tracked, and every result is kept at once.
 
 Promise: a result is written when its sequence ends, so a stopped evaluation goes on where it was. A sequence that fails
-is named and leaves the others alone. Results of two trackers never mix. Several processes share the sequences; what
-comes out does not depend on how many they are.
+is named and leaves the others alone. What comes out does not depend on how many processes share the sequences.
 """
 
 import hashlib
@@ -15,8 +14,8 @@ from pathlib import Path
 import torch
 
 from lorat.evaluate.results.files import write_result
+from lorat.evaluate.track import folder
 from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips
-from lorat.evaluate.track.folder import Identity, claim, is_done, note_machine, result_folder, weights_digest
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.ranks import Ranks
 from lorat.evaluate.track.settings import BatchSettings
@@ -26,11 +25,8 @@ from lorat.shards.base.process import ALL_FREED, keep_freed_memory, processor_na
 
 Failures = Mapping[str, Mapping[str, str]]
 """Test set → sequence → why it has no result."""
-
-
 Show = Callable[[int, int, str], None]
-"""Told how many frames of how many all processes have done, of those without a result when they began, and in words how
-many sequences."""
+"""Told how many frames of how many, without a result when they began, all processes have done; sequences in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,7 @@ class Evaluation:
     """What came out, of all processes."""
 
     sets: Sequence[TestSet]
-    identity: Identity
+    identity: folder.Identity
     failed: Failures = field(default_factory=dict)
 
     def done(self, item: TestSet) -> list[Clip]:
@@ -64,28 +60,31 @@ def evaluate(
     """
     ranks = ranks or Ranks()
 
-    def prepare() -> tuple[Predictor, Identity]:
-        predictor, identity = _load(settings)
+    def prepare() -> tuple[Predictor, folder.Identity]:
+        digest = folder.weights_digest(settings.file())
+        predictor = Predictor.load(settings)
+        if predictor.device.type == "cpu":
+            keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
+        what = (predictor.network.fingerprint + predictor.variant.model_dump_json()).encode()
+        dtype = str(predictor.dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
+        hashed = hashlib.sha256(what).hexdigest()[:16]
+        identity = folder.Identity(digest, predictor.variant.name, dtype, hashed, settings.resize)
         if ranks.speaks:
-            claim(out, identity, overwrite)
+            folder.claim(out, identity, overwrite)
         return predictor, identity
 
     predictor, identity = ranks.together(prepare)
     part = _Part(sets, out, ranks, progress)
     ranks.together(lambda: part.track(predictor, settings, identity.dtype), part.advance)
-    return Evaluation(sets, identity, _failures(sets, out, ranks.exchange(dict(part.failed))))
-
-
-def _load(settings: BatchSettings) -> tuple[Predictor, Identity]:
-    digest = weights_digest(settings.file())
-    predictor = Predictor.load(settings)
-    if predictor.device.type == "cpu":
-        keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
-    what = predictor.network.fingerprint + predictor.variant.model_dump_json()
-    what = hashlib.sha256(what.encode()).hexdigest()[:16]
-    compiled = " compiled" if settings.compile else ""
-    dtype = str(predictor.dtype).removeprefix("torch.") + compiled
-    return predictor, Identity(digest, predictor.variant.name, dtype, what, settings.resize)
+    failed, parts = {}, ranks.exchange(dict(part.failed))
+    for item in sets:
+        unseen = f"another rank's result is not in {out}; give all nodes the same folder"
+        reasons = dict(item.unread) if len(parts) == 1 else folder.unfinished(out, item, unseen)
+        for each in parts:
+            reasons |= each.get(item.name, {})
+        if reasons:
+            failed[item.name] = reasons
+    return Evaluation(sets, identity, failed)
 
 
 class _Part:
@@ -97,36 +96,33 @@ class _Part:
         self.clips = {(item.name, clip.name): clip for item in sets for clip in item.clips}
         # Rank 0 sees what is done, and the longest sequences come first.
         todo = [
-            (item.name, clip.name, run)
+            (len(clip.frames), item.name, clip.name, run)
             for item in sets
             for run in range(1, item.runs + 1)
             for clip in item.clips
-            if ranks.speaks and not is_done(out, item.name, clip, run)
+            if ranks.speaks and not folder.is_done(out, item.name, clip, run)
         ]
-        todo.sort(key=lambda item: -self._frames(item))
+        todo.sort(key=lambda item: -item[0])
         self.todo, self.topic = ranks.first((todo, uuid.uuid4().hex))
-        self.total = sum(self._frames(item) for item in self.todo)
+        self.total = sum(frames for frames, *_ in self.todo)
 
     def track(self, predictor: Predictor, settings: BatchSettings, dtype: str) -> None:
         """Track sequences until all are taken; what fails is added to `failed`."""
-        # Shared out evenly, so that no rank sits on sequences that another has room for.
-        share = -(-len(self.todo) // self.ranks.size)
+        share = -(-len(self.todo) // self.ranks.size)  # even, so that no rank sits on what another has room for
         batch = max(1, min(settings.batch, share))
         if settings.compile and share:
             predictor.compile(group_sizes(batch, predictor.device)[0])
-        noted = not self.ranks.speaks
+        many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
+        computed = f"{_machine(predictor.device)}, {dtype}, {batch} sequences side by side{many}"
         for end in track_clips(predictor, self._work(), batch=batch, threads=settings.threads, on_frames=self.advance):
             self.ranks.add(f"{self.topic}/sequences", 1)
             name = f"{end.work.clip.dataset}-{end.work.clip.split}"
             if isinstance(end, Failed):
                 self.failed[name][end.work.clip.name] = end.reason
                 continue
-            write_result(result_folder(self.out, name, end.work.run), end.result)
-            if not noted:
-                many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
-                computed = f"{dtype}, {batch} sequences side by side{many}"
-                note_machine(self.out, f"{_machine(predictor.device)}, {computed}")
-                noted = True
+            write_result(folder.result_folder(self.out, name, end.work.run), end.result)
+            if self.ranks.speaks:
+                folder.note_machine(self.out, computed)
 
     def advance(self, frames: int = 0) -> None:
         """Add to the frames that are done, and show how far all ranks are."""
@@ -138,34 +134,12 @@ class _Part:
     def _work(self) -> Iterator[Work]:
         """Yield what no other rank takes, the longest first."""
         for index in self.ranks.taken(len(self.todo), f"{self.topic}/next"):
-            name, sequence, run = self.todo[index]
-            clip = self.clips.get((name, sequence))
-            if clip is None:
-                where = f"not in the tree of rank {self.ranks.rank}"
-                self.failed[name][sequence] = f"{where}; give all nodes the same tree"
+            _, name, sequence, run = self.todo[index]
+            if (clip := self.clips.get((name, sequence))) is None:
+                why = f"not in the tree of rank {self.ranks.rank}; give all nodes the same tree"
+                self.failed[name][sequence] = why
             elif sequence not in self.failed[name]:  # once is enough to know
                 yield Work(clip, run)
-
-    def _frames(self, item: tuple[str, str, int]) -> int:
-        clip = self.clips.get(item[:2])
-        return len(clip.frames) if clip else 0
-
-
-def _failures(sets: Sequence[TestSet], out: Path, parts: Sequence[Failures]) -> Failures:
-    """Return why sequences have no result: unread, failed on a rank, or not seen from here."""
-    failed = {}
-    for item in sets:
-        reasons = dict(item.unread)
-        for part in parts:
-            reasons |= part.get(item.name, {})
-        for clip in item.clips if len(parts) > 1 else ():
-            runs = range(1, item.runs + 1)
-            if clip.name not in reasons and not all(is_done(out, item.name, clip, r) for r in runs):
-                where = f"another rank's result is not in {out}"
-                reasons[clip.name] = f"{where}; give all nodes the same folder"
-        if reasons:
-            failed[item.name] = reasons
-    return failed
 
 
 def _machine(device: torch.device) -> str:

@@ -1,9 +1,4 @@
-"""What weights are tracked with and how, declared once: each field is an option of the commands.
-
-A run is a folder with ``checkpoints/<checkpoint>/model.safetensors``; a finished number of epochs (``epoch_0010``) goes
-before a rolling checkpoint (``step_…``), and the higher number before the lower. Results go to
-``<run>/eval/<checkpoint>`` unless the user says otherwise.
-"""
+"""What weights are tracked with and how, declared once: each field is an option of the commands."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +15,7 @@ from lorat.shards.base.process import cores_a_rank
 if TYPE_CHECKING:
     from lorat.train.network.blocks.lorat import LoRAT
 
-RUNS = Path("runs")
+_RUNS = Path("runs")
 _MODEL = "checkpoints/[!.]*/model.safetensors"
 
 
@@ -41,10 +36,10 @@ class WeightsSettings:
 
     def file(self) -> Path:
         """Return the weights file that is meant; the newest run's where none is named."""
-        if self.run is not None and self.weights is not None:
-            raise UserError("--run and --weights: give one of them")
         if self.weights is None:
-            return run_weights(self.run or newest_run())
+            return run_weights(self.run)
+        if self.run is not None:
+            raise UserError("--run and --weights: give one of them")
         if not self.weights.is_file():
             raise UserError(f"{self.weights}: no such weights file; check --weights")
         return self.weights
@@ -57,13 +52,8 @@ class WeightsSettings:
         """Return the merged network; `how` is what else `load_network` takes."""
         from lorat.train.network.trained import load_network  # torch is not for every command
 
-        return load_network(
-            self.file(),
-            backbone=self.backbone,
-            variant=self.variant_config(),
-            force_backbone=self.force_backbone,
-            **how,
-        )
+        how |= {"backbone": self.backbone, "variant": self.variant_config(), "force_backbone": self.force_backbone}
+        return load_network(self.file(), **how)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,14 +83,21 @@ class BatchSettings(TrackerSettings):
     compile: bool = option(False, help="Compile the network first, which takes a minute or so.")
 
 
-def run_weights(run: Path) -> Path:
-    """Return the weights file of a run's last checkpoint, or raise a `UserError`."""
-    if not run.is_dir():
+def run_weights(run: Path | None) -> Path:
+    """Return the weights file of a run's last checkpoint; without a run, of the one whose weights were written last.
+
+    A run is a folder with ``checkpoints/<checkpoint>/model.safetensors``; a finished number of epochs (``epoch_0010``)
+    goes before a rolling checkpoint (``step_…``), and the higher number before the lower.
+    """
+    if run is None:
+        remedy = "train one with lorat-train, or name one with --run or --weights"
+        if not (files := list(_RUNS.glob(f"*/{_MODEL}"))):
+            raise UserError(f"{_RUNS}: no run with weights there; {remedy}")
+        run = max(files, key=lambda file: (file.stat().st_mtime_ns, str(file))).parents[2]
+    elif not run.is_dir():
         raise UserError(f"{run}: no such run; name a folder that lorat-train wrote with --run")
-    files = list(run.glob(_MODEL))
-    if not files:
-        missing = "no checkpoints/*/model.safetensors"
-        raise UserError(f"{run}: {missing}; let the training write one, or use --weights")
+    if not (files := list(run.glob(_MODEL))):
+        raise UserError(f"{run}: no checkpoints/*/model.safetensors; let the training write one, or use --weights")
 
     def rank(file: Path) -> tuple[bool, int, str]:
         name = file.parent.name
@@ -108,16 +105,6 @@ def run_weights(run: Path) -> Path:
         return name.startswith("epoch_"), int(number[1]) if number else -1, name
 
     return max(files, key=rank)
-
-
-def newest_run(runs: Path = RUNS) -> Path:
-    """Return the run whose weights were written last, or raise a `UserError`."""
-    files = list(runs.glob(f"*/{_MODEL}"))
-    if not files:
-        raise UserError(
-            f"{runs}: no run with weights there; train one with lorat-train, or name one with --run or --weights"
-        )
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file))).parents[2]
 
 
 def default_out(weights: Path) -> Path:

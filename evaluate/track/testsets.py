@@ -16,8 +16,7 @@ _LOG = logging.getLogger("lorat")
 SCORED_SPLITS = {"got10k": "val"}
 """What the bare name means where ground truth is needed: that of the test split is not public."""
 
-# TrackingNet has ground truth for training only, nfs240 is nfs30 with eight times the frames, and any folder can be
-# called generic.
+# One without ground truth, one that is nfs30 with eight times the frames, and one that any folder can be.
 _NOT_BY_DEFAULT = ("trackingnet", "nfs240", "generic")
 
 
@@ -29,16 +28,11 @@ class TestSet:
 
     dataset: Dataset
     split: str
-    clips: tuple[Clip, ...]
-    """What is tracked."""
-    whole: bool = True
-    """Whether that is all that the tree holds."""
-    submit: bool = False
-    """Whether a zip is made of the results."""
-    unread: Mapping[str, str] = field(default_factory=dict)
-    """Sequence → why it cannot be tracked: its annotations do not parse, or images are missing."""
-    runs: int = 1
-    """How often each sequence is tracked."""
+    clips: tuple[Clip, ...]  # what is tracked
+    whole: bool = True  # whether that is all that the tree holds
+    submit: bool = False  # whether a zip is made of the results
+    unread: Mapping[str, str] = field(default_factory=dict)  # sequence → why it cannot be tracked, by its annotations
+    runs: int = 1  # how often each sequence is tracked
 
     @property
     def name(self) -> str:
@@ -51,8 +45,7 @@ def default_test_sets(trees: TreeOptions) -> list[str]:
     wanted = []
     for dataset in DATASETS.values():
         split = SCORED_SPLITS.get(dataset.name, dataset.eval_split)
-        named = trees.names(dataset)
-        if split is not None and (named or _is_there(dataset, split, trees)):
+        if split is not None and (trees.names(dataset) or _is_there(dataset, split, trees)):
             wanted.append(f"{dataset.name}-{split}")
     if not wanted:
         raise UserError(f"{trees.folder}: no test set's tree there; give --raw RAW, or --root lasot=DIR for each tree")
@@ -66,21 +59,19 @@ def _is_there(dataset: Dataset, split: str, trees: TreeOptions) -> bool:
     root = trees.find(dataset, split)
     if dataset.name in SCORED_SPLITS and not (root / split).is_dir():
         return False
-    faults: list[TreeFault] = []
-    with Reading(faults=faults):
-        there = bool(dataset.read(dataset, split, root) or faults)
-    if not there:
-        _LOG.warning("%s: holds no sequence of %s-%s; left out", root, dataset.name, split)
-    return there
+    with Reading(faults=(faults := list[TreeFault]())):
+        if dataset.read(dataset, split, root) or faults:
+            return True
+    _LOG.warning("%s: holds no sequence of %s-%s; left out", root, dataset.name, split)
+    return False
 
 
 def choose_test_sets(
     names: Sequence[str], submit: Sequence[str], trees: TreeOptions, runs: Mapping[str, int] = MappingProxyType({})
 ) -> list[TestSet]:
-    """Read the trees of test sets: ``got10k-val``, or a bare name for the evaluation split.
+    """Read the trees of test sets, ``got10k-val``, or a bare name for the evaluation split, and of those to `submit`.
 
-    The test splits of the data sets in `submit` are added, for a server's zip. `runs` says how often the sequences of a
-    data set are tracked; once where it is not named.
+    `runs` says how often the sequences of a data set are tracked; once where it is not named.
     """
     chosen: dict[tuple[str, str], bool] = {}
     for name in names:
@@ -100,14 +91,12 @@ def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: 
         with Reading(faults=faults):
             clips = read_clips(dataset, split, root)
     except UserError:
-        damaged = [fault for fault in faults if fault.damage]
-        if not damaged:
-            raise
-        raise UserError(f"{damaged[0].message} (and no other sequence can be read)") from None
+        if damage := next((fault.message for fault in faults if fault.damage), None):
+            raise UserError(f"{damage} (and no other sequence can be read)") from None
+        raise
     unread = {fault.sequence: fault.message for fault in faults if fault.damage}
-    for fault in faults:
-        if not fault.damage:
-            _LOG.warning("%s", fault.message)
+    for fault in (fault for fault in faults if not fault.damage):
+        _LOG.warning("%s", fault.message)
     whole = tuple(clip for clip in clips if clip.name not in unread)
     return TestSet(dataset, split, whole, submit=submit, unread=unread, runs=runs)
 

@@ -2,9 +2,8 @@
 
 Promise: tracking is deterministic and, with float32, follows the published system's trace: the same crops, the same
 penalty window, the same rule for the next search window. Where the crop goes and what comes back are pure functions of
-one target, so that one tracker and many side by side compute the same.
-
-Boxes are xyxy float64 in continuous frame pixels unless a name says otherwise.
+one target, so that one tracker and many side by side compute the same. Boxes are xyxy float64 in continuous frame
+pixels unless a name says otherwise.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lorat.evaluate.track.crops import Box, Crop, Frame, crop_around, search_scale, template_scale
+from lorat.evaluate.track.crops import Box, Crop, Frame, crop_around, frame_size, search_scale, template_scale
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
@@ -25,24 +24,19 @@ MIN_OBJECT_SIZE = 10.0  # pixels; a smaller object is searched as if it were thi
 
 
 class TrackedBox(NamedTuple):
-    """What the tracker says of one frame."""
+    """What the tracker says of one frame: a box cut at it, empty where the object is put outside; a score in [0, 1]."""
 
     box: Box
-    """Cut at the frame; empty where the object is put outside it."""
     score: float
-    """In [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TargetState:
     """All that is remembered of a target between two frames."""
 
-    box: Box
-    """The last one with positive size."""
-    mean: NDArray[np.float32]
-    """(3,) the template frame's mean colour."""
-    tokens: Tensor
-    """(T, D) template tokens on the network's device."""
+    box: Box  # the last one with positive size
+    mean: NDArray[np.float32]  # (3,) the template frame's mean colour
+    tokens: Tensor  # (T, D) template tokens on the network's device
 
 
 def search_window(box: ArrayLike) -> Box:
@@ -54,22 +48,18 @@ def search_window(box: ArrayLike) -> Box:
 
 
 def check_first_box(box: ArrayLike, size: tuple[int, int]) -> Box:
-    """Return an xyxy first box as (4,) float64; a `UserError` if it cannot be tracked from.
-
-    It needs four finite numbers and an area inside the frame, whose (width, height) is `size`.
-    """
+    """Return an xyxy first box as (4,) float64; a `UserError` if it has no area inside a frame of (width, height)."""
     box = np.asarray(box, dtype=np.float64)
-    wrong = ""
     if box.shape != (4,) or not np.isfinite(box).all():
         wrong = "not four finite numbers"
     elif not has_area(box):
         wrong = "no area between x1, y1 and x2, y2"
     elif not has_area(clip_boxes(box, size)):
         wrong = f"outside the {size[0]}x{size[1]} frame"
-    if wrong:
-        numbers = ", ".join(f"{value:g}" for value in box.ravel())
-        raise UserError(f"first box ({numbers}): {wrong}; correct the first box")
-    return box
+    else:
+        return box
+    numbers = ", ".join(f"{value:g}" for value in box.ravel())
+    raise UserError(f"first box ({numbers}): {wrong}; correct the first box")
 
 
 def has_area(box: Box) -> bool:
@@ -79,10 +69,9 @@ def has_area(box: Box) -> bool:
 
 def prepare_template(predictor: Predictor, frame: Frame, box: Box) -> TemplateInput:
     """Cut the template around the first box, as `check_first_box` returns it."""
-    variant, resize = predictor.variant, predictor.resize
-    side, mean = variant.template_size, frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
-    whole, search = frame_size(frame), variant.search_size
-    scale = template_scale(box, whole, search) if resize == "shards" else None
+    variant, side = predictor.variant, predictor.variant.template_size
+    mean = frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
+    scale = template_scale(box, frame_size(frame), variant.search_size) if predictor.resize == "shards" else None
     crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
     mask = box_mask(transform.apply(box), side, predictor.network.template_grid)
     return TemplateInput(crop, mask, mean)
@@ -93,8 +82,8 @@ def prepare_search(
 ) -> tuple[Crop, CropTransform]:
     """Cut the search region around the last box, as `crop_around` does."""
     variant, box = predictor.variant, search_window(state.box)
-    side, resize = variant.search_size, predictor.resize
-    scale = search_scale(box, frame_size(frame), side) if resize == "shards" else None
+    side = variant.search_size
+    scale = search_scale(box, frame_size(frame), side) if predictor.resize == "shards" else None
     return crop_around(frame, box, variant.search_factor, side, state.mean, scale, out)
 
 
@@ -103,8 +92,7 @@ def finish(
 ) -> tuple[TrackedBox, TargetState]:
     """Return a frame's result, and the target after it: a box without area leaves the last box.
 
-    `row` is (5,), as `Predictor.predict` gives it, `transform` that of `prepare_search`, `size` the frame's (width,
-    height), `state` the target before the frame.
+    `row` is (5,) of `Predictor.predict`, `transform` of `prepare_search`, `size` (width, height), `state` that before.
     """
     box = clip_boxes(transform.invert(row[:4]), size)
     if has_area(box):
@@ -116,12 +104,6 @@ class Tracker:
     """Tracks one object: `start` with its box in a first frame, then `track` each next frame.
 
     Frames are (H, W, 3) uint8 RGB; what is not, or no box to track, is a `UserError`.
-
-    Example:
-        >>> tracker = Tracker.load(Path("model.safetensors"))
-        >>> tracker.start(frames[0], (120.0, 80.0, 180.0, 160.0))
-        >>> for frame in frames[1:]:
-        ...     box, score = tracker.track(frame)
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -130,10 +112,9 @@ class Tracker:
 
     @classmethod
     def load(cls, weights: Path, **settings: Any) -> "Tracker":
-        """Load a tracker from a checkpoint's ``model.safetensors`` or a published file.
+        """Load a checkpoint's ``model.safetensors`` or a published file; what does not fit is a `UserError`.
 
-        `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``. What does not fit, or is not there,
-        is a `UserError`.
+        `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``.
         """
         return cls(Predictor.load(TrackerSettings(weights=Path(weights), **settings)))
 
@@ -155,12 +136,6 @@ class Tracker:
         return result
 
 
-def frame_size(frame: Frame) -> tuple[int, int]:
-    """Return (width, height)."""
-    return frame.shape[1], frame.shape[0]
-
-
 def _check_frame(frame: Frame) -> None:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        what = f"a frame of shape {frame.shape} and type {frame.dtype}"
-        raise UserError(f"{what}; give (height, width, 3) uint8 RGB")
+        raise UserError(f"a frame of shape {frame.shape} and type {frame.dtype}; give (height, width, 3) uint8 RGB")
