@@ -1,8 +1,8 @@
 """Runs jobs: in this process, in local processes, or on a Ray cluster.
 
 ``engine.run(work, shared, jobs, tell)`` calls ``work(shared, job, tell)`` for every job, in any order, and ``tell``
-here with whatever the work tells there. What the work raises comes out as it is and ends the run; jobs that had not
-ended by then are given up. All but ``tell`` must pickle; ``shared`` travels once to each process, not with each job.
+here with whatever the work tells there. What the work raises comes out as it is and gives up jobs that have not ended.
+All but ``tell`` must pickle; ``shared`` travels once to each process, not with each job.
 """
 
 import functools
@@ -14,7 +14,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ Work = Callable[[Any, Any, Tell], None]
 # which may have some, can lock up; a fresh interpreter each takes far longer.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PATIENCE = 5.0  # seconds that a process gets to clean up before it is killed
+_UNPACKED = functools.cache(pickle.loads)  # of what the parent process packed
 _TERMINATED = 128 + signal.SIGTERM  # exit status of a worker that was asked to end
 
 
@@ -55,24 +56,19 @@ class LocalEngine:
 
     def run(self, work: Work, shared: Any, jobs: Sequence[Any], tell: Tell) -> None:
         """Run the jobs; a `UserError` is the work's, or a process did not start or was killed."""
-        workers = min(self.workers, len(jobs))
-        if workers > 1:
+        if (workers := min(self.workers, len(jobs))) > 1:
             _run_in_processes(pickle.dumps((work, shared)), jobs, tell, workers)
-            return
-        with one_core():
-            for job in jobs:
-                work(shared, job, tell)
+        else:
+            with one_core():
+                for job in jobs:
+                    work(shared, job, tell)
 
 
 @dataclass(frozen=True, slots=True)
 class RayEngine:
-    """A Ray cluster, or a local Ray where none runs; one CPU a job.
+    """A Ray cluster whose nodes have our package; one CPU a job, and what a job tells arrives when it ends."""
 
-    Every node has the package of the work. What a job tells arrives when it ends.
-    """
-
-    address: str | None = None
-    """As `ray.init` takes it; None: ``RAY_ADDRESS``, else a Ray of this machine."""
+    address: str | None = None  # as `ray.init` takes it; None: ``RAY_ADDRESS``, else a Ray of this machine
 
     def slots(self) -> int:
         """Return how many jobs run at once."""
@@ -94,12 +90,10 @@ class RayEngine:
                 raise cause from None
             if not isinstance(cause, ray.exceptions.RayError):
                 raise
-            # What a node could not unpack is its system error.
-            said = re.search(r"System error: (.*)", str(cause))
+            said = re.search(r"System error: (.*)", str(cause))  # of what a node could not unpack
             reason = said[1] if said else str(cause).strip().partition("\n")[0]
-            raise UserError(
-                f"Ray lost a shard ({reason}); run the same command again: finished shards are kept"
-            ) from None
+            message = f"Ray lost a shard ({reason}); run the same command again: finished shards are kept"
+            raise UserError(message) from None
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
@@ -124,9 +118,7 @@ class EngineOptions:
 
     def make(self) -> Engine:
         """Return the engine."""
-        if self.engine == "ray":
-            return RayEngine(self.ray_address)
-        return LocalEngine(self.workers or usable_cores())
+        return RayEngine(self.ray_address) if self.engine == "ray" else LocalEngine(self.workers or usable_cores())
 
 
 def _ray(address: str | None) -> Any:
@@ -154,6 +146,7 @@ def _collect(work: Work, shared: Any, job: Any) -> list[Any]:
 
 
 def _run_in_processes(packed: bytes, jobs: Sequence[Any], tell: Tell, workers: int) -> None:
+    """Start the workers, hand on what the work tells until every job has ended, and end them."""
     pool: ProcessPoolExecutor | None = None
     try:
         try:
@@ -166,38 +159,32 @@ def _run_in_processes(packed: bytes, jobs: Sequence[Any], tell: Tell, workers: i
         except (EOFError, OSError) as error:  # the process that forks ended, or this one's limit
             reason = getattr(error, "strerror", None) or "its error stands above"
             raise UserError(
-                f"a worker process cannot be started ({reason}); run the same command again with "
-                "fewer --workers, or raise the limits on open files and processes (ulimit -n, "
-                "ulimit -u)"
+                f"a worker process cannot be started ({reason}); run the same command again with fewer --workers, or "
+                "raise the limits on open files and processes (ulimit -n, ulimit -u)"
             ) from None
+        left = len(futures)
         with ours:
-            _hear(ours, futures, tell)
+            while left:
+                try:
+                    ended, message = ours.recv()
+                except (EOFError, OSError):
+                    break  # no worker is left; the futures know
+                if ended is None:
+                    tell(message)
+                else:
+                    futures[ended].result()
+                    left -= 1
+        for future in futures:
+            future.result()
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed (out of memory?), unless its error stands above; run the "
-            "same command again with fewer --workers (a build keeps its finished shards)"
+            "a worker process was killed (out of memory?), unless its error stands above; run the same command again "
+            "with fewer --workers (a build keeps its finished shards)"
         ) from None
     finally:
         if pool is not None:
             with _interrupts_held():  # who presses twice would leave processes behind
                 _end(pool)
-
-
-def _hear(ours: Connection, futures: Sequence[Future[None]], tell: Tell) -> None:
-    """Hand on what the work tells until every job has ended."""
-    left = len(futures)
-    while left:
-        try:
-            ended, message = ours.recv()
-        except (EOFError, OSError):
-            break  # no worker is left; the futures know
-        if ended is None:
-            tell(message)
-        else:
-            futures[ended].result()
-            left -= 1
-    for future in futures:
-        future.result()
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
@@ -214,23 +201,20 @@ def _end(pool: ProcessPoolExecutor) -> None:
 class _Worker:
     """This process, where it is one that does one job after another."""
 
-    def __init__(self, packed: bytes, pipe: Connection, lock: Any) -> None:
-        self._packed, self._pipe, self._lock = packed, pipe, lock
-        self._busy = False
+    def __init__(self, packed: bytes, pipe: Connection, lock: Any, environment: Mapping[str, str]) -> None:
+        os.environ.clear()  # of the process that it was forked from, and perhaps no longer ours
+        os.environ.update(environment)
+        settle_worker()
+        self._packed, self._pipe, self._lock, self._busy = packed, pipe, lock, False
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
         signal.signal(signal.SIGTERM, self._leave)
         threading.Thread(target=self._follow_parent, daemon=True).start()
 
-    @functools.cached_property
-    def _work(self) -> tuple[Work, Any]:
-        """What there is to do; unpacked in the first job, whose error is told."""
-        return pickle.loads(self._packed)  # noqa: S301 - the parent process packed it
-
     def do(self, number: int, job: Any) -> None:
         self._busy = True
         try:
-            work, shared = self._work
-            work(shared, job, functools.partial(self._send, None))
+            work, shared = _UNPACKED(self._packed)  # here, where its error is told
+            work(shared, job, lambda message: self._send(None, message))
         except SystemExit:
             os._exit(_TERMINATED)  # the executor would go on with the next job
         finally:
@@ -242,11 +226,8 @@ class _Worker:
             self._pipe.send((ended, message))
 
     def _leave(self, *_: object) -> None:
-        """End this process; unlike a signal's own way, this runs what cleans up after a job.
-
-        No further SIGTERM may interrupt that: files would stay, a traceback be printed.
-        """
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        """End this process; unlike a signal's own way, this runs what cleans up after a job."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one would leave files and print a traceback
         if self._busy:
             raise SystemExit(_TERMINATED)
         os._exit(_TERMINATED)
@@ -261,12 +242,9 @@ class _Worker:
 _WORKER: _Worker
 
 
-def _begin(packed: bytes, pipe: Connection, lock: Any, environment: Mapping[str, str]) -> None:
+def _begin(*about: Any) -> None:
     global _WORKER
-    os.environ.clear()  # of the process that it was forked from, and perhaps no longer ours
-    os.environ.update(environment)
-    settle_worker()
-    _WORKER = _Worker(packed, pipe, lock)
+    _WORKER = _Worker(*about)
 
 
 def _do(number: int, job: Any) -> None:
@@ -275,10 +253,10 @@ def _do(number: int, job: Any) -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while processes start or end; those that start never see it.
+    """Hold Ctrl-C back while processes start or end; those that start inherit the block and never see it.
 
-    They inherit the block. Here it is not enough: another thread, such as that of a progress bar, takes the signal
-    then, and Python calls the handler in the main thread all the same.
+    Here a block is not enough: another thread, such as a progress bar's, takes the signal then, and Python calls the
+    handler in the main thread all the same.
     """
     resource_tracker.ensure_running()  # would lift the block below if it had to start there
     pressed: list[int] = []

@@ -127,7 +127,7 @@ def test_shards_and_configs_know_no_click():
 
 
 def test_no_folder_holds_more_than_ten_files():
-    """One file a data set: prep/trees/datasets grows with the field."""
+    """A file for each data set or family: prep/trees/datasets grows with the field."""
     known = modules(ROOT)
     folders = {file.parent for file in known.values()} - {ROOT / "prep/trees/datasets"}
     counts = {f: len([x for x in f.glob("*.py") if not x.stem.startswith("__")]) for f in folders}

@@ -20,9 +20,7 @@ def clean(clip: Clip, frame_size: tuple[int, int]) -> Clip | None:
     before the first and after the last visible one go (published system, ``fit_in_image_size`` to ``integrity``). A
     `frame_size`, (width, height) in pixels, of 0 leaves nothing.
     """
-    if min(frame_size) <= 0:
-        return None
-    fitted = (_fit(track, frame_size) for track in clip.tracks)
+    fitted = [_fit(track, frame_size) for track in clip.tracks] if min(frame_size) > 0 else []
     kept = tuple(track for track in fitted if track.visible.any())
     if not kept:
         return None
@@ -33,13 +31,12 @@ def clean(clip: Clip, frame_size: tuple[int, int]) -> Clip | None:
 def cut_frames(clip: Clip, start: int, end: int) -> Clip:
     """Return frames `start` to `end` - 1 of a clip; they remember where they were in the tree."""
     span = slice(start, end)
-    tracks = tuple(
-        Track(t.boxes[span], t.visible[span], None if t.cover is None else t.cover[span]) for t in clip.tracks
-    )
     return replace(
         clip,
         frames=replace(clip.frames, names=clip.frames.names[span]),
-        tracks=tracks,
+        tracks=tuple(
+            Track(t.boxes[span], t.visible[span], None if t.cover is None else t.cover[span]) for t in clip.tracks
+        ),
         annotated=min(max(clip.annotated - start, 0), end - start),
         first=clip.first + start,
     )

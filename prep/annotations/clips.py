@@ -1,9 +1,9 @@
 """Cleaned clips in one file, and a sequence of clips over its memory map.
 
 Layout: the sections of `_SECTIONS` one after the other, a header as JSON, its length in 8 bytes; all little-endian.
-Promise: what is read equals what was written (boxes, flags, names of any characters). Opening takes milliseconds
-whatever the size, a clip some tens of microseconds; arrays are read-only views into the map and stay valid when the
-file is replaced. A file that ends early or is of another kind is refused; flipped bits inside a section are not found.
+Promise: what is read equals what was written (boxes, flags, names of any characters); arrays are read-only views into
+the map and stay valid when the file is replaced. A file that ends early or is of another kind is refused; flipped bits
+inside a section are not found.
 """
 
 import hashlib
@@ -32,11 +32,8 @@ _LENGTH = np.dtype("<i8")
 class ClipIndex(Sequence[Clip]):
     """The cleaned clips of one data set split, read from a file when they are asked for.
 
-    Picklable as its path: a worker process opens the same file.
-
-    Raises:
-        OSError: if the file cannot be opened.
-        ValueError: if `write_clips` did not write it, or not to its end.
+    Picklable as its path: a worker process opens the same file. An `OSError` if the file cannot be opened, a
+    `ValueError` if `write_clips` did not write it, or not to its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,13 +81,11 @@ class ClipIndex(Sequence[Clip]):
         names = tuple(names) if isinstance(names, list) else range(*names["range"])
         tracks = []
         for has_cover in covered:
-            rows = slice(row, row + len(names))
-            covers = self._cover[cover : cover + len(names)] if has_cover else None
-            tracks.append(Track(self._boxes[rows], self._visible[rows], covers))
-            row, cover = rows.stop, cover + len(names) * has_cover
+            rows, covers = slice(row, row + len(names)), slice(cover, cover + len(names) * has_cover)
+            tracks.append(Track(self._boxes[rows], self._visible[rows], self._cover[covers] if has_cover else None))
+            row, cover = rows.stop, covers.stop
         frames = FrameFiles(Path(folder), names, pattern)
-        size = tuple(size) if size else None
-        return Clip(self.dataset, self.split, name, frames, tuple(tracks), annotated, size, first)
+        return Clip(self.dataset, self.split, name, frames, tuple(tracks), annotated, size and tuple(size), first)
 
 
 def _reopen(path: str, digest: str) -> ClipIndex:
@@ -98,8 +93,8 @@ def _reopen(path: str, digest: str) -> ClipIndex:
         index = ClipIndex(Path(path))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: this process cannot open the index of annotations ({error}); set LORAT_CACHE "
-            "to a folder that all processes and machines share, and run again"
+            f"{path}: this process cannot open the index of annotations ({error}); set LORAT_CACHE to a folder that "
+            "all processes and machines share, and run again"
         ) from None
     if index.digest != digest:
         raise UserError(f"{path}: the annotations changed while they were used; run again")
@@ -122,7 +117,11 @@ def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any],
                 visible.extend(np.ascontiguousarray(track.visible, np.bool_).tobytes())
                 if track.cover is not None:
                     cover.extend(np.ascontiguousarray(track.cover, "<i8").tobytes())
-            facts.extend(_facts(clip))
+            folder, names, pattern = str(clip.frames.folder), clip.frames.names, clip.frames.pattern
+            span = names if isinstance(names, tuple) else {"range": [names.start, names.stop, names.step]}
+            covered = [track.cover is not None for track in clip.tracks]
+            row = (clip.name, folder, pattern, span, clip.annotated, clip.size, clip.first, covered)
+            facts.extend(json.dumps(row, separators=(",", ":")).encode())
             ends.extend((len(visible), len(cover) // 8, len(facts)))
             frames += len(clip.frames)
             yield clip
@@ -130,23 +129,10 @@ def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any],
     fingerprint = annotations_fingerprint(stored())
     rest = (np.array(ends, "<i8").tobytes(), visible, cover, facts, json.dumps(extra).encode())
     file.writelines(rest)
-    header = {
-        "sizes": [32 * len(visible), *map(len, rest)],
-        "frames": frames,
-        "object_frames": sum(visible),
-        "fingerprint": fingerprint,
-        **about,
-    }
-    text = json.dumps(header, allow_nan=False).encode()
+    sizes = [32 * len(visible), *map(len, rest)]
+    counts = {"frames": frames, "object_frames": sum(visible), "fingerprint": fingerprint}
+    text = json.dumps({"sizes": sizes, **counts, **about}, allow_nan=False).encode()
     file.write(text + np.array([len(text)], _LENGTH).tobytes())
-
-
-def _facts(clip: Clip) -> bytes:
-    folder, names, pattern = str(clip.frames.folder), clip.frames.names, clip.frames.pattern
-    span = names if isinstance(names, tuple) else {"range": [names.start, names.stop, names.step]}
-    covered = [track.cover is not None for track in clip.tracks]
-    facts = (clip.name, folder, pattern, span, clip.annotated, clip.size, clip.first, covered)
-    return json.dumps(facts, separators=(",", ":")).encode()
 
 
 def annotations_fingerprint(clips: Iterable[Clip]) -> str:

@@ -22,10 +22,8 @@ class Exclusions:
     """What to leave out of one split, ``<dataset>-<split>``."""
 
     split: str
-    sequences: frozenset[str] = frozenset()
-    """To drop."""
-    frames: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    """Sequence → its damaged frames, counted from 0 as the reader gives the sequence."""
+    sequences: frozenset[str] = frozenset()  # to drop
+    frames: Mapping[str, frozenset[int]] = field(default_factory=dict)  # sequence → those damaged, as its reader counts
 
     def fingerprint(self) -> str:
         """Return a hash of what is left out, 16 hexadecimal digits; empty where that is nothing."""
@@ -59,20 +57,14 @@ def exclude_clips(clips: Iterable[Clip], exclusions: Exclusions) -> list[Clip]:
     Damaged frames at the head are cut off, so that a sequence's first image can be read for its size; others stay in
     place, not visible. A sequence with nothing else is dropped.
     """
-    kept = (
-        _without(clip, exclusions.frames.get(clip.name, frozenset()))
-        for clip in clips
-        if clip.name not in exclusions.sequences
-    )
-    return [clip for clip in kept if clip is not None]
-
-
-def _without(clip: Clip, numbers: frozenset[int]) -> Clip | None:
-    """Return a clip in which these frames are not visible, or None where no other is left."""
-    if not numbers:
-        return clip
-    damaged = np.array([clip.first + i in numbers for i in range(len(clip.frames))])
-    if damaged.all():
-        return None
-    tracks = tuple(replace(track, visible=track.visible & ~damaged) for track in clip.tracks)
-    return cut_frames(replace(clip, tracks=tracks), int(np.argmin(damaged)), len(damaged))
+    kept = []
+    for clip in clips:
+        numbers = exclusions.frames.get(clip.name)
+        damaged = np.array([clip.first + i in numbers for i in range(len(clip.frames))]) if numbers else None
+        if clip.name in exclusions.sequences or (damaged is not None and damaged.all()):
+            continue
+        if damaged is not None:
+            tracks = tuple(replace(track, visible=track.visible & ~damaged) for track in clip.tracks)
+            clip = cut_frames(replace(clip, tracks=tracks), int(np.argmin(damaged)), len(damaged))
+        kept.append(clip)
+    return kept

@@ -37,13 +37,19 @@ def audit(
     """
 
     def told(what: str) -> Callable[[int, int], None] | None:
-        text = f"{source.name}: {what}"
-        return progress and (lambda done, total: progress(done, total, text))
+        return progress and (lambda done, total: progress(done, total, f"{source.name}: {what}"))
 
-    faults: list[TreeFault] = []
-    clips, of_split = _read(source, faults, told("annotations"))
-    facts = see_images(clips, deep, workers, told("images"))
     name, split, eval_split = source.dataset.name, source.split, source.dataset.eval_split
+    faults: list[TreeFault] = []
+    clips, trouble = list[Clip](), ""
+    try:
+        with Reading(faults=faults, progress=told("annotations")):
+            clips = source.dataset.read(source.dataset, split, source.root)
+        if not clips and not any(fault.damage for fault in faults):
+            trouble = f"{source.root}: holds no sequence of {source.name}; is it its folder?"
+    except UserError as error:
+        trouble = error.message
+    facts = see_images(clips, deep, workers, told("images"))
     published = expected_frames(name, split) or {}
     found: dict[str, list[Finding]] = {}
     for fault in faults:
@@ -61,39 +67,20 @@ def audit(
             found=found.get(clip.name, ()),
         )
     counts = Counts(
-        sequences=len({f.sequence for f in faults if f.damage} | {clip.name for clip in clips}),
+        sequences=len({fault.sequence for fault in faults if fault.damage} | {clip.name for clip in clips}),
         expected_sequences=expected_sequences(name, split),
         frames=sum(len(clip.frames) for clip in clips),
         expected_frames=sum(published.values()) or None,
         decoded=sum(seen.decoded for seen in facts),
         boxes=BoxCounts(**boxes),
     )
+    of_split = [_damage("tree", trouble)] if trouble else []
     official = counts.expected_sequences
-    if not of_split and official not in (None, counts.sequences):
+    if not trouble and official not in (None, counts.sequences):
         what = f"{source.root}: {counts.sequences:,} of {official:,} published sequences"
         of_split.append(_note("sequence count", what))
-    return SplitAudit(
-        root=str(source.root),
-        deep=deep,
-        counts=counts,
-        split=of_split,
-        sequences={name: findings for name, findings in sorted(found.items()) if findings},
-    )
-
-
-def _read(
-    source: TreeSplit, faults: list[TreeFault], progress: Callable[[int, int], None] | None
-) -> tuple[list[Clip], list[Finding]]:
-    """Return the clips of a split, and why there are none; collects what is wrong with others."""
-    try:
-        with Reading(faults=faults, progress=progress):
-            clips = source.dataset.read(source.dataset, source.split, source.root)
-    except UserError as error:
-        return [], [_damage("tree", error.message)]
-    if clips or any(fault.damage for fault in faults):
-        return clips, []
-    what = f"{source.root}: holds no sequence of {source.name}; is it its folder?"
-    return [], [_damage("tree", what)]
+    sequences = {sequence: findings for sequence, findings in sorted(found.items()) if findings}
+    return SplitAudit(root=str(source.root), deep=deep, counts=counts, split=of_split, sequences=sequences)
 
 
 def _stated_size(folder: Path) -> tuple[int, int] | None:
@@ -126,29 +113,25 @@ def check_sequence(
     published: int | None = None,
     found: Sequence[Finding] = (),
 ) -> list[Finding]:
-    """Return what is wrong with a sequence, in a fixed order.
-
-    Fewer frames than published are damage where images lie on disk that belong to no annotation: the annotations were
-    cut. Otherwise another edition of the data set is as likely.
+    """Return what is wrong with a sequence, in a fixed order; what reading the annotations `found` comes first.
 
     `scored` says whether trackers are started on the first frame; `stated` is (width, height) in the meta data,
-    `published` how many frames there are where that is known. What reading the annotations `found` comes first.
+    `published` how many frames there are where that is known. Fewer than that are damage where images lie on disk that
+    belong to no annotation: the annotations were cut. Otherwise another edition of the data set is as likely.
     """
     folder, count, size = clip.frames.folder, len(clip.frames), facts.size
     findings = list(found)
     if count:
         findings += [*_image_findings(clip, facts), *_box_findings(clip, size, scored)]
     else:
-        what = f"{folder}: no image belongs to an annotated frame of {clip.name}"
-        findings.append(_damage("no frames", what))
+        findings.append(_damage("no frames", f"{folder}: no image belongs to an annotated frame of {clip.name}"))
     if stated is not None and size is not None and stated != size:
         what = f"{folder}: images are {_by(size)} pixels, the meta data say {_by(stated)}"
         findings.append(_note("stated size", what))
     if published is not None and count != published:
         what = f"{folder}: {clip.name}: {count:,} annotated frames, published with {published:,}"
         if count < published and (found or facts.extra > 0):
-            what += ", though images are there; restore the annotation files"
-            findings.append(_damage("frame count", what))
+            findings.append(_damage("frame count", f"{what}, though images are there; restore the annotation files"))
         else:
             findings.append(_note("frame count", what))
     return findings
@@ -157,24 +140,21 @@ def check_sequence(
 def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
     frames, size, missing = clip.frames, facts.size, sorted(facts.missing)
     if missing and len(missing) == len(frames):
-        what = f"{frames.folder}: none of the {len(frames):,} images is there; restore them"
-        yield _damage("missing image", what)
+        yield _damage("missing image", f"{frames.folder}: none of the {len(frames):,} images is there; restore them")
     elif missing:
         what = f"{frames[missing[0]]}: missing{_others(missing)}; restore the image"
         yield _damage("missing image", what, missing)
     if unreadable := sorted(facts.unreadable):
-        what = f"{facts.unreadable[unreadable[0]]}{_others(unreadable)}"
-        yield _damage("damaged image", what, unreadable)
+        yield _damage("damaged image", f"{facts.unreadable[unreadable[0]]}{_others(unreadable)}", unreadable)
     if size is not None and clip.size is not None and clip.size != size:
-        what = f"{frames[0]}: is {_by(size)} pixels, the annotations say {_by(clip.size)}"
-        yield _damage("annotated size", f"{what}; restore the image")
+        what = f"{frames[0]}: is {_by(size)} pixels, the annotations say {_by(clip.size)}; restore the image"
+        yield _damage("annotated size", what)
     others = sorted(n for other, numbers in facts.sizes.items() if other != size for n in numbers)
     if size is not None and others:
         what = f"{frames[others[0]]}: is not {_by(size)} pixels as the first image is"
         yield _note("frame size", f"{what}{_others(others)}", others)
     if facts.extra > 0:
-        what = f"{frames.folder}: {facts.extra:,} images belong to no annotated frame"
-        yield _note("extra images", what)
+        yield _note("extra images", f"{frames.folder}: {facts.extra:,} images belong to no annotated frame")
 
 
 def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Iterator[Finding]:
@@ -185,9 +165,8 @@ def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Ite
     if not usable.any():
         yield start("no object", f"{where}: no frame has a usable box")
     elif not usable[0]:
-        meaning = ", so no tracker can start there"
-        if not scored:
-            meaning = f"; training starts at frame {int(np.argmax(usable))}"
+        training = f"; training starts at frame {int(np.argmax(usable))}"
+        meaning = ", so no tracker can start there" if scored else training
         yield start("first frame", f"{where}: the first frame has no usable box{meaning}", [0])
     frames = np.flatnonzero(outside.any(axis=0)).tolist()
     if frames and size is not None:

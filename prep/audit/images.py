@@ -20,12 +20,9 @@ class ImageFacts:
     """What was seen of one sequence's images; frames by their position in the clip."""
 
     missing: set[int] = field(default_factory=set)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    """Frame → what is wrong with the image, in one line."""
-    sizes: dict[tuple[int, int], "array[int]"] = field(default_factory=dict)
-    """(width, height) → the decoded frames of that size."""
-    extra: int = 0
-    """Images in the folder that belong to no frame."""
+    unreadable: dict[int, str] = field(default_factory=dict)  # frame → what is wrong with the image, in one line
+    sizes: dict[tuple[int, int], "array[int]"] = field(default_factory=dict)  # (width, height) → decoded frames
+    extra: int = 0  # images in the folder that belong to no frame
 
     def add(self, other: "ImageFacts") -> None:
         """Take in what another look at the same sequence saw."""
@@ -105,20 +102,15 @@ def _see(frames: FrameFiles, alone: bool, wanted: range) -> ImageFacts:
         names = [frames.pattern % number for number in frames.names]
         facts.missing.update(n for n, name in enumerate(names) if name not in there)
         if alone:
-            suffix = Path(names[0]).suffix
-            images = sum(name.endswith(suffix) and not name.startswith(".") for name in there)
+            images = sum(name.endswith(Path(names[0]).suffix) and not name.startswith(".") for name in there)
             facts.extra = images - (len(names) - len(facts.missing))
-    for number in wanted:
-        path = frames[number]
-        if number in facts.missing:
-            continue
+    for number in (n for n in wanted if n not in facts.missing):
         try:
-            height, width = read_image(path).shape[:2]
+            height, width = read_image(frames[number]).shape[:2]
+            facts.sizes.setdefault((width, height), array("i")).append(number)
         except ImageError as error:
-            if path.is_file():
+            if frames[number].is_file():
                 facts.unreadable[number] = error.message
             else:
                 facts.missing.add(number)
-        else:
-            facts.sizes.setdefault((width, height), array("i")).append(number)
     return facts

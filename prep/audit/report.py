@@ -17,35 +17,27 @@ class Finding(BaseModel, strict=True, frozen=True):
 
     kind: str
     severity: Severity
-    message: str
-    """One line that names the file."""
-    frames: list[int]
-    """Its frames, counted from 0 as the reader gives the sequence; empty: all of the sequence."""
+    message: str  # one line that names the file
+    frames: list[int]  # counted from 0 as the reader gives the sequence; empty: all of the sequence
 
 
 class BoxCounts(BaseModel, strict=True, frozen=True):
     """Annotated boxes of a split by what is wrong with them."""
 
     rows: int = 0
-    absent: int = 0
-    """Not visible, by the tree's flags or because the box has no size."""
-    degenerate: int = 0
-    """Without size, or not finite."""
-    outside: int = 0
-    """Visible, and wholly outside the image."""
+    absent: int = 0  # not visible, by the tree's flags or because the box has no size
+    degenerate: int = 0  # without size, or not finite
+    outside: int = 0  # visible, and wholly outside the image
 
 
 class Counts(BaseModel, strict=True, frozen=True):
-    """How much a split holds."""
+    """How much a split holds; what is expected is that of the whole split as published, None where unknown."""
 
-    sequences: int = 0
-    """On disk, those that cannot be read among them (COCO: images)."""
+    sequences: int = 0  # on disk, those that cannot be read among them (COCO: images)
     expected_sequences: int | None = None
-    """Of the whole split as published; None where unknown."""
     frames: int = 0
     expected_frames: int | None = None
-    decoded: int = 0
-    """Images that were decoded."""
+    decoded: int = 0  # images that were
     boxes: BoxCounts = BoxCounts()
 
 
@@ -53,13 +45,10 @@ class SplitAudit(BaseModel, strict=True, frozen=True):
     """What an audit found in one split."""
 
     root: str
-    deep: bool
-    """Whether every image was decoded."""
+    deep: bool  # whether every image was decoded
     counts: Counts
-    split: list[Finding]
-    """What concerns no single sequence."""
-    sequences: dict[str, list[Finding]]
-    """Sequence → what was found; sequences without findings are only counted."""
+    split: list[Finding]  # what concerns no single sequence
+    sequences: dict[str, list[Finding]]  # only those with findings
 
     def findings(self) -> Iterator[Finding]:
         """Yield every finding, the split's own first."""
@@ -84,18 +73,12 @@ def save_report(path: Path, audits: Mapping[str, SplitAudit]) -> None:
 
 
 def load_report(path: Path) -> dict[str, SplitAudit]:
-    """Read a report: ``<dataset>-<split>`` → audit.
-
-    Raises:
-        UserError: if the file is missing, is no whole report, or one of another version.
-    """
+    """Read a report, ``<dataset>-<split>`` → audit; a `UserError` if it is not whole, or of another version."""
     values = read_json(path)
     try:
         return _Report.model_validate(values).datasets
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
-        raise UserError(
-            f"{path}: is no whole report of lorat-prep check, or one of another version ({where}: "
-            f"{first['msg']}); run lorat-prep check again"
-        ) from None
+        what = f"is no whole report of lorat-prep check, or one of another version ({where}: {first['msg']})"
+        raise UserError(f"{path}: {what}; run lorat-prep check again") from None

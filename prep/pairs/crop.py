@@ -57,9 +57,7 @@ class FrameSizeChanged(Exception):
 def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> PairSample:
     """Read the frames of a pair of a cleaned clip and cut out what is stored.
 
-    Raises:
-        ImageError: if a frame does not decode.
-        FrameSizeChanged: if a frame has another size than the sequence.
+    An `ImageError` if a frame does not decode, a `FrameSizeChanged` if it has another size than the sequence.
     """
     boxes, size = clip.tracks[pair.track].boxes, clip.frame_size()
     frame = _read_frame(clip, pair.template)
@@ -80,12 +78,10 @@ def search_window(box: NDArray[np.float64], frame_size: tuple[int, int], options
 def try_jitter(
     box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions, draws: Draws
 ) -> JitterReport:
-    """Draw training windows for a box and report how they fare on the stored window.
+    """Draw training windows for a (4,) xyxy box in a frame of (width, height); report how they fare on the stored one.
 
-    The windows follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report decides whether a pair
-    is stored, they come from `draws` and not from NumPy's distributions.
-
-    The box is (4,) xyxy in frame pixels, the size (width, height).
+    They follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report decides whether a pair is
+    stored, they come from `draws` and not from NumPy's distributions.
     """
     jitter, size = Jitter(), options.serve
     u = draws.uniforms(6 * _TRIALS).reshape(6, _TRIALS)

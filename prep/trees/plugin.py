@@ -1,9 +1,8 @@
 """Data sets that a user's own Python file defines: ``--tree my_trees.py``.
 
-The file is run because the user named it; nothing is looked for by itself. Every `Dataset` at its top level joins the
-table of data sets for as long as the process lives, and is then a name like any other. What its reader yields is
-checked before anyone uses it: a box array of the wrong length would otherwise show as a wrong tracker. What the file
-itself raises keeps its traceback.
+The file is run because the user named it. Every `Dataset` at its top level joins the table of data sets for as long as
+the process lives. What its reader yields is checked before anyone uses it: a box array of the wrong length would
+otherwise show as a wrong tracker. What the file itself raises keeps its traceback.
 """
 
 import importlib.util
@@ -16,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
-from lorat.prep.trees.base.clip import Clip, Dataset, Track
+from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import note
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
@@ -25,20 +24,16 @@ from lorat.shards.base.errors import UserError
 def add_trees(file: Path) -> list[Dataset]:
     """Run a Python file, add the data sets that it defines to `DATASETS` and return their rows.
 
-    Naming it again replaces what it defined before.
-
-    Raises:
-        UserError: if the file is missing, does not import, defines no data set, or one whose name is taken.
+    Naming it again replaces what it defined before. A `UserError` if the file is missing, does not import, defines no
+    data set, or one whose name is taken.
     """
     file = file.expanduser().resolve()
-    values = vars(_run(file)).values()
-    rows = {id(value): value for value in values if isinstance(value, Dataset)}
+    rows = {id(value): value for value in vars(_run(file)).values() if isinstance(value, Dataset)}
     # A row of the table that the file imports is not the file's own.
     mine = [row for row in rows.values() if row is not DATASETS.get(row.name)]
     if not mine:
-        raise UserError(
-            f"{file}: defines no data set; write at its top level NAME = Dataset(name=…, folder=…, splits=…, read=…)"
-        )
+        what = "write at its top level NAME = Dataset(name=…, folder=…, splits=…, read=…)"
+        raise UserError(f"{file}: defines no data set; {what}")
     for name, count in Counter(row.name for row in mine).items():
         owner = getattr(DATASETS[name].read, "file", "lorat") if name in DATASETS else file
         if owner != file or count > 1:
@@ -67,11 +62,10 @@ def _run(file: Path) -> ModuleType:
 
 @dataclass(frozen=True, eq=False)
 class _CheckedReader:
-    """A user's reader whose clips are checked."""
+    """A user's reader, of a row that a file defines, whose clips are checked."""
 
     row: Dataset
     file: Path
-    """Where it is defined."""
 
     def __call__(self, dataset: Dataset, split: str, root: Path) -> list[Clip]:
         note(self.file)
@@ -91,24 +85,18 @@ def _problems(name: str, split: str, clips: object) -> Iterable[str]:
         if count > 1:
             yield f"{count} clips are called '{clip_name}'; give each its own name"
     for clip in clips:
+        which, frames = f"clip '{clip.name}'", len(clip.frames)
         if (clip.dataset, clip.split) != (name, split):
-            yield (
-                f"clip '{clip.name}' says {clip.dataset}-{clip.split}, not {name}-{split}; pass "
-                "on the reader's own arguments"
-            )
-        if not clip.tracks or not len(clip.frames):
-            yield f"clip '{clip.name}' has no track or no frame; leave it out"
+            says = f"says {clip.dataset}-{clip.split}, not {name}-{split}"
+            yield f"{which} {says}; pass on the reader's own arguments"
+        if not clip.tracks or not frames:
+            yield f"{which} has no track or no frame; leave it out"
         for track in clip.tracks:
-            for problem in _track_problems(track, len(clip.frames)):
-                yield f"clip '{clip.name}': {problem}"
-
-
-def _track_problems(track: Track, frames: int) -> Iterable[str]:
-    boxes, visible = track.boxes, track.visible
-    if boxes.shape != (frames, 4) or boxes.dtype != np.float64:
-        yield f"boxes are {boxes.dtype} {boxes.shape}, not float64 ({frames}, 4)"
-    if visible.shape != (frames,) or visible.dtype != np.bool_:
-        yield f"visible is {visible.dtype} {visible.shape}, not bool ({frames},)"
-    seen = boxes[visible]
-    if not (np.isfinite(seen).all() and (seen[:, 2:] > seen[:, :2]).all()):
-        yield "a visible box has no size; boxes are xyxy, see make_track"
+            boxes, visible = track.boxes, track.visible
+            if boxes.shape != (frames, 4) or boxes.dtype != np.float64:
+                yield f"{which}: boxes are {boxes.dtype} {boxes.shape}, not float64 ({frames}, 4)"
+            if visible.shape != (frames,) or visible.dtype != np.bool_:
+                yield f"{which}: visible is {visible.dtype} {visible.shape}, not bool ({frames},)"
+            seen = boxes[visible]
+            if not (np.isfinite(seen).all() and (seen[:, 2:] > seen[:, :2]).all()):
+                yield f"{which}: a visible box has no size; boxes are xyxy, see make_track"

@@ -11,20 +11,7 @@ from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import current_reading
-from lorat.prep.trees.datasets import (
-    coco,
-    generic,
-    got10k,
-    lasot,
-    nfs,
-    otb,
-    tc128,
-    tnl2k,
-    trackingnet,
-    uav,
-    vasttrack,
-    vot,
-)
+from lorat.prep.trees.datasets import classic, coco, generic, got10k, lasot, nfs, tnl2k, trackingnet, uav, vasttrack
 from lorat.shards.base.errors import UserError, unknown
 
 _TNL2K = {"train": "TNL2K_TRAIN", "test": "TNL2K_TEST"}
@@ -43,11 +30,11 @@ _ROWS = (
     Dataset("vasttrack", _VASTTRACK, _BOTH, vasttrack.read, "train", "test", True),
     Dataset("uav123", "UAV123", _ALL, partial(uav.read, "UAV123"), None, "all"),
     Dataset("uav20l", "UAV123", _ALL, partial(uav.read, "UAV20L"), None, "all"),
-    Dataset("otb", "OTB", _ALL, otb.read, None, "all"),
+    Dataset("otb", "OTB", _ALL, classic.read_otb, None, "all"),
     Dataset("nfs30", "NFS", _ALL, partial(nfs.read, 30), None, "all"),
     Dataset("nfs240", "NFS", _ALL, partial(nfs.read, 240), None, "all"),
-    Dataset("tc128", "TempleColor128", _ALL, tc128.read, None, "all"),
-    Dataset("vot", "VOT", _ALL, vot.read, None, "all"),
+    Dataset("tc128", "TempleColor128", _ALL, classic.read_tc128, None, "all"),
+    Dataset("vot", "VOT", _ALL, classic.read_vot, None, "all"),
     Dataset("generic", "generic", (), generic.read, "train", "all"),
 )
 
@@ -60,33 +47,26 @@ def parse_name(text: str) -> tuple[Dataset, str | None]:
     name, dash, split = text.partition("-")
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    dataset = DATASETS[name]
     if dash:
-        _check_split(dataset, split)
-    return dataset, split if dash else None
+        _check_split(DATASETS[name], split)
+    return DATASETS[name], split if dash else None
 
 
 def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read the clips of a split that are on disk under `root`, in a fixed order.
 
-    Raises:
-        UserError: if the split is unknown, an annotation file is missing or does not parse, or there is no sequence at
-            all, or none that is not skipped.
+    A `UserError` if the split is unknown, an annotation file is missing or does not parse, or there is no sequence at
+    all, or none that is not skipped.
     """
     _check_split(dataset, split)
-    clips = dataset.read(dataset, split, root)
-    if clips:
+    if clips := dataset.read(dataset, split, root):
         return clips
     name = f"{dataset.name}-{split}"
     if current_reading().skip:
-        raise UserError(
-            f"{root}: all sequences of {name} that are there are excluded; mend the tree and run "
-            "lorat-prep check again, or name other --datasets"
-        )
-    raise UserError(
-        f"{root}: holds no sequence of {name}; check that this is the data set's own folder and "
-        f"give another with --root {dataset.name}=DIR"
-    )
+        what = f"all sequences of {name} that are there are excluded"
+        raise UserError(f"{root}: {what}; mend the tree and run lorat-prep check again, or name other --datasets")
+    remedy = f"check that this is the data set's own folder and give another with --root {dataset.name}=DIR"
+    raise UserError(f"{root}: holds no sequence of {name}; {remedy}")
 
 
 def _check_split(dataset: Dataset, split: str) -> None:

@@ -39,13 +39,20 @@ class TreeOptions:
         help="A Python file of yours that defines data sets (docs/data.md); it is run.",
         section="Data",
     )
-    roots: Mapping[str, Path] = field(init=False, repr=False, compare=False)
-    """Data set name → the folder that ``root`` gives."""
+    roots: Mapping[str, Path] = field(init=False, repr=False, compare=False)  # of ``root``: data set → folder
 
     def __post_init__(self) -> None:
         for file in self.tree:
             add_trees(file)
-        object.__setattr__(self, "roots", dict(_parse_root(text) for text in self.root))
+        roots = {}
+        for text in self.root:
+            name, equals, folder = text.partition("=")
+            if not equals or not folder:
+                raise UserError(f"--root {text}: must be NAME=DIR, as in --root lasot=/data/LaSOT")
+            if name not in DATASETS:
+                raise unknown("data set", name, DATASETS)
+            roots[name] = Path(folder).expanduser()
+        object.__setattr__(self, "roots", roots)
 
     @property
     def folder(self) -> Path:
@@ -59,23 +66,18 @@ class TreeOptions:
 
     def names(self, dataset: Dataset) -> bool:
         """Return whether ``--root``, the environment or ``paths.yaml`` says where a tree is."""
-        variable = os.environ.get(_variable(dataset))
-        return dataset.name in self.roots or bool(variable) or dataset.name in _listed()
+        return self._named(dataset) is not None
 
     def find(self, dataset: Dataset, split: str | None = None) -> Path:
         """Return the folder that `read_clips` takes for a data set.
 
-        Where splits are separate trees, that of `split`, or without one the folder of any of them.
-
-        Raises:
-            UserError: if the folder is missing, or ``paths.yaml`` names an unknown data set.
+        Where splits are separate trees, that of `split`, or without one the folder of any of them. A `UserError` if the
+        folder is missing, or ``paths.yaml`` names an unknown data set.
         """
         folder, source = self._place(dataset, split)
         if not folder.is_dir():
-            raise UserError(
-                f"{dataset.name}: no folder {folder} ({source}); put the tree there, or give "
-                f"--raw RAW, --root {dataset.name}=DIR or {_variable(dataset)}=DIR"
-            )
+            places = f"--raw RAW, --root {dataset.name}=DIR or {_variable(dataset)}=DIR"
+            raise UserError(f"{dataset.name}: no folder {folder} ({source}); put the tree there, or give {places}")
         return folder
 
     def missing(self, wanted: Iterable[tuple[Dataset, str]]) -> dict[str, str]:
@@ -83,14 +85,21 @@ class TreeOptions:
         places = {f"{d.name}-{split}": self._place(d, split) for d, split in wanted}
         return {n: f"{folder} ({by})" for n, (folder, by) in places.items() if not folder.is_dir()}
 
-    def _place(self, dataset: Dataset, split: str | None) -> tuple[Path, str]:
-        """Return the folder that decides, whether or not it is there, and what names it."""
+    def _named(self, dataset: Dataset) -> tuple[Path, str] | None:
+        """Return the folder that is given for a data set, whether or not it is there, and by what."""
         if dataset.name in self.roots:
             return self.roots[dataset.name], f"--root {dataset.name}"
         if value := os.environ.get(_variable(dataset)):
             return Path(value).expanduser(), _variable(dataset)
-        if dataset.name in (listed := _listed()):
-            return listed[dataset.name], "paths.yaml"
+        listed = load_data_roots(Path())
+        if odd := listed.keys() - DATASETS.keys():
+            raise unknown("data set in paths.yaml", min(odd), DATASETS)
+        return (listed[dataset.name], "paths.yaml") if dataset.name in listed else None
+
+    def _place(self, dataset: Dataset, split: str | None) -> tuple[Path, str]:
+        """Return the folder that decides, whether or not it is there, and what names it."""
+        if named := self._named(dataset):
+            return named
         folders = dataset.folders(split)
         if len(folders) > 1 and any((self.folder / folder).is_dir() for folder in folders):
             return self.folder, "--raw"
@@ -122,17 +131,21 @@ class SourceOptions(TreeOptions):
     def sources(self, *, trained: bool = True) -> list[TreeSplit]:
         """Return the splits that ``--datasets`` names, each with its folder.
 
-        Where they are not to be `trained` on, a test set's bare name is the split that is scored.
-
-        Raises:
-            UserError: for an unknown name, a data set that is not trained on, or missing trees; all of these are
-                listed, with the command that works without them.
+        Where they are not to be `trained` on, a test set's bare name is the split that is scored. A `UserError` for an
+        unknown name, a data set that is not trained on, or missing trees; all of these are listed, with the command
+        that works without them.
         """
-        everything = self.datasets.strip() == "all"
-        names = ALL if everything else tuple(dict.fromkeys(split_names(self.datasets)))
+        names = ALL if self.datasets.strip() == "all" else tuple(dict.fromkeys(split_names(self.datasets)))
         if not names:
             raise UserError("--datasets names no data set; write for example lasot,got10k or all")
-        wanted = [_with_split(name, trained) for name in names]
+        wanted = []
+        for name in names:
+            dataset, split = parse_name(name)
+            split = split or dataset.prep_split or (None if trained else dataset.eval_split)
+            if split is None:
+                builds = ", ".join(d.name for d in DATASETS.values() if d.prep_split)
+                raise UserError(f"{name} is a test set and is not trained on; prep builds {builds}")
+            wanted.append((dataset, split))
         if missing := self.missing(wanted):
             there = [n for n, (d, s) in zip(names, wanted, strict=True) if f"{d.name}-{s}" not in missing]
             remedy = f"; without them: --datasets {','.join(there)}" if there else ""
@@ -144,33 +157,6 @@ class SourceOptions(TreeOptions):
 def split_names(text: str | None) -> list[str]:
     """Return the names of an option that takes several with commas between."""
     return [name for part in (text or "").split(",") if (name := part.strip())]
-
-
-def _with_split(name: str, trained: bool) -> tuple[Dataset, str]:
-    dataset, split = parse_name(name)
-    split = split or dataset.prep_split or (None if trained else dataset.eval_split)
-    if split is None:
-        builds = ", ".join(d.name for d in DATASETS.values() if d.prep_split)
-        raise UserError(f"{name} is a test set and is not trained on; prep builds {builds}")
-    return dataset, split
-
-
-def _parse_root(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not equals or not folder:
-        raise UserError(f"--root {text}: must be NAME=DIR, as in --root lasot=/data/LaSOT")
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return name, Path(folder).expanduser()
-
-
-def _listed() -> dict[str, Path]:
-    """Return what ``paths.yaml`` says."""
-    listed = load_data_roots(Path())
-    for name in listed:
-        if name not in DATASETS:
-            raise unknown("data set in paths.yaml", name, DATASETS)
-    return listed
 
 
 def _variable(dataset: Dataset) -> str:

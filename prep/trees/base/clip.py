@@ -21,10 +21,8 @@ class FrameFiles:
     """The image files of one sequence in order, kept compactly."""
 
     folder: Path
-    names: tuple[str, ...] | range
-    """File names, or a range of numbers that `pattern` turns into names."""
-    pattern: str = ""
-    """printf pattern such as ``%08d.jpg``, used when `names` is a range."""
+    names: tuple[str, ...] | range  # file names, or numbers that `pattern` turns into names
+    pattern: str = ""  # printf pattern such as ``%08d.jpg``, used when `names` is a range
 
     def __len__(self) -> int:
         return len(self.names)
@@ -41,12 +39,9 @@ class FrameFiles:
 class Track:
     """One object through a sequence of N frames."""
 
-    boxes: NDArray[np.float64]
-    """(N, 4) xyxy; NaN rows where the tree gives no annotation."""
-    visible: NDArray[np.bool_]
-    """(N,) the tree's flags and a usable box (finite, positive width and height)."""
-    cover: NDArray[np.int64] | None = None
-    """(N,) GOT-10k's cover.label, 0 … 8; None elsewhere."""
+    boxes: NDArray[np.float64]  # (N, 4) xyxy; NaN rows where the tree gives no annotation
+    visible: NDArray[np.bool_]  # (N,) the tree's flags and a usable box (finite, positive width and height)
+    cover: NDArray[np.int64] | None = None  # (N,) GOT-10k's cover.label, 0 … 8; None elsewhere
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,19 +53,12 @@ class Clip:
     name: str
     frames: FrameFiles
     tracks: tuple[Track, ...]
-    annotated: int
-    """Rows of ground truth in the tree: fewer than the frames where a test set hides them."""
-    size: tuple[int, int] | None = None
-    """(width, height) where the annotations tell it; None elsewhere."""
-    first: int = 0
-    """Frames that cleaning cut from the head: frame i here is frame first + i of the tree."""
+    annotated: int  # rows of ground truth in the tree: fewer than the frames where a test set hides them
+    size: tuple[int, int] | None = None  # (width, height) where the annotations tell it; None elsewhere
+    first: int = 0  # frames that cleaning cut from the head: frame i here is frame first + i of the tree
 
     def frame_size(self) -> tuple[int, int]:
-        """Return (width, height): from the annotations, else from the first image's header.
-
-        Raises:
-            ImageError: if the first image is missing or its header is damaged.
-        """
+        """Return (width, height): from the annotations, else the first image's header; an `ImageError` of that."""
         return self.size if self.size is not None else image_size(self.frames[0])
 
 
@@ -82,19 +70,13 @@ Reader = Callable[["Dataset", str, Path], list[Clip]]
 class Dataset:
     """A data set that can be read: its row in the table of data sets."""
 
-    name: str
-    """Short name, as commands, recipes and result folders write it."""
-    folder: str | Mapping[str, str]
-    """Folder under RAW; a mapping from split to folder where the splits are separate trees."""
-    splits: tuple[str, ...]
-    """Known splits; empty where any folder name is one."""
+    name: str  # short, as commands, recipes and result folders write it
+    folder: str | Mapping[str, str]  # under RAW; split → folder where the splits are separate trees
+    splits: tuple[str, ...]  # empty where any folder name is one
     read: Reader
-    prep_split: str | None = None
-    """The split that a bare name means when shards are built; None: not built without a split."""
-    eval_split: str | None = None
-    """The split that a bare name means when a tracker is scored; None: not scored."""
-    one_based: bool = False
-    """Whether boxes on disk are 1-based: read minus 1, exported plus 1 (x and y only)."""
+    prep_split: str | None = None  # that a bare name means when shards are built; None: not built without a split
+    eval_split: str | None = None  # that a bare name means when a tracker is scored; None: not scored
+    one_based: bool = False  # whether boxes on disk are 1-based: read minus 1, exported plus 1 (x and y only)
 
     def __post_init__(self) -> None:
         wrong = None
@@ -125,10 +107,10 @@ def make_track(
     absent: NDArray | None = None,
     cover: NDArray[np.int64] | None = None,
 ) -> Track:
-    """Build a track of N `frames` from the boxes of a tree, (R, 4) as written.
+    """Build a track of N `frames` from the boxes of a tree, (R, 4) as written; rows R … N - 1 have no annotation.
 
-    Rows R … N - 1 have no annotation. `one_based` subtracts 1 from x and y; `absent`, (R,), is non-zero where the tree
-    says that the object is not visible; `cover`, (R,), is GOT-10k's share of the object that is visible.
+    `one_based` subtracts 1 from x and y; `absent`, (R,), is non-zero where the tree says that the object is not
+    visible; `cover`, (R,), is GOT-10k's share of the object that is visible.
     """
     rows = len(xywh)
     boxes, visible = np.full((frames, 4), np.nan), np.zeros(frames, np.bool_)

@@ -20,12 +20,11 @@ _SEQUENCE = re.compile(r".+-\d+")
 def natural_order(names: Iterable[str]) -> list[str]:
     """Sort names with the numbers in them compared as numbers: a-2 before a-10."""
 
-    def key(name: str) -> list[tuple[int, str]]:
-        # Odd parts are digits; text compares first, so each key alternates text, number.
-        parts = enumerate(re.split(r"(\d+)", name))
-        return [(int(part), "") if i % 2 else (-1, part) for i, part in parts]
+    def key(name: str) -> tuple[list[str | int], str]:
+        parts = re.split(r"(\d+)", name)  # text and digits in turn, so that a number always meets a number
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
-    return sorted(names, key=lambda name: (key(name), name))
+    return sorted(names, key=key)
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -33,7 +32,7 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
 
 
-def file_names(folder: Path, suffix: str | tuple[str, ...]) -> list[str]:
+def file_names(folder: Path, suffix: str) -> list[str]:
     """Return the names in `folder` that end in `suffix`, sorted; hidden files are left out."""
     return sorted(entry.name for entry in _entries(folder) if entry.name.endswith(suffix))
 
@@ -41,8 +40,7 @@ def file_names(folder: Path, suffix: str | tuple[str, ...]) -> list[str]:
 def split_tree(dataset: Dataset, split: str, root: Path) -> Path:
     """Return the tree of one split: `root` itself, or its folder that is called as that tree.
 
-    Raises:
-        UserError: if `root` holds the trees of other splits only.
+    A `UserError` if `root` holds the trees of other splits only.
     """
     tree = root / dataset.folders(split)[0]
     if tree.is_dir():
@@ -61,16 +59,16 @@ def sequence_folders(root: Path, images: str = "") -> dict[str, Path]:
     for name in subfolders(root):
         if _SEQUENCE.fullmatch(name) and (root / name / images).is_dir():
             found[name] = root / name
-            continue
-        nested = (inner for inner in subfolders(root / name) if _SEQUENCE.fullmatch(inner))
-        found.update((inner, root / name / inner) for inner in nested)
+        else:
+            nested = filter(_SEQUENCE.fullmatch, subfolders(root / name))
+            found.update((inner, root / name / inner) for inner in nested)
     return found
 
 
 def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
-    """Return the sequence folders of `root` with their annotation files, in natural order.
+    """Return the sequence folders of `root` with their files that match `pattern`, in natural order.
 
-    A folder without a file that matches `pattern` is left out with a warning.
+    A folder without any is left out with a warning.
     """
     found: dict[Path, list[Path]] = {}
     for name in natural_order(subfolders(root)):
@@ -84,8 +82,7 @@ def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
 
 def image_names(folder: Path) -> tuple[str, ...]:
     """Return the names of the images in `folder`, at least one, sorted as text; no hidden ones."""
-    names = sorted(entry.name for entry in _entries(folder))
-    images = tuple(name for name in names if name.lower().endswith(_IMAGE_SUFFIXES))
+    images = tuple(name for name in file_names(folder, "") if name.lower().endswith(_IMAGE_SUFFIXES))
     if not images:
         raise UserError(f"{folder}: holds no images; restore them from the data set's archive")
     return images
@@ -100,10 +97,9 @@ def numbered_images(folder: Path) -> tuple[str, ...]:
 
 
 def counted_images(folder: Path, first: int) -> tuple[str, ...]:
-    """Return the images of a folder, which alone tells how many frames its sequence has.
+    """Return the images of a folder, called as its sequence, that alone tells how many frames there are.
 
-    The folder is called as the sequence. A number that is missing between `first` and the last one shifts all frames
-    behind it: a fault.
+    A number that is missing between `first` and the last one shifts all frames behind it: a fault.
     """
     names = numbered_images(folder)
     numbers = [frame_number(name) for name in names]

@@ -6,12 +6,11 @@ ground truth, computed from the annotations that were published.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from types import MappingProxyType
 
-# Splits of which only the size is known. COCO: images with an object that is no crowd.
-_COUNTED = {
+_COUNTED = {  # of these only the size is known. COCO: images with an object that is no crowd
     ("trackingnet", "train"): 30132,
     ("vasttrack", "train"): 47110,
     ("coco", "train"): 117266,
@@ -27,8 +26,14 @@ def official_names(dataset: str, split: str) -> tuple[str, ...] | None:
     TNL2K's training list differs from the released folders in spaces and ampersands.
     """
     if dataset == "got10k":
-        return _got10k(split)
-    if dataset == "lasot_ext" and split == "test":
+        part = "train" if split in ("vot", "vot_clean") else split
+        numbers = set(range(1, _GOT10K.get(part, 0) + 1))
+        if split == "vot":
+            numbers = {index + 1 for index in _numbers("got10k_vot.txt")}
+        elif split == "vot_clean":
+            numbers -= set(_numbers("got10k_vot_prohibited.txt"))
+        return tuple(f"GOT-10k_{part.capitalize()}_{number:06d}" for number in sorted(numbers)) or None
+    if (dataset, split) == ("lasot_ext", "test"):
         return tuple(f"{kind}-{k}" for kind in _lines("lasot_ext.txt") for k in range(1, 11))
     return tuple(_sequences(dataset, split)) or None
 
@@ -44,10 +49,7 @@ def expected_sequences(dataset: str, split: str) -> int | None:
 
 @functools.cache
 def expected_frames(dataset: str, split: str) -> Mapping[str, int] | None:
-    """Return sequence name → frames of the whole split, or None where they are unknown.
-
-    The names are those of the clips; where the mapping is known, it has every official name.
-    """
+    """Return the clips' names → frames of the whole split, or None where they are unknown of any official name."""
     if dataset in ("got10k", "nfs240"):
         return None
     known = {name: int(count) for name, count in _sequences(dataset, split).items() if count}
@@ -56,20 +58,8 @@ def expected_frames(dataset: str, split: str) -> Mapping[str, int] | None:
 
 def _sequences(dataset: str, split: str) -> dict[str, str]:
     """Return name → frames as they are written; nothing where no list ships."""
-    file = f"{'nfs30' if dataset == 'nfs240' else dataset}_{split}.txt"
-    rows = (line.partition("\t") for line in _lines(file))
+    rows = (line.partition("\t") for line in _lines(f"{'nfs30' if dataset == 'nfs240' else dataset}_{split}.txt"))
     return {name: count for name, _, count in rows}
-
-
-def _got10k(split: str) -> tuple[str, ...] | None:
-    part = "train" if split in ("vot", "vot_clean") else split
-    numbers: Sequence[int] = range(1, _GOT10K.get(part, 0) + 1)
-    if split == "vot":
-        numbers = [index + 1 for index in _numbers("got10k_vot.txt")]
-    elif split == "vot_clean":
-        prohibited = set(_numbers("got10k_vot_prohibited.txt"))
-        numbers = [number for number in numbers if number not in prohibited]
-    return tuple(f"GOT-10k_{part.capitalize()}_{number:06d}" for number in numbers) or None
 
 
 def _numbers(file: str) -> list[int]:

@@ -1,11 +1,9 @@
 """Reading sequence by sequence, and what is to be known of it besides the clips.
 
-A reader hands the sequences it found to `read_each`. As a rule the first one that does not parse raises. An audit reads
-inside ``with Reading(faults=[])``, where such a sequence is left out and listed and the others are read; a build that
-leaves sequences out reads with ``skip``, and never opens their files. Both can tell which files and folders were looked
-at, so that an index of the tree knows when they change: the helpers of `text` and `folders` note what they open and
-list. A reader that opens a file or lists a folder by itself calls `note` on it; one that never does is read anew each
-time.
+A reader hands the sequences it found to `read_each`; as a rule the first that does not parse raises. An audit lists
+such ones and reads the others (``with Reading(faults=[])``); a build that leaves sequences out never opens their files
+(``skip``). Both can tell which files and folders were looked at, so that an index of the tree knows when they change:
+`text` and `folders` note what they open and list, a reader that does so by itself calls `note`.
 """
 
 import logging
@@ -33,24 +31,18 @@ class TreeFault:
     """What is wrong with one sequence's annotations."""
 
     sequence: str
-    message: str
-    """One line that names the file."""
-    damage: bool
-    """Whether the sequence should not be used; otherwise there is just less of it."""
+    message: str  # one line that names the file
+    damage: bool  # whether the sequence should not be used; otherwise there is just less of it
 
 
 @dataclass(eq=False)
 class Reading:
     """How the readers called in a block go through sequences, and what they look at."""
 
-    skip: frozenset[str] = frozenset()
-    """Names of sequences that are not read."""
-    faults: list[TreeFault] | None = None
-    """Collects what is wrong; None: a sequence that does not parse raises, one read in part is a warning."""
-    progress: Callable[[int, int], None] | None = None
-    """Called with (sequences read, sequences in all) of a folder of sequences."""
-    seen: dict[str, Stamp] = field(default_factory=dict)
-    """What is noted inside the block: path → its stamp when it was first noted."""
+    skip: frozenset[str] = frozenset()  # names of sequences that are not read
+    faults: list[TreeFault] | None = None  # collects what is wrong; None: it raises, or is a warning
+    progress: Callable[[int, int], None] | None = None  # called with (sequences read, in all) of a folder of them
+    seen: dict[str, Stamp] = field(default_factory=dict)  # path → its stamp when the block first noted it
 
     def __enter__(self) -> "Reading":
         self._before = _CURRENT.set(self)
@@ -74,10 +66,9 @@ def current_reading() -> Reading:
 
 
 def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> list[Clip]:
-    """Return ``read(place)`` of every sequence, in order; what fails is treated as `Reading` says.
+    """Return ``read(place)`` of every sequence, in order; a `UserError` of it is treated as `Reading` says.
 
-    `places` is the clip's name → what `read` needs: a folder, a file, a row of a table. Where faults are not collected,
-    the first `UserError` of `read` comes out.
+    `places` is the clip's name → what `read` needs: a folder, a file, a row of a table.
     """
     how, clips = current_reading(), []
     wanted = {name: place for name, place in places.items() if name not in how.skip}
@@ -95,21 +86,19 @@ def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> lis
 
 def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
     """Tell that a sequence is read in part, or a folder not as one: a warning or a `TreeFault`."""
-    faults = current_reading().faults
-    if faults is None:
+    if (faults := current_reading().faults) is None:
         _LOG.warning("%s", message)
     else:
         faults.append(TreeFault(sequence, message, damage))
 
 
 def note(path: str | PathLike[str]) -> None:
-    """Note a file that is about to be read or a folder about to be listed.
+    """Note a file that is about to be read or a folder about to be listed; outside of a `Reading` that does nothing.
 
-    Before, not after: a change while it is read then gives another stamp. Does nothing outside of a `Reading`.
+    Before, not after: a change while it is read then gives another stamp.
     """
     name = fspath(path)
-    missing = [each.seen for each in _NOTING if name not in each.seen]
-    if missing:
+    if missing := [each.seen for each in _NOTING if name not in each.seen]:
         found = stamp(name)
         for seen in missing:
             seen[name] = found
@@ -118,8 +107,7 @@ def note(path: str | PathLike[str]) -> None:
 def stamp(path: str | PathLike[str]) -> Stamp:
     """Return the stamp of a file or folder.
 
-    A change that keeps the size and falls into the same tick of the file system's clock (some milliseconds) leaves the
-    stamp as it was.
+    A change that keeps the size and falls into the same tick of the file system's clock (some milliseconds) keeps it.
     """
     try:
         found = Path(path).stat()
@@ -129,10 +117,7 @@ def stamp(path: str | PathLike[str]) -> Stamp:
 
 
 def cut_clip(dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64]) -> Clip:
-    """Build a clip of one track; frames without a box, or boxes without a frame, are cut.
-
-    `xywh` are the (R, 4) boxes of frames 0 … R - 1, as written.
-    """
+    """Build a clip of one track from (R, 4) `xywh` of frames 0 … R - 1, as written; what has no partner is cut."""
     images, boxes = len(frames), len(xywh)
     count = min(images, boxes)
     if images != boxes:

@@ -2,12 +2,12 @@
 
 `parse_table` is the one reader of numbers: trees, results of any tracker and submissions use it. Accepted everywhere:
 commas, tabs, runs of spaces, any line end, a comma at the end of a line, a single row. Anything else is a `UserError`
-that names file, line number and content: a line that is skipped or misread would shift every box behind it by one
-frame.
+that names file, line number and content: a line that is skipped or misread would shift every box behind it.
 """
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,25 +35,22 @@ class BadLine(UserError):
 def parse_table(
     text: str, source: object, columns: Sequence[int] | None = None, *, remedy: str = _MEND
 ) -> NDArray[np.float64]:
-    """Read numbers, a row a line; all rows have as many as the first.
+    """Read numbers, a row a line, into (N, C) float64, N > 0; all rows have as many as the first.
 
-    Every line must be a row: strip `text` before where blank lines at the end are fine; it has no byte order mark.
-    Errors call it `source` and end in `remedy`. A row may have as many numbers as `columns` says; None: any. The result
-    is (N, C) float64, N > 0; ``nan`` and ``inf`` are kept.
-
-    A caller with rules of its own (finite boxes, plain decimals, commas only) checks the array, or the lines of its
-    text, which have the array's order: row i is ``text.splitlines()[i]``.
-
-    Raises:
-        BadLine: for the first line that is not numbers, or not as many as there must be.
-        UserError: if there is no number at all.
+    Every line must be a row: strip `text` before where blank lines at the end are fine; it has no byte order mark. A
+    row may have as many numbers as `columns` says; None: any. ``nan`` and ``inf`` are kept. A caller with rules of its
+    own (finite boxes, plain decimals, commas only) checks the array, or its text: row i is ``text.splitlines()[i]``.
+    The first line that is not numbers, or not as many as there must be, is a `BadLine`, no number at all a `UserError`;
+    both call the text `source` and end in `remedy`.
     """
     if not text.strip():
         raise UserError(f"{source}: holds no numbers; {remedy}")
     lines = text.splitlines()
-    table = _load_table(text)
-    if len(table) == len(lines) and (columns is None or table.shape[1] in columns):
-        return table
+    if not _EMPTY_FIELD.search(text):
+        with suppress(ValueError):
+            table = np.loadtxt(text.replace(",", " ").splitlines(), comments=None, ndmin=2)
+            if len(table) == len(lines) and (columns is None or table.shape[1] in columns):
+                return table
     # The same meaning, slowly: it knows the first bad line.
     rows: list[list[float]] = []
     for number, line in enumerate(lines, start=1):
@@ -67,15 +64,6 @@ def parse_table(
         rows.append([float(field) for field in fields])
         columns = (len(fields),)
     return np.array(rows)
-
-
-def _load_table(text: str) -> NDArray[np.float64]:
-    """Parse all lines at once; no rows where they are no table of numbers."""
-    try:
-        lines = [] if _EMPTY_FIELD.search(text) else text.replace(",", " ").splitlines()
-        return np.loadtxt(lines, comments=None, ndmin=2) if lines else np.empty((0, 0))
-    except ValueError:
-        return np.empty((0, 0))
 
 
 def is_number(text: str) -> bool:
@@ -103,8 +91,7 @@ def read_text(path: Path, remedy: str = RESTORE) -> str:
 def read_boxes(path: Path, columns: Sequence[int] = (4,)) -> NDArray[np.float64]:
     """Read one box a line, (N, columns) float64 as written; blank lines at the end are no lines.
 
-    Raises:
-        UserError: if the file is missing or empty, or a line does not parse: see `parse_table`.
+    A `UserError` if the file is missing or empty, or a line does not parse: see `parse_table`.
     """
     return parse_table(read_text(path).rstrip(), path, columns)
 
@@ -112,22 +99,16 @@ def read_boxes(path: Path, columns: Sequence[int] = (4,)) -> NDArray[np.float64]
 def read_flags(path: Path, count: int, highest: int = 1) -> NDArray[np.int64]:
     """Read `count` integers from 0 to `highest` (at most 9), all on one line or one a line.
 
-    Raises:
-        UserError: if the file is missing, a value does not parse, or there are more or fewer.
+    A `UserError` if the file is missing, a value does not parse, or there are more or fewer.
     """
     text = read_text(path)
-    known = set(map(str, range(highest + 1)))
-
-    def wrong(part: str) -> list[str]:
-        bad = [value for value in part.replace(",", " ").split() if value not in known]
-        return bad or ([part] if _EMPTY_FIELD.search(part) else [])
-
-    if wrong(text):
-        lines = enumerate(text.splitlines(), start=1)
-        number, found = next((n, bad[0]) for n, line in lines if (bad := wrong(line)))
-        message = f"line {number}: expected values 0 to {highest}, found {shorten(found)}"
-        raise UserError(f"{path}: {message}; {_MEND}")
-    values = text.replace(",", " ").split()
+    values, known = text.replace(",", " ").split(), set(map(str, range(highest + 1)))
+    if not known.issuperset(values) or _EMPTY_FIELD.search(text):
+        for number, line in enumerate(text.splitlines(), start=1):
+            bad = [value for value in line.replace(",", " ").split() if value not in known]
+            if bad or _EMPTY_FIELD.search(line):
+                message = f"line {number}: expected values 0 to {highest}, found {shorten((bad or [line])[0])}"
+                raise UserError(f"{path}: {message}; {_MEND}")
     if len(values) != count:
         what = f"{len(values)} values for {count} boxes"
         raise UserError(f"{path}: {what}; restore the sequence's files from the data set's archive")

@@ -1,1 +1,1 @@
-"""One file a data set: where its frames, boxes and flags stand."""
+"""A file for each data set, or family of them: where its frames, boxes and flags stand."""

@@ -6,6 +6,7 @@ left out. Sizes come from the JSON.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +22,35 @@ Row = dict[str, Any]
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read a split's images that have objects and are on disk, in the order of their names."""
-    path = root / "annotations" / f"instances_{split}2017.json"
-    images, objects = _load(path)
-    folder = root / f"{split}2017"
-    if not folder.is_dir():
-        folder = root / "images" / f"{split}2017"
+    path, folder = root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017"
+    value = partial(_value, path)
+    images, annotations = _load(path)
+    objects = [row for row in annotations if not row.get("iscrowd")]
     if not objects:
         return []
+    if not folder.is_dir():
+        folder = root / "images" / folder.name
     there = set(image_names(folder))
-    boxes = np.array([_box(path, row) for row in objects], np.float64)
+    boxes = np.array([value("annotation", row, "bbox") for row in objects], np.float64)
     track = make_track(boxes, len(boxes), one_based=dataset.one_based)
     owned: dict[int, list[int]] = {}
     for k, row in enumerate(objects):
-        owned.setdefault(_integer(path, "annotation", row, "image_id"), []).append(k)
+        owned.setdefault(value("annotation", row, "image_id"), []).append(k)
     clips = []
     for row in images:
-        mine = owned.pop(_integer(path, "image", row, "id"), None)
+        mine = owned.pop(value("image", row, "id"), None)
         if mine and (name := row.get("file_name")) in there:
-            size = (_integer(path, "image", row, "width"), _integer(path, "image", row, "height"))
+            size = (value("image", row, "width"), value("image", row, "height"))
             # Each track is a view of one large array.
             tracks = tuple(Track(track.boxes[k : k + 1], track.visible[k : k + 1]) for k in mine)
-            frames = FrameFiles(folder, (name,))
-            clips.append(Clip(dataset.name, split, Path(name).stem, frames, tracks, 1, size))
+            clips.append(Clip(dataset.name, split, Path(name).stem, FrameFiles(folder, (name,)), tracks, 1, size))
     if owned:
         raise UserError(f"{path}: annotations of image {min(owned)}, which is not among its images")
     return sorted(clips, key=lambda clip: clip.name)
 
 
 def _load(path: Path) -> tuple[list[Row], list[Row]]:
-    """Return the rows of images and of annotations that are no crowd."""
+    """Return the rows of images and of annotations."""
     try:
         document = json.loads(read_text(path), object_hook=_without_outline)
     except json.JSONDecodeError as error:
@@ -61,7 +62,7 @@ def _load(path: Path) -> tuple[list[Row], list[Row]]:
         if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
             raise UserError(f"{path}: lacks the list '{key}' of objects; download it again")
         tables.append(table)
-    return tables[0], [row for row in tables[1] if not row.get("iscrowd")]
+    return tables[0], tables[1]
 
 
 def _without_outline(row: Row) -> Row:
@@ -70,19 +71,15 @@ def _without_outline(row: Row) -> Row:
     return row
 
 
-def _box(path: Path, row: Row) -> list[float]:
-    box = row.get("bbox")
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
-        return box
-    raise _wrong(path, "annotation", row, f"bbox {box!r} is not 4 numbers")
-
-
-def _integer(path: Path, kind: str, row: Row, key: str) -> int:
+def _value(path: Path, kind: str, row: Row, key: str) -> Any:
+    """Return the 4 numbers of a ``bbox``, or the whole number that any other field is."""
     value = row.get(key)
-    if isinstance(value, int):
+    if key == "bbox":
+        wanted = "4 numbers"
+        good = isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value)
+    else:
+        good, wanted = isinstance(value, int), "a whole number"
+    if good:
         return value
-    raise _wrong(path, kind, row, f"{key} {value!r} is no whole number")
-
-
-def _wrong(path: Path, kind: str, row: Row, what: str) -> UserError:
-    return UserError(f"{path}: {kind} {row.get('id')}: {what}; correct it or download the file again")
+    what = f"{kind} {row.get('id')}: {key} {value!r} is not {wanted}"
+    raise UserError(f"{path}: {what}; correct it or download the file again")

@@ -18,27 +18,23 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read the sequences of one split folder, or with ``all`` those of every one."""
     splits = subfolders(root)
     if split != "all" and split not in splits:
-        raise UserError(
-            f"{root}: no folder '{split}'; there are: {', '.join(splits) or 'none'}. Sequences "
-            "lie in <root>/<split>/<sequence>/"
-        )
+        there = f"there are: {', '.join(splits) or 'none'}"
+        raise UserError(f"{root}: no folder '{split}'; {there}. Sequences lie in <root>/<split>/<sequence>/")
     found: dict[str, Path] = {}
     for part in splits if split == "all" else [split]:
         for folder in annotation_files(root / part, "groundtruth.txt"):
             if (other := found.setdefault(folder.name, folder)) != folder:
                 raise UserError(f"{folder}: has the same name as {other}; rename one of them")
-    return read_each(found, lambda folder: _clip(dataset, split, folder))
 
+    def clip(folder: Path) -> Clip:
+        images = folder / "img" if (folder / "img").is_dir() else folder
+        frames = FrameFiles(images, image_names(images))
+        truth, absent = folder / "groundtruth.txt", folder / "absent.txt"
+        xywh = read_boxes(truth)
+        if len(xywh) not in (1, len(frames)):
+            what = f"{len(xywh)} boxes for {len(frames)} images in {images}"
+            raise UserError(f"{truth}: {what}; write one line a frame, or the first frame's box alone")
+        flags = read_flags(absent, len(xywh)) if absent.is_file() else None
+        return make_clip(dataset, split, folder.name, frames, xywh, absent=flags)
 
-def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
-    images = folder / "img" if (folder / "img").is_dir() else folder
-    frames = FrameFiles(images, image_names(images))
-    truth, absent = folder / "groundtruth.txt", folder / "absent.txt"
-    xywh = read_boxes(truth)
-    if len(xywh) not in (1, len(frames)):
-        raise UserError(
-            f"{truth}: {len(xywh)} boxes for {len(frames)} images in {images}; write one line a "
-            "frame, or the first frame's box alone"
-        )
-    flags = read_flags(absent, len(xywh)) if absent.is_file() else None
-    return make_clip(dataset, split, folder.name, frames, xywh, absent=flags)
+    return read_each(found, clip)

@@ -16,32 +16,29 @@ from lorat.prep.trees.base.reading import read_each
 from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
 
 _LOG = logging.getLogger("lorat")
-_COVER_LEVELS = 8
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read a split in the order of its ``list.txt``, cut to what is there."""
     part = split in ("vot", "vot_clean")
-    folder = root / ("train" if part else split)
-    there = subfolders(folder)
-    listed = folder / "list.txt"
-    names = read_names(listed) if listed.is_file() else tuple(there)
-    if not listed.is_file():
+    tree = root / ("train" if part else split)
+    names = there = subfolders(tree)
+    listed = tree / "list.txt"
+    if listed.is_file():
+        names = list(read_names(listed))
+    else:
         _LOG.warning("%s: missing; the sequences are the folders beside it", listed)
-    keep = set(there)
-    if part:
-        keep &= set(official_names("got10k", split) or ())
-    kept = {name: folder / name for name in names if name in keep}
-    return read_each(kept, lambda folder: _clip(dataset, split, folder))
+    keep = set(there).intersection(official_names("got10k", split) or ()) if part else set(there)
 
+    def clip(folder: Path) -> Clip:
+        xywh = read_boxes(folder / "groundtruth.txt")
+        if split == "test":
+            frames = FrameFiles(folder, counted_images(folder, 1))
+            return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])
+        count = len(xywh)
+        absent = read_flags(folder / "absence.label", count)
+        cover = read_flags(folder / "cover.label", count, highest=8)
+        frames = FrameFiles(folder, range(1, count + 1), "%08d.jpg")
+        return make_clip(dataset, split, folder.name, frames, xywh, absent=absent, cover=cover)
 
-def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
-    xywh = read_boxes(folder / "groundtruth.txt")
-    if split == "test":
-        frames = FrameFiles(folder, counted_images(folder, 1))
-        return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])
-    count = len(xywh)
-    absent = read_flags(folder / "absence.label", count)
-    cover = read_flags(folder / "cover.label", count, highest=_COVER_LEVELS)
-    frames = FrameFiles(folder, range(1, count + 1), "%08d.jpg")
-    return make_clip(dataset, split, folder.name, frames, xywh, absent=absent, cover=cover)
+    return read_each({name: tree / name for name in names if name in keep}, clip)

@@ -15,43 +15,38 @@ from lorat.prep.trees.base.reading import read_each
 from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
 
 _LOG = logging.getLogger("lorat")
-_SPLIT_FILES = {"train": "training_set.txt", "test": "testing_set.txt"}
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read LaSOT: the tree's own list of the split, else the official one, cut to what is there."""
-    listed = root / _SPLIT_FILES[split]
     found = sequence_folders(root)
-    names = official = official_names("lasot", split) or ()
+    names = official_names("lasot", split) or ()
+    listed = root / ("training_set.txt" if split == "train" else "testing_set.txt")
     if listed.is_file():
-        names = read_names(listed)
-        _compare(listed, found.keys() & set(names), found.keys() & set(official))
-    there = {name: found[name] for name in names if name in found}
-    return read_each(there, lambda folder: _clip(dataset, split, folder))
+        official, names = found.keys() & set(names), read_names(listed)
+        chosen = found.keys() & set(names)
+        added, missing = sorted(chosen - official), sorted(official - chosen)
+        if official and (added or missing):  # without any official sequence it is someone's own tree
+            _LOG.warning(
+                "%s: differs from the official list: %d sequences more and %d fewer, the first %s; "
+                "read as it says, delete it to read the official split",
+                *(listed, len(added), len(missing), (added + missing)[0]),
+            )
+    return _read(dataset, split, {name: found[name] for name in names if name in found})
 
 
 def read_extension(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read LaSOT_Extension: every sequence there is, since the tree has no list."""
     found = sequence_folders(root)
-    ordered = {name: found[name] for name in natural_order(found)}
-    return read_each(ordered, lambda folder: _clip(dataset, split, folder))
+    return _read(dataset, split, {name: found[name] for name in natural_order(found)})
 
 
-def _compare(listed: Path, names: set[str], official: set[str]) -> None:
-    """Warn where the tree's own list chooses otherwise from what is there than the official one."""
-    added, missing = sorted(names - official), sorted(official - names)
-    if official and (added or missing):  # without any official sequence it is someone's own tree
-        _LOG.warning(
-            "%s: differs from the official list: %d sequences more and %d fewer, the first %s; "
-            "read as it says, delete it to read the official split",
-            *(listed, len(added), len(missing), (added + missing)[0]),
-        )
+def _read(dataset: Dataset, split: str, folders: dict[str, Path]) -> list[Clip]:
+    def clip(folder: Path) -> Clip:
+        xywh = read_boxes(folder / "groundtruth.txt")
+        count = len(xywh)
+        occluded, outside = (read_flags(folder / f"{flag}.txt", count) for flag in ("full_occlusion", "out_of_view"))
+        frames = FrameFiles(folder / "img", range(1, count + 1), "%08d.jpg")
+        return make_clip(dataset, split, folder.name, frames, xywh, absent=occluded | outside)
 
-
-def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
-    xywh = read_boxes(folder / "groundtruth.txt")
-    count = len(xywh)
-    occluded = read_flags(folder / "full_occlusion.txt", count)
-    outside = read_flags(folder / "out_of_view.txt", count)
-    frames = FrameFiles(folder / "img", range(1, count + 1), "%08d.jpg")
-    return make_clip(dataset, split, folder.name, frames, xywh, absent=occluded | outside)
+    return read_each(folders, clip)

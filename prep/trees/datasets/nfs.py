@@ -27,29 +27,23 @@ _USED_ROWS = {"pingpong_2": 263}
 
 def read(rate: int, dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read every sequence at 30 frames a second, in either layout, or at 240."""
-    if (root / "anno").is_dir() and (root / "sequences").is_dir():
-        if rate == 30:
-            return _read_pytracking(dataset, split, root)
-        raise UserError(
-            f"{root}: is pytracking's tree, which holds 30 frames a second; read it as nfs30, or "
-            "give the official tree with --root nfs240=DIR"
-        )
-    folders = annotation_files(root, f"{rate}/*.txt")
-    found = {folder.name: folder / str(rate) / f"{folder.name}.txt" for folder in folders}
-    return read_each(found, lambda file: _clip(dataset, split, file, _RATE // rate))
+    anno, sequences = root / "anno", root / "sequences"
+    if not (anno.is_dir() and sequences.is_dir()):
+        folders = annotation_files(root, f"{rate}/*.txt")
+        files = {folder.name: folder / str(rate) / f"{folder.name}.txt" for folder in folders}
+        return read_each(files, lambda file: _clip(dataset, split, file, _RATE // rate))
+    if rate != 30:
+        what = "is pytracking's tree, which holds 30 frames a second"
+        raise UserError(f"{root}: {what}; read it as nfs30, or give the official tree with --root nfs240=DIR")
 
+    def clip(file: Path) -> Clip:
+        name = file.stem.removeprefix("nfs_")
+        frames = FrameFiles(sequences / name, numbered_images(sequences / name))
+        return cut_clip(dataset, split, name, frames, read_boxes(file))
 
-def _read_pytracking(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    there = set(subfolders(root / "sequences"))
-    files = file_names(root / "anno", ".txt")
-    named = {file.removesuffix(".txt").removeprefix("nfs_"): root / "anno" / file for file in files}
-
-    def clip(name: str) -> Clip:
-        folder = root / "sequences" / name
-        frames = FrameFiles(folder, numbered_images(folder))
-        return cut_clip(dataset, split, name, frames, read_boxes(named[name]))
-
-    return read_each({name: name for name in natural_order(named.keys() & there)}, clip)
+    there = set(subfolders(sequences))
+    files = {file.removesuffix(".txt").removeprefix("nfs_"): anno / file for file in file_names(anno, ".txt")}
+    return read_each({name: files[name] for name in natural_order(files.keys() & there)}, clip)
 
 
 def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
@@ -63,12 +57,9 @@ def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     image[frame * (step // counted) >= _USED_ROWS.get(name, np.inf)] = -1
     last = int(image.max()) + 1
     if abs(last - len(frames)) > 1 and name not in _USED_ROWS:
-        report_fault(
-            name,
-            f"{annotation}: rows for {last} images, but {len(frames)} in {folder}; what lies "
-            "beyond the shorter of them is not used",
-            damage=len(frames) < last,
-        )
+        what = f"{annotation}: rows for {last} images, but {len(frames)} in {folder}"
+        beyond = "what lies beyond the shorter of them is not used"
+        report_fault(name, f"{what}; {beyond}", damage=len(frames) < last)
     count = min(last, len(frames))
     used = (image >= 0) & (image < count)
     xywh, absent = np.full((count, 4), np.nan), np.zeros(count, np.bool_)
@@ -83,10 +74,8 @@ def _read_rows(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64], NDAr
     for number, line in enumerate(read_text(path).rstrip().splitlines(), start=1):
         match = _ROW.fullmatch(line.strip())
         if match is None:
-            raise UserError(
-                f"{path}: line {number}: expected id, 4 corners, frame, lost, occluded, generated, "
-                f"found {shorten(line)}; {RESTORE_FILE}"
-            )
+            wanted = "id, 4 corners, frame, lost, occluded, generated"
+            raise UserError(f"{path}: line {number}: expected {wanted}, found {shorten(line)}; {RESTORE_FILE}")
         objects.add(match[1])
         corners.append([float(field) for field in match[2].split()])
         frames.append(int(match[3]))

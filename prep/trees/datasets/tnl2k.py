@@ -16,20 +16,15 @@ from lorat.prep.trees.base.text import read_boxes
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read a split from its own tree, or from a folder that holds the trees of both."""
-    other = "train" if split == "test" else "test"
-    foreign = _official(dataset, other) - _official(dataset, split)
     folders = annotation_files(split_tree(dataset, split, root), "groundtruth.txt")
-    found = {folder.name: folder for folder in folders if _plain(folder.name) not in foreign}
+    train, test = ({_plain(name) for name in official_names(dataset.name, each) or ()} for each in ("train", "test"))
+    foreign = train - test if split == "test" else test - train
 
     def clip(folder: Path) -> Clip:
         frames = FrameFiles(folder / "imgs", image_names(folder / "imgs"))
         return cut_clip(dataset, split, folder.name, frames, read_boxes(folder / "groundtruth.txt"))
 
-    return read_each(found, clip)
-
-
-def _official(dataset: Dataset, split: str) -> set[str]:
-    return {_plain(name) for name in official_names(dataset.name, split) or ()}
+    return read_each({folder.name: folder for folder in folders if _plain(folder.name) not in foreign}, clip)
 
 
 def _plain(name: str) -> str:

@@ -20,12 +20,17 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read the chunks of a split that are on disk."""
     chunks = [root / chunk for chunk in _CHUNKS[split] if (root / chunk).is_dir()]
     if not chunks:
-        raise UserError(
-            f"{root}: holds none of the folders {_CHUNKS[split][0]} … of TrackingNet's {split} "
-            "split; extract at least one of them there"
-        )
-    files = {file.stem: file for chunk in chunks for file in _annotations(chunk)}
-    return read_each(files, lambda file: _clip(dataset, split, file))
+        what = f"holds none of the folders {_CHUNKS[split][0]} … of TrackingNet's {split} split"
+        raise UserError(f"{root}: {what}; extract at least one of them there")
+
+    def clip(file: Path) -> Clip:
+        folder, xywh = file.parent.parent / "frames" / file.stem, read_boxes(file)
+        frames = FrameFiles(folder, range(len(xywh)), "%d.jpg")
+        if split == "test":
+            frames = FrameFiles(folder, counted_images(folder, 0))
+        return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])
+
+    return read_each({file.stem: file for chunk in chunks for file in _annotations(chunk)}, clip)
 
 
 def _annotations(chunk: Path) -> list[Path]:
@@ -38,13 +43,3 @@ def _annotations(chunk: Path) -> list[Path]:
         message = f"{chunk}: {len(lone):,} folders of frames lack their file in anno, such as "
         report_fault(chunk.name, f"{message}{min(lone)}; they are not read")
     return files
-
-
-def _clip(dataset: Dataset, split: str, annotation: Path) -> Clip:
-    folder = annotation.parent.parent / "frames" / annotation.stem
-    xywh = read_boxes(annotation)
-    if split == "test":
-        frames = FrameFiles(folder, counted_images(folder, 0))
-    else:
-        frames = FrameFiles(folder, range(len(xywh)), "%d.jpg")
-    return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])

@@ -35,11 +35,7 @@ _FIRST_FRAMES = {
     "uav1": (1, 1555, 2473),
 }
 
-_SPANS = {
-    f"{folder}_{k}": (folder, first)
-    for folder, firsts in _FIRST_FRAMES.items()
-    for k, first in enumerate(firsts, start=1)
-}
+_SPANS = {f"{name}_{k}": (name, first) for name, firsts in _FIRST_FRAMES.items() for k, first in enumerate(firsts, 1)}
 
 
 def read(part: str, dataset: Dataset, split: str, root: Path) -> list[Clip]:
@@ -49,9 +45,6 @@ def read(part: str, dataset: Dataset, split: str, root: Path) -> list[Clip]:
     if not folder.is_dir():
         note(folder)
         return []
-    there = set(subfolders(images))
-    names = natural_order(Path(file).stem for file in file_names(folder, ".txt"))
-    found = {name: name for name in names if spans.get(name, (name, 1))[0] in there}
 
     def clip(name: str) -> Clip:
         source, first = spans.get(name, (name, 1))
@@ -59,4 +52,6 @@ def read(part: str, dataset: Dataset, split: str, root: Path) -> list[Clip]:
         frames = FrameFiles(images / source, range(first, first + len(xywh)), "%06d.jpg")
         return make_clip(dataset, split, name, frames, xywh)
 
-    return read_each(found, clip)
+    there = set(subfolders(images))
+    names = natural_order(Path(file).stem for file in file_names(folder, ".txt"))
+    return read_each({name: name for name in names if spans.get(name, (name, 1))[0] in there}, clip)

@@ -15,8 +15,6 @@ from lorat.prep.trees.base.reading import note, read_each
 from lorat.prep.trees.base.text import RESTORE, read_boxes
 from lorat.shards.base.errors import UserError
 
-_LOG = logging.getLogger("lorat")
-
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read a split from its own tree, or from a folder that holds the trees of both.
@@ -25,23 +23,21 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     a warning. The training split is all that is not on that list.
     """
     tree = split_tree(dataset, split, root)
-    # A class may be called like a sequence, but only a sequence holds images.
     found = sequence_folders(tree, "imgs")
     names = found.keys() & set(official_names("vasttrack", "test") or ())
     if split == "train":
         names = found.keys() - names
     elif found and not names:
-        _LOG.warning("%s: no sequence of the official test list; it is read whole", tree)
+        logging.getLogger("lorat").warning("%s: no sequence of the official test list; it is read whole", tree)
         names = set(found)
-    wanted = {name: found[name] for name in natural_order(names)}
-    return read_each(wanted, lambda folder: _clip(dataset, split, folder))
 
+    def clip(folder: Path) -> Clip:
+        for truth in (folder / "Groundtruth.txt", folder / "groundtruth.txt"):
+            note(truth)
+            if truth.is_file():
+                xywh = read_boxes(truth)
+                frames = FrameFiles(folder / "imgs", range(1, len(xywh) + 1), "%05d.jpg")
+                return make_clip(dataset, split, folder.name, frames, xywh)
+        raise UserError(f"{folder / 'Groundtruth.txt'}: no such file; {RESTORE}")
 
-def _clip(dataset: Dataset, split: str, folder: Path) -> Clip:
-    for truth in (folder / "Groundtruth.txt", folder / "groundtruth.txt"):
-        note(truth)
-        if truth.is_file():
-            xywh = read_boxes(truth)
-            frames = FrameFiles(folder / "imgs", range(1, len(xywh) + 1), "%05d.jpg")
-            return make_clip(dataset, split, folder.name, frames, xywh)
-    raise UserError(f"{folder / 'Groundtruth.txt'}: no such file; {RESTORE}")
+    return read_each({name: found[name] for name in natural_order(names)}, clip)
