@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.train.network.blocks.adapters import replace_layers
+from lorat.train.network.blocks.layers import replace_layers
 from lorat.train.network.blocks.lora import LoraLinear, merge_lora
 from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.variants import assemble, hold_matrices_in
@@ -92,7 +92,7 @@ class _Unmerged(nn.Module):
         self.bias = None if layer.bias is None else layer.bias.to(dtype)
         down = layer.lora_a.to(dtype).chunk(len(layer.lora_b))
         self.pairs = list(zip(down, layer.lora_b.to(dtype), strict=True))
-        self.scale = layer.scale
+        self.scale = layer.pairing.scale
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)

@@ -12,7 +12,7 @@ import torch
 
 from lorat.configs.load import load_recipe, load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.train.profile.count import Setting, StepMemory, count_memory
+from lorat.train.profile.count import Setting, StepCost, count_step
 from lorat.train.profile.profile import GIB
 
 VARIANTS = (
@@ -40,12 +40,12 @@ def row(name: str) -> str:
     return f"| {name} | " + " | ".join(map(in_gib, held)) + " |"
 
 
-def step_cost(variant: VariantConfig, gpus: int, less: bool) -> StepMemory:
+def step_cost(variant: VariantConfig, gpus: int, less: bool) -> StepCost:
     """Count the step of one of so many GPUs, with activations checkpointed or not."""
     train = load_recipe("standard").train
     share = {"batch_size": train.batch_size // gpus, "checkpoint_activations": less}
     train = train.model_copy(update=share)
-    return count_memory(Setting(variant, train, torch.device("cuda"), torch.bfloat16))
+    return count_step(Setting(variant, train, torch.device("cuda"), torch.bfloat16))
 
 
 def in_gib(size: int) -> str:

@@ -2,10 +2,6 @@
 
 The network and a whole training step (forward, loss, backward, optimiser) run on PyTorch's fake tensors, which have
 shapes and number types but no memory, so that any variant and batch can be counted on any machine within seconds.
-
-Operations are those of PyTorch's own counter: two for a multiply-add, in matrix products, convolutions and attention
-alone. Memory is what tensors hold at a time. Not counted: workspaces inside kernels, what an allocator loses between
-tensors, buckets of gradients that several processes average.
 """
 
 import weakref
@@ -19,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
 from lorat.configs.schema import TrainConfig, VariantConfig
 from lorat.train.data.batches import Batch
@@ -31,6 +27,13 @@ from lorat.train.step.optimizer import build_optimizer
 from lorat.train.step.step import Engine, update
 
 _CPU = torch.device("cpu")
+_ATEN = torch.ops.aten
+_FORMULAS = flop_registry | {  # PyTorch's own counter does not know the processor's fused attention
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,7 @@ class Part(NamedTuple):
     trained: int
 
 
-@dataclass(frozen=True, slots=True)
-class FrameCost:
+class FrameCost(NamedTuple):
     """Operations while tracking, LoRA merged."""
 
     template: int
@@ -77,17 +79,12 @@ class FrameCost:
     """Of template and search."""
 
 
-class StepOperations(NamedTuple):
-    """Operations of a whole training step; those that checkpointing repeats are not `forward`."""
+class StepCost(NamedTuple):
+    """Operations of a whole training step, and the bytes that it holds at the time of one micro-batch."""
 
     forward: int
-    every: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepMemory:
-    """What a training step holds, in bytes, at the time of one micro-batch."""
-
+    """Operations, without those that checkpointing repeats."""
+    operations: int
     pairs: int
     """In a micro-batch."""
     weights: int
@@ -108,51 +105,39 @@ def count_parameters(variant: VariantConfig) -> tuple[Part, ...]:
         part = {"head": "head", "token_type_embed": "token types"}.get(name.split(".")[0], part)
         every[part] += parameter.numel()
         trained[part] += parameter.numel() * parameter.requires_grad
-    names = ("backbone", "LoRA", "token types", "head")
-    return tuple(Part(name, every[name], trained[name]) for name in names)
+    return tuple(Part(name, every[name], trained[name]) for name in ("backbone", "LoRA", "token types", "head"))
 
 
 def count_frame(variant: VariantConfig) -> FrameCost:
     """Count the operations of one frame in float32; other number types need the same."""
     network = empty_network(variant.model_copy(update={"lora": None}), torch.float32)
     side, grid = variant.template_size, network.template_grid
-    with _fake(), torch.no_grad():
+    with _fake(), torch.no_grad(), _Ledger() as ledger:
         materialise(network, _CPU).eval()
         template, mask = torch.zeros(1, 3, side, side), torch.zeros(1, grid, grid)
         search = torch.zeros(1, 3, variant.search_size, variant.search_size)
-        with _counter() as embedding:
-            known = network.embed_template(template, mask)
-        with _counter() as tracking:
-            network.track(known, search)
+        known = network.embed_template(template, mask)
+        embedding = ledger.operations
+        network.track(known, search)
+        before = ledger.operations
         last, forward = network.blocks[-1], network.blocks[-1].forward
         # The last block computes the template's tokens too; they are dropped after it.
         last.forward = lambda tokens, skip, *context: forward(tokens, 0, *context)[:, skip:]
-        with _counter() as whole:
-            network(template, search, mask)
-    tokens = grid**2 + network.search_grid**2
-    counts = [counter.get_total_flops() for counter in (embedding, tracking, whole)]
-    return FrameCost(counts[0], counts[1], counts[2], tokens)
+        network(template, search, mask)
+    return FrameCost(embedding, before - embedding, ledger.operations - before, grid**2 + network.search_grid**2)
 
 
-def count_operations(setting: Setting) -> StepOperations:
-    """Let a training step run on fake tensors and count its operations."""
-    setting = _stood_in_for(setting)
-    network = empty_network(setting.variant, setting.dtype)
-    with _fake(), _counter() as counter:
-        engine = step_engine(materialise(network, _CPU), setting)
-        forward: list[int] = []
-        engine.objective.register_forward_hook(lambda *_: forward.append(counter.get_total_flops()))
-        update(engine, setting.train, made_up_batch(setting, network), 0)
-    return StepOperations(forward[0] * setting.train.accumulate, counter.get_total_flops())
+def count_step(setting: Setting) -> StepCost:
+    """Let a training step run on fake tensors, and count its operations and what it holds.
 
-
-def count_memory(setting: Setting) -> StepMemory:
-    """Let a training step run on fake tensors and count what it holds.
-
-    The optimiser's state is there from the start, as it is in all steps but the first. The step is counted as it is
-    without ``train.compile``.
+    Operations are those of PyTorch's own counter: two for a multiply-add, in matrix products, convolutions and
+    attention alone. Memory is what tensors hold, the optimiser's state from the start, as in all steps but the first,
+    and without ``train.compile``. Not counted: workspaces inside kernels, what an allocator loses between tensors,
+    buckets of gradients that several processes average.
     """
-    setting = _stood_in_for(setting)
+    # GPUs are stood in for by the processor, in float16 for bfloat16: the same sizes, and attention is fused as there.
+    away = setting.device.type != "cpu" and setting.dtype == torch.bfloat16
+    setting = replace(setting, device=_CPU, dtype=torch.float16 if away else setting.dtype)
     network = empty_network(setting.variant, setting.dtype)
     with _fake(), _Ledger() as ledger:
         engine = step_engine(materialise(network, _CPU), setting)
@@ -167,26 +152,20 @@ def count_memory(setting: Setting) -> StepMemory:
         optimiser = ledger.live - weights
         batch = made_up_batch(setting, network)
         ledger.peak = held = ledger.live
-        after_forward: list[int] = []
-        engine.objective.register_forward_hook(lambda *_: after_forward.append(ledger.live))
+        after_forward: list[tuple[int, int]] = []
+        engine.objective.register_forward_hook(lambda *_: after_forward.append((ledger.operations, ledger.live)))
         update(engine, setting.train, batch, 0)
-    return StepMemory(
+    forward, live = after_forward[0]
+    return StepCost(
+        forward=forward * setting.train.accumulate,
+        operations=ledger.operations,
         pairs=setting.pairs,
         weights=weights,
         optimiser=optimiser,
         gradients=gradients,
-        activations=after_forward[0] - held,
+        activations=live - held,
         peak=ledger.peak,
     )
-
-
-def _stood_in_for(setting: Setting) -> Setting:
-    """Return the setting on the processor, as the stand-in for any device.
-
-    GPUs are stood in for in float16 for bfloat16: the same sizes, and attention is fused as there.
-    """
-    away = setting.device.type != "cpu" and setting.dtype == torch.bfloat16
-    return replace(setting, device=_CPU, dtype=torch.float16 if away else setting.dtype)
 
 
 def empty_network(variant: VariantConfig, dtype: torch.dtype) -> LoRAT:
@@ -218,24 +197,22 @@ def step_engine(network: LoRAT, setting: Setting) -> Engine:
     network.train()
     network.checkpoint_activations = setting.train.checkpoint_activations
     optimizer = build_optimizer(network, setting.train.weight_decay)
-    objective = Objective(network, setting.variant, setting.dtype)
-    return Engine(objective, optimizer, World(0, 1, setting.device))
+    return Engine(Objective(network, setting.variant, setting.dtype), optimizer, World(0, 1, setting.device))
 
 
 def made_up_batch(setting: Setting, network: LoRAT) -> Batch:
     """Return a step's pairs of noise on the setting's device."""
-    pairs, variant, device = setting.train.batch_size, setting.variant, setting.device
+    pairs, device = setting.train.batch_size, setting.device
 
     def noise(side: int) -> Tensor:
-        shape = (pairs, 3, side, side)
-        return torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+        return torch.randint(0, 256, (pairs, 3, side, side), dtype=torch.uint8, device=device)
 
     def ones(*shape: int, dtype: torch.dtype = torch.bool) -> Tensor:
         return torch.ones(pairs, *shape, dtype=dtype, device=device)
 
     return Batch(
-        template=noise(variant.template_size),
-        search=noise(variant.search_size),
+        template=noise(setting.variant.template_size),
+        search=noise(setting.variant.search_size),
         template_mask=ones(network.template_grid, network.template_grid),
         positive=ones(network.search_grid, network.search_grid),
         box=torch.tensor([0.25, 0.25, 0.75, 0.75], device=device).repeat(pairs, 1),
@@ -251,28 +228,18 @@ def _fake() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)  # the meta tensors of an empty network
 
 
-def _counter() -> FlopCounterMode:
-    """Return PyTorch's counter, told of the processor's fused attention, which it does not know."""
-    aten, formulas = torch.ops.aten, {}
-    formulas[aten._scaled_dot_product_flash_attention_for_cpu] = lambda query, key, value, *_, **__: sdpa_flop_count(
-        query, key, value
-    )
-    formulas[aten._scaled_dot_product_flash_attention_for_cpu_backward] = lambda grad, query, key, value, *_, **__: (
-        sdpa_backward_flop_count(grad, query, key, value)
-    )
-    return FlopCounterMode(display=False, custom_mapping=formulas)
-
-
 class _Ledger(TorchDispatchMode):
-    """Counts the bytes of the tensors that were made inside it: those now, and the most so far."""
+    """Counts operations, and the bytes of tensors that were made inside it: those now, and the most so far."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.operations = self.live = self.peak = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if formula := _FORMULAS.get(func.overloadpacket):
+            self.operations += formula(*args, **(kwargs or {}), out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._enter(leaf.untyped_storage())

@@ -56,24 +56,23 @@ def measure_apart(setting: Setting) -> Measured | None:
 
 def _measure(setting: Setting, threads: int) -> Measured:
     torch.set_num_threads(threads)
-    device = setting.device
+    device, peak = setting.device, None
     before = _resident("VmRSS") if device.type == "cpu" else 0
     network = materialise(empty_network(setting.variant, setting.dtype), device)
     engine = step_engine(network, setting)
     if setting.train.compile:
         engine.objective.compile_whole(device)
     batch = made_up_batch(setting, network)
-
     seconds: list[float] = []
     for step in range(1 + _MOST_STEPS):
         if step > _LEAST_STEPS and sum(seconds[1:]) > _ENOUGH:
             break
         seconds.append(_seconds(partial(update, engine, setting.train, batch, step), device))
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     if device.type == "cpu":
         peak = _resident("VmHWM")
-    rate = product_rate(device, setting.dtype)
-    return Measured(setting, tuple(seconds[1:]), peak, before, rate)
+    elif device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    return Measured(setting, tuple(seconds[1:]), peak, before, product_rate(device, setting.dtype))
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -91,6 +90,13 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes that a training could still take on a device that is here."""
     if device.type == "cuda":
@@ -104,14 +110,14 @@ def free_memory(device: torch.device) -> int:
 
 def _left_in_containers(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Return what a container's limits leave; the files it has read count as free."""
-    left = []
+    left = [sys.maxsize]
     for limit, usage in _CONTAINERS:
         texts = [(root / name).read_text() for name in (limit, usage) if (root / name).is_file()]
         if len(texts) == 2 and texts[0].strip() != "max":
-            statistics = (root / limit).with_name("memory.stat").read_text().split()
-            files = dict(zip(statistics[::2], statistics[1::2], strict=True))
-            left.append(int(texts[0]) - int(texts[1]) + int(files.get("inactive_file", 0)))
-    return left or [sys.maxsize]
+            statistics = (root / limit).with_name("memory.stat").read_text()
+            files = re.search(r"^inactive_file (\d+)", statistics, re.MULTILINE)
+            left.append(int(texts[0]) - int(texts[1]) + (int(files[1]) if files else 0))
+    return left
 
 
 def _resident(name: str) -> int:
@@ -128,10 +134,3 @@ def _kilobytes(file: Path, name: str) -> int:
     if found is None:
         raise OSError(f"{file}: has no line {name}")
     return int(found[1]) * 1024
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -7,7 +7,7 @@ need be with fewer pairs.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
 
@@ -18,7 +18,7 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import UserError
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
-from lorat.train.profile.count import Part, Setting, count_frame, count_memory, count_operations, count_parameters
+from lorat.train.profile.count import Part, Setting, count_frame, count_parameters, count_step
 from lorat.train.profile.measure import Measured, free_memory, measure_apart, product_rate
 
 GIB = 2**30
@@ -39,25 +39,22 @@ class Profile:
     def __init__(self, variant: VariantConfig, recipe: RecipeConfig, device: str) -> None:
         """Count, and measure what this machine can; no weights are needed.
 
-        The device is as `pick_device` takes it, but CUDA and MPS need not be here.
-
-        Raises:
-            UserError: if the variant cannot be built, the device's name is unknown, or torchrun has started several
-                processes.
+        The device is as `pick_device` takes it, but CUDA and MPS need not be here. A ``UserError`` says that the
+        variant cannot be built, the device's name is unknown, or torchrun has started several processes.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("--profile: is for one process; leave torchrun out")
         self.setting, self.is_here = _setting(variant, recipe, device)
+        self.usable = _USABLE_CPU if self.setting.device.type == "cpu" else _USABLE
         self.measured: Measured | None = None
         self.notes: list[str] = []
         """Why nothing was measured, or less than the recipe asks for."""
         with progress_bar("profile") as update:
             self.parts, self.frame = count_parameters(variant), count_frame(variant)
             update(1, 4)
-            self.operations = count_operations(self.setting)
-            self.memory = count_memory(self.setting)
-            wider = count_memory(self.setting.with_pairs(2 * self.memory.pairs))
-            self.pair = (wider.peak - self.memory.peak) / self.memory.pairs
+            self.step = count_step(self.setting)
+            wider = count_step(self.setting.with_pairs(2 * self.step.pairs))
+            self.pair = (wider.peak - self.step.peak) / self.step.pairs
             """Bytes that one more pair takes."""
             update(2, 4)
             rooms = (free_memory(self.setting.device),) if self.is_here else _SIZES
@@ -72,40 +69,34 @@ class Profile:
 
     def _pairs_in(self, room: int) -> int:
         """Return how many pairs at once a device of `room` bytes holds, counted for that number."""
-        usable = room * _usable(self.setting.device)
-        pairs = self.memory.pairs + int((usable - self.memory.peak) // self.pair)
+        usable = room * self.usable
+        pairs = self.step.pairs + int((usable - self.step.peak) // self.pair)
         while pairs > 0:
-            excess = count_memory(self.setting.with_pairs(pairs)).peak - usable
+            excess = count_step(self.setting.with_pairs(pairs)).peak - usable
             if excess <= 0:
                 return pairs
             pairs -= max(1, math.ceil(excess / self.pair))
         return 0
 
     def _measure(self, room: int, most: int) -> None:
-        """Measure a step of the recipe, its pairs halved until they fit and are quick.
-
-        There are `room` free bytes, into which `most` pairs fit.
-        """
+        """Measure a step, its pairs halved until they fit (`most`, into `room` free bytes) and are quick."""
         setting, pairs = self.setting, self.setting.pairs
         rate = product_rate(setting.device, setting.dtype)
-        expected = self.operations.every / (rate * _SHARE)
+        expected = self.step.operations / (rate * _SHARE)
         if pairs > most:
-            free = f"{room / GIB:.1f} GiB free here"
-            self.notes.append(f"{pairs} pairs at once do not fit into the {free}")
+            self.notes.append(f"{pairs} pairs at once do not fit into the {room / GIB:.1f} GiB free here")
         elif expected > _PATIENCE:
-            slow = f"{expected:.0f} s a step here"
-            self.notes.append(f"{pairs} pairs at once would take about {slow}")
+            self.notes.append(f"{pairs} pairs at once would take about {expected:.0f} s a step here")
         while pairs > min(most, setting.pairs * _PATIENCE / expected):
             pairs //= 2
         measured = measure_apart(setting.with_pairs(pairs)) if pairs else None
         if measured is not None:
             # Of two rates the higher one was disturbed less.
             self.measured = replace(measured, rate=max(rate, measured.rate))
-            return
-        why = f"{pairs} pairs at once ran out of memory"
-        if not pairs:
-            why = "not even one pair is small or quick enough here"
-        self.notes.append(f"time is not given: {why}")
+        elif pairs:
+            self.notes.append(f"time is not given: {pairs} pairs at once ran out of memory")
+        else:
+            self.notes.append("time is not given: not even one pair is small or quick enough here")
 
     def print(self) -> None:
         """Print tables of at most 80 columns on stdout, each computed or measured."""
@@ -119,55 +110,52 @@ class Profile:
         head += [str(setting.dtype).removeprefix("torch."), setting.device.type]
         say(", ".join([*head, *(text for text, holds in extras.items() if holds)]))
         tables = [self._parameters(), self._operations(), self._memory()]
-        if self.measured is not None:
-            tables.append(_measured(self.measured))
-        for table in tables:
+        for table in [*tables, _measured(self.measured)] if self.measured else tables:
             say("")
             OUT.print(table)
         for note in self.notes:
             say(note)
 
     def _parameters(self) -> Table:
-        totals = [sum(getattr(part, n) for part in self.parts) for n in ("every", "trained")]
-        rows = [*(part for part in self.parts if part.every), Part("together", *totals)]
-        numbers = [(row.name, f"{row.every:,}", f"{row.trained:,}") for row in rows]
-        return _table(("parameters", "all", "trained"), numbers)
+        totals = [sum(numbers) for numbers in zip(*((part.every, part.trained) for part in self.parts), strict=True)]
+        table = plain_table(("parameters", "all", "trained"))
+        for name, every, trained in (*(part for part in self.parts if part.every), Part("together", *totals)):
+            table.add_row(name, f"{every:,}", f"{trained:,}")
+        return table
 
     def _operations(self) -> Table:
-        frame, step, pairs = self.frame, self.operations, self.setting.train.batch_size
-        # Each token meets each number of a pair once.
+        frame, pairs = self.frame, self.setting.train.batch_size
         lora = sum(part.every for part in self.parts if part.name == "LoRA")
         rows = {
             "a tracked frame, LoRA merged": frame.track,
             "a template, once a sequence": frame.template,
             "template and search, merged, last block whole": frame.whole,
+            # Each token meets each number of a pair once.
             "the same with LoRA beside its layers": frame.whole + 2 * frame.tokens * lora,
-            "training, a pair forward": step.forward / pairs,
-            "training, a pair forward and backward": step.every / pairs,
+            "training, a pair forward": self.step.forward / pairs,
+            "training, a pair forward and backward": self.step.operations / pairs,
         }
         if not lora:
             del rows["the same with LoRA beside its layers"]
-        columns = "operations, computed (2 a multiply-add)", "GFLOP"
-        return _table(columns, [(name, _giga(value)) for name, value in rows.items()])
+        numbers = {name: _giga(value) for name, value in rows.items()}
+        return _table("operations, computed (2 a multiply-add)", "GFLOP", numbers)
 
     def _memory(self) -> Table:
-        memory = self.memory
-        unit, size = ("GiB", GIB) if memory.peak >= GIB else ("MiB", 2**20)
+        step = self.step
+        unit, size = ("GiB", GIB) if step.peak >= GIB else ("MiB", 2**20)
         values = {
-            "weights": memory.weights,
-            "optimiser": memory.optimiser,
-            "gradients": memory.gradients,
-            "activations kept for the backward pass": memory.activations,
-            "most at a time": memory.peak,
+            "weights": step.weights,
+            "optimiser": step.optimiser,
+            "gradients": step.gradients,
+            "activations kept for the backward pass": step.activations,
+            "most at a time": step.peak,
             "each pair more": self.pair,
         }
-        rows = [(name, f"{value / size:,.2f}") for name, value in values.items()]
+        rows = {name: f"{value / size:,.2f}" for name, value in values.items()}
         here = " free here" if self.is_here else ""
-        share = f"{_usable(self.setting.device):.0%}"
         for room, pairs in self.largest:
-            text = f"pairs at once that fit {share} of {room / GIB:.1f} GiB{here}"
-            rows.append((text, f"{pairs:,}"))
-        return _table((f"memory of a step, computed ({_at_once(memory.pairs)})", unit), rows)
+            rows[f"pairs at once that fit {self.usable:.0%} of {room / GIB:.1f} GiB{here}"] = f"{pairs:,}"
+        return _table(f"memory of a step, computed ({_at_once(step.pairs)})", unit, rows)
 
 
 def _setting(variant: VariantConfig, recipe: RecipeConfig, name: str) -> tuple[Setting, bool]:
@@ -176,40 +164,35 @@ def _setting(variant: VariantConfig, recipe: RecipeConfig, name: str) -> tuple[S
     asked = recipe.train.dtype
     if here.get(name, True):
         device = pick_device(name)
-        dtype = pick_dtype(asked, device, training=True)
-        return Setting(variant, recipe.train, device, dtype), True
-    # What `pick_dtype` takes on the usual devices of that kind.
-    if asked == "auto":
+        return Setting(variant, recipe.train, device, pick_dtype(asked, device, training=True)), True
+    if asked == "auto":  # what `pick_dtype` takes on the usual devices of that kind
         asked = "bfloat16" if name == "cuda" else "float32"
     return Setting(variant, recipe.train, torch.device(name), getattr(torch, asked)), False
 
 
-def _usable(device: torch.device) -> float:
-    return _USABLE_CPU if device.type == "cpu" else _USABLE
-
-
-def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
-    table = plain_table(columns)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
 def _measured(measured: Measured) -> Table:
     setting, seconds = measured.setting, median(measured.seconds)
-    share = count_operations(setting).every / seconds / measured.rate
-    rows = [
-        (f"a step, median of {len(measured.seconds)}, ms", f"{seconds * 1e3:,.1f}"),
-        ("pairs a second", f"{setting.train.batch_size / seconds:,.2f}"),
-        (f"share of a matrix product's rate ({_giga(measured.rate)} GFLOP/s)", f"{share:.0%}"),
-    ]
+    step = count_step(setting)
+    share = step.operations / seconds / measured.rate
+    rows = {
+        f"a step, median of {len(measured.seconds)}, ms": f"{seconds * 1e3:,.1f}",
+        "pairs a second": f"{setting.train.batch_size / seconds:,.2f}",
+        f"share of a matrix product's rate ({_giga(measured.rate)} GFLOP/s)": f"{share:.0%}",
+    }
     if measured.peak is not None:
         what = "of the process, GiB" if setting.device.type == "cpu" else "of tensors, GiB"
-        rows.append((f"most memory {what}", f"{measured.peak / GIB:,.2f}"))
+        rows[f"most memory {what}"] = f"{measured.peak / GIB:,.2f}"
         if measured.before:
-            rows.append(("of it before the network, GiB", f"{measured.before / GIB:,.2f}"))
-        rows.append(("computed for these pairs, GiB", f"{count_memory(setting).peak / GIB:,.2f}"))
-    return _table((f"measured on {setting.device} ({_at_once(setting.pairs)})", ""), rows)
+            rows["of it before the network, GiB"] = f"{measured.before / GIB:,.2f}"
+        rows["computed for these pairs, GiB"] = f"{step.peak / GIB:,.2f}"
+    return _table(f"measured on {setting.device} ({_at_once(setting.pairs)})", "", rows)
+
+
+def _table(title: str, unit: str, rows: Mapping[str, str]) -> Table:
+    table = plain_table((title, unit))
+    for row in rows.items():
+        table.add_row(*row)
+    return table
 
 
 def _at_once(pairs: int) -> str:

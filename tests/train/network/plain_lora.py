@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorat.train.network.blocks.adapters import replace_layers
+from lorat.train.network.blocks.layers import replace_layers
 from lorat.train.network.blocks.lora import LoraLinear
 from lorat.train.network.blocks.vit import Attention
 
@@ -38,7 +38,7 @@ class PlainLora(nn.Module):
         count = len(layer.lora_b)
         biases = [None] * count if layer.bias is None else layer.bias.chunk(count)
         tensors = (layer.weight.chunk(count), biases, layer.lora_a.chunk(count), layer.lora_b)
-        return [cls(*part, layer.scale) for part in zip(*tensors, strict=True)]
+        return [cls(*part, layer.pairing.scale) for part in zip(*tensors, strict=True)]
 
 
 class PlainAttention(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 from lorat.configs.load import parse
 from lorat.configs.schema import LoraConfig
 from lorat.shards.base.errors import UserError
-from lorat.train.network.blocks.adapters import replace_layers
+from lorat.train.network.blocks.layers import replace_layers
 from lorat.train.network.blocks.lora import LoraLinear, add_lora, lora_scale, merge_lora, unmerge_lora
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.network.weights.published import published_tensors
@@ -34,7 +34,7 @@ def textbook(layer, x):
     pairs = zip(layer.lora_a.chunk(len(layer.lora_b)), layer.lora_b, strict=True)
     for name, (a, b) in zip(layer.parts or ("q",), pairs, strict=True):
         number = "qkv".index(name)
-        pieces[number] = pieces[number] + layer.scale * F.linear(F.linear(x, a), b)
+        pieces[number] = pieces[number] + layer.pairing.scale * F.linear(F.linear(x, a), b)
     return torch.cat(pieces, dim=-1)
 
 

@@ -14,9 +14,8 @@ from lorat.train.profile import profile as profiling
 from lorat.train.profile.count import (
     Setting,
     count_frame,
-    count_memory,
-    count_operations,
     count_parameters,
+    count_step,
     empty_network,
     made_up_batch,
     materialise,
@@ -76,7 +75,7 @@ def test_any_kind_of_variant_is_counted(name):
     assert parts["head"].trained == parts["head"].every > 0
     assert parts["token types"].trained > 0
     assert (parts["LoRA"].every > 0) == (variant.lora is not None)
-    memory = count_memory(setting_of(variant, CUDA, torch.bfloat16))
+    memory = count_step(setting_of(variant, CUDA, torch.bfloat16))
     assert 0 < memory.activations < memory.peak
 
 
@@ -99,7 +98,7 @@ def test_what_clip_trains_beside_lora_is_told():
 def test_largest_variant_is_counted_without_its_memory(checkpointing):
     train = {"batch_size": 16, "checkpoint_activations": checkpointing}
     recipe = with_train(load_recipe("standard"), **train)
-    cost = count_memory(Setting(load_variant("g-378"), recipe.train, CUDA, torch.bfloat16))
+    cost = count_step(Setting(load_variant("g-378"), recipe.train, CUDA, torch.bfloat16))
     gib = 2**30
     assert cost.weights > 1_136_000_000 * 2 + 80_000_000 * 4
     assert cost.gradients == 80_234_501 * 4
@@ -116,15 +115,15 @@ def test_operations_are_those_of_a_real_step(tiny):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         update(engine, setting.train, batch, 0)
     with sdpa_kernel(SDPBackend.MATH):
-        operations = count_operations(setting)
-    assert operations.every == counter.get_total_flops()
-    assert 0 < operations.forward < operations.every
+        operations = count_step(setting)
+    assert operations.operations == counter.get_total_flops()
+    assert 0 < operations.forward < operations.operations
 
 
 def test_devices_differ_in_attention_alone(tiny):
     here, away = setting_of(tiny, CPU, torch.bfloat16), setting_of(tiny, CUDA, torch.bfloat16)
-    assert count_operations(here).forward == count_operations(away).forward
-    processor, gpu = count_memory(here), count_memory(away)
+    assert count_step(here).forward == count_step(away).forward
+    processor, gpu = count_step(here), count_step(away)
     assert processor.weights == gpu.weights
     assert gpu.activations < processor.activations  # no table of scores is kept
 
@@ -146,24 +145,23 @@ def test_activations_are_what_autograd_saves(tiny):
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         losses = objective(*batch.inputs, torch.ones(()))
     assert losses.total.requires_grad
-    assert count_memory(setting).activations == pytest.approx(sum(saved.values()), rel=0.1)
+    assert count_step(setting).activations == pytest.approx(sum(saved.values()), rel=0.1)
 
 
 def test_accumulation_takes_the_memory_of_a_part_and_the_operations_of_all(tiny):
     whole, parts = (setting_of(tiny, batch_size=32, accumulate=n) for n in (1, 4))
-    assert count_memory(parts).pairs == 8
-    assert count_memory(parts).activations < 0.3 * count_memory(whole).activations
-    every = count_operations(whole).every
-    assert count_operations(parts).every == pytest.approx(every, rel=0.2)
+    assert count_step(parts).pairs == 8
+    assert count_step(parts).activations < 0.3 * count_step(whole).activations
+    every = count_step(whole).operations
+    assert count_step(parts).operations == pytest.approx(every, rel=0.2)
 
 
 def test_checkpointing_keeps_less_and_computes_more(tiny):
     settings = [setting_of(tiny, batch_size=32, checkpoint_activations=on) for on in (False, True)]
-    plain, checked = map(count_memory, settings)
+    plain, checked = map(count_step, settings)
     assert checked.activations < 0.6 * plain.activations
     assert checked.peak < plain.peak
-    plain, checked = map(count_operations, settings)
-    assert checked.every > plain.every
+    assert checked.operations > plain.operations
     assert checked.forward == plain.forward
 
 
@@ -180,7 +178,7 @@ def test_the_number_of_pairs_is_the_most_that_fits(tiny, monkeypatch):
     recipe = load_recipe("toy")
     profile = Profile(tiny, recipe, "cpu")
     ((room, pairs),) = profile.largest
-    peaks = [count_memory(profile.setting.with_pairs(n)).peak for n in (pairs, pairs + 1)]
+    peaks = [count_step(profile.setting.with_pairs(n)).peak for n in (pairs, pairs + 1)]
     assert peaks[0] <= 0.7 * room < peaks[1]
     assert "ran out of memory" in profile.notes[-1]
 
@@ -197,7 +195,7 @@ def test_memory_of_a_container_counts(tmp_path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
-    assert _left_in_containers(tmp_path) == [450]
+    assert min(_left_in_containers(tmp_path)) == 450
     assert free_memory(CPU) > 2**20
 
 

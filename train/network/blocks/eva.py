@@ -1,7 +1,6 @@
 """EVA-02: separate query, key and value layers, rotary positions, a gated MLP with a norm.
 
 timm builds the modules; the forward pass here is ours. Parameter names are timm's.
-
 Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 """
 
@@ -24,19 +23,13 @@ class RotaryAttention(nn.Module):
 
     def __init__(self, q: nn.Module, k: nn.Module, v: nn.Module, proj: nn.Module, heads: int) -> None:
         super().__init__()
-        self.q_proj = q
-        self.k_proj = k
-        self.v_proj = v
-        self.proj = proj
+        self.q_proj, self.k_proj, self.v_proj, self.proj = q, k, v, proj
         self.heads = heads
 
     def forward(self, x: Tensor, skip: int, rotation: Tensor) -> Tensor:
-        """Return (B, T - skip, D): what the tokens from `skip` on gather from all tokens.
+        """Return (B, T - skip, D): what the tokens from `skip` on gather from all tokens of x (B, T, D).
 
-        Args:
-            x: (B, T, D).
-            skip: leading tokens that ask nothing.
-            rotation: (2, T, d / 2) sines and cosines (see `Rotary.table`).
+        The rotation holds (2, T, d / 2) sines and cosines (see `Rotary.table`).
         """
         x = operand(x, self.q_proj)
         (query,) = split_heads(self.q_proj(x[:, skip:]), self.heads)
@@ -51,10 +44,7 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, fc1_g: nn.Module, fc1_x: nn.Module, norm: nn.Module, fc2: nn.Module) -> None:
         super().__init__()
-        self.fc1_g = fc1_g
-        self.fc1_x = fc1_x
-        self.norm = norm
-        self.fc2 = fc2
+        self.fc1_g, self.fc1_x, self.norm, self.fc2 = fc1_g, fc1_x, norm, fc2
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, D)."""
@@ -68,20 +58,19 @@ def rotary_obstacles(rope: Any) -> set[str]:
     if type(rope) is not RotaryEmbeddingCat:
         return {f"positions of type {type(rope).__name__}"}
     found = {f"rotary {name}" for name, usual in _USUAL.items() if getattr(rope, name, usual) != usual}
-    oblong = len(set(rope.ref_feat_shape or (0,))) > 1
-    return found | ({"an oblong reference grid"} if oblong else set())
+    return found | ({"an oblong reference grid"} if len(set(rope.ref_feat_shape or (0,))) > 1 else set())
 
 
-def block_obstacles(block: nn.Module) -> list[str]:
-    """Return what a block has that is not computed here."""
+def block_obstacles(block: nn.Module) -> dict[str, bool]:
+    """Return what is not computed here → whether a block has it."""
     if type(block) is not EvaBlock:
-        return [f"blocks of type {type(block).__name__}"]
-    if type(block.attn) is not EvaAttention or type(block.mlp) is not SwiGLU:
-        kinds = f"{type(block.attn).__name__} with {type(block.mlp).__name__}"
-        return [f"blocks of {kinds} (not EvaAttention with SwiGLU)"]
+        return {f"blocks of type {type(block).__name__}": True}
     attention: Any = block.attn
     mlp: Any = block.mlp
-    checks = {
+    if type(attention) is not EvaAttention or type(mlp) is not SwiGLU:
+        kinds = f"{type(attention).__name__} with {type(mlp).__name__}"
+        return {f"blocks of {kinds} (not EvaAttention with SwiGLU)": True}
+    return {
         "fused query, key and value": attention.qkv is not None,
         "query and key norms": not is_identity(attention.q_norm, attention.k_norm),
         "a norm inside attention": not is_identity(attention.norm),
@@ -90,7 +79,6 @@ def block_obstacles(block: nn.Module) -> list[str]:
         "layer scale": block.gamma_1 is not None or block.gamma_2 is not None,
         "another activation than SiLU": not isinstance(mlp.act, nn.SiLU),
     }
-    return [text for text, is_there in checks.items() if is_there]
 
 
 def read_block(block: EvaBlock, drop_path: float) -> Block:

@@ -16,11 +16,12 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        layers = [Dense(width, width), Dense(width, width), Dense(width, out)]
-        self.layers = nn.ModuleList(layers)
-        for layer in layers:
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(Dense(width, height) for height in (width, width, out))
+        for name, parameter in self.layers.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, out) for x (…, width)."""
@@ -33,23 +34,16 @@ class Head(nn.Module):
 
     def __init__(self, width: int, grid: int) -> None:
         super().__init__()
-        self.grid = grid
-        self.cls_mlp = Mlp(width, 1)
-        self.reg_mlp = Mlp(width, 4)
+        self.grid, self.cls_mlp, self.reg_mlp = grid, Mlp(width, 1), Mlp(width, 4)
         centre = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
         y, x = torch.meshgrid(centre, centre, indexing="ij")
         self.register_buffer("centres", torch.stack((x, y, x, y), dim=-1), persistent=False)
         self.register_buffer("signs", torch.tensor([-1.0, -1.0, 1.0, 1.0]), persistent=False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Read the search tokens.
+        """Return score logits (B, G, G) and boxes (B, G, G, 4), float32, for (B, G·G, D) tokens, row by row.
 
-        Args:
-            tokens: (B, G·G, D), rows of cells one after another.
-
-        Returns:
-            Score logits (B, G, G) float32, and boxes (B, G, G, 4) float32, xyxy in units of the
-            search region: each cell's centre minus and plus the sigmoid of its four logits.
+        Boxes are xyxy in units of the search region: a cell's centre minus and plus the sigmoid of its four logits.
         """
         shape = (tokens.shape[0], self.grid, self.grid)
         score = self.cls_mlp(tokens).float().view(shape)

@@ -1,16 +1,27 @@
 """Small parts that every one-stream network here is made of.
 
 Number types: matrices may be held in a smaller type; norms, scales and the residual stream stay float32.
-
 Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def replace_layers(root: nn.Module, kind: type[Layer], replace: Callable[[str, Layer], nn.Module]) -> None:
+    """Put another module in the place of every layer of a kind (subclasses included) below `root`, in place.
+
+    `replace` maps a layer's path below `root` and the layer to what stands there from now on; the layer itself, where
+    it shall stay. What it returns is not searched.
+    """
+    for path, layer in [(path, layer) for path, layer in root.named_modules() if isinstance(layer, kind)]:
+        root.set_submodule(path, replace(path, layer))
 
 
 def autocasts(x: Tensor) -> bool:
@@ -27,41 +38,31 @@ def operand(x: Tensor, layer: nn.Module) -> Tensor:
     return x.to(torch.get_autocast_dtype(x.device.type) if autocasts(x) else weight.dtype)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return ``x · weightᵀ + bias`` in the number type of `weight`, unless autocast chooses."""
-    if not autocasts(x):
-        x = x.to(weight.dtype)
-    return F.linear(x, weight, bias)
-
-
 class Dense(nn.Linear):
     """A linear layer whose input takes the number type of its weight, unless autocast chooses."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, out) for x (…, in)."""
-        return _linear(x, self.weight, self.bias)
+        return F.linear(operand(x, self), self.weight, self.bias)
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Return outputs `start` to `stop` alone, (…, stop - start), for x (…, in)."""
         bias = None if self.bias is None else self.bias[start:stop]
-        return _linear(x, self.weight[start:stop], bias)
+        return F.linear(operand(x, self), self.weight[start:stop], bias)
 
     @classmethod
     def of(cls, layer: nn.Linear) -> "Dense":
-        """Return the layer in this form, with the same parameters."""
+        """Return the layer in this form, with the same tensors."""
         return cls.holding(layer.weight, layer.bias)
 
     @classmethod
     def holding(cls, weight: Tensor, bias: Tensor | None) -> "Dense":
-        """Wrap tensors that exist; parameters are taken over as they are."""
+        """Wrap tensors that exist."""
         layer = cls(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-        layer.weight = _parameter(weight)
-        layer.register_parameter("bias", None if bias is None else _parameter(bias))
+        layer.weight = nn.Parameter(weight)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias)
         return layer
-
-
-def _parameter(tensor: Tensor) -> nn.Parameter:
-    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor)
 
 
 class PatchEmbedding(nn.Module):
@@ -79,9 +80,7 @@ class PatchEmbedding(nn.Module):
 def template_types(table: Tensor, mask: Tensor) -> Tensor:
     """Return what a template's tokens add to say background or object, (B, T, D).
 
-    Args:
-        table: (2 or more, D), background in row 0, the object in row 1.
-        mask: (B, g, g) bool or integer, true on cells of the object.
+    They are rows 0 and 1 of `table` (2 or more, D), the object's where `mask` (B, g, g), bool or integer, is true.
     """
     # Not indexed by the mask: the gradient of indexing adds in an order that threads decide.
     return torch.where(mask.flatten(1).bool()[..., None], table[1], table[0])
@@ -98,16 +97,7 @@ def split_heads(x: Tensor, heads: int, count: int = 1) -> tuple[Tensor, ...]:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention.
-
-    Args:
-        query: (B, H, T', d).
-        key: (B, H, T, d).
-        value: (B, H, T, d).
-
-    Returns:
-        (B, H, T', d).
-    """
+    """Return scaled dot-product attention (B, H, T', d) of a query (B, H, T', d) and (B, H, T, d) key and value."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # PyTorch's fused kernel is three times slower here on processors without AMX.
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
@@ -120,8 +110,7 @@ class SwiGlu(nn.Module):
 
     def __init__(self, w12: nn.Module, w3: nn.Module) -> None:
         super().__init__()
-        self.w12 = w12
-        self.w3 = w3
+        self.w12, self.w3 = w12, w3
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, D)."""
@@ -129,31 +118,13 @@ class SwiGlu(nn.Module):
         return self.w3(F.silu(gate) * content)
 
 
-class FeedForward(nn.Module):
-    """The plain MLP of a block."""
-
-    def __init__(self, fc1: nn.Module, act: nn.Module, fc2: nn.Module) -> None:
-        super().__init__()
-        self.fc1 = fc1
-        self.act = act
-        self.fc2 = fc2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, T, D)."""
-        return self.fc2(self.act(self.fc1(x)))
-
-
 def add_residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop_rate: float, skip: int = 0) -> Tensor:
-    """Return ``x[:, skip:] + branch(x)`` under drop path, as DINOv2 trains.
+    """Return ``x[:, skip:] + branch(x)`` under drop path, as DINOv2 trains, for x (B, T, D).
 
     A rate up to 0.1 zeroes the branch of samples drawn one by one; above it the branch is computed for a random part of
-    the batch only, which saves its time. Either way the mean is kept.
+    the batch only, which saves its time. Either way the mean is kept. Outside training the rate is 0.
 
-    Args:
-        x: (B, T, D).
-        branch: maps (B', T, D) to (B', T - skip, D), each sample on its own.
-        drop_rate: share of samples that go without the branch; 0 outside training.
-        skip: leading tokens that the branch leaves out of its result.
+    The branch maps (B', T, D) to (B', T - skip, D), each sample on its own.
     """
     kept, batch = x[:, skip:], x.shape[0]
     if drop_rate == 0.0:
@@ -183,21 +154,14 @@ class Block(nn.Module):
     ) -> None:
         """Take over the parts; `norms` and `scales` are the attention's and the MLP's."""
         super().__init__()
-        self.norm1 = norms[0]
-        self.attn = attention
-        self.ls1 = scales[0]
-        self.norm2 = norms[1]
-        self.mlp = mlp
-        self.ls2 = scales[1]
+        self.norm1, self.attn, self.ls1 = norms[0], attention, scales[0]
+        self.norm2, self.mlp, self.ls2 = norms[1], mlp, scales[1]
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, skip: int = 0, *context: Tensor) -> Tensor:
-        """Return the tokens from `skip` on, (B, T - skip, D), after attention to all of x.
+        """Return the tokens from `skip` on, (B, T - skip, D), after attention to all of x (B, T, D).
 
-        Args:
-            x: (B, T, D).
-            skip: leading tokens whose own result nobody reads.
-            context: what else the attention takes, without a batch axis (rotations in EVA-02).
+        The context is what else the attention takes, without a batch axis (rotations in EVA-02).
         """
         rate = self.drop_path if self.training else 0.0
 

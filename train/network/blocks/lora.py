@@ -2,9 +2,7 @@
 
 A layer computes ``x · (W + s·B·A)ᵀ + b`` (Hu et al., 2022). Training forms the sum anew for every product instead of
 running x through A and B: for hundreds of tokens a sample that is cheaper than the two thin products, and equal to what
-the merged network computes. Under autocast the sum is rounded once, as the weights of a network trained whole are. The
-gradients of A and B come from thin products; the frozen weight never gets a gradient. For the backward pass x alone is
-kept.
+the merged network computes. Under autocast the sum is rounded once, as the weights of a network trained whole are.
 
 Axes: N rows (tokens of all samples), P pairs of a layer, r rank.
 """
@@ -20,8 +18,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorat.configs.schema import LoraConfig
-from lorat.train.network.blocks.adapters import TARGETS, replace_layers
-from lorat.train.network.blocks.layers import Dense, autocasts, operand
+from lorat.train.network.blocks.layers import Dense, autocasts, operand, replace_layers
+
+_TARGETS: Mapping[str, tuple[str, ...]] = {
+    "qkv": ("q", "k", "v"),
+    **{f"{part}_proj": (part,) for part in "qkv"},
+    "proj": ("proj",),
+    **dict.fromkeys(("fc1", "fc2", "w12", "w3", "fc1_g", "fc1_x"), ("mlp",)),
+}
+"""Name of a linear layer in its module → the targets that it computes, several of the same width one after another."""
 
 
 def lora_scale(config: LoraConfig) -> float:
@@ -30,13 +35,12 @@ def lora_scale(config: LoraConfig) -> float:
 
 
 class _Pairing(NamedTuple):
-    """Which rows of a weight its pairs are for."""
+    """Which rows of a weight its pairs are for: those of the parts numbered `slots`, of `results` of equal height."""
 
     slots: tuple[int, ...]
-    """Of each pair: the number of its part, from 0."""
     results: int
-    """Parts of the weight, all of the same height."""
     scale: float
+    """What multiplies B·A."""
 
 
 class LoraLinear(nn.Module):
@@ -45,22 +49,13 @@ class LoraLinear(nn.Module):
     The output may be several results side by side (query, key, value) that share the input. Each of them then has a
     pair of its own, or none if it is no target.
 
-    Attributes:
-        weight: (out, in), frozen, in any float type.
-        bias: (out,) or None, frozen.
-        parts: names of the results that have a pair, in order; empty where there is one result.
-        lora_a: (P·r, in) float32, the pairs one after another.
-        lora_b: (P, out / results, r) float32.
+    The weight (out, in) and the bias (out,) or None are frozen, in any float type. `lora_a` (P·r, in) float32 holds the
+    pairs one after another, as `lora_b` (P, out / results, r) float32 does. `parts` names the results that have a pair,
+    in order; it is empty where there is one result.
     """
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, results: tuple[str, ...] = ()) -> None:
-        """Take over a layer's tensors.
-
-        Args:
-            linear: the frozen layer.
-            config: of the pairs.
-            results: names of its results where there are several, at least one of them a target.
-        """
+        """Take over the tensors of a layer; where it has several results, name them, one or more of them targets."""
         super().__init__()
         slots = tuple(i for i, name in enumerate(results) if name in config.targets) or (0,)
         self.pairing = _Pairing(slots, max(len(results), 1), lora_scale(config))
@@ -68,17 +63,11 @@ class LoraLinear(nn.Module):
         self.dropout = config.dropout
         self.weight = linear.weight.requires_grad_(False)
         self.bias = None if linear.bias is None else linear.bias.requires_grad_(False)
-        wide, out = linear.in_features, linear.out_features // self.pairing.results
-        pairs, rank, device = len(slots), config.rank, linear.weight.device
-        self.lora_a = nn.Parameter(torch.empty(pairs * rank, wide, device=device))
-        self.lora_b = nn.Parameter(torch.empty(pairs, out, rank, device=device))
+        out, device = linear.out_features // self.pairing.results, linear.weight.device
+        self.lora_a = nn.Parameter(torch.empty(len(slots) * config.rank, linear.in_features, device=device))
+        self.lora_b = nn.Parameter(torch.empty(len(slots), out, config.rank, device=device))
         nn.init.trunc_normal_(self.lora_a, std=0.02)
         nn.init.trunc_normal_(self.lora_b, std=0.02)
-
-    @property
-    def scale(self) -> float:
-        """What multiplies B·A."""
-        return self.pairing.scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, out) for x (…, in), in autocast's number type or else the weight's."""
@@ -91,30 +80,28 @@ class LoraLinear(nn.Module):
         """Run a thinned x, the same for all pairs, through them alone; no merged weight does."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         pieces = list(F.linear(x, self.weight.to(x.dtype), bias).chunk(self.pairing.results, -1))
-        thin = F.linear(F.dropout(x, self.dropout) * self.scale, self.lora_a.to(x.dtype))
-        pairs = zip(self.pairing.slots, thin.chunk(len(self.lora_b), -1), self.lora_b, strict=True)
-        for slot, part, b in pairs:
+        thin = F.linear(F.dropout(x, self.dropout) * self.pairing.scale, self.lora_a.to(x.dtype))
+        for slot, part, b in zip(self.pairing.slots, thin.chunk(len(self.lora_b), -1), self.lora_b, strict=True):
             pieces[slot] = pieces[slot] + F.linear(part, b.to(x.dtype))
         return torch.cat(pieces, dim=-1)
 
     def merged(self) -> Dense:
-        """Return the plain frozen layer that computes the same; it shares no tensor with this one.
+        """Return the plain frozen layer that computes the same and shares no tensor with this one.
 
         The sum is formed in float32 and kept in the weight's type.
         """
         weight = _merge(self.weight.float(), self.lora_a, self.lora_b, self.pairing)
         bias = None if self.bias is None else self.bias.detach().clone()
-        layer = Dense.holding(weight.to(self.weight.dtype), bias).train(self.training)
-        return layer.requires_grad_(False)
+        return Dense.holding(weight.to(self.weight.dtype), bias).train(self.training).requires_grad_(False)
 
 
 def _merge(weight: Tensor, a: Tensor, b: Tensor, pairing: _Pairing) -> Tensor:
     """Return W + s·B·A (out, in) in the number type of `weight`."""
     base = weight.detach().view(pairing.results, -1, weight.shape[1])
     b = b.detach().to(weight.dtype)
-    a = a.detach().to(weight.dtype).view(b.shape[0], b.shape[2], -1)
+    a = a.detach().to(weight.dtype).view(len(b), b.shape[2], -1)
     with _no_autocast(weight):
-        if b.shape[0] == pairing.results:
+        if len(b) == pairing.results:
             return torch.baddbmm(base, b, a, alpha=pairing.scale).view_as(weight)
         parts = list(base)
         for pair, slot in enumerate(pairing.slots):
@@ -141,37 +128,26 @@ class _MergedProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b = ctx.saved_tensors
-        pairing = ctx.pairing
-        merged = None
-        if ctx.needs_input_grad[0]:
-            merged = _merge(weight, a, b, pairing).to(x.dtype)
+        (x, weight, a, b), pairing = ctx.saved_tensors, ctx.pairing
         with _no_autocast(x):
             rows, grad = x.flatten(0, -2), grad.flatten(0, -2)
+            merged = _merge(weight, a, b, pairing).to(x.dtype) if ctx.needs_input_grad[0] else None
             grad_x = None if merged is None else (grad @ merged).view_as(x)
-            thin = (rows @ a.to(x.dtype).t()).chunk(b.shape[0], dim=1)
+            thin = (rows @ a.to(x.dtype).t()).chunk(len(b), dim=1)
             columns, parts = b.to(x.dtype), grad.chunk(pairing.results, dim=1)
-            pieces, grads_b = [], []
-            for pair, slot in enumerate(pairing.slots):
-                pieces.append(parts[slot] @ columns[pair])
-                grads_b.append(parts[slot].t() @ thin[pair])
+            pieces = [parts[slot] @ columns[pair] for pair, slot in enumerate(pairing.slots)]
+            grad_b = torch.stack([parts[slot].t() @ thin[pair] for pair, slot in enumerate(pairing.slots)])
             # The long side first, which processors are quicker at.
             grad_a = (rows.t() @ torch.cat(pieces, dim=1)).t()
-        return (
-            grad_x,
-            None,
-            None,
-            grad_a.to(a.dtype, memory_format=torch.contiguous_format).mul_(pairing.scale),
-            torch.stack(grads_b).to(b.dtype).mul_(pairing.scale),
-            None,
-        )
+        grad_a = grad_a.to(a.dtype, memory_format=torch.contiguous_format).mul_(pairing.scale)
+        return grad_x, None, None, grad_a, grad_b.to(b.dtype).mul_(pairing.scale), None
 
 
 def add_lora(blocks: nn.Module, config: LoraConfig) -> None:
     """Replace the linear layers inside `blocks` that the configuration names, in place."""
 
     def adapt(path: str, layer: nn.Linear) -> nn.Module:
-        results = TARGETS[path.rpartition(".")[2]]
+        results = _TARGETS[path.rpartition(".")[2]]
         if not set(results) & set(config.targets):
             return layer
         return LoraLinear(layer, config, results if len(results) > 1 else ())
@@ -182,21 +158,15 @@ def add_lora(blocks: nn.Module, config: LoraConfig) -> None:
 def merge_lora(network: nn.Module) -> dict[str, LoraLinear]:
     """Replace every `LoraLinear` of `network` by the plain layer that computes the same.
 
-    Returns:
-        What `unmerge_lora` needs: the replaced layers. Drop it, and their memory is free.
+    Returns the replaced layers, which `unmerge_lora` needs. Drop them, and their memory is free.
     """
-    replaced: dict[str, LoraLinear] = {}
-
-    def merge(path: str, layer: LoraLinear) -> nn.Module:
-        replaced[path] = layer
-        return layer.merged()
-
-    replace_layers(network, LoraLinear, merge)
+    replaced = {path: layer for path, layer in network.named_modules() if isinstance(layer, LoraLinear)}
+    replace_layers(network, LoraLinear, lambda path, layer: layer.merged())
     return replaced
 
 
 def unmerge_lora(network: nn.Module, replaced: Mapping[str, LoraLinear]) -> None:
-    """Undo `merge_lora`: the layers that were there come back, bit for bit as they were.
+    """Undo `merge_lora`: the layers come back, bit for bit as they were.
 
     They train, or not, as the layers that stood for them did last.
     """

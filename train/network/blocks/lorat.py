@@ -1,9 +1,6 @@
 """LoRAT: template and search tokens pass one transformer together; a head reads the search tokens.
 
-Follows "Tracking Meets LoRA" (Lin et al., 2024) as its published system computes it: both crops share one positional
-grid, of which each takes the top-left corner, and a table of token types tells background and foreground of the
-template and the search region apart.
-
+Follows "Tracking Meets LoRA" (Lin et al., 2024) as its published system computes it.
 Axes: B batch, T tokens, D channels; g and G are the sides of the template's and the search grid.
 """
 
@@ -34,31 +31,28 @@ class Prediction(NamedTuple):
 class LoRAT(nn.Module):
     """The tracker's network.
 
-    Attributes:
-        fingerprint: of the pretrained backbone's tensors; empty where there is none.
-        checkpoint_activations: whether training keeps the inputs of the blocks alone and computes the rest again in the
-            backward pass.
-        rotation: sines and cosines of all tokens' places, for backbones with rotary positions.
+    Both crops share one grid of positions, of which each takes the top-left corner, and a table of token types tells
+    background and foreground of the template and the search region apart.
     """
 
     fingerprint: str = ""
+    """Of the pretrained backbone's tensors; empty where there is none."""
     checkpoint_activations: bool = False
+    """Whether training keeps the inputs of blocks alone, and computes the rest again in the backward pass."""
     rotation: Tensor | None
+    """Sines and cosines of all tokens' places, for backbones with rotary positions."""
 
     def __init__(
         self, backbone: Transformer, template_grid: int, search_grid: int, token_type_std: float = 0.02
     ) -> None:
         """Take over the parts of `backbone`; its positions are brought to the search grid."""
         super().__init__()
-        self.template_grid = template_grid
-        self.search_grid = search_grid
-        positions = backbone.positions_for(search_grid)
-        width = positions.shape[-1]
-        self.pos_embed = nn.Parameter(positions)
+        self.template_grid, self.search_grid = template_grid, search_grid
+        self.pos_embed = nn.Parameter(backbone.positions_for(search_grid))
+        width = self.pos_embed.shape[-1]
         rotary = backbone.rotary
-        self.register_buffer(
-            "rotation", None if rotary is None else rotary.table((template_grid, search_grid)), persistent=False
-        )
+        rotation = None if rotary is None else rotary.table((template_grid, search_grid))
+        self.register_buffer("rotation", rotation, persistent=False)
         self.token_type_embed = nn.Parameter(torch.empty(3, width))
         nn.init.trunc_normal_(self.token_type_embed, std=token_type_std)
         self.patch_embed = backbone.patch_embed
@@ -68,15 +62,10 @@ class LoRAT(nn.Module):
         self.head = Head(width, search_grid)
 
     def forward(self, template: Tensor, search: Tensor, template_mask: Tensor) -> Prediction:
-        """Find the template's object in the search crop.
+        """Find the template's object in the search crop, both normalised RGB.
 
-        Args:
-            template: (B, 3, h, w) normalised RGB, h = w = patch size × g.
-            search: (B, 3, H, W) normalised RGB, H = W = patch size × G.
-            template_mask: (B, g, g) bool or integer, true on cells of the object.
-
-        Returns:
-            A prediction for every cell of the search grid.
+        The template is (B, 3, h, w), h = w = patch size × g, the search crop (B, 3, H, W), H = W = patch size × G, and
+        the mask (B, g, g) bool or integer, true on cells of the object.
         """
         return self.track(self.embed_template(template, template_mask), search)
 
@@ -86,25 +75,18 @@ class LoRAT(nn.Module):
         return self._embed(template, self.template_grid) + types
 
     def track(self, template_tokens: Tensor, search: Tensor) -> Prediction:
-        """Find the object in a search crop.
-
-        Args:
-            template_tokens: (B, g·g, D) from `embed_template`.
-            search: (B, 3, H, W) normalised RGB.
-        """
+        """Find the object of (B, g·g, D) tokens from `embed_template` in a search crop, (B, 3, H, W) normalised RGB."""
         search_tokens = self._embed(search, self.search_grid) + self.token_type_embed[SEARCH_TYPE]
         context = () if self.rotation is None else (self.rotation,)
         x = torch.cat((template_tokens, search_tokens), dim=1)
-        for block in self.blocks[:-1]:
-            x = self._pass(block, x, 0, *context)
-        # Nothing reads the template's tokens after the last block's attention.
-        x = self._pass(self.blocks[-1], x, template_tokens.shape[1], *context)
+        for number, block in enumerate(self.blocks, start=1):
+            # Nothing reads the template's tokens after the last block's attention.
+            skip = template_tokens.shape[1] if number == len(self.blocks) else 0
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, skip, *context, use_reentrant=False)
+            else:
+                x = block(x, skip, *context)
         return Prediction(*self.head(self.norm(x)))
-
-    def _pass(self, block: nn.Module, x: Tensor, skip: int, *context: Tensor) -> Tensor:
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(block, x, skip, *context, use_reentrant=False)
-        return block(x, skip, *context)
 
     def _embed(self, images: Tensor, grid: int) -> Tensor:
         """Return a crop's tokens (B, grid², D) without their types."""

@@ -1,6 +1,6 @@
 """Where tokens are: a backbone's grid of positions, brought to the grid that the tracker uses.
 
-Axes: T tokens, D channels, d channels of a head, G cells of a side.
+Grids are square, row after row. Axes: N, M and T tokens, D channels, d channels of a head, G cells of a side.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,11 @@ from lorat.shards.base.errors import UserError
 
 
 def place_positions(positions: Tensor, grid: int, layout: Literal["official", "timm"]) -> Tensor:
-    """Bring a backbone's positions to a grid of which every crop takes the top-left `corner`.
+    """Bring a backbone's positions (1, N, D) to a grid of which every crop takes the top-left `corner`.
 
-    Two published systems differ. "official" resamples the native grid to the search grid, without antialiasing. "timm"
-    keeps the native grid, unless it is smaller than the search grid; then it resamples it, with antialiasing.
-
-    Args:
-        positions: (1, N, D), N a square number, rows one after another.
-        grid: cells of a side of the search crop.
-        layout: whose rule holds.
-
-    Returns:
-        (1, M, D) float32, M a square number, at least grid².
+    Returned are (1, M, D) float32, M at least grid², the cells of a search crop. Two published systems differ.
+    "official" resamples the native grid to the search grid, without antialiasing. "timm" keeps the native grid, unless
+    it is smaller than the search grid; then it resamples it, with antialiasing.
     """
     if layout == "timm" and _side(positions) >= grid:
         return positions.float()
@@ -42,16 +35,9 @@ def corner(positions: Tensor, grid: int) -> Tensor:
 
 
 def resize_positions(positions: Tensor, grid: int, antialias: bool = False) -> Tensor:
-    """Resample a square positional grid, bicubic, in float32.
+    """Resample a square positional grid (1, N, D), bicubic, to (1, grid², D) float32; of the same size it stays.
 
-    Args:
-        positions: (1, N, D), N a square number, rows one after another.
-        grid: cells of a side of the result.
-        antialias: whether a smaller result is smoothed first. (With antialiasing the bicubic weights are others for a
-            larger result, too.)
-
-    Returns:
-        (1, grid², D) float32; `positions` unchanged where the sizes are equal.
+    With antialiasing a smaller result is smoothed first, and the bicubic weights are others for a larger one, too.
     """
     native = _side(positions)
     if native == grid:
@@ -64,17 +50,14 @@ def resize_positions(positions: Tensor, grid: int, antialias: bool = False) -> T
 def sincos_positions(like: Tensor) -> Tensor:
     """Return fixed 2D positions (Chen et al., 2021): sines and cosines of the row and the column.
 
-    Args:
-        like: (1, side·side, D) positions whose shape and device to take; D a multiple of 4.
+    Shape (1, side·side, D), D a multiple of 4, and device are those of the positions `like`.
     """
-    side, quarter = _side(like), like.shape[-1] // 4
+    quarter = like.shape[-1] // 4
     if like.shape[-1] % 4:
         raise UserError(f"initial_positions: sincos needs a width that 4 divides, not {like.shape[-1]}")
     rates = 10000.0 ** (-torch.arange(quarter, device=like.device) / quarter)
-    angles = torch.arange(side, device=like.device)[:, None] * rates
-    waves = torch.cat((angles.sin(), angles.cos()), dim=1)
-    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
-    return torch.cat((rows, columns), dim=-1).reshape(1, side * side, -1)
+    angles = torch.arange(_side(like), device=like.device)[:, None] * rates
+    return _rows_and_columns(torch.cat((angles.sin(), angles.cos()), dim=1))[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +85,25 @@ class Rotary:
             places = places / grid * self.reference
         quarter = self.channels // 4
         rates = self.temperature ** (-torch.arange(quarter, dtype=torch.float32) / quarter)
-        angles = places[:, None] * rates
-        rows, columns = angles[:, None].expand(-1, grid, -1), angles[None].expand(grid, -1, -1)
-        return torch.cat((rows, columns), dim=-1).flatten(0, 1)
+        return _rows_and_columns(places[:, None] * rates)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring channels of queries or keys by their tokens' angles.
+    """Turn neighbouring channels of queries or keys x (B, H, T, d) by their tokens' angles, in the number type of x.
 
-    Args:
-        x: (B, H, T, d).
-        table: (2, T, d / 2) float32, sines and cosines.
-
-    Returns:
-        (B, H, T, d) in the number type of x; the products are formed in float32.
+    The table holds (2, T, d / 2) float32 sines and cosines; the products are formed in float32.
     """
     sine, cosine = table.unbind(0)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
     return turned.flatten(-2).to(x.dtype)
+
+
+def _rows_and_columns(values: Tensor) -> Tensor:
+    """Return (G·G, 2·n) for (G, n) values of places: every cell's row's and then its column's."""
+    side = len(values)
+    rows, columns = values[:, None].expand(-1, side, -1), values[None].expand(side, -1, -1)
+    return torch.cat((rows, columns), dim=-1).flatten(0, 1)
 
 
 def _side(positions: Tensor) -> int:

@@ -2,13 +2,10 @@
 
 timm builds the modules and their initial values; the forward pass is ours, so that it takes two images at once, skips
 what nobody reads, and stays fast in bfloat16 on a processor. Parameter names are the published ones (DINOv2's SwiGLU:
-``mlp.w12``, ``mlp.w3``). What this forward pass does not compute, such as query norms, is refused by name.
-
-Number types: matrices may be held in a smaller type; norms, scales, positions and the residual stream stay float32.
-
-Axes: B batch, T tokens, D channels, H heads, d channels of a head, G cells of a side.
+``mlp.w12``, ``mlp.w3``). Number types and axes are those of `layers`; G are cells of a side.
 """
 
+from collections import OrderedDict
 from typing import Any
 
 import timm
@@ -23,16 +20,7 @@ from torch import Tensor, nn
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks import eva
-from lorat.train.network.blocks.layers import (
-    Block,
-    Dense,
-    FeedForward,
-    PatchEmbedding,
-    SwiGlu,
-    attend,
-    is_identity,
-    split_heads,
-)
+from lorat.train.network.blocks.layers import Block, Dense, PatchEmbedding, SwiGlu, attend, is_identity, split_heads
 from lorat.train.network.blocks.positions import Rotary, place_positions, sincos_positions
 
 
@@ -41,43 +29,36 @@ class Attention(nn.Module):
 
     def __init__(self, qkv: nn.Module, proj: nn.Module, heads: int) -> None:
         super().__init__()
-        self.qkv = qkv
-        self.proj = proj
-        self.heads = heads
+        self.qkv, self.proj, self.heads = qkv, proj, heads
 
     def forward(self, x: Tensor, skip: int = 0) -> Tensor:
         """Return (B, T - skip, D): what the tokens from `skip` on gather from all tokens."""
         if skip and isinstance(self.qkv, Dense):
             width = self.qkv.out_features // 3
-            asking = self.qkv.outputs(x[:, skip:], 0, width)
-            (query,) = split_heads(asking, self.heads)
+            (query,) = split_heads(self.qkv.outputs(x[:, skip:], 0, width), self.heads)
             key, value = split_heads(self.qkv.outputs(x, width, 3 * width), self.heads, 2)
         else:
             # An adapter merges its pairs into all three weights at once; splitting costs more.
             query, key, value = split_heads(self.qkv(x), self.heads, 3)
             query = query[:, :, skip:]
-        gathered = attend(query, key, value)
-        return self.proj(gathered.transpose(1, 2).flatten(2))
+        return self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
 
 
 class Transformer(nn.Module):
     """The parts of a backbone that the tracker uses, at the backbone's own grid of positions.
 
-    Attributes:
-        rotary: the rule of rotary positions, for backbones that have them.
+    Its `rotary` is the rule of rotary positions, for backbones that have them.
     """
 
     def __init__(self, config: BackboneConfig, drop_path: float = 0.0) -> None:
         """Let timm build the parts with its initial values.
 
-        Raises:
-            UserError: for a model that timm does not know or this network does not compute.
+        A ``UserError`` names a model that timm does not know, or what of it this network does not compute.
         """
         super().__init__()
         model = _create(config)
         rates = drop_rates(config.layout, drop_path, len(model.blocks))
         is_eva = isinstance(model, Eva)
-        read = eva.read_block if is_eva else _read_block
         self.layout = config.layout
         self.rotary: Rotary | None = eva.read_rotary(model) if is_eva else None
         self.patch_embed = PatchEmbedding(model.patch_embed.proj)
@@ -88,7 +69,7 @@ class Transformer(nn.Module):
         if config.initial_positions == "sincos":
             self.pos_embed = nn.Parameter(sincos_positions(self.pos_embed))
         self.norm_pre = model.norm_pre
-        self.blocks = nn.ModuleList(map(read, model.blocks, rates))
+        self.blocks = nn.ModuleList(map(eva.read_block if is_eva else _read_block, model.blocks, rates))
         self.norm = model.norm
 
     @property
@@ -97,10 +78,7 @@ class Transformer(nn.Module):
         return self.patch_embed.proj.kernel_size[0]
 
     def positions_for(self, grid: int) -> Tensor:
-        """Return positions (1, M, D) float32 for search crops of grid × grid cells.
-
-        Crops take the top-left `corner` of them; M ≥ grid² (see `place_positions`).
-        """
+        """Return positions (1, M, D) float32, M ≥ grid², of which crops of grid × grid cells take the `corner`."""
         return place_positions(self.pos_embed.detach(), grid, self.layout)
 
 
@@ -120,17 +98,13 @@ def _create(config: BackboneConfig) -> Any:
         model = timm.create_model(config.timm, pretrained=False, num_classes=0, **config.args)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"backbone {config.timm}: timm cannot build it: {error}") from error
+    usable = "use a DINOv2, CLIP, MAE or EVA-02 model"
     if type(model) not in (VisionTransformer, Eva):
-        raise UserError(
-            f"backbone {config.timm}: is of type {type(model).__name__}, not VisionTransformer or "
-            "Eva; use a DINOv2, CLIP, MAE or EVA-02 model"
-        )
-    found = _obstacles(model)
-    if found:
-        raise UserError(
-            f"backbone {config.timm}: has {', '.join(found)}, which this network does not compute; "
-            "change backbone.args or use a DINOv2, CLIP, MAE or EVA-02 model"
-        )
+        kind = type(model).__name__
+        raise UserError(f"backbone {config.timm}: is of type {kind}, not VisionTransformer or Eva; {usable}")
+    if found := _obstacles(model):
+        what = f"has {', '.join(found)}, which this network does not compute"
+        raise UserError(f"backbone {config.timm}: {what}; change backbone.args or {usable}")
     return model
 
 
@@ -141,31 +115,32 @@ def _obstacles(model: Any) -> list[str]:
         return [f"patches of type {type(patches).__name__}"]
     checks = {
         "no learned positions": model.pos_embed is None,
-        "a norm of patches": not isinstance(patches.norm, nn.Identity),
+        "a norm of patches": not is_identity(patches.norm),
         "oblong images or patches": any(side[0] != side[1] for side in (patches.grid_size, patches.patch_size)),
         f"images of {patches.proj.in_channels} channels": patches.proj.in_channels != 3,
-        "dropped patches": not isinstance(model.patch_drop, nn.Identity | None),
+        "dropped patches": not is_identity(model.patch_drop),
         "dropout": any(isinstance(part, nn.Dropout) and part.p for part in model.modules()),
-        "drop_path_rate (drop_path of the variant)": any(
-            not isinstance(block.drop_path1, nn.Identity) for block in model.blocks if hasattr(block, "drop_path1")
+        "drop_path_rate (drop_path of the variant)": not all(
+            is_identity(getattr(block, "drop_path1", None)) for block in model.blocks
         ),
     }
     is_eva = isinstance(model, Eva)
-    look = eva.block_obstacles if is_eva else _block_obstacles
-    inner = {text for block in model.blocks for text in look(block)}
-    inner |= eva.rotary_obstacles(model.rope) if is_eva else set()
+    inner = eva.rotary_obstacles(model.rope) if is_eva else set()
+    for block in model.blocks:
+        look = eva.block_obstacles(block) if is_eva else _block_obstacles(block)
+        inner |= {text for text, is_there in look.items() if is_there}
     return [text for text, is_there in checks.items() if is_there] + sorted(inner)
 
 
-def _block_obstacles(block: nn.Module) -> list[str]:
+def _block_obstacles(block: nn.Module) -> dict[str, bool]:
     if type(block) is not TimmBlock:
-        return [f"blocks of type {type(block).__name__}"]
+        return {f"blocks of type {type(block).__name__}": True}
     attention: Any = block.attn
     mlp: Any = block.mlp
     if type(attention) is not TimmAttention or type(mlp) not in (Mlp, GluMlp):
-        return [f"blocks of {type(attention).__name__} with {type(mlp).__name__}"]
+        return {f"blocks of {type(attention).__name__} with {type(mlp).__name__}": True}
     gated = isinstance(mlp, GluMlp)
-    checks = {
+    return {
         "query and key norms": not is_identity(attention.q_norm, attention.k_norm),
         "a norm inside attention": not is_identity(getattr(attention, "norm", None)),
         "gated attention": getattr(attention, "gate", None) is not None,
@@ -173,15 +148,15 @@ def _block_obstacles(block: nn.Module) -> list[str]:
         "a gate after its content": gated and mlp.gate_last,
         "a gate other than SiLU": gated and not isinstance(mlp.act, nn.SiLU),
     }
-    return [text for text, is_there in checks.items() if is_there]
 
 
 def _read_block(block: TimmBlock, drop_path: float) -> Block:
     attention, mlp = block.attn, block.mlp
     fc1, fc2 = Dense.of(mlp.fc1), Dense.of(mlp.fc2)
+    plain = OrderedDict[str, nn.Module](fc1=fc1, act=mlp.act, fc2=fc2)
     return Block(
         Attention(Dense.of(attention.qkv), Dense.of(attention.proj), attention.num_heads),
-        SwiGlu(fc1, fc2) if isinstance(mlp, GluMlp) else FeedForward(fc1, mlp.act, fc2),
+        SwiGlu(fc1, fc2) if isinstance(mlp, GluMlp) else nn.Sequential(plain),
         norms=(block.norm1, block.norm2),
         scales=(block.ls1, block.ls2),
         drop_path=drop_path,

@@ -260,5 +260,5 @@ def live_pairs(network: LoRAT) -> dict[str, tuple[Tensor, Tensor, float]]:
             layers = [f"{path}.{part}" for part in module.parts] or [path]
             factors = module.lora_a.detach().chunk(len(layers)), module.lora_b.detach()
             for layer, a, b in zip(layers, *factors, strict=True):
-                pairs[layer] = a, b, module.scale
+                pairs[layer] = a, b, module.pairing.scale
     return pairs
