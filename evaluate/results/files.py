@@ -10,7 +10,7 @@ The number of lines is compared with the sequence by whoever knows the sequence.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,10 @@ class SequenceResult:
                 f"{self.name}: boxes {self.boxes.shape}, scores {self.scores.shape} and times "
                 f"{self.times.shape} do not belong together"
             )
+
+
+Run = Mapping[str, SequenceResult]
+"""One pass of a tracker over a test set, by sequence name."""
 
 
 def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -> str:

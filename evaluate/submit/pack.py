@@ -1,22 +1,20 @@
 """Zips for the evaluation servers of GOT-10k and TrackingNet.
 
-Promise: a zip that is written has exactly the expected sequences, a row for every frame, four finite numbers a row with
-positive width and height, in the layout the servers' toolkits write. It passed the judge of any zip before there was a
-file, and was read back and compared with the results after. The same results give the same bytes. What cannot be
-submitted is refused.
+Promise: a zip that is written passed the judge of any zip before there was a file, and reads back as what was judged.
+The same results give the same bytes. What cannot be submitted is refused.
 """
 
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.evaluate.results.files import SequenceResult, table_text
-from lorat.evaluate.submit.check import judge_zip, parse_strictly
+from lorat.evaluate.results.files import Run, SequenceResult, table_text
+from lorat.evaluate.submit.check import judge_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError, some
@@ -25,12 +23,8 @@ from lorat.shards.pixels.geometry import rasterise, xywh_to_xyxy, xyxy_to_xywh
 
 _TIME_DECIMALS = 8
 
-Tables = dict[str, tuple[NDArray[np.float64], int]]
-"""Entry of a zip → its rows, and the decimals of its numbers."""
 
-
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """A finished submission zip."""
 
     path: Path
@@ -41,19 +35,13 @@ class Packed:
 
 
 def pack_zip(
-    server: ServerName,
-    runs: Sequence[Mapping[str, SequenceResult]],
-    clips: Sequence[Clip],
-    out_zip: Path,
-    *,
-    overwrite: bool = False,
+    server: ServerName, runs: Sequence[Run], clips: Sequence[Clip], out_zip: Path, *, overwrite: bool = False
 ) -> Packed:
-    """Write a submission.
+    """Write a submission of runs of exactly the clips; where the server takes one run, of the first.
 
-    Boxes are rasterised to the whole pixels they touch, as in the published submissions. Times are left out of a
-    sequence that was not timed in every frame. Runs are results by sequence name; where the server takes one, it is the
-    first. The clips are exactly those of the results. The zip's folder is made. A `UserError`, naming sequence and
-    reason, if the results cannot be submitted, or if a zip with other content exists and `overwrite` is off.
+    Boxes are rasterised to the whole pixels they touch, as in the published submissions. A sequence that was not timed
+    in every frame has no times. A `UserError`, naming sequence and reason, if the results cannot be submitted, or if a
+    zip with other content exists and `overwrite` is off.
     """
     rules = SERVERS[server]
     runs = runs[:1] if rules.most_runs == 1 else runs
@@ -69,27 +57,25 @@ def pack_zip(
             f"{len(names)} sequences are not the official {len(rules.official)} of {rules.title}: "
             "the zip is named -unofficial, and the server would not score it"
         )
-    tables: Tables = {}
+    texts: dict[str, str] = {}
     sizeless: dict[str, None] = {}
     for number, results in enumerate(runs, start=1):
-        for name, result in sorted(results.items()):
+        for name, result in results.items():
             boxes = _whole_pixels(result, f"{out_zip}: run {number}: {name}")
-            tables[rules.boxes.format(name, number)] = boxes, rules.decimals
+            texts[rules.boxes.format(name, number)] = table_text(boxes, rules.decimals)
             if count := np.count_nonzero((result.boxes[:, 2:] == 0.0).any(axis=1)):
                 sizeless[f"{name} ({count:,})"] = None
     if sizeless:
-        listed = some(list(sizeless), 5)
-        notes.append(f"boxes that have no size are written a pixel wide or high: {listed}")
+        notes.append(f"boxes that have no size are written a pixel wide or high: {some(sorted(sizeless), 5)}")
     for name in names if rules.times else ():
         times = [results[name].times for results in runs if name in results]
         if len(set(map(len, times))) == 1 and (np.round(times, _TIME_DECIMALS) > 0.0).all():
-            tables[rules.times.format(name)] = np.stack(times, axis=1), _TIME_DECIMALS
-    data = _zip_bytes({name: table_text(*table) for name, table in tables.items()})
+            texts[rules.times.format(name)] = table_text(np.stack(times, axis=1), _TIME_DECIMALS)
+    data = _zip_bytes(texts)
     lines = judge_zip(io.BytesIO(data), str(out_zip), server, names, clips).lines()
-    for severity, line in lines:
-        if severity == "error":
-            raise UserError(f"{out_zip}: {line}; correct the results or the tree")
-    _write(out_zip, data, tables, overwrite)
+    if errors := [line for severity, line in lines if severity == "error"]:
+        raise UserError(f"{out_zip}: {errors[0]}; correct the results or the tree")
+    _write(out_zip, data, texts, overwrite)
     return Packed(out_zip, len(names), (*notes, *(line for _, line in lines)))
 
 
@@ -97,10 +83,8 @@ def _whole_pixels(result: SequenceResult, where: str) -> NDArray[np.float64]:
     """Return the (N, 4) x, y, w, h of the pixels that boxes touch, at least one wide and high."""
     good = np.isfinite(result.boxes).all(axis=1) & (result.boxes[:, 2:] >= 0.0).all(axis=1)
     if not good.all():
-        raise UserError(
-            f"{where}: the box of frame {np.argmin(good) + 1} is not finite or has a negative "
-            "size; track the sequence again"
-        )
+        frame = np.argmin(good) + 1
+        raise UserError(f"{where}: the box of frame {frame} is not finite or has a negative size; track it again")
     # A side of up to a ten-thousandth of a pixel can rasterise to nothing; servers want a size.
     whole = xyxy_to_xywh(rasterise(xywh_to_xyxy(result.boxes)))
     whole[:, 2:] = np.maximum(whole[:, 2:], 1.0)
@@ -120,7 +104,7 @@ def _zip_bytes(texts: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes, tables: Tables, overwrite: bool) -> None:
+def _write(path: Path, data: bytes, texts: Mapping[str, str], overwrite: bool) -> None:
     """Write the zip beside its name, read it back, and only then give it its name."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give the zip another name")
@@ -129,20 +113,10 @@ def _write(path: Path, data: bytes, tables: Tables, overwrite: bool) -> None:
             return
         if not overwrite:
             raise UserError(f"{path}: exists with other content; use --overwrite or another name")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        held = {name: archive.read(name).decode() for name in archive.namelist()}
     with atomic_file(path) as file:
         file.write(data)
         file.flush()
-        if Path(file.name).read_bytes() != data or not _holds(data, tables):
+        if held != texts or Path(file.name).read_bytes() != data:
             raise UserError(f"{path}: does not read back as written; check the disk")
-
-
-def _holds(data: bytes, tables: Tables) -> bool:
-    """Return whether a zip that was judged fit has these tables and no others."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        read = {name: parse_strictly(archive.read(name))[0] for name in archive.namelist()}
-    return read.keys() == tables.keys() and all(
-        (found := read[name]) is not None
-        and found.shape == rows.shape
-        and np.abs(found - rows).max() <= 0.5000001 * 10.0**-decimals
-        for name, (rows, decimals) in tables.items()
-    )

@@ -47,7 +47,10 @@ def test_what_the_server_would_not_say_is_said(here):
     result = check(FLAT)
     assert result.exit_code == 1, result.output
     first = f"{GOT10K[0]}/{GOT10K[0]}_001.txt"
-    assert f"error: files that are not separated by commas (180): {first} (line 1:" in result.stdout
+    assert (
+        f"error: files with lines that are not four numbers with commas between (180): {first} (line 1:"
+        in result.stdout
+    )
     assert "and 177 more" in result.stdout
     assert "180 errors, 0 warnings" in result.stdout
     assert "Verdict: not fit to submit." in result.stdout
@@ -57,7 +60,7 @@ def test_warnings_alone_leave_it_fit(here):
     folders = {f"T/{name[:-4]}/{name}": data for name, data in trackingnet_files().items()}
     result = check(folders)
     assert result.exit_code == 0, result.output
-    assert "warning: files in folders (511): T/" in result.stdout
+    assert "warning: files in folders, or with more in the name than the sequence (511): T/" in result.stdout
     assert "0 errors, 511 warnings" in result.stdout
 
 
@@ -105,7 +108,7 @@ def test_with_the_tree_rows_first_boxes_and_sizes_are_compared(here, got10k_raw,
     assert f"one pixel off the given box in x and y (1): {one}" in result.stdout
     assert "21,19,22,17; given is 20,18,22,17" in result.stdout
     assert f"(1): {two}/{two}_001.txt (5 rows for 6 frames)" in result.stdout
-    assert f"outside the image (1): {two}/{two}_001.txt (row 5)" in result.stdout
+    assert f"outside the image (1): {two}/{two}_001.txt (row 5: 96,18,22,17)" in result.stdout
     assert "the rows of 178 sequences" in result.stdout
     assert "2 errors, 1 warnings" in result.stdout
 

@@ -209,20 +209,14 @@ def test_without_times_there_is_no_time_file_and_a_note(packed_as, results):
     times[3] = np.nan
     packed = packed_as(changed(results, times=times))
     assert f"{NAME}/{NAME}_time.txt" not in contents(packed.path)
-    assert f"sequences without a time file (1): {NAME}" in packed.notes
+    assert f"sequences whose times are missing or do not fit the boxes (1): {NAME} (no time file)" in packed.notes
 
 
 def test_boxes_beside_the_image_are_noted(packed_as, results):
-    left, right = ([-50, 8, 20, 20], [2000, 8, 20, 20])
-    where = f"{NAME}/{NAME}_001.txt (row 6 and 1 more)"
-    note = f"files with boxes outside the image (1): {where}"
-    for box, size, expected in (
-        (left, (3000, 3000), (note,)),
-        (right, (3000, 3000), ()),
-        (right, (2000, 3000), (note,)),
-    ):
-        moved = with_boxes(results, slice(5, 7), box)
-        assert packed_as(moved, size=size, overwrite=True).notes[2:] == expected
+    for left, size, noted in ((-50, 3000, True), (2000, 3000, False), (2000, 2000, True)):
+        packed = packed_as(with_boxes(results, slice(5, 7), [left, 8, 20, 20]), size=(size, 3000), overwrite=True)
+        note = f"files with boxes outside the image (1): {NAME}/{NAME}_001.txt (row 6: {left},8,20,20 and 1 more)"
+        assert packed.notes[2:] == ((note,) if noted else ())
 
 
 def test_a_zip_that_does_not_read_back_never_gets_its_name(packed_as, tmp_path, results, monkeypatch):

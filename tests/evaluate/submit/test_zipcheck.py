@@ -58,7 +58,7 @@ def test_flat_trackingnet_passes_and_folders_are_noted():
     assert (judgement.server.name, judgement.sequences) == ("trackingnet", 511)
     assert judgement.findings == ()
     judgement = judge({f"T/{n[:-4]}/{n}": data for n, data in trackingnet_files().items()})
-    assert list(found(judgement)) == ["nested"] and len(judgement.findings) == 511
+    assert list(found(judgement)) == ["place"] and len(judgement.findings) == 511
     assert not judgement.errors and judgement.verdict().startswith("fit to submit")
 
 
@@ -81,7 +81,7 @@ def test_small_sets_of_the_published_writer_lack_only_the_others(file, server, s
         assert judgement.verdict().startswith("not fit to submit")
         names = [name for name in zipfile.ZipFile(opened).namelist() if "_time" not in name]
         again = judge_zip(opened, file, expected={name.split("/")[1] for name in names})
-    assert not again.errors and found(again).keys() <= {"nested"}
+    assert not again.errors and found(again).keys() <= {"place"}
 
 
 def set_lines(*lines, end="\n"):
@@ -91,32 +91,32 @@ def set_lines(*lines, end="\n"):
 GOOD = ("10,20,30,40", "11,20,30,40")
 
 TEXTS = [
-    ("empty", b"", "no line"),
-    ("empty", b"\n\n", "no line"),
-    ("delimiter", set_lines("10 20 30 40", "11 20 30 40"), "line 1: '10 20 30 40' and 1 more"),
-    ("delimiter", set_lines("10\t20\t30\t40", "11\t20\t30\t40"), r"'10\t20\t30\t40'"),
-    ("delimiter", set_lines("10;20;30;40", "11;20;30;40"), "line 1"),
-    ("delimiter", set_lines(GOOD[0], "11 20 30 40"), "line 2"),
-    ("header", set_lines("x,y,w,h", *GOOD), "line 1: 'x,y,w,h'"),
-    ("columns", set_lines("10,20,30", "11,20,30"), "3 columns instead of 4"),
-    ("columns", set_lines("10,5,20,5,30,5,40,5", "11,5,20,5,30,5,40,5"), "8 columns"),
-    ("columns", set_lines(GOOD[0], "11,20,30"), "line 2 has 3, line 1 has 4"),
-    ("not numbers", set_lines(GOOD[0], "11,20,,40"), "line 2: '11,20,,40'"),
-    ("not numbers", set_lines(GOOD[0], "11,20,3-0,40"), "line 2"),
-    ("not numbers", set_lines(GOOD[0], "11,20,a,40"), "line 2"),
-    ("not numbers", b"\xff\xfe1\x000\x00", "no plain text"),
-    ("number form", set_lines(GOOD[0], "1.1e+01,20,30,40"), "line 2"),
-    ("number form", set_lines("10, 20, 30, 40", GOOD[1]), "line 1"),
-    ("number form", set_lines("+10,20,30,40", GOOD[1]), "line 1"),
-    ("byte order mark", b"\xef\xbb\xbf" + set_lines(*GOOD), "EF BB BF"),
-    ("line ends", set_lines(*GOOD, end="\r\n"), "2 carriage returns"),
+    ("rows", b"", "no line"),
+    ("rows", b"\n\n", "no line"),
+    ("lines", set_lines("10 20 30 40", "11 20 30 40"), "line 1: '10 20 30 40' and 1 more"),
+    ("lines", set_lines("10\t20\t30\t40", "11\t20\t30\t40"), r"'10\t20\t30\t40'"),
+    ("lines", set_lines("10;20;30;40", "11;20;30;40"), "line 1"),
+    ("lines", set_lines(GOOD[0], "11 20 30 40"), "line 2"),
+    ("lines", set_lines("x,y,w,h", *GOOD), "line 1: 'x,y,w,h'"),
+    ("lines", set_lines("10,20,30", "11,20,30"), "3 columns instead of 4"),
+    ("lines", set_lines("10,5,20,5,30,5,40,5", "11,5,20,5,30,5,40,5"), "8 columns"),
+    ("lines", set_lines(GOOD[0], "11,20,30"), "line 2: '11,20,30'"),
+    ("lines", set_lines(GOOD[0], "11,20,,40"), "line 2: '11,20,,40'"),
+    ("lines", set_lines(GOOD[0], "11,20,3-0,40"), "line 2"),
+    ("lines", set_lines(GOOD[0], "11,20,a,40"), "line 2"),
+    ("lines", b"\xff\xfe1\x000\x00", "no plain text"),
+    ("form", set_lines(GOOD[0], "1.1e+01,20,30,40"), "line 2"),
+    ("form", set_lines("10, 20, 30, 40", GOOD[1]), "line 1"),
+    ("form", set_lines("+10,20,30,40", GOOD[1]), "line 1"),
+    ("lines", b"\xef\xbb\xbf" + set_lines(*GOOD), "byte order mark"),
+    ("form", set_lines(*GOOD, end="\r\n"), "2 carriage returns"),
     ("blank lines", set_lines(*GOOD, ""), "1 lines"),
-    ("not finite", set_lines(GOOD[0], "11,nan,30,40"), "row 2"),
-    ("not finite", set_lines(GOOD[0], "inf,20,30,40"), "row 2"),
-    ("no size", set_lines(GOOD[0], "11,20,0.00,40"), "row 2"),
-    ("no size", set_lines(GOOD[0], "11,20,30,-4"), "row 2"),
-    ("no size", set_lines("0,0,0,0", "0,0,0,0"), "row 1 and 1 more"),
-    ("far away", set_lines(GOOD[0], "100000,20,30,40"), "row 2"),
+    ("boxes", set_lines(GOOD[0], "11,nan,30,40"), "row 2: 11,nan,30,40"),
+    ("boxes", set_lines(GOOD[0], "inf,20,30,40"), "row 2"),
+    ("boxes", set_lines(GOOD[0], "11,20,0.00,40"), "row 2"),
+    ("boxes", set_lines(GOOD[0], "11,20,30,-4"), "row 2"),
+    ("boxes", set_lines("0,0,0,0", "0,0,0,0"), "row 1: 0,0,0,0 and 1 more"),
+    ("boxes", set_lines(GOOD[0], "100000,20,30,40"), "row 2"),
     ("outside", set_lines(GOOD[0], "-40,20,30,40"), "row 2"),
     ("outside", set_lines(GOOD[0], "11,-50,30,40"), "row 2"),
 ]
@@ -158,7 +158,7 @@ def got10k_defects():
         "fewer runs": (without(three, third), {"runs": [NAME]}),
         "more runs": (one | {second: OTHER}, {"runs": [NAME]}),
         "a gap": (without(three, second), {"runs": [NAME]}),
-        "a run of other length": (two | {second: OTHER[:32]}, {"rows": [NAME]}),
+        "a run of other length": (two | {second: OTHER[:32]}, {"rows": [second]}),
         "four runs": (
             {**three, **{n.replace("_003", "_004"): OTHER for n in three if "_003" in n}},
             {"runs": list(GOT10K)},
@@ -171,10 +171,10 @@ def got10k_defects():
         "twice": ([*one.items(), (RUN, BOXES)], {"matched twice": [NAME]}),
         "litter": (
             one | {f"__MACOSX/{NAME}/._{NAME}_001.txt": b"\0\5"},
-            {"litter": [f"__MACOSX/{NAME}/._{NAME}_001.txt"]},
+            {"unexpected": [f"__MACOSX/{NAME}/._{NAME}_001.txt"]},
         ),
         "leaves": (one | {"../x": b""}, {"path": ["../x"], "unexpected": ["../x"]}),
-        "no times": (without(one, TIME), {"times missing": [NAME]}),
+        "no times": (without(one, TIME), {"times": [NAME]}),
         "short times": (one | {TIME: TIMES[:11]}, {"times": [TIME]}),
         "zero times": (one | {TIME: b"0.01\n0.00\n"}, {"times": [TIME]}),
         "NaN times": (one | {TIME: b"0.01\nnan\n"}, {"times": [TIME]}),
@@ -202,12 +202,12 @@ def trackingnet_defects():
         "missing": (without(flat, name), {"missing": [TN]}),
         "unexpected": (flat | {"x_0.txt": BOXES}, {"unexpected": ["x_0"]}),
         "unexpected file": (flat | {"a.csv": b""}, {"unexpected": ["a.csv"]}),
-        "both layouts": (flat | {f"T/{TN}/{name}": BOXES}, {"matched twice": [TN], "nested": [f"T/{TN}/{name}"]}),
-        "second copy": (flat | {f"copy of {name}": BOXES}, {"matched twice": [TN], "name": [f"copy of {name}"]}),
+        "both layouts": (flat | {f"T/{TN}/{name}": BOXES}, {"matched twice": [TN], "place": [f"T/{TN}/{name}"]}),
+        "second copy": (flat | {f"copy of {name}": BOXES}, {"matched twice": [TN], "place": [f"copy of {name}"]}),
         "twice": ([*flat.items(), (name, BOXES)], {"matched twice": [TN]}),
-        "longer name": (renamed(flat, name, f"a_{name}"), {"name": [f"a_{name}"]}),
-        "times": (flat | {f"{TN}_time.txt": TIMES}, {"time file": [f"{TN}_time.txt"]}),
-        "litter": (flat | {f"__MACOSX/._{name}": b""}, {"litter": [f"__MACOSX/._{name}"]}),
+        "longer name": (renamed(flat, name, f"a_{name}"), {"place": [f"a_{name}"]}),
+        "times": (flat | {f"{TN}_time.txt": TIMES}, {"unexpected": [f"{TN}_time.txt"]}),
+        "litter": (flat | {f"__MACOSX/._{name}": b""}, {"unexpected": [f"__MACOSX/._{name}"]}),
         "case": (renamed(flat, name, name.swapcase()[:-3] + "txt"), {"missing": [TN], "unexpected": [TN.swapcase()]}),
         "letters": (flat | {"über.txt": BOXES}, {"path": ["über.txt"], "unexpected": ["über"]}),
     }
@@ -265,7 +265,7 @@ def test_boxes_right_of_and_below_the_image_are_found_where_its_size_is_known():
     assert judge(files).findings == ()
     judgement = judge(files, clips=tree_of(FRAMES | {NAME: 3}, size=(640, 360)))
     assert found(judgement) == {"outside": [RUN]}
-    assert judgement.findings[0].what == "row 2 and 1 more"
+    assert judgement.findings[0].what == "row 2: 640,20,30,40 and 1 more"
 
 
 def test_backslashes_are_called_what_they_are():
@@ -293,7 +293,7 @@ def test_encrypted_damaged_and_strangely_packed_entries_are_named():
     judgement = judge_zip(io.BytesIO(data), "t.zip")
     reasons = {f.where: f.what for f in judgement.findings if f.kind == "unreadable"}
     assert "encrypted" in reasons[infos[20].filename]
-    assert "method 98" in reasons[infos[30].filename]
+    assert "compression method" in reasons[infos[30].filename]
     assert "Bad CRC-32" in reasons[RUN]
     assert len(reasons) == len(judgement.findings) == 3
 
@@ -303,13 +303,13 @@ def test_bombs_are_refused_before_an_entry_is_read(monkeypatch):
     data = bytearray(zipped({f"{n}.txt": b"1" for n in range(70)}).getvalue())
     many = zipped(((f"{n}", b"") for n in range(20_001)), zipfile.ZIP_STORED)
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("an entry was read"))
-    with pytest.raises(UserError, match=rf"t\.zip: {RUN} unpacks to 16 MiB.*not read"):
+    with pytest.raises(UserError, match=r"t\.zip: 1 entries .* the largest to 16 MiB; not read"):
         judge_zip(large, "t.zip")
     at = data.index(b"PK\1\2")
     for _ in range(70):  # each declares just under the limit of an entry
         data[at + 24 : at + 28] = (16 << 20).to_bytes(4, "little")
         at = data.find(b"PK\1\2", at + 1)
-    with pytest.raises(UserError, match="unpacks to 1,120 MiB"):
+    with pytest.raises(UserError, match="unpack to 1,120 MiB"):
         judge_zip(io.BytesIO(data), "t.zip")
     with pytest.raises(UserError, match="20,001 entries"):
         judge_zip(many, "t.zip")
