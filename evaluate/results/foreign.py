@@ -1,22 +1,15 @@
 """Results that any tracker wrote: found, read into our coordinates, prepared as toolkits do it.
 
-A row is x, y, w, h with commas, tabs or spaces between. In the layouts of other toolkits x and y count as the data
-set's annotations do: from 1 in LaSOT and VastTrack, from 0 elsewhere. In ours they count from 0 always.
-
 Promise: a folder is read in one way only; what could be read in two, or holds several trackers, is refused by name.
-Nothing is made up: a sequence with fewer rows than annotated frames, or a row that is no box, is refused by name and
-line; rows beyond the last frame are cut, and a note says so. The first row is compared with the given box, which would
-show a wrong base; nothing is shifted silently. Then, as toolkits do: the first row becomes the given box, and a row
-without a size becomes the row before it (not in GOT-10k and TrackingNet, whose toolkits do not). Our own results begin
-with the given box, and are scored as they are, as the evaluation scored them.
+Nothing is made up or shifted silently: docs/results.md says which layout counts x and y from where, what is done to the
+boxes, and what is refused. Our own results are scored as they are, as the evaluation scored them.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +17,7 @@ from numpy.typing import NDArray
 from lorat.evaluate.results.files import (
     REMEDY,
     SIDE_FILES,
+    Run,
     SequenceResult,
     folders_in,
     parse_boxes,
@@ -46,8 +40,7 @@ PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs30": "nfs_", "nfs240": "nfs_
 _OTB = "_tracking_result"
 _NUMBER = re.compile(rf"_\d{{3}}(?=(?:{_OTB})?\Z)")
 _SAME = 0.01  # pixels; the coarsest files with decimals have two
-_AS_THEY_ARE = ("got10k", "trackingnet")
-"""Data sets whose own toolkits score boxes without a size, as overlaps of 0."""
+_AS_THEY_ARE = ("got10k", "trackingnet")  # their own toolkits score boxes without a size, as overlaps of 0
 _NOTES = {
     "after": "the first box is exactly one pixel right of and below the given one",
     "before": "the first box is exactly one pixel left of and above the given one",
@@ -63,38 +56,35 @@ Oddities = defaultdict[str, dict[str, str]]
 """Key of `_NOTES` → sequence → detail; a sequence that is odd in several runs is there once."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResultPlace:
-    """One tracker's results of a test set."""
+class ResultPlace(NamedTuple):
+    """Where one tracker's results of a test set are."""
 
     layout: str
-    folders: tuple[Path, ...]
-    """One a run; the folder of the sequences' folders in GOT-10k's layout."""
-    runs: tuple[BoxFiles, ...]
+    home: Path
+    """The first run's folder; in GOT-10k's layout that of the sequences' folders."""
+    runs: list[BoxFiles]
     """A run may lack sequences."""
 
     @property
     def label(self) -> str:
         """What the folder calls its tracker; of ours, the evaluation's folder."""
-        home = self.folders[0].resolve()
+        home = self.home.resolve()
         if self.layout == "lorat":
             return home.parent.parent.name if home.parent.name == "results" else home.name
         return _NUMBER.sub("", home.name).removesuffix(_OTB) or home.name
 
     def __str__(self) -> str:
-        count = len(self.folders) - 1
+        count = 0 if self.layout == "got10k" else len(self.runs) - 1
         more = f" and {count} more run{'s' if count > 1 else ''}" if count else ""
-        return f"{self.layout} in {self.folders[0]}{more}"
+        return f"{self.layout} in {self.home}{more}"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Foreign:
+class Foreign(NamedTuple):
     """The results of one tracker on one test set."""
 
     place: ResultPlace
-    """Where they were found, and in which layout."""
-    runs: tuple[dict[str, SequenceResult], ...]
-    """By sequence name, the same sequences in every run; boxes as ours, x, y, w, h from 0."""
+    runs: list[Run]
+    """The same sequences in every run; boxes as ours, x, y, w, h from 0."""
     missing: tuple[str, ...]
     """Clips without a result, or without one in every run."""
     notes: tuple[str, ...]
@@ -110,9 +100,9 @@ def read_foreign(
     """Read the results that a tracker wrote of some clips, at least one and all of one split.
 
     docs/results.md says what the folder may be; it may hold results of other data sets too. The clips' first tracks are
-    the ground truth. `progress` is called with the number of results read, and of all. A `UserError` if the folder is
-    missing, holds none of the clips, or can be read in several ways; if the layout is unknown; if a file does not
-    parse, has too few rows, or a row that is not finite or has a negative size.
+    the ground truth. `progress` gets the number of results read, and of all. A `UserError` if the folder is missing,
+    holds none of the clips, or can be read in several ways; if the layout is unknown; if a file does not parse, has too
+    few rows, or a row that is not finite or has a negative size.
     """
     place = _find(folder, clips, layout)
     whole = [clip for clip in clips if all(clip.name in run for run in place.runs)]
@@ -122,15 +112,14 @@ def read_foreign(
     if not whole:
         raise UserError(f"{folder}: no sequence has a result in every run; {notes[0]}")
     odd: Oddities = defaultdict(dict)
-    runs = []
+    runs: list[Run] = []
     for number, files in enumerate(place.runs):
         results = {}
         for index, clip in enumerate(whole, start=1):
             results[clip.name] = _read(clip, files[clip.name], number, place.layout, odd)
             progress(number * len(whole) + index, len(place.runs) * len(whole))
         runs.append(results)
-    notes += _note_lines(odd, whole, place.layout)
-    return Foreign(place, tuple(runs), tuple(missing), tuple(notes))
+    return Foreign(place, runs, tuple(missing), (*notes, *_note_lines(odd, whole, place.layout)))
 
 
 def _find(folder: Path, clips: Sequence[Clip], layout: str) -> ResultPlace:
@@ -139,9 +128,7 @@ def _find(folder: Path, clips: Sequence[Clip], layout: str) -> ResultPlace:
         raise unknown("layout", layout, get_args(Layout))
     found = _ours(folder, clips, layout) if layout in ("auto", "lorat") else []
     if not found and layout != "lorat":
-        inner = folders_in(folder)
-        if layout == "pytracking":
-            inner = [place for place in inner if not place.name.endswith(_OTB)]
+        inner = [f for f in folders_in(folder) if layout != "pytracking" or not f.name.endswith(_OTB)]
         if layout != "got10k":
             found = _flat([folder], clips, layout) or _flat(inner, clips, layout)
         if layout in ("auto", "got10k"):
@@ -149,37 +136,37 @@ def _find(folder: Path, clips: Sequence[Clip], layout: str) -> ResultPlace:
         if not found and layout in ("auto", "pytracking"):
             beside = [f for f in folders_in(folder.parent) if _all_runs(f) == f"{folder.name}_*"]
             found = _flat(beside, clips, "pytracking")
+    if len(found) == 1:
+        return found[0]
     test_set = f"{clips[0].dataset}-{clips[0].split}"
-    if len(found) > 1:
-        raise UserError(
-            f"{folder}: holds several results of {test_set}: {some(found, 4)}; name one of these "
-            "folders with --results, or its layout with --layout"
-        )
-    if not found and not folder.is_dir():
+    if found:
+        remedy = "name one of these folders with --results, or its layout with --layout"
+        raise UserError(f"{folder}: holds several results of {test_set}: {some(found, 4)}; {remedy}")
+    if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one of results with --results")
-    if not found:
-        there = [entry.name for entry in children(folder) if not entry.name.startswith(".")]
-        how = "" if layout == "auto" else f" in the layout {layout}"
-        wanted = " and ".join(clip.name for clip in clips[:2])
-        raise UserError(
-            f"{folder}: no result of {test_set}{how}: it holds {some(there, 2) or 'nothing'}, "
-            f"wanted are sequences such as {wanted}; name the folder of one tracker's results"
-        )
-    return found[0]
+    there = some([entry.name for entry in children(folder) if not entry.name.startswith(".")], 2) or "nothing"
+    how = "" if layout == "auto" else f" in the layout {layout}"
+    wanted = " and ".join(clip.name for clip in clips[:2])
+    raise UserError(
+        f"{folder}: no result of {test_set}{how}: it holds {there}, wanted are sequences such as {wanted}; name the "
+        "folder of one tracker's results"
+    )
 
 
 def _ours(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
     """Look where `lorat-eval` writes: an evaluation's folder, its results, or a test set's."""
     test_set = f"{clips[0].dataset}-{clips[0].split}"
-    for home in (folder / "results" / test_set, folder / test_set, folder):
-        if _box_files(home, clips, lambda clip: [clip.name]):
-            # Others' box files may be called like ours, but not their folder or the files beside.
-            beside = any(name.endswith(SIDE_FILES) for name in _texts(home))
-            if layout == "auto" and not beside and home.resolve().name != test_set:
-                return []
-            runs = {f: _box_files(f, clips, lambda clip: [clip.name]) for f in run_folders(home)}
-            return [ResultPlace("lorat", tuple(runs), tuple(runs.values()))]
-    return []
+    homes = [
+        home for home in (folder / "results" / test_set, folder / test_set, folder) if _boxes(home, clips, "lorat")
+    ]
+    # Others' box files may be called like ours, but not their folder or the files beside.
+    if not homes or not (
+        layout == "lorat"
+        or homes[0].resolve().name == test_set
+        or any(name.endswith(SIDE_FILES) for name in _texts(homes[0]))
+    ):
+        return []
+    return [ResultPlace("lorat", homes[0], [_boxes(run, clips, "lorat") for run in run_folders(homes[0])])]
 
 
 def _flat(folders: Sequence[Path], clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
@@ -187,14 +174,13 @@ def _flat(folders: Sequence[Path], clips: Sequence[Clip], layout: str) -> list[R
     trackers: dict[str, dict[Path, BoxFiles]] = defaultdict(dict)
     for folder in folders:
         # OSTrack and its descendants put TrackingNet and GOT-10k into a folder of their own.
-        for inner in (folder / clips[0].dataset, folder):
-            if run := _box_files(inner, clips, _spellings):
-                trackers[_all_runs(folder)][folder] = run
+        if run := _boxes(folder, clips, layout) or _boxes(folder / clips[0].dataset, clips, layout):
+            trackers[_all_runs(folder)][folder] = run
     return [
         ResultPlace(
             _pytracking_or_otb(*next(iter(runs.items()))) if layout == "auto" else layout,
-            tuple(runs),
-            tuple(runs.values()),
+            next(iter(runs)),
+            list(runs.values()),
         )
         for runs in trackers.values()
     ]
@@ -204,15 +190,14 @@ def _nested(folders: Sequence[Path], clips: Sequence[Clip]) -> list[ResultPlace]
     """Look for sequences that have a folder of their own in folders."""
     places = []
     for folder in folders:
-        runs: dict[str, BoxFiles] = defaultdict(dict)
+        runs: dict[int, BoxFiles] = defaultdict(dict)
         there = {entry.name for entry in folders_in(folder)}
         for name in (clip.name for clip in clips if clip.name in there):
-            pattern = re.compile(rf"{re.escape(name)}_(\d+)\.txt")
-            for match in filter(None, map(pattern.fullmatch, _texts(folder / name))):
-                runs[match[1]][name] = folder / name / match[0]
+            for file in sorted(_texts(folder / name)):
+                if match := re.fullmatch(rf"{re.escape(name)}_(\d+)\.txt", file):
+                    runs[int(match[1])][name] = folder / name / file
         if runs:
-            numbered = tuple(runs[number] for number in sorted(runs, key=int))
-            places.append(ResultPlace("got10k", (folder,), numbered))
+            places.append(ResultPlace("got10k", folder, [runs[number] for number in sorted(runs)]))
     return places
 
 
@@ -222,8 +207,7 @@ def _pytracking_or_otb(folder: Path, run: BoxFiles) -> str:
         return "otb"
     name, first = next(iter(run.items()))
     timed = first.with_name(f"{first.stem}_time.txt").is_file()
-    numbered = _all_runs(folder) != folder.name
-    if timed or numbered or first.stem != name or first.parent != folder:
+    if timed or _all_runs(folder) != folder.name or first.stem != name or first.parent != folder:
         return "pytracking"
     with first.open("rb") as file:
         return "pytracking" if b"\t" in file.readline(200) else "otb"
@@ -234,21 +218,19 @@ def _all_runs(folder: Path) -> str:
     return _NUMBER.sub("_*", folder.name)
 
 
-def _box_files(folder: Path, clips: Sequence[Clip], stems: Callable[[Clip], Iterable[str]]) -> BoxFiles:
-    """Return the sequences that have a file in a folder, under the first of the given stems."""
+def _boxes(folder: Path, clips: Sequence[Clip], layout: str) -> BoxFiles:
+    """Return the sequences that have a file in a folder, under the first of the names that the layout may give it."""
     there, run = _texts(folder), {}
     for clip in clips:
-        if known := [f"{stem}.txt" for stem in stems(clip) if f"{stem}.txt" in there]:
+        stems = [clip.name]
+        if layout != "lorat":
+            if clip.dataset == "otb":  # GOT-10k's toolkit writes OTB's Jogging_1 as Jogging.1
+                stems.append(re.sub(r"_(\d)$", r".\1", clip.name))
+            # Prefixed names first, which no other set uses.
+            stems = [PREFIXES.get(clip.dataset, "") + stem for stem in stems] + stems
+        if known := [f"{stem}.txt" for stem in stems if f"{stem}.txt" in there]:
             run[clip.name] = folder / known[0]
     return run
-
-
-def _spellings(clip: Clip) -> list[str]:
-    """Return what a sequence's file may be called; prefixed first, which no other set uses."""
-    stems = [clip.name]
-    if clip.dataset == "otb":  # GOT-10k's toolkit writes OTB's Jogging_1 as Jogging.1
-        stems.append(re.sub(r"_(\d)$", r".\1", clip.name))
-    return [PREFIXES.get(clip.dataset, "") + stem for stem in stems] + stems
 
 
 def _texts(folder: Path) -> set[str]:
