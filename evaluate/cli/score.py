@@ -91,7 +91,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
         tracker = {
             "label": label,
             "results": str(options.results),
-            "layout": foreign.place.layout,
+            "layout": foreign.layout,
             "runs": ours.runs,
             "convention": ours.convention,
         }
@@ -104,16 +104,16 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
 
 def _label(foreign: Foreign) -> str:
     """Return what the tracker is called where nobody says it."""
-    if foreign.place.layout == "lorat":
-        identity = read_identity(foreign.place.folders[0].parent.parent)
+    if foreign.layout == "lorat":
+        identity = read_identity(foreign.home.parent.parent)
         if identity is not None:
             return f"LoRAT {identity.variant}"
-    return foreign.place.label
+    return foreign.label
 
 
 def _remarks(item: TestSet, foreign: Foreign, scores: DatasetScores) -> list[str]:
     """Say how the results were read, and which sequences the scores are of."""
-    lines = [f"read as {foreign.place}", *foreign.notes]
+    lines = [f"read as {foreign}", *foreign.notes]
     names = {sequence.name for sequence in scores.sequences}
     if foreign.missing:
         lines.append(

@@ -5,7 +5,7 @@ annotations do not tell them. Every sequence weighs the same in the OPE scores; 
 repeated runs, a sequence's curves are the mean over the runs, and what pools frames pools those of all runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from lorat.evaluate.measure import ope, toolkits
 from lorat.evaluate.measure.attributes import AttributeScores, attribute_scores, attributes_of
 from lorat.evaluate.measure.matlab import MATLAB_SETS, matlab_curves, matlab_mean
 from lorat.evaluate.measure.ope import ConventionName, Curves, mean_curves
-from lorat.evaluate.results.files import SequenceResult
+from lorat.evaluate.results.files import Run, SequenceResult
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
@@ -24,8 +24,6 @@ from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
 NEVER_MOVING = "never moving"
 """What reports call the tracker that repeats its first box."""
-Run = Mapping[str, SequenceResult]
-"""One tracker's results by sequence name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)

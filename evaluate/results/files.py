@@ -1,12 +1,9 @@
 """What a tracker returned for one sequence, and the files that keep it.
 
-A result is ``results/<dataset>-<split>/<sequence>.txt``: a line a frame, ``x,y,w,h`` with four decimals, 0-based
-continuous pixels, the first line the given box. Beside it stand ``<sequence>.scores.txt`` and ``<sequence>.times.txt``
-(seconds a frame). The box file is written last and every file is renamed into place, so a box file that exists is
-whole, and a run that was stopped goes on with the sequences that have none.
-
-Reading refuses what cannot be scored: a line that is no box, a value that is not finite, a negative width or height.
-The number of lines is compared with the sequence by whoever knows the sequence.
+A result is ``results/<dataset>-<split>/<sequence>.txt``: a line a frame, ``x,y,w,h``, the first line the given box.
+Beside it stand ``<sequence>.scores.txt`` and ``<sequence>.times.txt`` (seconds a frame). The box file is written last
+and every file is renamed into place, so a box file that exists is whole, and a run that was stopped goes on with the
+sequences that have none. The number of lines is compared with the sequence by whoever knows the sequence.
 """
 
 import re
@@ -41,14 +38,12 @@ class SequenceResult:
     def __post_init__(self) -> None:
         n = len(self.boxes)
         if self.boxes.shape != (n, 4) or self.scores.shape != (n,) or self.times.shape != (n,):
-            raise ValueError(
-                f"{self.name}: boxes {self.boxes.shape}, scores {self.scores.shape} and times "
-                f"{self.times.shape} do not belong together"
-            )
+            shapes = f"boxes {self.boxes.shape}, scores {self.scores.shape} and times {self.times.shape}"
+            raise ValueError(f"{self.name}: {shapes} do not belong together")
 
 
 Run = Mapping[str, SequenceResult]
-"""One pass of a tracker over a test set, by sequence name."""
+"""One tracker's results by sequence name."""
 
 
 def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -> str:
@@ -58,17 +53,13 @@ def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -
 
 
 def write_result(folder: Path, result: SequenceResult) -> Path:
-    """Write a result's three files into a folder (made when missing) and return the box file.
+    """Write a result's three files into a folder (made when missing), in place of an older one; return the box file.
 
-    An older result of the same sequence is replaced. The boxes must be finite; a `UserError` if the sequence's name
-    cannot be a file name.
+    A `UserError` if the sequence's name cannot be a file name.
     """
     path = _box_file(folder, result.name)
-    for end, rows, decimals in (
-        (SIDE_FILES[0], result.scores[:, None], 6),
-        (SIDE_FILES[1], result.times[:, None], 8),
-        (".txt", result.boxes, 4),
-    ):
+    tables = ((result.scores[:, None], 6), (result.times[:, None], 8), (result.boxes, 4))
+    for end, (rows, decimals) in zip((*SIDE_FILES, ".txt"), tables, strict=True):
         with atomic_file(folder / (result.name + end)) as file:
             file.write(table_text(rows, decimals).encode("ascii"))
     return path
@@ -81,14 +72,13 @@ def has_result(folder: Path, name: str) -> bool:
 
 def list_results(folder: Path) -> list[str]:
     """Return the sorted names of the sequences that have a result in the folder."""
-    files = (path.name for path in folder.glob("*.txt"))
-    return sorted(f.removesuffix(".txt") for f in files if not f.endswith(SIDE_FILES))
+    return sorted(path.stem for path in folder.glob("*.txt") if not path.name.endswith(SIDE_FILES))
 
 
 def folders_in(folder: Path) -> list[Path]:
     """Return the folders in a folder, sorted, without hidden ones; none where it is missing."""
-    inner = (entry for entry in children(folder) if isinstance(entry, Path) and entry.is_dir())
-    return [entry for entry in inner if not entry.name.startswith(".")]
+    inner = (entry for entry in children(folder) if isinstance(entry, Path) and not entry.name.startswith("."))
+    return [entry for entry in inner if entry.is_dir()]
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -99,8 +89,7 @@ def run_folders(folder: Path) -> list[Path]:
 def read_result(folder: Path, name: str) -> SequenceResult:
     """Read a sequence's result. Commas, tabs and spaces separate; scores and times may be missing.
 
-    A `UserError` if the box file is missing or not readable as boxes, or if the scores or times beside it are of
-    another length.
+    A `UserError` if there are no boxes, if `parse_boxes` refuses them, or if scores or times are of another length.
     """
     path = _box_file(folder, name)
     if not path.is_file():
@@ -112,29 +101,22 @@ def read_result(folder: Path, name: str) -> SequenceResult:
         if beside.is_file():
             values = parse_table(read_text(beside, REMEDY), beside, (1,), remedy=REMEDY)
         if len(values) != len(boxes):
-            raise UserError(
-                f"{beside}: {len(values)} lines beside {len(boxes)} boxes; delete the result and track again"
-            )
+            raise UserError(f"{beside}: {len(values)} lines beside {len(boxes)} boxes; delete and track again")
         columns.append(values[:, 0])
     return SequenceResult(name, boxes, *columns)
 
 
 def parse_boxes(text: str, source: object) -> NDArray[np.float64]:
-    """Read (N, 4) boxes that can be scored; errors call them `source`.
-
-    A `UserError` for the first line that is no box, not finite, or of negative size.
-    """
+    """Read (N, 4) boxes; a `UserError` with `source` in it if a line is no box, not finite, or of negative size."""
     boxes = parse_table(text, source, (4,), remedy=REMEDY)
-    bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0.0).any(axis=1))
-    if len(bad):
-        raise UserError(
-            f"{source}: line {bad[0] + 1} is not finite or has a negative size, which no toolkit scores; {REMEDY}"
-        )
+    good = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= 0.0).all(axis=1)
+    if not good.all():
+        raise UserError(f"{source}: line {np.argmin(good) + 1} is not finite or has a negative size; {REMEDY}")
     return boxes
 
 
 def read_results(folder: Path, names: Iterable[str]) -> dict[str, SequenceResult]:
-    """Read the results of several sequences; errors as of `read_result`, for the first at fault."""
+    """Read the results of several sequences, as `read_result` does."""
     return {name: read_result(folder, name) for name in names}
 
 

@@ -7,26 +7,19 @@ boxes, and what is refused. Our own results are scored as they are, as the evalu
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.evaluate.results.files import (
-    REMEDY,
-    SIDE_FILES,
-    Run,
-    SequenceResult,
-    folders_in,
-    parse_boxes,
-    read_result,
-    run_folders,
-)
+from lorat.evaluate.results import files
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.prep.trees.registry import DATASETS
+from lorat.shards.base.console import Update
 from lorat.shards.base.errors import UserError, some, unknown
 from lorat.shards.base.storage import children
 from lorat.shards.pixels.geometry import xyxy_to_xywh
@@ -52,18 +45,24 @@ _NOTES = {
 
 BoxFiles = dict[str, Path]
 """Sequence → its file of boxes."""
+Place = tuple[str, Path, list[BoxFiles]]
+"""Where one tracker's results are: layout, home and runs, as in `Foreign`; a run may lack sequences."""
 Oddities = defaultdict[str, dict[str, str]]
 """Key of `_NOTES` → sequence → detail; a sequence that is odd in several runs is there once."""
 
 
-class ResultPlace(NamedTuple):
-    """Where one tracker's results of a test set are."""
+class Foreign(NamedTuple):
+    """The results of one tracker on one test set; as text, where they were found."""
 
     layout: str
     home: Path
     """The first run's folder; in GOT-10k's layout that of the sequences' folders."""
-    runs: list[BoxFiles]
-    """A run may lack sequences."""
+    runs: Sequence[files.Run]
+    """The same sequences in every run; boxes as ours, x, y, w, h from 0."""
+    missing: tuple[str, ...]
+    """Clips without a result, or without one in every run."""
+    notes: tuple[str, ...]
+    """What a person should know, a line each."""
 
     @property
     def label(self) -> str:
@@ -74,74 +73,59 @@ class ResultPlace(NamedTuple):
         return _NUMBER.sub("", home.name).removesuffix(_OTB) or home.name
 
     def __str__(self) -> str:
-        count = 0 if self.layout == "got10k" else len(self.runs) - 1
-        more = f" and {count} more run{'s' if count > 1 else ''}" if count else ""
-        return f"{self.layout} in {self.home}{more}"
+        return _told(self.layout, self.home, self.runs)
 
 
-class Foreign(NamedTuple):
-    """The results of one tracker on one test set."""
-
-    place: ResultPlace
-    runs: list[Run]
-    """The same sequences in every run; boxes as ours, x, y, w, h from 0."""
-    missing: tuple[str, ...]
-    """Clips without a result, or without one in every run."""
-    notes: tuple[str, ...]
-    """What a person should know, a line each."""
-
-
-def read_foreign(
-    folder: Path,
-    clips: Sequence[Clip],
-    layout: str = "auto",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Foreign:
+def read_foreign(folder: Path, clips: Sequence[Clip], layout: str = "auto", progress: Update | None = None) -> Foreign:
     """Read the results that a tracker wrote of some clips, at least one and all of one split.
 
     docs/results.md says what the folder may be; it may hold results of other data sets too. The clips' first tracks are
-    the ground truth. `progress` gets the number of results read, and of all. A `UserError` if the folder is missing,
-    holds none of the clips, or can be read in several ways; if the layout is unknown; if a file does not parse, has too
-    few rows, or a row that is not finite or has a negative size.
+    the ground truth. A `UserError` if the layout is unknown, if the folder is missing, holds none of the clips or can
+    be read in several ways, or if a file has too few rows or is refused by `parse_boxes`.
     """
-    place = _find(folder, clips, layout)
-    whole = [clip for clip in clips if all(clip.name in run for run in place.runs)]
-    missing = [clip.name for clip in clips if any(clip.name not in run for run in place.runs)]
-    partly = [name for name in missing if any(name in run for run in place.runs)]
+    layout, home, found = _find(folder, clips, layout)
+    whole = [clip for clip in clips if all(clip.name in run for run in found)]
+    missing = [clip.name for clip in clips if any(clip.name not in run for run in found)]
+    partly = [name for name in missing if any(name in run for run in found)]
     notes = [f"{_sequences(partly)}: not in every run, so left out"] if partly else []
     if not whole:
         raise UserError(f"{folder}: no sequence has a result in every run; {notes[0]}")
     odd: Oddities = defaultdict(dict)
-    runs: list[Run] = []
-    for number, files in enumerate(place.runs):
-        results = {}
-        for index, clip in enumerate(whole, start=1):
-            results[clip.name] = _read(clip, files[clip.name], number, place.layout, odd)
-            progress(number * len(whole) + index, len(place.runs) * len(whole))
-        runs.append(results)
-    return Foreign(place, runs, tuple(missing), (*notes, *_note_lines(odd, whole, place.layout)))
+    runs: list[dict[str, files.SequenceResult]] = [{} for _ in found]
+    for done, (number, clip) in enumerate(product(range(len(found)), whole), start=1):
+        runs[number][clip.name] = _read(clip, found[number][clip.name], number, layout, odd)
+        if progress:
+            progress(done, len(found) * len(whole))
+    return Foreign(layout, home, runs, tuple(missing), (*notes, *_note_lines(odd, whole, layout)))
 
 
-def _find(folder: Path, clips: Sequence[Clip], layout: str) -> ResultPlace:
+def _told(layout: str, home: Path, runs: Sequence[object]) -> str:
+    count = 0 if layout == "got10k" else len(runs) - 1
+    more = f" and {count} more run{'s' if count > 1 else ''}" if count else ""
+    return f"{layout} in {home}{more}"
+
+
+def _find(folder: Path, clips: Sequence[Clip], layout: str) -> Place:
     """Return where the results are: what lies in the folder itself goes before what lies deeper."""
     if layout not in get_args(Layout):
         raise unknown("layout", layout, get_args(Layout))
     found = _ours(folder, clips, layout) if layout in ("auto", "lorat") else []
     if not found and layout != "lorat":
-        inner = [f for f in folders_in(folder) if layout != "pytracking" or not f.name.endswith(_OTB)]
+        inner = [f for f in files.folders_in(folder) if layout != "pytracking" or not f.name.endswith(_OTB)]
         if layout != "got10k":
             found = _flat([folder], clips, layout) or _flat(inner, clips, layout)
         if layout in ("auto", "got10k"):
             found += _nested([folder], clips) or _nested(inner, clips)
         if not found and layout in ("auto", "pytracking"):
-            beside = [f for f in folders_in(folder.parent) if _all_runs(f) == f"{folder.name}_*"]
+            beside = [f for f in files.folders_in(folder.parent) if _all_runs(f) == f"{folder.name}_*"]
             found = _flat(beside, clips, "pytracking")
     if len(found) == 1:
         return found[0]
     test_set = f"{clips[0].dataset}-{clips[0].split}"
     if found:
         remedy = "name one of these folders with --results, or its layout with --layout"
-        raise UserError(f"{folder}: holds several results of {test_set}: {some(found, 4)}; {remedy}")
+        places = some([_told(*place) for place in found], 4)
+        raise UserError(f"{folder}: holds several results of {test_set}: {places}; {remedy}")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one of results with --results")
     there = some([entry.name for entry in children(folder) if not entry.name.startswith(".")], 2) or "nothing"
@@ -153,51 +137,46 @@ def _find(folder: Path, clips: Sequence[Clip], layout: str) -> ResultPlace:
     )
 
 
-def _ours(folder: Path, clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+def _ours(folder: Path, clips: Sequence[Clip], layout: str) -> list[Place]:
     """Look where `lorat-eval` writes: an evaluation's folder, its results, or a test set's."""
     test_set = f"{clips[0].dataset}-{clips[0].split}"
-    homes = [
-        home for home in (folder / "results" / test_set, folder / test_set, folder) if _boxes(home, clips, "lorat")
-    ]
-    # Others' box files may be called like ours, but not their folder or the files beside.
-    if not homes or not (
-        layout == "lorat"
-        or homes[0].resolve().name == test_set
-        or any(name.endswith(SIDE_FILES) for name in _texts(homes[0]))
-    ):
-        return []
-    return [ResultPlace("lorat", homes[0], [_boxes(run, clips, "lorat") for run in run_folders(homes[0])])]
+    for home in (folder / "results" / test_set, folder / test_set, folder):
+        if _boxes(home, clips, "lorat"):
+            # Others' box files may be called like ours, but not their folder or the files beside.
+            beside = any(name.endswith(files.SIDE_FILES) for name in _texts(home))
+            if layout == "auto" and not beside and home.resolve().name != test_set:
+                return []
+            return [("lorat", home, [_boxes(run, clips, "lorat") for run in files.run_folders(home)])]
+    return []
 
 
-def _flat(folders: Sequence[Path], clips: Sequence[Clip], layout: str) -> list[ResultPlace]:
+def _flat(folders: Sequence[Path], clips: Sequence[Clip], layout: str) -> list[Place]:
     """Look for box files in folders; numbered ones are runs of one tracker."""
     trackers: dict[str, dict[Path, BoxFiles]] = defaultdict(dict)
     for folder in folders:
         # OSTrack and its descendants put TrackingNet and GOT-10k into a folder of their own.
         if run := _boxes(folder, clips, layout) or _boxes(folder / clips[0].dataset, clips, layout):
             trackers[_all_runs(folder)][folder] = run
-    return [
-        ResultPlace(
-            _pytracking_or_otb(*next(iter(runs.items()))) if layout == "auto" else layout,
-            next(iter(runs)),
-            list(runs.values()),
-        )
-        for runs in trackers.values()
-    ]
+    places = []
+    for runs in trackers.values():
+        home, first = next(iter(runs.items()))
+        told = _pytracking_or_otb(home, first) if layout == "auto" else layout
+        places.append((told, home, [*runs.values()]))
+    return places
 
 
-def _nested(folders: Sequence[Path], clips: Sequence[Clip]) -> list[ResultPlace]:
+def _nested(folders: Sequence[Path], clips: Sequence[Clip]) -> list[Place]:
     """Look for sequences that have a folder of their own in folders."""
     places = []
     for folder in folders:
-        runs: dict[int, BoxFiles] = defaultdict(dict)
-        there = {entry.name for entry in folders_in(folder)}
+        runs: dict[str, BoxFiles] = defaultdict(dict)
+        there = {entry.name for entry in files.folders_in(folder)}
         for name in (clip.name for clip in clips if clip.name in there):
             for file in sorted(_texts(folder / name)):
                 if match := re.fullmatch(rf"{re.escape(name)}_(\d+)\.txt", file):
-                    runs[int(match[1])][name] = folder / name / file
+                    runs[match[1]][name] = folder / name / file
         if runs:
-            places.append(ResultPlace("got10k", folder, [runs[number] for number in sorted(runs)]))
+            places.append(("got10k", folder, [runs[number] for number in sorted(runs, key=int)]))
     return places
 
 
@@ -262,60 +241,47 @@ def _sequences(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} sequences ({some(names)})"
 
 
-def _read(clip: Clip, path: Path, run: int, layout: str, odd: Oddities) -> SequenceResult:
+def _read(clip: Clip, path: Path, run: int, layout: str, odd: Oddities) -> files.SequenceResult:
     """Read one run of a clip's result; returns what is scored."""
     if layout == "lorat":
-        ours = read_result(path.parent, clip.name)
+        ours = files.read_result(path.parent, clip.name)
         boxes, scores, times = ours.boxes.copy(), ours.scores, ours.times
     else:
-        boxes = parse_boxes(read_text(path, REMEDY).rstrip(), f"{path}: {clip.name}")
+        boxes = files.parse_boxes(read_text(path, files.REMEDY).rstrip(), f"{path}: {clip.name}")
         boxes[:, :2] -= 1.0 if DATASETS[clip.dataset].one_based else 0.0
-        scores = np.full(len(boxes), np.nan)
+        scores = times = np.full(len(boxes), np.nan)
         stem, column = (clip.name, run) if layout == "got10k" else (path.stem, 0)
-        times = _read_times(path.with_name(f"{stem}_time.txt"), column, clip.name, scores, odd)
+        if (beside := path.with_name(f"{stem}_time.txt")).is_file():
+            table = parse_table(read_text(beside, files.REMEDY).rstrip(), f"{beside}: {clip.name}", remedy=files.REMEDY)
+            if 1 in table.shape and len(table) != len(boxes):
+                table = table.reshape(-1, 1)  # all on one line
+            if len(table) == len(boxes):  # one column may be the first run's, or that of all of them
+                times = table[:, min(column, table.shape[1] - 1)]
+            else:
+                odd["times"].setdefault(clip.name, f"{len(table)} times for {len(boxes)} rows")
     if len(boxes) < clip.annotated:
-        raise UserError(
-            f"{path}: {clip.name}: {len(boxes)} rows for {clip.annotated} frames; every frame "
-            "needs a row, so track the sequence again"
-        )
+        raise UserError(f"{path}: {clip.name}: {len(boxes)} rows for {clip.annotated} frames; track the sequence again")
     count = min(len(boxes), max(len(clip.frames), clip.annotated))
     if len(boxes) > count:
         odd["cut"].setdefault(clip.name, f"{len(boxes)} rows for {count} frames")
-    boxes = _as_scored(clip, boxes[:count], layout, odd)
-    return SequenceResult(clip.name, boxes, scores[:count], times[:count])
-
-
-def _read_times(path: Path, run: int, name: str, unknown: NDArray[np.float64], odd: Oddities) -> NDArray[np.float64]:
-    """Return (N,) seconds a frame: `unknown` where there is no file, or one of another length."""
-    if not path.is_file():
-        return unknown
-    times = parse_table(read_text(path, REMEDY).rstrip(), f"{path}: {name}", remedy=REMEDY)
-    if 1 in times.shape and len(times) != len(unknown):
-        times = times.reshape(-1, 1)  # all on one line
-    if len(times) != len(unknown):
-        odd["times"].setdefault(name, f"{len(times)} times for {len(unknown)} rows")
-        return unknown
-    # One column may be the first run's, or that of all of them.
-    return times[:, min(run, times.shape[1] - 1)]
+    return files.SequenceResult(clip.name, _as_scored(clip, boxes[:count], layout, odd), scores[:count], times[:count])
 
 
 def _as_scored(clip: Clip, boxes: NDArray[np.float64], layout: str, odd: Oddities) -> NDArray[np.float64]:
     """Return (N, 4) boxes as toolkits score them: from the given box, each with a size."""
     truth = clip.tracks[0].boxes
     given = xyxy_to_xywh(truth[0])
-    what = _compare(boxes, given)
-    if what:
+    if what := _compare(boxes, given):
         odd[what].setdefault(clip.name, "")
-    if layout == "lorat" and what is None:
+    elif layout == "lorat":
         return boxes
     boxes[0] = given
-    if clip.dataset in _AS_THEY_ARE:
-        return boxes
-    sizeless = np.flatnonzero((boxes[1:, 2:] == 0.0).any(axis=1)) + 1
-    for row in sizeless:  # in order: a row may repeat one that was itself replaced
-        if row < len(truth) and np.isfinite(truth[row]).all():
-            boxes[row] = boxes[row - 1]
-            odd["sizeless"].setdefault(clip.name, "")
+    if clip.dataset not in _AS_THEY_ARE:
+        for row in np.flatnonzero((boxes[1:, 2:] == 0.0).any(axis=1)) + 1:
+            # In order: a row may repeat one that was itself replaced.
+            if row < len(truth) and np.isfinite(truth[row]).all():
+                boxes[row] = boxes[row - 1]
+                odd["sizeless"].setdefault(clip.name, "")
     return boxes
 
 

@@ -1,20 +1,16 @@
 """Our results in the layouts of other toolkits, as the published LoRAT writes them.
 
-Tab-separated with three decimals for pytracking and OTB, comma and four decimals for GOT-10k; x and y from 1 where the
-data set's annotations count from 1 (LaSOT, VastTrack). Boxes are not rounded to whole pixels, which submissions do.
-Repeated runs get folders ``<label>_001``, …, or in GOT-10k's layout files of their own.
-
+x and y count from 1 where the data set's annotations do (LaSOT, VastTrack). Boxes are not rounded to whole pixels.
 Promise: a file is whole or not there; what is there with other content is refused before anything is written.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lorat.evaluate.results.files import SequenceResult, table_text
+from lorat.evaluate.results.files import Run, table_text
 from lorat.evaluate.results.foreign import PREFIXES
 from lorat.prep.trees.base.clip import Dataset
 from lorat.shards.base.errors import UserError
@@ -23,22 +19,21 @@ from lorat.shards.base.storage import atomic_file, explain_disk
 ExportLayout = Literal["pytracking", "otb", "got10k"]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class ResultSet:
+class ResultSet(NamedTuple):
     """Our results of one test set."""
 
     name: str
     """``<dataset>-<split>``."""
     dataset: Dataset
-    runs: Sequence[Mapping[str, SequenceResult]]
-    """By sequence name, the same sequences in every run."""
+    runs: Sequence[Run]
+    """The same sequences in every run."""
 
     def untimed(self) -> list[str]:
         """Return the sequences without a time for every frame of every run."""
         return [name for name in self.runs[0] if not all(np.isfinite(run[name].times).all() for run in self.runs)]
 
     def files(self, layout: ExportLayout, label: str) -> Iterator[tuple[str, str]]:
-        """Yield the path and the text of each file in a layout; `label` names the tracker."""
+        """Yield the path and the text of each file in a layout."""
         base = np.array([1.0, 1.0, 0.0, 0.0]) if self.dataset.one_based else 0.0
         # OTB's prefix is known from some archives only; pytracking writes none.
         prefix = PREFIXES.get(self.dataset.name, "") if self.dataset.name != "otb" else ""
@@ -59,7 +54,7 @@ class ResultSet:
 
 
 def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) -> dict[str, str]:
-    """Return the files of results in a layout: path below the export's folder → text.
+    """Return path → text of the files of results in a layout; `label` names the tracker.
 
     A `UserError` if two test sets have a sequence of the same name, which no layout keeps apart.
     """
@@ -69,9 +64,8 @@ def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) ->
         for path, text in item.files(layout, label):
             if (other := owners.setdefault(path, item.name)) != item.name:
                 raise UserError(
-                    f"{path}: {other} and {item.name} both have a sequence of this name, and the "
-                    f"layout {layout} has one folder for both; export them apart with --datasets "
-                    "and another --label or --out"
+                    f"{path}: {other} and {item.name} both have a sequence of this name, and the layout has one folder "
+                    "for both; export them apart with --datasets and another --label or --out"
                 )
             files[path] = text
     return files
@@ -80,22 +74,17 @@ def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) ->
 def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> int:
     """Write text files below a folder and return how many were not there as they are.
 
-    A `UserError` before anything is written if a file is there with other content and `overwrite` is off, and where one
-    cannot be written.
+    A `UserError` before anything is written if one is there with other content and `overwrite` is off.
     """
     changed: dict[Path, bytes] = {}
-    other = []
     for path, data in ((folder / name, text.encode("ascii")) for name, text in files.items()):
         with explain_disk(path):
-            old = path.read_bytes() if path.exists() else None
-        if old != data:
-            changed[path] = data
-            other += [path] if old is not None else []
+            if not path.exists() or path.read_bytes() != data:
+                changed[path] = data
+    other = [path for path in changed if path.exists()]
     if other and not overwrite:
         more = f", as do {len(other) - 1:,} more of its files" if len(other) > 1 else ""
-        raise UserError(
-            f"{other[0]}: exists with other content{more}; use --overwrite, another --label or another --out"
-        )
+        raise UserError(f"{other[0]}: exists with other content{more}; use --overwrite, another --label or --out")
     for path, data in changed.items():
         with atomic_file(path) as file:
             file.write(data)

@@ -61,7 +61,7 @@ def test_one_based_layouts_are_read_minus_one_and_ours_as_it_is(tmp_path):
     write_rows(tmp_path / "got10k/car-1/car-1_001.txt", theirs)
     for layout, folder in (("lorat", "lorat"), ("pytracking", "flat"), ("otb", "flat"), ("got10k", "got10k")):
         read = read_foreign(tmp_path / folder, [clip], layout)
-        assert read.place.layout == layout and read.notes == () and read.missing == ()
+        assert read.layout == layout and read.notes == () and read.missing == ()
         np.testing.assert_allclose(read.runs[0]["car-1"].boxes, ours, atol=1e-9)
 
 
@@ -92,7 +92,7 @@ def test_spellings_are_known_and_need_not_be_there(tmp_path, dataset, first):
     write_rows(tmp_path / "dimp" / f"{first}.txt", ours_of(clips[0], 0.5))
     write_rows(tmp_path / "dimp" / "car_2.txt", ours_of(clips[1]))
     read = read_foreign(tmp_path / "dimp", clips)
-    assert read.place.layout == "pytracking" and read.missing == ()
+    assert read.layout == "pytracking" and read.missing == ()
     # A prefixed file goes before another set's of the same name.
     write_rows(tmp_path / "dimp" / "bike_1.txt", ours_of(clips[0], 9.0))
     boxes = read_foreign(tmp_path / "dimp", clips).runs[0]["bike_1"].boxes
@@ -110,8 +110,8 @@ def test_numbered_folders_are_runs_of_one_tracker(tmp_path):
     # The folder above, and the name without a number, mean all of them; a run means itself.
     for folder, runs in (("dimp", 3), ("dimp/dimp50", 3), ("dimp/dimp50_001", 1)):
         read = read_foreign(tmp_path / folder, [clip])
-        assert read.place.layout == "pytracking" and len(read.runs) == runs
-        assert read.place.label == "dimp50"
+        assert read.layout == "pytracking" and len(read.runs) == runs
+        assert read.label == "dimp50"
     # The same where the name without a number holds the results of other sets.
     write_rows(tmp_path / "dimp/dimp50/bus-1.txt", ours_of(clip))
     assert len(read_foreign(tmp_path / "dimp/dimp50", [clip]).runs) == 3
@@ -143,7 +143,7 @@ def test_otbs_result_folders_are_told_by_their_name(tmp_path):
     _pytracking(tmp_path / "runs", clip, "T_001_tracking_result", "T_002_tracking_result")
     for folder, runs in (("one", 1), ("one/T_tracking_result", 1), ("runs", 2)):
         read = read_foreign(tmp_path / folder, [clip])
-        assert (read.place.layout, len(read.runs), read.place.label) == ("otb", runs, "T")
+        assert (read.layout, len(read.runs), read.label) == ("otb", runs, "T")
 
 
 def test_two_layouts_in_one_folder_are_refused_until_one_is_named(tmp_path):
@@ -152,8 +152,8 @@ def test_two_layouts_in_one_folder_are_refused_until_one_is_named(tmp_path):
     write_rows(tmp_path / "car-1" / "car-1_001.txt", ours_of(clip))
     with pytest.raises(UserError, match=r"otb in .*got10k in .*--layout"):
         read_foreign(tmp_path, [clip])
-    assert read_foreign(tmp_path, [clip], "otb").place.layout == "otb"
-    assert read_foreign(tmp_path, [clip], "got10k").place.layout == "got10k"
+    assert read_foreign(tmp_path, [clip], "otb").layout == "otb"
+    assert read_foreign(tmp_path, [clip], "got10k").layout == "got10k"
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -166,7 +166,7 @@ def test_got10ks_runs_and_times_are_read(tmp_path, columns):
     write_rows(folder / f"{clip.name}_time.txt", times)
     for inner in ("T", ""):
         read = read_foreign(tmp_path / inner, [clip])
-        assert (read.place.layout, read.place.label, len(read.runs)) == ("got10k", "T", 2)
+        assert (read.layout, read.label, len(read.runs)) == ("got10k", "T", 2)
     seconds = [run[clip.name].times[0] for run in read.runs]
     assert seconds == [0.5, [0.5, 0.25][columns - 1]]
 
@@ -180,10 +180,10 @@ def test_our_results_are_found_from_any_folder_with_all_their_runs(tmp_path):
     write_result(tmp_path / "results" / "uav20l-all", result_of(other, 9))
     for folder in (tmp_path, tmp_path / "results", home):
         read = read_foreign(folder, [clip])
-        assert (read.place.layout, len(read.runs)) == ("lorat", 3)
+        assert (read.layout, len(read.runs)) == ("lorat", 3)
         assert read.runs[2]["car-1"].boxes[1, 0] == 33 and read.runs[0]["car-1"].times[0] == 0.02
     write_result(tmp_path / "plain", result_of(clip))
-    assert read_foreign(tmp_path / "plain", [clip]).place.layout == "lorat"
+    assert read_foreign(tmp_path / "plain", [clip]).layout == "lorat"
 
 
 def test_a_base_that_is_a_pixel_off_is_said_and_nothing_is_shifted(tmp_path):
@@ -258,7 +258,7 @@ def test_times_that_do_not_fit_are_left_out_with_a_note(tmp_path):
     write_rows(tmp_path / "car-1.txt", ours_of(clip), "\t")
     write_rows(tmp_path / "car-1_time.txt", np.full((FRAMES, 1), 0.1))
     read = read_foreign(tmp_path, [clip])
-    assert read.place.layout == "pytracking" and read.runs[0]["car-1"].times.tolist() == [0.1] * 6
+    assert read.layout == "pytracking" and read.runs[0]["car-1"].times.tolist() == [0.1] * 6
     write_rows(tmp_path / "car-1_time.txt", np.full((FRAMES - 1, 1), 0.1))
     read = read_foreign(tmp_path, [clip])
     assert "5 times for 6 rows" in read.notes[0]
@@ -310,7 +310,7 @@ def test_ostracks_folder_of_one_set_is_looked_into(tmp_path):
     write_rows(tmp_path / "ostrack" / "vitb" / "got10k" / f"{clip.name}.txt", ours_of(clip), "\t")
     for folder in ("ostrack", "ostrack/vitb"):
         read = read_foreign(tmp_path / folder, [clip])
-        assert (read.place.layout, read.place.label) == ("pytracking", "vitb")
+        assert (read.layout, read.label) == ("pytracking", "vitb")
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +351,7 @@ def test_what_is_exported_scores_as_what_was_exported(tnl2k, layout, tmp_path):
     run = {name: replace(run[name], boxes=boxes) for name, boxes in sized.items()}
     write_files(tmp_path, _export(run, layout), overwrite=False)
     read = read_foreign(tmp_path, clips)
-    assert (read.place.layout, read.notes, read.place.label) == (layout, (), "MyTracker")
+    assert (read.layout, read.notes, read.label) == (layout, (), "MyTracker")
     scores = dataset_scores(clips, read.runs)
     direct = dataset_scores(clips, [run])
     for read_back, written in zip(scores.curves, direct.curves, strict=True):
@@ -363,7 +363,7 @@ def test_our_results_score_as_the_published_report_of_them(tnl2k, tmp_path):
     for result in run.values():
         write_result(tmp_path, result)
     read = read_foreign(tmp_path, clips)
-    assert (read.place.layout, read.notes) == ("lorat", ())
+    assert (read.layout, read.notes) == ("lorat", ())
     scores = dataset_scores(clips, read.runs)
     assert scores.curves.auc == pytest.approx(0.5067019429471757, abs=1e-6)
     assert scores.curves.norm_precision_20 == pytest.approx(0.8922839562098185, abs=1e-6)
@@ -376,7 +376,7 @@ def test_every_set_and_all_its_runs_go_there_and_back(tmp_path, layout, dataset)
     runs = tuple({clip.name: result_of(clip, shift) for clip in clips} for shift in (0.5, 1.5))
     write_files(tmp_path, _export(runs, layout, dataset), overwrite=False)
     read = read_foreign(tmp_path, clips)
-    assert (read.place.layout, read.notes, read.missing, len(read.runs)) == (layout, (), (), 2)
+    assert (read.layout, read.notes, read.missing, len(read.runs)) == (layout, (), (), 2)
     for run, back in zip(runs, read.runs, strict=True):
         for clip in clips:
             np.testing.assert_allclose(back[clip.name].boxes, run[clip.name].boxes, atol=6e-4)
@@ -426,7 +426,7 @@ def test_the_toolkits_own_results_score_as_the_toolkit_says(tmp_path):
     unpack_got10k(tmp_path)
     clips = read_clips(DATASETS["got10k"], "val", tmp_path / "gotval")
     read = read_foreign(tmp_path / "gotres" / "GOT-10k", clips)
-    assert (read.place.layout, read.missing, read.place.label) == ("got10k", (), "T")
+    assert (read.layout, read.missing, read.label) == ("got10k", (), "T")
     report = json.loads((GOLDEN / "g8_got10k_toolkit.json").read_text())["_derived"]
     scores = dataset_scores(clips, read.runs)
     assert scores.got10k.ao == pytest.approx(report["AO"], abs=1e-9)
