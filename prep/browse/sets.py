@@ -1,8 +1,8 @@
 """Which shard sets a command line asks for, and what stands in them by their receipts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lorat.shards.base.console import OUT, plain_table, say
 from lorat.shards.base.errors import UserError, unknown
@@ -10,21 +10,17 @@ from lorat.shards.base.storage import Location, children, file_size
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 
 
-@dataclass(frozen=True, slots=True)
-class SetSizes:
+class SetSizes(NamedTuple):
     """The exact numbers of one data set split, from its receipts."""
 
     name: str
     shards: int
     pairs: int
     bytes: int
-    kb_per_pair: float
-    """Compressed kilobytes (1,000 bytes) a stored pair."""
-    skipped: dict[str, int]
-    """Reason → pairs that were drawn but not stored."""
+    kb_per_pair: float  # compressed kilobytes (1,000 bytes) a stored pair
+    skipped: dict[str, int]  # reason → pairs that were drawn but not stored
     window_draws: int
-    windows_cut: int
-    """Of the draws, how many leave the stored window although the frame goes on."""
+    windows_cut: int  # of the draws, how many leave the stored window although the frame goes on
     share_cut: float
 
     @classmethod
@@ -34,25 +30,17 @@ class SetSizes:
         size = sum(receipt.bytes for receipt in receipts)
         draws = sum(receipt.jitter_draws for receipt in receipts)
         cut = sum(receipt.jitter_outside for receipt in receipts)
-        kb, share, lost = size / 1e3 / max(1, pairs), cut / max(1, draws), manifest.skipped
-        return cls(manifest.name, len(receipts), pairs, size, kb, lost, draws, cut, share)
+        kb, share = size / 1e3 / max(1, pairs), cut / max(1, draws)
+        return cls(manifest.name, len(receipts), pairs, size, kb, manifest.skipped, draws, cut, share)
 
 
 def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
     """Print what stands in the shards of each set, and what was skipped and why."""
+    table = plain_table(("data set", "pairs", "shards", "MB", "KB/pair", "windows cut", "skipped"), title)
     sizes = [SetSizes.of(manifest) for manifest in manifests]
-    columns = ("data set", "pairs", "shards", "MB", "KB/pair", "windows cut", "skipped")
-    table = plain_table(columns, title)
-    for each in sizes:
-        table.add_row(
-            each.name,
-            f"{each.pairs:,}",
-            f"{each.shards:,}",
-            f"{each.bytes / 1e6:,.1f}",
-            f"{each.kb_per_pair:.1f}",
-            f"{each.share_cut:.1%}",
-            f"{sum(each.skipped.values()):,}",
-        )
+    for name, shards, pairs, size, kb, skipped, _, _, share in sizes:
+        counts = (f"{pairs:,}", f"{shards:,}", f"{size / 1e6:,.1f}", f"{kb:.1f}", f"{share:.1%}")
+        table.add_row(name, *counts, f"{sum(skipped.values()):,}")
     OUT.print(table)
     for each in sizes:
         for reason, count in sorted(each.skipped.items()):
@@ -64,14 +52,11 @@ def find_sets(shards: Location, datasets: str | None = None) -> tuple[list[Locat
     """Return the folders with a manifest, and those with files of a shard set but without one.
 
     They lie in `shards`, what ``lorat-prep build --shards`` was given, or are one data set's folder in it. `datasets`
-    are names separated by commas, ``lasot-train``, or ``lasot`` for all splits.
-
-    Raises:
-        UserError: if no shards are there, or a name fits none of them.
+    are names separated by commas, ``lasot-train``, or ``lasot`` for all splits. A `UserError` if no shards are there,
+    or a name fits none of them.
     """
-    sets, unfinished = [], []
-    if file_size(shards / MANIFEST) is not None:
-        sets = [shards]
+    sets = [shards] if file_size(shards / MANIFEST) is not None else []
+    unfinished = []
     for folder in [] if sets else children(shards):
         is_folder = folder.is_dir() if isinstance(folder, Path) else "." not in folder.name
         inside = {path.name for path in children(folder)} if is_folder else set()
@@ -82,18 +67,14 @@ def find_sets(shards: Location, datasets: str | None = None) -> tuple[list[Locat
     if not sets:
         what = "only unfinished builds" if unfinished else "no shards"
         raise UserError(
-            f"{shards}: {what} here; build them with lorat-prep build --shards {shards} …, or name "
-            "the folder that they are in"
+            f"{shards}: {what} here; build them with lorat-prep build --shards {shards} …, or name their folder"
         )
     wanted = {name.strip() for name in (datasets or "").split(",")} - {""}
     known = {name for folder in sets for name in _names(folder)}
     for name in sorted(wanted - known):
         raise unknown(f"shard set in {shards}", name, known)
-
-    def chosen(folders: list[Location]) -> list[Location]:
-        return [folder for folder in folders if not wanted or wanted & _names(folder)]
-
-    return chosen(sets), chosen(unfinished)
+    wanted = wanted or known
+    return [folder for folder in sets if wanted & _names(folder)], [f for f in unfinished if wanted & _names(f)]
 
 
 def _names(folder: Location) -> set[str]:

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lorat.configs.schema import RecipeConfig
 from lorat.shards.manifest import Manifest
@@ -19,10 +17,9 @@ _SPREAD = 16  # shards that a sample of rows is taken from, so that few files ar
 
 
 class Measure(NamedTuple):
-    """One thing that is measured of stored pairs."""
+    """One thing that is measured of stored pairs; the table that it is shown in, and its row there."""
 
     table: str
-    """The table that it is shown in, and its row there."""
     row: str
     of: Callable[[PairSample], float]
 
@@ -43,24 +40,19 @@ MEASURES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SampleStats:
+class SampleStats(NamedTuple):
     """What some rows of a set, or all of them, say of themselves."""
 
     sampled: int
-    sequences: int
-    """Different sequences among them."""
-    same_frame: float
-    """Share of pairs whose template and search frame are one frame (still images)."""
+    sequences: int  # different ones among them
+    same_frame: float  # share of pairs whose template and search frame are one frame (still images)
     quantiles: dict[str, tuple[float, ...]]
     """Each of `MEASURES` at `QUANTILES`: empty where nothing was measured; gaps where frames are two."""
 
 
 def sample_stats(manifest: Manifest, most: int, progress: Callable[[int, int], None] | None = None) -> SampleStats:
     """Read at most `most` rows of a set and measure them; `progress` gets rows read and in all.
-
-    Raises:
-        ShardCorrupt: if a row is damaged.
+    `ShardCorrupt` if a row is damaged.
     """
     rows: list[list[float]] = []
     sequences = set()
@@ -74,22 +66,16 @@ def sample_stats(manifest: Manifest, most: int, progress: Callable[[int, int], N
     columns = dict(zip(MEASURES, np.reshape(rows, (-1, len(MEASURES))).T, strict=True))
     gaps = columns["gaps"]
     columns["gaps"] = gaps[gaps > 0]
-    quantiles = {name: _quantiles(values) for name, values in columns.items()}
-    same_frame = int((gaps == 0).sum()) / max(1, len(rows))
-    return SampleStats(len(rows), len(sequences), same_frame, quantiles)
-
-
-def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
-    if not values.size:
-        return ()
-    return tuple(round(value, 3) for value in np.quantile(values, QUANTILES).tolist())
+    quantiles = {
+        name: tuple(round(value, 3) for value in np.quantile(values, QUANTILES).tolist()) if values.size else ()
+        for name, values in columns.items()
+    }
+    return SampleStats(len(rows), len(sequences), int((gaps == 0).sum()) / max(1, len(rows)), quantiles)
 
 
 def spread_rows(manifest: Manifest, most: int) -> Iterator[tuple[int, Sequence[int]]]:
     """Yield (shard number, its rows) for at most `most` rows, spread evenly; all where they fit.
-
-    Pairs are drawn independently of each other, so rows at even distances from some of the shards are a random sample
-    of the set.
+    Pairs are drawn independently, so rows at even distances from some of the shards are a random sample of the set.
     """
     filled = [(n, receipt.rows) for n, receipt in enumerate(manifest.shards) if receipt.rows]
     if manifest.rows <= most:
@@ -109,20 +95,15 @@ def object_side(image: StoredImage, *, stored: bool = True) -> float:
     return float(np.sqrt((x2 - x1) * (y2 - y1) * (scale if stored else 1.0)))
 
 
-@dataclass(frozen=True, slots=True)
-class Freshness:
+class Freshness(NamedTuple):
     """How a recipe draws one data set."""
 
     name: str
     weight: int
-    pairs: int | None
-    """Stored pairs; None where the set is not there."""
-    draws: int
-    """Over the whole run."""
-    fresh: float | None
-    """Pool size / draws: 1 and more means that no pair is drawn twice."""
-    times: float | None
-    """How often each pair is drawn, on average."""
+    pairs: int | None  # stored ones; None where the set is not there
+    draws: int  # over the whole run
+    fresh: float | None  # pairs / draws: 1 and more means that no pair is drawn twice
+    times: float | None  # how often each pair is drawn, on average
 
 
 def freshness(recipe: RecipeConfig, manifests: Sequence[Manifest]) -> list[Freshness]:

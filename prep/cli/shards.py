@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import click
 
 from lorat.configs.load import load_recipe
-from lorat.prep.browse.samples import Found, draw_sample, draw_sheet, find_sample, pick_samples
+from lorat.prep.browse.samples import Found, draw_sheet, find_sample, pick_samples
 from lorat.prep.browse.sets import SetSizes, find_sets, load_sets, print_sets
-from lorat.prep.browse.stats import MEASURES, QUANTILES, Freshness, freshness, object_side, sample_stats
+from lorat.prep.browse.stats import MEASURES, QUANTILES, freshness, object_side, sample_stats
 from lorat.prep.commandline import Command, LocationType
 from lorat.prep.pool import LocalEngine, Tell
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
@@ -59,15 +60,10 @@ def verify_command(
         say(f"note: {folder}: no manifest, so its build has not ended; not checked")
     table = plain_table(("data set", "shards", "pairs", "MB", "damaged shards", "faults"))
     for result in results:
-        table.add_row(
-            result.name,
-            f"{result.shards:,}",
-            f"{result.pairs:,}",
-            f"{result.bytes / 1e6:,.1f}",
-            f"{len({fault.shard for fault in result.faults} - {None}):,}",
-            f"{len(result.faults):,}",
-            style="red" if result.faults else "",
-        )
+        damaged = len({fault.shard for fault in result.faults} - {None})
+        counts = (result.shards, result.pairs, result.bytes / 1e6, damaged, len(result.faults))
+        cells = (f"{count:,.{int(isinstance(count, float))}f}" for count in counts)
+        table.add_row(result.name, *cells, style="red" if result.faults else "")
     OUT.print(table)
     if faults:
         say("Delete these and run the same lorat-prep build again; it builds only what is gone:")
@@ -109,20 +105,16 @@ def _audit_one(_: None, job: ShardJob, tell: Tell) -> None:
 
 def _fault_lines(faults: Sequence[ShardFault]) -> Iterator[str]:
     """Yield a line a fault; a long run of rows with the same fault is one line."""
-
-    def same(item: tuple[int, ShardFault]) -> tuple[str, str, int | None]:
-        number, fault = item
-        return fault.file, fault.what, None if fault.row is None else fault.row - number
-
-    for _, items in groupby(enumerate(faults), key=same):
+    places = ((f.file, f.what, f.row if f.row is None else f.row - n) for n, f in enumerate(faults))
+    for _, items in groupby(zip(places, faults, strict=True), key=itemgetter(0)):
         run = [fault for _, fault in items]
         first, last = run[0], run[-1]
         if len(run) < _RUN or first.row is None:
             yield from map(str, run)
-            continue
-        rows = f"rows {first.row} to {last.row} ({first.key} to {last.key})"
-        at = "" if first.offset is None else f" from byte {first.offset} to {last.offset}"
-        yield f"{first.file} {rows}{at}: each {first.what}"
+        else:
+            rows = f"rows {first.row} to {last.row} ({first.key} to {last.key})"
+            at = "" if first.offset is None else f" from byte {first.offset} to {last.offset}"
+            yield f"{first.file} {rows}{at}: each {first.what}"
 
 
 @click.command("stats", cls=Command)
@@ -148,12 +140,11 @@ def stats_command(shards: Location, datasets: str | None, recipe: str, sample: i
             stats[manifest.name] = sample_stats(manifest, sample, update)
     fresh = freshness(plan, manifests)
     if report:
-        sets = [asdict(SetSizes.of(m)) | asdict(stats[m.name]) for m in manifests]
+        sets = [SetSizes.of(m)._asdict() | stats[m.name]._asdict() | stats[m.name].quantiles for m in manifests]
         for numbers in sets:
-            numbers |= numbers.pop("quantiles")
-        drawn = [asdict(one) for one in fresh]
-        values = {"quantiles": QUANTILES, "sets": sets, "recipe": plan.name, "freshness": drawn}
-        write_json(report, values)
+            del numbers["quantiles"]
+        drawn = [one._asdict() for one in fresh]
+        write_json(report, {"quantiles": QUANTILES, "sets": sets, "recipe": plan.name, "freshness": drawn})
     print_sets(manifests)
     for title, group in groupby(MEASURES.items(), key=lambda item: item[1].table):
         table = plain_table(("data set", "", *(f"{q:.0%}" for q in QUANTILES)), title)
@@ -162,33 +153,22 @@ def stats_command(shards: Location, datasets: str | None, recipe: str, sample: i
         for name, each in stats.items():
             for key, row in rows.items():
                 cells = [_rounded(value) for value in each.quantiles[key]]
-                what = row.format(same_frame=each.same_frame)
-                table.add_row(name, what, *(cells or "-" * len(QUANTILES)))
+                table.add_row(name, row.format(same_frame=each.same_frame), *(cells or "-" * len(QUANTILES)))
                 name = ""
         OUT.print(table)
     read = [stats[m.name].sampled for m in manifests if stats[m.name].sampled < m.rows]
     said = f"from {max(read):,} pairs of each set that holds more" if read else "all pairs were read"
     say(f"Objects, images and gaps: {said}.")
-    _print_freshness(plan.name, fresh)
-    unused = [name for name in stats if name not in plan.data.datasets]
-    if unused:
-        say(f"Not drawn by recipe {plan.name}: {', '.join(unused)}.")
-
-
-def _print_freshness(recipe: str, fresh: Sequence[Freshness]) -> None:
-    columns = ("data set", "weight", "pairs", "draws", "drawn each", "fresh")
-    table = plain_table(columns, f"Recipe {recipe}")
+    table = plain_table(("data set", "weight", "pairs", "draws", "drawn each", "fresh"), f"Recipe {plan.name}")
     for one in fresh:
-        table.add_row(
-            one.name,
-            str(one.weight),
-            "not here" if one.pairs is None else f"{one.pairs:,}",
-            f"{one.draws:,}",
-            "-" if one.times is None else f"{one.times:,.{2 if one.times < 100 else 0}f} x",
-            "-" if one.fresh is None else f"{one.fresh:.3g}",
-        )
+        pairs = "not here" if one.pairs is None else f"{one.pairs:,}"
+        times = "-" if one.times is None else f"{one.times:,.{2 if one.times < 100 else 0}f} x"
+        pool = "-" if one.fresh is None else f"{one.fresh:.3g}"
+        table.add_row(one.name, str(one.weight), pairs, f"{one.draws:,}", times, pool)
     OUT.print(table)
     say("'fresh': pairs / draws of the run; from 1 on, no pair is drawn twice.")
+    if unused := [name for name in stats if name not in plan.data.datasets]:
+        say(f"Not drawn by recipe {plan.name}: {', '.join(unused)}.")
 
 
 def _rounded(value: float) -> str:
@@ -212,7 +192,7 @@ def inspect_command(
     path = out or Path(f"{key or 'inspect'}.png")
     if key is not None:
         found = find_sample(manifests, key)
-        draw_sample(found, path)
+        draw_sheet([found], path, zoom=4)
         _print_sample(found)
     else:
         picked = pick_samples(manifests, number, seed)
@@ -224,10 +204,9 @@ def inspect_command(
 
 
 def _print_sample(found: Found) -> None:
-    sample, entry = found.sample, found.entry
-    search, template = sample.search, sample.template
-    length, raw_length = int(entry["length"]), int(entry["raw_length"])
-    place = f"{length:,} bytes from byte {int(entry['offset']):,}; {raw_length:,} as tar"
+    sample, search, template = found.sample, found.sample.search, found.sample.template
+    offset, length, raw_length = (int(found.entry[name]) for name in ("offset", "length", "raw_length"))
+    place = f"{length:,} bytes from byte {offset:,}; {raw_length:,} as tar"
     for name, text in {
         "key": sample.key,
         "shard": found.shard,
@@ -238,9 +217,8 @@ def _print_sample(found: Found) -> None:
     }.items():
         say(f"{name:<10}{text}")
     table = plain_table(("", "template", "search"))
-    described = zip(_facts(template).items(), _facts(search).values(), strict=True)
-    for (name, text), other in described:
-        table.add_row(name, text, other)
+    for name, text in _facts(search).items():
+        table.add_row(name, _facts(template)[name], text)
     OUT.print(table)
 
 

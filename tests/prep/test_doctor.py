@@ -1,8 +1,6 @@
 """What the doctor says fits the machine, and what is missing comes with its remedy."""
 
-import importlib.util
 import os
-import re
 import resource
 import shutil
 from types import SimpleNamespace
@@ -22,14 +20,14 @@ def test_every_part_of_the_machine_is_named_within_80_columns(tmp_path):
     assert {"software", "cores", "memory", "JPEG", "zstd", "disk", "torch", "ray"} <= names
     assert any(name.startswith("GPU") for name in names)
     assert max(len(line) for line in result.output.splitlines()) <= 80
-    assert list(tmp_path.iterdir()) == [], "the measured file is gone"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_container_limit_on_cores_is_named(tmp_path):
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     finding, _ = doctor.machine(tmp_path)
     assert "a container limit leaves 0.5" in finding.found
-    assert "--workers 1" in finding.remedy
+    assert "--workers 1 " in finding.remedy
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert next(doctor.machine(tmp_path)).remedy == ""
 
@@ -55,12 +53,12 @@ def test_a_missing_turbojpeg_library_comes_with_its_remedy(monkeypatch):
 def test_a_missing_zstd_command_is_no_obstacle(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     finding = next(part for part in doctor.software() if part.part == "zstd")
-    assert "do not need it" in finding.means
+    assert finding.means == "optional"
     assert "install zstd" in finding.remedy
 
 
 def test_missing_extras_come_with_their_remedy(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     remedies = {part.part: part.remedy for part in doctor.software()}
     assert "lorat[ray]" in remedies["ray"] and "lorat[s3]" in remedies["s3fs"]
 
@@ -73,28 +71,13 @@ def test_few_open_files_and_little_shared_memory_are_named(tmp_path, monkeypatch
     assert "--shm-size" in shared.remedy
 
 
-def test_the_disk_is_measured_where_the_shards_would_be_made(tmp_path):
-    finding = doctor.disk(tmp_path / "not" / "yet" / "there")
-    assert str(tmp_path) in finding.found
-    speeds = re.search(r"writes ([\d,]+) MB/s, reads ([\d,]+) MB/s, ([\d,]+) random", finding.found)
-    assert speeds and all(int(speed.replace(",", "")) > 0 for speed in speeds.groups())
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_is_not_writable_is_named(tmp_path):
-    tmp_path.chmod(0o500)
-    assert "writable" in doctor.disk(tmp_path).remedy
-
-
-def test_a_disk_that_refuses_is_named_and_nothing_is_left(tmp_path, monkeypatch):
-    def full(number: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    finding = doctor.disk(tmp_path)
-    assert "No space left" in finding.means
-    assert finding.remedy
+def test_the_disk_is_the_one_that_the_shards_would_lie_on(tmp_path, monkeypatch):
+    place = tmp_path / "not" / "yet" / "there"
+    whole = doctor.disk(place)
+    assert f"GB free under {tmp_path}" in whole.found and "pairs" in whole.means and not whole.remedy
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    assert doctor.disk(place).remedy == f"make room and make {tmp_path} writable, or name another folder"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,9 +92,9 @@ def test_gpus_are_named_with_the_number_type_that_training_takes(monkeypatch):
     cuda = {"device_count": 2, "get_device_properties": card, "is_available": True}
     new = compute(monkeypatch, **cuda, get_device_capability=(8, 0))
     assert [(f.part, f.found) for f in new[1:]] == [("GPU 0", "NVIDIA A100, 80 GB"), ("GPU 1", "NVIDIA A100, 80 GB")]
-    assert new[1].means == "trains in bfloat16"
+    assert new[0].means == "trains on cuda in bfloat16"
     old = compute(monkeypatch, **cuda, get_device_capability=(7, 0))
-    assert old[1].means == "trains in float32"
+    assert old[0].means == "trains on cuda in float32"
 
 
 def test_a_card_that_torch_does_not_see_comes_with_its_remedy(monkeypatch, tmp_path):
@@ -129,7 +112,7 @@ def test_weights_are_looked_for_where_training_looks(monkeypatch, tmp_path):
     assert doctor.backbones().remedy
 
 
-def test_a_store_has_no_disk_to_measure():
+def test_a_store_has_no_disk_to_look_at():
     result = CliRunner().invoke(main, ["doctor", "s3://bucket/shards"])
     assert result.exit_code == 2
     assert "s3://bucket/shards: is in a store; name a local folder" in result.output

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from lorat.prep.browse.samples import draw_sample, draw_sheet, find_sample, pick_samples
+from lorat.prep.browse.samples import draw_sheet, find_sample, pick_samples
 from lorat.prep.browse.sets import load_sets
 from lorat.prep.cli import main
 from lorat.shards.base.errors import UserError
@@ -118,18 +118,23 @@ def test_picked_samples_are_different_and_depend_on_the_seed(shards):
 
 def test_the_box_is_drawn_around_the_object(shards, tmp_path):
     found = find_sample(load_sets(shards), sample_key("toy", "train", 0))
-    draw_sample(found, tmp_path / "one.png")
-    picture = cv2.imread(str(tmp_path / "one.png"))[..., ::-1].astype(int)
-    red = (picture[..., 0] > 150) & (picture[..., 1] < 60) & (picture[..., 2] < 60)
-    line = (picture[..., 1] > 180) & (picture[..., 0] < 130) & (picture[..., 2] < 130)
-    half = picture.shape[1] // 2
-    for side in (slice(0, half), slice(half, None)):
-        rows, columns = np.nonzero(red[:, side])
-        box_rows, box_columns = np.nonzero(line[:, side])
-        for inner, outer in ((rows, box_rows), (columns, box_columns)):
-            # The dark outline of the line covers the object's edge.
-            assert 0 <= inner.min() - outer.min() <= 6
-            assert 0 <= outer.max() - inner.max() <= 6
+    for zoom in (1, 4):
+        draw_sheet([found], tmp_path / "one.png", zoom)
+        picture = cv2.imread(str(tmp_path / "one.png"))[..., ::-1].astype(int)
+        red = (picture[..., 0] > 150) & (picture[..., 1] < 60) & (picture[..., 2] < 60)
+        line = (picture[..., 1] > 180) & (picture[..., 0] < 130) & (picture[..., 2] < 130)
+        # Templates are drawn 154 x 154, searches 260 x 195; the object fills the middle half of each.
+        for left, width, height in ((12, 154 * zoom, 154 * zoom), (23 + 154 * zoom, 260 * zoom, 195 * zoom)):
+            here = slice(left, left + width)
+            edges = [(at.min(), at.max()) for at in np.nonzero(line[:, here])]
+            assert (
+                np.abs(np.subtract(edges, [(46 + height / 4, 46 + height * 0.75), (width / 4, width * 0.75)])).max()
+                <= 3
+            )
+            for (first, last), inner in zip(edges, np.nonzero(red[:, here]), strict=True):
+                # The dark outline of the line covers the object's edge; enlarging softens it.
+                assert 0 <= inner.min() - first <= 6 * zoom
+                assert 0 <= last - inner.max() <= 6 * zoom
 
 
 @pytest.mark.parametrize("number", [1, 2, 4, 9])
