@@ -1,13 +1,11 @@
 """What a build will cost, from a sample of its pairs that are really cut.
 
-Sizes scatter by about half their mean, so that 32 pairs tell bytes and minutes to some 10 %. Where the sample decides
-how many pairs are built (a budget), it is the same on every machine.
+Sizes scatter by about half their mean, so that 32 pairs tell bytes and minutes to some 10 %.
 """
 
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,34 +35,30 @@ class Cost(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """What the build of one data set is expected to take."""
 
     name: str
-    pairs: int
-    """Of the whole pool; `there` are built, `to_build` are this run's."""
-    there: int
-    to_build: int
-    bytes: int
-    """That the run adds; `lacking` are those of all parts."""
-    lacking: int
+    pairs: int  # of the whole pool
+    there: int  # of them, built already
+    to_build: int  # of them, this run's
+    bytes: int  # that the run adds
+    lacking: int  # bytes that all parts add
     bytes_per_pair: float
-    seconds: float
-    """Of the run, on all its processes."""
+    seconds: float  # of the run, on all its processes
     sampled: int
 
 
 def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS) -> Cost:
-    """Cut a sample of the pairs of some shards, evenly spread, and return what one costs.
+    """Cut a sample of the pairs of some shards, evenly spread, and return what one costs; a skipped one has no bytes.
 
-    Pairs that are not stored count with no bytes. OpenCV gets one thread, as in a worker. It stops after so many
-    `seconds`; None: never, so that sizes do not depend on the machine.
+    It stops after so many `seconds`; None: never, so that sizes do not depend on the machine, where they decide how
+    many pairs are built. OpenCV gets one thread, as in a worker.
     """
     size, total = plan.options.shard_pairs, plan.pairs_in(shards)
     count = min(_SAMPLE, -(-total // _SHARE))
-    numbers = (total * step // count for step in range(count))
-    pairs = [shards[at // size] * size + at % size for at in numbers]
+    places = [total * step // count for step in range(count)]
+    pairs = [shards[at // size] * size + at % size for at in places]
     compressor = zstandard.ZstdCompressor(level=LEVEL)
     stored = done = 0
     with one_core():
@@ -77,8 +71,7 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
                 frame = compressor.compress(pack_members(to_members(made[0])))
                 stored += len(frame) + INDEX_DTYPE.itemsize
             done += 1
-            late = seconds is not None and time.perf_counter() - begin > seconds
-            if late and done >= _LEAST:
+            if seconds is not None and time.perf_counter() - begin > seconds and done >= _LEAST:
                 break
         spent = time.perf_counter() - begin
     return Cost(done, stored / max(1, done), spent / max(1, done))
@@ -89,29 +82,20 @@ def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None =
 
     `missing` are the shards that are not there, ascending, over all parts.
     """
-    cost = cost or measure(plan, missing)
+    sampled, size, seconds = cost or measure(plan, missing)
     mine = sorted(set(missing) & set(plan.mine()))
     pairs, lacking = plan.pairs_in(mine), plan.pairs_in(missing)
     # Shards are not divided: three of them keep one of two processes busy with two.
-    longest = plan.pairs_in(mine[:: max(1, slots)])
-    return Estimate(
-        plan.name,
-        plan.pairs,
-        there=plan.pairs - lacking,
-        to_build=pairs,
-        bytes=round(pairs * cost.bytes),
-        lacking=round(lacking * cost.bytes),
-        bytes_per_pair=round(cost.bytes, 1),
-        seconds=round(longest * cost.seconds, 1),
-        sampled=cost.sampled,
-    )
+    longest = round(plan.pairs_in(mine[:: max(1, slots)]) * seconds, 1)
+    added, there = round(pairs * size), plan.pairs - lacking
+    return Estimate(plan.name, plan.pairs, there, pairs, added, round(lacking * size), round(size, 1), longest, sampled)
 
 
 def pairs_within(budget: int, wanted: Sequence[tuple[int, int, float]]) -> list[int]:
     """Divide a budget of bytes among data sets, in proportion to the pairs each gets by default.
 
-    Each gets at least 1 and at most what is worth drawing; what that leaves of the budget is left. `wanted` are its
-    default pairs, the most that are worth drawing, and the bytes a pair.
+    `wanted` are its default pairs, the most that are worth drawing, and the bytes a pair. Each gets at least 1 pair and
+    at most that; what this leaves of the budget is left.
     """
     whole = sum(default * cost for default, _, cost in wanted)
     scale = budget / whole if whole > 0 else 1.0
@@ -132,9 +116,8 @@ def check_room(needed: int, shards: Location) -> str | None:
     if free is None or needed <= free * 0.9:
         return None
     room = f"{shards}: {free / 1e9:,.1f} GB are free, the build needs about {needed / 1e9:,.1f} GB"
-    if needed * _SURELY > free:
-        raise UserError(
-            f"{room}; free space, build into another --shards, ask for fewer --pairs or a "
-            "--budget, or go on with --force"
-        )
-    return f"{room}, which may not fit"
+    if needed * _SURELY <= free:
+        return f"{room}, which may not fit"
+    raise UserError(
+        f"{room}; free space, build into another --shards, ask for fewer --pairs or a --budget, or go on with --force"
+    )

@@ -23,26 +23,31 @@ _THREADS = 16  # receipts are asked for at once, since a remote store takes its 
 def check_folder(plan: Plan) -> None:
     """Refuse a folder that holds shards of another build; writes nothing.
 
-    Raises:
-        UserError: if its shards were built with another configuration, or go past the last pair of this plan:
-            shortening would throw finished shards away.
+    A `UserError` if its shards were built with another configuration, or go past the last pair of this plan: shortening
+    would throw finished shards away.
     """
     names = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
     found = (names.fullmatch(file.name) for file in children(plan.folder))
-    numbers = sorted(int(match[1]) for match in found if match)
+    numbers = sorted((int(match[1]) for match in found if match), reverse=True)
+    before: dict[str, Any] = plan.config
     if file_size(plan.folder / MANIFEST) is not None:
-        _refuse_other_build(plan, load_manifest(plan.folder).config)
-    elif numbers and (before := begun(plan)):
-        _refuse_other_build(plan, before["config"])
+        before = load_manifest(plan.folder).config
+    elif numbers and (note := begun(plan)):
+        before = note["config"]
+    if differing := [k for k in {**before, **plan.config} if before.get(k) != plan.config.get(k)]:
+        # Other exclusions make other annotations; the reason is what helps.
+        key = next((key for key in differing if key != "annotations"), differing[0])
+        raise UserError(
+            f"{plan.folder}: was built with another {key} ({before.get(key)} instead of "
+            f"{plan.config.get(key)}); delete the folder or build into another --shards"
+        )
     # Backwards from the end: one damaged shard there must not hide the whole ones before it.
-    for number in takewhile(lambda number: number >= plan.shards() - 1, reversed(numbers)):
+    for number in takewhile(lambda number: number >= plan.shards() - 1, numbers):
         receipt = load_receipt(plan.folder, plan.shard(number), plan.fingerprint())
-        if receipt is not None and receipt.pairs.stop > plan.pairs:
-            there = receipt.pairs.stop
+        if receipt is not None and (there := receipt.pairs.stop) > plan.pairs:
             raise UserError(
-                f"{plan.folder}: holds shards up to pair {there:,}, {plan.pairs:,} are asked for; "
-                f"ask for --pairs {there} or more (or a larger --budget), delete the folder, or "
-                "build into another --shards"
+                f"{plan.folder}: holds shards up to pair {there:,}, {plan.pairs:,} are asked for; ask for --pairs "
+                f"{there} or more (or a larger --budget), delete the folder, or build into another --shards"
             )
 
 
@@ -53,6 +58,20 @@ def begin(plan: Plan) -> None:
     now = {"version": _VERSION, "config": plan.config, "parts": parts}
     if begun(plan) != now:
         write_json(plan.folder / PLAN, now)
+
+
+def begun(plan: Plan) -> dict[str, Any] | None:
+    """Return what `begin` wrote into the folder; None where it did not."""
+    file = plan.folder / PLAN
+    if file_size(file) is None:
+        return None
+    match note := read_json(file):
+        case {"version": int(version), "config": dict(), "parts": int()} if version == _VERSION:
+            return note
+    raise UserError(
+        f"{file}: is not what this release writes (version {_VERSION}); if the shards beside it "
+        "were built with the same options, delete it and run again"
+    )
 
 
 def receipts(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
@@ -66,41 +85,13 @@ def receipts(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
 
 def finished(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
     """Return the receipts of the shards that need not be built again, by shard number.
-
     Shards that lost pairs are, when more is lost than allowed: the frames may have been mended.
     """
     done = receipts(plan, numbers)
-    if len(losses(done)) <= plan.options.max_bad:
-        return done
-    return {number: receipt for number, receipt in done.items() if not receipt.bad}
+    enough = len(losses(done)) <= plan.options.max_bad
+    return {number: receipt for number, receipt in done.items() if enough or not receipt.bad}
 
 
 def losses(done: dict[int, Receipt]) -> list[str]:
     """Return a message for each pair that damaged frames cost."""
     return [message for receipt in done.values() for message in receipt.bad]
-
-
-def _refuse_other_build(plan: Plan, before: dict[str, Any]) -> None:
-    differing = [k for k in {**before, **plan.config} if before.get(k) != plan.config.get(k)]
-    if differing:
-        # Other exclusions make other annotations; the reason is what helps.
-        key = next((key for key in differing if key != "annotations"), differing[0])
-        raise UserError(
-            f"{plan.folder}: was built with another {key} ({before.get(key)} instead of "
-            f"{plan.config.get(key)}); delete the folder or build into another --shards"
-        )
-
-
-def begun(plan: Plan) -> dict[str, Any] | None:
-    """Return what `begin` wrote into the folder; None where it did not."""
-    file = plan.folder / PLAN
-    if file_size(file) is None:
-        return None
-    match read_json(file):
-        case {"version": version, "config": dict(), "parts": int()} as note:
-            if version == _VERSION:
-                return note
-    raise UserError(
-        f"{file}: is not what this release writes (version {_VERSION}); if the shards beside it "
-        "were built with the same options, delete it and run again"
-    )

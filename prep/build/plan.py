@@ -46,7 +46,7 @@ class BuildPart(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How the shards of one data set are built."""
+    """How the shards of one data set are built; `exclude` is the fingerprint of what was left out of the clips."""
 
     crops: CropOptions = field(default_factory=CropOptions)
     pairs: int | None = option(
@@ -54,14 +54,12 @@ class BuildOptions:
     )
     shard_pairs: int = option(2048, least=1, help="Pairs a shard.")
     seed: int = option(42, help="Decides which pairs are drawn.")
-    workers: int = 2
-    """Local processes, where no engine is given."""
+    workers: int = 2  # local processes, where no engine is given
     max_bad: int = option(0, least=0, help="Pairs, and sequences, that damaged frames may cost before the build stops.")
     part: BuildPart | None = option(
         None, metavar="I/N", help="Build every N-th shard, no manifest; --merge afterwards."
     )
     exclude: str | None = None
-    """Fingerprint of what was left out of the clips on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +118,24 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     """Plan the shards of one data set split under `shards`/<dataset>-<split>. Writes nothing.
 
     The clips are cleaned and sized, all of one split: an index, or a list. Without a number of pairs it is 500,000 or
-    `most_pairs`, whichever is less.
-
-    Raises:
-        UserError: if there are no clips, or more sequences are lost than `options.max_bad`.
+    `most_pairs`, whichever is less. A `UserError` if there are no clips, or more sequences are lost than
+    `options.max_bad`.
     """
     if not clips:
         raise UserError("no sequence has a visible object; nothing to build")
     dataset, split = clips[0].dataset, clips[0].split
     if isinstance(clips, ClipIndex):
-        _check_sequences(clips, options.max_bad)
-        fingerprint = clips.fingerprint
+        fingerprint, lost = clips.fingerprint, list(clips.lost.values())
+        if len(lost) > options.max_bad:
+            raise UserError(
+                f"{lost[0]}; {len(lost)} sequences of {dataset}-{split} have no readable image at their start, "
+                f"--max-bad allows {options.max_bad}; or leave them out: --exclude REPORT of lorat-prep check"
+            )
+        warn_of_losses("sequence", lost, "the log")
     else:
         fingerprint = annotations_fingerprint(clips)
-    config = {
-        "seed": options.seed,
-        "shard_pairs": options.shard_pairs,
-        **asdict(options.crops),
-        "codec": codec_name(),
-        "shrinking": SHRINKING,
-        "annotations": fingerprint,
-    }
+    config = {"seed": options.seed, "shard_pairs": options.shard_pairs, **asdict(options.crops)}
+    config |= {"codec": codec_name(), "shrinking": SHRINKING, "annotations": fingerprint}
     if options.exclude is not None:
         config["exclude"] = options.exclude
     pairs = options.pairs or min(_MOST_PAIRS, most_pairs(clips))
@@ -153,15 +148,3 @@ def warn_of_losses(what: str, reasons: Sequence[str], where: str) -> None:
         _LOG.warning("lost a %s: %s", what, reason)
     if len(reasons) > 10:
         _LOG.warning("lost %d more %ss; %s names them", len(reasons) - 10, what, where)
-
-
-def _check_sequences(clips: ClipIndex, max_bad: int) -> None:
-    """Refuse, or warn of, sequences that are lost as a whole."""
-    reasons = list(clips.lost.values())
-    if len(reasons) > max_bad:
-        raise UserError(
-            f"{reasons[0]}; {len(reasons)} sequences of {clips.dataset}-{clips.split} have no "
-            f"readable image at their start, --max-bad allows {max_bad}; or leave them out: "
-            "--exclude REPORT of lorat-prep check"
-        )
-    warn_of_losses("sequence", reasons, "the log")

@@ -8,12 +8,11 @@ manifest is written last.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from lorat.prep.annotations.clips import ClipIndex
 from lorat.prep.build.estimate import Estimate
@@ -23,19 +22,17 @@ from lorat.prep.build.shard import Step, build_shard
 from lorat.prep.pool import Engine, LocalEngine
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError, some
-from lorat.shards.base.storage import Location, remove_leftovers
+from lorat.shards.base.storage import Location, explain_disk, remove_leftovers
 from lorat.shards.manifest import Manifest, Receipt
 
 PairProgress = Callable[[int, int], None]
 """Called with (pairs done, pairs in all) of what a run is answerable for, every few pairs."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What a build did: shards written now, and all that this run is answerable for."""
+class BuildReport(NamedTuple):
+    """What a build did: all that it answers for, in a manifest (not saved by a part), and the number of new shards."""
 
     manifest: Manifest
-    """Saved unless the run was a part."""
     built: int
 
 
@@ -44,12 +41,10 @@ def build(
 ) -> BuildReport:
     """Build the shards of one data set split under `shards`/<dataset>-<split>, in local processes.
 
-    Raises:
-        UserError: if there is nothing to build, the folder holds shards of another build, a shard cannot be written, or
-            more is lost to damaged frames than `options.max_bad`.
+    A `UserError` if there is nothing to build, the folder holds shards of another build, a shard cannot be written, or
+    more is lost to damaged frames than `options.max_bad`.
     """
-    plan = make_plan(clips, shards, options)
-    return run_plan(plan, LocalEngine(options.workers), progress)
+    return run_plan(make_plan(clips, shards, options), LocalEngine(options.workers), progress)
 
 
 def run_plan(
@@ -64,114 +59,9 @@ def run_plan(
     mine = plan.mine()
     done = finished(plan, mine)
     todo = [number for number in mine if number not in done]
-    with BuildLog(plan) as log:
-        log.start(plan, len(todo), estimate)
-        engine.run(build_shard, plan, todo, _listener(plan, log, done, progress))
-        warn_of_losses("pair", losses(done), str(log.path))
-        return _sum_up(plan, log, "end", [done[number] for number in mine], len(todo))
-
-
-def merge(plan: Plan) -> BuildReport:
-    """Check that every shard of a plan, made without a part, is there, and write the manifest.
-
-    Raises:
-        UserError: if shards are missing, with the parts to run again; if the folder holds shards of another build; if
-            the parts together lost more pairs than are allowed.
-    """
-    check_folder(plan)
-    done = receipts(plan, plan.mine())
-    missing = [number for number in plan.mine() if number not in done]
-    if missing:
-        parts = (begun(plan) or {"parts": 1})["parts"]  # of the last run here
-        again = [f"--part {n}/{parts}" for n in sorted({k % parts + 1 for k in missing})]
-        remedy = f"run {' and '.join(again)} again" if parts > 1 else "build it without --merge"
-        names = some([plan.shard(number) for number in missing], 5)
-        raise UserError(f"{plan.folder}: {len(missing)} of {plan.shards()} shards are missing ({names}); {remedy}")
-    _check_losses(plan, done)
-    with BuildLog(plan) as log:
-        return _sum_up(plan, log, "merged", list(done.values()), built=0)
-
-
-class BuildLog:
-    """What a run did, line by line, in a file beside the shards; open inside ``with``.
-
-    Each line is one JSON object with ``time`` and ``event``: ``start``, ``lost sequence``, ``estimate``, ``skipped`` (a
-    pair and why), ``shard`` (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs
-    append; parts write a file each, since appending over a network is not safe. For shards in an object store, which
-    cannot append, the file lies in the working folder.
-
-    Raises:
-        UserError: if it cannot be opened or written, such as on a full disk.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        part = plan.options.part
-        name = f"build-{part.number}-of-{part.of}.log" if part else "build.log"
-        local = isinstance(plan.folder, Path)
-        self.path = plan.folder / name if local else Path(f"{plan.name}-{name}")
-
-    def __enter__(self) -> Self:
-        with self._refused():
-            # Closing a buffered file on a full disk would raise once more.
-            self._file = self.path.open("a+b", buffering=0)
-            if self._file.seek(0, os.SEEK_END):
-                self._file.seek(-1, os.SEEK_END)
-                if self._file.read() != b"\n":
-                    self._file.write(b"\n")  # a killed build left half a line
-        return self
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        with self._file, suppress(UserError):
-            if isinstance(error, KeyboardInterrupt):
-                self.write("stopped")
-            elif isinstance(error, UserError):
-                self.write("failed", error=error.message)
-
-    def write(self, event: str, **values: Any) -> None:
-        """Append one event."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with self._refused():
-            line = json.dumps({"time": now, "event": event, **values}) + "\n"
-            self._file.write(line.encode())
-
-    def start(self, plan: Plan, todo: int, estimate: Estimate | None) -> None:
-        """Write what a run sets out to do."""
-        self.write(
-            "start",
-            name=plan.name,
-            pairs=plan.pairs,
-            shards=plan.shards(),
-            to_build=todo,
-            part=str(plan.options.part) if plan.options.part else None,
-            max_bad=plan.options.max_bad,
-            config=plan.config,
-        )
-        if isinstance(plan.clips, ClipIndex):
-            for sequence, reason in plan.clips.lost.items():
-                self.write("lost sequence", sequence=sequence, reason=reason)
-        if estimate is not None:
-            self.write("estimate", **asdict(estimate))
-
-    @contextmanager
-    def _refused(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); make room or make "
-                f"{self.path.absolute().parent} writable, and run the same command again: finished "
-                "shards are kept"
-            ) from None
-
-
-def _listener(
-    plan: Plan, log: BuildLog, done: dict[int, Receipt], progress: PairProgress | None
-) -> Callable[[Step | Receipt], None]:
-    """Return what hears the jobs: it counts pairs, collects receipts in `done`, writes the log."""
-    total, begin_time = plan.pairs_in(plan.mine()), time.monotonic()
+    total, begin_time = plan.pairs_in(mine), time.monotonic()
     before = drawn = sum(receipt.drawn for receipt in done.values())
     show = progress or (lambda *_: None)
-    show(drawn, total)
 
     def hear(message: Step | Receipt) -> None:
         nonlocal drawn
@@ -193,7 +83,76 @@ def _listener(
         )
         _check_losses(plan, done)
 
-    return hear
+    with BuildLog(plan) as log:
+        part = str(plan.options.part) if plan.options.part else None
+        counts = {"pairs": plan.pairs, "shards": plan.shards(), "to_build": len(todo)}
+        log.write("start", name=plan.name, **counts, part=part, max_bad=plan.options.max_bad, config=plan.config)
+        if isinstance(plan.clips, ClipIndex):
+            for sequence, reason in plan.clips.lost.items():
+                log.write("lost sequence", sequence=sequence, reason=reason)
+        if estimate is not None:
+            log.write("estimate", **estimate._asdict())
+        show(drawn, total)
+        engine.run(build_shard, plan, todo, hear)
+        warn_of_losses("pair", losses(done), str(log.path))
+        return _sum_up(plan, log, "end", [done[number] for number in mine], len(todo))
+
+
+def merge(plan: Plan) -> BuildReport:
+    """Check that every shard of a plan, made without a part, is there, and write the manifest.
+
+    A `UserError` if shards are missing, with the parts to run again; if the folder holds shards of another build; if
+    the parts together lost more pairs than are allowed.
+    """
+    check_folder(plan)
+    done = receipts(plan, plan.mine())
+    if missing := [number for number in plan.mine() if number not in done]:
+        parts = (begun(plan) or {"parts": 1})["parts"]  # of the last run here
+        again = [f"--part {n}/{parts}" for n in sorted({k % parts + 1 for k in missing})]
+        remedy = f"run {' and '.join(again)} again" if parts > 1 else "build it without --merge"
+        names = some([plan.shard(number) for number in missing], 5)
+        raise UserError(f"{plan.folder}: {len(missing)} of {plan.shards()} shards are missing ({names}); {remedy}")
+    _check_losses(plan, done)
+    with BuildLog(plan) as log:
+        return _sum_up(plan, log, "merged", list(done.values()), built=0)
+
+
+class BuildLog:
+    """What a run did, a JSON object a line, in a file beside the shards; open inside ``with``.
+
+    Each has ``time`` and ``event``: ``start``, ``lost sequence``, ``estimate``, ``skipped`` (a pair and why), ``shard``
+    (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs append; parts write a file
+    each, since appending over a network is not safe. For shards in an object store, which cannot append, the file lies
+    in the working folder. A `UserError` if it cannot be opened or written, such as on a full disk.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        part = plan.options.part
+        name = f"build-{part.number}-of-{part.of}.log" if part else "build.log"
+        self.path = plan.folder / name if isinstance(plan.folder, Path) else Path(f"{plan.name}-{name}")
+
+    def __enter__(self) -> Self:
+        with explain_disk(self.path):
+            # Closing a buffered file on a full disk would raise once more.
+            self._file = self.path.open("a+b", buffering=0)
+            if self._file.seek(0, os.SEEK_END):
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read() != b"\n":
+                    self._file.write(b"\n")  # a killed build left half a line
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        with self._file, suppress(UserError):
+            if isinstance(error, KeyboardInterrupt):
+                self.write("stopped")
+            elif isinstance(error, UserError):
+                self.write("failed", error=error.message)
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        with explain_disk(self.path):
+            self._file.write((json.dumps({"time": now, "event": event, **values}) + "\n").encode())
 
 
 def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int) -> BuildReport:

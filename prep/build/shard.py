@@ -13,7 +13,6 @@ from lorat.prep.build.plan import Plan
 from lorat.prep.pairs.crop import FrameSizeChanged, JitterReport, cut_pair, try_jitter
 from lorat.prep.pairs.draw import draw_pair
 from lorat.prep.pool import Tell
-from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import remove_file, write_json
 from lorat.shards.manifest import Receipt, receipt_path
 from lorat.shards.pixels.jpeg import ImageError
@@ -25,14 +24,13 @@ _STEP = 16  # pairs between two words on how far a job is
 
 
 class Skip(NamedTuple):
-    """A pair that is not stored."""
+    """A pair that is not stored, and whether a damaged frame is to blame for that."""
 
     pair: int
     sequence: str
     reason: str
     detail: str
     lost: bool = False
-    """Whether a damaged frame is to blame."""
 
 
 class Step(NamedTuple):
@@ -45,62 +43,49 @@ class Step(NamedTuple):
 def build_shard(plan: Plan, number: int, tell: Tell) -> None:
     """Build a shard and tell `Step`s, then its `Receipt`; a `UserError` if it cannot be written."""
     pairs, name = plan.pair_range(number), plan.shard(number)
-    receipt_file = receipt_path(plan.folder, name)
     skips: list[Skip] = []
     tried: list[JitterReport] = []
-    try:
-        remove_file(receipt_file)
-        summary = write_shard(plan.folder / name, _samples(plan, pairs, skips, tried, tell))
-        receipt = Receipt(
-            shard=name,
-            first_pair=pairs.start,
-            drawn=len(pairs),
-            **asdict(summary),
-            config=plan.fingerprint(),
-            skipped=dict(Counter(skip.reason for skip in skips)),
-            bad=tuple(skip.detail for skip in skips if skip.lost),
-            jitter_draws=sum(report.accepted for report in tried),
-            jitter_outside=sum(report.outside for report in tried),
-        )
-        write_json(receipt_file, asdict(receipt))
-    except OSError as error:
-        raise UserError(
-            f"{plan.folder / name}: cannot be written ({error.strerror or error}); mend that and "
-            "run the same command again: finished shards are kept"
-        ) from None
+
+    def samples() -> Iterator[PairSample]:
+        for start in range(0, len(pairs), _STEP):
+            told, step = len(skips), pairs[start : start + _STEP]
+            for made in (make_pair(plan, pair) for pair in step):
+                if isinstance(made, Skip):
+                    skips.append(made)
+                else:
+                    tried.append(made[1])
+                    yield made[0]
+            tell(Step(len(step), tuple(skips[told:])))
+
+    remove_file(receipt_path(plan.folder, name))
+    summary = write_shard(plan.folder / name, samples())
+    receipt = Receipt(
+        shard=name,
+        first_pair=pairs.start,
+        drawn=len(pairs),
+        **asdict(summary),
+        config=plan.fingerprint(),
+        skipped=dict(Counter(skip.reason for skip in skips)),
+        bad=tuple(skip.detail for skip in skips if skip.lost),
+        jitter_draws=sum(report.accepted for report in tried),
+        jitter_outside=sum(report.outside for report in tried),
+    )
+    write_json(receipt_path(plan.folder, name), asdict(receipt))
     tell(receipt)
 
 
 def make_pair(plan: Plan, number: int) -> tuple[PairSample, JitterReport] | Skip:
     """Cut pair `number`, or say why it is not stored."""
     pair = draw_pair(plan.clips, plan.name, plan.options.seed, number)
-    clip = plan.clips[pair.clip]
-    box = clip.tracks[pair.track].boxes[pair.search]
+    clip, crops = plan.clips[pair.clip], plan.options.crops
     draws = Draws("jitter", plan.options.seed, plan.name, number)
-    report = try_jitter(box, clip.frame_size(), plan.options.crops, draws)
+    report = try_jitter(clip.tracks[pair.track].boxes[pair.search], clip.frame_size(), crops, draws)
     if not report.usable:
         detail = f"{report.accepted} of {report.tried} windows"
         return Skip(number, clip.name, "too few jittered windows show the object", detail)
     try:
-        key = sample_key(plan.dataset, plan.split, number)
-        return cut_pair(clip, pair, key, plan.options.crops), report
+        return cut_pair(clip, pair, sample_key(plan.dataset, plan.split, number), crops), report
     except ImageError as error:
         return Skip(number, clip.name, "frame does not decode", error.message, lost=True)
     except FrameSizeChanged as error:
         return Skip(number, clip.name, "frame size differs within the sequence", str(error))
-
-
-def _samples(
-    plan: Plan, pairs: range, skips: list[Skip], tried: list[JitterReport], tell: Tell
-) -> Iterator[PairSample]:
-    """Yield what is stored of some pairs; collects what is not, and how the jitter fared."""
-    for start in range(0, len(pairs), _STEP):
-        told, step = len(skips), pairs[start : start + _STEP]
-        for number in step:
-            made = make_pair(plan, number)
-            if isinstance(made, Skip):
-                skips.append(made)
-            else:
-                tried.append(made[1])
-                yield made[0]
-        tell(Step(len(step), tuple(skips[told:])))

@@ -18,7 +18,7 @@ from lorat.prep.toy.trees import FOLDERS, Job, run_job, write_lists
 from lorat.prep.trees.base.official import official_names
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import atomic_file
+from lorat.shards.base.storage import atomic_file, explain_disk
 from lorat.shards.rng import Draws
 
 _VERSION = 1  # of the renderer: raise it when the same configuration gives other bytes
@@ -109,7 +109,7 @@ def write_toyworld(
         if progress is not None:
             progress(len(results), len(jobs))
 
-    try:
+    with explain_disk(raw / _MARKER):
         _refuse_foreign(raw)
         whole = all((raw / folder / _OWNED).is_file() for folder in folders)
         if whole and (raw / _MARKER).is_file() and (raw / _MARKER).read_bytes() == marker:
@@ -132,11 +132,6 @@ def write_toyworld(
         staging.rmdir()
         with atomic_file(raw / _MARKER) as file:
             file.write(marker)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or raw}: cannot be written ({error.strerror}); "
-            "choose a folder that is writable and has room"
-        ) from None
 
 
 def _refuse_foreign(raw: Path) -> None:
