@@ -1,7 +1,4 @@
-"""Pictures for people: a frame with boxes and a line of text, or under a ruled grid.
-
-Frames are enlarged or reduced to a legible size. Colours are RGB.
-"""
+"""Pictures for people: a frame with boxes and a line of text, or under a ruled grid, at a legible size; all RGB."""
 
 import cv2
 import numpy as np
@@ -12,15 +9,11 @@ Picture = NDArray[np.uint8]
 Box = NDArray[np.float64]
 """(4,) xyxy in frame pixels."""
 
-_PREDICTED = (255, 140, 0)  # RGB: orange
-_TRUE = (60, 220, 90)  # green
-_INK = (235, 235, 235)
-_BAND = (24, 24, 24)
-_SIDES = (640, 1280)  # the longer side is enlarged or reduced into this range
+_PREDICTED, _TRUE = (255, 140, 0), (60, 220, 90)  # orange, green
+_INK, _BAND = (235, 235, 235), (24, 24, 24)
+_SIDES, _RULED_SIDES, _THUMBNAIL_SIDES = (640, 1280), (1000, 2400), (240, 320)  # ranges of the longer side
 _BAND_HEIGHT = 34
 _NARROWEST = 480  # a narrower picture is set between margins, or the line below would not fit
-_RULED_SIDES = (1000, 2400)
-_THUMBNAIL_SIDES = (240, 320)
 _RULER_MARGINS = (26, 54)  # above and on the left
 _LABEL_ROOM = 50  # pixels from line to line
 _FINER = 5  # faint lines between two with labels
@@ -29,10 +22,9 @@ _SHIFT = 4  # OpenCV draws at 1/16 pixel
 
 
 def draw_frame(frame: Picture, predicted: Box, true: Box | None, text: str, *, legend: bool = True) -> Picture:
-    """Draw boxes on a copy of a frame, enlarged or reduced to a legible size, and a line below it.
+    """Draw boxes on a copy of a frame, enlarged or reduced to a legible size and even sides, and a line below it.
 
-    `true` is None where the object is absent or its box is not known; a `legend` in the line says which colour is which
-    box. Both sides are even, as video encoders want them.
+    `true` is None where the object is absent or its box is not known; a `legend` in the line names the colours.
     """
     picture = draw_boxes(frame, predicted, true, _SIDES)
     margin = max(0, _NARROWEST - picture.shape[1]) // 2
@@ -49,10 +41,7 @@ def draw_boxes(frame: Picture, predicted: Box, true: Box | None, sides: tuple[in
 
 
 def draw_ruler(frame: Picture, box: Box | None = None) -> Picture:
-    """Draw a frame under a grid that is labelled in the frame's pixels, to read a box off it.
-
-    A `box` is drawn too, to see whether it fits.
-    """
+    """Draw a frame, and a `box` if given, under a grid that is labelled in the frame's pixels, to read a box off it."""
     height, width = frame.shape[:2]
     picture, ratio = _legible(frame, _RULED_SIDES)
     steps = [_grid_step(float(ratio[axis])) for axis in (0, 1)]
@@ -61,10 +50,8 @@ def draw_ruler(frame: Picture, box: Box | None = None) -> Picture:
     picture = _ruled(picture, ratio, steps, 0.5)
     if box is not None:
         _rectangle(picture, box * ratio, _PREDICTED)
-    top, left = _RULER_MARGINS
-    right = max(0, _NARROWEST - left - picture.shape[1])
-    text = f"{width} x {height} pixels   --box left,top,width,height"
-    picture = _framed(picture, top, left, right, text, legend=False)
+    (top, left), text = _RULER_MARGINS, f"{width} x {height} pixels   --box left,top,width,height"
+    picture = _framed(picture, top, left, max(0, _NARROWEST - left - picture.shape[1]), text, legend=False)
     for value in range(0, width, steps[0]):
         _write(picture, str(value), (left + int(value * ratio[0]), top - 8))
     for value in range(0, height, steps[1]):
@@ -77,8 +64,7 @@ def _ruled(picture: Picture, ratio: Box, steps: list[int], strength: float) -> P
     lines = picture.copy()
     for beside, tone in ((1, 0), (0, 255)):  # dark beside bright is seen on any ground
         for axis, across in ((0, lines.swapaxes(0, 1)), (1, lines)):
-            values = np.arange(0, len(across) / ratio[axis], steps[axis])
-            places = (values * ratio[axis]).astype(int) + beside
+            places = (np.arange(0, len(across) / ratio[axis], steps[axis]) * ratio[axis]).astype(int) + beside
             across[np.minimum(places, len(across) - 1)] = tone
     return cv2.addWeighted(picture, 1 - strength, lines, strength, 0.0)
 
@@ -95,8 +81,7 @@ def _legible(frame: Picture, sides: tuple[int, int]) -> tuple[Picture, Box]:
     longer = max(height, width)
     scale = float(np.clip(longer, *sides)) / longer
     size = tuple(max(2, round(side * scale / 2) * 2) for side in (width, height))
-    method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-    picture = cv2.resize(frame, size, interpolation=method)
+    picture = cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
     return picture, np.array([size[0] / width, size[1] / height] * 2)
 
 

@@ -16,8 +16,8 @@ class ScoringOptions:
 
     convention: ConventionName = option(
         "published",
-        help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published "
-        "numbers, or as their MATLAB toolkits do.",
+        help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published numbers, or as their MATLAB "
+        "toolkits do.",
     )
 
 
@@ -36,7 +36,5 @@ class OutputOptions(ScoringOptions):
             return
         if self.no_video:
             raise UserError("--video and --no-video: give one of them")
-        known = {clip.name for item in sets for clip in item.clips}
-        if self.video not in known:
-            hint = nearest(self.video, known)
-            raise UserError(f"--video {self.video}: none of the sequences that are tracked{hint}")
+        if self.video not in (known := {clip.name for item in sets for clip in item.clips}):
+            raise UserError(f"--video {self.video}: none of the sequences that are tracked{nearest(self.video, known)}")

@@ -32,9 +32,7 @@ from lorat.shards.base.console import OUT, say
 from lorat.shards.base.errors import some
 from lorat.shards.base.storage import write_json
 
-PAGE = "report.html"
-"""The page's name in an evaluation's folder."""
-
+PAGE = "report.html"  # the page's name in an evaluation's folder
 _VIDEO_FRAMES = 300  # of a video that nobody asked for by name
 _SPEED = "a batch's crops, network and boxes, divided by its sequences; images decode beside it"
 _CROPS = {"published": "not antialiased, as published", "shards": "antialiased, as in shards"}
@@ -42,11 +40,10 @@ _CROPS = {"published": "not antialiased, as published", "shards": "antialiased, 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Summary:
-    """An evaluation with its results and scores."""
+    """An evaluation in its folder, with its results and scores."""
 
     outcome: Evaluation
     out: Path
-    """Its folder."""
     results: Mapping[str, Sequence[Mapping[str, SequenceResult]]]
     """Test set → repeated runs → sequence → result."""
     clips: Mapping[str, Sequence[Clip]]
@@ -75,40 +72,18 @@ class Summary:
         scores = {ours.name: ours for (_, ours), *_ in self.scored}
         lines = [f"{name}: {said}" for name, ours in scores.items() for said in _meanings(ours)]
         for item in self.outcome.sets:
-            said = []
             if not item.whole:
-                said.append(f"{len(item.clips)} sequences chosen, not the whole test set")
+                lines.append(f"{item.name}: {len(item.clips)} sequences chosen, not the whole test set")
             if self.clips[item.name] and item.name not in scores:
-                said.append("tracked; its ground truth is not public, so no score")
+                lines.append(f"{item.name}: tracked; its ground truth is not public, so no score")
             if damaged := self.damaged(item.name):
-                said.append(
-                    f"{sum(damaged.values())} frames of {len(damaged)} sequences did not decode "
-                    f"and kept the last box ({some([*damaged], 5)}); after mending them run again "
-                    "with --overwrite"
-                )
-            lines += [f"{item.name}: {each}" for each in said]
+                lost = f"{sum(damaged.values())} frames of {len(damaged)} sequences did not decode"
+                remedy = "after mending them run again with --overwrite"
+                lines.append(f"{item.name}: {lost} and kept the last box ({some([*damaged], 5)}); {remedy}")
         return lines
 
     def page(self, remarks: Sequence[str], worst: int = 5) -> PageInput:
-        """Collect what the page shows; frames of the `worst` sequences of each set are read.
-
-        Reasons of failures are added to the remarks.
-        """
-        strips = {
-            ours.name: worst_strips(self.clips[ours.name], self.results[ours.name][0], ours, worst)
-            for (_, ours), *_ in self.scored
-        }
-        return PageInput(
-            label=_label(self.outcome),
-            variant=self.outcome.identity.variant,
-            about=self._about(),
-            scored=self.scored,
-            strips=strips,
-            remarks=[*remarks, *_failures(self.outcome.failed)],
-        )
-
-    def _about(self) -> dict[str, str]:
-        """Return the rows of the page's head."""
+        """Collect what the page shows: remarks, why sequences failed, frames of the `worst` sequences of each set."""
         identity = self.outcome.identity
         about = {
             "variant": identity.variant,
@@ -117,14 +92,20 @@ class Summary:
             "crops": _CROPS[identity.resize],
         }
         folders = [result_folder(self.out, item.name) for item in self.outcome.sets]
-        times = [path.stat().st_mtime for folder in folders for path in folder.glob("*.txt")]
-        if times:  # the newest result's: the clock of now would change the page
-            newest = datetime.fromtimestamp(max(times), UTC)
-            about["tracked"] = newest.strftime("%Y-%m-%d %H:%M UTC")
+        # The newest result's time: the clock of now would change the page.
+        if times := [path.stat().st_mtime for folder in folders for path in folder.glob("*.txt")]:
+            about["tracked"] = datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M UTC")
         if machines := machines_of(self.out):
-            about["speed measured on"] = "; ".join(machines)
-            about["what speed is"] = _SPEED
-        return about
+            about |= {"speed measured on": "; ".join(machines), "what speed is": _SPEED}
+        scores = [ours for (_, ours), *_ in self.scored]
+        return PageInput(
+            label=f"LoRAT {identity.variant}",
+            variant=identity.variant,
+            about=about,
+            scored=self.scored,
+            strips={s.name: worst_strips(self.clips[s.name], self.results[s.name][0], s, worst) for s in scores},
+            remarks=[*remarks, *_failures(self.outcome.failed)],
+        )
 
 
 def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "published") -> Summary:
@@ -135,19 +116,14 @@ def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "publ
         names = [clip.name for clip in clips]
         folders = [result_folder(out, item.name, run) for run in range(1, item.runs + 1)]
         results[item.name] = [read_results(folder, names) for folder in folders]
-        if entries := score(clips, results[item.name], _label(outcome), convention):
+        if entries := score(clips, results[item.name], f"LoRAT {outcome.identity.variant}", convention):
             scored.append(entries)
     return Summary(outcome, out, results, done, scored)
-
-
-def _label(outcome: Evaluation) -> str:
-    return f"LoRAT {outcome.identity.variant}"
 
 
 def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     """Score the results in the evaluation's folder; write and print all that people read of them.
 
-    Writes metrics.json, success.png, precision.png, report.html, the zips that the test sets ask for, and video.mp4.
     Test sets without ground truth are only zipped. A `UserError` if a zip or the video cannot be made; what was written
     before stays.
     """
@@ -155,30 +131,25 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     summary.write_metrics()
     for table in score_tables(summary.scored):
         OUT.print(table)
-    written = [f"metrics: {out / METRICS}"]
-    if summary.scored:
-        plots = [plot_curves(summary.scored, kind, out) for kind in KINDS[:2]]
-        written.append(f"plots: {', '.join(map(str, plots))}")
+    plots = [plot_curves(summary.scored, kind, out) for kind in KINDS[:2]] if summary.scored else []
     remarks = summary.remarks()
     for line in remarks:
         say(line)
     for item in outcome.sets:
         if item.submit:
             _zip(summary, item, output.overwrite)
-    for line in written:
-        say(line)
+    say(f"metrics: {out / METRICS}")
     if summary.scored:
+        say(f"plots: {', '.join(map(str, plots))}")
         write_page(out / PAGE, summary.page(remarks))
         say(f"report: {out / PAGE}")
     if not output.no_video and (clip := _video_clip(summary, output.video)):
         result = summary.results[f"{clip.dataset}-{clip.split}"][0][clip.name]
         limit = None if output.video else _VIDEO_FRAMES
         try:
-            path = write_tracking_video(clip, result, out / "video.mp4", limit=limit)
+            say(f"video of {clip.name}: {write_tracking_video(clip, result, out / 'video.mp4', limit=limit)}")
         except NoPyAV as error:
             say(f"no video of {clip.name}: {error.message}")
-        else:
-            say(f"video of {clip.name}: {path}")
 
 
 def _meanings(scores: DatasetScores) -> Iterator[str]:
@@ -188,11 +159,8 @@ def _meanings(scores: DatasetScores) -> Iterator[str]:
     if scores.runs > 1:
         yield f"mean of {scores.runs} runs"
     if own := scores.trackingnet:
-        yield (
-            "areas under the curves, as its server gives them: success "
-            f"{100 * own.success:.1f}, precision {100 * own.precision:.1f}, normalised "
-            f"{100 * own.norm_precision:.1f}"
-        )
+        areas = f"success {100 * own.success:.1f}, precision {100 * own.precision:.1f}"
+        yield f"areas under the curves, as its server gives them: {areas}, normalised {100 * own.norm_precision:.1f}"
     if hidden := scores.unscored:
         yield f"{len(hidden)} sequences have no ground truth ({some(hidden, 5)})"
 
@@ -209,8 +177,7 @@ def _failures(failed: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 def _zip(summary: Summary, item: TestSet, overwrite: bool) -> None:
     if failed := summary.outcome.failed.get(item.name):
-        every = len(item.clips) + len(item.unread)
-        say(f"no zip of {item.name}: {len(failed)} of its {every} sequences failed")
+        say(f"no zip of {item.name}: {len(failed)} of its {len(item.clips) + len(item.unread)} sequences failed")
         return
     server = cast("ServerName", item.dataset.name)
     path = summary.out / SERVERS[server].zip_name

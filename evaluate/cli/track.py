@@ -21,17 +21,10 @@ from lorat.shards.base.options import option
 if TYPE_CHECKING:
     from lorat.evaluate.track.session import Evaluation
 
-_PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}
-"""How often the published system tracks a data set."""
-_COMMANDS = {
-    "check-zip": "submit",
-    "export-results": "results",
-    "export-weights": "export",
-    "report": "report",
-    "score": "score",
-    "video": "video",
-}
-"""Command → its module."""
+_PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}  # how often the published system tracks a data set
+# Command → its module.
+_MODULES = {"check-zip": "submit", "export-results": "results", "export-weights": "export"}
+_MODULES |= {name: name for name in ("report", "score", "video")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +34,8 @@ class TestSetOptions:
     datasets: str | None = option(
         None,
         metavar="NAMES",
-        help="Test sets with commas between: lasot,got10k-val. Without it, every test set with "
-        "ground truth whose tree is there.",
+        help="Test sets with commas between: lasot,got10k-val. Without it, every test set with ground truth whose tree "
+        "is there.",
     )
     sequences: str | None = option(None, metavar="NAMES", help="Only these sequences, with commas between.")
     limit: int | None = option(None, least=1, help="Only so many sequences of each set.")
@@ -69,7 +62,7 @@ class TestSetOptions:
 @click.group(
     cls=Group,
     invoke_without_command=True,
-    modules={name: f"lorat.evaluate.cli.{module}" for name, module in _COMMANDS.items()},
+    modules={name: f"lorat.evaluate.cli.{module}" for name, module in _MODULES.items()},
 )
 @click.version_option(package_name="lorat", prog_name="lorat-eval")
 @options_of(BatchSettings, "settings", "Weights and tracker")
@@ -97,20 +90,28 @@ def main(
     if context.invoked_subcommand is not None:
         for name in context.params:
             if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-                place = f"write it after {context.invoked_subcommand}, not before"
-                raise UserError(f"--{name.replace('_', '-')}: {place}")
+                option_name = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option_name}: write it after {context.invoked_subcommand}, not before")
         return
-    weights = settings.file()
-    sets = wanted.find(trees)
+    weights, sets = settings.file(), wanted.find(trees)
     output.check_video(sets)
     out = output.out or default_out(weights)
     try:
-        settings = replace(settings, run=None, weights=weights)
-        outcome = _track(settings, sets, out, output.overwrite)
+        outcome = _track(replace(settings, run=None, weights=weights), sets, out, output.overwrite)
     except KeyboardInterrupt:
         click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
         context.exit(INTERRUPTED)
-    context.exit(_publish(outcome, out, output) if outcome else 0)
+    if outcome is None:
+        return
+    from lorat.evaluate.cli.publish import publish
+
+    try:
+        publish(outcome, out, output)
+    finally:
+        for name, failures in outcome.failed.items():
+            for sequence, reason in failures.items():
+                click.echo(f"failed: {name} {sequence}: {reason}", err=True)
+    context.exit(1 if outcome.failed else 0)
 
 
 def _track(settings: BatchSettings, sets: list[TestSet], out: Path, overwrite: bool) -> "Evaluation | None":
@@ -128,16 +129,3 @@ def _track(settings: BatchSettings, sets: list[TestSet], out: Path, overwrite: b
             return None
         with progress_bar("tracking frames") as bar:
             return evaluate(sets, out, settings, overwrite=overwrite, progress=bar, ranks=ranks)
-
-
-def _publish(outcome: "Evaluation", out: Path, output: OutputOptions) -> int:
-    """Print and write what came out, and return the exit status."""
-    from lorat.evaluate.cli.publish import publish
-
-    try:
-        publish(outcome, out, output)
-    finally:
-        for name, failures in outcome.failed.items():
-            for sequence, reason in failures.items():
-                click.echo(f"failed: {name} {sequence}: {reason}", err=True)
-    return 1 if outcome.failed else 0

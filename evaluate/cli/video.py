@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.pictures import draw_ruler
 from lorat.evaluate.track.settings import TrackerSettings
-from lorat.evaluate.video.read import Footage, first_shot, from_start, open_camera, open_footage, read_ahead
+from lorat.evaluate.video.read import Footage, first_shot, open_camera, open_footage, read_ahead
 from lorat.evaluate.video.write import CODECS, writable, write_tracks
 from lorat.prep.commandline import Command, options_of
 from lorat.shards.base.console import say, start_logging
@@ -54,10 +54,9 @@ class VideoOptions:
 
     def open(self) -> Footage:
         """Open what is to be tracked."""
-        start = from_start(self.start)
-        if self.source is not None:
-            return open_footage(self.source, start)
-        return open_camera(self.camera or 0, start)
+        if self.source is None:
+            return open_camera(self.camera or 0, self.start)
+        return open_footage(self.source, self.start)
 
     def first_box(self) -> NDArray[np.float64] | None:
         """Return --box as (4,) xyxy, or None without it."""
@@ -75,12 +74,9 @@ class VideoOptions:
 
     def outputs(self) -> tuple[Path, Path]:
         """Return the names of the video and the CSV."""
-        out = self.out
-        if out is None:
-            source = self.source or Path(f"camera-{self.camera}")
-            source = source.resolve() if source.name in ("", "..") else source
-            stem = source.name if source.is_dir() else source.stem
-            out = source.with_name(f"{stem}-tracked.mp4")
+        source = self.source or Path(f"camera-{self.camera}")
+        source = source.resolve() if source.name in ("", "..") else source
+        out = self.out or source.with_name(f"{source.name if source.is_dir() else source.stem}-tracked.mp4")
         if out.suffix not in CODECS:
             raise UserError(f"--out {out}: end the name in {some(list(CODECS))}")
         out = writable(out)
@@ -130,9 +126,8 @@ def video_command(source: Path | None, options: VideoOptions, settings: TrackerS
 
 
 def _write_first_frame(options: VideoOptions, settings: TrackerSettings, path: Path) -> None:
-    given = {**asdict(options), **asdict(settings)}
-    for name in ("out", "csv", "frames", "run", "weights"):
-        if given[name] is not None:
+    for name, value in {**asdict(options), **asdict(settings)}.items():
+        if name in ("out", "csv", "frames", "run", "weights") and value is not None:
             raise UserError(f"--{name}: has no meaning for --first-frame; leave it out")
     if path.suffix.lower() != ".png":
         raise UserError(f"--first-frame {path}: end the name in .png")
@@ -140,9 +135,8 @@ def _write_first_frame(options: VideoOptions, settings: TrackerSettings, path: P
     box = options.first_box()
     with closing(options.open()) as footage:
         shot, image = first_shot(footage)
-    bgr = cv2.cvtColor(draw_ruler(image, box), cv2.COLOR_RGB2BGR)
     with atomic_file(path) as file:
-        file.write(cv2.imencode(".png", bgr)[1].tobytes())
+        file.write(cv2.imencode(".png", draw_ruler(image, box)[..., ::-1])[1].tobytes())
     say(f"frame {shot.number}, {image.shape[1]} x {image.shape[0]} pixels: {path}")
     if box is None:
         say("read left, top, width and height of the object off its grid: --box x,y,w,h")
@@ -150,11 +144,10 @@ def _write_first_frame(options: VideoOptions, settings: TrackerSettings, path: P
 
 def _track(options: VideoOptions, settings: TrackerSettings) -> int:
     """Do the main job and return the exit status."""
-    box = options.first_box()
-    if box is None:
+    if (box := options.first_box()) is None:
         raise UserError(
-            "video: no --box; write the first frame with --first-frame first.png, read left, top, "
-            "width and height off its grid, and give them as --box x,y,w,h"
+            "video: no --box; write the first frame with --first-frame first.png, read left, top, width and height off "
+            "its grid, and give them as --box x,y,w,h"
         )
     files = options.outputs()
     settings.file()  # a wrong name is told before anything is opened
@@ -173,16 +166,14 @@ def _track(options: VideoOptions, settings: TrackerSettings) -> int:
         total = min((n for n in (left, options.frames) if n is not None), default=None)
         with hear_signals(speaks=False) as heard, closing(read_ahead(footage, lambda: heard.number != 0)) as following:
             # A camera's first frame is old by the time the network is loaded.
-            shots = following if footage.live else chain([first], following)
+            shots = islice(following if footage.live else chain([first], following), options.frames)
             begin = time.monotonic()
-            wanted = islice(shots, options.frames)
-            done, lost = write_tracks(footage, wanted, tracker, box, files, total)
+            done, lost = write_tracks(footage, shots, tracker, box, files, total)
             seconds = time.monotonic() - begin
     if lost:
         text = "%s: %d frames do not decode (the first: frame %d); they keep the last box"
         _LOG.warning(text, footage.name, len(lost), lost[0])
     stopped = f", stopped by {signal_name(heard.number)}" if heard.number else ""
     say(f"{footage.name}: {done} frames{stopped}, {done / seconds:.1f} a second")
-    say(f"video: {files[0]}")
-    say(f"boxes: {files[1]}")
+    say(f"video: {files[0]}\nboxes: {files[1]}")
     return exit_status(heard.number) if heard.number and not footage.live else 0

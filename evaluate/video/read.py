@@ -1,11 +1,8 @@
 """One's own pictures frame by frame: a video file, a camera, or a folder of images.
 
 Promise: frames come one at a time, so memory does not grow with the length. A frame inside the footage that does not
-decode keeps its place, without an image. Nothing is printed by FFmpeg or OpenCV; what a user should know is a line of
-ours.
-
-A video is turned as its rotation metadata asks for, as players do. Images in a folder come in natural order (a2 before
-a10), their EXIF orientation ignored as everywhere in this project.
+decode keeps its place, without an image. Nothing is printed by FFmpeg or OpenCV. A video is turned as its rotation
+metadata asks for; images come in natural order (a2 before a10), their EXIF orientation ignored.
 """
 
 import logging
@@ -14,9 +11,10 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,15 +28,12 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import ImageError, read_image
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
 _LOG = logging.getLogger("lorat")
 _RATE = 25.0  # frames a second of footage that does not say
-_RATES = (0.1, 500.0)  # a container without a rate says 0, or its clock's 1000 or 90000
-_MOST_FRAMES = 1 << 31  # a count beyond is no count
-_CAMERA_ENDS_AFTER = 10  # reads without a frame
-_AHEAD = 2  # frames
 _POLL = 0.1  # seconds
 
 
@@ -47,14 +42,11 @@ class NoPyAV(UserError):
 
 
 class Shot(NamedTuple):
-    """One frame."""
+    """One frame, its number and seconds from the beginning of the whole footage."""
 
     number: int
-    """From 0, in the whole footage."""
     time: float
-    """Seconds since the footage began."""
-    image: NDArray[np.uint8] | None
-    """(H, W, 3) uint8 RGB; None where it does not decode."""
+    image: NDArray[np.uint8] | None  # (H, W, 3) RGB; None where it does not decode
 
 
 Wanted = Callable[[int, float], bool]
@@ -70,23 +62,15 @@ def from_start(text: str) -> Wanted:
     raise UserError(f"--start {text}: write a frame's number (300) or seconds (12.5s)")
 
 
-_BEGINNING = from_start("0")
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Footage:
     """Footage that is opened; its frames can be taken once."""
 
     name: str
-    """What messages call it."""
-    rate: float
-    """Frames a second."""
-    count: int | None
-    """Frames in all, as the file says; None where nothing does."""
-    live: bool
-    """Whether frames pass by whether they are taken or not."""
-    shots: Generator[Shot, None, None]
-    """The frames, from the start that was asked for on."""
+    rate: float  # frames a second
+    count: int | None  # frames in all, as the file says; None where nothing does
+    live: bool  # whether frames pass by whether they are taken or not
+    shots: Generator[Shot, None, None]  # from the start that was asked for on
 
     def close(self) -> None:
         """Give the file or the camera back."""
@@ -103,16 +87,16 @@ def load_av() -> ModuleType:
     return av
 
 
-def open_footage(path: Path, wanted: Wanted = _BEGINNING) -> Footage:
-    """Open a video file or a folder of images; a `UserError` if it is neither."""
-    name = str(path)
+def open_footage(path: Path, start: str = "0") -> Footage:
+    """Open a video file or a folder of images, from a `start` of `from_start` on; a `UserError` if it is neither."""
+    name, wanted = str(path), from_start(start)
     if path.is_dir():
         try:
             images = [path / image for image in natural_order(image_names(path))]
         except UserError:
             raise UserError(f"{path}: no images in this folder that can be read") from None
         _LOG.info("%s: images have no frame rate; %g a second are assumed", path, _RATE)
-        return Footage(name, _RATE, len(images), False, _image_shots(images, wanted))
+        return Footage(name, _RATE, len(images), False, image_shots(images, wanted))
     if not path.is_file():
         raise UserError(f"{path}: no such video or folder; check the name")
     av = load_av()
@@ -120,27 +104,23 @@ def open_footage(path: Path, wanted: Wanted = _BEGINNING) -> Footage:
         container = av.open(name)
         for stream in container.streams.video[:1]:
             rate = _checked(float(stream.guessed_rate or 0), name)
-            seconds = (container.duration or 0) / av.time_base
-            frames = stream.frames or round(seconds * rate)
-            count = frames if 0 < frames < _MOST_FRAMES else None
-            shots = _file_shots(container, stream, rate, count, wanted)
-            return Footage(name, rate, count, False, shots)
+            frames = stream.frames or round((container.duration or 0) / av.time_base * rate)
+            count = frames if 0 < frames < 1 << 31 else None  # beyond it is no count
+            return Footage(name, rate, count, False, _file_shots(container, stream, rate, count, wanted))
     raise UserError(f"{path}: not a video that FFmpeg reads; give one (.mp4, .avi, .mkv, …)")
 
 
-def open_camera(number: int, wanted: Wanted = _BEGINNING) -> Footage:
+def open_camera(number: int, start: str = "0") -> Footage:
     """Open a camera, 0 for the first one; times are the clock's since its first frame."""
-    name, messages = f"camera {number}", cv2.utils.logging
+    name, wanted, messages = f"camera {number}", from_start(start), cv2.utils.logging
     before = messages.setLogLevel(messages.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(number)
     messages.setLogLevel(before)
     if not capture.isOpened():
-        raise UserError(
-            f"--camera {number}: cannot be opened; is it connected, free and allowed to this user? Cameras count from 0"
-        )
+        why = "is it connected, free and allowed to this user? Cameras count from 0"
+        raise UserError(f"--camera {number}: cannot be opened; {why}")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # else the driver hands out frames from a while ago
-    rate = _checked(capture.get(cv2.CAP_PROP_FPS), name)
-    return Footage(name, rate, None, True, _camera_shots(capture, wanted))
+    return Footage(name, _checked(capture.get(cv2.CAP_PROP_FPS), name), None, True, _camera_shots(capture, wanted))
 
 
 def first_shot(footage: Footage) -> tuple[Shot, NDArray[np.uint8]]:
@@ -155,13 +135,14 @@ def first_shot(footage: Footage) -> tuple[Shot, NDArray[np.uint8]]:
 
 
 def _checked(rate: float, name: str) -> float:
-    if _RATES[0] <= rate <= _RATES[1]:
+    if 0.1 <= rate <= 500.0:  # a container without a rate says 0, or its clock's 1000 or 90000
         return rate
     _LOG.info("%s: does not say its frame rate; %g a second are assumed", name, _RATE)
     return _RATE
 
 
-def _image_shots(images: list[Path], wanted: Wanted) -> Generator[Shot, None, None]:
+def image_shots(images: Iterable[Path], wanted: Wanted = lambda number, seconds: True) -> Generator[Shot, None, None]:
+    """Read the images that are wanted, one after the other."""
     for index, path in enumerate(images):
         if wanted(index, index / _RATE):
             try:
@@ -180,6 +161,11 @@ def _file_shots(
 
     to_rgb, tick, begin = VideoReformatter(), float(stream.time_base or 0), stream.start_time or 0
     index, lost, now = 0, 0, -1 / rate
+
+    def upright(frame: "VideoFrame") -> NDArray[np.uint8]:
+        image = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
+
     with container, suppress(FFmpegError):  # what cannot be read any further is the end
         for packet in container.demux(stream):
             try:
@@ -191,16 +177,12 @@ def _file_shots(
                 last, now = now, math.nan if frame.pts is None else (frame.pts - begin) * tick
                 if not now > last:  # no time stamps, or none that can be believed
                     now = last + (lost + 1) / rate
-                for place in range(1, lost + 1):
-                    seconds = last + place * (now - last) / (lost + 1)
+                for left in range(lost, -1, -1):  # frames lost before it, then itself
+                    seconds = now - left * (now - last) / (lost + 1)
                     if wanted(index, seconds):
-                        yield Shot(index, seconds, None)
+                        yield Shot(index, seconds, None if left else upright(frame))
                     index += 1
-                if wanted(index, now):
-                    image = to_rgb.reformat(frame, format="rgb24").to_ndarray()
-                    turned = np.rot90(image, round(frame.rotation / 90))
-                    yield Shot(index, now, np.ascontiguousarray(turned))
-                index, lost = index + 1, 0
+                lost = 0
     if count is not None and count - index > count // 100:  # some containers only estimate
         _LOG.warning("%s: ends after %d of the %d frames that it says", container.name, index, count)
 
@@ -208,7 +190,7 @@ def _file_shots(
 def _camera_shots(capture: cv2.VideoCapture, wanted: Wanted) -> Generator[Shot, None, None]:
     index, lost, begin = 0, 0, math.inf
     try:
-        while lost < _CAMERA_ENDS_AFTER:
+        while lost < 10:  # without a frame it has ended
             done, frame = capture.read()
             now = time.monotonic()
             begin = min(begin, now)
@@ -222,18 +204,16 @@ def _camera_shots(capture: cv2.VideoCapture, wanted: Wanted) -> Generator[Shot, 
 
 def as_rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Turn what a camera gives, grey, BGR or BGRA, into (H, W, 3) uint8 RGB."""
-    channels = frame.shape[2] if frame.ndim == 3 else 1
-    code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels]
-    return cv2.cvtColor(frame, code)
+    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+    return cv2.cvtColor(frame, codes[frame.shape[2] if frame.ndim == 3 else 1])
 
 
 def read_ahead(footage: Footage, enough: Callable[[], bool] = lambda: False) -> Generator[Shot, None, None]:
-    """Yield the rest of the footage, read by a thread of its own, until it ends or `enough`.
+    """Yield the rest of the footage, read by a thread of its own, until it ends or `enough`; raise what reading raises.
 
-    Of live footage only the newest frame waits, so that what is taken is never old. A camera that hangs is left behind
-    when the generator is closed. What reading raises is raised here.
+    Of live footage only the newest frame waits, so that what is taken is never old. A camera that hangs is left behind.
     """
-    ready: queue.Queue[Shot | Exception | None] = queue.Queue(1 if footage.live else _AHEAD)
+    ready: queue.Queue[Shot | Exception | None] = queue.Queue(1 if footage.live else 2)
     closed = threading.Event()
 
     def offer(item: Shot | Exception | None) -> bool:
@@ -249,8 +229,7 @@ def read_ahead(footage: Footage, enough: Callable[[], bool] = lambda: False) -> 
 
     def read() -> None:
         try:
-            if all(offer(shot) for shot in footage.shots):
-                offer(None)
+            all(map(offer, chain(footage.shots, [None])))
         except Exception as error:  # noqa: BLE001 (raised again where frames are taken)
             offer(error)
 

@@ -1,13 +1,13 @@
 """Tracking as a video, frame by frame: of an evaluation's sequence, or of one's own footage.
 
-Promise: a video is written beside its name and renamed when it is whole, so nobody finds half a one, and its length
-costs no memory. Pictures stand as long as they did in the footage. The file is H.264 in an .mp4, which browsers play;
-where FFmpeg was built without that encoder, VP9 in a .webm.
+Promise: a video is written beside its name and renamed when it is whole, and its length costs no memory. Pictures stand
+as long as they did in the footage.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,12 @@ import numpy as np
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.pictures import Box, Picture, draw_frame
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.video.read import Footage, Shot, load_av
+from lorat.evaluate.video.read import Footage, Shot, image_shots, load_av
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.console import progress_bar
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
-from lorat.shards.pixels.jpeg import ImageError, read_image
 
 if TYPE_CHECKING:
     from lorat.evaluate.track.tracker import Tracker
@@ -34,12 +33,11 @@ CODECS = {
     ".avi": ("mjpeg", "yuvj420p", {"qmin": "2", "qmax": "4"}),
 }
 """Suffix of a video → its encoder, pixel format and options."""
-_CLOCK = 1_000_000  # ticks a second
 _LONGEST_STILL = 10.0  # seconds that a live picture stands in the video until the next
 
 
 def writable(path: Path) -> Path:
-    """Return a video's path as it can be written: .mp4 becomes .webm where H.264 is missing."""
+    """Return a video's path as it can be written: .mp4 becomes .webm where FFmpeg was built without H.264's encoder."""
     no_h264 = CODECS[".mp4"][0] not in load_av().codecs_available
     return path.with_suffix(".webm") if no_h264 and path.suffix == ".mp4" else path
 
@@ -51,56 +49,50 @@ def video_file(path: Path, rate: float) -> Iterator[Callable[[Picture, float], N
     Yields what adds a picture with even sides, from a time in seconds on; one of another size than the first is
     stretched. The times in an .avi are multiples of 1 / `rate`.
     """
-    av = load_av()
-    codec, pixels, options = CODECS[path.suffix]
+    (codec, pixels, options), av, last = CODECS[path.suffix], load_av(), -1
     fraction = Fraction(rate).limit_denominator(1 << 16)
-    tick = 1 / fraction if path.suffix == ".avi" else Fraction(1, _CLOCK)
-    last = -1
+    tick = 1 / fraction if path.suffix == ".avi" else Fraction(1, 1_000_000)
     with atomic_file(path) as file:
         container = av.open(file, "w", format=path.suffix[1:])
+        stream = container.add_stream(codec, fraction, options=options)
+        stream.pix_fmt, stream.codec_context.time_base = pixels, tick
+
+        def write(picture: Picture, seconds: float) -> None:
+            nonlocal last
+            if last < 0:
+                stream.height, stream.width = picture.shape[:2]
+            frame = av.VideoFrame.from_ndarray(picture)
+            frame.pts = last = max(last + 1, round(seconds / tick))
+            frame.time_base = tick
+            container.mux(stream.encode(frame))
+
         try:
-            stream = container.add_stream(codec, fraction, options=options)
-            stream.pix_fmt, stream.codec_context.time_base = pixels, tick
-
-            def write(picture: Picture, seconds: float) -> None:
-                nonlocal last
-                if last < 0:
-                    stream.height, stream.width = picture.shape[:2]
-                frame = av.VideoFrame.from_ndarray(picture)
-                frame.pts = last = max(last + 1, round(seconds / tick))
-                frame.time_base = tick
-                container.mux(stream.encode(frame))
-
             yield write
             container.mux(stream.encode())
             container.close()
-        except BaseException:
+        finally:
             with suppress(av.FFmpegError):  # a full disk is told again
                 container.close()
-            raise
 
 
 def write_tracking_video(
     clip: Clip, result: SequenceResult, path: Path, *, rate: float = 25.0, limit: int | None = None
 ) -> Path:
-    """Write the video of one tracked sequence, with its true boxes where the tree has them.
+    """Write the video of one tracked sequence, with its true boxes where the tree has them, of `limit` frames at most.
 
-    It is replaced where it exists, and has `limit` frames at most. Returns what `writable` makes of `path`; a
-    `UserError` if no image decodes.
+    Returns what `writable` makes of `path`; a `UserError` if no image decodes.
     """
     path, track, boxes, written = writable(path), clip.tracks[0], xywh_to_xyxy(result.boxes), 0
     with video_file(path, rate) as write:
-        for index in range(min(len(boxes), len(clip.frames), limit or len(boxes))):
-            try:
-                frame = read_image(clip.frames[index])
-            except ImageError:
+        for index, _, frame in islice(image_shots(clip.frames), min(len(boxes), limit or len(boxes))):
+            if frame is None:
                 continue  # nothing to draw on; the evaluation counted it
             words, true = [f"frame {index + 1}/{len(boxes)}"], None
             if np.isfinite(result.scores[index]):
                 words.append(f"score {result.scores[index]:.2f}")
             if index < clip.annotated and track.visible[index]:
                 true = track.boxes[index]
-                words.append(f"overlap {float(overlaps(boxes[index, None], true[None])[0]):.2f}")
+                words.append(f"overlap {overlaps(boxes[index, None], true[None])[0]:.2f}")
             write(draw_frame(frame, boxes[index], true, "   ".join(words)), written / rate)
             written += 1
         if not written:
@@ -111,19 +103,15 @@ def write_tracking_video(
 def write_tracks(
     footage: Footage, shots: Iterator[Shot], tracker: "Tracker", box: Box, files: tuple[Path, Path], total: int | None
 ) -> tuple[int, list[int]]:
-    """Track an object through footage into a video and a CSV, which appear when the shots end.
+    """Track an object through footage into `files`: a video, as `writable` names it, and a CSV; both or neither.
 
     `box` is its (4,) xyxy in the first of the footage's `shots` that decodes; what comes before is left out, and frames
-    after it that do not decode keep the last picture and box. `files` are the video, as `writable` gives it, and the
-    CSV; an error leaves neither. `total` frames are expected. Returns how many there were, and the numbers of those
-    that do not decode.
+    after it that do not decode keep the last picture and box. `total` frames are expected. Returns how many there were,
+    and the numbers of those that do not decode.
     """
     done, lost, seconds, before, image = 0, list[int](), 0.0, 0.0, None
-    with (
-        progress_bar("tracking frames") as progress,
-        atomic_file(files[1]) as table,
-        video_file(files[0], footage.rate) as write,
-    ):
+    video, csv = files
+    with progress_bar("tracking frames") as bar, atomic_file(csv) as table, video_file(video, footage.rate) as write:
         table.write(f"{HEADER}\n".encode())
         for number, time, shown in shots:
             score, said = np.nan, "does not decode"
@@ -140,13 +128,12 @@ def write_tracks(
                 lost.append(number)
             passed = time - before if done else 0.0
             seconds += min(passed, _LONGEST_STILL) if footage.live else passed
-            text = f"frame {number}   {time:.2f} s   {said}"
-            write(draw_frame(image, box, None, text, legend=False), seconds)
+            write(draw_frame(image, box, None, f"frame {number}   {time:.2f} s   {said}", legend=False), seconds)
             numbers = ",".join(f"{value:.4f}" for value in (time, *xyxy_to_xywh(box), score))
             table.write(f"{number},{numbers}\n".encode())
             before, done = time, done + 1
-            progress(done, total)
+            bar(done, total)
         if not done:
             raise UserError(f"{footage.name}: ended before the first frame; nothing is written")
-        progress(done, done)
+        bar(done, done)
     return done, lost

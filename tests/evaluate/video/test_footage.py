@@ -50,7 +50,7 @@ def test_every_frame_comes_in_order_with_its_time_as_opencv_reads_it(name, tmp_p
 @pytest.mark.parametrize(("start", "index"), [("0", 0), ("5", 5), ("0.2s", 6), ("0.21s", 7)])
 def test_reading_begins_at_a_frame_or_a_time(start, index, tmp_path):
     path = write_video(tmp_path / "a.mp4", fps=30)
-    shot, image = first_shot(open_footage(path, from_start(start)))
+    shot, image = first_shot(open_footage(path, start))
     assert (shot.number, shot.time) == (index, pytest.approx(index / 30))
     np.testing.assert_array_equal(image, read_video(path)[1][index])
 
@@ -64,7 +64,7 @@ def test_a_start_that_is_neither_frame_nor_seconds_is_refused(text):
 def test_a_start_after_the_end_is_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     with pytest.raises(UserError, match=r"a\.mp4: no frame to begin with.*--start"):
-        first_shot(open_footage(path, from_start("12")))
+        first_shot(open_footage(path, "12"))
 
 
 def test_frames_that_do_not_decode_keep_their_place_and_time(tmp_path):
@@ -119,7 +119,7 @@ def test_a_folder_gives_its_images_in_natural_order(tmp_path, said):
         (tmp_path / f"f/{index + 1:08d}.jpg").rename(tmp_path / f"f/a{index + 1}.jpg")
     (tmp_path / "f/a3.jpg").write_bytes(b"no image")
     (tmp_path / "f/notes.txt").touch()
-    footage = open_footage(tmp_path / "f", from_start("1"))
+    footage = open_footage(tmp_path / "f", "1")
     shots = list(footage.shots)
     assert (footage.count, footage.rate) == (11, 25)
     assert [shot.number for shot in shots] == list(range(1, 11))
