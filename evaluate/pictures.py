@@ -4,10 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
-"""(H, W, 3) RGB."""
-Box = NDArray[np.float64]
-"""(4,) xyxy in frame pixels."""
+Picture = NDArray[np.uint8]  # (H, W, 3) RGB
+Box = NDArray[np.float64]  # (4,) xyxy in frame pixels
 
 _PREDICTED, _TRUE = (255, 140, 0), (60, 220, 90)  # orange, green
 _INK, _BAND = (235, 235, 235), (24, 24, 24)

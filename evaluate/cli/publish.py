@@ -44,18 +44,14 @@ class Summary:
 
     outcome: Evaluation
     out: Path
-    results: Mapping[str, Sequence[Mapping[str, SequenceResult]]]
-    """Test set → repeated runs → sequence → result."""
-    clips: Mapping[str, Sequence[Clip]]
-    """Test set → those that have a result."""
-    scored: Sequence[list[Entry]]
-    """Of each test set with ground truth ours and never moving's; others' may stand between."""
+    results: Mapping[str, Sequence[Mapping[str, SequenceResult]]]  # test set → repeated runs → sequence → result
+    clips: Mapping[str, Sequence[Clip]]  # test set → those that have a result
+    scored: Sequence[list[Entry]]  # of each set with ground truth ours and never moving's; others' may stand between
 
     def damaged(self, name: str) -> dict[str, int]:
         """Return sequence of a test set → frames that did not decode, which have no score."""
         first = self.results[name][0].items()
-        counts = {sequence: int(np.isnan(result.scores).sum()) for sequence, result in first}
-        return {sequence: count for sequence, count in counts.items() if count}
+        return {each: int(lost.sum()) for each, result in first if (lost := np.isnan(result.scores)).any()}
 
     def write_metrics(self) -> None:
         """Write ``metrics.json``."""
@@ -165,14 +161,12 @@ def _meanings(scores: DatasetScores) -> Iterator[str]:
         yield f"{len(hidden)} sequences have no ground truth ({some(hidden, 5)})"
 
 
-def _failures(failed: Mapping[str, Mapping[str, str]]) -> list[str]:
+def _failures(failed: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Say which sequences have no result and why; those with one reason share a line."""
-    lines = []
     for name, reasons in failed.items():
         for reason in dict.fromkeys(reasons.values()):
             sequences = [sequence for sequence, why in reasons.items() if why == reason]
-            lines.append(f"failed: {name} {some(sequences, 5)}: {reason}")
-    return lines
+            yield f"failed: {name} {some(sequences, 5)}: {reason}"
 
 
 def _zip(summary: Summary, item: TestSet, overwrite: bool) -> None:
@@ -190,8 +184,7 @@ def _zip(summary: Summary, item: TestSet, overwrite: bool) -> None:
 def _video_clip(summary: Summary, name: str | None) -> Clip | None:
     """Return the named clip, else the one with the median AUC of the first test set scored."""
     if name is None and summary.scored:
-        sequences = summary.scored[0][0].scores.sequences
-        ranked = sorted(sequences, key=lambda each: (each.curves.auc, each.name))
-        name = ranked[len(ranked) // 2].name
-    clips = [clip for done in summary.clips.values() for clip in done]
+        ranked = sorted((each.curves.auc, each.name) for each in summary.scored[0][0].scores.sequences)
+        name = ranked[len(ranked) // 2][1]
+    clips = (clip for done in summary.clips.values() for clip in done)
     return next((clip for clip in clips if name in (None, clip.name)), None)

@@ -63,7 +63,7 @@ class VideoOptions:
         if self.box is None:
             return None
         try:
-            numbers = np.array([float(part) for part in self.box.split(",")])
+            numbers = np.array(self.box.split(","), dtype=np.float64)
         except ValueError:
             numbers = np.zeros(0)
         if numbers.shape != (4,) or not np.isfinite(numbers).all():

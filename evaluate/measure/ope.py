@@ -12,16 +12,12 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-ConventionName = Literal["published", "matlab"]
-"""Whose definition of the OPE scores is meant: that of this module, or that of `matlab`."""
+ConventionName = Literal["published", "matlab"]  # the definition of this module, or that of `matlab`
 
 # Integers divided once: an accumulated arange is an ulp high at 0.65 and 0.75, and a tie flips.
-OVERLAP_THRESHOLDS: Final = np.arange(21) / 20.0
-"""(21,) of the success curve: 0, 0.05, …, 1."""
-CENTRE_THRESHOLDS: Final = np.arange(51.0)
-"""(51,) of the precision curve: 0 … 50 pixels."""
-NORM_THRESHOLDS: Final = np.arange(51) / 100.0
-"""(51,) of the normalised precision curve: 0, 0.01, …, 0.5."""
+OVERLAP_THRESHOLDS: Final = np.arange(21) / 20.0  # (21,) of the success curve: 0, 0.05, …, 1
+CENTRE_THRESHOLDS: Final = np.arange(51.0)  # (51,) of the precision curve: 0 … 50 pixels
+NORM_THRESHOLDS: Final = np.arange(51) / 100.0  # (51,) of the normalised precision curve: 0, 0.01, …, 0.5
 
 # Errors within every threshold, and within none.
 HIT: Final = -1.0
@@ -32,11 +28,9 @@ MISS: Final = np.inf
 class Convention:
     """The errors of a frame without a valid annotation; it is a miss in success anywhere."""
 
-    absent_centre: float = MISS
-    """In pixels, where the object is flagged absent."""
+    absent_centre: float = MISS  # where the object is flagged absent
     absent_norm: float = HIT
-    empty_centre: float = MISS
-    """In pixels, where the object is visible and its box has no size."""
+    empty_centre: float = MISS  # where it is visible and its box has no size
     empty_norm: float = HIT
 
     @property
@@ -59,19 +53,15 @@ def convention_of(dataset: str) -> Convention:
     return Convention()
 
 
-CORRECTED: Final = Convention(absent_norm=MISS, empty_norm=MISS)
-"""No frame without a valid annotation is a hit, in any data set."""
+CORRECTED: Final = Convention(absent_norm=MISS, empty_norm=MISS)  # no frame without a valid annotation is a hit
 
 
 class Curves(NamedTuple):
     """Success and precision curves of a sequence, or their mean over sequences."""
 
-    success: NDArray[np.float64]
-    """(21,) share of frames over each of OVERLAP_THRESHOLDS."""
-    precision: NDArray[np.float64]
-    """(51,) share of frames within each of CENTRE_THRESHOLDS."""
-    norm_precision: NDArray[np.float64]
-    """(51,) share of frames within each of NORM_THRESHOLDS."""
+    success: NDArray[np.float64]  # (21,) share of frames over each of OVERLAP_THRESHOLDS
+    precision: NDArray[np.float64]  # (51,) share of frames within each of CENTRE_THRESHOLDS
+    norm_precision: NDArray[np.float64]  # (51,) share of frames within each of NORM_THRESHOLDS
 
     @property
     def auc(self) -> float:

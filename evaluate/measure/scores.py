@@ -22,8 +22,7 @@ from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
-NEVER_MOVING = "never moving"
-"""What reports call the tracker that repeats its first box."""
+NEVER_MOVING = "never moving"  # what reports call the tracker that repeats its first box
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -31,15 +30,11 @@ class SequenceScores:
     """OPE scores of one sequence, read off its curves."""
 
     name: str
-    frames: int
-    """Annotated frames, the denominator of the curves."""
-    invalid_frames: int
-    """Those of them in which the object is absent or its box has no size."""
+    frames: int  # annotated, the denominator of the curves
+    invalid_frames: int  # those of them in which the object is absent or its box has no size
     curves: Curves
-    norm_precision_corrected: float | None
-    """At 0.20 with misses in invalid frames; None where the convention has these anyway."""
-    fps: float | None
-    """Tracked frames over seconds, of all runs; None where times are missing."""
+    norm_precision_corrected: float | None  # at 0.20, misses in invalid frames; None where these are the convention
+    fps: float | None  # tracked frames over seconds, of all runs; None where times are missing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -49,22 +44,14 @@ class DatasetScores:
     dataset: str
     split: str
     sequences: tuple[SequenceScores, ...]
-    curves: Curves
-    """The mean over the sequences, which stand in the order of the tree, as the convention takes it."""
-    norm_precision_corrected: float | None
-    """The mean over the sequences; None where that is the convention, or no frame is invalid."""
-    fps: float | None
-    """All tracked frames of all runs over all their seconds, initialisation included; None without times."""
-    got10k: toolkits.Got10kScores | None = None
-    """Its own measures, where the tree has cover labels."""
-    trackingnet: toolkits.TrackingNetScores | None = None
-    """Its own measures, for its splits with ground truth."""
-    unscored: tuple[str, ...] = ()
-    """Sequences whose ground truth beyond the first frame the tree does not give."""
-    convention: ConventionName = "published"
-    """The one that the scores are in, which need not be the one asked for."""
-    runs: int = 1
-    """Repeated runs that the scores are the mean of."""
+    curves: Curves  # the mean over the sequences, which stand in the order of the tree, as the convention takes it
+    norm_precision_corrected: float | None  # the mean; None where that is the convention, or no frame is invalid
+    fps: float | None  # all tracked frames of all runs over all their seconds, initialisation included
+    got10k: toolkits.Got10kScores | None = None  # its own measures, where the tree has cover labels
+    trackingnet: toolkits.TrackingNetScores | None = None  # its own measures, for its splits with ground truth
+    unscored: tuple[str, ...] = ()  # sequences whose ground truth beyond the first frame the tree does not give
+    convention: ConventionName = "published"  # the one that the scores are in, which need not be the one asked for
+    runs: int = 1  # repeated runs that the scores are the mean of
     attributes: tuple[AttributeScores, ...] = ()
 
     @property

@@ -15,12 +15,9 @@ from lorat.shards.pixels.geometry import CropTransform, adjust, crop_frame, crop
 from lorat.shards.pixels.resample import SERVED, Window, context_window, cut_window, sample_crop, template_window
 
 Resize = Literal["published", "shards"]
-Frame = NDArray[np.uint8]
-"""(H, W, 3) RGB."""
-Crop = NDArray[np.float32]
-"""(S, S, 3) RGB on 0 … 255, contiguous."""
-Box = NDArray[np.float64]
-"""(4,) xyxy in continuous frame pixels."""
+Frame = NDArray[np.uint8]  # (H, W, 3) RGB
+Crop = NDArray[np.float32]  # (S, S, 3) RGB on 0 … 255, contiguous
+Box = NDArray[np.float64]  # (4,) xyxy in continuous frame pixels
 
 
 def frame_size(frame: Frame) -> tuple[int, int]:

@@ -15,8 +15,7 @@ from lorat.shards.base.process import cores_a_rank
 if TYPE_CHECKING:
     from lorat.train.network.blocks.lorat import LoRAT
 
-_RUNS = Path("runs")
-_MODEL = "checkpoints/[!.]*/model.safetensors"
+_RUNS, _MODEL = Path("runs"), "checkpoints/[!.]*/model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

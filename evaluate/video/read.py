@@ -49,8 +49,8 @@ class Shot(NamedTuple):
     image: NDArray[np.uint8] | None  # (H, W, 3) RGB; None where it does not decode
 
 
+# Whether a frame, by its number and its time in seconds, is the first one wanted or after it.
 Wanted = Callable[[int, float], bool]
-"""Whether a frame, by its number and its time in seconds, is the first one wanted or after it."""
 
 
 def from_start(text: str) -> Wanted:
@@ -189,6 +189,7 @@ def _file_shots(
 
 def _camera_shots(capture: cv2.VideoCapture, wanted: Wanted) -> Generator[Shot, None, None]:
     index, lost, begin = 0, 0, math.inf
+    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}  # by channels
     try:
         while lost < 10:  # without a frame it has ended
             done, frame = capture.read()
@@ -196,16 +197,11 @@ def _camera_shots(capture: cv2.VideoCapture, wanted: Wanted) -> Generator[Shot, 
             begin = min(begin, now)
             lost = 0 if done else lost + 1
             if wanted(index, now - begin):
-                yield Shot(index, now - begin, as_rgb(frame) if done else None)
+                image = cv2.cvtColor(frame, codes[frame.shape[2] if frame.ndim == 3 else 1]) if done else None
+                yield Shot(index, now - begin, image)
             index += 1
     finally:
         capture.release()
-
-
-def as_rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Turn what a camera gives, grey, BGR or BGRA, into (H, W, 3) uint8 RGB."""
-    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
-    return cv2.cvtColor(frame, codes[frame.shape[2] if frame.ndim == 3 else 1])
 
 
 def read_ahead(footage: Footage, enough: Callable[[], bool] = lambda: False) -> Generator[Shot, None, None]:

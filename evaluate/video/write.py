@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from lorat.evaluate.track.tracker import Tracker
 
 HEADER = "frame,time,x,y,w,h,score"
-CODECS = {
+CODECS = {  # suffix of a video → its encoder, pixel format and options
     ".mp4": ("libx264", "yuv420p", {"crf": "20", "preset": "veryfast", "bf": "0"}),
     ".webm": ("libvpx-vp9", "yuv420p", {"crf": "30", "deadline": "realtime", "cpu-used": "8"}),
     ".avi": ("mjpeg", "yuvj420p", {"qmin": "2", "qmax": "4"}),
 }
-"""Suffix of a video → its encoder, pixel format and options."""
 _LONGEST_STILL = 10.0  # seconds that a live picture stands in the video until the next
 
 
@@ -87,13 +86,13 @@ def write_tracking_video(
         for index, _, frame in islice(image_shots(clip.frames), min(len(boxes), limit or len(boxes))):
             if frame is None:
                 continue  # nothing to draw on; the evaluation counted it
-            words, true = [f"frame {index + 1}/{len(boxes)}"], None
+            text, true = f"frame {index + 1}/{len(boxes)}", None
             if np.isfinite(result.scores[index]):
-                words.append(f"score {result.scores[index]:.2f}")
+                text += f"   score {result.scores[index]:.2f}"
             if index < clip.annotated and track.visible[index]:
                 true = track.boxes[index]
-                words.append(f"overlap {overlaps(boxes[index, None], true[None])[0]:.2f}")
-            write(draw_frame(frame, boxes[index], true, "   ".join(words)), written / rate)
+                text += f"   overlap {overlaps(boxes[index, None], true[None])[0]:.2f}"
+            write(draw_frame(frame, boxes[index], true, text), written / rate)
             written += 1
         if not written:
             raise UserError(f"{clip.frames.folder}: no image decodes; restore the images")

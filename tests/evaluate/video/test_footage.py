@@ -3,6 +3,7 @@ import logging
 import sys
 import time
 from contextlib import closing
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,7 +14,6 @@ from lorat.evaluate.video.read import (
     Footage,
     NoPyAV,
     Shot,
-    as_rgb,
     first_shot,
     from_start,
     open_camera,
@@ -169,10 +169,14 @@ def test_a_camera_is_read_until_it_gives_nothing_any_more(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
-def test_grey_and_four_channels_become_rgb(shape):
+def test_grey_and_four_channels_of_a_camera_become_rgb(shape, monkeypatch):
     frame = np.zeros(shape, dtype=np.uint8)
     frame[..., :1] = 200  # blue, or grey
-    rgb = as_rgb(frame)
+    camera = SimpleNamespace(
+        isOpened=lambda: True, set=max, get=lambda _: 25.0, read=lambda: (True, frame), release=dict
+    )
+    monkeypatch.setattr(module.cv2, "VideoCapture", lambda number: camera)
+    _, rgb = first_shot(open_camera(0))
     grey = len(shape) == 2 or shape[2] == 1
     assert rgb.shape == (4, 6, 3)
     assert rgb[0, 0].tolist() == ([frame[0, 0].max()] * 3 if grey else [0, 0, 200])
