@@ -24,6 +24,7 @@ from lorat.train.network.weights.published import (
     layout_of,
     pairs_of,
     published_tensors,
+    scale_of,
     shown_names,
 )
 
@@ -32,14 +33,14 @@ _LOG = logging.getLogger("lorat")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class WeightsFile:
-    """A weights file that was read and found to fit a variant."""
+    """A weights file that was read and found to fit a variant; tensors have the names in memory."""
 
     path: Path
     variant: VariantConfig
     """The one to build, with the rank and the scale that the file was trained with."""
     metadata: dict[str, str]
     trained: dict[str, Tensor]
-    """Under the names in memory; everything, where there are no pairs."""
+    """Everything, where there are no pairs."""
     frozen: dict[str, Tensor]
     """Beside pairs; empty where the backbone comes from its own file."""
     scales: Scales
@@ -52,57 +53,50 @@ class WeightsFile:
     def base(self) -> dict[str, Tensor]:
         """Return the backbone's tensors that the file holds, trained or not."""
         held = self.trained | self.frozen
-        return {name: t for name, t in held.items() if not is_new(name) and ".lora." not in name}
+        return {name: tensor for name, tensor in held.items() if not is_new(name) and ".lora." not in name}
 
     def scale(self, layer: str) -> float:
         """Return what multiplies B·A of a layer; 1 where nobody knows alpha."""
-        rank = self.trained[f"{layer}.lora.A"].shape[0]
-        scale = self.scales.of(layer, rank, self.variant.lora)
+        scale = scale_of(self.scales, layer, len(self.trained[f"{layer}.lora.A"]), self.variant.lora)
         return 1.0 if scale is None else scale
 
 
 def read_weights(path: Path, variant: VariantConfig | None = None, *, force_backbone: bool = False) -> WeightsFile:
     """Read a file of `save_weights` or a published one, and see that it fits its variant.
 
-    Args:
-        path: of the file.
-        variant: needed where the file does not say its own. Where it does, another crop size of the same network may be
-            asked for.
-        force_backbone: let `variant` have another backbone than the file's.
-
-    Raises:
-        UserError: if the file is damaged or of another network.
+    The variant is needed where the file does not say its own. Where it does, another crop size of the same network may
+    be asked for, or by force another backbone. A ``UserError`` tells of a damaged file or one of another network.
     """
     tensors, metadata = read_tensors(path)
-    variant = _variant_of(path, metadata, variant, force_backbone)
+    variant, lora = _variant_of(path, metadata, variant, force_backbone), None
     factors = [t for name, t in tensors.items() if name.endswith(".lora.A") and t.dim() == 2]
-    lora = None
     if factors:
-        rank = max(factors[0].shape[0], 1)
-        base = variant.lora or LoraConfig(alpha=rank)
-        told = lora_in(path, metadata) or base
-        lora = base.model_copy(update={"rank": rank, "alpha": told.alpha, "rslora": told.rslora})
+        rank = max(len(factors[0]), 1)
+        lora = (variant.lora or LoraConfig(alpha=rank)).model_copy(update={"rank": rank})
     with torch.device("meta"):
         blank = assemble(variant.model_copy(update={"lora": lora}), None)
     trained, frozen = published_tensors(blank)
-    named, scales = named_tensors(path, tensors, variant.backbone.layout, trained | frozen)
-    expected = _with_ranks_of(named, trained)
+    named, scales = named_tensors(path, tensors, metadata, variant.backbone.layout, trained | frozen)
+    expected = dict(trained)
     if not named.keys().isdisjoint(frozen):
         expected |= frozen
     elif factors and not variant.backbone.pretrained:
         raise UserError(f"{path}: holds no backbone, and variant {variant.name} has no file of it")
-    found = _excuse_positions(named, expected)
-    check_tensors(path, found, expected, shown_names(expected, variant.backbone.layout))
+    # Every pair may have the rank that the file gives its A.
+    for layer, (a, b) in pairs_of(trained).items():
+        own = named.get(f"{layer}.lora.A")
+        if own is not None and own.dim() == 2 and len(own) > 0:
+            expected[f"{layer}.lora.A"] = a.new_empty(len(own), a.shape[1])
+            expected[f"{layer}.lora.B"] = b.new_empty(len(b), len(own))
+    # A grid of another size is looked at when the network stands.
+    own, wanted = named.get("pos_embed"), expected.get("pos_embed")
+    if own is not None and wanted is not None and own.dim() == 3 and own.shape[2] == wanted.shape[2]:
+        expected["pos_embed"] = own
+    check_tensors(path, named, expected, shown_names(expected, variant.backbone.layout))
     if lora is not None:
-        variant = variant.model_copy(update={"lora": scales.told(lora)})
-    return WeightsFile(
-        path,
-        variant,
-        metadata,
-        trained={name: tensor for name, tensor in named.items() if name in trained},
-        frozen={name: tensor for name, tensor in named.items() if name in frozen},
-        scales=scales,
-    )
+        variant = variant.model_copy(update={"lora": lora.model_copy(update=scales.get("", {}))})
+    ours, rest = ({n: t for n, t in named.items() if n in table} for table in (trained, frozen))
+    return WeightsFile(path, variant, metadata, ours, rest, scales)
 
 
 def is_new(name: str) -> bool:
@@ -110,37 +104,16 @@ def is_new(name: str) -> bool:
     return name == "token_type_embed" or name.startswith("head.")
 
 
-def _with_ranks_of(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Let every expected pair have the rank that the file gives its A."""
-    adapted = dict(expected)
-    for layer, (a, b) in pairs_of(expected).items():
-        own = found.get(f"{layer}.lora.A")
-        if own is not None and own.dim() == 2 and own.shape[0] > 0:
-            adapted[f"{layer}.lora.A"] = a.new_empty(own.shape[0], a.shape[1])
-            adapted[f"{layer}.lora.B"] = b.new_empty(b.shape[0], own.shape[0])
-    return adapted
-
-
-def _excuse_positions(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pass a grid of another size by; `_check_positions` looks at it when the network stands."""
-    own, wanted = found.get("pos_embed"), expected.get("pos_embed")
-    if own is None or wanted is None or own.dim() != 3 or own.shape[2] != wanted.shape[2]:
-        return dict(found)
-    return {**found, "pos_embed": wanted}
-
-
 def _variant_of(path: Path, metadata: Mapping[str, str], given: VariantConfig | None, force: bool) -> VariantConfig:
     """Return the variant to build: the given one, with what the file knows better."""
     own = None
-    if "variant" in metadata:
-        try:
+    try:
+        if "variant" in metadata:
             own = VariantConfig.model_validate_json(metadata["variant"])
-        except ValidationError as error:
-            if given is None:
-                raise UserError(
-                    f"{path}: its metadata hold a variant that this version cannot read; name it "
-                    "with --variant, or update lorat"
-                ) from error
+    except ValidationError as error:
+        if given is None:
+            what = "its metadata hold a variant that this version cannot read"
+            raise UserError(f"{path}: {what}; name it with --variant, or update lorat") from error
     if own is None:
         if given is None:
             raise UserError(f"{path}: does not say which variant it is; name it with --variant")
@@ -153,40 +126,37 @@ def _variant_of(path: Path, metadata: Mapping[str, str], given: VariantConfig | 
     lora = ["lora"] if (given.lora is None) != (own.lora is None) else []
     if (other and not force) or lora:
         raise UserError(
-            f"{path}: weights of variant {own.name} ({own.backbone.timm}), not of {given.name} "
-            f"({given.backbone.timm}): other {', '.join(other + lora)}; leave "
-            "--variant out or give other weights"
+            f"{path}: weights of variant {own.name} ({own.backbone.timm}), not of {given.name} ({given.backbone.timm})"
+            f": other {', '.join(other + lora)}; leave --variant out or give other weights"
         )
     if other:
         _LOG.warning("%s: weights of %s go onto the backbone of %s", path, own.name, given.name)
     return given.model_copy(update={"lora": own.lora})
 
 
-def lora_in(path: Path, metadata: Mapping[str, str]) -> LoraConfig | None:
-    """Return what the metadata say of LoRA's scale."""
-    if "lora_alpha" not in metadata:
-        return None
-    try:
-        return LoraConfig.model_validate_strings(
-            {"alpha": metadata["lora_alpha"], "rslora": metadata.get("lora_rslora", "false")}
-        )
-    except ValidationError:
-        raise UserError(f"{path}: its metadata hold a lora_alpha or lora_rslora that is no such value") from None
-
-
 def named_tensors(
-    path: Path, tensors: Mapping[str, Tensor], layout: str | None, ours: Mapping[str, Tensor]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    layout: str | None,
+    ours: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], Scales]:
-    """Bring a file's tensors under the names of a network's own (see `from_file`).
+    """Bring a file's tensors under the names of a network's own (see `from_file`); its scales may be in the metadata.
 
-    Raises:
-        UserError: if `layout` is another than that of the family which the file's names belong to.
+    A ``UserError`` tells where `layout` is another than that of the family which the file's names belong to.
     """
     found = layout_of(tensors)
     if layout is not None and found is not None and found != layout:
         raise UserError(
-            f"{path}: its last block has the names of the published {found} family, but the "
-            f"variant is of the {layout} one (backbone.layout), whose positions differ; name a "
-            f"variant of the {found} family"
+            f"{path}: its last block has the names of the published {found} family, but the variant is of the {layout} "
+            f"one (backbone.layout), whose positions differ; name a variant of the {found} family"
         )
-    return from_file(path, tensors, layout != "official" and is_gated(ours))
+    named, scales = from_file(path, tensors, layout != "official" and is_gated(ours))
+    if pairs_of(named) and "lora_alpha" in metadata:
+        told = {"alpha": metadata["lora_alpha"], "rslora": metadata.get("lora_rslora", "false")}
+        try:
+            lora = LoraConfig.model_validate_strings(told)
+        except ValidationError:
+            raise UserError(f"{path}: its metadata hold a lora_alpha or lora_rslora that is no such value") from None
+        scales[""] = {"alpha": lora.alpha, "rslora": lora.rslora} | scales.get("", {})
+    return named, scales

@@ -1,13 +1,8 @@
 """Weight files of the tracker, in the published layout, so that files go both ways.
 
-A LoRA variant's file holds what was trained, under the published names (``blocks.0.attn.qkv.q.lora.A``,
-``token_type_embed``, ``head.cls_mlp.layers.0.weight``, …); the frozen backbone comes from its own file, and the
-metadata hold its fingerprint. A variant without LoRA, or on a backbone that was never pretrained, is saved whole. All
-values are float32.
-
-Files for others (`export_merged`, `export_published`) keep the variant in their metadata, too, so they load here
-without more words. Reading also accepts published files: every container, scalars for the scale of the pairs or none,
-frozen tensors beside the pairs, other ranks, merged networks.
+A LoRA variant's file holds what was trained, under the published names; the frozen backbone comes from its own file,
+and the metadata hold its fingerprint. A variant without LoRA, or on a backbone that was never pretrained, is saved
+whole. All values are float32. Files for others keep the variant in their metadata, too, so they load here as well.
 """
 
 import logging
@@ -20,7 +15,7 @@ from torch import Tensor
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lorat import LoRAT
-from lorat.train.network.reading import WeightsFile, is_new, lora_in, named_tensors, read_weights
+from lorat.train.network.reading import WeightsFile, is_new, named_tensors, read_weights
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
@@ -29,6 +24,7 @@ from lorat.train.network.weights.published import (
     merge_pairs,
     pairs_of,
     published_tensors,
+    scale_of,
     shown_names,
     to_file,
 )
@@ -38,27 +34,18 @@ _LOG = logging.getLogger("lorat")
 
 
 def save_weights(path: Path, network: LoRAT, variant: VariantConfig, extra: Mapping[str, str] | None = None) -> None:
-    """Write the network's weights as safetensors, whole or not at all.
+    """Write the weights of a network built from `variant` as safetensors, whole or not at all.
 
-    Args:
-        path: of the file; its folder is made.
-        network: built from `variant`.
-        variant: recorded whole in the metadata.
-        extra: more metadata, such as the epoch; the file's own keys win.
+    The variant is recorded in the metadata; `extra` is more of them, such as the epoch, but the file's own keys win.
     """
-    tensors = {
-        name: tensor.to(device="cpu", dtype=torch.float32, copy=True)
-        for name, tensor in weights_to_save(network, variant).items()
-    }
+    tensors = {name: tensor.float() for name, tensor in weights_to_save(network, variant).items()}
     write_tensors(path, tensors, dict(extra or {}) | metadata_of(variant, network.fingerprint))
 
 
 def weights_to_save(network: LoRAT, variant: VariantConfig) -> dict[str, Tensor]:
     """Return the live tensors that a file of this variant holds, under its names."""
     trained, frozen = published_tensors(network)
-    if not variant.backbone.pretrained:
-        trained |= frozen
-    return to_file(trained, variant.backbone.layout)
+    return to_file(trained if variant.backbone.pretrained else trained | frozen, variant.backbone.layout)
 
 
 def metadata_of(variant: VariantConfig, fingerprint: str) -> dict[str, str]:
@@ -69,47 +56,34 @@ def metadata_of(variant: VariantConfig, fingerprint: str) -> dict[str, str]:
         "backbone": variant.backbone.timm,
         "backbone_fingerprint": fingerprint,
     }
-    if variant.lora is not None:
-        metadata |= {
-            "lora_rank": str(variant.lora.rank),
-            "lora_alpha": str(variant.lora.alpha),
-            "lora_rslora": str(variant.lora.rslora).lower(),
-        }
+    if (lora := variant.lora) is not None:
+        scale = {"lora_alpha": str(lora.alpha), "lora_rslora": str(lora.rslora).lower()}
+        metadata |= {"lora_rank": str(lora.rank)} | scale
     return metadata
 
 
 def load_weights(
     path: Path, network: LoRAT, *, layout: str | None = None, force_backbone: bool = False
 ) -> dict[str, str]:
-    """Copy a file's weights into a network to train and return the file's metadata.
+    """Copy a file of `save_weights` or a published one into a network to train and return the file's metadata.
 
     Where the file's pairs have another scale than the network's, B takes up the difference, so the network computes
     what the file's did. Frozen tensors in the file must be those of the network, where that has a pretrained backbone,
-    and are not copied then.
-
-    Args:
-        path: a file of `save_weights` or a published one.
-        network: gets the values.
-        layout: the variant's ``backbone.layout``, to refuse files of the other family.
-        force_backbone: take a file that was trained on another backbone.
-
-    Raises:
-        UserError: if the file is of another network or another backbone.
+    and are not copied then. A ``UserError`` tells of a file of another network, of another family than the variant's
+    ``backbone.layout``, or, unless forced, of another backbone.
     """
     tensors, metadata = read_tensors(path)
-    trained, frozen = published_tensors(network)
-    live = live_pairs(network)
-    named, scales = named_tensors(path, tensors, layout, trained | frozen)
+    (trained, frozen), live = published_tensors(network), live_pairs(network)
+    named, scales = named_tensors(path, tensors, metadata, layout, trained | frozen)
     _check_pairs(path, named, live)
-    expected = trained
     if live and network.fingerprint:
         _check_backbone(path, metadata, network.fingerprint, force_backbone)
-        named = _without_backbone(path, named, frozen, force_backbone)
-    elif not named.keys().isdisjoint(frozen):
-        expected = trained | frozen
+        _check_frozen(path, named, frozen, force_backbone)
+        named = {name: tensor for name, tensor in named.items() if name not in frozen}
+    expected = trained if named.keys().isdisjoint(frozen) else trained | frozen
     check_tensors(path, named, expected, shown_names(expected, layout or "official"))
     for layer, (a, b) in pairs_of(named).items():
-        own, wanted = live[layer][2], scales.of(layer, a.shape[0], lora_in(path, metadata))
+        own, wanted = live[layer][2], scale_of(scales, layer, len(a))
         if wanted is not None and wanted != own:
             named[f"{layer}.lora.B"] = b.float() * (wanted / own)
     for name, tensor in named.items():
@@ -125,22 +99,9 @@ def load_network(
     dtype: torch.dtype = torch.float32,
     force_backbone: bool = False,
 ) -> tuple[LoRAT, VariantConfig]:
-    """Load a network to track with: LoRA merged in float32, frozen, in eval mode.
+    """Load a network to track with: `read_weights`, `network_of`, and its matrices in `dtype`.
 
-    Args:
-        path: a file of `save_weights` or a published one.
-        backbone: the backbone's file, for files that do not hold it; otherwise ``$LORAT_BACKBONES`` and then timm's hub
-            are asked.
-        variant: needed where the file does not say its own. Where it does, another crop size of the same network may be
-            asked for.
-        dtype: number type of the matrices; the rest stays float32.
-        force_backbone: take another backbone than the one that the file was trained on.
-
-    Returns:
-        The network, and the variant with the rank and the scale that the file was trained with.
-
-    Raises:
-        UserError: if the file is damaged or of another network, or the backbone is not the one that it was trained on.
+    The variant that is returned beside it has the rank and the scale that the file was trained with.
     """
     file = read_weights(path, variant, force_backbone=force_backbone)
     network = network_of(file, backbone, force_backbone=force_backbone)
@@ -151,8 +112,9 @@ def load_network(
 def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbone: bool = False) -> LoRAT:
     """Build the network of a file, LoRA merged in float32, frozen, in eval mode.
 
-    Raises:
-        UserError: as for `load_network`.
+    Where the file does not hold the backbone, its own file is needed; without one, ``$LORAT_BACKBONES`` and then timm's
+    hub are asked. A ``UserError`` tells where it cannot be had or, unless forced, is not the one that the file was
+    trained on.
     """
     pairs = pairs_of(file.trained)
     if file.needs_backbone:
@@ -162,15 +124,19 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
     else:
         if backbone is not None:
             _LOG.warning("%s holds the whole network; %s is not read", file.path, backbone)
-        weights = BackboneWeights(str(file.path), {n: t.float() for n, t in file.base().items()})
+        weights = BackboneWeights(str(file.path), {name: tensor.float() for name, tensor in file.base().items()})
         fingerprint = file.metadata.get("backbone_fingerprint", "")
-    scales = {layer: file.scale(layer) for layer in pairs}
-    merged = BackboneWeights(weights.source, merge_pairs(weights.tensors, file.trained, scales))
+    tensors = merge_pairs(weights.tensors, pairs, {layer: file.scale(layer) for layer in pairs})
     plain = file.variant.model_copy(update={"lora": None})
-    network = assemble(plain, merged).requires_grad_(False).eval()
+    network = assemble(plain, BackboneWeights(weights.source, tensors)).requires_grad_(False).eval()
     network.fingerprint = fingerprint
     live, _ = published_tensors(network)
-    _check_positions(file, live["pos_embed"])
+    own, built = (file.frozen | file.trained).get("pos_embed"), live["pos_embed"]
+    if own is not None and own.shape != built.shape:  # resampled, but they were fixed for another search size
+        raise UserError(
+            f"{file.path}: holds positions for {own.shape[1]} search cells, but variant {file.variant.name} has "
+            f"{built.shape[1]}; name the variant it was trained as"
+        )
     for name in live.keys() & file.trained.keys():
         if pairs or is_new(name):
             live[name].copy_(file.trained[name])
@@ -182,50 +148,35 @@ def export_merged(
 ) -> None:
     """Write the whole network with LoRA merged (in float32, then cast), as published files name it.
 
-    Args:
-        file: what to export.
-        out: ``.safetensors`` or ``.bin`` for safetensors, ``.pth`` or ``.pt`` for PyTorch's format.
-        dtype: number type of the matrices; norms, scales and tables stay float32.
-        backbone: the backbone's file, as for `load_network`.
-        force_backbone: take another backbone than the one that the file was trained on.
-
-    Raises:
-        UserError: if the backbone cannot be had or is another one.
+    A suffix ``.safetensors`` or ``.bin`` stands for safetensors, ``.pth`` or ``.pt`` for PyTorch's format. Matrices are
+    in `dtype`; norms, scales and tables stay float32. The backbone is as for `network_of`.
     """
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
-    tensors, _ = published_tensors(network)
-    number_type = str(dtype).removeprefix("torch.")
     metadata = metadata_of(file.variant, network.fingerprint)
-    metadata |= {"merged": "true", "dtype": number_type}
-    write_tensors(out, to_file(tensors, file.variant.backbone.layout), metadata)
+    metadata |= {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
+    write_tensors(out, to_file(published_tensors(network)[0], file.variant.backbone.layout), metadata)
 
 
 def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> None:
     """Write what the file holds under the published names; values and number types are kept.
 
-    Args:
-        file: what to export.
-        out: as for `export_merged`.
-        scalars: with the scale of the pairs, as older published files have it. Without, readers take the scale that
-            they are configured for, or 1.
+    The suffix is as for `export_merged`. The scale of the pairs goes with them as `scalars`, as older published files
+    have it. Without, readers take the scale that they are configured for, or 1.
     """
-    tensors = file.trained | file.frozen
-    pairs = pairs_of(file.trained)
-    if scalars:
-        alpha, rslora = file.scales.alpha, file.scales.rslora  # layers that have their own
-        tensors |= {f"{n}.lora.alpha": _alpha(value) for n, value in alpha.items() if n}
-        tensors |= {f"{n}.lora.use_rslora": torch.tensor(v) for n, v in rslora.items() if n}
+    tensors, lora, pairs = file.trained | file.frozen, file.variant.lora, pairs_of(file.trained)
+    own = {layer: told for layer, told in file.scales.items() if layer and scalars}
+    tensors |= {f"{layer}.lora.alpha": _alpha(told["alpha"]) for layer, told in own.items() if "alpha" in told}
+    for layer, told in own.items():
+        if "rslora" in told:
+            tensors[f"{layer}.lora.use_rslora"] = torch.tensor(told["rslora"])
     named = to_file(tensors, file.variant.backbone.layout)
-    lora = file.variant.lora
     if pairs and scalars and lora is not None:
-        named["lora_alpha"] = _alpha(lora.alpha)
-        named["use_rslora"] = torch.tensor(lora.rslora)
+        named |= {"lora_alpha": _alpha(lora.alpha), "use_rslora": torch.tensor(lora.rslora)}
     scales = sorted({file.scale(layer) for layer in pairs} - {1.0})
     if scales and not scalars:
         _LOG.warning("%s: its pairs have the scale %g; readers of files without scalars may take 1", out, scales[0])
-    metadata = metadata_of(file.variant, file.metadata.get("backbone_fingerprint", ""))
-    write_tensors(out, named, metadata)
+    write_tensors(out, named, metadata_of(file.variant, file.metadata.get("backbone_fingerprint", "")))
 
 
 def _alpha(value: float) -> Tensor:
@@ -233,55 +184,40 @@ def _alpha(value: float) -> Tensor:
     return torch.tensor(int(value) if value == int(value) else value)
 
 
-def _check_positions(file: WeightsFile, built: Tensor) -> None:
-    """Refuse positions that were resampled: they were fixed for another search size."""
-    own = (file.frozen | file.trained).get("pos_embed")
-    if own is not None and own.shape != built.shape:
-        raise UserError(
-            f"{file.path}: holds positions for {own.shape[1]} search cells, but variant "
-            f"{file.variant.name} has {built.shape[1]}; name the variant it was trained as"
-        )
-
-
 def _check_pairs(path: Path, found: Mapping[str, Tensor], live: Mapping[str, tuple[Tensor, Tensor, float]]) -> None:
     if live and any(name.startswith("blocks.") for name in found) and not any(".lora." in name for name in found):
         raise UserError(
-            f"{path}: a network without LoRA pairs (merged, or trained whole), but the one to "
-            "train has them; give the file that was not merged, or a variant with lora: null"
+            f"{path}: a network without LoRA pairs (merged, or trained whole), but the one to train has them; give the "
+            "file that was not merged, or a variant with lora: null"
         )
     for layer, (a, _) in pairs_of(found).items():
-        if layer in live and a.dim() == 2 and a.shape[0] != live[layer][0].shape[0]:
+        if layer in live and a.dim() == 2 and len(a) != len(live[layer][0]):
             raise UserError(
-                f"{path}: its pairs have rank {a.shape[0]}, those of the network to train "
-                f"{live[layer][0].shape[0]} ({layer}); set lora.rank in a variant file of your own"
+                f"{path}: its pairs have rank {len(a)}, those of the network to train {len(live[layer][0])} ({layer}); "
+                "set lora.rank in a variant file of your own"
             )
 
 
 def _check_backbone(path: Path, metadata: Mapping[str, str], here: str, force: bool) -> None:
     """Compare the fingerprint of the backbone that is used with that in the file's metadata."""
     wanted = metadata.get("backbone_fingerprint", "")
-    if not wanted or not here or wanted == here:
-        return
-    text = (
-        f"{path}: trained on another backbone file of {metadata.get('backbone', 'its kind')} "
-        f"(fingerprint {wanted}, not {here})"
-    )
-    if not force:
-        raise UserError(f"{text}; give that one with --backbone, or --force-backbone")
-    _LOG.warning("%s; taken all the same", text)
+    if wanted and here and wanted != here:
+        kind = metadata.get("backbone", "its kind")
+        text = f"{path}: trained on another backbone file of {kind} (fingerprint {wanted}, not {here})"
+        _only_by_force(text, "taken all the same", force)
 
 
-def _without_backbone(
-    path: Path, named: dict[str, Tensor], frozen: Mapping[str, Tensor], force: bool
-) -> dict[str, Tensor]:
-    """Drop the frozen tensors, which must be those of the network; positions may be resampled."""
+def _check_frozen(path: Path, named: Mapping[str, Tensor], frozen: Mapping[str, Tensor], force: bool) -> None:
+    """Compare a file's frozen tensors with those of the network; positions may be resampled."""
     common = sorted(named.keys() & frozen.keys() - {"pos_embed"})
-    check = {name: named[name] for name in common}
-    check_tensors(path, check, {name: frozen[name] for name in common})
-    other = [n for n in common if not torch.equal(check[n].to(frozen[n]), frozen[n])]
+    check_tensors(path, {name: named[name] for name in common}, {name: frozen[name] for name in common})
+    other = [name for name in common if not torch.equal(named[name].to(frozen[name]), frozen[name])]
     if other:
         text = f"{path}: holds another backbone than the network's ({other[0]} differs)"
-        if not force:
-            raise UserError(f"{text}; give that one with --backbone, or --force-backbone")
-        _LOG.warning("%s; the network keeps its own", text)
-    return {name: tensor for name, tensor in named.items() if name not in frozen}
+        _only_by_force(text, "the network keeps its own", force)
+
+
+def _only_by_force(text: str, otherwise: str, force: bool) -> None:
+    if not force:
+        raise UserError(f"{text}; give that one with --backbone, or --force-backbone")
+    _LOG.warning("%s; %s", text, otherwise)

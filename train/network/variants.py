@@ -1,5 +1,6 @@
 """A variant's network, from its configuration."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,17 +20,12 @@ def build_network(
 ) -> LoRAT:
     """Build the network to train: pretrained where the variant says so, with LoRA where it has it.
 
-    New weights are drawn from torch's global generator. With LoRA only the pairs, the token types, the head and the
-    norm before the blocks (CLIP has one) require gradients; without, everything does.
+    The backbone is a weights file; otherwise ``$LORAT_BACKBONES`` and then timm's hub are asked. New weights are drawn
+    from torch's global generator. With LoRA only the pairs, the token types, the head and the norm before the blocks
+    (CLIP has one) require gradients; without, everything does.
 
-    Args:
-        variant: what to build.
-        backbone: weights file; otherwise ``$LORAT_BACKBONES`` and then timm's hub are asked.
-        dtype_frozen: number type in which frozen matrices are held. bfloat16 saves the cast of each step under bfloat16
-            autocast. What is trained stays float32.
-
-    Raises:
-        UserError: if the backbone cannot be had or built, or the sizes do not fit it.
+    Frozen matrices are held in `dtype_frozen`; bfloat16 saves the cast of each step under bfloat16 autocast. What is
+    trained stays float32. A ``UserError`` tells of a backbone that cannot be had or built, or that sizes do not fit.
     """
     weights = load_backbone(variant.backbone, backbone) if variant.backbone.pretrained else None
     network = assemble(variant, weights)
@@ -41,23 +37,18 @@ def build_network(
 
 def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> LoRAT:
     """Build the network around the given backbone tensors, or around timm's initial values."""
-    if weights is None:
+    with nullcontext() if weights is None else torch.device("meta"):
         transformer = Transformer(variant.backbone, variant.drop_path)
-    else:
-        with torch.device("meta"):
-            transformer = Transformer(variant.backbone, variant.drop_path)
+    if weights is not None:
         weights.load_into(transformer)
     template, search = (_grid(variant, name, transformer.patch_size) for name in ("template_size", "search_size"))
     if template > search:
-        raise UserError(
-            f"variant {variant.name}: template_size {variant.template_size} must not exceed "
-            f"search_size {variant.search_size}, whose positions it shares"
-        )
+        sizes = f"template_size {variant.template_size} must not exceed search_size {variant.search_size}"
+        raise UserError(f"variant {variant.name}: {sizes}, whose positions it shares")
     network = LoRAT(transformer, template, search, variant.token_type_std)
     if variant.lora is not None:
         network.requires_grad_(False)
-        network.token_type_embed.requires_grad_(True)
-        for part in (network.norm_pre, network.head):
+        for part in (network.token_type_embed, network.norm_pre, network.head):
             part.requires_grad_(True)
         add_lora(network.blocks, variant.lora)
     return network
@@ -77,8 +68,6 @@ def _grid(variant: VariantConfig, name: str, patch: int) -> int:
     if size % patch:
         below = size // patch * patch
         nearest = f"{below} or {below + patch}" if below else f"{patch}"
-        raise UserError(
-            f"variant {variant.name}: {name} {size} is no multiple of the patch size {patch} of "
-            f"{variant.backbone.timm}; take {nearest}"
-        )
+        what = f"{name} {size} is no multiple of the patch size {patch} of {variant.backbone.timm}"
+        raise UserError(f"variant {variant.name}: {what}; take {nearest}")
     return size // patch

@@ -43,13 +43,9 @@ def cpu_number_type() -> torch.dtype:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called `name`.
+    """Return the device called ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``mps``, or ``cuda:<index>``.
 
-    Args:
-        name: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``mps``, or ``cuda:<index>``.
-
-    Raises:
-        UserError: for an unknown name, or a device that this machine does not have.
+    A ``UserError`` tells of an unknown name, or a device that this machine does not have.
     """
     if name not in DEVICES and not re.fullmatch(r"cuda:(0|[1-9][0-9]*)", name):
         raise unknown("device", name, DEVICES)
@@ -60,30 +56,23 @@ def pick_device(name: str = "auto") -> torch.device:
     if kind == "cuda" and not has_cuda:
         raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
     if index and int(index) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"--device {name}: this machine has {count} CUDA devices, counted from 0")
+        there = f"this machine has {torch.cuda.device_count()} CUDA devices, counted from 0"
+        raise UserError(f"--device {name}: {there}")
     if kind == "mps" and not has_metal:
         raise UserError("--device mps: PyTorch sees no Metal device here; use --device cpu or auto")
     return torch.device(name)
 
 
 def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> torch.dtype:
-    """Return the number type called `name` for `device`.
+    """Return the number type called ``auto``, ``float32``, ``bfloat16`` or ``float16`` for a network on `device`.
 
-    Args:
-        name: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is bfloat16 on CUDA devices that compute in
-            it (on older ones float16, in training float32), ``cpu_number_type()`` on a CPU and float32 elsewhere.
-            Float16 on a CPU is exact enough but slow, so that it has to be asked for.
-        device: where the network runs.
-        training: whether gradients are computed.
-
-    Raises:
-        UserError: for an unknown name, or bfloat16 on a Mac that lacks it.
+    ``auto`` is bfloat16 on CUDA devices that compute in it (on older ones float16, in training float32),
+    ``cpu_number_type()`` on a CPU and float32 elsewhere. Float16 on a CPU is exact enough but slow, so that it has to
+    be asked for. A ``UserError`` tells of an unknown name, or bfloat16 on a Mac that lacks it.
     """
     if name not in NUMBER_TYPES:
         raise unknown("number type", name, NUMBER_TYPES)
-    metal = torch.backends.mps
-    if name == "bfloat16" and device.type == "mps" and not metal.is_macos_or_newer(14, 0):
+    if name == "bfloat16" and device.type == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0):
         raise UserError("--dtype bfloat16: Metal has it from macOS 14 on; use float16 or float32")
     if name != "auto":
         named: torch.dtype = getattr(torch, name)
@@ -93,34 +82,23 @@ def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> to
     if device.type != "cuda":
         return torch.float32
     # is_bf16_supported() also says yes where it is only emulated, hence the generation.
-    major, _ = torch.cuda.get_device_capability(device)
-    if major >= 8:
+    if torch.cuda.get_device_capability(device)[0] >= 8:
         return torch.bfloat16
     # Training in float16 would need its gradients scaled.
     return torch.float32 if training else torch.float16
 
 
 def check_compiler(device: torch.device) -> None:
-    """See that PyTorch can compile for `device` here.
-
-    Raises:
-        UserError: if the C++ compiler (CPU) or triton (CUDA) is missing.
-    """
+    """Refuse (``UserError``) to compile for `device` where the C++ compiler (CPU) or triton (CUDA) is missing."""
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UserError("compiling for CUDA needs the package triton; install it or do not compile")
     command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if device.type == "cpu" and shutil.which(command) is None:
-        raise UserError(
-            f"compiling for the CPU needs a C++ compiler, and there is no {command} here; install "
-            "one, name one in CXX, or do not compile"
-        )
+        why = f"compiling for the CPU needs a C++ compiler, and there is no {command} here"
+        raise UserError(f"{why}; install one, name one in CXX, or do not compile")
 
 
 def compile_whole(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
-    """Return `function` compiled into one graph for each shape of its inputs.
-
-    Raises:
-        UserError: if nothing can be compiled here.
-    """
+    """Return `function` compiled into one graph for each shape of its inputs, after `check_compiler`."""
     check_compiler(device)
     return torch.compile(function, fullgraph=True, dynamic=False)

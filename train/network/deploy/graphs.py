@@ -2,12 +2,8 @@
 
 Two graphs. The template's runs once for each sequence and gives tokens; the tracking graph runs once for each frame, on
 those tokens and a search crop. Both take crops as they are cut, float32 RGB on 0 … 255 with channels last, and
-normalise them. The batch axis is free, all other sizes are fixed. What else a user has to know (sizes, area factors,
-statistics) stands in the metadata.
-
-Promise: an ONNX file is written only after onnxruntime gave the network's own boxes to 1e-3.
-
-Axes: B batch, T template tokens, D channels; g and G are the sides of the two grids.
+normalise them. The batch axis is free, all other sizes are fixed. An ONNX file is written only after onnxruntime gave
+the network's own boxes to 1e-3. Axes: B batch, T template tokens, D channels; g and G are the sides of the two grids.
 """
 
 import copy
@@ -15,7 +11,6 @@ import importlib.util
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,9 +50,8 @@ class _TemplateGraph(nn.Module):
         super().__init__()
         self.network, self.normalise = copy.copy(network), _Normalise(variant)
         # A torch.export file holds every tensor of its module, used or not.
-        unused = ("blocks", "norm", "head")
-        parts = {name: part for name, part in network.named_children() if name not in unused}
-        self.network.__dict__["_modules"] = parts
+        used = {name: part for name, part in network.named_children() if name not in ("blocks", "norm", "head")}
+        self.network.__dict__["_modules"] = used
 
     def forward(self, template: Tensor, template_mask: Tensor) -> Tensor:
         """Return tokens (B, T, D) for a (B, h, w, 3) crop and a (B, g, g) bool mask."""
@@ -77,14 +71,13 @@ class _TrackGraph(nn.Module):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Graph:
-    """One file: what is computed, on what, and what the ends are called."""
+    """One file: what is computed, on which examples (a batch of two), and what the results are called."""
 
     file: Path
     module: nn.Module
-    inputs: Mapping[str, Tensor]
-    """Examples with a batch of two."""
+    inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
-    metadata: Mapping[str, str]
+    metadata: dict[str, str]
 
     @property
     def free(self) -> dict[str, dict[int, torch.export.Dim]]:
@@ -123,15 +116,10 @@ def graph_metadata(variant: VariantConfig, network: LoRAT) -> dict[str, str]:
 
 
 def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
-    """See that graphs can be written to `file` and beside it.
+    """See that graphs can be written to `file`, the tracking graph's, and beside it.
 
-    Args:
-        file: the tracking graph's.
-        suffix: that it must have: ``.onnx`` or ``.pt2``.
-        overwrite: whether files may be replaced.
-
-    Raises:
-        UserError: if not, or a package of the extra ``onnx`` is missing.
+    The suffix must be ``.onnx`` or ``.pt2``. A ``UserError`` tells of another one, of files that exist and are not to
+    be replaced, and of packages of the extra ``onnx`` that are missing.
     """
     if file.suffix != suffix:
         raise UserError(f"{file}: the name of such a graph ends in {suffix}")
@@ -145,27 +133,26 @@ def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
 
 
 def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
-    """Write the tracking graph to `file` and the template's beside it.
+    """Write the tracking graph to `file` and the template's beside it, and return both names in that order.
 
-    ONNX networks above 2 GB have their weights in a second file each, ``<file>.data``. Programs of ``torch.export``,
-    which ``torch.export.load`` reads, hold the metadata as ``metadata.json``.
-
-    Args:
-        file: its name ends in ``.onnx`` or ``.pt2``, which decides the format.
-        network: as `load_network` returns it in float32: merged and frozen, on the CPU.
-        variant: the network's.
-
-    Returns:
-        The two graphs' files: tracking, template.
-
-    Raises:
-        UserError: if a package of the extra ``onnx`` is missing, the name has another ending, or onnxruntime computes
-            other boxes.
+    The network is as `load_network` returns it in float32: merged and frozen, on the CPU. ONNX networks above 2 GB have
+    their weights in a second file each, ``<file>.data``. Programs of ``torch.export`` (``.pt2``), which
+    ``torch.export.load`` reads, hold the metadata as ``metadata.json``. A ``UserError`` tells as in `check_target`, and
+    where onnxruntime computes other boxes.
     """
-    if file.suffix not in _WRITERS:
-        raise UserError(f"{file}: the name of a graph ends in {' or '.join(_WRITERS)}")
+    writers = {".onnx": _write_onnx, ".pt2": _write_torch}
+    if file.suffix not in writers:
+        raise UserError(f"{file}: the name of a graph ends in {' or '.join(writers)}")
     check_target(file, file.suffix, overwrite=True)
-    return [_written(graph, _WRITERS[file.suffix]) for graph in _graphs(file, network, variant)]
+    folder, graphs = file.parent, _graphs(file, network, variant)
+    folder.mkdir(parents=True, exist_ok=True)
+    for graph in graphs:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
+            writers[file.suffix](graph, Path(place) / graph.file.name)
+            # The weights, where they have a file of their own, come before the graph that names them.
+            for part in sorted(Path(place).iterdir(), key=lambda path: path.name == graph.file.name):
+                part.replace(folder / part.name)
+    return [graph.file for graph in graphs]
 
 
 def _graphs(file: Path, network: LoRAT, variant: VariantConfig) -> tuple[_Graph, _Graph]:
@@ -173,50 +160,24 @@ def _graphs(file: Path, network: LoRAT, variant: VariantConfig) -> tuple[_Graph,
     if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in network.parameters()):
         raise ValueError("networks are exported in float32 and on the CPU")
     draw = torch.Generator().manual_seed(0)
-    template, search = (
-        torch.rand(2, side, side, 3, generator=draw) * 255.0 for side in (variant.template_size, variant.search_size)
-    )
-    grid = network.template_grid
+    sides, grid = (variant.template_size, variant.search_size), network.template_grid
+    template, search = (torch.rand(2, side, side, 3, generator=draw) * 255.0 for side in sides)
     mask = torch.zeros(2, grid, grid, dtype=torch.bool)
     mask[:, grid // 4 : grid - grid // 4, grid // 4 : grid - grid // 4] = True
-    embed = _TemplateGraph(network, variant).eval()
+    embed, track = _TemplateGraph(network, variant).eval(), _TrackGraph(network, variant).eval()
     with torch.inference_mode():
         tokens = embed(template, mask)
-    metadata = graph_metadata(variant, network)
+    examples = {"template": template, "template_mask": mask}, {"template_tokens": tokens.clone(), "search": search}
+    known = graph_metadata(variant, network)
     return (
-        _Graph(
-            file,
-            _TrackGraph(network, variant).eval(),
-            {"template_tokens": tokens.clone(), "search": search},
-            ("score_map", "boxes"),
-            {**metadata, "graph": "track"},
-        ),
-        _Graph(
-            template_file(file),
-            embed,
-            {"template": template, "template_mask": mask},
-            ("template_tokens",),
-            {**metadata, "graph": "template"},
-        ),
+        _Graph(file, track, examples[1], ("score_map", "boxes"), known | {"graph": "track"}),
+        _Graph(template_file(file), embed, examples[0], ("template_tokens",), known | {"graph": "template"}),
     )
-
-
-def _written(graph: _Graph, write: Callable[[_Graph, Path], None]) -> Path:
-    """Let `write` fill a folder beside the file, and put what it holds in place."""
-    folder = graph.file.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
-        write(graph, Path(place) / graph.file.name)
-        # The weights, where they have a file of their own, come before the graph that names them.
-        for part in sorted(Path(place).iterdir(), key=lambda p: p.name == graph.file.name):
-            part.replace(folder / part.name)
-    return graph.file
 
 
 def _write_torch(graph: _Graph, file: Path) -> None:
-    program = torch.export.export(graph.module, (), kwargs=dict(graph.inputs), dynamic_shapes=graph.free, strict=False)
-    extra = {"metadata.json": json.dumps(dict(graph.metadata))}
-    torch.export.save(program, file, extra_files=extra)
+    program = torch.export.export(graph.module, (), kwargs=graph.inputs, dynamic_shapes=graph.free, strict=False)
+    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(graph.metadata)})
 
 
 def _write_onnx(graph: _Graph, file: Path) -> None:
@@ -226,7 +187,7 @@ def _write_onnx(graph: _Graph, file: Path) -> None:
         program = torch.onnx.export(
             graph.module,
             (),
-            kwargs=dict(graph.inputs),
+            kwargs=graph.inputs,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=graph.free,
@@ -243,11 +204,7 @@ def _write_onnx(graph: _Graph, file: Path) -> None:
 
 
 def _check_onnx(graph: _Graph, file: Path) -> None:
-    """Compare onnxruntime with the network, on a batch of two and on one alone.
-
-    Raises:
-        UserError: if an output differs by more than 1e-3.
-    """
+    """Refuse an output of onnxruntime that is not the network's to 1e-3, on a batch of two and on one alone."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -262,10 +219,5 @@ def _check_onnx(graph: _Graph, file: Path) -> None:
         for name, ours, theirs in zip(graph.outputs, own, found, strict=True):
             away = (ours - torch.from_numpy(theirs)).abs().max().item()
             if not away <= _TOLERANCE:
-                raise UserError(
-                    f"{graph.file}: onnxruntime {onnxruntime.__version__} gives another {name} "
-                    f"(off by {away:.2g}); nothing was written, try another release of it"
-                )
-
-
-_WRITERS = {".onnx": _write_onnx, ".pt2": _write_torch}
+                what = f"onnxruntime {onnxruntime.__version__} gives another {name} (off by {away:.2g})"
+                raise UserError(f"{graph.file}: {what}; nothing was written, try another release of it")

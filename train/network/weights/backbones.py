@@ -22,20 +22,19 @@ from lorat.configs.schema import BackboneConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.weights.containers import check_tensors, read_tensors
-from lorat.train.network.weights.published import GATED
+from lorat.train.network.weights.published import GATED, renamed
 
 _LOG = logging.getLogger("lorat")
 FOLDER_VARIABLE = "LORAT_BACKBONES"
 _HUB_FILE = "model.safetensors"
 _REGISTERS = frozenset({"reg_token", "register_tokens"})
-_UNUSED = re.compile(r"cls_token|mask_token|reg_token|register_tokens|(head|fc_norm|lm_head|rope)\..*|.*\.rope\..*")
+_UNUSED = r"cls_token|mask_token|reg_token|register_tokens|(head|fc_norm|lm_head|rope)\..*|.*\.rope\..*"
 _EVA = {
-    ".mlp.w1.": ".mlp.fc1_g.",
-    ".mlp.w2.": ".mlp.fc1_x.",
-    ".mlp.w3.": ".mlp.fc2.",
-    ".mlp.ffn_ln.": ".mlp.norm.",
-    ".attn.q_bias": ".attn.q_proj.bias",
-    ".attn.v_bias": ".attn.v_proj.bias",
+    r"\.mlp\.w1\.": ".mlp.fc1_g.",
+    r"\.mlp\.w2\.": ".mlp.fc1_x.",
+    r"\.mlp\.w3\.": ".mlp.fc2.",
+    r"\.mlp\.ffn_ln\.": ".mlp.norm.",
+    r"\.attn\.([qv])_bias": r".attn.\1_proj.bias",
 }
 """EVA-02's official names → timm's."""
 
@@ -58,13 +57,11 @@ class BackboneWeights:
     def load_into(self, transformer: Transformer) -> None:
         """Give `transformer` these tensors; its grid of positions may differ in size.
 
-        Raises:
-            UserError: lists missing, unexpected and misshapen tensors by name.
+        A ``UserError`` lists missing, unexpected and misshapen tensors by name.
         """
         positions, native = self.tensors.get("pos_embed"), transformer.pos_embed
         if positions is not None and positions.dim() == 3:
-            rows = native.new_empty(1, positions.shape[1], native.shape[2])
-            transformer.pos_embed = nn.Parameter(rows)
+            transformer.pos_embed = nn.Parameter(native.new_empty(1, positions.shape[1], native.shape[2]))
         check_tensors(self.source, self.tensors, transformer.state_dict())
         transformer.load_state_dict(self.tensors, assign=True)
 
@@ -73,42 +70,36 @@ def load_backbone(config: BackboneConfig, file: Path | None = None) -> BackboneW
     """Find and read the weights: `file`, else a file in ``$LORAT_BACKBONES``, else timm's hub.
 
     In the folder the file is called ``<timm name>.safetensors`` or ``.pth``, like its folder on the hub, or as its
-    authors call it (``dinov2_vitb14_pretrain.pth``). What the hub sent once is kept in its own cache.
-
-    Raises:
-        UserError: if they cannot be had; says what to fetch and where to put it.
+    authors call it (``dinov2_vitb14_pretrain.pth``). What the hub sent once is kept in its own cache. Where they cannot
+    be had, a ``UserError`` says what to fetch and where to put it.
     """
     path = file or _in_folder(config) or _from_hub(config)
     tensors, _ = read_tensors(path)
     registers = sorted(_REGISTERS & tensors.keys())
     if registers and not re.search(r"_reg\d", config.timm):
-        raise UserError(
-            f"{path}: a backbone with register tokens ({registers[0]}), but {config.timm} has "
-            f"none; {how_to_get(config)}"
-        )
+        what = f"a backbone with register tokens ({registers[0]}), but {config.timm} has none"
+        raise UserError(f"{path}: {what}; {how_to_get(config)}")
     return backbone_weights(str(path), tensors)
 
 
 def backbone_weights(source: str, tensors: Mapping[str, Tensor]) -> BackboneWeights:
     """Bring a backbone's tensors under the names in memory, without those the tracker leaves out.
 
-    Args:
-        source: what error messages call the file.
-        tensors: of an official or a timm file.
+    They are those of an official or a timm file, which error messages call `source`.
     """
     is_eva = "blocks.0.attn.q_proj.weight" in tensors
-    renamed = _EVA if is_eva else GATED if _is_gated(tensors) else {}
-    used = {}
-    for name, tensor in tensors.items():
-        # EVA-02's last norm belongs to its pretraining; timm's model does not have it either.
-        if _UNUSED.fullmatch(name) or (is_eva and name.startswith("norm.")):
-            continue
-        for theirs, ours in renamed.items():
-            name = name.replace(theirs, ours)
-        used[name] = tensor.detach().float()
+    table = _EVA if is_eva else GATED if _is_gated(tensors) else {}
+    # EVA-02's last norm belongs to its pretraining; timm's model does not have it either.
+    unused = re.compile(rf"{_UNUSED}|norm\..*" if is_eva else _UNUSED)
+    used = {renamed(name, table): t.detach().float() for name, t in tensors.items() if not unused.fullmatch(name)}
     positions = used.get("pos_embed")
     if positions is not None and positions.dim() == 3:
-        used["pos_embed"] = _grid_only(source, positions)
+        # The class token's row comes first where there is one.
+        rows = positions.shape[1]
+        prefix = next((n for n in (0, 1) if math.isqrt(rows - n) ** 2 == rows - n), None)
+        if prefix is None:
+            raise UserError(f"{source}: pos_embed has {rows} rows, which is no square grid")
+        used["pos_embed"] = positions[:, prefix:].contiguous()
     return BackboneWeights(source, used)
 
 
@@ -118,15 +109,6 @@ def _is_gated(tensors: Mapping[str, Tensor]) -> bool:
     if first is None or second is None or (first.dim(), second.dim()) != (2, 2):
         return False
     return first.shape[0] == 2 * second.shape[1]
-
-
-def _grid_only(source: str, positions: Tensor) -> Tensor:
-    """Drop the class token's row, which comes first where there is one."""
-    for prefix in (0, 1):
-        rows = positions.shape[1] - prefix
-        if math.isqrt(rows) ** 2 == rows:
-            return positions[:, prefix:].contiguous()
-    raise UserError(f"{source}: pos_embed has {positions.shape[1]} rows, which is no square grid")
 
 
 def _in_folder(config: BackboneConfig) -> Path | None:
@@ -158,10 +140,8 @@ def _from_hub(config: BackboneConfig) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(place, _HUB_FILE))
     except (OSError, EntryNotFoundError) as error:
-        raise UserError(
-            f"backbone {config.timm}: its weights are not here and the hub does not give them "
-            f"({type(error).__name__}); {how_to_get(config)}"
-        ) from error
+        why = f"its weights are not here and the hub does not give them ({type(error).__name__})"
+        raise UserError(f"backbone {config.timm}: {why}; {how_to_get(config)}") from error
     finally:
         hub_logging.set_verbosity(verbosity)
 
@@ -185,8 +165,8 @@ def how_to_get(config: BackboneConfig) -> str:
     """Return what to fetch, where from, and where to put it."""
     url = _hub_entry(config).url
     official, suffix = (f" (or {url})", " (.pth for the official file)") if url else ("", "")
+    what = f"https://huggingface.co/{_hub_place(config)}/resolve/main/{_HUB_FILE}{official}"
     return (
-        f"fetch https://huggingface.co/{_hub_place(config)}/resolve/main/{_HUB_FILE}{official} "
-        f"where there is a network and pass it with --backbone FILE, or put it into the folder "
-        f"that {FOLDER_VARIABLE} names, as {config.timm}.safetensors{suffix}"
+        f"fetch {what} where there is a network and pass it with --backbone FILE, or put it into the folder that "
+        f"{FOLDER_VARIABLE} names, as {config.timm}.safetensors{suffix}"
     )

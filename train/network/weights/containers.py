@@ -2,8 +2,7 @@
 
 A file is recognised by its first bytes, not by its suffix: published files called ``.bin`` hold safetensors. Nothing is
 unpickled but tensors. Where the format allows it, tensors stay in the file until they are used (mapped, private:
-writing to them does not change the file), so that processes of one machine share what they read. A file that is written
-is either complete or absent.
+writing to them does not change the file), so that processes of one machine share what they read.
 """
 
 import pickle
@@ -18,9 +17,9 @@ from torch import Tensor
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import atomic_file
 
-SAFETENSORS = (".safetensors", ".bin")
-PYTORCH = (".pth", ".pt")
-"""Suffixes that readers of published files go by."""
+_PYTORCH = (".pth", ".pt")
+_SUFFIXES = (".safetensors", ".bin", *_PYTORCH)
+"""What readers of published files go by."""
 
 # What PyTorch's restricted loader raises for files that are not its own, text among them.
 _DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, pickle.UnpicklingError)
@@ -30,29 +29,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return a file's tensors by name and its metadata (empty for PyTorch's own format).
 
     Of a PyTorch file whose tensors stand one level down, under ``model`` or ``state_dict``, that level is returned.
-
-    Raises:
-        UserError: if the file is missing, damaged, or holds something else.
+    A ``UserError`` names a file that is missing, damaged, or holds something else.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     try:
         with path.open("rb") as file:
             head = file.read(9)
-        if head[8:9] == b"{":
-            return _read_safetensors(path)
-        return _read_pytorch(path, zipped=head.startswith(b"PK")), {}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
+        if head[8:9] != b"{":
+            return _read_pytorch(path, zipped=head.startswith(b"PK")), {}
+        with safe_open(path, framework="pt") as safe:
+            tensors = {name: safe.get_tensor(name) for name in safe.keys()}  # noqa: SIM118
+            return tensors, dict(safe.metadata() or {})
     except SafetensorError as error:
         raise UserError(f"{path}: damaged safetensors file ({error}); fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
@@ -63,26 +55,19 @@ def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
             with path.open("rb") as file:  # by name, PyTorch would go by the suffix
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
-        raise UserError(
-            f"{path}: neither a safetensors file nor a PyTorch file of plain tensors, or damaged; "
-            "fetch it again, or save its weights alone"
-        ) from error
-    inner = [state.get(n) for n in ("model", "state_dict")] if isinstance(state, dict) else []
+        what = "neither a safetensors file nor a PyTorch file of plain tensors, or damaged"
+        raise UserError(f"{path}: {what}; fetch it again, or save its weights alone") from error
+    inner = [state.get(name) for name in ("model", "state_dict")] if isinstance(state, dict) else []
     for level in (state, *inner):
-        if isinstance(level, dict) and all(isinstance(v, Tensor) for v in level.values()):
+        if isinstance(level, dict) and all(isinstance(value, Tensor) for value in level.values()):
             return {str(name): tensor.detach() for name, tensor in level.items()}
     raise UserError(f"{path}: not a table of named tensors; give a file of weights only")
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
-    """See that `write_tensors` may write a file under this name.
-
-    Raises:
-        UserError: if the suffix is none that readers go by, or the file exists.
-    """
-    if path.suffix not in SAFETENSORS + PYTORCH:
-        known = ", ".join(SAFETENSORS + PYTORCH)
-        raise UserError(f"{path}: readers go by the suffix; end the name in one of {known}")
+    """Refuse (``UserError``) a file whose suffix is none that readers go by, or that exists."""
+    if path.suffix not in _SUFFIXES:
+        raise UserError(f"{path}: readers go by the suffix; end the name in one of {', '.join(_SUFFIXES)}")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists; give another --out, or --overwrite")
 
@@ -94,7 +79,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as file:
-        if path.suffix in PYTORCH:
+        if path.suffix in _PYTORCH:
             # Cloned: of a view, PyTorch would write the whole tensor that it is a part of.
             torch.save({name: tensor.clone() for name, tensor in own.items()}, file)
         else:
@@ -104,16 +89,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def check_tensors(
     source: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], shown: Callable[[str], str] = str
 ) -> None:
-    """Compare names and shapes.
+    """Compare names and shapes; a ``UserError`` lists missing, unexpected and misshapen tensors of `source` by name.
 
-    Args:
-        source: what error messages call the file.
-        found: what the file holds.
-        expected: what it should hold; on any device.
-        shown: maps a name to what the user's file calls it.
-
-    Raises:
-        UserError: lists missing, unexpected and misshapen tensors by name.
+    What is expected may be on any device. `shown` maps a name to what the user's file calls it.
     """
     problems = {
         "missing": [shown(name) for name in expected.keys() - found.keys()],
