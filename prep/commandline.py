@@ -7,8 +7,7 @@ import functools
 import importlib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -32,19 +31,8 @@ class LocationType(click.ParamType):
         return locate(value) if isinstance(value, str) else typing.cast("Location", value)
 
 
-class _Choice(click.Choice):
-    """One of some values, which need not be text."""
-
-    def __init__(self, values: Sequence[Any]) -> None:
-        super().__init__([str(value) for value in values])
-        self._values = {str(value): value for value in values}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return self._values[super().convert(str(value), param, ctx)]
-
-
 class _Option(click.Option):
-    def __init__(self, *args: Any, section: str = "Options", **settings: Any) -> None:
+    def __init__(self, *args: Any, section: str, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.section = section
 
@@ -56,15 +44,13 @@ class Command(click.Command):
         settings["context_settings"] = _SETTINGS | (settings.get("context_settings") or {})
         super().__init__(*args, **settings)
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Read the command line; a `UserError` on the way is one line."""
-        with _told():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **settings: Any) -> Any:
         """Run; a `UserError` is one line and status 2, a `Stopped` 130."""
-        with _told():
-            return super().invoke(ctx)
+        try:
+            return super().main(*args, **settings)
+        except (UserError, Stopped) as error:
+            click.echo(f"Error: {error.message}", err=True)
+            raise SystemExit(error.exit_code) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, in the order of declaration."""
@@ -81,8 +67,7 @@ class Command(click.Command):
 class Group(Command, click.Group):
     """Commands under one name; their summaries are shown whole.
 
-    Args:
-        modules: command → the module that defines it as ``<command>_command``, imported when it is asked for.
+    `modules`: command → the module that defines it as ``<command>_command``, imported when it is asked for.
     """
 
     command_class = Command
@@ -110,20 +95,6 @@ class Group(Command, click.Group):
             formatter.write_dl([(n, c.get_short_help_str(limit=200)) for n, c in commands if c])
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except (UserError, Stopped) as error:
-        raise _Ended(error) from error
-
-
-class _Ended(click.ClickException):
-    def __init__(self, error: UserError | Stopped) -> None:
-        super().__init__(error.message)
-        self.exit_code = error.exit_code  # type: ignore[misc]
-
-
 def options_of(
     cls: type, parameter: str, section: str = "Options"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -131,9 +102,6 @@ def options_of(
 
     The command gets one `cls`, filled, as the argument `parameter`. Flags are fields of bool, choices of Literal; a
     tuple takes its option several times. `section` is their heading.
-
-    Raises:
-        UserError: (from the command) what the dataclass itself refuses.
     """
     hints = typing.get_type_hints(cls)
     declared = [field for field in fields(cls) if "option" in field.metadata]
@@ -153,8 +121,7 @@ def options_of(
 
 def _click_option(field: Field[Any], hint: Any, section: str) -> Callable[..., Any]:
     about: Option = field.metadata["option"]
-    names = about.names or ("--" + field.name.replace("_", "-"),)
-    settings: dict[str, Any] = {"help": about.help, "metavar": about.metavar}
+    settings: dict[str, Any] = {"help": about.help, "metavar": about.metavar, "section": about.section or section}
     if field.default is MISSING:
         settings["required"] = True
     else:
@@ -167,21 +134,20 @@ def _click_option(field: Field[Any], hint: Any, section: str) -> Callable[..., A
         settings["is_flag"] = True
     else:
         settings["type"] = _click_type(hint, about)
-    section = about.section or section
-    return click.option(*names, field.name, cls=_Option, section=section, **settings)
+    names = about.names or (f"--{field.name.replace('_', '-')}",)
+    return click.option(*names, field.name, cls=_Option, **settings)
 
 
 def _click_type(hint: Any, about: Option) -> Any:
     if hint == Location or hint == Location | None:
         return LocationType()
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is Literal:
-        return _Choice(typing.get_args(hint))
+        return click.Choice(typing.get_args(hint))
     if hint is Path:
-        return click.Path(
-            path_type=Path, exists=about.exists, file_okay=about.kind != "folder", dir_okay=about.kind != "file"
-        )
+        may_be = {"file_okay": about.kind != "folder", "dir_okay": about.kind != "file"}
+        return click.Path(path_type=Path, exists=about.exists, **may_be)
     if hint in (int, float) and (about.least, about.most) != (None, None):
         of: Any = click.IntRange if hint is int else click.FloatRange
         return of(about.least, about.most)
