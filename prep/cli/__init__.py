@@ -7,19 +7,11 @@ import click
 
 from lorat.prep.commandline import Group
 
-_COMMANDS = {
-    "build": "build",
-    "check": "check",
-    "doctor": "doctor",
-    "inspect": "shards",
-    "stats": "shards",
-    "toyworld": "toyworld",
-    "verify": "shards",
-}
-"""Command → the module that it stands in."""
+_MODULES = {name: f"{__name__}.{name}" for name in ("build", "check", "doctor", "toyworld")}
+_MODULES |= {name: f"{__name__}.shards" for name in ("inspect", "stats", "verify")}
 
 
-@click.group(cls=Group, modules={name: f"{__name__}.{module}" for name, module in _COMMANDS.items()})
+@click.group(cls=Group, modules=_MODULES)
 @click.version_option(package_name="lorat")
 def main() -> None:
     """Turn raw data set trees into audited, compressed shards of frame pairs."""

@@ -16,12 +16,12 @@ from lorat.prep.build.plan import BuildOptions, Plan, make_plan, most_pairs
 from lorat.prep.build.run import BuildLog, merge, run_plan
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.pairs.crop import CropOptions
-from lorat.prep.pool import Engine, EngineOptions, LocalEngine
+from lorat.prep.pool import EngineOptions, LocalEngine
 from lorat.prep.trees.sources import SourceOptions, TreeSplit
 from lorat.shards.base.console import OUT, Update, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import option, parse_bytes
-from lorat.shards.base.storage import Location, is_remote
+from lorat.shards.base.storage import Location
 
 _LOG = logging.getLogger("lorat")
 _VALIDATION_PAIRS = {"got10k-val": 4096}
@@ -43,10 +43,10 @@ class ShardsOptions:
 @options_of(ShardsOptions, "place")
 @options_of(BuildOptions, "options")
 @options_of(CropOptions, "crops")
-@options_of(EngineOptions, "engine")
+@options_of(EngineOptions, "jobs")
 @options_of(SourceOptions, "trees")
 def build_command(
-    place: ShardsOptions, options: BuildOptions, crops: CropOptions, engine: EngineOptions, trees: SourceOptions
+    place: ShardsOptions, options: BuildOptions, crops: CropOptions, jobs: EngineOptions, trees: SourceOptions
 ) -> None:
     """Build shards of frame pairs from raw trees.
 
@@ -57,39 +57,32 @@ def build_command(
         raise UserError("--pairs and --budget both say how much; give one")
     if options.part and place.merge:
         raise UserError("--merge sums up all parts; give it without --part")
+    budget = parse_bytes(place.budget) if place.budget else None
     try:
-        _build(place, replace(options, crops=crops), engine.make(), trees)
+        engine = jobs.make()
+        if isinstance(engine, LocalEngine) and not place.merge:
+            engine.prepare(*WORKERS_NEED)
+        sources = trees.sources()
+        exclusions = load_exclusions(place.exclude) if place.exclude else None
+        plans = [_plan(place.shards, replace(options, crops=crops), source, exclusions) for source in sources]
+        costs: Sequence[Cost | None] = [None] * len(plans)
+        if budget:
+            with progress_bar("sample") as update:
+                plans, costs = _within_budget(plans, budget, update)
+        if place.merge:
+            return print_sets([merge(plan).manifest for plan in plans], f"Shards in {place.shards}")
+        estimates = _expect(plans, costs, engine.slots(), place)
+        reports = []
+        for plan, expected in zip(plans, estimates, strict=True):
+            with progress_bar(plan.name) as update:
+                reports.append(run_plan(plan, engine, update, expected))
+        print_sets([report.manifest for report in reports], f"Shards in {place.shards}")
+        for plan in plans:
+            say(f"{plan.name}: log {BuildLog(plan).path}")
+        if options.part:
+            say("After all parts: the same command with --merge instead of --part.")
     except KeyboardInterrupt:
         raise Stopped("stopped; finished shards are kept, the same command goes on") from None
-
-
-def _build(place: ShardsOptions, options: BuildOptions, engine: Engine, trees: SourceOptions) -> None:
-    budget = parse_bytes(place.budget) if place.budget else None
-    if isinstance(engine, LocalEngine) and not place.merge:
-        engine.prepare(*WORKERS_NEED)
-    sources = trees.sources()
-    exclusions = load_exclusions(place.exclude) if place.exclude else None
-    plans = [_plan(place.shards, options, source, exclusions) for source in sources]
-    costs: Sequence[Cost | None] = [None] * len(plans)
-    if budget:
-        with progress_bar("sample") as update:
-            plans, costs = _within_budget(plans, budget, update)
-    if place.merge:
-        manifests = [merge(plan).manifest for plan in plans]
-        return print_sets(manifests, f"Shards in {place.shards}")
-    with progress_bar("sample") as update:
-        estimates = _estimates(plans, costs, engine.slots(), update)
-    _print_estimates(estimates, engine.slots(), place.shards)
-    _check_disk(place, sum(one.lacking for one in estimates))
-    reports = []
-    for plan, expected in zip(plans, estimates, strict=True):
-        with progress_bar(plan.name) as update:
-            reports.append(run_plan(plan, engine, update, expected))
-    print_sets([report.manifest for report in reports], f"Shards in {place.shards}")
-    for plan in plans:
-        say(f"{plan.name}: log {BuildLog(plan).path}")
-    if options.part:
-        say("After all parts: the same command with --merge instead of --part.")
 
 
 def _plan(
@@ -97,8 +90,7 @@ def _plan(
 ) -> Plan:
     out = exclusions.get(source.name) if exclusions is not None else None
     if exclusions is not None and out is None:
-        text = "the report of the check says nothing about %s: all of it is used"
-        _LOG.warning(text, source.name)
+        _LOG.warning("the report of the check says nothing about %s: all of it is used", source.name)
     with progress_bar(f"{source.name} annotations") as update:
         clips = indexed_clips(source.dataset, source.split, source.root, out, progress=update)
     pairs = options.pairs or _VALIDATION_PAIRS.get(source.name)
@@ -108,7 +100,6 @@ def _plan(
 
 def _within_budget(plans: Sequence[Plan], budget: int, update: Update) -> tuple[list[Plan], list[Cost]]:
     """Return the plans with the pairs that a budget allows, in whole shards, and what was measured.
-
     The sample is not cut short, so that every part of a build comes to the same number.
     """
     costs, wanted, allowed = [], [], []
@@ -123,29 +114,26 @@ def _within_budget(plans: Sequence[Plan], budget: int, update: Update) -> tuple[
     return allowed, costs
 
 
-def _estimates(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, update: Update) -> list[Estimate]:
+def _expect(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, place: ShardsOptions) -> list[Estimate]:
+    """Estimate and print what the builds will take, a row a data set; refuse a disk that is clearly too small."""
     estimates = []
-    for plan, cost in zip(plans, costs, strict=True):
-        check_folder(plan)
-        mine, every = plan.mine(), range(plan.shards())
-        # What other parts lost is theirs to build again.
-        done = finished(plan, mine) | receipts(plan, sorted(set(every) - set(mine)))
-        estimates.append(estimate(plan, [k for k in every if k not in done], slots, cost))
-        update(len(estimates), len(plans))
-    return estimates
-
-
-def _print_estimates(estimates: Sequence[Estimate], slots: int, shards: Location) -> None:
-    """Print what a build will take, a row a data set, and the space that is free."""
+    with progress_bar("sample") as update:
+        for plan, cost in zip(plans, costs, strict=True):
+            check_folder(plan)
+            mine, every = plan.mine(), range(plan.shards())
+            # What other parts lost is theirs to build again.
+            done = finished(plan, mine) | receipts(plan, sorted(set(every) - set(mine)))
+            estimates.append(estimate(plan, [k for k in every if k not in done], slots, cost))
+            update(len(estimates), len(plans))
     columns = ("data set", "pairs", "there", "to build", "KB/pair", "GB", "minutes")
-    table = plain_table(columns, f"To build in {shards}")
+    table = plain_table(columns, f"To build in {place.shards}")
 
     def add(name: str, rows: Sequence[Estimate], kilobytes: str) -> None:
-        numbers = (sum(getattr(e, what) for e in rows) for what in ("pairs", "there", "to_build"))
-        gigabytes = sum(one.bytes for one in rows) / 1e9
-        minutes = sum(one.seconds for one in rows) / 60
-        counts = (f"{number:,}" for number in numbers)
-        table.add_row(name, *counts, kilobytes, f"{gigabytes:,.2f}", f"{minutes:,.1f}")
+        pairs, there, new, size, seconds = (
+            sum(getattr(one, what) for one in rows) for what in ("pairs", "there", "to_build", "bytes", "seconds")
+        )
+        counts = (f"{pairs:,}", f"{there:,}", f"{new:,}")
+        table.add_row(name, *counts, kilobytes, f"{size / 1e9:,.2f}", f"{seconds / 60:,.1f}")
 
     for one in estimates:
         add(one.name, [one], f"{one.bytes_per_pair / 1e3:.1f}" if one.sampled else "-")
@@ -153,13 +141,11 @@ def _print_estimates(estimates: Sequence[Estimate], slots: int, shards: Location
         table.add_section()
         add("sum", estimates, "")
     OUT.print(table)
-    free = free_bytes(shards)
+    free = free_bytes(place.shards)
     room = "" if free is None else f"; {free / 1e9:,.1f} GB are free"
     say(f"From {sum(one.sampled for one in estimates)} pairs cut now; {slots} at once{room}.")
-
-
-def _check_disk(place: ShardsOptions, lacking: int) -> None:
-    if is_remote(place.shards):
+    if free is None:
         say("Whether the store has room is not checked.")
-    elif not place.force and (warning := check_room(lacking, place.shards)):
+    elif not place.force and (warning := check_room(sum(one.lacking for one in estimates), place.shards)):
         _LOG.warning("%s", warning)
+    return estimates

@@ -6,7 +6,6 @@ from itertools import chain
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from lorat.prep.audit.check import audit
 from lorat.prep.audit.report import SplitAudit, save_report
@@ -36,14 +35,17 @@ def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int |
     Any data set and split can be named, test sets too. Exit status 0: no damage. 1: damage was found; the audit went
     through to its end and the table says where. 2: a tree is missing, or another mistake on the command line.
     """
-    sources = trees.sources(trained=False)
-    _refuse_unwritable(report)
+    sources, folder = trees.sources(trained=False), report.absolute().parent
+    # Refused now what would otherwise end an audit of hours.
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder for --report; make it or name another file")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written; name another file with --report")
     audits = {}
     try:
         for source in sources:
             with progress_bar(source.name) as update:
-                cores = workers or usable_cores()
-                audits[source.name] = audit(source, deep=deep, workers=cores, progress=update)
+                audits[source.name] = audit(source, deep=deep, workers=workers or usable_cores(), progress=update)
     except KeyboardInterrupt:
         raise Stopped("stopped; no report was written") from None
     save_report(report, audits)
@@ -52,17 +54,17 @@ def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int |
         raise SystemExit(1)
 
 
-def _refuse_unwritable(report: Path) -> None:
-    """Raise now what would otherwise end an audit of hours."""
-    folder = report.absolute().parent
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder for --report; make it or name another file")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: cannot be written; name another file with --report")
-
-
 def _print(audits: Mapping[str, SplitAudit], report: Path) -> None:
-    OUT.print(_table(audits))
+    table = plain_table(("data set", "sequences", "frames", "absent", "no size", "outside", "damaged"))
+    for name, each in audits.items():
+        counts, boxes = each.counts, each.counts.boxes
+        whole = counts.sequences == counts.expected_sequences
+        sequences = _of(counts.sequences, counts.expected_sequences)
+        frames = _of(counts.frames, counts.expected_frames if whole else None)
+        shares = (boxes.absent, boxes.degenerate, boxes.outside)
+        cells = (f"{count / boxes.rows:.1%}" if boxes.rows else "-" for count in shares)
+        table.add_row(name, sequences, frames, *cells, f"{each.damaged:,}", style="red" if each.damaged else "")
+    OUT.print(table)
     say("'of': as published. Shares of boxes: 'absent', not visible; 'no size', without")
     say("width or height, so absent too; 'outside', visible but nowhere in the image.")
     for name, each in audits.items():
@@ -86,24 +88,6 @@ def _print(audits: Mapping[str, SplitAudit], report: Path) -> None:
         say(f"Findings in {report}; a tree that cannot be read has to be mended first.")
     else:
         say(f"No damage. Findings in {report}.")
-
-
-def _table(audits: Mapping[str, SplitAudit]) -> Table:
-    columns = ("data set", "sequences", "frames", "absent", "no size", "outside", "damaged")
-    table = plain_table(columns)
-    for name, each in audits.items():
-        counts, boxes = each.counts, each.counts.boxes
-        whole = counts.sequences == counts.expected_sequences
-        shares = (boxes.absent, boxes.degenerate, boxes.outside)
-        table.add_row(
-            name,
-            _of(counts.sequences, counts.expected_sequences),
-            _of(counts.frames, counts.expected_frames if whole else None),
-            *(f"{count / boxes.rows:.1%}" if boxes.rows else "-" for count in shares),
-            f"{each.damaged:,}",
-            style="red" if each.damaged else "",
-        )
-    return table
 
 
 def _of(count: int, expected: int | None) -> str:

@@ -58,15 +58,8 @@ def doctor_command(folder: Location) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    for part, found, means, remedy in (
-        *machine(),
-        codec(),
-        disk(folder),
-        *limits(),
-        *compute(),
-        backbones(),
-        *software(),
-    ):
+    parts = [*machine(), codec(), disk(folder), *limits(), *compute(), backbones(), *software()]
+    for part, found, means, remedy in parts:
         lines = [Text(found)]
         lines += [Text(f"→ {means}", style="dim")] if means else []
         lines += [Text(f"! {remedy}", style="yellow")] if remedy else []
@@ -90,16 +83,14 @@ def machine(group: Path = Path("/sys/fs/cgroup")) -> Iterator[Diagnosis]:
         memory, limit = int(limits["memory.max"]), " (a container limit)"
     workers = int(memory / 1e9 / _WORKER_GB / 2)
     means = f"a loader process takes up to {_WORKER_GB} GB; {workers:,} fit into half of it"
-    small = "use few loader processes (data.workers of 1 or 2)" if workers < 4 else ""
-    yield Diagnosis("memory", f"{memory / 1e9:.1f} GB{limit}", means, small)
+    remedy = "use few loader processes (data.workers of 1 or 2)" if workers < 4 else ""
+    yield Diagnosis("memory", f"{memory / 1e9:.1f} GB{limit}", means, remedy)
 
 
 def codec() -> Diagnosis:
     """Return the JPEG codec, which takes most of a build's time."""
-    remedy = (
-        "install libturbojpeg, which is faster (Debian, Ubuntu: apt-get install libturbojpeg0; "
-        "macOS: brew install jpeg-turbo); shards name their codec, so begin new ones after that"
-    )
+    faster = "install libturbojpeg, which is faster (apt-get install libturbojpeg0, brew install jpeg-turbo)"
+    remedy = f"{faster}; shards name their codec, so begin new ones after that"
     return Diagnosis("JPEG", codec_name(), remedy=remedy if codec_name().startswith("opencv") else "")
 
 
@@ -119,13 +110,13 @@ def limits(shared: Path = Path("/dev/shm")) -> Iterator[Diagnosis]:
     unlimited = soft == resource.RLIM_INFINITY
     more = _LEAST_FILES if hard == resource.RLIM_INFINITY else min(hard, _LEAST_FILES)
     few = f"ulimit -n {more}" if not unlimited and soft < _LEAST_FILES else ""
-    means = "a loader process keeps up to 64 shards open"
-    yield Diagnosis("open files", "no limit" if unlimited else f"{soft:,}", means, few)
+    found = "no limit" if unlimited else f"{soft:,}"
+    yield Diagnosis("open files", found, "a loader process keeps up to 64 shards open", few)
     if shared.is_dir():
         size = shutil.disk_usage(shared).total
+        found, means = f"{size / 1e9:.1f} GB in {shared}", "loader processes hand batches over through it"
         remedy = "give it more (docker run --shm-size=8g), or train with data.workers=0" if size < 1e9 else ""
-        means = "loader processes hand batches over through it"
-        yield Diagnosis("shared memory", f"{size / 1e9:.1f} GB in {shared}", means, remedy)
+        yield Diagnosis("shared memory", found, means, remedy)
 
 
 def compute() -> Iterator[Diagnosis]:

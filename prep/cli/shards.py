@@ -152,7 +152,7 @@ def stats_command(shards: Location, datasets: str | None, recipe: str, sample: i
         rows = {key: measure.row for key, measure in group}
         for name, each in stats.items():
             for key, row in rows.items():
-                cells = [_rounded(value) for value in each.quantiles[key]]
+                cells = [f"{v:,.{0 if v >= 10 or v.is_integer() else 1}f}" for v in each.quantiles[key]]
                 table.add_row(name, row.format(same_frame=each.same_frame), *(cells or "-" * len(QUANTILES)))
                 name = ""
         OUT.print(table)
@@ -169,10 +169,6 @@ def stats_command(shards: Location, datasets: str | None, recipe: str, sample: i
     say("'fresh': pairs / draws of the run; from 1 on, no pair is drawn twice.")
     if unused := [name for name in stats if name not in plan.data.datasets]:
         say(f"Not drawn by recipe {plan.name}: {', '.join(unused)}.")
-
-
-def _rounded(value: float) -> str:
-    return f"{value:,.{0 if value >= 10 or value.is_integer() else 1}f}"
 
 
 @click.command("inspect", cls=Command)
@@ -206,11 +202,10 @@ def inspect_command(
 def _print_sample(found: Found) -> None:
     sample, search, template = found.sample, found.sample.search, found.sample.template
     offset, length, raw_length = (int(found.entry[name]) for name in ("offset", "length", "raw_length"))
-    place = f"{length:,} bytes from byte {offset:,}; {raw_length:,} as tar"
     for name, text in {
         "key": sample.key,
         "shard": found.shard,
-        "row": f"{found.row}, {place}",
+        "row": f"{found.row}, {length:,} bytes from byte {offset:,}; {raw_length:,} as tar",
         "data set": f"{sample.dataset}, split {sample.split}, sample version {VERSION}",
         "sequence": f"{sample.sequence}, track {sample.track}",
         "gap": f"{search.frame - template.frame:+d} frames from template to search",
