@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
@@ -124,7 +124,6 @@ class EngineOptions:
 def _ray(address: str | None) -> Any:
     """Return the ray module, connected; Ray itself disconnects when the process ends."""
     try:
-        import ray
         import ray.exceptions
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'lorat[ray]'") from None
@@ -154,8 +153,8 @@ def _run_in_processes(packed: bytes, jobs: Sequence[Any], tell: Tell, workers: i
                 ours, theirs = _CONTEXT.Pipe(duplex=False)
                 with theirs:  # only workers keep it, so that their end is the end of the pipe
                     about = (packed, theirs, _CONTEXT.Lock(), dict(os.environ))
-                    pool = ProcessPoolExecutor(workers, _CONTEXT, _begin, about)
-                    futures = [pool.submit(_do, number, job) for number, job in enumerate(jobs)]
+                    pool = ProcessPoolExecutor(workers, _CONTEXT, _Worker, about)
+                    futures = [pool.submit(_Worker.do, number, job) for number, job in enumerate(jobs)]
         except (EOFError, OSError) as error:  # the process that forks ended, or this one's limit
             reason = getattr(error, "strerror", None) or "its error stands above"
             raise UserError(
@@ -184,22 +183,19 @@ def _run_in_processes(packed: bytes, jobs: Sequence[Any], tell: Tell, workers: i
     finally:
         if pool is not None:
             with _interrupts_held():  # who presses twice would leave processes behind
-                _end(pool)
-
-
-def _end(pool: ProcessPoolExecutor) -> None:
-    """End the workers whatever they do; the executor itself would wait for their jobs."""
-    processes = list((pool._processes or {}).values())
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(_PATIENCE)
-        process.kill()  # where it has not ended
-    pool.shutdown(cancel_futures=True)
+                processes = list((pool._processes or {}).values())
+                for process in processes:  # whatever they do; the executor itself would wait for their jobs
+                    process.terminate()
+                for process in processes:
+                    process.join(_PATIENCE)
+                    process.kill()  # where it has not ended
+                pool.shutdown(cancel_futures=True)
 
 
 class _Worker:
     """This process, where it is one that does one job after another."""
+
+    here: ClassVar["_Worker"]
 
     def __init__(self, packed: bytes, pipe: Connection, lock: Any, environment: Mapping[str, str]) -> None:
         os.environ.clear()  # of the process that it was forked from, and perhaps no longer ours
@@ -209,17 +205,20 @@ class _Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
         signal.signal(signal.SIGTERM, self._leave)
         threading.Thread(target=self._follow_parent, daemon=True).start()
+        _Worker.here = self
 
-    def do(self, number: int, job: Any) -> None:
-        self._busy = True
+    @staticmethod
+    def do(number: int, job: Any) -> None:
+        worker = _Worker.here
+        worker._busy = True
         try:
-            work, shared = _UNPACKED(self._packed)  # here, where its error is told
-            work(shared, job, lambda message: self._send(None, message))
+            work, shared = _UNPACKED(worker._packed)  # here, where its error is told
+            work(shared, job, lambda message: worker._send(None, message))
         except SystemExit:
             os._exit(_TERMINATED)  # the executor would go on with the next job
         finally:
-            self._busy = False
-            self._send(number, None)
+            worker._busy = False
+            worker._send(number, None)
 
     def _send(self, ended: int | None, message: Any) -> None:
         with self._lock:
@@ -239,30 +238,14 @@ class _Worker:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
-_WORKER: _Worker
-
-
-def _begin(*about: Any) -> None:
-    global _WORKER
-    _WORKER = _Worker(*about)
-
-
-def _do(number: int, job: Any) -> None:
-    _WORKER.do(number, job)
-
-
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while processes start or end; those that start inherit the block and never see it.
-
-    Here a block is not enough: another thread, such as a progress bar's, takes the signal then, and Python calls the
-    handler in the main thread all the same.
-    """
+    """Hold Ctrl-C back while processes start or end; those that start inherit the block and never see it."""
     resource_tracker.ensure_running()  # would lift the block below if it had to start there
     pressed: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
     held = callable(handler) and threading.current_thread() is threading.main_thread()
-    if held:
+    if held:  # another thread, such as a progress bar's, takes the signal then, and Python still calls the handler here
         signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

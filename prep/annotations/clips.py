@@ -30,10 +30,9 @@ _LENGTH = np.dtype("<i8")
 
 
 class ClipIndex(Sequence[Clip]):
-    """The cleaned clips of one data set split, read from a file when they are asked for.
+    """The cleaned clips of one split in a file; picklable as its path, so that a worker process opens the same one.
 
-    Picklable as its path: a worker process opens the same file. An `OSError` if the file cannot be opened, a
-    `ValueError` if `write_clips` did not write it, or not to its end.
+    An `OSError` if it cannot be opened, a `ValueError` if `write_clips` did not write it, or not to its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,10 +135,7 @@ def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any],
 
 
 def annotations_fingerprint(clips: Iterable[Clip]) -> str:
-    """Return a hash of cleaned clips in their order, 16 hexadecimal digits.
-
-    Of names, lengths, frame sizes, boxes and visibility: the same wherever the tree lies.
-    """
+    """Return a hash of cleaned clips in order, 16 hexadecimal digits: the same wherever the tree lies."""
     digest = hashlib.sha256()
     for clip in clips:
         head = f"{clip.name}\0{len(clip.frames)}\0{clip.frame_size()}\0"

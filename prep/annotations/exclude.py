@@ -52,10 +52,9 @@ def load_exclusions(report: Path) -> dict[str, Exclusions]:
 
 
 def exclude_clips(clips: Iterable[Clip], exclusions: Exclusions) -> list[Clip]:
-    """Return the clips of a split, as read or cleaned, without what is excluded.
+    """Return the clips of a split, as read or cleaned, without what is excluded, if that leaves a frame.
 
-    Damaged frames at the head are cut off, so that a sequence's first image can be read for its size; others stay in
-    place, not visible. A sequence with nothing else is dropped.
+    Damaged frames at the head are cut off, so that a sequence's first image tells its size; others are not visible.
     """
     kept = []
     for clip in clips:

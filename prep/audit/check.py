@@ -58,20 +58,21 @@ def audit(
     boxes: Counter[str] = Counter()
     for clip, seen in zip(clips, facts, strict=True):
         boxes.update(count_boxes(clip, seen.size))
-        found[clip.name] = check_sequence(
+        mine = found.setdefault(clip.name, [])
+        mine += check_sequence(
             clip,
             seen,
             scored=eval_split is not None and split in (eval_split, "val", "test"),
             stated=_stated_size(clip.frames.folder) if name == "got10k" else None,
             published=published.get(clip.name),
-            found=found.get(clip.name, ()),
+            faulty=bool(mine),
         )
     counts = Counts(
         sequences=len({fault.sequence for fault in faults if fault.damage} | {clip.name for clip in clips}),
         expected_sequences=expected_sequences(name, split),
         frames=sum(len(clip.frames) for clip in clips),
         expected_frames=sum(published.values()) or None,
-        decoded=sum(seen.decoded for seen in facts),
+        decoded=sum(len(frames) for seen in facts for frames in seen.sizes.values()),
         boxes=BoxCounts(**boxes),
     )
     of_split = [_damage("tree", trouble)] if trouble else []
@@ -93,10 +94,7 @@ def _stated_size(folder: Path) -> tuple[int, int] | None:
 
 
 def count_boxes(clip: Clip, size: tuple[int, int] | None) -> dict[str, int]:
-    """Count a clip's annotated boxes: the fields of `BoxCounts`.
-
-    `size` is (width, height) of its images; None where it is not known: no box is outside then.
-    """
+    """Count a clip's annotated boxes, as `BoxCounts`; `size` is (width, height), None: unknown, so none is outside."""
     boxes, visible, outside = _annotated(clip, size)
     with np.errstate(invalid="ignore"):  # inf - inf
         sized = np.isfinite(boxes).all(-1) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
@@ -111,30 +109,28 @@ def check_sequence(
     scored: bool,
     stated: tuple[int, int] | None = None,
     published: int | None = None,
-    found: Sequence[Finding] = (),
-) -> list[Finding]:
-    """Return what is wrong with a sequence, in a fixed order; what reading the annotations `found` comes first.
+    faulty: bool = False,
+) -> Iterator[Finding]:
+    """Yield what is wrong with a sequence, in a fixed order.
 
     `scored` says whether trackers are started on the first frame; `stated` is (width, height) in the meta data,
-    `published` how many frames there are where that is known. Fewer than that are damage where images lie on disk that
-    belong to no annotation: the annotations were cut. Otherwise another edition of the data set is as likely.
+    `published` how many frames there are where that is known. Fewer than that are damage where reading the annotations
+    was `faulty`, or images lie on disk that belong to none: they were cut. Otherwise another edition is as likely.
     """
     folder, count, size = clip.frames.folder, len(clip.frames), facts.size
-    findings = list(found)
     if count:
-        findings += [*_image_findings(clip, facts), *_box_findings(clip, size, scored)]
+        yield from _image_findings(clip, facts)
+        yield from _box_findings(clip, size, scored)
     else:
-        findings.append(_damage("no frames", f"{folder}: no image belongs to an annotated frame of {clip.name}"))
+        yield _damage("no frames", f"{folder}: no image belongs to an annotated frame of {clip.name}")
     if stated is not None and size is not None and stated != size:
-        what = f"{folder}: images are {_by(size)} pixels, the meta data say {_by(stated)}"
-        findings.append(_note("stated size", what))
+        yield _note("stated size", f"{folder}: images are {_by(size)} pixels, the meta data say {_by(stated)}")
     if published is not None and count != published:
         what = f"{folder}: {clip.name}: {count:,} annotated frames, published with {published:,}"
-        if count < published and (found or facts.extra > 0):
-            findings.append(_damage("frame count", f"{what}, though images are there; restore the annotation files"))
+        if count < published and (faulty or facts.extra > 0):
+            yield _damage("frame count", f"{what}, though images are there; restore the annotation files")
         else:
-            findings.append(_note("frame count", what))
-    return findings
+            yield _note("frame count", what)
 
 
 def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
@@ -142,8 +138,7 @@ def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
     if missing and len(missing) == len(frames):
         yield _damage("missing image", f"{frames.folder}: none of the {len(frames):,} images is there; restore them")
     elif missing:
-        what = f"{frames[missing[0]]}: missing{_others(missing)}; restore the image"
-        yield _damage("missing image", what, missing)
+        yield _damage("missing image", f"{frames[missing[0]]}: missing{_others(missing)}; restore the image", missing)
     if unreadable := sorted(facts.unreadable):
         yield _damage("damaged image", f"{facts.unreadable[unreadable[0]]}{_others(unreadable)}", unreadable)
     if size is not None and clip.size is not None and clip.size != size:
@@ -151,8 +146,8 @@ def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
         yield _damage("annotated size", what)
     others = sorted(n for other, numbers in facts.sizes.items() if other != size for n in numbers)
     if size is not None and others:
-        what = f"{frames[others[0]]}: is not {_by(size)} pixels as the first image is"
-        yield _note("frame size", f"{what}{_others(others)}", others)
+        what = f"{frames[others[0]]}: is not {_by(size)} pixels as the first image is{_others(others)}"
+        yield _note("frame size", what, others)
     if facts.extra > 0:
         yield _note("extra images", f"{frames.folder}: {facts.extra:,} images belong to no annotated frame")
 
@@ -165,7 +160,7 @@ def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Ite
     if not usable.any():
         yield start("no object", f"{where}: no frame has a usable box")
     elif not usable[0]:
-        training = f"; training starts at frame {int(np.argmax(usable))}"
+        training = f"; training starts at frame {np.argmax(usable)}"
         meaning = ", so no tracker can start there" if scored else training
         yield start("first frame", f"{where}: the first frame has no usable box{meaning}", [0])
     frames = np.flatnonzero(outside.any(axis=0)).tolist()
@@ -177,10 +172,7 @@ def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Ite
 def _annotated(
     clip: Clip, size: tuple[int, int] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the annotated rows of T tracks: (T, R, 4) boxes, (T, R) visible, (T, R) outside.
-
-    A box is outside where it is visible and shares no area with an image of that size.
-    """
+    """Return the annotated rows of T tracks: (T, R, 4) boxes, (T, R) visible, (T, R) visible but wholly outside."""
     rows = min(clip.annotated, len(clip.frames))
     boxes = np.stack([track.boxes[:rows] for track in clip.tracks])
     visible = np.stack([track.visible[:rows] for track in clip.tracks])
@@ -199,8 +191,7 @@ _damage, _note = partial(_finding, "damage"), partial(_finding, "note")
 
 
 def _others(frames: Sequence[int]) -> str:
-    more = len(frames) - 1
-    return f" (and {more:,} more frames)" if more else ""
+    return f" (and {len(frames) - 1:,} more frames)" if len(frames) > 1 else ""
 
 
 def _by(size: tuple[int, int]) -> str:

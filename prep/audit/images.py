@@ -37,11 +37,6 @@ class ImageFacts:
         """(width, height) of the first image that decodes; None where none does."""
         return min(self.sizes, key=lambda size: min(self.sizes[size]), default=None)
 
-    @property
-    def decoded(self) -> int:
-        """How many images decode."""
-        return sum(len(frames) for frames in self.sizes.values())
-
 
 def see_images(
     clips: Sequence[Clip], deep: bool, workers: int, progress: Callable[[int, int], None] | None = None

@@ -17,8 +17,7 @@ from lorat.shards.pixels.resample import SERVED, Window, context_window, cut_win
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
 
-_TRIALS = 60
-_MIN_ACCEPTED = 1 / 20
+_TRIALS, _MIN_ACCEPTED = 60, 1 / 20  # windows tried on a pair, and the share of them that training must accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +54,31 @@ class FrameSizeChanged(Exception):
 
 
 def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> PairSample:
-    """Read the frames of a pair of a cleaned clip and cut out what is stored.
-
-    An `ImageError` if a frame does not decode, a `FrameSizeChanged` if it has another size than the sequence.
-    """
+    """Cut out what is stored of a pair of a cleaned clip; an `ImageError` or a `FrameSizeChanged` is its frames'."""
     boxes, size = clip.tracks[pair.track].boxes, clip.frame_size()
-    frame = _read_frame(clip, pair.template)
-    window = template_window(boxes[pair.template], size, options.object_side)
-    template = _store(clip, pair.track, pair.template, frame, window, options)
-    if pair.search != pair.template:
-        frame = _read_frame(clip, pair.search)
-    window = search_window(boxes[pair.search], size, options)
-    search = _store(clip, pair.track, pair.search, frame, window, options)
-    return PairSample(key, clip.dataset, clip.split, clip.name, pair.track, template, search)
+    template = template_window(boxes[pair.template], size, options.object_side)
+    search = search_window(boxes[pair.search], size, options)
+    stored: list[StoredImage] = []
+    for index, window in (pair.template, template), (pair.search, search):
+        if not stored or pair.search != pair.template:
+            frame = read_image(clip.frames[index])
+            height, width = frame.shape[:2]
+            if (width, height) != size:
+                raise FrameSizeChanged(f"{clip.frames[index]}: {width}x{height} instead of {size[0]}x{size[1]}")
+        x1, y1, x2, y2 = boxes[index].round(4).tolist()
+        red, green, blue = (round(channel, 2) for channel in cv2.mean(frame)[:3])
+        image = StoredImage(
+            frame=clip.first + index,
+            box=(x1, y1, x2, y2),
+            frame_size=(width, height),
+            mean=(red, green, blue),
+            origin=window.origin,
+            window=window.end,
+            size=window.size,
+            jpeg=encode(cut_window(frame, window), options.quality),
+        )
+        stored.append(image)
+    return PairSample(key, clip.dataset, clip.split, clip.name, pair.track, *stored)
 
 
 def search_window(box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions) -> Window:
@@ -88,8 +99,7 @@ def try_jitter(
     normal = np.sqrt(-2.0 * np.log1p(-u[:2])) * np.cos(2.0 * np.pi * u[2:4])  # Box and Muller
     nominal = crop_transform(box, options.area_factor, (size, size)).scale[0]
     scale = nominal / np.exp(jitter.scale * normal)
-    sides = (box[2:] - box[:2])[:, None]
-    reach = jitter.translation * (sides * scale).sum(axis=0) * 0.5
+    reach = jitter.translation * ((box[2:] - box[:2])[:, None] * scale).sum(axis=0) * 0.5
     centre = ((box[:2] + box[2:]) * 0.5)[:, None]
     translation = size * 0.5 - centre * scale + (2.0 * u[4:] - 1.0) * reach
     low, high = (np.clip(box[k : k + 2, None] * scale + translation, 0, size) for k in (0, 2))
@@ -101,28 +111,3 @@ def try_jitter(
     after = np.ceil(end) > np.array(stored.end)[:, None]
     outside = accepted & (before | after).any(axis=0)
     return JitterReport(_TRIALS, int(accepted.sum()), int(outside.sum()))
-
-
-def _read_frame(clip: Clip, index: int) -> NDArray[np.uint8]:
-    frame = read_image(clip.frames[index])
-    (height, width), size = frame.shape[:2], clip.frame_size()
-    if (width, height) != size:
-        raise FrameSizeChanged(f"{clip.frames[index]}: {width}x{height} instead of {size[0]}x{size[1]}")
-    return frame
-
-
-def _store(
-    clip: Clip, track: int, index: int, frame: NDArray[np.uint8], window: Window, options: CropOptions
-) -> StoredImage:
-    red, green, blue = (round(channel, 2) for channel in cv2.mean(frame)[:3])
-    x1, y1, x2, y2 = clip.tracks[track].boxes[index].round(4).tolist()
-    return StoredImage(
-        frame=clip.first + index,
-        box=(x1, y1, x2, y2),
-        frame_size=(frame.shape[1], frame.shape[0]),
-        mean=(red, green, blue),
-        origin=window.origin,
-        window=window.end,
-        size=window.size,
-        jpeg=encode(cut_window(frame, window), options.quality),
-    )

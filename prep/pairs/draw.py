@@ -37,11 +37,10 @@ def draw_pair(clips: Sequence[Clip], name: str, seed: int, number: int) -> PairD
     frames = np.flatnonzero(clip.tracks[track_index].visible)
     at = draws.below(len(frames))
     template = int(frames[at])
-    low = int(np.searchsorted(frames, template - MAX_GAP, side="left"))
-    high = int(np.searchsorted(frames, template + MAX_GAP, side="right"))
+    low, high = np.searchsorted(frames, [template - MAX_GAP, template + MAX_GAP + 1]).tolist()
     others = high - low - 1
-    if others == 0:
-        return PairDraw(clip_index, track_index, template, template)
-    chosen = low + draws.below(others)
-    search = int(frames[chosen + (chosen >= at)])
+    search = template
+    if others:
+        chosen = low + draws.below(others)
+        search = int(frames[chosen + (chosen >= at)])
     return PairDraw(clip_index, track_index, template, search)

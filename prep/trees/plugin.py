@@ -22,10 +22,9 @@ from lorat.shards.base.errors import UserError
 
 
 def add_trees(file: Path) -> list[Dataset]:
-    """Run a Python file, add the data sets that it defines to `DATASETS` and return their rows.
+    """Run a Python file, add the data sets that it defines to `DATASETS`, in place of its former ones, and return them.
 
-    Naming it again replaces what it defined before. A `UserError` if the file is missing, does not import, defines no
-    data set, or one whose name is taken.
+    A `UserError` if it is missing, does not import, defines no data set, or one whose name is taken.
     """
     file = file.expanduser().resolve()
     rows = {id(value): value for value in vars(_run(file)).values() if isinstance(value, Dataset)}

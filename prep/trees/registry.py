@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset
-from lorat.prep.trees.base.reading import current_reading
+from lorat.prep.trees.base.reading import CURRENT
 from lorat.prep.trees.datasets import classic, coco, generic, got10k, lasot, nfs, tnl2k, trackingnet, uav, vasttrack
 from lorat.shards.base.errors import UserError, unknown
 
@@ -55,14 +55,13 @@ def parse_name(text: str) -> tuple[Dataset, str | None]:
 def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read the clips of a split that are on disk under `root`, in a fixed order.
 
-    A `UserError` if the split is unknown, an annotation file is missing or does not parse, or there is no sequence at
-    all, or none that is not skipped.
+    A `UserError` for an unknown split, a file that is missing or does not parse, or no sequence that is not skipped.
     """
     _check_split(dataset, split)
     if clips := dataset.read(dataset, split, root):
         return clips
     name = f"{dataset.name}-{split}"
-    if current_reading().skip:
+    if CURRENT.get().skip:
         what = f"all sequences of {name} that are there are excluded"
         raise UserError(f"{root}: {what}; mend the tree and run lorat-prep check again, or name other --datasets")
     remedy = f"check that this is the data set's own folder and give another with --root {dataset.name}=DIR"

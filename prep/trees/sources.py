@@ -20,6 +20,7 @@ from lorat.shards.base.options import option
 ALL = ("lasot", "got10k", "trackingnet", "coco", "got10k-val")
 RAW = Path("data/raw")
 """Where all trees are unless --raw says otherwise."""
+_DATA = {"section": "Data"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +28,11 @@ class TreeOptions:
     """Where trees are. Making one runs the files of ``tree``: names are looked up afterwards."""
 
     raw: Path | None = option(
-        None,
-        kind="folder",
-        help=f"Folder of all raw trees (RAW/LaSOT, RAW/GOT-10k, …).  [default: {RAW}]",
-        section="Data",
+        None, kind="folder", help=f"Folder of all raw trees (RAW/LaSOT, RAW/GOT-10k, …).  [default: {RAW}]", **_DATA
     )
-    root: tuple[str, ...] = option((), metavar="NAME=DIR", help="Where one data set's tree is.", section="Data")
+    root: tuple[str, ...] = option((), metavar="NAME=DIR", help="Where one data set's tree is.", **_DATA)
     tree: tuple[Path, ...] = option(
-        (),
-        metavar="FILE.py",
-        help="A Python file of yours that defines data sets (docs/data.md); it is run.",
-        section="Data",
+        (), metavar="FILE.py", help="A Python file of yours that defines data sets (docs/data.md); it is run.", **_DATA
     )
     roots: Mapping[str, Path] = field(init=False, repr=False, compare=False)  # of ``root``: data set → folder
 
@@ -69,11 +64,7 @@ class TreeOptions:
         return self._named(dataset) is not None
 
     def find(self, dataset: Dataset, split: str | None = None) -> Path:
-        """Return the folder that `read_clips` takes for a data set.
-
-        Where splits are separate trees, that of `split`, or without one the folder of any of them. A `UserError` if the
-        folder is missing, or ``paths.yaml`` names an unknown data set.
-        """
+        """Return the folder of a data set, or of its `split`, for `read_clips`; a `UserError` if it is missing."""
         folder, source = self._place(dataset, split)
         if not folder.is_dir():
             places = f"--raw RAW, --root {dataset.name}=DIR or {_variable(dataset)}=DIR"
@@ -125,15 +116,13 @@ class SourceOptions(TreeOptions):
     """Splits of data sets, and where their trees are."""
 
     datasets: str = option(
-        "all", help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.", section="Data"
+        "all", help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.", **_DATA
     )
 
     def sources(self, *, trained: bool = True) -> list[TreeSplit]:
-        """Return the splits that ``--datasets`` names, each with its folder.
+        """Return the splits that ``--datasets`` names; without `trained` a test set's bare name is what is scored.
 
-        Where they are not to be `trained` on, a test set's bare name is the split that is scored. A `UserError` for an
-        unknown name, a data set that is not trained on, or missing trees; all of these are listed, with the command
-        that works without them.
+        A `UserError` for an unknown name, a data set that is not trained on, or missing trees, all of them listed.
         """
         names = ALL if self.datasets.strip() == "all" else tuple(dict.fromkeys(split_names(self.datasets)))
         if not names:

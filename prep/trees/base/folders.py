@@ -38,10 +38,7 @@ def file_names(folder: Path, suffix: str) -> list[str]:
 
 
 def split_tree(dataset: Dataset, split: str, root: Path) -> Path:
-    """Return the tree of one split: `root` itself, or its folder that is called as that tree.
-
-    A `UserError` if `root` holds the trees of other splits only.
-    """
+    """Return the tree of one split: `root`, or its folder called as that tree; a `UserError` if it has others only."""
     tree = root / dataset.folders(split)[0]
     if tree.is_dir():
         return tree
@@ -66,10 +63,7 @@ def sequence_folders(root: Path, images: str = "") -> dict[str, Path]:
 
 
 def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
-    """Return the sequence folders of `root` with their files that match `pattern`, in natural order.
-
-    A folder without any is left out with a warning.
-    """
+    """Return the sequence folders with their files of `pattern`, in natural order; one without is a warning."""
     found: dict[Path, list[Path]] = {}
     for name in natural_order(subfolders(root)):
         note((root / name / pattern).parent)

@@ -21,10 +21,7 @@ _GOT10K = {"train": 9335, "val": 180, "test": 180}
 
 @functools.cache
 def official_names(dataset: str, split: str) -> tuple[str, ...] | None:
-    """Return the official sequence names of a split, or None where no list is known.
-
-    TNL2K's training list differs from the released folders in spaces and ampersands.
-    """
+    """Return a split's official sequence names, or None; the folders of TNL2K-train have spaces and & besides."""
     if dataset == "got10k":
         part = "train" if split in ("vot", "vot_clean") else split
         numbers = set(range(1, _GOT10K.get(part, 0) + 1))
@@ -39,10 +36,7 @@ def official_names(dataset: str, split: str) -> tuple[str, ...] | None:
 
 
 def expected_sequences(dataset: str, split: str) -> int | None:
-    """Return how many sequences (COCO: images) the whole split has, or None where unknown.
-
-    A sequence is a clip as the reader yields it: one for each object where a folder has several.
-    """
+    """Return how many clips, as the reader yields them (COCO: images), the whole split has, or None where unknown."""
     names = official_names(dataset, split)
     return _COUNTED.get((dataset, split)) if names is None else len(names)
 

@@ -22,8 +22,7 @@ from lorat.shards.base.errors import UserError
 
 _LOG = logging.getLogger("lorat")
 Place = TypeVar("Place")
-Stamp = tuple[int, int]
-"""Size in bytes and time of the last change in nanoseconds; (-1, -1) where nothing is there."""
+Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds; (-1, -1) where nothing is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +44,23 @@ class Reading:
     seen: dict[str, Stamp] = field(default_factory=dict)  # path → its stamp when the block first noted it
 
     def __enter__(self) -> "Reading":
-        self._before = _CURRENT.set(self)
+        self._before = CURRENT.set(self)
         _NOTING.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _CURRENT.reset(self._before)
+        CURRENT.reset(self._before)
         _NOTING.remove(self)
 
 
-_PLAIN = Reading()
-_CURRENT: ContextVar[Reading] = ContextVar("reading")
+CURRENT: ContextVar[Reading] = ContextVar("reading", default=Reading())  # noqa: B039 - nothing is added to this one
 # For all threads: a reader may use some, and what others note besides costs a stat and no more.
 _NOTING: list[Reading] = []
 
 
-def current_reading() -> Reading:
-    """Return how trees are read here."""
-    return _CURRENT.get(_PLAIN)
-
-
 def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> list[Clip]:
-    """Return ``read(place)`` of every sequence, in order; a `UserError` of it is treated as `Reading` says.
-
-    `places` is the clip's name → what `read` needs: a folder, a file, a row of a table.
-    """
-    how, clips = current_reading(), []
+    """Return ``read(place)`` of every clip's name → place, in order; a `UserError` is treated as `Reading` says."""
+    how, clips = CURRENT.get(), []
     wanted = {name: place for name, place in places.items() if name not in how.skip}
     for done, (name, place) in enumerate(wanted.items(), start=1):
         try:
@@ -86,7 +76,7 @@ def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> lis
 
 def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
     """Tell that a sequence is read in part, or a folder not as one: a warning or a `TreeFault`."""
-    if (faults := current_reading().faults) is None:
+    if (faults := CURRENT.get().faults) is None:
         _LOG.warning("%s", message)
     else:
         faults.append(TreeFault(sequence, message, damage))
@@ -105,10 +95,7 @@ def note(path: str | PathLike[str]) -> None:
 
 
 def stamp(path: str | PathLike[str]) -> Stamp:
-    """Return the stamp of a file or folder.
-
-    A change that keeps the size and falls into the same tick of the file system's clock (some milliseconds) keeps it.
-    """
+    """Return the stamp of a file or folder; a change that keeps the size, milliseconds after another, may keep it."""
     try:
         found = Path(path).stat()
     except OSError:

@@ -89,18 +89,12 @@ def read_text(path: Path, remedy: str = RESTORE) -> str:
 
 
 def read_boxes(path: Path, columns: Sequence[int] = (4,)) -> NDArray[np.float64]:
-    """Read one box a line, (N, columns) float64 as written; blank lines at the end are no lines.
-
-    A `UserError` if the file is missing or empty, or a line does not parse: see `parse_table`.
-    """
+    """Read one box a line, (N, columns) float64 as written, but for blank lines at the end; errors of `parse_table`."""
     return parse_table(read_text(path).rstrip(), path, columns)
 
 
 def read_flags(path: Path, count: int, highest: int = 1) -> NDArray[np.int64]:
-    """Read `count` integers from 0 to `highest` (at most 9), all on one line or one a line.
-
-    A `UserError` if the file is missing, a value does not parse, or there are more or fewer.
-    """
+    """Read `count` integers from 0 to `highest` (at most 9), on one line or many; a `UserError` if it holds others."""
     text = read_text(path)
     values, known = text.replace(",", " ").split(), set(map(str, range(highest + 1)))
     if not known.issuperset(values) or _EMPTY_FIELD.search(text):
