@@ -26,14 +26,9 @@ def names(kind: str) -> list[str]:
 
 
 def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> VariantConfig:
-    """Read a variant by its name (``B-224``) or from a YAML file.
+    """Read a variant by its shipped name (``B-224``) or from a YAML file, changed by overrides such as ``a.b=c``.
 
-    Args:
-        name_or_path: a shipped name, or the path of a file.
-        overrides: ``a.b=c`` each; the value is read as YAML.
-
-    Raises:
-        UserError: if the name is unknown, the file is missing, or a key or value does not fit.
+    A `UserError` if the name is unknown, the file is missing, or a key or value does not fit.
     """
     return _load(VariantConfig, "variant", name_or_path, overrides, "variant.")
 
@@ -46,8 +41,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfi
 def load_data_roots(folder: Path) -> dict[str, Path]:
     """Return data set name → root folder from `folder`/paths.yaml; empty where there is no file.
 
-    Raises:
-        UserError: if the file is not a flat mapping of names to folders.
+    A `UserError` if the file is not a flat mapping of names to folders.
     """
     path = folder / PATHS_FILE
     values = read_yaml(path) if path.is_file() else {}
@@ -58,11 +52,7 @@ def load_data_roots(folder: Path) -> dict[str, Path]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        UserError: if the file is missing, is no YAML, or is no mapping.
-    """
+    """Read a YAML file that holds a mapping; a `UserError` if it is missing, no YAML, or no mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -71,10 +61,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
-    """Validate `values` into a frozen `model`; errors name the key, `source` and the nearest key.
+    """Validate `values` into a frozen `model`.
 
-    Raises:
-        UserError: at the first key that is unknown or value that does not fit.
+    The first key that is unknown, or value that does not fit, is a `UserError` that names it and `source`.
     """
     try:
         return model.model_validate(values)
@@ -92,15 +81,10 @@ def parse(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
 
 
 def override(values: dict[str, Any], text: str, said: str | None = None) -> None:
-    """Change a key of nested mappings, in place: ``a.b=c``, with the value read as YAML.
+    """Change a key of nested mappings, in place, by a text ``a.b=c``; c is read as YAML.
 
-    Args:
-        values: what to change.
-        text: the change.
-        said: what the user wrote, where that is another text.
-
-    Raises:
-        UserError: if the text is not of that form, or goes below a value that has no keys.
+    A `UserError` quotes what the user `said`, if that is another text: it is not of that form, or goes below a value
+    that has no keys.
     """
     said = said or text
     key, equals, value = text.partition("=")

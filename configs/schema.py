@@ -12,14 +12,11 @@ Positive = Annotated[int, Field(gt=0)]
 AboveZero = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Rgb = tuple[float, float, float]
+LoraTarget = Literal["q", "k", "v", "proj", "mlp"]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-LoraTarget = Literal["q", "k", "v", "proj", "mlp"]
 
 
 class LoraConfig(_Frozen):
@@ -48,15 +45,13 @@ class BackboneConfig(_Frozen):
     args: dict[str, Any] = {}
     """Passed on to timm.create_model: other widths, depths, patch sizes."""
     layout: Literal["official", "timm"] = "official"
-    """Which published system the variant follows, in three things together. Positions: "official" resamples the
-    backbone's grid to the search grid, "timm" takes the top-left part of it and resamples (with antialiasing) only a
-    grid that is smaller. Drop path: "official" has one rate for all blocks, "timm" grows linearly from 0 to it. Names
-    of tensors in published files."""
+    """Which published system the variant follows, in names of tensors in published files, positions ("official"
+    resamples the backbone's grid to the search grid, "timm" takes its top-left part and resamples, with antialiasing,
+    only a smaller one) and drop path ("official" has one rate for all blocks, "timm" grows linearly from 0 to it)."""
     pretrained: bool = True
     """Whether the backbone's weights are loaded; false trains the network from scratch."""
     initial_positions: Literal["timm", "sincos"] = "timm"
-    """What positions start from where nothing is loaded; with sines and cosines a small network knows where its tokens
-    are from the first step on."""
+    """Where nothing is loaded; with sines and cosines a small network knows at once where its tokens are."""
 
 
 class VariantConfig(_Frozen):
@@ -77,7 +72,7 @@ class VariantConfig(_Frozen):
     """Standard deviation of new token types; the published value suits trained backbones."""
     recipe: str = "standard"
     """The recipe that trains it when none is named."""
-    mean: Rgb = (0.485, 0.456, 0.406)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Of values in [0, 1]; ImageNet's by default."""
     std: tuple[AboveZero, AboveZero, AboveZero] = (0.229, 0.224, 0.225)
 
@@ -141,15 +136,14 @@ class TrainConfig(_Frozen):
     """Longest gradient; a longer one is scaled down to it. A large number clips nothing."""
     seed: Annotated[int, Field(ge=0)] = 42
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number type of autocast: bfloat16 where the device is fast at it, by default. The loss is scaled for float16, and
-    a step whose gradients overflow all the same is left out."""
+    """Number type of autocast; auto is bfloat16 where the device is fast at it. The loss is scaled for float16, and a
+    step whose gradients overflow all the same is left out."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Each block learns at this times the rate of the block after it; 1 is the same for all."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """What many processes share: gradients (DDP), or also the weights (FSDP2), of which each then holds its part."""
     checkpoint_activations: bool = False
-    """Keep the input of each block alone and compute the rest again in the backward pass: much less memory, a third
-    more time, the same gradients."""
+    """Compute each block again in the backward pass: much less memory, a third more time, the same gradients."""
     compile: bool = False
     """Compile forward pass, loss and gradients into one graph; the first step takes minutes."""
     validate_epochs: Positive = 1
@@ -163,8 +157,8 @@ class TrainConfig(_Frozen):
     checkpoint_minutes: NotNegative = 30.0
     """A rolling checkpoint after so many minutes without one; 0 means none."""
     evaluate_epochs: Positive = 10
-    """GOT-10k val is tracked after every so many epochs, where its tree is; a checkpoint is written there too. Test
-    sets are tracked after the last one."""
+    """GOT-10k val, where its tree is, is tracked after every so many epochs, and a checkpoint is written; test sets
+    are tracked after the last one."""
     evaluate_batch: Positive = 16
     """Sequences that are tracked side by side, a rank."""
     log_steps: Positive = 10
@@ -183,18 +177,11 @@ class RecipeConfig(_Frozen):
         train = self.train
         if not self.data.datasets:
             raise ValueError("data.datasets names no shards; write for example {lasot-train: 1}")
-        if train.pairs_per_epoch % train.batch_size:
-            raise ValueError(
-                f"train.pairs_per_epoch ({train.pairs_per_epoch}) must be a multiple of "
-                f"train.batch_size ({train.batch_size})"
-            )
-        if train.batch_size % train.accumulate:
-            raise ValueError(
-                f"train.batch_size ({train.batch_size}) must be a multiple of train.accumulate ({train.accumulate})"
-            )
+        for whole, part in (("pairs_per_epoch", "batch_size"), ("batch_size", "accumulate")):
+            size, by = getattr(train, whole), getattr(train, part)
+            if size % by:
+                raise ValueError(f"train.{whole} ({size}) must be a multiple of train.{part} ({by})")
         if train.compile and train.parallel == "fsdp":
-            raise ValueError(
-                "train.compile makes one graph of a step, which train.parallel=fsdp would cut at "
-                "every block; set one of them alone"
-            )
+            what = "train.compile makes one graph of a step, which train.parallel=fsdp would cut at every block"
+            raise ValueError(f"{what}; set one of them alone")
         return self

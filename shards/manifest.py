@@ -7,10 +7,10 @@ A shard without a valid receipt does not exist. The manifest is written last; it
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import Location, file_size, read_bytes, read_json, write_json
@@ -18,11 +18,14 @@ from lorat.shards.writer import index_path
 
 VERSION = 1
 MANIFEST = "manifest.json"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What one shard holds, written after the shard itself."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     shard: str  # file name
     first_pair: int  # number of the first pair that was drawn for it
@@ -92,6 +95,28 @@ class Manifest:
         }
 
 
+class _File(BaseModel):
+    """What manifest.json says beside the sums of its shards."""
+
+    dataset: str
+    split: str
+    config: dict[str, Any]
+    shards: tuple[Receipt, ...]
+
+
+_RECEIPTS = TypeAdapter(Receipt)
+_FILES = TypeAdapter(_File)
+
+
+def _typed(kind: TypeAdapter[_T], values: Any, where: Location) -> _T:
+    try:
+        return kind.validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{where}: field '{'.'.join(map(str, first['loc']))}': {first['msg']}"
+        raise ShardCorrupt(f"{what}; delete it and run the same lorat-prep build again") from None
+
+
 def shard_name(dataset: str, split: str, number: int) -> str:
     """Return a shard's file name: ``lasot-train-00017.tar.zst``."""
     return f"{dataset}-{split}-{number:05d}.tar.zst"
@@ -102,24 +127,28 @@ def receipt_path(folder: Location, shard: str) -> Location:
     return folder / (shard.removesuffix(".tar.zst") + ".receipt.json")
 
 
+def read_receipt(path: Location) -> Receipt:
+    """Read a receipt as it stands; a `UserError` if it cannot be read, or a field is missing or of another type."""
+    return _typed(_RECEIPTS, read_json(path), path)
+
+
 def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
     """Return the receipt of a finished shard, or None where it has to be built.
 
     A receipt counts when it was written for this shard and the same configuration, its counts fit together, the shard
-    file has the length that it names, and the index is the one that was written.
-
-    A `UserError` if a store does not answer.
+    file has the length that it names, and the index is the one that was written. A `UserError` if a store does not
+    answer.
     """
     file = folder / shard
     try:
-        receipt = Receipt(**json.loads(read_bytes(receipt_path(folder, shard))))
+        receipt = _RECEIPTS.validate_json(read_bytes(receipt_path(folder, shard)), strict=True)
         counted = receipt.rows + sum(receipt.skipped.values())
         valid = (
             (receipt.shard, receipt.config, receipt.drawn) == (shard, config, counted)
             and file_size(file) == receipt.bytes
             and hashlib.sha256(read_bytes(index_path(file))).hexdigest() == receipt.index_sha256
         )
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return None  # missing, garbled, or of another version: the shard is built again
     return receipt if valid else None
 
@@ -133,37 +162,24 @@ def load_manifest(folder: Location) -> Manifest:
     path = folder / MANIFEST
     if file_size(path) is None:
         raise UserError(f"{folder}: no {MANIFEST}; build it with lorat-prep build --datasets …")
-    values = read_json(path)
-    manifest = parse_manifest(values, folder)
-    with _explain_fields(path):
-        right = manifest.to_json()
-    for key in ("rows", "bytes", "fingerprint"):
-        if values.get(key) != right[key]:
-            raise ShardCorrupt(
-                f"{path}: says {key} {values.get(key)}, its shards make {right[key]}; "
-                "delete it and run the same lorat-prep build again"
-            )
+    manifest, wrong = read_manifest(folder)
+    for what in wrong.values():
+        raise ShardCorrupt(f"{path}: {what}; delete it and run the same lorat-prep build again")
     return manifest
 
 
-def parse_manifest(values: Any, folder: Location) -> Manifest:
-    """Take a manifest's JSON as it stands; an audit tells what is wrong with it.
+def read_manifest(folder: Location) -> tuple[Manifest, dict[str, str]]:
+    """Read a folder's manifest as it stands; return it and key → what it says wrongly of its shards.
 
-    A `ShardCorrupt` if it is of another version or lacks a field.
+    A `UserError` if it cannot be read, a `ShardCorrupt` if it is of another version or a field is missing or mistyped.
     """
     path = folder / MANIFEST
-    with _explain_fields(path):
-        if values["version"] != VERSION:
-            raise ShardCorrupt(f"{path}: version {values['version']}, this release reads {VERSION}; build again")
-        shards = tuple(Receipt(**shard) for shard in values["shards"])
-        return Manifest(values["dataset"], values["split"], values["config"], shards, folder)
-
-
-@contextmanager
-def _explain_fields(path: Location) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError) as error:
-        raise ShardCorrupt(
-            f"{path}: lacks or garbles a field ({error}); delete it and run the same lorat-prep build again"
-        ) from None
+    values = read_json(path)
+    version = values.get("version") if isinstance(values, dict) else VERSION
+    if version != VERSION:
+        raise ShardCorrupt(f"{path}: version {version}, this release reads {VERSION}; build again")
+    file = _typed(_FILES, values, path)
+    manifest = Manifest(file.dataset, file.split, file.config, file.shards, folder)
+    right = manifest.to_json()
+    wrong = [key for key in ("rows", "bytes", "fingerprint") if values.get(key) != right[key]]
+    return manifest, {key: f"says {key} {values.get(key)}, its shards make {right[key]}" for key in wrong}

@@ -8,6 +8,7 @@ beside it tell it, and the byte offset; a store that does not answer is a `UserE
 import hashlib
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,9 @@ def read_index(shard: Location) -> NDArray[np.void]:
         raise ShardCorrupt(f"{path}: {len(data)} bytes are no whole index; build it again")
     index = np.frombuffer(data, dtype=INDEX_DTYPE)
     begins = np.cumsum(index["length"], dtype=np.uint64) - index["length"]
-    wrong = np.flatnonzero(index["offset"] != begins)
-    if len(wrong):
-        at = int(wrong[0]) * INDEX_DTYPE.itemsize
-        raise ShardCorrupt(
-            f"{path}: row {wrong[0]} at byte {at} does not begin where the one before ends; build it again"
-        )
+    for row in np.flatnonzero(index["offset"] != begins):
+        where = f"{path}: row {row} at byte {row * INDEX_DTYPE.itemsize}"
+        raise ShardCorrupt(f"{where} does not begin where the one before ends; build it again")
     if int(index[-1]["raw_length"]) != len(END_OF_ARCHIVE):
         raise ShardCorrupt(f"{path}: lacks its last rows; build it again")
     return index
@@ -56,22 +54,18 @@ class ShardReader:
     """Random access to the samples of one shard; safe to use from several threads.
 
     A local shard is an open file until `close`; a shard in a store is read row by row, one request each, and holds
-    nothing open. Rows are read by the index beside the shard, which must be the one that the receipt names, or by the
-    `index` that is given.
-
-    Making one is a `ShardCorrupt` if the shard or its index is missing, or the index is not what was written, and a
-    `UserError` if a store does not answer.
+    nothing open. Rows are read by the `index` that is given, or by the one beside the shard, which must be the one that
+    the receipt names. A shard or index that is missing, or an index that is not what was written, is a `ShardCorrupt`,
+    a store that does not answer a `UserError`.
     """
 
     def __init__(self, path: Location, receipt: Receipt | None = None, index: NDArray[np.void] | None = None) -> None:
-        self.path = path
-        self._receipt = receipt
+        self.path, self._receipt, self._file = path, receipt, -1
         self._index = read_index(path) if index is None else index
         if receipt is not None and index is None:
             digest = hashlib.sha256(self._index.tobytes()).hexdigest()
             if digest != receipt.index_sha256 or len(self) != receipt.rows:
                 raise ShardCorrupt(f"{index_path(path)}: not the index that the shard's receipt names; build it again")
-        self._file = -1
         if isinstance(path, Path):
             try:
                 self._file = os.open(path, os.O_RDONLY)
@@ -88,18 +82,38 @@ class ShardReader:
             self._file = -1  # the number may be another file's from now on
 
     def where(self, row: int) -> str:
-        """Return what errors call a row: its shard, number, key and byte offset.
+        """Return what errors call a row: its shard, number, key where it is known, and byte offset."""
+        key = self.key(row)
+        return f"{self.path} row {row}{f' ({key})' if key else ''} at byte {int(self._index[row]['offset'])}"
 
-        A damaged row's key lies between those of the nearest rows that are sound. Where pairs were left out there it is
-        a range; where nothing is known of them there is none.
+    def key(self, row: int) -> str:
+        """Return a row's key, also where it is damaged: it lies between those of the nearest sound rows.
+
+        Where pairs were left out there it is a range, ``lasot-train-000000012 to 000000014``; where nothing is known
+        of them it is empty.
         """
         low, high = self._bound(row, -1), self._bound(row, 1)
-        key = ""
-        if low is not None and high is not None:
-            dataset_split = self.path.name.partition(".")[0].rpartition("-")[0]
-            last = f" to {high:09d}" if high > low else ""
-            key = f" ({dataset_split}-{low:09d}{last})"
-        return f"{self.path} row {row}{key} at byte {int(self._index[row]['offset'])}"
+        if low is None or high is None:
+            return ""
+        return f"{self._set}-{low:09d}" + (f" to {high:09d}" if high > low else "")
+
+    @property
+    def _set(self) -> str:
+        return self.path.name.partition(".")[0].rpartition("-")[0]
+
+    def _bound(self, row: int, step: int) -> int | None:
+        """Return the least (step −1) or greatest (step 1) pair number of a row, by the next sound one on that side."""
+        for beside in range(row, row + step * _NEIGHBOURS, step):
+            if not 0 <= beside < len(self):
+                break
+            with suppress(ShardCorrupt, IndexError, ValueError):
+                of, _, number = self.members(beside)[0][0].partition(".")[0].rpartition("-")
+                if of == self._set and (self._receipt is None or int(number) in self._receipt.pairs):
+                    return int(number) + row - beside
+        if self._receipt is None:
+            return None
+        left_out = self._receipt.drawn - len(self)
+        return self._receipt.first_pair + row + (left_out if step > 0 else 0)
 
     def read(self, row: int) -> PairSample:
         """Read sample `row`; an `IndexError` if there is none.
@@ -129,11 +143,9 @@ class ShardReader:
         more.
         """
         offset, length, raw_length, digest = self._index[row].tolist()
+        local = isinstance(self.path, Path)
         try:
-            if isinstance(self.path, Path):
-                frame = os.pread(self._file, length, offset)
-            else:
-                frame = read_range(self.path, offset, length)
+            frame = os.pread(self._file, length, offset) if local else read_range(self.path, offset, length)
         except FileNotFoundError:
             # No row is damaged, so whoever skips damaged ones must not take this for one.
             raise UserError(f"{self.path}: the shard is missing; build it again") from None
@@ -143,42 +155,18 @@ class ShardReader:
             raise ShardCorrupt(f"{len(frame)} of {length} bytes are there")
         if xxhash.xxh64_intdigest(frame) != digest:
             raise ShardCorrupt("not the bytes that were written (xxh64 differs)")
+        if not hasattr(_LOCAL, "zstd"):  # making one takes longer than decompressing a sample
+            _LOCAL.zstd = zstandard.ZstdDecompressor()
         try:
-            raw = _decompressor().decompress(frame)
+            raw: bytes = _LOCAL.zstd.decompress(frame)
         except zstandard.ZstdError as error:
             raise ShardCorrupt(f"does not decompress ({error})") from None
         if len(raw) != raw_length:
             raise ShardCorrupt(f"{len(raw)} bytes instead of {raw_length}")
         return raw
 
-    def _bound(self, row: int, step: int) -> int | None:
-        """Return the pair number of a row if none was left out up to the next sound row.
-
-        Step −1 looks at rows before it and gives the least number that it can have, step 1 at rows after it and gives
-        the greatest.
-        """
-        for beside in range(row, row + step * _NEIGHBOURS, step):
-            if not 0 <= beside < len(self):
-                break
-            try:
-                name = self.members(beside)[0][0]
-                return int(name.partition(".")[0].rpartition("-")[2]) + row - beside
-            except (ShardCorrupt, IndexError, ValueError):
-                continue
-        if self._receipt is None:
-            return None
-        left_out = self._receipt.drawn - len(self)
-        return self._receipt.first_pair + row + (left_out if step > 0 else 0)
-
 
 def _unreadable(path: Location, error: OSError) -> ShardCorrupt:
     missing = isinstance(error, FileNotFoundError)
     remedy = "build it again" if missing else "mend what the system names, or build it again"
     return ShardCorrupt(f"{path}: cannot be read ({error.strerror}); {remedy}")
-
-
-def _decompressor() -> zstandard.ZstdDecompressor:
-    """Return this thread's decompressor; making one takes longer than decompressing a sample."""
-    if not hasattr(_LOCAL, "zstd"):
-        _LOCAL.zstd = zstandard.ZstdDecompressor()
-    return _LOCAL.zstd

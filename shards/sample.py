@@ -6,8 +6,10 @@ image holds real frame pixels only; its pixel u (centres) lies at ``origin + (u 
 """
 
 import json
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorat.shards.base.errors import ShardCorrupt
 
@@ -15,6 +17,10 @@ VERSION = 1
 _ROLES = ("template", "search")
 _OF_TRACK = ("dataset", "split", "sequence", "track")
 _MEMBERS = frozenset({"json", *(f"{role}.jpg" for role in _ROLES)})
+_Count = Annotated[int, Field(ge=0)]
+_Pixels = Annotated[int, Field(gt=0)]
+_Colour = Annotated[float, Field(ge=0.0, le=255.0)]
+_Name = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +37,6 @@ class StoredImage:
     jpeg: bytes
 
 
-_IMAGE_META = tuple(field.name for field in fields(StoredImage) if field.name != "jpeg")
-
-
 @dataclass(frozen=True, slots=True)
 class PairSample:
     """A template and a search region of one track."""
@@ -47,6 +50,67 @@ class PairSample:
     search: StoredImage
 
 
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class ImageMeta(_Strict):
+    """What the JSON of a sample says of one image: the fields of `StoredImage`, every one and none besides."""
+
+    frame: _Count
+    box: tuple[float, float, float, float]
+    frame_size: tuple[_Pixels, _Pixels]
+    mean: tuple[_Colour, _Colour, _Colour]
+    origin: tuple[_Count, _Count]
+    window: tuple[_Count, _Count]
+    size: tuple[_Pixels, _Pixels]
+
+    def faults(self) -> list[str]:
+        """Return what does not fit together, in words."""
+        found = []
+        for axis, name in enumerate(("width", "height")):
+            low, high, frame = self.origin[axis], self.window[axis], self.frame_size[axis]
+            start, end = self.box[axis], self.box[axis + 2]
+            if end <= start:
+                found.append(f"the box has no {name} ({start:g} to {end:g})")
+            elif not (start < high and end > low):
+                found.append(f"the box lies outside the stored window in {name}")
+            if high <= low:
+                found.append(f"the window has no {name} ({low} to {high})")
+            elif high > frame:
+                found.append(f"the window ends at {high}, past the frame's {name} of {frame}")
+            if self.size[axis] > max(0, high - low):
+                found.append(f"stored with a {name} of {self.size[axis]}, more than the window's")
+        return found
+
+
+class SampleMeta(_Strict):
+    """The JSON member of one sample."""
+
+    version: Literal[1]
+    dataset: _Name
+    split: _Name
+    sequence: _Name
+    track: _Count
+    template: ImageMeta
+    search: ImageMeta
+
+
+def read_meta(text: bytes) -> tuple[SampleMeta | None, list[str]]:
+    """Return a sample's fields, or None where they cannot be read, and why, in words."""
+    try:
+        return SampleMeta.model_validate_json(text), []
+    except ValidationError as error:
+        found = []
+        for detail in error.errors():
+            name = ".".join(map(str, detail["loc"]))
+            if name == "version":
+                found.append(f"JSON version {detail['input']}, this release reads {VERSION}")
+            else:
+                found.append(f"JSON {name}: {detail['msg']}" if name else f"JSON: {detail['msg']}")
+        return None, found
+
+
 def sample_key(dataset: str, split: str, pair: int) -> str:
     """Return the key of pair number `pair`: ``lasot-train-000000123``."""
     return f"{dataset}-{split}-{pair:09d}"
@@ -58,7 +122,7 @@ def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
     meta |= {name: getattr(sample, name) for name in _OF_TRACK}
     for role in _ROLES:
         image = getattr(sample, role)
-        meta[role] = {name: getattr(image, name) for name in _IMAGE_META}
+        meta[role] = {name: getattr(image, name) for name in ImageMeta.model_fields}
     text = json.dumps(meta, separators=(",", ":"), ensure_ascii=True).encode()
     return [
         (f"{sample.key}.json", text),
@@ -75,41 +139,9 @@ def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
     payloads = {name.partition(".")[2]: data for name, data in members}
     if payloads.keys() != _MEMBERS:
         raise ShardCorrupt(f"{where}: members are {sorted(payloads)}, expected {sorted(_MEMBERS)}")
-    try:
-        meta = json.loads(payloads["json"])
-        if meta["version"] != VERSION:
-            raise ShardCorrupt(
-                f"{where}: sample version {meta['version']}, this release reads {VERSION}; "
-                "build the shards again or use the release that wrote them"
-            )
-        images = {r: _image_from(meta[r], payloads[f"{r}.jpg"]) for r in _ROLES}
-        return PairSample(
-            key=members[0][0].partition(".")[0],
-            dataset=meta["dataset"],
-            split=meta["split"],
-            sequence=meta["sequence"],
-            track=meta["track"],
-            **images,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ShardCorrupt(f"{where}: its JSON lacks or garbles a field ({error!r})") from None
-
-
-def _image_from(meta: dict[str, Any], jpeg: bytes) -> StoredImage:
-    x1, y1, x2, y2 = map(float, meta["box"])
-    red, green, blue = map(float, meta["mean"])
-    return StoredImage(
-        frame=int(meta["frame"]),
-        box=(x1, y1, x2, y2),
-        frame_size=_pair(meta["frame_size"]),
-        mean=(red, green, blue),
-        origin=_pair(meta["origin"]),
-        window=_pair(meta["window"]),
-        size=_pair(meta["size"]),
-        jpeg=jpeg,
-    )
-
-
-def _pair(values: list[int]) -> tuple[int, int]:
-    first, second = values
-    return int(first), int(second)
+    meta, faults = read_meta(payloads["json"])
+    if meta is None:
+        raise ShardCorrupt(f"{where}: {'; '.join(faults)}")
+    images = {role: StoredImage(**dict(getattr(meta, role)), jpeg=payloads[f"{role}.jpg"]) for role in _ROLES}
+    key = members[0][0].partition(".")[0]
+    return PairSample(key, meta.dataset, meta.split, meta.sequence, meta.track, **images)

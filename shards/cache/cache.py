@@ -44,7 +44,9 @@ class ShardCache:
 
     def __init__(self, options: CacheOptions) -> None:
         self.options = options
-        self._ahead: _Ahead | None = None
+        self._fetcher = 0  # the process whose thread fetches what is waiting
+        self._waiting: queue.Queue[tuple[Location, Receipt]]
+        self._known: set[str]
 
     def __reduce__(self) -> "tuple[type[ShardCache], tuple[CacheOptions]]":
         return ShardCache, (self.options,)
@@ -66,24 +68,41 @@ class ShardCache:
         What is left out, for want of room or because the store failed, is fetched when it is opened. Together they may
         take half of the cache, so that they do not push out each other.
         """
-        if self._ahead is None or self._ahead.process != os.getpid():
-            self._ahead = _Ahead(self)  # threads do not survive a fork
+        if self._fetcher != os.getpid():  # threads do not survive a fork
+            self._fetcher, self._waiting, self._known = os.getpid(), queue.Queue(_QUEUE), set()
+            threading.Thread(target=self._fetch_waiting, name="lorat-prefetch", daemon=True).start()
         room = self.options.max_bytes // 2
         for number, (shard, receipt) in enumerate(shards):
             room -= receipt.bytes
-            if room < 0 or not self._ahead.add(shard, receipt):
+            wanted = receipt.sha256 not in self._known
+            if room < 0 or (wanted and self._waiting.full()):
                 return number
+            if wanted:
+                self._known.add(receipt.sha256)
+                self._waiting.put((shard, receipt))
         return len(shards)
+
+    def _fetch_waiting(self) -> None:
+        while True:
+            shard, receipt = self._waiting.get()
+            try:
+                self.fetch(shard, receipt, ahead=True)
+            except Exception as error:
+                # When the interpreter ends, the store's client is closed under this thread: whatever it says then is no
+                # news. A defect of ours is raised.
+                if not threading.main_thread().is_alive():
+                    return
+                if not isinstance(error, UserError):
+                    raise
+                _LOG.warning("fetching ahead: %s", error.message)
+            self._known.discard(receipt.sha256)
 
     def fetch(self, shard: Location, receipt: Receipt, ahead: bool = False) -> CacheEntry:
         """Return the local copy of a shard, its index beside it; download both where needed.
 
         Another process may drop it before it is opened; `open` does both at once. Fetched `ahead`, it is downloaded
-        only if no shard that is open has to go for it.
-
-        Raises:
-            ShardCorrupt: if the shard is missing or is not the one of its receipt.
-            UserError: if the store does not answer, the disk is full, or the limit is too small.
+        only if no shard that is open has to go for it. A shard that is missing or not the one of its receipt is a
+        `ShardCorrupt`; a store that does not answer, a full disk or too small a limit a `UserError`.
         """
         folder = self.options.folder
         entry = entry_of(folder, receipt)
@@ -110,8 +129,7 @@ class ShardCache:
                 with _explain_source(shard):
                     data = read_range(shard, offset, length)
                 if len(data) != length:
-                    end = f"{offset + len(data)} of {receipt.bytes}"
-                    raise ShardCorrupt(f"{shard}: ends at byte {end}; build it again")
+                    raise ShardCorrupt(f"{shard}: ends at byte {offset + len(data)} of {receipt.bytes}; build it again")
                 file.write(data)
                 digest.update(data)
             with _explain_source(index_path(shard)):
@@ -134,10 +152,8 @@ class ShardCache:
         """Yield a part file to fill; None where no shard that is closed can go for it."""
         need = bytes_needed(receipt)
         if need > self.options.max_bytes:
-            raise UserError(
-                f"{self.options.folder}: {receipt.shard} needs {need:,} bytes, the cache's limit "
-                f"is {self.options.max_bytes:,}; raise it"
-            )
+            limit = f"the cache's limit is {self.options.max_bytes:,}; raise it"
+            raise UserError(f"{self.options.folder}: {receipt.shard} needs {need:,} bytes, {limit}")
         remove_leftovers(self.options.folder)
         while (file := make_part(self.options, entry, need, drop_open=not ahead)) is None:
             if ahead:
@@ -165,52 +181,14 @@ class _CopyReader(ShardReader):
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def _instead_of(self, row: int, damage: ShardCorrupt) -> PairSample:
-        place = self.where(row)
-        _LOG.warning("%s: %s; read from %s instead", place, damage.message, self._home)
-        self._entry.distrust()  # whoever opens the shard next mends the copy
+        _LOG.warning("%s: %s; read from %s instead", self.where(row), damage.message, self._home)
+        self._entry.stamp.unlink(missing_ok=True)  # whoever opens the shard next mends the copy
         try:
             home = ShardReader(self._home, self._receipt)
         except ShardCorrupt as error:
             raise UserError(error.message) from None  # it is gone: no damage of this row
         with closing(home):
             return home.read(row)
-
-
-class _Ahead:
-    """A daemon thread that fetches what is waiting in a bounded queue."""
-
-    def __init__(self, cache: ShardCache) -> None:
-        self.process = os.getpid()
-        self._cache = ShardCache(cache.options)
-        self._waiting: queue.Queue[tuple[Location, Receipt]] = queue.Queue(_QUEUE)
-        self._known: set[str] = set()
-        threading.Thread(target=self._run, name="lorat-prefetch", daemon=True).start()
-
-    def add(self, shard: Location, receipt: Receipt) -> bool:
-        """Queue a shard, once; return False where the queue is full."""
-        if receipt.sha256 not in self._known:
-            self._known.add(receipt.sha256)
-            try:
-                self._waiting.put_nowait((shard, receipt))
-            except queue.Full:
-                self._known.discard(receipt.sha256)
-                return False
-        return True
-
-    def _run(self) -> None:
-        while True:
-            shard, receipt = self._waiting.get()
-            try:
-                self._cache.fetch(shard, receipt, ahead=True)
-            except Exception as error:
-                # When the interpreter ends, the store's client is closed under this thread: whatever it says then is no
-                # news. A defect of ours is raised.
-                if not threading.main_thread().is_alive():
-                    return
-                if not isinstance(error, UserError):
-                    raise
-                _LOG.warning("fetching ahead: %s", error.message)
-            self._known.discard(receipt.sha256)
 
 
 def open_shard(manifest: Manifest, number: int, cache: ShardCache | None = None) -> ShardReader:

@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,28 +33,20 @@ class CacheOptions:
     max_bytes: int
 
 
-@dataclass(slots=True)
 class CacheEntry:
     """The files of one shard, named after its content, so that none goes stale.
 
-    Beside the shard and its index: the shard while it is fetched (`part`); a `stamp`, which says which file was checked
-    last and whose own time is that of the last use; and the `lock` of whoever fetches or checks the shard. That is one
-    of 256 files, shared by shards: a lock file that is never deleted is never deleted while another process waits for
-    it.
+    Beside the shard (`data`) and its index: the shard while it is fetched (`part`); a `stamp`, which says which file
+    was checked last and whose own time is that of the last use; and the `lock` of whoever fetches or checks the shard.
+    That is one of 256 files, shared by shards: a lock file that is never deleted is never deleted while another process
+    waits for it.
     """
 
-    data: Path
-    index: Path = field(init=False)
-    part: Path = field(init=False)
-    stamp: Path = field(init=False)
-    lock: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        digest = hashlib.sha256(self.data.name.encode()).hexdigest()
-        self.index = index_path(self.data)
-        self.part = self.data.with_name(f"{self.data.name}.part")
+    def __init__(self, data: Path) -> None:
+        self.data, self.index = data, index_path(data)
+        self.part = data.with_name(f"{data.name}.part")
         self.stamp = self.index.with_suffix(".ok")
-        self.lock = self.data.with_name(f"lock-{digest[:2]}")
+        self.lock = data.with_name(f"lock-{hashlib.sha256(data.name.encode()).hexdigest()[:2]}")
 
     def is_checked(self, receipt: Receipt) -> bool:
         """Return whether the shard is there and untouched since its checksum was compared."""
@@ -82,10 +74,6 @@ class CacheEntry:
     def write_stamp(self, receipt: Receipt) -> None:
         """Note that the shard as it is now has been checked."""
         self.stamp.write_bytes(self._state(receipt))
-
-    def distrust(self) -> None:
-        """Take the stamp away, so that both checksums are compared before the next use."""
-        self.stamp.unlink(missing_ok=True)
 
     def touch(self) -> None:
         """Note that the shard is used now."""
@@ -133,14 +121,11 @@ def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 
 def make_part(options: CacheOptions, entry: CacheEntry, need: int, drop_open: bool) -> BinaryIO | None:
-    """Make the file that a shard is fetched into, dropping the least recently used for it.
+    """Make the file that a shard is fetched into, dropping the least recently used for it; None if there is no room.
 
     The shard's lock is held. The file has the length `need` from the start, index and stamp included, so that processes
-    that fetch at once count each other. Shards that are open are dropped only with `drop_open`, where the others do not
-    suffice.
-
-    Returns:
-        The file, locked so that nobody takes it for a killed process's; None if there is no room.
+    that fetch at once count each other, and is locked so that nobody takes it for a killed process's. Shards that are
+    open are dropped only with `drop_open`, where the others do not suffice.
     """
     with locked(room_lock(options.folder)):
         entry.part.unlink(missing_ok=True)  # of a process that was killed
@@ -168,10 +153,9 @@ def _scan(folder: Path) -> tuple[list[tuple[CacheEntry, int]], int]:
     used: defaultdict[str, float] = defaultdict(float)
     parts = 0
     for path in folder.iterdir():
-        name = _NAME.fullmatch(path.name)
-        if name is None:
-            continue
         with suppress(FileNotFoundError):  # a download that failed this moment
+            if (name := _NAME.fullmatch(path.name)) is None:
+                continue
             stat, key = path.stat(), name["entry"]
             if path.suffix != ".part":
                 sizes[key] += stat.st_size
@@ -192,8 +176,6 @@ def is_locked(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Not left to the closing, as above: readers would wait for the forked process for ever.
             fcntl.flock(file, fcntl.LOCK_UN)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
+    except (BlockingIOError, FileNotFoundError) as error:
+        return isinstance(error, BlockingIOError)
     return False

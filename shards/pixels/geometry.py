@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Image = NDArray[np.uint8]
+Box = NDArray[np.float64]
 _SPARSE = 2.0  # source rows a row of output, from where it pays to take two of them
 _BAND = 64  # rows that are floats at once
 _EDGE = 1.0 - 1e-4  # a right or bottom edge counts from a ten-thousandth of a pixel on
@@ -51,11 +53,10 @@ class CropTransform:
 
 
 def crop_transform(box: ArrayLike, area_factor: float, output_size: tuple[int, int]) -> CropTransform:
-    """Return the map that centres a box in the output with its surroundings.
+    """Return the map that centres a box, (4,) xyxy of positive size in frame pixels, in a crop of size (W, H).
 
     The source window has size w + (f − 1)(w + h)/2 by h + (f − 1)(w + h)/2 (area A) and is scaled by sqrt(W·H / A) in
-    both axes. The box is (4,) xyxy with positive size in frame pixels; the area factor f is 2 for templates, 4 or 5 for
-    search regions; (W, H) is the crop's size.
+    both axes; the area factor f is 2 for templates, 4 or 5 for search regions.
     """
     x1, y1, x2, y2 = (float(v) for v in np.asarray(box, dtype=np.float64))
     width, height = x2 - x1, y2 - y1
@@ -68,20 +69,17 @@ def crop_transform(box: ArrayLike, area_factor: float, output_size: tuple[int, i
 
 
 def rasterise(boxes: ArrayLike) -> NDArray[np.int64]:
-    """Return the whole-pixel rectangles (…, 4) that boxes touch, ends exclusive.
-
-    Left and top edges are floor(v), right and bottom edges floor(v + 1 − 1e-4).
-    """
+    """Return the whole-pixel rectangles (…, 4) that boxes touch: floor(v) to floor(v + 1 − 1e-4), exclusive."""
     boxes = np.asarray(boxes, dtype=np.float64)
     return np.floor(boxes + np.array([0.0, 0.0, _EDGE, _EDGE])).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Adjusted:
-    """A crop on whole pixels: what is cut out of the frame and where it lands.
+    """A crop on whole pixels, through whose `transform` boxes go: what is cut out of the frame and where it lands.
 
     `covered` and `source` are (x1, y1, x2, y2), ends exclusive, in the output and in the frame; None where the crop
-    touches nothing of the frame. Boxes go through `transform` from here on.
+    touches nothing of the frame.
     """
 
     transform: CropTransform
@@ -120,24 +118,17 @@ def _adjust_axis(scale: float, shift: float, frame: int, output: int) -> tuple[i
 
 
 def crop_frame(
-    frame: NDArray[np.uint8],
+    frame: Image,
     adjusted: Adjusted,
     output_size: tuple[int, int],
     pad: ArrayLike,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Cut a crop out of a frame as the published system does at test time.
+    """Cut a crop out of an (h, w, 3) uint8 RGB frame as the published system does at test time.
 
     The covered part is the bilinear resize (half-pixel centres, not antialiased) of the source part; the rest is the
-    colour `pad`, (3,) on 0 … 255.
-
-    Args:
-        frame: (H, W, 3) uint8 RGB, of the size that `adjusted` is for.
-        adjusted: from `adjust`.
-        output_size: (W, H) of the crop.
-        pad: outside the frame.
-        out: (H, W, 3) float32, contiguous, where the crop is written and which is returned, on 0 … 255; a new array if
-            it is not given.
+    colour `pad`, (3,) on 0 … 255. The crop of size (W, H) is written to `out`, (H, W, 3) float32, contiguous, on
+    0 … 255, or to a new array, and returned.
     """
     width, height = output_size
     if out is None:
@@ -154,20 +145,18 @@ def crop_frame(
     if part.shape[0] > _SPARSE * place.shape[0]:
         _resize_sparsely(part, place)
     else:
-        size = (cx2 - cx1, cy2 - cy1)
-        floats = part.astype(np.float32)
-        resized = cv2.resize(floats, size, dst=out if whole else None, interpolation=cv2.INTER_LINEAR)
+        size, dst = (cx2 - cx1, cy2 - cy1), out if whole else None
+        resized = cv2.resize(part.astype(np.float32), size, dst=dst, interpolation=cv2.INTER_LINEAR)
         if not whole:
             place[:] = resized
     return out
 
 
-def _resize_sparsely(part: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-    """Do what ``cv2.resize`` does, to rounding, where most of the rows are in no result.
+def _resize_sparsely(part: Image, out: NDArray[np.float32]) -> None:
+    """Do what ``cv2.resize`` does, to rounding, from a part (h, w, 3) with at least twice the rows of `out` (H, W, 3).
 
     Only the two rows that a row of the output lies between are turned into floats, a few at a time so that they stay in
-    the cache: two thirds of the time for a part of 700 rows and 224 of output. The part (h, w, 3) has at least twice
-    the rows of `out`, (H, W, 3).
+    the cache: two thirds of the time for a part of 700 rows and 224 of output.
     """
     height, width = out.shape[:2]
     at = (np.arange(height) + 0.5) * (part.shape[0] / height) - 0.5
@@ -185,10 +174,10 @@ def _resize_sparsely(part: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
 
 
 def box_mask(box: ArrayLike, image_size: int, grid: int) -> NDArray[np.bool_]:
-    """Return the (grid, grid) cells, row-major [y, x], that a box touches in a square crop.
+    """Return the (grid, grid) cells, row-major [y, x], that a box, (4,) xyxy in pixels, touches in a square crop.
 
-    Used for the template's foreground tokens and the positive cells of the response map: the box, (4,) xyxy in pixels
-    of a crop of side `image_size`, is rasterised in units of cells and clipped.
+    Used for the template's foreground tokens and the positive cells of the response map: the box is rasterised in units
+    of cells and clipped.
     """
     cells = grid / image_size
     x1, y1, x2, y2 = (float(v) * cells for v in np.asarray(box, dtype=np.float64))

@@ -25,11 +25,11 @@ class Jitter:
 def _draw_window(
     box: ArrayLike, nominal: CropTransform, size: int, rng: np.random.Generator, jitter: Jitter
 ) -> tuple[CropTransform, bool]:
-    """Draw one jittered window and say whether enough of the object is in it.
+    """Draw one jittered window; say whether the box, cut at the crop, has at least 10 × 10 crop pixels in it.
 
     The scale of the centred window is divided by exp(jitter.scale · n), n standard normal for each axis; the
     translation, computed for that scale, gets U(−1, 1)² · jitter.translation · (w·s_x + h·s_y) / 2 added. Two normals
-    are drawn, then two uniforms. Enough is a box that, cut at the crop, has at least 10 × 10 crop pixels.
+    are drawn, then two uniforms.
     """
     # Plain floats where they give the same: arrays of two cost more to make than to compute with.
     x1, y1, x2, y2 = map(float, np.asarray(box, dtype=np.float64))
@@ -52,14 +52,10 @@ def _within(value: float, size: int) -> float:
 def jitter_window(
     box: ArrayLike, area_factor: float, size: int, rng: np.random.Generator, jitter: Jitter
 ) -> CropTransform | None:
-    """Return the first accepted of `ATTEMPTS` windows, or None where all of them fail.
+    """Return the first accepted of `ATTEMPTS` windows of a square crop of side `size`, or None where all of them fail.
 
-    The box is (4,) xyxy with positive size in frame pixels, `size` the square crop's side in pixels, and the generator
-    that of this pair.
+    The box is (4,) xyxy with positive size in frame pixels, the generator that of this pair.
     """
     nominal = crop_transform(box, area_factor, (size, size))
-    for _ in range(ATTEMPTS):
-        window, accepted = _draw_window(box, nominal, size, rng, jitter)
-        if accepted:
-            return window
-    return None
+    drawn = (_draw_window(box, nominal, size, rng, jitter) for _ in range(ATTEMPTS))
+    return next((window for window, accepted in drawn if accepted), None)

@@ -12,7 +12,6 @@ import logging
 import multiprocessing
 import os
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 import turbojpeg
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from lorat.shards.base.errors import UserError
 
@@ -66,27 +66,17 @@ def codec_name() -> str:
     if turbo is None:
         built_in = re.search(r"JPEG:.*?(libjpeg[\w-]*).*?(\d[\d.]*)", cv2.getBuildInformation())
         return "-".join([f"opencv-{cv2.__version__}", *(built_in.groups() if built_in else ())])
-    return _library_name(_library_file(turbo))
-
-
-class _LoadedFrom(ctypes.Structure):
-    """What dladdr(3) tells of an address."""
-
-    _fields_ = (
-        ("file", ctypes.c_char_p),
-        ("base", ctypes.c_void_p),
-        ("symbol", ctypes.c_char_p),
-        ("address", ctypes.c_void_p),
-    )
-
-
-def _library_file(turbo: Any) -> Path:
-    """Return the file that TurboJPEG's functions were loaded from."""
     found = _LoadedFrom()
     function = ctypes.cast(turbo._TurboJPEG__init_compress, ctypes.c_void_p)
     if not ctypes.CDLL(None).dladdr(function, ctypes.byref(found)) or not found.file:
         raise RuntimeError("the system does not say which file the turbojpeg library is")
-    return Path(os.fsdecode(found.file))
+    return _library_name(Path(os.fsdecode(found.file)))
+
+
+class _LoadedFrom(ctypes.Structure):
+    """What dladdr(3) tells of an address: a file and its base, a symbol and its address."""
+
+    _fields_ = tuple(zip(("file", "base", "name", "at"), (ctypes.c_char_p, ctypes.c_void_p) * 2, strict=True))
 
 
 @functools.cache
@@ -97,9 +87,7 @@ def _library_name(file: Path) -> str:
     """
     code = file.read_bytes()
     version = re.search(rb"libjpeg-turbo version (\d[\w.]*)", code)
-    if version is None:
-        return f"libjpeg-turbo-{hashlib.sha256(code).hexdigest()[:12]}"
-    return f"libjpeg-turbo-{version[1].decode()}"
+    return f"libjpeg-turbo-{version[1].decode() if version else hashlib.sha256(code).hexdigest()[:12]}"
 
 
 def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
@@ -123,10 +111,11 @@ def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
     """
     is_jpeg = data[:2] == b"\xff\xd8"
     turbo = _turbo()
-    frame = _jpeg_frame(data) if is_jpeg and turbo is not None else None
-    if turbo is not None and frame and frame[2] in (1, 3):
+    if turbo is not None and is_jpeg:
         try:
-            return turbo.decode(data, turbojpeg.TJPF_RGB)
+            *_, colours = turbo.decode_header(data)
+            if colours not in (turbojpeg.TJCS_CMYK, turbojpeg.TJCS_YCCK):
+                return turbo.decode(data, turbojpeg.TJPF_RGB)
         except (OSError, ValueError) as error:
             raise ImageError(f"{name}: does not decode ({error}); replace the file") from None
     # OpenCV fills what a truncated JPEG lacks with grey, so the end marker is asked for first.
@@ -140,7 +129,11 @@ def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as (H, W, 3) uint8 RGB; errors as of `decode`, or for a missing file."""
-    return decode(_read(path), str(path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return decode(data, str(path))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -148,48 +141,14 @@ def image_size(path: Path) -> tuple[int, int]:
 
     An `ImageError` if the file is missing, or its header is damaged or of another format.
     """
-    head = _read(path, 1 << 16)
-    size = _header_size(head)
-    if size is None and head[:2] == b"\xff\xd8":
-        size = _header_size(_read(path))  # a large EXIF block hides the frame header
-    if size is None:
-        raise ImageError(f"{path}: no readable JPEG, PNG or BMP header; replace the file")
-    return size
-
-
-def _read(path: Path, limit: int = -1) -> bytes:
     try:
-        with Path(path).open("rb") as file:
-            return file.read(limit)
+        with Image.open(path, formats=("JPEG", "PNG", "BMP")) as image:
+            return image.size
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise ImageError(f"{path}: no readable JPEG, PNG or BMP header; replace the file") from None
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror}); restore the image") from None
+        raise _unreadable(path, error) from None
 
 
-def _header_size(head: bytes) -> tuple[int, int] | None:
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 24:
-        return struct.unpack(">II", head[16:24])
-    if head[:2] == b"BM" and len(head) >= 26:
-        width, height = struct.unpack("<ii", head[18:26])
-        return width, abs(height)
-    frame = _jpeg_frame(head) if head[:2] == b"\xff\xd8" else None
-    return (frame[0], frame[1]) if frame else None
-
-
-def _jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
-    """Return (width, height, components) from a JPEG's start-of-frame segment."""
-    at = 2
-    while at + 9 < len(data):
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width, components = struct.unpack(">HHB", data[at + 5 : at + 10])
-            return (width, height, components) if width and height else None
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
-            at += 2
-            continue
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+def _unreadable(path: Path, error: OSError) -> ImageError:
+    return ImageError(f"{path}: cannot be read ({error.strerror or error}); restore the image")

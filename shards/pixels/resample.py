@@ -13,9 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lorat.shards.pixels.geometry import Adjusted, crop_transform, rasterise
-
-Rectangle = tuple[int, int, int, int]
+from lorat.shards.pixels.geometry import Adjusted, Box, Image, crop_transform, rasterise
 
 SHRINKING = "halved, then bilinear"
 """How `cut_window` shrinks; stands in the manifest, since it decides the stored pixels."""
@@ -24,14 +22,10 @@ SHRINKING = "halved, then bilinear"
 class Stored(NamedTuple):
     """How large shards hold what variants of one search size train on."""
 
-    context: float
-    """Side of the search window in geometric-mean object sides."""
-    object_side: int
-    """Most stored pixels for the geometric-mean side of the object."""
-    longest: int
-    """Most stored pixels for the longer side of an image."""
-    area_factor: float
-    """Of the search crops that are drawn from the window."""
+    context: float  # side of the search window in geometric-mean object sides
+    object_side: int  # most stored pixels for the geometric-mean side of the object
+    longest: int  # most stored pixels for the longer side of an image
+    area_factor: float  # of the search crops that are drawn from the window
 
 
 SERVED = {224: Stored(12.0, 96, 1024, 4.0), 378: Stored(14.0, 128, 1536, 5.0)}
@@ -47,15 +41,6 @@ class Window:
     size: tuple[int, int]  # (width, height) of the stored image
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """How the content of a square crop is turned."""
-
-    angle: float  # radians, from the x axis towards the y axis
-    centre: tuple[float, float]  # the fixed point, crop pixels
-    size: int  # side of the crop in pixels
-
-
 def template_window(box: ArrayLike, frame_size: tuple[int, int], object_side: int) -> Window:
     """Return the window that a template of area factor 2 shows, cut at the frame."""
     transform = crop_transform(box, 2.0, (object_side, object_side))
@@ -64,10 +49,10 @@ def template_window(box: ArrayLike, frame_size: tuple[int, int], object_side: in
 
 
 def context_window(box: ArrayLike, frame_size: tuple[int, int], sides: float, object_side: int, longest: int) -> Window:
-    """Return the square of `sides` geometric-mean object sides around a box, cut at the frame.
+    """Return the square of `sides` geometric-mean object sides around a box, (4,) xyxy, cut at the frame.
 
-    The box is (4,) xyxy, at least partly in the frame of (width, height). At most `object_side` pixels are stored for
-    sqrt(w·h) of the box and `longest` for the longer side of the window.
+    The box is at least partly in the frame of (width, height). At most `object_side` pixels are stored for sqrt(w·h)
+    of the box and `longest` for the longer side of the window.
     """
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
     half = 0.5 * sides * np.sqrt((x2 - x1) * (y2 - y1))
@@ -77,9 +62,7 @@ def context_window(box: ArrayLike, frame_size: tuple[int, int], sides: float, ob
     return _window(np.array(corners), box, frame_size, object_side, longest)
 
 
-def _window(
-    square: NDArray[np.float64], box: ArrayLike, frame_size: tuple[int, int], object_side: int, longest: int
-) -> Window:
+def _window(square: Box, box: ArrayLike, frame_size: tuple[int, int], object_side: int, longest: int) -> Window:
     left, top, right, bottom = np.clip(rasterise(square), 0, frame_size * 2).tolist()
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
     side = max(1.0, float(np.sqrt((x2 - x1) * (y2 - y1))))
@@ -90,7 +73,7 @@ def _window(
     return Window((left, top), (right, bottom), size)
 
 
-def cut_window(frame: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
+def cut_window(frame: Image, window: Window) -> Image:
     """Return the stored image of a window: (h, w, 3) uint8, antialiased where it is shrunk.
 
     The window is halved (means of 2 × 2 pixels) while it is at least twice as large as wanted; what is then left to
@@ -105,33 +88,26 @@ def cut_window(frame: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
     while part.shape[0] >= 2 * height and part.shape[1] >= 2 * width:
         if part.shape[0] % 2 or part.shape[1] % 2:
             return cv2.resize(part, window.size, interpolation=cv2.INTER_AREA)
-        half = (part.shape[1] // 2, part.shape[0] // 2)
-        part = cv2.resize(part, half, interpolation=cv2.INTER_AREA)
+        part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return cv2.resize(part, window.size, interpolation=cv2.INTER_LINEAR)
 
 
-def sample_crop(
-    stored: NDArray[np.uint8], window: Window, adjusted: Adjusted, size: int, mean: ArrayLike
-) -> tuple[NDArray[np.uint8], float]:
-    """Sample a square crop from a stored window, bilinearly and sub-pixel.
+def sample_crop(stored: Image, window: Window, adjusted: Adjusted, size: int, mean: ArrayLike) -> tuple[Image, float]:
+    """Sample a square crop from the (h, w, 3) uint8 image that is stored of a window, bilinearly and sub-pixel.
 
     Outside the frame stands the frame's mean, (3,) on 0 … 255; outside the stored window but inside the frame the
-    window's edge pixels repeat. The crop is on whole pixels of the original frame.
-
-    Returns:
-        The (size, size, 3) uint8 crop, and the share of its pixels that the (h, w, 3) uint8 image that is stored of the
-        window lacked.
+    window's edge pixels repeat. The crop is on whole pixels of the original frame. Returns the (size, size, 3) uint8
+    crop, and the share of its pixels that the stored image lacked.
     """
     colour = _colour(mean)
     if adjusted.covered is None or adjusted.source is None:
         return np.full((size, size, 3), colour, dtype=np.uint8), 0.0
     x1, y1, x2, y2 = adjusted.covered
-    columns, outside_x = _stored_positions(adjusted.covered, adjusted.source, window, 0)
-    rows, outside_y = _stored_positions(adjusted.covered, adjusted.source, window, 1)
-    map_x = np.empty((y2 - y1, x2 - x1), dtype=np.float32)
-    map_y = np.empty_like(map_x)
-    map_x[:], map_y[:] = columns, rows[:, None]
-    crop = cv2.remap(stored, map_x, map_y, cv2.INTER_LINEAR)
+    columns, outside_x = _stored_positions((x1, x2), adjusted.source[0::2], window, 0)
+    rows, outside_y = _stored_positions((y1, y2), adjusted.source[1::2], window, 1)
+    maps = np.empty((2, y2 - y1, x2 - x1), dtype=np.float32)
+    maps[0], maps[1] = columns, rows[:, None]
+    crop = cv2.remap(stored, maps[0], maps[1], cv2.INTER_LINEAR)
     if adjusted.covered != (0, 0, size, size):
         edges = (y1, size - y2, x1, size - x2)
         crop = cv2.copyMakeBorder(crop, *edges, cv2.BORDER_CONSTANT, value=colour)
@@ -141,18 +117,17 @@ def sample_crop(
 
 
 def _stored_positions(
-    covered: Rectangle, source: Rectangle, window: Window, axis: int
+    covered: tuple[int, int], source: tuple[int, int], window: Window, axis: int
 ) -> tuple[NDArray[np.float32], float]:
     """Return where the covered pixels of one axis lie in the stored image, and the share outside.
 
     The resize of the published system maps covered pixel i (centre i + 0.5) into the source part and stops at the
     part's edge pixels; the stored image is the source seen at another scale.
     """
-    low, high = covered[axis], covered[axis + 2]
-    source_low, source_high = source[axis], source[axis + 2]
-    steps = _centres(high - low) * ((source_high - source_low) / (high - low))
+    count, (low, high) = covered[1] - covered[0], source
+    steps = _centres(count) * ((high - low) / count)
     # Ufuncs, since np.clip takes longer to call than these arrays take to clip.
-    frame = np.minimum(np.maximum(source_low + steps, source_low + 0.5), source_high - 0.5)
+    frame = np.minimum(np.maximum(low + steps, low + 0.5), high - 0.5)
     origin, end, size = window.origin[axis], window.end[axis], window.size[axis]
     outside = 0.0
     if frame[0] < origin or frame[-1] > end:  # the positions ascend
@@ -168,40 +143,42 @@ def _centres(count: int) -> NDArray[np.float64]:
 
 
 def sample_turned_crop(
-    stored: NDArray[np.uint8],
+    stored: Image,
     window: Window,
     adjusted: Adjusted,
-    frame_size: tuple[int, int],
+    size: int,
     mean: ArrayLike,
-    turn: Turn,
-) -> tuple[NDArray[np.uint8], float]:
-    """Sample a square crop whose content is turned about a point, as `sample_crop` does otherwise.
+    frame_size: tuple[int, int],
+    angle: float,
+    centre: tuple[float, float],
+) -> tuple[Image, float]:
+    """Sample a square crop whose content is turned about a point in crop pixels, as `sample_crop` does otherwise.
 
-    `adjusted` is the crop before it is turned, `frame_size` the original frame's (width, height).
+    `adjusted` is the crop before it is turned, `frame_size` the original frame's (width, height); the angle is in
+    radians, from the x axis towards the y axis.
     """
-    along = np.arange(turn.size) + 0.5
-    dx, dy = along[None, :] - turn.centre[0], along[:, None] - turn.centre[1]
-    cos, sin = np.cos(turn.angle), np.sin(turn.angle)
-    before = (turn.centre[0] + cos * dx + sin * dy, turn.centre[1] - sin * dx + cos * dy)
+    along = np.arange(size) + 0.5
+    dx, dy = along[None, :] - centre[0], along[:, None] - centre[1]
+    cos, sin = np.cos(angle), np.sin(angle)
+    before = (centre[0] + cos * dx + sin * dy, centre[1] - sin * dx + cos * dy)
     scale, translation = adjusted.transform.scale, adjusted.transform.translation
     maps: list[NDArray[np.float32]] = []
-    in_frame = in_window = np.ones((turn.size, turn.size), dtype=np.bool_)
+    in_frame = in_window = np.ones((size, size), dtype=np.bool_)
     for axis in (0, 1):
         frame = (before[axis] - translation[axis]) / scale[axis]
-        origin, end, size = window.origin[axis], window.end[axis], window.size[axis]
+        origin, end, stored_size = window.origin[axis], window.end[axis], window.size[axis]
         in_frame = in_frame & (frame >= 0) & (frame <= frame_size[axis])
         in_window = in_window & (frame >= origin) & (frame <= end)
-        maps.append(((frame - origin) * (size / (end - origin)) - 0.5).astype(np.float32))
+        maps.append(((frame - origin) * (stored_size / (end - origin)) - 0.5).astype(np.float32))
     crop = cv2.remap(stored, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     crop[~in_frame] = _colour(mean)
     return crop, float((in_frame & ~in_window).mean())
 
 
-def turn_box(box: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
-    """Return the bounding box of a turned object, taking it for the ellipse that fills its box.
+def turn_box(box: Box, angle: float) -> Box:
+    """Return the bounding box, (4,) xyxy, of an object turned by radians, as the ellipse that fills its box.
 
-    A turned rectangle's bounding box would be too large for most objects by up to 41 %. Boxes are (4,) xyxy, the angle
-    is in radians.
+    A turned rectangle's bounding box would be too large for most objects by up to 41 %.
     """
     centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
     cos, sin = np.cos(angle) * half, np.sin(angle) * half
@@ -210,5 +187,4 @@ def turn_box(box: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
 
 
 def _colour(mean: ArrayLike) -> tuple[int, ...]:
-    values = np.asarray(mean, dtype=np.float64).tolist()
-    return tuple(min(max(round(value), 0), 255) for value in values)
+    return tuple(min(max(round(value), 0), 255) for value in np.asarray(mean, dtype=np.float64).tolist())

@@ -6,15 +6,17 @@ fault is listed with file, row, key and byte offset, not only the first.
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import xxhash
+import zstandard
 from numpy.typing import NDArray
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
@@ -22,15 +24,12 @@ from lorat.shards.base.storage import Location, read_bytes, read_json, read_rang
 from lorat.shards.manifest import Receipt, receipt_path
 from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.reader import ShardReader
-from lorat.shards.sample import sample_key
-from lorat.shards.schema import ImageMeta, read_meta
+from lorat.shards.sample import read_meta, sample_key
 from lorat.shards.tar import END_OF_ARCHIVE
-from lorat.shards.walk import walk_frames
 from lorat.shards.writer import INDEX_DTYPE, index_path
 
-Index = NDArray[np.void]
-"""Rows of `INDEX_DTYPE`, the end-of-archive frame last."""
 _PART = 16 << 20  # bytes that are fetched at a time
+_STEP = 1 << 16  # bytes that are decompressed at a time
 _CHANGED = "not the bytes that were written (sha256 differs)"
 
 
@@ -56,14 +55,13 @@ class ShardFault:
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """One shard to check, and what its manifest says of it."""
+    """One shard to check, and what its manifest says of it; `deep` decodes the images as well."""
 
     dataset: str
     split: str
     folder: Location
     receipt: Receipt
     deep: bool = False
-    """Decode the images as well."""
 
     @property
     def path(self) -> Location:
@@ -77,11 +75,10 @@ class ShardJob:
 
 @dataclass(frozen=True, slots=True)
 class ShardAudit:
-    """What came of one shard."""
+    """What came of one shard, of which `rows` were looked at."""
 
     path: str
     rows: int
-    """Those that were looked at."""
     bytes: int
     faults: tuple[ShardFault, ...]
 
@@ -101,8 +98,7 @@ def audit_shard(job: ShardJob) -> ShardAudit:
                 faults += _row_faults(shard, index, size, job)
             more = size - job.receipt.bytes
             if more > 0 and len(index):
-                text = f"{more} bytes follow the last that was written"
-                faults.append(job.fault(text, offset=job.receipt.bytes))
+                faults.append(job.fault(f"{more} bytes follow the last that was written", offset=job.receipt.bytes))
             elif not whole and len(faults) == before:
                 faults.append(job.fault(_CHANGED))
     except OSError as error:
@@ -133,8 +129,7 @@ def _receipt_faults(job: ShardJob) -> Iterator[ShardFault]:
     place, receipt = receipt_path(job.folder, job.receipt.shard), job.receipt
     counted = receipt.rows + sum(receipt.skipped.values())
     if counted != receipt.drawn:
-        text = f"rows and skipped pairs are {counted}, drawn were {receipt.drawn}"
-        yield job.fault(text, place)
+        yield job.fault(f"rows and skipped pairs are {counted}, drawn were {receipt.drawn}", place)
     try:
         values = read_json(place)
     except UserError as error:
@@ -147,8 +142,8 @@ def _receipt_faults(job: ShardJob) -> Iterator[ShardFault]:
         yield job.fault(f"differs from the manifest in {', '.join(differing)}", place)
 
 
-def _read_index(shard: Path, job: ShardJob, whole: bool, faults: list[ShardFault]) -> Index:
-    """Return the index to read the rows by, empty if there is none; adds its faults.
+def _read_index(shard: Path, job: ShardJob, whole: bool, faults: list[ShardFault]) -> NDArray[np.void]:
+    """Return the index to read the rows by (`INDEX_DTYPE`), empty if there is none; adds its faults.
 
     Where the index is damaged and the shard is not, the shard's own frames tell the right index.
     """
@@ -175,19 +170,41 @@ def _read_index(shard: Path, job: ShardJob, whole: bool, faults: list[ShardFault
             faults.append(job.fault(error.message))
     wanted = (receipt.rows + 1) * step
     if data and len(data) != wanted:
-        text = f"{len(data)} bytes instead of {wanted}"
-        faults.append(job.fault(text, place, offset=min(len(data), wanted)))
+        faults.append(job.fault(f"{len(data)} bytes instead of {wanted}", place, offset=min(len(data), wanted)))
     elif data and (right is index or len(right) != len(index)):
         faults.append(job.fault(_CHANGED, place))
     elif data:
         for row in np.flatnonzero(index != right).tolist():
             names = [n for n in INDEX_DTYPE.names or () if index[row][n] != right[row][n]]
-            text = f"entry is wrong in {', '.join(names)}"
-            faults.append(job.fault(text, place, row=row, offset=row * step))
+            faults.append(job.fault(f"entry is wrong in {', '.join(names)}", place, row=row, offset=row * step))
     return right
 
 
-def _row_faults(shard: Path, index: Index, size: int, job: ShardJob) -> Iterator[ShardFault]:
+def walk_frames(shard: Path) -> NDArray[np.void]:
+    """Return the index that belongs to a local shard, rows of `INDEX_DTYPE`, from its zstd frames alone.
+
+    Meant for shards whose checksum fits; what is not a row of whole frames is a `ShardCorrupt`.
+    """
+    rows: list[tuple[int, int, int, int]] = []
+    begin = 0
+    with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        while begin < len(data):
+            frame, raw_length, end = zstandard.ZstdDecompressor().decompressobj(), 0, begin
+            try:
+                while not frame.eof and end < len(data):
+                    raw_length += len(frame.decompress(data[end : end + _STEP]))
+                    end = min(end + _STEP, len(data))
+            except zstandard.ZstdError as error:
+                raise ShardCorrupt(f"{shard} at byte {begin}: no zstd frame ({error})") from None
+            if not frame.eof:
+                raise ShardCorrupt(f"{shard} at byte {begin}: the file ends within this zstd frame")
+            end -= len(frame.unused_data)
+            rows.append((begin, end - begin, raw_length, xxhash.xxh64_intdigest(data[begin:end])))
+            begin = end
+    return np.array(rows, dtype=INDEX_DTYPE)
+
+
+def _row_faults(shard: Path, index: NDArray[np.void], size: int, job: ShardJob) -> Iterator[ShardFault]:
     """Yield what is wrong with the rows of a local shard of `size` bytes, and with its end."""
     receipt, last = job.receipt, len(index) - 1
     offsets, ends = index["offset"], index["offset"] + index["length"]
@@ -197,10 +214,9 @@ def _row_faults(shard: Path, index: Index, size: int, job: ShardJob) -> Iterator
     index = index.copy()
     index[astray] = np.zeros((), INDEX_DTYPE)  # so that nothing reads there
     with closing(ShardReader(shard, receipt, index)) as reader:
-        rows = [_check_row(reader, row, job) for row in range(min(cut, last))]
-        keys = _keys([pair for pair, _ in rows], job)
         before = -1
-        for row, (pair, problems) in enumerate(rows):
+        for row in range(min(cut, last)):
+            pair, problems = _check_row(reader, row, job)
             if astray[row]:
                 problems = ["its index entry points past the end of the file"]
             if pair is not None:
@@ -208,46 +224,22 @@ def _row_faults(shard: Path, index: Index, size: int, job: ShardJob) -> Iterator
                     problems.append("its key is not after the key of the row before")
                 before = pair
             for what in problems:
-                yield job.fault(what, row=row, key=keys[row], offset=int(offsets[row]))
+                yield job.fault(what, row=row, key=reader.key(row), offset=int(offsets[row]))
         if cut < last:
             there = f"{size} of {receipt.bytes} bytes are there"
             what = f"cut: {there}; this row and {last - 1 - cut} after it are lost"
-            yield job.fault(what, row=cut, key=keys[cut], offset=min(size, int(offsets[cut])))
+            yield job.fault(what, row=cut, key=reader.key(cut), offset=min(size, int(offsets[cut])))
         elif cut == last:
             yield job.fault("cut: the end of the archive is gone", offset=size)
         elif astray[last]:
             yield job.fault("the index does not say where the archive ends", offset=size)
-        elif problem := _end_problem(reader, last):
-            yield job.fault(problem, offset=int(offsets[last]))
-
-
-def _end_problem(reader: ShardReader, last: int) -> str | None:
-    try:
-        whole = reader.unpacked(last) == END_OF_ARCHIVE
-    except ShardCorrupt as error:
-        return f"end of the archive: {error.message}"
-    return None if whole else "does not end as a tar archive does"
-
-
-def _keys(pairs: list[int | None], job: ShardJob) -> list[str]:
-    """Return a key for each row, and for the one after the last.
-
-    A damaged row's key lies between the keys of its neighbours. Where pairs were skipped there, it is the range:
-    ``lasot-train-000000012 to 000000014``.
-    """
-    receipt = job.receipt
-    # Pairs that were skipped up to a row, at least and at most; known rows bound those beside them.
-    skipped = [None if pair is None else pair - row for row, pair in enumerate([*pairs, None])]
-    first, last = receipt.first_pair, receipt.first_pair + receipt.drawn - receipt.rows
-    least = accumulate((first if n is None else n for n in skipped), max)
-    most = list(accumulate((last if n is None else n for n in reversed(skipped)), min))
-    keys = []
-    for row, (own, low, high) in enumerate(zip(skipped, least, reversed(most), strict=True)):
-        if own is not None:
-            low = high = own
-        key = sample_key(job.dataset, job.split, low + row)
-        keys.append(key if high <= low else f"{key} to {high + row:09d}")
-    return keys
+        else:
+            try:
+                problem = "" if reader.unpacked(last) == END_OF_ARCHIVE else "not as a tar archive ends"
+            except ShardCorrupt as error:
+                problem = error.message
+            if problem:
+                yield job.fault(f"end of the archive: {problem}", offset=int(offsets[last]))
 
 
 def _check_row(reader: ShardReader, row: int, job: ShardJob) -> tuple[int | None, list[str]]:
@@ -269,19 +261,18 @@ def _check_row(reader: ShardReader, row: int, job: ShardJob) -> tuple[int | None
     (_, text), (_, search), (_, template) = members
     meta, wrong = read_meta(text)
     problems += wrong
-    if meta is not None and (meta.dataset, meta.split) != (job.dataset, job.split):
+    if meta is None:
+        return pair, problems
+    if (meta.dataset, meta.split) != (job.dataset, job.split):
         problems.append(f"JSON names the data set {meta.dataset}-{meta.split}")
-    if meta is not None and job.deep:
-        problems += _image_problems("search image", search, meta.search)
-        problems += _image_problems("template image", template, meta.template)
+    for role, image, data in (("search", meta.search, search), ("template", meta.template, template)):
+        problems += [f"JSON {role}: {fault}" for fault in image.faults()]
+        if job.deep:
+            try:
+                height, width, _ = decode(data, f"{role} image").shape
+            except ImageError as error:
+                problems.append(error.message.removesuffix("; replace the file"))
+                continue
+            if (width, height) != image.size:
+                problems.append(f"{role} image is {width}x{height}, its JSON says {image.size[0]}x{image.size[1]}")
     return pair, problems
-
-
-def _image_problems(role: str, data: bytes, image: ImageMeta) -> Iterator[str]:
-    try:
-        height, width, _ = decode(data, role).shape
-    except ImageError as error:
-        yield error.message.removesuffix("; replace the file")
-        return
-    if (width, height) != image.size:
-        yield f"{role} is {width}x{height}, its JSON says {image.size[0]}x{image.size[1]}"

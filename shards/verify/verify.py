@@ -5,21 +5,16 @@ manifest itself cannot be read, the receipts beside the shards stand in for it, 
 another. Files that belong to nothing are noted.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from lorat.shards.base.errors import ShardCorrupt, UserError, some
-from lorat.shards.base.storage import Location, children, read_json
-from lorat.shards.manifest import MANIFEST, Manifest, Receipt, parse_manifest, receipt_path, shard_name
+from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.storage import Location, children
+from lorat.shards.manifest import MANIFEST, Manifest, read_manifest, read_receipt, receipt_path, shard_name
 from lorat.shards.verify.shard import ShardAudit, ShardFault, ShardJob
 from lorat.shards.writer import index_path
 
-_RECEIPTS = TypeAdapter(Receipt)
 _RECEIPT = ".receipt.json"
 _STRAYS = {
     (".tmp",): "left by a build that was stopped; may be deleted",
@@ -57,15 +52,11 @@ def plan_audit(folder: Location, deep: bool = False) -> tuple[SetAudit, list[Sha
 
     The folder is ``<shards>/<dataset>-<split>``, local or remote; `deep` jobs decode the images.
     """
-    faults: list[ShardFault] = []
-    place = folder / MANIFEST
+    place, faults = folder / MANIFEST, []
     try:
-        values = read_json(place)
-        manifest = parse_manifest(values, folder)
-        for number, receipt in enumerate(values["shards"]):
-            _typed(receipt, f"{place}: shard {number}")
-        faults += (ShardFault(str(place), what) for what in _contradictions(manifest, values))
-        if values.get("fingerprint") != manifest.fingerprint():
+        manifest, wrong = read_manifest(folder)
+        faults = [ShardFault(str(place), what) for what in (*wrong.values(), *_contradictions(manifest))]
+        if "fingerprint" in wrong:
             manifest = _from_receipts(folder, faults)
     except UserError as error:
         faults.append(ShardFault(str(place), error.message.removeprefix(f"{place}: ")))
@@ -75,11 +66,8 @@ def plan_audit(folder: Location, deep: bool = False) -> tuple[SetAudit, list[Sha
     return found, [ShardJob(dataset, split, folder, each, deep) for each in manifest.shards]
 
 
-def _contradictions(manifest: Manifest, values: dict[str, Any]) -> Iterator[str]:
-    """Yield what a readable manifest says wrongly of itself."""
-    for key, value in manifest.to_json().items():
-        if key in ("rows", "bytes", "fingerprint") and values.get(key) != value:
-            yield f"says {key} {values.get(key)}, its shards make {value}"
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """Yield what a readable manifest says wrongly of its place, and of its shards' order."""
     if manifest.folder.name != manifest.name:
         yield f"is of {manifest.name}, not of the folder that it lies in"
     first = 0
@@ -94,16 +82,6 @@ def _contradictions(manifest: Manifest, values: dict[str, Any]) -> Iterator[str]
         yield "its shards come from builds with different options"
 
 
-def _typed(values: Any, where: str) -> Receipt:
-    """Read a receipt's JSON; `ShardCorrupt` if a field is missing or of another type."""
-    try:
-        return _RECEIPTS.validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ShardCorrupt(f"{where}: field '{field}': {first['msg']}") from None
-
-
 def _from_receipts(folder: Location, faults: list[ShardFault]) -> Manifest:
     """Return what the receipts in a folder make, for a manifest that cannot be read."""
     dataset, _, split = folder.name.partition("-")
@@ -111,11 +89,10 @@ def _from_receipts(folder: Location, faults: list[ShardFault]) -> Manifest:
     for path in children(folder):
         if path.name.endswith(_RECEIPT):
             try:
-                receipts.append(_typed(read_json(path), str(path)))
+                receipts.append(read_receipt(path))
             except UserError as error:
                 shard = str(folder / path.name.replace(_RECEIPT, ".tar.zst"))
-                what = error.message.removeprefix(f"{path}: ")
-                faults.append(ShardFault(str(path), what, shard=shard))
+                faults.append(ShardFault(str(path), error.message.removeprefix(f"{path}: "), shard=shard))
     return Manifest(dataset, split, {}, tuple(receipts), folder)
 
 

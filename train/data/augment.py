@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.configs.schema import AugmentConfig
+from lorat.shards.pixels.geometry import Box, Image
 
-Image = NDArray[np.uint8]
-Box = NDArray[np.float64]
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601 luma
 _TO_GREY = np.tile(_GREY, (3, 1))
 _SAME = np.eye(3, dtype=np.float32)
@@ -28,10 +27,7 @@ _FADE = (0.02, 0.3)  # width of a seam, in half sides of the pasted piece
 def augment_pair(
     crops: tuple[Image, Image], boxes: tuple[Box, Box], rng: np.random.Generator, config: AugmentConfig
 ) -> tuple[tuple[Image, Image], tuple[Box, Box]]:
-    """Augment a template and a search crop, and flip the boxes of those that are flipped.
-
-    Boxes are (4,) xyxy of the object in each crop, crop pixels, not clipped.
-    """
+    """Augment a template and a search crop, and flip their (4,) xyxy boxes (crop pixels, not clipped) with them."""
     pairs = [_flip(c, b, rng, config.flip) for c, b in zip(crops, boxes, strict=True)]
     images = [_jitter_colours(c, rng, config.colour_jitter) for c, _ in pairs]
     if config.grey_solarise_blur:
@@ -49,10 +45,10 @@ def _flip(crop: Image, box: Box, rng: np.random.Generator, p: float) -> tuple[Im
 
 
 def _jitter_colours(crop: Image, rng: np.random.Generator, strength: float) -> Image:
-    """Change brightness, contrast and saturation in random order, clamped after each.
+    """Change brightness, contrast and saturation in random order, in float32, clamped after each.
 
-    The arithmetic is float32. OpenCV mixes the channels and clamps: NumPy's loops over an axis of three, and its clip,
-    would take longer than everything else in this file.
+    OpenCV mixes the channels and clamps: NumPy's loops over an axis of three, and its clip, would take longer than
+    everything else in this file.
     """
     if strength == 0.0:
         return crop
@@ -89,8 +85,7 @@ def _grey_solarise_or_blur(images: list[Image], rng: np.random.Generator) -> lis
 
 def _motion_blur(image: Image, rng: np.random.Generator) -> Image:
     """Smear the crop along a straight line of up to a tenth of its side."""
-    length = rng.uniform(2.0, image.shape[0] / 10)
-    angle = rng.uniform(0.0, np.pi)
+    length, angle = rng.uniform(2.0, image.shape[0] / 10), rng.uniform(0.0, np.pi)
     reach = int(length / 2) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), dtype=np.uint8)
     step = np.array([np.cos(angle), np.sin(angle)]) * length / 2
@@ -101,16 +96,11 @@ def _motion_blur(image: Image, rng: np.random.Generator) -> Image:
 
 
 def swap_background(crop: Image, box: Box, other: Image, rng: np.random.Generator) -> Image:
-    """Show the object, and up to three pieces of its surroundings, before another image.
+    """Show the object, and up to three pieces of its surroundings, before a random square of another image.
 
     The object is cut out as a superellipse that fills its box: between an ellipse, which suits round and thin objects,
-    and nearly the whole box.
-
-    Args:
-        crop: (S, S, 3) uint8; a new one is returned.
-        box: (4,) xyxy of the object, crop pixels, not clipped; it stays there.
-        other: (h, w, 3) uint8, of any size; a random square of it becomes the background.
-        rng: of this pair.
+    and nearly the whole box. The (S, S, 3) uint8 crop is copied, its (4,) xyxy box (crop pixels, not clipped) stays
+    where it is, `other` is (h, w, 3) uint8.
     """
     size = crop.shape[0]
     centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
@@ -121,19 +111,16 @@ def swap_background(crop: Image, box: Box, other: Image, rng: np.random.Generato
     height, width = other.shape[:2]
     side = max(1, round(min(height, width) * rng.uniform(0.5, 1.0)))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-    square = other[top : top + side, left : left + side]
     how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    background = cv2.resize(square, (size, size), interpolation=how).astype(np.float32)
+    square = cv2.resize(other[top : top + side, left : left + side], (size, size), interpolation=how)
+    background = square.astype(np.float32)
     mixed = background + keep[..., None] * (crop.astype(np.float32) - background)
     return np.rint(mixed).astype(np.uint8)
 
 
-def _piece(
-    size: int, centre: NDArray[np.float64], half: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return how much of a piece each pixel shows: (size, size) in [0, 1], 1 inside."""
-    power = rng.uniform(2.0, 8.0)
-    fade = rng.uniform(*_FADE)
+def _piece(size: int, centre: Box, half: Box, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return how much of a piece (its centre and half sides, (2,) each) each pixel shows: (size, size) in [0, 1]."""
+    power, fade = rng.uniform(2.0, 8.0), rng.uniform(*_FADE)
     along = np.arange(size) + 0.5
     dx, dy = (np.abs(along - c) / max(h, 1.0) for c, h in zip(centre, half, strict=True))
     radius = (dx[None, :] ** power + dy[:, None] ** power) ** (1.0 / power)

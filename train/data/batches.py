@@ -4,8 +4,6 @@ Promise: what stands at a position of an epoch depends on the shards, the recipe
 not on ranks, workers or history. Images stay uint8 until they are on the device.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields
@@ -28,25 +26,16 @@ from lorat.train.data.places import Source, Steps
 class Batch:
     """B pairs, channels first."""
 
-    template: Tensor
-    """(B, 3, h, w) uint8."""
-    search: Tensor
-    """(B, 3, H, W) uint8."""
-    template_mask: Tensor
-    """(B, g, g) bool."""
-    positive: Tensor
-    """(B, G, G) bool."""
-    box: Tensor
-    """(B, 4) float32, xyxy in units of the search crop."""
-    position: Tensor
-    """(B,) int64, in the epoch."""
-    missing: Tensor
-    """(B,) float32, share of the search crop that the stored window lacked."""
+    template: Tensor  # (B, 3, h, w) uint8
+    search: Tensor  # (B, 3, H, W) uint8
+    template_mask: Tensor  # (B, g, g) bool
+    positive: Tensor  # (B, G, G) bool
+    box: Tensor  # (B, 4) float32, xyxy in units of the search crop
+    position: Tensor  # (B,) int64, in the epoch
+    missing: Tensor  # (B,) float32, share of the search crop that the stored window lacked
     keys: tuple[str, ...]
-    damaged: tuple[tuple[str, ...], ...]
-    """For each pair the damaged samples that were read before it was found; most often none."""
-    seconds: NDArray[np.float32]
-    """(B, 2) that a worker spent on each pair: reading stored bytes; decoding and all the rest."""
+    damaged: tuple[tuple[str, ...], ...]  # damaged samples that were read before a pair was found; most often none
+    seconds: NDArray[np.float32]  # (B, 2) that a worker took for a pair: reading stored bytes; decoding and the rest
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -56,27 +45,28 @@ class Batch:
         """What `Objective` takes of them."""
         return self.template, self.search, self.template_mask, self.positive, self.box
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> "Batch":
         """Copy the tensors to a device, without waiting for it where memory is pinned."""
         return self._map(lambda value: value.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> "Batch":
         """Copy the tensors to pinned memory; the loader calls this where a GPU trains."""
         return self._map(Tensor.pin_memory)
 
-    def split(self, parts: int) -> Iterator[Batch]:
+    def split(self, parts: int) -> "Iterator[Batch]":
         """Yield `parts` equal micro-batches; the size must be a multiple of `parts`."""
         step, rest = divmod(len(self), parts)
         if rest:
             raise ValueError(f"{parts} micro-batches do not divide {len(self)} pairs")
         for at in range(0, len(self), step):
-            cut = slice(at, at + step)
-            yield Batch(*(getattr(self, field.name)[cut] for field in fields(self)))
+            yield Batch(*(value[at : at + step] for value in self._values()))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        values: list[Any] = [getattr(self, field.name) for field in fields(self)]
-        changed: list[Any] = [change(v) if isinstance(v, Tensor) else v for v in values]
-        return Batch(*changed)
+    def _values(self) -> list[Any]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        values: list[Any] = [change(v) if isinstance(v, Tensor) else v for v in self._values()]
+        return Batch(*values)
 
 
 def make_loader(
@@ -89,17 +79,14 @@ def make_loader(
     *,
     pin: bool = False,
 ) -> Generator[Batch, None, None]:
-    """Yield this rank's batches from `first_step` of the run to its end.
+    """Yield this rank's batches from `first_step` of the run to its end; `world` processes must divide the batch size.
 
     Without workers, of which each prepares `prefetch` batches ahead, they are made here. From pinned memory a GPU
-    fetches them by itself. `world` processes must divide the batch size.
-
-    Raises:
-        UserError: if a shard is damaged or a pair cannot be made.
+    fetches them by itself. A damaged shard, or a pair that cannot be made, is a `UserError`.
     """
     if workers:
-        # Their processes are forked, and OpenCV's threads do not survive that: a worker would wait for them for ever
-        # where this process has used them.
+        # Their processes are forked, and OpenCV's threads, once used here, do not survive that: a worker would wait for
+        # them for ever.
         cv2.setNumThreads(1)
     loader = DataLoader(
         Pairs(source),
@@ -127,11 +114,10 @@ def make_loader(
 
 
 def _collate(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
-    made: list[TrainingPair] = []
-    for pair in pairs:
-        if isinstance(pair, UserError):
-            return pair
-        made.append(pair)
+    made = [pair for pair in pairs if not isinstance(pair, UserError)]
+    for error in pairs:
+        if isinstance(error, UserError):
+            return error
     columns = dict(zip(TrainingPair._fields, zip(*made, strict=True), strict=True))
     arrays = ("template", "search", "template_mask", "positive", "box")
     return Batch(

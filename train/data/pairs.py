@@ -8,7 +8,7 @@ row it is depends on the place and the attempt alone.
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,14 +19,14 @@ from torch.utils.data import Dataset
 from lorat.configs.schema import AugmentConfig
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.cache.cache import ShardCache, open_shard
-from lorat.shards.pixels.geometry import CropTransform, adjust, box_mask, clip_boxes, crop_transform
+from lorat.shards.pixels.geometry import Box, CropTransform, Image, adjust, box_mask, clip_boxes, crop_transform
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter, jitter_window
 from lorat.shards.pixels.jpeg import ImageError, decode
-from lorat.shards.pixels.resample import Turn, Window, sample_crop, sample_turned_crop, turn_box
+from lorat.shards.pixels.resample import Window, sample_crop, sample_turned_crop, turn_box
 from lorat.shards.reader import ShardReader
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
-from lorat.train.data.augment import Box, Image, augment_pair, swap_background
+from lorat.train.data.augment import augment_pair, swap_background
 from lorat.train.data.places import CropSpec, Place, Source, shards_in_use
 
 _REPLACEMENTS = 20
@@ -76,8 +76,7 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         except UserError as error:
             return error
         seconds = self._read_for, time.perf_counter() - begin - self._read_for
-        damaged = tuple(self._damaged)
-        return pair._replace(position=place.position, damaged=damaged, seconds=seconds)
+        return pair._replace(position=place.position, damaged=tuple(self._damaged), seconds=seconds)
 
     def _make(self, place: Place) -> TrainingPair:
         source, at = self._source, (self._source.seed, place.epoch, place.position)
@@ -99,17 +98,14 @@ class Pairs(Dataset["TrainingPair | UserError"]):
                 background = self._background(reader, stored.sample, first, key)
             pair = make_pair(stored, source.spec, source.augment, rng, background)
             if pair is not None and negative:
-                nowhere, nothing = np.zeros_like(pair.positive), np.zeros_like(pair.box)
-                pair = pair._replace(positive=nowhere, box=nothing)
+                return pair._replace(positive=np.zeros_like(pair.positive), box=np.zeros_like(pair.box))
             if pair is not None:
                 return pair
         folder = source.manifests[place.dataset].folder
         if self._damaged:
             raise self._too_damaged(folder)
-        raise UserError(
-            f"{folder}: {_REPLACEMENTS} pairs in a row show too little of their object; check the "
-            "boxes of this data set"
-        )
+        what = f"{_REPLACEMENTS} pairs in a row show too little of their object"
+        raise UserError(f"{folder}: {what}; check the boxes of this data set")
 
     def _row(self, dataset: int, key: tuple[int, ...]) -> tuple[int, int]:
         """Return (shard, row) of any pair of a data set."""
@@ -122,7 +118,8 @@ class Pairs(Dataset["TrainingPair | UserError"]):
     def _sound(self, reader: ShardReader, row: int) -> StoredPair | None:
         """Return a row decoded; None where it is damaged and may be skipped."""
         try:
-            sample = self._read(reader, row)
+            with self._reading():
+                sample = reader.read(row)
             images = (_decode(sample, role, reader, row) for role in ("template", "search"))
             return StoredPair(sample, *images)
         except ShardCorrupt as error:
@@ -135,9 +132,10 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         """Yield sound rows with their search image; None for one of the sample's own sequence."""
         for row in rows:
             try:
-                other = self._read(reader, row)
-                foreign = other.sequence != sample.sequence
-                found = (other, _decode(other, "search", reader, row)) if foreign else None
+                with self._reading():
+                    other = reader.read(row)
+                own = other.sequence == sample.sequence
+                found = None if own else (other, _decode(other, "search", reader, row))
             except ShardCorrupt as error:
                 self._skip(error)
             else:
@@ -150,18 +148,15 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         for other, search in filter(None, self._others(reader, rows, sample)):
             mixed = replace(sample, key=f"{sample.key}+{other.key}", search=other.search)
             return StoredPair(mixed, stored.template, search)
-        raise UserError(
-            f"{reader.path}: {_REPLACEMENTS} draws found no sequence but {sample.sequence} for a "
-            "negative pair; build this data set from more sequences or set data.negatives=0"
-        )
+        what = f"{_REPLACEMENTS} draws found no sequence but {sample.sequence} for a negative pair"
+        raise UserError(f"{reader.path}: {what}; build this data set from more sequences or set data.negatives=0")
 
     def _background(self, reader: ShardReader, sample: PairSample, first: int, key: tuple[int, ...]) -> Image | None:
         """Return the search image of the first sound row; None if it would show the object again.
 
         Rows are of the pair's own shard, which is open: on a disk they are near each other.
         """
-        again = range(1, _REPLACEMENTS)
-        draws = (Draws("background", *key, number).below(len(reader)) for number in again)
+        draws = (Draws("background", *key, number).below(len(reader)) for number in range(1, _REPLACEMENTS))
         for other in self._others(reader, itertools.chain([first], draws), sample):
             return other and other[1]
         raise self._too_damaged(reader.path)
@@ -172,10 +167,8 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         self._damaged.append(error.message)
 
     def _too_damaged(self, where: object) -> UserError:
-        return UserError(
-            f"{where}: {len(self._damaged)} samples in a row are damaged (last: "
-            f"{self._damaged[-1]}); build this data set again"
-        )
+        what = f"{len(self._damaged)} samples in a row are damaged (last: {self._damaged[-1]})"
+        return UserError(f"{where}: {what}; build this data set again")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -184,10 +177,6 @@ class Pairs(Dataset["TrainingPair | UserError"]):
             yield
         finally:
             self._read_for += time.perf_counter() - begin
-
-    def _read(self, reader: ShardReader, row: int) -> PairSample:
-        with self._reading():
-            return reader.read(row)
 
     def _reader(self, dataset: int, shard: int) -> ShardReader:
         at = (dataset, shard)
@@ -214,16 +203,15 @@ class Pairs(Dataset["TrainingPair | UserError"]):
 
 def _decode(sample: PairSample, role: str, reader: ShardReader, row: int) -> Image:
     image: StoredImage = getattr(sample, role)
-    name = f"{sample.key}.{role}.jpg"
-    try:
-        pixels = decode(image.jpeg, name)
+    what = "does not decode"
+    with suppress(ImageError):
+        pixels = decode(image.jpeg)
         height, width = pixels.shape[:2]
         if (width, height) == image.size:
             return pixels
         what = f"is {width}x{height}, its JSON says {image.size[0]}x{image.size[1]}"
-    except ImageError:
-        what = "does not decode"
-    raise ShardCorrupt(f"{reader.where(row)}: {name} {what}; delete the shard and build again")
+    where = f"{reader.where(row)}: {sample.key}.{role}.jpg"
+    raise ShardCorrupt(f"{where} {what}; delete the shard and build again")
 
 
 def make_pair(
@@ -255,9 +243,8 @@ def make_labels(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
     """Make the labels of a pair from its boxes in crop pixels, (4,) xyxy each.
 
-    Returns:
-        (g, g) tokens that the object touches in the template, row-major [y, x]; (G, G) cells of the response map that
-        it touches; and its (4,) xyxy box, cut at the search crop, in units of that crop's side: in [0, 1].
+    These are the (g, g) tokens that the object touches in the template, row-major [y, x]; the (G, G) cells of the
+    response map that it touches; and its (4,) xyxy box, cut at the search crop, in units of that crop's side.
     """
     template_box = clip_boxes(template_box, (spec.template_size, spec.template_size))
     search_box = clip_boxes(search_box, (spec.search_size, spec.search_size))
@@ -274,11 +261,8 @@ def training_crop(
     """Sample a square crop from a stored image, whose decoded JPEG `pixels` are, (h, w, 3) uint8.
 
     `transform` goes from the original frame to crop pixels. The crop is turned by `angle`, in radians, about the
-    object, unless too little of it would be left to see.
-
-    Returns:
-        The (size, size, 3) uint8 crop, the (4,) box in it (not clipped), and the share of pixels that the stored window
-        lacked.
+    object, unless too little of it would be left to see. Returns the (size, size, 3) uint8 crop, the (4,) box in it
+    (not clipped), and the share of pixels that the stored window lacked.
     """
     adjusted = adjust(transform, image.frame_size, (size, size))
     window = Window(image.origin, image.window, image.size)
@@ -287,8 +271,9 @@ def training_crop(
         turned = turn_box(box, angle)
         seen = clip_boxes(turned, (size, size))
         if ((seen[2:] - seen[:2]) >= MIN_OBJECT).all():
-            turn = Turn(angle, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), size)
-            crop, missing = sample_turned_crop(pixels, window, adjusted, image.frame_size, image.mean, turn)
+            centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            how = (window, adjusted, size, image.mean, image.frame_size, angle, centre)
+            crop, missing = sample_turned_crop(pixels, *how)
             return crop, turned, missing
     crop, missing = sample_crop(pixels, window, adjusted, size, image.mean)
     return crop, box, missing

@@ -59,12 +59,9 @@ class Source:
     pairs_per_epoch: int
     epochs: int
     window_shards: int = 0
-    skip_damaged: bool = False
-    """A damaged sample is replaced by another row, and reported; otherwise it ends the run."""
-    negatives: float = 0.0
-    """Share of pairs whose search crop is another sequence's."""
-    cache: CacheOptions | None = None
-    """Whole shards are copied there before they are read; the batches do not depend on it."""
+    skip_damaged: bool = False  # a damaged sample is replaced by another row, and reported, or ends the run
+    negatives: float = 0.0  # share of pairs whose search crop is another sequence's
+    cache: CacheOptions | None = None  # for whole shards; the batches do not depend on it
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,9 +75,8 @@ class Source:
 
     def order(self, epoch: int) -> NDArray[np.void]:
         """Return which row stands at each position of an epoch, as `epoch_order` does."""
-        pools = [
-            Pool(m.name, w, tuple(s.rows for s in m.shards)) for m, w in zip(self.manifests, self.weights, strict=True)
-        ]
+        both = zip(self.manifests, self.weights, strict=True)
+        pools = [Pool(manifest.name, weight, tuple(s.rows for s in manifest.shards)) for manifest, weight in both]
         return epoch_order(pools, self.seed, epoch, self.pairs_per_epoch, self.window_shards)
 
 
@@ -88,22 +84,18 @@ class Steps(Sampler[list[Place]]):
     """Yields this rank's places of every step from a given one to the end of the run."""
 
     def __init__(self, source: Source, first_step: int, rank: int, world: int) -> None:
-        self._source, self._first_step = source, first_step
-        self._rank, self._world = rank, world
+        self._source, self._first_step, self._rank, self._world = source, first_step, rank, world
 
     def __len__(self) -> int:
         return self._source.epochs * self._source.steps_per_epoch - self._first_step
 
     def __iter__(self) -> Iterator[list[Place]]:
-        source = self._source
+        source, slices = self._source, (self._source.batch_size, self._rank, self._world)
         ahead = Ahead(source.manifests, source.cache) if source.cache else None
         epoch, first = divmod(self._first_step, source.steps_per_epoch)
         for number in range(epoch, source.epochs):
             order = source.order(number)
-            steps = [
-                batch_positions(step, source.batch_size, self._rank, self._world)
-                for step in range(first, source.steps_per_epoch)
-            ]
+            steps = [batch_positions(step, *slices) for step in range(first, source.steps_per_epoch)]
             if ahead:
                 ahead.begin(order[np.concatenate(steps)])
             for count, positions in enumerate(steps):
@@ -117,9 +109,7 @@ class Ahead:
     """Asks a cache for shards in the order of their first use, while they fit into half of it."""
 
     def __init__(self, manifests: tuple[Manifest, ...], options: CacheOptions) -> None:
-        self._manifests = manifests
-        self._cache = ShardCache(options)
-        self._room = options.max_bytes // 2
+        self._manifests, self._cache, self._room = manifests, ShardCache(options), options.max_bytes // 2
         # How many pairs are read before a shard's first, and the shard.
         self._coming: deque[tuple[int, Location, Receipt]] = deque()
         self._asked: deque[tuple[int, int]] = deque()  # and its bytes
@@ -169,14 +159,9 @@ def check_room(manifests: tuple[Manifest, ...], window: int, options: CacheOptio
 
     if needed(window) <= options.max_bytes:
         return
-    how = f"data.window_shards={window}" if window else "data.window_shards=0: all of them"
-    narrower = [
-        f" or narrow the window (--set data.window_shards={n} needs {shown(n)})"
-        for n in (8, 1)
-        if needed(n) < needed(window)
-    ]
-    raise UserError(
-        f"{options.folder}: its limit of {options.max_bytes / 1e6:,.1f} MB is too small for the "
-        f"shards that are read in turn ({how}), which need {shown(window)}; raise "
-        f"--shard-cache-size{''.join(narrower[:1])}"
-    )
+    limit = f"{options.folder}: its limit of {options.max_bytes / 1e6:,.1f} MB"
+    read = f"shards that are read in turn (data.window_shards={window or '0: all of them'})"
+    narrower = [n for n in (8, 1) if needed(n) < needed(window)][:1]
+    narrow = [f" or narrow the window (--set data.window_shards={n} needs {shown(n)})" for n in narrower]
+    remedy = f"raise --shard-cache-size{''.join(narrow)}"
+    raise UserError(f"{limit} is too small for the {read}, which need {shown(window)}; {remedy}")

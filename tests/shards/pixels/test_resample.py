@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from lorat.shards.pixels.geometry import adjust, crop_frame, crop_transform
 from lorat.shards.pixels.jitter import Jitter, jitter_window
 from lorat.shards.pixels.resample import (
-    Turn,
     Window,
     context_window,
     cut_window,
@@ -97,8 +96,7 @@ def test_a_crop_turned_by_nothing_is_the_crop(frame):
     adjusted = adjust(crop_transform(box, 4.0, (128, 128)), (640, 480), (128, 128))
     stored = cut_window(frame, window)
     plain, _ = sample_crop(stored, window, adjusted, 128, (0, 0, 0))
-    turn = Turn(0.0, (64.0, 64.0), 128)
-    turned, missing = sample_turned_crop(stored, window, adjusted, (640, 480), (0, 0, 0), turn)
+    turned, missing = sample_turned_crop(stored, window, adjusted, 128, (0, 0, 0), (640, 480), 0.0, (64.0, 64.0))
     assert missing == 0.0
     assert np.abs(turned.astype(int) - plain).max() <= 1
 
@@ -112,8 +110,8 @@ def test_the_object_turns_in_place_and_its_box_holds_it():
     flat = adjusted.transform.apply(box)
     stored = cut_window(canvas, window)
     for angle in (-2.5, -np.pi / 2, 0.4, np.pi / 2, 3.0):
-        turn = Turn(angle, ((flat[0] + flat[2]) / 2, (flat[1] + flat[3]) / 2), 224)
-        crop, _ = sample_turned_crop(stored, window, adjusted, (640, 480), (0, 0, 0), turn)
+        centre = ((flat[0] + flat[2]) / 2, (flat[1] + flat[3]) / 2)
+        crop, _ = sample_turned_crop(stored, window, adjusted, 224, (0, 0, 0), (640, 480), angle, centre)
         rows, columns = np.nonzero(crop[..., 0] > 127)
         seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(seen, turn_box(flat, angle), atol=2.0)
@@ -125,8 +123,8 @@ def test_a_turned_crop_is_padded_outside_the_frame(frame):
     box = np.array([0.0, 0.0, 60.0, 60.0])
     window = context_window(box, (640, 480), 12.0, 96, 1024)
     adjusted = adjust(crop_transform(box, 4.0, (128, 128)), (640, 480), (128, 128))
-    turn = Turn(np.pi, (64.0, 64.0), 128)
-    crop, missing = sample_turned_crop(cut_window(frame, window), window, adjusted, (640, 480), (9, 8, 7), turn)
+    stored, centre = cut_window(frame, window), (64.0, 64.0)
+    crop, missing = sample_turned_crop(stored, window, adjusted, 128, (9, 8, 7), (640, 480), np.pi, centre)
     assert missing == 0.0
     np.testing.assert_array_equal(crop[127, 127], [9, 8, 7])
     assert (crop[0, 0] != [9, 8, 7]).any()

@@ -17,9 +17,8 @@ from lorat.shards.manifest import Manifest, Receipt, receipt_path, shard_name
 from lorat.shards.pixels.jpeg import encode
 from lorat.shards.reader import read_index
 from lorat.shards.sample import PairSample, StoredImage, sample_key
-from lorat.shards.verify.shard import ShardFault, audit_shard
+from lorat.shards.verify.shard import ShardFault, audit_shard, walk_frames
 from lorat.shards.verify.verify import plan_audit
-from lorat.shards.walk import walk_frames
 from lorat.shards.writer import index_path, write_shard
 
 STEP = 24  # bytes of an index row
