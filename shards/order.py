@@ -29,10 +29,9 @@ class Pool:
 
 
 def quotas(weights: Sequence[int], draws: int) -> list[int]:
-    """Return how many of the first `draws` draws of the run each data set supplies.
+    """Return how many of the first T = `draws` draws of the run each data set supplies.
 
-    With cumulative weights W_d (as shares of the total), data set d supplies floor(W_d · T) − floor(W_{d−1} · T);
-    integers throughout, so nothing drifts.
+    With cumulative weights W_d (shares of the total) it is floor(W_d · T) − floor(W_{d−1} · T), in integers: no drift.
     """
     total = sum(weights)
     bounds = [draws * int(w) // total for w in np.cumsum([0, *weights])]
@@ -54,47 +53,38 @@ def epoch_order(pools: Sequence[Pool], seed: int, epoch: int, length: int, windo
     order = np.zeros(length, dtype=ORDER_DTYPE)
     order["dataset"] = labels
     for number, pool in enumerate(pools):
-        shard, row = _draws(pool, seed, first[number], last[number], window)
-        order["shard"][labels == number] = shard
-        order["row"][labels == number] = row
+        mine = labels == number
+        order["shard"][mine], order["row"][mine] = _draws(pool, seed, first[number], last[number], window)
     return order
 
 
 def batch_positions(step: int, batch_size: int, rank: int, world: int) -> range:
-    """Return the positions of an epoch that `rank` of `world` reads at `step`.
-
-    A `ValueError` if the ranks do not divide the batch.
-    """
-    if batch_size % world:
+    """Return the positions of an epoch that a rank reads at a step; the ranks must divide the batch (`ValueError`)."""
+    share, rest = divmod(batch_size, world)
+    if rest:
         raise ValueError(f"{world} processes do not divide a batch of {batch_size}")
-    share = batch_size // world
     start = step * batch_size + rank * share
     return range(start, start + share)
 
 
-def _draws(pool: Pool, seed: int, first: int, last: int, window: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return (shard, row) of draws first … last − 1 of one data set over the whole run."""
+def _draws(pool: Pool, seed: int, first: int, last: int, window: int) -> NDArray[np.int32]:
+    """Return the (2, n) shard and row numbers of draws first … last − 1 of one data set over the whole run."""
     total = sum(pool.rows)
     if total == 0:
         raise ValueError(f"{pool.name} has no rows")
-    parts = []
+    parts = [np.zeros((2, 0), dtype=np.int32)]
     while first < last:
         number, start = divmod(first, total)
         count = min(last - first, total - start)
         parts.append(_part_of_pass(pool, seed, number, window, range(start, start + count)))
         first += count
-    both = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0), dtype=np.int32)
-    return both[0], both[1]
+    return np.concatenate(parts, axis=1)
 
 
 def _part_of_pass(pool: Pool, seed: int, number: int, window: int, draws: range) -> NDArray[np.int32]:
-    """Return the (2, draws) shard and row numbers of some draws of one pass over a data set.
-
-    Only windows that hold one of them are shuffled, and only those rows are looked up.
-    """
+    """Return the (2, n) shards and rows of n draws of one pass; only windows that hold one of them are shuffled."""
     shards = Draws("shards", seed, pool.name, number).permutation(len(pool.rows))
-    rows = np.array(pool.rows)[shards]
-    step = window or len(shards)
+    rows, step = np.array(pool.rows)[shards], window or len(shards)
     parts, begin = [], 0
     for at in range(0, len(shards), step):
         hot, ends = shards[at : at + step], np.cumsum(rows[at : at + step])

@@ -18,9 +18,8 @@ class Draws:
 
     def __init__(self, *key: int | str) -> None:
         text = "\x1f".join(f"{type(part).__name__[0]}{part}" for part in key)
-        digest = hashlib.sha256(text.encode()).digest()
-        words = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
-        self._bits = np.random.Philox(key=words)
+        words = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], dtype="<u8")
+        self._bits = np.random.Philox(key=words.astype(np.uint64))
         self._buffer: list[int] = []
 
     def words(self, n: int) -> NDArray[np.uint64]:

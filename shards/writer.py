@@ -42,11 +42,7 @@ def index_path(shard: L) -> L:
 
 
 def write_shard(path: Location, samples: Iterable[PairSample]) -> ShardSummary:
-    """Write `samples`, in row order, as the shard ``….tar.zst`` and its index, each atomically.
-
-    A full disk, a folder that is not writable and a store that fails are a `UserError`; nothing is left under the name
-    that failed.
-    """
+    """Write `samples`, in row order, as the shard ``….tar.zst`` and its index, each atomically; errors as of that."""
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True, threads=0)
     raws = (pack_members(to_members(sample)) for sample in samples)
     rows: list[tuple[int, int, int, int]] = []
@@ -61,6 +57,4 @@ def write_shard(path: Location, samples: Iterable[PairSample]) -> ShardSummary:
     index = np.array(rows, dtype=INDEX_DTYPE).tobytes()
     with atomic_file(index_path(path)) as file:
         file.write(index)
-    return ShardSummary(
-        rows=len(rows) - 1, bytes=size, sha256=sha.hexdigest(), index_sha256=hashlib.sha256(index).hexdigest()
-    )
+    return ShardSummary(len(rows) - 1, size, sha.hexdigest(), hashlib.sha256(index).hexdigest())

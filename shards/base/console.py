@@ -64,11 +64,10 @@ def start_logging() -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Update]:
-    """Show a bar with count, rate and time to the end; yields ``update(done, total)``.
+    """Show a bar with count, rate and time to the end; yields ``update(done, total, what)``, total None if unknown.
 
-    A third argument takes the place of `what`. A total of None is one that nobody knows. The bar appears once the work
-    has taken two seconds, and goes when it fails, so that an error is all that is left to read. Where stderr is no
-    terminal only the final state is printed.
+    The bar appears once the work has taken two seconds, and goes when it fails, so that an error is all that is left to
+    read. Where stderr is no terminal only the final state is printed.
     """
     begin = time.monotonic()
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())

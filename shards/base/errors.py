@@ -1,8 +1,7 @@
-"""The errors that end a command in one line.
+"""The errors that end a command in one line on stderr.
 
-A user's mistake (a missing tree, a bad annotation line, weights of another variant) is a ``UserError``: a command
-prints its message on stderr as one line and exits with status 2, without a traceback. Anything else that escapes a
-command is a defect of ours and keeps its traceback.
+A user's mistake (a missing tree, a bad annotation line, weights of another variant) is a ``UserError``: exit status 2,
+no traceback. Anything else that escapes a command is a defect of ours and keeps its traceback.
 """
 
 import difflib

@@ -1,7 +1,6 @@
 """Settings that a command line fills, declared once as fields of a dataclass; sizes as written.
 
-A field says what its option is called, what it takes and what it does; no library of command lines is needed for that.
-`lorat.prep.commandline.options_of` makes the options.
+No library of command lines is needed for that; `lorat.prep.commandline.options_of` makes the options.
 """
 
 import re
@@ -38,10 +37,7 @@ def option(default: Any = MISSING, *, help: str, **settings: Any) -> Any:
 
 
 def parse_bytes(text: str) -> int:
-    """Read ``200GB``, ``1.5 TB``, ``4e9``; units are powers of 1000, or of 1024 with an i (GiB).
-
-    What is no positive size is a `UserError`.
-    """
+    """Read ``200GB``, ``1.5 TB``, ``4e9``, or powers of 1024 (GiB); what is no positive size is a `UserError`."""
     found = _BYTES.fullmatch(text.strip())
     if found:
         number, unit, binary = found.groups()

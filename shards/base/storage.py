@@ -114,8 +114,7 @@ def _store_errors() -> tuple[type[Exception], ...]:
 def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
     """Turn what a local disk refuses inside the block into a `UserError` that says what to do.
 
-    With `writes_only` what cannot come from writing this file passes: inside the caller's block an error that names a
-    file comes from another one that it uses.
+    With `writes_only` what cannot come from writing this file passes: there an error that names a file is another's.
     """
     try:
         yield

@@ -88,14 +88,12 @@ class CacheEntry:
 
     def _state(self, receipt: Receipt) -> bytes:
         stat = self.data.stat()
-        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        return f"{receipt.sha256} {' '.join(map(str, state))}".encode()
+        return f"{receipt.sha256} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}".encode()
 
 
 def entry_of(folder: Path, receipt: Receipt) -> CacheEntry:
     """Return where a cache keeps the shard of a receipt."""
-    stem = receipt.shard.removesuffix(".tar.zst")
-    return CacheEntry(folder / f"{stem}.{receipt.sha256[:16]}.tar.zst")
+    return CacheEntry(folder / f"{receipt.shard.removesuffix('.tar.zst')}.{receipt.sha256[:16]}.tar.zst")
 
 
 def bytes_needed(receipt: Receipt) -> int:

@@ -5,9 +5,8 @@ that no window shows is replaced by another row of its data set, and so is a dam
 row it is depends on the place and the attempt alone.
 """
 
-import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -60,8 +59,7 @@ class Pairs(Dataset["TrainingPair | UserError"]):
     """Training pairs by their place; an error that a worker would raise gains a traceback."""
 
     def __init__(self, source: Source) -> None:
-        self._source = source
-        self._cache = ShardCache(source.cache) if source.cache else None
+        self._source, self._cache = source, ShardCache(source.cache) if source.cache else None
         in_use = shards_in_use(source.manifests, source.window_shards)
         self._most_open = max(1, min(_MOST_OPEN, in_use)) if self._cache else _MOST_OPEN
         self._readers: dict[tuple[int, int], ShardReader] = {}
@@ -86,16 +84,16 @@ class Pairs(Dataset["TrainingPair | UserError"]):
             key = (*at, attempt)
             shard, row = self._row(place.dataset, key) if attempt else (place.shard, place.row)
             reader = self._reader(place.dataset, shard)  # one that is gone is never skipped
-            stored = self._sound(reader, row)
-            if stored is None:
+            found = self._decoded(reader, row, ["template", "search"])
+            if found is None:
                 continue
+            stored = StoredPair(found[0], *found[1])
             if negative:
                 stored = self._astray(reader, stored, key)
             rng = np.random.default_rng(key)
             background = None
             if source.augment.background and rng.random() < source.augment.background:
-                first = int(rng.integers(len(reader)))
-                background = self._background(reader, stored.sample, first, key)
+                background = self._background(reader, stored.sample, int(rng.integers(len(reader))), key)
             pair = make_pair(stored, source.spec, source.augment, rng, background)
             if pair is not None and negative:
                 return pair._replace(positive=np.zeros_like(pair.positive), box=np.zeros_like(pair.box))
@@ -109,45 +107,34 @@ class Pairs(Dataset["TrainingPair | UserError"]):
 
     def _row(self, dataset: int, key: tuple[int, ...]) -> tuple[int, int]:
         """Return (shard, row) of any pair of a data set."""
-        rows = [s.rows for s in self._source.manifests[dataset].shards]
-        number = Draws("replace", *key).below(sum(rows))
-        ends = np.cumsum(rows)
-        shard = int(np.searchsorted(ends, number, side="right"))
-        return shard, number - int(ends[shard] - rows[shard])
+        ends = np.cumsum([0, *(s.rows for s in self._source.manifests[dataset].shards)])
+        number = Draws("replace", *key).below(int(ends[-1]))
+        shard = int(np.searchsorted(ends, number, side="right")) - 1
+        return shard, number - int(ends[shard])
 
-    def _sound(self, reader: ShardReader, row: int) -> StoredPair | None:
-        """Return a row decoded; None where it is damaged and may be skipped."""
+    def _decoded(
+        self, reader: ShardReader, row: int, roles: Sequence[str], unlike: str = ""
+    ) -> tuple[PairSample, list[Image]] | None:
+        """Return a row and its images, none of one of the sequence `unlike`; None for a damaged row that is skipped."""
         try:
             with self._reading():
                 sample = reader.read(row)
-            images = (_decode(sample, role, reader, row) for role in ("template", "search"))
-            return StoredPair(sample, *images)
+            wanted = () if sample.sequence == unlike else roles
+            return sample, [_decode(sample, role, reader, row) for role in wanted]
         except ShardCorrupt as error:
-            self._skip(error)
+            if not self._source.skip_damaged:
+                raise ShardCorrupt(f"{error.message}, or train with --on-bad-sample skip") from None
+            self._damaged.append(error.message)
             return None
-
-    def _others(
-        self, reader: ShardReader, rows: Iterable[int], sample: PairSample
-    ) -> Iterator[tuple[PairSample, Image] | None]:
-        """Yield sound rows with their search image; None for one of the sample's own sequence."""
-        for row in rows:
-            try:
-                with self._reading():
-                    other = reader.read(row)
-                own = other.sequence == sample.sequence
-                found = None if own else (other, _decode(other, "search", reader, row))
-            except ShardCorrupt as error:
-                self._skip(error)
-            else:
-                yield found
 
     def _astray(self, reader: ShardReader, stored: StoredPair, key: tuple[int, ...]) -> StoredPair:
         """Return the pair with the search image of another sequence, from a row of its shard."""
         sample, draws = stored.sample, Draws("astray", *key)
-        rows = (draws.below(len(reader)) for _ in range(_REPLACEMENTS))
-        for other, search in filter(None, self._others(reader, rows, sample)):
-            mixed = replace(sample, key=f"{sample.key}+{other.key}", search=other.search)
-            return StoredPair(mixed, stored.template, search)
+        for _ in range(_REPLACEMENTS):
+            other, images = self._decoded(reader, draws.below(len(reader)), ["search"], sample.sequence) or (sample, [])
+            if images:
+                mixed = replace(sample, key=f"{sample.key}+{other.key}", search=other.search)
+                return StoredPair(mixed, stored.template, images[0])
         what = f"{_REPLACEMENTS} draws found no sequence but {sample.sequence} for a negative pair"
         raise UserError(f"{reader.path}: {what}; build this data set from more sequences or set data.negatives=0")
 
@@ -156,15 +143,12 @@ class Pairs(Dataset["TrainingPair | UserError"]):
 
         Rows are of the pair's own shard, which is open: on a disk they are near each other.
         """
-        draws = (Draws("background", *key, number).below(len(reader)) for number in range(1, _REPLACEMENTS))
-        for other in self._others(reader, itertools.chain([first], draws), sample):
-            return other and other[1]
+        for number in range(_REPLACEMENTS):
+            row = Draws("background", *key, number).below(len(reader)) if number else first
+            found = self._decoded(reader, row, ["search"], sample.sequence)
+            if found is not None:
+                return found[1][0] if found[1] else None
         raise self._too_damaged(reader.path)
-
-    def _skip(self, error: ShardCorrupt) -> None:
-        if not self._source.skip_damaged:
-            raise ShardCorrupt(f"{error.message}, or train with --on-bad-sample skip") from None
-        self._damaged.append(error.message)
 
     def _too_damaged(self, where: object) -> UserError:
         what = f"{len(self._damaged)} samples in a row are damaged (last: {self._damaged[-1]})"
@@ -231,8 +215,7 @@ def make_pair(
     angle = rng.uniform(-np.pi, np.pi) if rng.random() < config.rotation else 0.0
     search, search_box, missing = training_crop(sample.search, stored.search, window, spec.search_size, angle)
     if background is not None:
-        search = swap_background(search, search_box, background, rng)
-        missing = 0.0
+        search, missing = swap_background(search, search_box, background, rng), 0.0
     crops, boxes = augment_pair((template, search), (template_box, search_box), rng, config)
     template, search = (crop.transpose(2, 0, 1) for crop in crops)
     return TrainingPair(template, search, *make_labels(*boxes, spec), missing, sample.key)
@@ -271,9 +254,8 @@ def training_crop(
         turned = turn_box(box, angle)
         seen = clip_boxes(turned, (size, size))
         if ((seen[2:] - seen[:2]) >= MIN_OBJECT).all():
-            centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-            how = (window, adjusted, size, image.mean, image.frame_size, angle, centre)
-            crop, missing = sample_turned_crop(pixels, *how)
+            turn = (image.frame_size, angle, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
+            crop, missing = sample_turned_crop(pixels, window, adjusted, size, image.mean, *turn)
             return crop, turned, missing
     crop, missing = sample_crop(pixels, window, adjusted, size, image.mean)
     return crop, box, missing

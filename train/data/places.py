@@ -1,8 +1,8 @@
 """Which pairs a run reads, where each one stands in it, and which shards are fetched before that.
 
 Promise: the places of a step follow from the `Source` alone. Ranks take parts of a step, and the order is computed in
-the process that trains; workers only get places, and find the shards in the cache. Half of the cache is for the shards
-that are being read, half for those that come.
+the process that trains; workers only get places, and find the shards in the cache: half of it is for the shards that
+are being read, half for those that come.
 """
 
 import math
@@ -110,21 +110,19 @@ class Ahead:
 
     def __init__(self, manifests: tuple[Manifest, ...], options: CacheOptions) -> None:
         self._manifests, self._cache, self._room = manifests, ShardCache(options), options.max_bytes // 2
-        # How many pairs are read before a shard's first, and the shard.
+        # How many pairs are read before a shard's first, and the shard, or its bytes.
         self._coming: deque[tuple[int, Location, Receipt]] = deque()
-        self._asked: deque[tuple[int, int]] = deque()  # and its bytes
+        self._asked: deque[tuple[int, int]] = deque()
 
     def begin(self, order: NDArray[np.void]) -> None:
         """Look at the pairs that this process is going to read, in order (`ORDER_DTYPE`)."""
-        both = order["dataset"].astype(np.int64) << 32 | order["shard"]
-        shards, firsts = np.unique(both, return_index=True)
+        _, firsts = np.unique(order["dataset"].astype(np.int64) << 32 | order["shard"], return_index=True)
         self._asked.clear()
         self._coming.clear()
-        for at in np.argsort(firsts):
-            dataset, shard = divmod(int(shards[at]), 1 << 32)
-            manifest = self._manifests[dataset]
-            receipt = manifest.shards[shard]
-            self._coming.append((int(firsts[at]), manifest.folder / receipt.shard, receipt))
+        for first in np.sort(firsts).tolist():
+            manifest = self._manifests[order["dataset"][first]]
+            receipt = manifest.shards[order["shard"][first]]
+            self._coming.append((first, manifest.folder / receipt.shard, receipt))
 
     def reach(self, pair: int) -> None:
         """Ask for what comes next, now that `pair` pairs since `begin` are handed out."""

@@ -93,4 +93,4 @@ def test_what_a_store_lacks_and_a_cache_that_is_too_small_are_refused_at_the_sta
     gone.fs.rm(gone.path)
     refused(train(*run, status=2), "toy-train-00001.idx: missing")
     write_json(folder / "manifest.json", {"version": 1})
-    refused(train(*run, status=2), "garbles")
+    refused(train(*run, status=2), "manifest.json: field 'dataset'")
