@@ -5,9 +5,8 @@ wrong type is a `UserError` that names the key, the file and the nearest key.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,19 +15,18 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.errors import UserError, nearest, unknown
 
 PATHS_FILE = "paths.yaml"
+_SHIPPED = Path(__file__).parent
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def names(kind: str) -> list[str]:
     """Return the names that the package ships of a kind: ``variants`` or ``recipes``."""
-    folder = resources.files("lorat.configs") / kind
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
+    return sorted(file.stem for file in (_SHIPPED / kind).glob("*.yaml"))
 
 
 def load_variant(name_or_path: str, overrides: Sequence[str] = ()) -> VariantConfig:
-    """Read a variant by its shipped name (``B-224``) or from a YAML file, changed by overrides such as ``a.b=c``.
-
-    A `UserError` if the name is unknown, the file is missing, or a key or value does not fit.
+    """Read a variant by its shipped name (``B-224``) or from a YAML file, changed by overrides such as ``a.b=c``. A
+    `UserError` if the name is unknown, the file is missing, or a key or value does not fit.
     """
     return _load(VariantConfig, "variant", name_or_path, overrides, "variant.")
 
@@ -39,9 +37,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> RecipeConfi
 
 
 def load_data_roots(folder: Path) -> dict[str, Path]:
-    """Return data set name → root folder from `folder`/paths.yaml; empty where there is no file.
-
-    A `UserError` if the file is not a flat mapping of names to folders.
+    """Return data set name → root folder from `folder`/paths.yaml; empty where there is no file. A `UserError` if the
+    file is not a flat mapping of names to folders.
     """
     path = folder / PATHS_FILE
     values = read_yaml(path) if path.is_file() else {}
@@ -54,16 +51,19 @@ def load_data_roots(folder: Path) -> dict[str, Path]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; a `UserError` if it is missing, no YAML, or no mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    return _parse_yaml(text, str(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML ({error})") from None
+    if not isinstance(values, dict | None):
+        raise UserError(f"{path}: must hold keys and values, not a {type(values).__name__}")
+    return values or {}
 
 
 def parse(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
-    """Validate `values` into a frozen `model`.
-
-    The first key that is unknown, or value that does not fit, is a `UserError` that names it and `source`.
+    """Validate `values` into a frozen `model`. The first key that is unknown, or value that does not fit, is a
+    `UserError` that names it and `source`.
     """
     try:
         return model.model_validate(values)
@@ -81,10 +81,8 @@ def parse(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
 
 
 def override(values: dict[str, Any], text: str, said: str | None = None) -> None:
-    """Change a key of nested mappings, in place, by a text ``a.b=c``; c is read as YAML.
-
-    A `UserError` quotes what the user `said`, if that is another text: it is not of that form, or goes below a value
-    that has no keys.
+    """Change a key of nested mappings, in place, by a text ``a.b=c``; c is read as YAML. A `UserError` quotes what the
+    user `said`, if that is another text: it is not of that form, or goes below a value that has no keys.
     """
     said = said or text
     key, equals, value = text.partition("=")
@@ -106,9 +104,8 @@ def _load(model: type[Model], what: str, name: str, overrides: Sequence[str], pr
     if name.endswith((".yaml", ".yml")):
         values, source = read_yaml(Path(name)), name
     elif name in names(f"{what}s"):
-        file = resources.files("lorat.configs") / f"{what}s" / f"{name}.yaml"
         source = f"configs/{what}s/{name}.yaml"
-        values = _parse_yaml(file.read_text(encoding="utf-8"), source)
+        values = read_yaml(_SHIPPED / f"{what}s" / f"{name}.yaml")
     else:
         raise unknown(what, name, names(f"{what}s"))
     values.setdefault("name", Path(name).stem)
@@ -119,19 +116,10 @@ def _load(model: type[Model], what: str, name: str, overrides: Sequence[str], pr
 
 def _known_keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
     for part in place:
-        annotation = model.model_fields[str(part)].annotation if isinstance(part, str) else None
-        inner = [a for a in getattr(annotation, "__args__", (annotation,)) if a is not type(None)]
-        if not inner or not (isinstance(inner[0], type) and issubclass(inner[0], BaseModel)):
+        field = model.model_fields.get(str(part))
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not models:
             return []
-        model = inner[0]
+        model = models[0]
     return list(model.model_fields)
-
-
-def _parse_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: is not YAML ({error})") from None
-    if not isinstance(values, dict | None):
-        raise UserError(f"{source}: must hold keys and values, not a {type(values).__name__}")
-    return values or {}

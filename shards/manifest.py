@@ -154,10 +154,8 @@ def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
 
 
 def load_manifest(folder: Location) -> Manifest:
-    """Read a folder's manifest and see that it is the one that was written.
-
-    A `UserError` if there is none, or a store does not answer; a `ShardCorrupt` if it is of another version, lacks a
-    field, or contradicts itself.
+    """Read a folder's manifest and see that it is the one that was written. A `UserError` if there is none, or a store
+    does not answer; a `ShardCorrupt` if it is of another version, lacks a field, or contradicts itself.
     """
     path = folder / MANIFEST
     if file_size(path) is None:
@@ -169,9 +167,8 @@ def load_manifest(folder: Location) -> Manifest:
 
 
 def read_manifest(folder: Location) -> tuple[Manifest, dict[str, str]]:
-    """Read a folder's manifest as it stands; return it and key → what it says wrongly of its shards.
-
-    A `UserError` if it cannot be read, a `ShardCorrupt` if it is of another version or a field is missing or mistyped.
+    """Read a folder's manifest as it stands; return it and key → what it says wrongly of its shards. A `UserError` if
+    it cannot be read, a `ShardCorrupt` if it is of another version or a field is missing or mistyped.
     """
     path = folder / MANIFEST
     values = read_json(path)

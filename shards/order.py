@@ -29,9 +29,8 @@ class Pool:
 
 
 def quotas(weights: Sequence[int], draws: int) -> list[int]:
-    """Return how many of the first T = `draws` draws of the run each data set supplies.
-
-    With cumulative weights W_d (shares of the total) it is floor(W_d · T) − floor(W_{d−1} · T), in integers: no drift.
+    """Return how many of the first T = `draws` draws of the run each data set supplies. With cumulative weights W_d
+    (shares of the total) it is floor(W_d · T) − floor(W_{d−1} · T), in integers: no drift.
     """
     total = sum(weights)
     bounds = [draws * int(w) // total for w in np.cumsum([0, *weights])]

@@ -17,27 +17,24 @@ import zstandard
 from numpy.typing import NDArray
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.storage import Location, read_bytes, read_range
+from lorat.shards.base.storage import Location, explain_reading, read_bytes, read_range
 from lorat.shards.manifest import Receipt
 from lorat.shards.sample import PairSample, from_members
 from lorat.shards.tar import END_OF_ARCHIVE, unpack_members
 from lorat.shards.writer import INDEX_DTYPE, index_path
 
 _LOCAL = threading.local()
+_REMEDY = "see that it may be read, or build it again"
 _NEIGHBOURS = 16  # rows on each side that are asked for their keys
 
 
 def read_index(shard: Location) -> NDArray[np.void]:
-    """Read a shard's index: rows of `INDEX_DTYPE`, the end-of-archive frame last.
-
-    A `ShardCorrupt` if it is missing, cut, or its rows do not follow each other without a gap; a `UserError` if a store
-    does not answer.
+    """Read a shard's index: rows of `INDEX_DTYPE`, the end-of-archive frame last. A `ShardCorrupt` if it is missing,
+    cut, or its rows do not follow each other without a gap; a `UserError` if a store does not answer.
     """
     path = index_path(shard)
-    try:
+    with explain_reading(path, _REMEDY, ShardCorrupt):
         data = read_bytes(path)
-    except OSError as error:
-        raise _unreadable(path, error) from None
     if not data or len(data) % INDEX_DTYPE.itemsize:
         raise ShardCorrupt(f"{path}: {len(data)} bytes are no whole index; build it again")
     index = np.frombuffer(data, dtype=INDEX_DTYPE)
@@ -67,10 +64,8 @@ class ShardReader:
             if digest != receipt.index_sha256 or len(self) != receipt.rows:
                 raise ShardCorrupt(f"{index_path(path)}: not the index that the shard's receipt names; build it again")
         if isinstance(path, Path):
-            try:
+            with explain_reading(path, _REMEDY, ShardCorrupt):
                 self._file = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise _unreadable(path, error) from None
 
     def __len__(self) -> int:
         return len(self._index) - 1
@@ -116,10 +111,8 @@ class ShardReader:
         return self._receipt.first_pair + row + (left_out if step > 0 else 0)
 
     def read(self, row: int) -> PairSample:
-        """Read sample `row`; an `IndexError` if there is none.
-
-        Bytes that are not those that were written are a `ShardCorrupt`; a store that does not answer, or has the shard
-        no more, is a `UserError`.
+        """Read sample `row`; an `IndexError` if there is none. Bytes that are not those that were written are a
+        `ShardCorrupt`; a store that does not answer, or has the shard no more, is a `UserError`.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.path.name} has rows 0 … {len(self) - 1}, not {row}")
@@ -137,10 +130,8 @@ class ShardReader:
         return unpack_members(self.unpacked(row), "tar")
 
     def unpacked(self, row: int) -> bytes:
-        """Return the tar bytes of a row, or the archive's end for the row after the last.
-
-        A `ShardCorrupt` says what is wrong, not where; a `UserError` that a store does not answer or has the shard no
-        more.
+        """Return the tar bytes of a row, or the archive's end for the row after the last. A `ShardCorrupt` says what is
+        wrong, not where; a `UserError` that a store does not answer or has the shard no more.
         """
         offset, length, raw_length, digest = self._index[row].tolist()
         local = isinstance(self.path, Path)
@@ -164,9 +155,3 @@ class ShardReader:
         if len(raw) != raw_length:
             raise ShardCorrupt(f"{len(raw)} bytes instead of {raw_length}")
         return raw
-
-
-def _unreadable(path: Location, error: OSError) -> ShardCorrupt:
-    missing = isinstance(error, FileNotFoundError)
-    remedy = "build it again" if missing else "mend what the system names, or build it again"
-    return ShardCorrupt(f"{path}: cannot be read ({error.strerror}); {remedy}")

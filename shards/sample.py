@@ -132,9 +132,8 @@ def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
 
 
 def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
-    """Build a sample from its tar members, (name, payload) as `to_members` gives them.
-
-    A `ShardCorrupt` that begins with `where` if a member is missing or the JSON is not what this version reads.
+    """Build a sample from its tar members, (name, payload) as `to_members` gives them. A `ShardCorrupt` that begins
+    with `where` if a member is missing or the JSON is not what this version reads.
     """
     payloads = {name.partition(".")[2]: data for name, data in members}
     if payloads.keys() != _MEMBERS:

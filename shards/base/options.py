@@ -29,9 +29,8 @@ class Option:
 
 
 def option(default: Any = MISSING, *, help: str, **settings: Any) -> Any:
-    """Declare a dataclass field that is an option of every command that takes the dataclass.
-
-    Without a default the option must be given; `settings` are fields of `Option`.
+    """Declare a dataclass field that is an option of every command that takes the dataclass. Without a default the
+    option must be given; `settings` are fields of `Option`.
     """
     return field(default=default, metadata={"option": Option(help=help, **settings)})
 

@@ -41,21 +41,19 @@ _CLIENTS: dict[tuple[int, str, str], Any] = {}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 # Errors of a store's client that are no OSError. They can only be raised once their module is loaded, so none is
 # imported for this.
-_CLIENT_ERRORS = (
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("aiohttp", "ClientError"),
-    ("gcsfs.retry", "HttpError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-    ("azure.core.exceptions", "AzureError"),
-)
+_CLIENT_ERRORS = {
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "aiohttp": ("ClientError",),
+    "gcsfs.retry": ("HttpError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+}
 _LONGEST_REASON = 200
 
 
 def locate(text: str | Path) -> Location:
-    """Return the place that a text names: ``s3://bucket/folder``, or a path (``~`` is home).
-
-    A `UserError` for a URL that names nothing, or whose storage is unknown or not installed.
+    """Return the place that a text names: ``s3://bucket/folder``, or a path (``~`` is home). A `UserError` for a URL
+    that names nothing, or whose storage is unknown or not installed.
     """
     if isinstance(text, str) and text.startswith("file://"):
         return Path(text.removeprefix("file://"))
@@ -106,15 +104,14 @@ def _explain_store(place: UPath, done: str, remedy: str = "run again") -> Iterat
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    loaded = ((sys.modules.get(module), name) for module, name in _CLIENT_ERRORS)
-    return (OSError, *(getattr(module, name) for module, name in loaded if module))
+    loaded = ((sys.modules[module], names) for module, names in _CLIENT_ERRORS.items() if module in sys.modules)
+    return (OSError, *(getattr(module, name) for module, names in loaded for name in names))
 
 
 @contextmanager
 def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
-    """Turn what a local disk refuses inside the block into a `UserError` that says what to do.
-
-    With `writes_only` what cannot come from writing this file passes: there an error that names a file is another's.
+    """Turn what a local disk refuses inside the block into a `UserError` that says what to do. With `writes_only` what
+    cannot come from writing this file passes: there an error that names a file is another's.
     """
     try:
         yield
@@ -126,11 +123,14 @@ def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _explain_reading(place: Location, remedy: str = "see that it is there and may be read") -> Iterator[None]:
+def explain_reading(
+    place: Location, remedy: str = "see that it is there and may be read", kind: type[UserError] = UserError
+) -> Iterator[None]:
+    """Turn what cannot be read inside the block into an error of a kind, with a remedy."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{place}: cannot be read ({error.strerror}); {remedy}") from None
+        raise kind(f"{place}: cannot be read ({error.strerror or error}); {remedy}") from None
 
 
 @contextmanager
@@ -197,9 +197,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(place: Location) -> int:
-    """Delete the temporary files that killed processes of this machine left; return how many.
-
-    What was spooled for a place in a store lies in the machine's folder for temporary files.
+    """Delete the temporary files that killed processes of this machine left; return how many. What was spooled for a
+    place in a store lies in the machine's folder for temporary files.
     """
     folder = place if isinstance(place, Path) else Path(tempfile.gettempdir())
     removed = 0
@@ -233,7 +232,7 @@ def remove_file(place: Location) -> None:
 def file_size(place: Location) -> int | None:
     """Return a file's size in bytes, or None where there is no file; a `UserError` if refused."""
     if isinstance(place, Path):
-        with _explain_reading(place):
+        with explain_reading(place):
             return place.stat().st_size if place.is_file() else None
     with suppress(FileNotFoundError), _explain_store(place, "looked up"):
         info = _client(place).info(place.path)
@@ -242,12 +241,11 @@ def file_size(place: Location) -> int | None:
 
 
 def children(folder: Location) -> list[Location]:
-    """Return what lies directly in a folder, sorted by name; nothing where it is missing.
-
-    A `UserError` if a store does not answer, or a disk refuses.
+    """Return what lies directly in a folder, sorted by name; nothing where it is missing. A `UserError` if a store does
+    not answer, or a disk refuses.
     """
     if isinstance(folder, Path):
-        with _explain_reading(folder):
+        with explain_reading(folder):
             return sorted(folder.iterdir()) if folder.is_dir() else []
     with suppress(FileNotFoundError), _explain_store(folder, "listed"):
         found = _client(folder).ls(folder.path, detail=False)
@@ -258,7 +256,7 @@ def children(folder: Location) -> list[Location]:
 
 def file_digest(path: Path, remedy: str) -> str:
     """Return the SHA-256 of a local file; what cannot be read is a `UserError` with `remedy`."""
-    with _explain_reading(path, remedy), path.open("rb") as file:
+    with explain_reading(path, remedy), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -303,7 +301,7 @@ def write_json(place: Location, value: Any) -> None:
 
 def read_json(place: Location) -> Any:
     """Read a JSON file; a `UserError` if it is missing or is no JSON."""
-    with _explain_reading(place):
+    with explain_reading(place):
         data = read_bytes(place)
     try:
         return json.loads(data)

@@ -37,9 +37,8 @@ _POLL = 0.05  # seconds
 
 
 class ShardCache:
-    """Whole shards in a local folder, at most so many bytes; see the module.
-
-    Safe to use from several threads and processes. Picklable: the copy shares the folder.
+    """Whole shards in a local folder, at most so many bytes; see the module. Safe to use from several threads and
+    processes. Picklable: the copy shares the folder.
     """
 
     def __init__(self, options: CacheOptions) -> None:
@@ -192,9 +191,8 @@ class _CopyReader(ShardReader):
 
 
 def open_shard(manifest: Manifest, number: int, cache: ShardCache | None = None) -> ShardReader:
-    """Return a reader of shard `number` of a manifest, through a cache where one is given.
-
-    Errors as of `ShardReader`; a `UserError` too if the cache cannot hold the shard.
+    """Return a reader of shard `number` of a manifest, through a cache where one is given. Errors as of `ShardReader`;
+    a `UserError` too if the cache cannot hold the shard.
     """
     receipt = manifest.shards[number]
     place = manifest.folder / receipt.shard

@@ -143,9 +143,8 @@ def make_part(options: CacheOptions, entry: CacheEntry, need: int, drop_open: bo
 
 
 def _scan(folder: Path) -> tuple[list[tuple[CacheEntry, int]], int]:
-    """Return the shards and their bytes, least recently used first, and the bytes of all files.
-
-    The room's lock is held. Part files that no living process writes are deleted.
+    """Return the shards and their bytes, least recently used first, and the bytes of all files. The room's lock is
+    held. Part files that no living process writes are deleted.
     """
     sizes: Counter[str] = Counter()
     used: defaultdict[str, float] = defaultdict(float)

@@ -53,7 +53,6 @@ def jitter_window(
     box: ArrayLike, area_factor: float, size: int, rng: np.random.Generator, jitter: Jitter
 ) -> CropTransform | None:
     """Return the first accepted of `ATTEMPTS` windows of a square crop of side `size`, or None where all of them fail.
-
     The box is (4,) xyxy with positive size in frame pixels, the generator that of this pair.
     """
     nominal = crop_transform(box, area_factor, (size, size))

@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 import turbojpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import explain_reading
 
 _LOG = logging.getLogger("lorat")
 _OPENCV_READ = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -58,9 +59,8 @@ def _turbo() -> Any | None:
 
 
 def codec_name() -> str:
-    """Return the JPEG library's name and version, which decides the bytes of a shard.
-
-    ``libjpeg-turbo-2.1.5`` through TurboJPEG, ``opencv-4.10.0-libjpeg-turbo-3.0.3`` through OpenCV.
+    """Return the JPEG library's name and version, which decides the bytes of a shard. ``libjpeg-turbo-2.1.5`` through
+    TurboJPEG, ``opencv-4.10.0-libjpeg-turbo-3.0.3`` through OpenCV.
     """
     turbo = _turbo()
     if turbo is None:
@@ -81,9 +81,8 @@ class _LoadedFrom(ctypes.Structure):
 
 @functools.cache
 def _library_name(file: Path) -> str:
-    """Return the name of a TurboJPEG library: its version, or a hash where it carries none.
-
-    The interface has no call for the version, but the library holds it for its error messages.
+    """Return the name of a TurboJPEG library: its version, or a hash where it carries none. The interface has no call
+    for the version, but the library holds it for its error messages.
     """
     code = file.read_bytes()
     version = re.search(rb"libjpeg-turbo version (\d[\w.]*)", code)
@@ -105,9 +104,8 @@ def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
 
 
 def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
-    """Decode an image file's bytes to (H, W, 3) uint8 RGB; grey and CMYK become RGB.
-
-    An `ImageError` calls what is no image, or a damaged or truncated one, by its `name`.
+    """Decode an image file's bytes to (H, W, 3) uint8 RGB; grey and CMYK become RGB. An `ImageError` calls what is no
+    image, or a damaged or truncated one, by its `name`.
     """
     is_jpeg = data[:2] == b"\xff\xd8"
     turbo = _turbo()
@@ -129,26 +127,21 @@ def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as (H, W, 3) uint8 RGB; errors as of `decode`, or for a missing file."""
-    try:
+    with explain_reading(path, "restore the image", ImageError):
         data = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
     return decode(data, str(path))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from an image's header, reading as little as possible.
+    """Return (width, height) from the header of a JPEG, PNG or BMP, reading as little as possible.
 
     An `ImageError` if the file is missing, or its header is damaged or of another format.
     """
     try:
-        with Image.open(path, formats=("JPEG", "PNG", "BMP")) as image:
+        with (
+            explain_reading(path, "restore the image", ImageError),
+            Image.open(path, formats=("JPEG", "PNG", "BMP")) as image,
+        ):
             return image.size
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise ImageError(f"{path}: no readable JPEG, PNG or BMP header; replace the file") from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> ImageError:
-    return ImageError(f"{path}: cannot be read ({error.strerror or error}); restore the image")
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: {error}; replace the file") from None

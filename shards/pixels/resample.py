@@ -176,9 +176,8 @@ def sample_turned_crop(
 
 
 def turn_box(box: Box, angle: float) -> Box:
-    """Return the bounding box, (4,) xyxy, of an object turned by radians, as the ellipse that fills its box.
-
-    A turned rectangle's bounding box would be too large for most objects by up to 41 %.
+    """Return the bounding box, (4,) xyxy, of an object turned by radians, as the ellipse that fills its box. A turned
+    rectangle's bounding box would be too large for most objects by up to 41 %.
     """
     centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
     cos, sin = np.cos(angle) * half, np.sin(angle) * half

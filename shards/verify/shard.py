@@ -143,9 +143,8 @@ def _receipt_faults(job: ShardJob) -> Iterator[ShardFault]:
 
 
 def _read_index(shard: Path, job: ShardJob, whole: bool, faults: list[ShardFault]) -> NDArray[np.void]:
-    """Return the index to read the rows by (`INDEX_DTYPE`), empty if there is none; adds its faults.
-
-    Where the index is damaged and the shard is not, the shard's own frames tell the right index.
+    """Return the index to read the rows by (`INDEX_DTYPE`), empty if there is none; adds its faults. Where the index is
+    damaged and the shard is not, the shard's own frames tell the right index.
     """
     place, receipt, step = index_path(job.path), job.receipt, INDEX_DTYPE.itemsize
     try:
@@ -181,9 +180,8 @@ def _read_index(shard: Path, job: ShardJob, whole: bool, faults: list[ShardFault
 
 
 def walk_frames(shard: Path) -> NDArray[np.void]:
-    """Return the index that belongs to a local shard, rows of `INDEX_DTYPE`, from its zstd frames alone.
-
-    Meant for shards whose checksum fits; what is not a row of whole frames is a `ShardCorrupt`.
+    """Return the index that belongs to a local shard, rows of `INDEX_DTYPE`, from its zstd frames alone. Meant for
+    shards whose checksum fits; what is not a row of whole frames is a `ShardCorrupt`.
     """
     rows: list[tuple[int, int, int, int]] = []
     begin = 0

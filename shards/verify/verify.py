@@ -48,9 +48,8 @@ class SetAudit:
 
 
 def plan_audit(folder: Location, deep: bool = False) -> tuple[SetAudit, list[ShardJob]]:
-    """Check the manifest in `folder`; return what was found, and a job for each of its shards.
-
-    The folder is ``<shards>/<dataset>-<split>``, local or remote; `deep` jobs decode the images.
+    """Check the manifest in `folder`; return what was found, and a job for each of its shards. The folder is
+    ``<shards>/<dataset>-<split>``, local or remote; `deep` jobs decode the images.
     """
     place, faults = folder / MANIFEST, []
     try:

@@ -22,6 +22,13 @@ def make_sample() -> Callable[..., PairSample]:
     return _make_sample
 
 
+def flipped(data: bytes, bit: int) -> bytes:
+    """Return bytes of which one bit is another."""
+    damaged = bytearray(data)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
 def _make_sample(number: int, size: int = 500) -> PairSample:
     rng = np.random.default_rng(number)
     images = [

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lorat.shards.base.errors import ShardCorrupt
 from lorat.shards.tar import BLOCK, END_OF_ARCHIVE, pack_members, unpack_members
+from tests.shards.conftest import flipped
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=100)
 
@@ -25,10 +26,8 @@ def test_members_come_back_and_are_what_tarfile_reads(members):
 def test_every_flipped_bit_of_a_header_is_refused():
     raw = pack_members([("toy-train-000000001.json", b"{}"), ("a.search.jpg", b"x" * 700)])
     for bit in range(8 * BLOCK):
-        damaged = bytearray(raw)
-        damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(ShardCorrupt, match="here: "):
-            unpack_members(bytes(damaged), "here")
+            unpack_members(flipped(raw, bit), "here")
 
 
 @pytest.mark.parametrize("kept", [1, BLOCK - 1, BLOCK + 1, BLOCK + 600])

@@ -31,32 +31,22 @@ def samples(tiny_shards: Path) -> list[PairSample]:
     return [reader.read(row) for row in range(len(reader))]
 
 
-@pytest.fixture(scope="session")
-def members(samples: list[PairSample]) -> list[tuple[str, bytes]]:
-    return [member for sample in samples for member in to_members(sample)]
-
-
 def output(*command: str | Path) -> bytes:
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
-def test_zstd_finds_every_checksum_right(shard):
+def test_zstd_finds_every_checksum_right_and_counts_a_frame_a_sample_and_one_for_the_end(shard, samples):
     output("zstd", "-tq", shard)
-
-
-def test_zstd_counts_a_frame_a_sample_and_one_for_the_end(shard, samples):
     listed = output("zstd", "-lv", shard).decode()
     frames = [line for line in listed.splitlines() if "Frames" in line]
     assert str(len(samples) + 1) in frames[0]
 
 
-def test_tar_lists_and_unpacks_what_the_reader_reads(shard, members, tmp_path):
+def test_tar_and_pythons_tarfile_read_what_the_reader_reads(shard, samples, tmp_path):
+    members = [member for sample in samples for member in to_members(sample)]
     assert output("tar", "--zstd", "-tf", shard).decode().split() == [name for name, _ in members]
     output("tar", "--zstd", "-xf", shard, "-C", tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict(members)
-
-
-def test_pythons_tarfile_reads_what_zstd_gives_it(shard, members):
     raw = output("zstd", "-dcq", shard)
     with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as tar:
         found = [(info.name, tar.extractfile(info).read()) for info in tar]

@@ -1,8 +1,13 @@
 """Batches of the tiny variant, made up and compared, and an optimiser that notes gradients."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
+from lorat.shards.cache.cache import open_shard
+from lorat.shards.manifest import Manifest
+from lorat.shards.reader import read_index
 from lorat.train.data.batches import Batch
 
 TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
@@ -27,6 +32,22 @@ def assert_same(first: list[Batch], second: list[Batch]) -> None:
     there = joined(second)
     for name, tensor in joined(first).items():
         assert torch.equal(tensor, there[name]), name
+
+
+def damage(manifest: Manifest, shard: int, rows: Iterable[int]) -> dict[str, str]:
+    """Flip a bit of each row; return what errors must call it, by key."""
+    path = manifest.folder / manifest.shards[shard].shard
+    index, data = read_index(path), bytearray(path.read_bytes())
+    reader = open_shard(manifest, shard)
+    keys = [reader.read(row).key for row in rows]
+    reader.close()
+    names = {}
+    for row, key in zip(rows, keys, strict=True):
+        offset = int(index[row]["offset"])
+        data[offset + int(index[row]["length"]) // 2] ^= 4
+        names[key] = f"{path} row {row} ({key}) at byte {offset}: not the bytes that were written"
+    path.write_bytes(data)
+    return names
 
 
 def made_up_batch(seed: int = 1, empty: int = 4) -> Batch:

@@ -139,9 +139,8 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         raise UserError(f"{reader.path}: {what}; build this data set from more sequences or set data.negatives=0")
 
     def _background(self, reader: ShardReader, sample: PairSample, first: int, key: tuple[int, ...]) -> Image | None:
-        """Return the search image of the first sound row; None if it would show the object again.
-
-        Rows are of the pair's own shard, which is open: on a disk they are near each other.
+        """Return the search image of the first sound row; None if it would show the object again. Rows are of the
+        pair's own shard, which is open: on a disk they are near each other.
         """
         for number in range(_REPLACEMENTS):
             row = Draws("background", *key, number).below(len(reader)) if number else first
@@ -201,9 +200,8 @@ def _decode(sample: PairSample, role: str, reader: ShardReader, row: int) -> Ima
 def make_pair(
     stored: StoredPair, spec: CropSpec, config: AugmentConfig, rng: np.random.Generator, background: Image | None = None
 ) -> TrainingPair | None:
-    """Crop, augment and label one stored pair; None where no jittered window shows the object.
-
-    The object of the search crop is put before `background`, (h, w, 3) uint8, if there is one.
+    """Crop, augment and label one stored pair; None where no jittered window shows the object. The object of the search
+    crop is put before `background`, (h, w, 3) uint8, if there is one.
     """
     sample, size = stored.sample, spec.template_size
     jitter = Jitter(config.scale_jitter, config.translation_jitter)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,11 +30,13 @@ from lorat.shards.base.storage import (
     read_bytes,
     read_json,
     read_range,
+    remove_file,
     write_json,
 )
 from lorat.shards.manifest import load_manifest, load_receipt, receipt_path
 from lorat.shards.reader import ShardReader, read_index
 from lorat.shards.writer import index_path, write_shard
+from tests.shards.conftest import flipped
 
 NAME = "toy-train-00000.tar.zst"
 
@@ -98,20 +101,9 @@ def overwrite(place: Location, data: bytes) -> None:
 
     if isinstance(place, Path):
         place.write_bytes(data)
-        return
-
-    bucket, key = place.path.split("/", 1)
-    boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data)
-
-
-def delete(place: Location) -> None:
-    import boto3
-
-    if isinstance(place, Path):
-        place.unlink()
-        return
-    bucket, key = place.path.split("/", 1)
-    boto3.client("s3").delete_object(Bucket=bucket, Key=key)
+    else:
+        bucket, key = place.path.split("/", 1)
+        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data)
 
 
 def test_a_shard_has_the_same_bytes_in_a_store_as_on_disk(remote_shard, make_sample, tmp_path):
@@ -142,9 +134,7 @@ def test_every_kind_of_damage_in_a_store_is_named(remote_shard):
     reader = ShardReader(remote_shard)
     where = rf"{remote_shard} row 2( \(.*\))? at byte {start}"
     for bit in np.random.default_rng(0).integers(8 * length, size=20):
-        damaged = bytearray(whole)
-        damaged[start + bit // 8] ^= 1 << (bit % 8)
-        overwrite(remote_shard, bytes(damaged))
+        overwrite(remote_shard, flipped(whole, 8 * start + int(bit)))
         with pytest.raises(ShardCorrupt, match=f"{where}: not the bytes"):
             reader.read(2)
     for kept in (start + length - 1, start + 1, start, start - 1, 0):
@@ -152,11 +142,11 @@ def test_every_kind_of_damage_in_a_store_is_named(remote_shard):
         there = max(0, kept - start)
         with pytest.raises(ShardCorrupt, match=f"{where}: {there} of {length} bytes are there"):
             reader.read(2)
-    delete(remote_shard)
+    remove_file(remote_shard)
     with pytest.raises(UserError, match=f"{remote_shard}: the shard is missing; build") as gone:
         reader.read(2)
     assert not isinstance(gone.value, ShardCorrupt)  # that would be skipped as a damaged row
-    delete(index_path(remote_shard))
+    remove_file(index_path(remote_shard))
     with pytest.raises(ShardCorrupt, match=r"toy-train-00000\.idx: cannot be read \(No such"):
         ShardReader(remote_shard)
 
@@ -189,7 +179,7 @@ def test_a_receipt_counts_only_with_its_whole_shard_at_this_moment(any_set):
         children(any_set)  # a listing that could be remembered
         overwrite(place, whole[: len(whole) // 2])
         assert not counts()
-        delete(place)
+        remove_file(place)
         assert not counts()
         overwrite(place, whole)
         assert counts()
@@ -272,8 +262,7 @@ def test_a_server_that_dies_is_one_line_and_no_missing_shard(own_s3, tiny_shards
         with pytest.raises(UserError) as gone:
             call()
         assert not isinstance(gone.value, ShardCorrupt)
-        assert own_s3.url in gone.value.message
-        assert "\n" not in gone.value.message
+        assert own_s3.url in gone.value.message and "\n" not in gone.value.message
 
 
 def test_a_server_that_answers_with_errors_is_one_line(s3, broken_server):
@@ -311,18 +300,9 @@ def _read_row(job):
 
 def test_threads_share_a_client(remote_shard, make_sample):
     reader = ShardReader(remote_shard)
-    read = {}
-
-    def work(row: int) -> None:
-        read[row] = reader.read(row)
-
     before = len(storage._CLIENTS)
-    threads = [threading.Thread(target=work, args=(row,)) for row in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert read == {row: make_sample(row) for row in range(6)}
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(reader.read, range(6))) == [make_sample(row) for row in range(6)]
     assert len(storage._CLIENTS) == before
 
 

@@ -32,6 +32,16 @@ def one_line(error: UserError, *parts: object) -> None:
         assert str(part) in error.message
 
 
+def start(code: str, place: object, **environment: str) -> subprocess.Popen:
+    """Start an interpreter that writes to a place, and wait until it says that it is there."""
+    begin = "import sys, time\nfrom lorat.shards.base.storage import atomic_file, locate\nplace = locate(sys.argv[1])\n"
+    command = [sys.executable, "-c", begin + code, str(place)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"here\n"
+    return writer
+
+
 def test_paths_and_urls_are_told_apart(tmp_path):
     assert locate("data/shards") == Path("data/shards")
     assert locate("~/x") == Path.home() / "x"
@@ -170,17 +180,8 @@ def test_what_a_killed_process_leaves_is_found_and_what_a_living_one_writes_stay
     monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))  # where a store's files wait
     place = tmp_path / "file" if where == "disk" else locate("memory://killed/file")
     folder = tmp_path if where == "disk" else place.parent
-    code = (
-        "import sys, time\n"
-        "from lorat.shards.base.storage import atomic_file, locate\n"
-        "with atomic_file(locate(sys.argv[1])) as file:\n"
-        "    file.write(b'x' * 100000); print('here', flush=True); time.sleep(60)"
-    )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-c", code, str(place)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == b"here\n"
+    code = "with atomic_file(place) as f: f.write(b'x' * 100000); print('here', flush=True); time.sleep(60)"
+    writer = start(code, place, TMPDIR=str(tmp_path))
     assert remove_leftovers(folder) == 0
     writer.send_signal(signal.SIGKILL)
     writer.wait()
@@ -219,20 +220,14 @@ def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
 def test_a_killed_writer_never_leaves_half_a_file(tmp_path):
     """Killed at random moments while it writes the same file again and again."""
     code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from lorat.shards.base.storage import atomic_file\n"
         "print('here', flush=True)\n"
         "for i in range(10**6):\n"
-        "    with atomic_file(Path(sys.argv[1])) as file:\n"
+        "    with atomic_file(place) as file:\n"
         "        [file.write(bytes([i % 256]) * 5000) for _ in range(40)]"
     )
     path = tmp_path / "file"
     for wait in (0.0, 0.01, 0.03, 0.05):
-        command = [sys.executable, "-c", code, str(path)]
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        writer.stdout.readline()
+        writer = start(code, path)
         time.sleep(wait)
         writer.kill()
         writer.wait()

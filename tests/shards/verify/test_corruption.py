@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.cache.cache import CacheOptions, ShardCache, open_shard
+from lorat.shards.cache.cache import open_shard
 from lorat.shards.manifest import Manifest, load_manifest, load_receipt, receipt_path
 from lorat.shards.reader import ShardReader, read_index
 from lorat.shards.sample import PairSample
 from lorat.shards.verify.shard import ShardJob, audit_shard
 from lorat.shards.writer import INDEX_DTYPE, index_path, write_shard
+from tests.shards.conftest import flipped
 
 SHARD = 1
 STEP = INDEX_DTYPE.itemsize
@@ -45,12 +46,6 @@ def rows_of(manifest: Manifest) -> list[PairSample]:
     samples = [reader.read(row) for row in range(len(reader))]
     reader.close()
     return samples
-
-
-def flip(data: bytes, bit: int) -> bytes:
-    damaged = bytearray(data)
-    damaged[bit // 8] ^= 1 << (bit % 8)
-    return bytes(damaged)
 
 
 def failing_rows(manifest: Manifest, sound: list[PairSample], rows: list[int]) -> dict[int, str]:
@@ -79,7 +74,7 @@ def test_hundreds_of_flipped_bits_each_spoil_one_row_and_name_it(folder, sound):
     path = folder / manifest.shards[SHARD].shard
     whole, index = path.read_bytes(), read_index(path)
     for bit in RNG.choice(8 * len(whole), size=600, replace=False).tolist():
-        path.write_bytes(flip(whole, bit))
+        path.write_bytes(flipped(whole, bit))
         row = row_at(index, bit // 8)
         beside = [r for r in (row - 1, row, row + 1) if 0 <= r < len(sound)]
         failed = failing_rows(manifest, sound, beside)
@@ -100,7 +95,7 @@ def test_every_bit_of_a_frame_header_and_of_its_checksum_counts(folder, sound):
     header = zstandard.frame_header_size(whole[begin : begin + 18]) + 3  # and the block's
     places = [*range(begin, begin + header), *range(begin + length - 4, begin + length)]
     for bit in (8 * place + b for place in places for b in range(8)):
-        path.write_bytes(flip(whole, bit))
+        path.write_bytes(flipped(whole, bit))
         failed = failing_rows(manifest, sound, [row])
         assert is_named(failed[row], path, row, sound[row], begin)
 
@@ -122,21 +117,12 @@ def test_every_truncation_spoils_the_rows_it_takes_and_no_other(folder, sound):
     assert "end of the archive" in fault.what
 
 
-def test_every_bit_of_an_index_counts(folder):
+def test_every_bit_of_an_index_and_its_length_counts(folder):
     manifest = load_manifest(folder)
     path = index_path(folder / manifest.shards[SHARD].shard)
     whole = path.read_bytes()
-    for bit in range(8 * len(whole)):
-        path.write_bytes(flip(whole, bit))
-        with pytest.raises(ShardCorrupt, match=re.escape(str(path))):
-            open_shard(manifest, SHARD)
-
-
-def test_an_index_of_another_length_is_refused(folder):
-    manifest = load_manifest(folder)
-    path = index_path(folder / manifest.shards[SHARD].shard)
-    whole = path.read_bytes()
-    for data in [whole[:n] for n in range(len(whole))] + [whole + whole[:STEP], whole + b"\0"]:
+    wrong, cut = (flipped(whole, bit) for bit in range(8 * len(whole))), (whole[:n] for n in range(len(whole)))
+    for data in [*wrong, *cut, whole + whole[:STEP], whole + b"\0"]:
         path.write_bytes(data)
         with pytest.raises(ShardCorrupt, match=re.escape(str(path))):
             open_shard(manifest, SHARD)
@@ -146,7 +132,7 @@ def test_without_a_receipt_too_no_bit_of_an_index_leads_to_a_wrong_sample(folder
     path = folder / load_manifest(folder).shards[SHARD].shard
     whole = index_path(path).read_bytes()
     for bit in range(8 * (len(whole) - STEP)):
-        index_path(path).write_bytes(flip(whole, bit))
+        index_path(path).write_bytes(flipped(whole, bit))
         row, byte = divmod(bit // 8, STEP)
         try:
             reader = ShardReader(path)
@@ -168,7 +154,7 @@ def test_every_bit_of_a_receipt_that_a_build_or_a_reader_relies_on_counts(folder
     whole = path.read_bytes()
     notes = {"bad": (), "jitter_draws": 0, "jitter_outside": 0, "sha256": ""}
     for bit in range(8 * len(whole)):
-        path.write_bytes(flip(whole, bit))
+        path.write_bytes(flipped(whole, bit))
         found = load_receipt(folder, receipt.shard, receipt.config)
         if found is None or found.pairs != receipt.pairs:  # what a build asks, too
             continue
@@ -186,7 +172,7 @@ def test_every_bit_of_a_manifest_that_a_reader_relies_on_counts(folder):
     whole = path.read_bytes()
     told = re.compile(rf"{re.escape(str(folder))}/.*manifest\.json: ", re.DOTALL)
     for bit in range(8 * len(whole)):
-        path.write_bytes(flip(whole, bit))
+        path.write_bytes(flipped(whole, bit))
         try:
             found = load_manifest(folder)
         except UserError as error:
@@ -201,17 +187,6 @@ def test_every_bit_of_a_manifest_that_a_reader_relies_on_counts(folder):
                     open_shard(found, number)
 
 
-@pytest.mark.parametrize("part", ["shard", "index"])
-def test_a_flipped_bit_on_the_way_into_a_cache_is_found_before_use(folder, tmp_path, part):
-    manifest = load_manifest(folder)
-    cache = ShardCache(CacheOptions(tmp_path / "cache", 10**8))
-    shard = folder / manifest.shards[SHARD].shard
-    path = shard if part == "shard" else index_path(shard)
-    path.write_bytes(flip(path.read_bytes(), 8 * 100 + 3))
-    with pytest.raises(ShardCorrupt, match=re.escape(str(shard))):
-        open_shard(manifest, SHARD, cache)
-
-
 def test_a_damaged_row_between_pairs_that_were_left_out_is_named_by_a_range(make_sample, tmp_path):
     path = tmp_path / "toy-train-00000.tar.zst"
     write_shard(path, [make_sample(n) for n in (3, 4, 8, 9)])
@@ -220,7 +195,7 @@ def test_a_damaged_row_between_pairs_that_were_left_out_is_named_by_a_range(make
     def name(*rows: int) -> str:
         damaged = whole
         for row in rows:
-            damaged = flip(damaged, 8 * (int(index[row]["offset"]) + 20))
+            damaged = flipped(damaged, 8 * (int(index[row]["offset"]) + 20))
         path.write_bytes(damaged)
         with pytest.raises(ShardCorrupt) as error:
             ShardReader(path).read(rows[0])

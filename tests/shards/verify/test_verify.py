@@ -16,40 +16,22 @@ from lorat.shards.base.storage import write_json
 from lorat.shards.manifest import Manifest, Receipt, receipt_path, shard_name
 from lorat.shards.pixels.jpeg import encode
 from lorat.shards.reader import read_index
-from lorat.shards.sample import PairSample, StoredImage, sample_key
+from lorat.shards.sample import PairSample, sample_key
 from lorat.shards.verify.shard import ShardFault, audit_shard, walk_frames
 from lorat.shards.verify.verify import plan_audit
 from lorat.shards.writer import index_path, write_shard
+from tests.shards.conftest import _make_sample, flipped
 
 STEP = 24  # bytes of an index row
 RNG = np.random.default_rng(7)
-SEARCH = encode(RNG.integers(0, 256, (36, 48, 3), dtype=np.uint8), 60)
-TEMPLATE = encode(RNG.integers(0, 256, (16, 20, 3), dtype=np.uint8), 60)
+SEARCH, TEMPLATE = (encode(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8), 60) for side in (64, 32))
 FEW = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def sample(pair: int) -> PairSample:
-    def image(size: tuple[int, int], jpeg: bytes) -> StoredImage:
-        return StoredImage(
-            frame=pair % 90,
-            box=(20.5, 30.0, 60.5, 52.25),
-            frame_size=(320, 240),
-            mean=(101.25, 99.5, 80.0),
-            origin=(10, 20),
-            window=(106, 92),
-            size=size,
-            jpeg=jpeg,
-        )
-
-    return PairSample(
-        key=sample_key("toy", "train", pair),
-        dataset="toy",
-        split="train",
-        sequence=f"airplane-{pair % 3}",
-        track=0,
-        template=image((20, 16), TEMPLATE),
-        search=image((48, 36), SEARCH),
-    )
+    plain = _make_sample(pair)
+    images = replace(plain.template, jpeg=TEMPLATE), replace(plain.search, jpeg=SEARCH)
+    return replace(plain, template=images[0], search=images[1])
 
 
 def write_set(folder: Path, shards: list[tuple[int, list[PairSample]]]) -> Path:
@@ -90,9 +72,7 @@ def audit(folder: Path, deep: bool = False) -> list[ShardFault]:
 
 
 def flip(path: Path, bit: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
+    path.write_bytes(flipped(path.read_bytes(), bit))
 
 
 def damaged(folder: Path, name: str, change: Callable[[Path], None]) -> list[ShardFault]:
@@ -226,20 +206,20 @@ def test_an_index_entry_far_outside_the_file_does_no_harm(folder, offset):
     assert any(f.row == 4 and "past the end" in f.what for f in found)
 
 
-@pytest.mark.parametrize("name", ["toy-train-00001.tar.zst", "toy-train-00001.receipt.json"])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    faults = audit(folder)
-    assert [f.file for f in faults] == [str(folder / name)]
-    assert faults[0].shard == str(folder / "toy-train-00001.tar.zst")
-
-
-def test_bytes_after_the_end_are_named(folder):
-    shard = folder / shard_name("toy", "train", 0)
-    size = shard.stat().st_size
-    with shard.open("ab") as file:
+def test_missing_files_and_bytes_after_the_end_are_named(folder):
+    first, second = (folder / shard_name("toy", "train", number) for number in (0, 1))
+    size = first.stat().st_size
+    with first.open("ab") as file:
         file.write(b"more")
-    assert [(f.offset, f.what) for f in audit(folder)] == [(size, "4 bytes follow the last that was written")]
+    second.unlink()
+    receipt = receipt_path(folder, second.name)
+    receipt.unlink()
+    named = [(f.file, f.shard, f.offset, f.what) for f in audit(folder)]
+    assert named == [
+        (str(first), str(first), size, "4 bytes follow the last that was written"),
+        (str(receipt), str(second), None, named[1][3]),
+        (str(second), str(second), None, "is missing"),
+    ]
 
 
 def test_a_shard_of_another_build_is_named(folder, tmp_path):
@@ -276,14 +256,14 @@ def test_a_manifest_whose_shards_do_not_follow_each_other_is_named(folder):
         ("box", (200.0, 30.0, 260.0, 52.0), "outside the stored window"),
         ("frame", -1, "search.frame"),
         ("frame", 1.5, "search.frame"),
-        ("frame_size", (0, 240), "frame_size"),
-        ("frame_size", (100, 240), "past the frame's width"),
+        ("frame_size", (0, 96), "frame_size"),
+        ("frame_size", (60, 96), "past the frame's width"),
         ("mean", (101.0, 300.0, 80.0), "mean"),
         ("origin", (-1, 20), "origin"),
-        ("origin", (106, 20), "no width"),
-        ("window", (106, 92, 3), "window"),
+        ("origin", (64, 1), "no width"),
+        ("window", (64, 65, 3), "window"),
         ("size", (48, 0), "size"),
-        ("size", (97, 36), "more than the window's"),
+        ("size", (65, 36), "more than the window's"),
     ],
 )
 def test_a_sample_whose_json_makes_no_sense_is_named(tmp_path, field, value, says):
@@ -309,7 +289,7 @@ def test_a_sample_of_another_data_set_is_named(tmp_path):
     assert [f.what for f in audit(folder)] == ["JSON names the data set toy-val"]
 
 
-@pytest.mark.parametrize(("jpeg", "says"), [(SEARCH[:-40], "does not decode"), (TEMPLATE, "is 20x16")])
+@pytest.mark.parametrize(("jpeg", "says"), [(SEARCH[:-40], "does not decode"), (TEMPLATE, "is 32x32")])
 def test_images_that_are_not_what_the_json_says_are_found_by_decoding(tmp_path, jpeg, says):
     bad = replace(sample(0), search=replace(sample(0).search, jpeg=jpeg))
     folder = write_set(tmp_path / "toy-train", [(2, [bad, sample(1)])])

@@ -43,11 +43,8 @@ def test_boxes_flip_with_their_images(pair):
 
 def test_template_and_search_flip_independently(pair):
     config = OFF.model_copy(update={"flip": 0.5})
-    seen = set()
-    for seed in range(40):
-        _, boxes = augment_pair(*pair, np.random.default_rng(seed), config)
-        seen.add((boxes[0][0] == 4, boxes[1][0] == 30))
-    assert len(seen) == 4
+    drawn = [augment_pair(*pair, np.random.default_rng(seed), config)[1] for seed in range(40)]
+    assert len({(boxes[0][0] == 4, boxes[1][0] == 30) for boxes in drawn}) == 4
 
 
 def test_the_same_generator_gives_the_same_pair_and_inputs_stay_as_they_are(pair):
@@ -55,10 +52,8 @@ def test_the_same_generator_gives_the_same_pair_and_inputs_stay_as_they_are(pair
     copies = [image.copy() for image in pair[0]]
     first, _ = augment_pair(*pair, np.random.default_rng(5), config)
     again, _ = augment_pair(*pair, np.random.default_rng(5), config)
-    for a, b in zip(first, again, strict=True):
+    for a, b in zip((*first, *pair[0]), (*again, *copies), strict=True):
         np.testing.assert_array_equal(a, b)
-    for image, copy in zip(pair[0], copies, strict=True):
-        np.testing.assert_array_equal(image, copy)
 
 
 def test_exactly_one_of_grey_solarise_and_blur_is_drawn_and_shared(pair):
@@ -118,19 +113,13 @@ def test_colours_are_those_of_the_formula_in_double_precision():
     different = 0
     for seed in range(30):
         crop = cv2.resize(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), (64, 64))
+        before = crop.copy()
         got = _jitter_colours(crop, np.random.default_rng(seed), 0.4)
+        np.testing.assert_array_equal(crop, before)
         expected = exact_colours(crop, seed, 0.4)
         assert np.abs(got - expected).max() <= 1
         different += np.count_nonzero(got != expected)
     assert different < 1e-3 * 30 * 64 * 64 * 3  # whole numbers that rounding puts just below
-
-
-def test_the_crop_given_is_not_changed():
-    crop = np.random.default_rng(4).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    before = crop.copy()
-    for seed in range(6):
-        _jitter_colours(crop, np.random.default_rng(seed), 0.4)
-    np.testing.assert_array_equal(crop, before)
 
 
 BOX = np.array([20.0, 24.0, 44.0, 40.0])
@@ -145,7 +134,9 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_object_keeps_its_place_before_the_other_image(seed):
     crop, other = scene()
-    mixed = swap_background(crop, BOX, other, np.random.default_rng(seed))
+    mixed, again = (swap_background(crop, BOX, other, np.random.default_rng(seed)) for _ in range(2))
+    np.testing.assert_array_equal(mixed, again)
+    np.testing.assert_array_equal(crop, scene()[0])
     assert mixed.shape == crop.shape and mixed.dtype == np.uint8
     np.testing.assert_array_equal(mixed[30:34, 28:36], crop[30:34, 28:36])
     changed = (mixed == 200).all(axis=-1).mean()
@@ -164,10 +155,3 @@ def test_a_box_cut_by_the_crop_keeps_its_visible_part():
     crop = np.full((64, 64, 3), 30, dtype=np.uint8)
     mixed = swap_background(crop, np.array([-20.0, -20.0, 12.0, 12.0]), scene()[1], np.random.default_rng(1))
     np.testing.assert_array_equal(mixed[:4, :4], crop[:4, :4])
-
-
-def test_the_same_generator_gives_the_same_background():
-    crop, other = scene()
-    first, second = (swap_background(crop, BOX, other, np.random.default_rng(3)) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    assert (crop[24:40, 20:44] == (250, 10, 10)).all()

@@ -1,9 +1,7 @@
 """Damaged samples end a training or are replaced: counted, named, the same however it is sliced."""
 
-import hashlib
 import shutil
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,30 +12,13 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.cache.cache import CacheOptions, open_shard
 from lorat.shards.manifest import Manifest, load_manifest
 from lorat.shards.pixels.jpeg import encode
-from lorat.shards.reader import read_index
 from lorat.shards.writer import index_path, write_shard
 from lorat.train.data.batches import make_loader
 from lorat.train.data.places import Source
-from tests.train.batches import TENSORS, assert_same, damaged_in, joined, keys_of
+from tests.train.batches import TENSORS, assert_same, damage, damaged_in, joined, keys_of
 from tests.train.conftest import command_line, log_of, refused, train, two_processes
 
 STEPS = 9
-
-
-def damage(manifest: Manifest, shard: int, rows: Iterable[int]) -> dict[str, str]:
-    """Flip a bit of each row; return what errors must call it, by key."""
-    path = manifest.folder / manifest.shards[shard].shard
-    index, data = read_index(path), bytearray(path.read_bytes())
-    reader = open_shard(manifest, shard)
-    keys = [reader.read(row).key for row in rows]
-    reader.close()
-    names = {}
-    for row, key in zip(rows, keys, strict=True):
-        offset = int(index[row]["offset"])
-        data[offset + int(index[row]["length"]) // 2] ^= 4
-        names[key] = f"{path} row {row} ({key}) at byte {offset}: not the bytes that were written"
-    path.write_bytes(data)
-    return names
 
 
 @pytest.fixture
@@ -143,12 +124,7 @@ def with_sample(manifest: Manifest, jpeg: bytes) -> tuple[Manifest, str]:
     samples[5] = replace(samples[5], search=replace(samples[5].search, jpeg=jpeg))
     path = manifest.folder / manifest.shards[0].shard
     summary = write_shard(path, samples)
-    receipt = replace(
-        manifest.shards[0],
-        bytes=summary.bytes,
-        sha256=summary.sha256,
-        index_sha256=hashlib.sha256(index_path(path).read_bytes()).hexdigest(),
-    )
+    receipt = replace(manifest.shards[0], **asdict(summary))
     return replace(manifest, shards=(receipt, *manifest.shards[1:])), samples[5].key
 
 

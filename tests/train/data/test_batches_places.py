@@ -66,17 +66,6 @@ def test_ranks_together_read_the_order_from_any_step_on(source, data):
     assert together == whole[first * run.batch_size :]
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_over_a_run_no_pair_comes_twice_before_every_pair_came_once(source, data):
-    run, _ = data.draw(runs(source))
-    places = [place for step in Steps(run, 0, 0, 1) for place in step]
-    for number, pool in enumerate(POOLS):
-        mine = [(p.shard, p.row) for p in places if p.dataset == number]
-        for at in range(0, len(mine), pool.rows):
-            assert len(set(mine[at : at + pool.rows])) == len(mine[at : at + pool.rows])
-
-
 class Recorder:
     """A cache that notes what it is asked for."""
 
