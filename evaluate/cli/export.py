@@ -73,18 +73,31 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
     ):
         if given is not None and not meant:
             raise UserError(f"--{name}: has no meaning for --{form}; leave it out")
-    weights = settings.file()
+    weights, force = settings.file(), settings.force_backbone
     out = options.out or _default_out(weights, _GRAPHS.get(form, f"-{form}.safetensors"))
+    # torch and timm take seconds to import: help and mistakes need not wait for them.
     if form in _GRAPHS:
         from lorat.train.network.deploy.graphs import check_target, export_graphs
 
         check_target(out, _GRAPHS[form], overwrite=options.overwrite)
         what, files = "graph", export_graphs(out, *settings.load_network())
     else:
-        _export_weights(form, settings, out, options)
+        import torch
+
+        from lorat.train.network.reading import read_weights
+        from lorat.train.network.trained import export_merged, export_published
+        from lorat.train.network.weights.containers import check_writable
+
+        check_writable(out, options.overwrite)
+        file = read_weights(weights, settings.variant_config(), force_backbone=force)
+        if form == "published":
+            export_published(file, out, scalars=options.scalars is not False)
+        else:
+            dtype = getattr(torch, options.dtype or "float32")
+            export_merged(file, out, dtype, backbone=settings.backbone, force_backbone=force)
         what, files = "weights", [out]
-    for file in files:
-        say(f"{what}: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    for path in files:
+        say(f"{what}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def _default_out(weights: Path, ending: str) -> Path:
@@ -93,21 +106,3 @@ def _default_out(weights: Path, ending: str) -> Path:
     if checkpoint.parent.name == "checkpoints":
         return checkpoint.parents[1] / "export" / f"{checkpoint.name}{ending}"
     return weights.with_name(f"{weights.stem}{ending}")
-
-
-def _export_weights(form: str, settings: WeightsSettings, out: Path, options: ExportOptions) -> None:
-    # torch and timm take seconds to import: help and mistakes need not wait for them.
-    import torch
-
-    from lorat.train.network.reading import read_weights
-    from lorat.train.network.trained import export_merged, export_published
-    from lorat.train.network.weights.containers import check_writable
-
-    check_writable(out, options.overwrite)
-    force = settings.force_backbone
-    file = read_weights(settings.file(), settings.variant_config(), force_backbone=force)
-    if form == "published":
-        export_published(file, out, scalars=options.scalars is not False)
-    else:
-        dtype = getattr(torch, options.dtype or "float32")
-        export_merged(file, out, dtype, backbone=settings.backbone, force_backbone=force)

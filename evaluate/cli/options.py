@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorat.evaluate.measure.ope import ConventionName
+from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.evaluate.track.testsets import TestSet
 from lorat.shards.base.errors import UserError, nearest
 from lorat.shards.base.options import option
@@ -38,3 +39,10 @@ class OutputOptions(ScoringOptions):
             raise UserError("--video and --no-video: give one of them")
         if self.video not in (known := {clip.name for item in sets for clip in item.clips}):
             raise UserError(f"--video {self.video}: none of the sequences that are tracked{nearest(self.video, known)}")
+
+
+def evaluation_folder(run: Path | None, folder: Path | None, name: str) -> Path:
+    """Return an evaluation's folder: the one that the option `name` gives, or that of a run's last checkpoint."""
+    if run is not None and folder is not None:
+        raise UserError(f"--run and {name}: give one of them")
+    return folder or default_out(run_weights(run))

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorat.evaluate.cli.options import ScoringOptions
+from lorat.evaluate.cli.options import ScoringOptions, evaluation_folder
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.measure.scores import Entry, dataset_scores
 from lorat.evaluate.results.files import has_result
 from lorat.evaluate.results.foreign import read_foreign
 from lorat.evaluate.track.folder import read_identity, result_folder, unfinished
-from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.sources import TreeOptions, split_names
@@ -32,27 +31,19 @@ class ReportOptions(ScoringOptions):
 
     run: Path | None = option(None, kind="folder", help="A run folder; its last checkpoint's evaluation.")
     out: Path | None = option(None, kind="folder", help="An evaluation's folder, instead of a run.")
-    datasets: str | None = option(
-        None, metavar="NAMES", help="Test sets with commas between.  [default: all that have results]"
-    )
+    datasets: str | None = option(None, metavar="NAMES", help="Names with commas between.  [default: all with results]")
     results: tuple[str, ...] = option(
         (), metavar="LABEL=DIR", help="Another tracker's results, in any layout that lorat-eval score reads."
     )
     worst: int = option(5, least=0, help="Sequences shown as pictures, a set.")
     html: Path | None = option(None, kind="file", help="File to write.  [default: report.html in --out]")
 
-    def home(self) -> Path:
-        """Return the evaluation's folder."""
-        if self.run is not None and self.out is not None:
-            raise UserError("--run and --out: give one of them")
-        return self.out or default_out(run_weights(self.run))
-
     def rivals(self) -> dict[str, Path]:
         """Return what other trackers are called, and where their results are."""
         folders: dict[str, Path] = {}
         for text in self.results:
-            label, equals, folder = text.partition("=")
-            if not (label and equals and folder):
+            label, _, folder = text.partition("=")
+            if not (label and folder):
                 raise UserError(f"--results {text}: write LABEL=DIR")
             if label in folders:
                 raise UserError(f"--results {label}: given twice; use two labels")
@@ -75,11 +66,13 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     Exit status: 0 done; 1 sequences have no result, and the page says so; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    out = options.home()
-    identity = read_identity(out)
-    if identity is None:
+    out = evaluation_folder(options.run, options.out, "--out")
+    if (identity := read_identity(out)) is None:
         raise UserError(f"{out}: no evaluation there (tracker.json); run lorat-eval first")
-    sets = _sets(options, trees, out)
+    there = sorted(path.name for path in (out / "results").glob("*") if path.is_dir())
+    if not (names := split_names(options.datasets) or there):
+        raise UserError(f"{out}: holds no results; run lorat-eval first")
+    sets = [replace(item, runs=_runs(item, out)) for item in choose_test_sets(names, (), trees)]
     # torch and matplotlib take seconds to import: help and mistakes need not wait for them.
     from lorat.evaluate.cli.publish import PAGE, summarise
     from lorat.evaluate.report.page import write_page
@@ -102,15 +95,6 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     click.get_current_context().exit(1 if failed else 0)
 
 
-def _sets(options: ReportOptions, trees: TreeOptions, out: Path) -> list[TestSet]:
-    """Return the test sets that have results, as often as they were tracked."""
-    there = sorted(path.name for path in (out / "results").glob("*") if path.is_dir())
-    names = split_names(options.datasets) or there
-    if not names:
-        raise UserError(f"{out}: holds no results; run lorat-eval first")
-    return [replace(item, runs=_runs(item, out)) for item in choose_test_sets(names, (), trees)]
-
-
 def _runs(item: TestSet, out: Path) -> int:
     """Return how many runs hold every sequence that the first one holds."""
 
@@ -123,10 +107,7 @@ def _runs(item: TestSet, out: Path) -> int:
 
 
 def _add_rival(label: str, folder: Path, summary: "Summary", convention: ConventionName) -> Iterator[str]:
-    """Put another tracker's scores beside ours and say what they lack.
-
-    A `UserError` if its folder holds no result of any of the test sets.
-    """
+    """Put another tracker's scores beside ours and say what they lack."""
     found, refused = False, "no result of any test set"
     for entries in summary.scored:
         mine, name = entries[0].scores, entries[0].scores.name
@@ -144,10 +125,8 @@ def _add_rival(label: str, folder: Path, summary: "Summary", convention: Convent
             few, most = len(theirs.sequences), len(mine.sequences)
             results = summary.results[name]
             if few < most and (ours := dataset_scores(shared, results, convention)):
-                yield (
-                    f"{name}: {label} has results of {few} of {most} sequences; over these "
-                    f"its AUC is {100 * theirs.curves.auc:.1f} and ours {100 * ours.curves.auc:.1f}"
-                )
+                aucs = f"its AUC is {100 * theirs.curves.auc:.1f} and ours {100 * ours.curves.auc:.1f}"
+                yield f"{name}: {label} has results of {few} of {most} sequences; over these {aucs}"
         yield from (f"{name}: {label}: {note}" for note in foreign.notes)
     if not found:
         raise UserError(f"--results {label}={folder}: {refused}")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from lorat.evaluate.cli.options import evaluation_folder
 from lorat.evaluate.results.files import folders_in, list_results, read_results, run_folders
 from lorat.evaluate.results.write import ExportLayout, ResultSet, layout_files, write_files
-from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.evaluate.track.testsets import choose_test_sets
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.registry import parse_name
@@ -24,12 +24,10 @@ class Export:
 
     layout: ExportLayout = option(help="Layout to write.")
     out: Path = option(kind="folder", help="Folder to write into.")
-    run: Path | None = option(
-        None, kind="folder", help="A run folder; the results of its last checkpoint are exported."
-    )
+    run: Path | None = option(None, kind="folder", help="A run folder; its last checkpoint's results are exported.")
     results: Path | None = option(None, kind="folder", help="An evaluation's folder, instead of a run.")
     datasets: str | None = option(
-        None, metavar="NAMES", help="Test sets with commas between: lasot,got10k-val; all that have results by default."
+        None, metavar="NAMES", help="Test sets, as lasot,got10k-val; all with results by default."
     )
     label: str = option("LoRAT", help="What folders call the tracker.")
     overwrite: bool = option(False, help="Replace files that are there with other content.")
@@ -37,8 +35,6 @@ class Export:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", self.label):
             raise UserError(f"--label '{self.label}': is a folder's name; use letters, digits, _ . + and - only")
-        if self.run is not None and self.results is not None:
-            raise UserError("--run and --results: give one of them")
 
 
 @click.command("export-results", cls=Command)
@@ -51,8 +47,7 @@ def export_results_command(export: Export, trees: TreeOptions) -> None:
     lorat-eval export-results --layout pytracking --run runs/B-224-standard --out exported
     lorat-eval export-results --layout otb --datasets lasot --label LoRAT-B-224 --out exported
 
-    Exit status: 0 done; 1 sequences of the tree have no result, the others are written; 2 wrong
-    input.
+    Exit status: 0 done; 1 sequences of the tree have no result, the others are written; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     folders = _chosen(export)
@@ -82,23 +77,19 @@ def export_results_command(export: Export, trees: TreeOptions) -> None:
 
 def _chosen(export: Export) -> list[Path]:
     """Return the folders of the test sets that are exported."""
-    home = export.results or default_out(run_weights(export.run))
+    home = evaluation_folder(export.run, export.results, "--results")
     if export.results is None or (home / "results").is_dir():
         home /= "results"
     there = {folder.name: folder for folder in folders_in(home) if list_results(folder)}
     if not there:
-        raise UserError(
-            f"{home}: holds no results; track test sets with lorat-eval first, or name an "
-            "evaluation's folder with --results"
-        )
+        remedy = "track test sets with lorat-eval first, or name an evaluation's folder with --results"
+        raise UserError(f"{home}: holds no results; {remedy}")
     chosen: dict[Path, None] = {}
     for name in split_names(export.datasets):
         matching = [folder for n, folder in there.items() if name in (n, n.partition("-")[0])]
         if not matching:
-            raise UserError(
-                f"--datasets {name}: no results in {home}, which holds {', '.join(there)}"
-                f"{nearest(name, (*there, *(n.partition('-')[0] for n in there)))}"
-            )
+            hint = nearest(name, (*there, *(n.partition("-")[0] for n in there)))
+            raise UserError(f"--datasets {name}: no results in {home}, which holds {', '.join(there)}{hint}")
         chosen |= dict.fromkeys(matching)
     return list(chosen or there.values())
 
@@ -111,12 +102,8 @@ def _read(folder: Path) -> ResultSet:
         raise UserError(f"{folder}: {error.message}") from None
     if not split:
         raise UserError(f"{folder}: is not named <dataset>-<split>; rename it")
-    runs = {place: list_results(place) for place in run_folders(folder)}
-    names = sorted(set().union(*runs.values()))
-    for place, known in runs.items():
-        if lacking := [name for name in names if name not in known]:
-            raise UserError(f"{place}: no result of {lacking[0]}, which another run has; track the set again")
-    return ResultSet(folder.name, dataset, [read_results(place, names) for place in runs])
+    names = sorted(set().union(*map(list_results, run_folders(folder))))
+    return ResultSet(folder.name, dataset, [read_results(place, names) for place in run_folders(folder)])
 
 
 def _missing(item: ResultSet, trees: TreeOptions) -> list[str]:
@@ -133,8 +120,6 @@ def _missing(item: ResultSet, trees: TreeOptions) -> list[str]:
         for name, result in run.items():
             if (rows := len(result.boxes)) != frames.get(name, rows):
                 which = f" in run {number}" if len(item.runs) > 1 else ""
-                raise UserError(
-                    f"{item.name}: the result of {name}{which} has {rows} rows for {frames[name]} "
-                    "frames; track the sequence again"
-                )
+                counts = f"{rows} rows for {frames[name]} frames"
+                raise UserError(f"{item.name}: the result of {name}{which} has {counts}; track the sequence again")
     return [name for name in frames if name not in item.runs[0]]

@@ -24,16 +24,10 @@ from lorat.shards.base.storage import write_json
 class ScoreOptions(ScoringOptions):
     """What is scored."""
 
-    results: Path = option(
-        kind="folder", help="Folder of a tracker's results, in any layout; of repeated runs, the folder of them all."
-    )
-    dataset: str = option(
-        metavar="NAME", help="Test set: lasot, got10k-val, …; the bare name means the split that is scored."
-    )
+    results: Path = option(kind="folder", help="A tracker's results, in any layout; of repeated runs, their folder.")
+    dataset: str = option(metavar="NAME", help="Test set: lasot, got10k-val, …; a bare name means the scored split.")
     layout: Layout = option("auto", help="Layout of the results; auto tells it by what is there.")
-    label: str | None = option(
-        None, help="What tables call the tracker.  [default: the folder's name, or our variant's]"
-    )
+    label: str | None = option(None, help="What tables call the tracker.  [default: the folder's, or our variant's]")
     sequences: str | None = option(None, metavar="NAMES", help="Only these sequences, with commas between.")
     out: Path | None = option(None, kind="folder", help="Folder for metrics.json; none is written without it.")
 
@@ -52,8 +46,8 @@ class ScoreOptions(ScoringOptions):
 def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     """Score boxes that any tracker wrote.
 
-    Reads results in our layout or that of pytracking, of the OTB and LaSOT toolkits, or of GOT-10k,
-    and prints their scores beside a tracker that never moves.
+    Reads results in our layout or that of pytracking, of the OTB and LaSOT toolkits, or of GOT-10k, and prints their
+    scores beside a tracker that never moves.
 
     \b
     lorat-eval score --results pytracking/tracking_results/dimp/dimp50 --dataset lasot
@@ -65,14 +59,13 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     if not item.clips:
         raise UserError(f"{item.name}: {next(iter(item.unread.values()))}")
     if all(map(hides_truth, item.clips)):
-        raise UserError(
-            f"--dataset {item.name}: its ground truth is not public, so only its server scores it; "
-            "pack results with lorat-eval --submit-zip"
-        )
+        remedy = "pack results with lorat-eval --submit-zip"
+        raise UserError(f"--dataset {item.name}: its ground truth is not public, so its server scores it; {remedy}")
     with progress_bar("reading results") as progress:
         foreign = read_foreign(options.results, item.clips, options.layout, progress)
     clips = [clip for clip in item.clips if clip.name in foreign.runs[0]]
-    label = options.label or _label(foreign)
+    identity = read_identity(foreign.home.parent.parent) if foreign.layout == "lorat" else None
+    label = options.label or (f"LoRAT {identity.variant}" if identity else foreign.label)
     entries = score(clips, foreign.runs, label, options.convention)
     if not entries:
         raise UserError(f"{options.results}: holds no result of a sequence of {item.name} with ground truth")
@@ -88,27 +81,12 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
         say(line)
     failed = dict.fromkeys(foreign.missing, "no result") | dict(item.unread)
     if options.out is not None:
-        tracker = {
-            "label": label,
-            "results": str(options.results),
-            "layout": foreign.layout,
-            "runs": ours.runs,
-            "convention": ours.convention,
-        }
-        about = {"tracker": tracker, "failed": {item.name: failed} if failed else {}}
-        document = metrics_document([entries], {**about, "notes": remarks})
-        write_json(options.out / METRICS, document)
+        how = {"layout": foreign.layout, "runs": ours.runs, "convention": ours.convention}
+        tracker = {"label": label, "results": str(options.results), **how}
+        about = {"tracker": tracker, "failed": {item.name: failed} if failed else {}, "notes": remarks}
+        write_json(options.out / METRICS, metrics_document([entries], about))
         say(f"metrics: {options.out / METRICS}")
     click.get_current_context().exit(1 if failed else 0)
-
-
-def _label(foreign: Foreign) -> str:
-    """Return what the tracker is called where nobody says it."""
-    if foreign.layout == "lorat":
-        identity = read_identity(foreign.home.parent.parent)
-        if identity is not None:
-            return f"LoRAT {identity.variant}"
-    return foreign.label
 
 
 def _remarks(item: TestSet, foreign: Foreign, scores: DatasetScores) -> list[str]:
@@ -116,10 +94,8 @@ def _remarks(item: TestSet, foreign: Foreign, scores: DatasetScores) -> list[str
     lines = [f"read as {foreign}", *foreign.notes]
     names = {sequence.name for sequence in scores.sequences}
     if foreign.missing:
-        lines.append(
-            f"{item.name}: no result of {len(foreign.missing)} of {len(item.clips)} sequences "
-            f"({some(foreign.missing, 5)}): the scores are of the {len(names)} that are there"
-        )
+        lacking = f"{len(foreign.missing)} of {len(item.clips)} sequences ({some(foreign.missing, 5)})"
+        lines.append(f"{item.name}: no result of {lacking}: the scores are of the {len(names)} that are there")
     lines += [f"{item.name}: {name} cannot be scored: {why}" for name, why in item.unread.items()]
     if hidden := scores.unscored:
         lines.append(f"{item.name}: {len(hidden)} sequences have no ground truth ({some(hidden, 5)})")

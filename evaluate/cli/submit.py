@@ -20,11 +20,7 @@ class ZipCheck:
     """What a zip is compared with."""
 
     server: ServerName | None = option(None, help="Whose rules hold.  [default: told from the names inside]")
-    raw: Path | None = option(
-        None,
-        kind="folder",
-        help="Folder of all raw trees; rows are compared with its frames, first rows with its boxes.",
-    )
+    raw: Path | None = option(None, kind="folder", help="Folder of all raw trees; its frames and boxes are compared.")
     root: tuple[str, ...] = option((), metavar="NAME=DIR", help="Where that one data set's tree is.")
 
 
@@ -34,16 +30,14 @@ class ZipCheck:
 def check_zip_command(file: Path, check: ZipCheck) -> None:
     """Judge a submission zip, whoever wrote it, before a server does.
 
-    The servers of GOT-10k and TrackingNet say nothing about a zip that they cannot read: there is
-    no score, or a wrong one. FILE is not unpacked to disk. With --raw or --root the rows are
-    counted against the frames, and the first boxes compared.
+    The servers of GOT-10k and TrackingNet say nothing about a zip that they cannot read: there is no score, or a wrong
+    one. FILE is not unpacked to disk. With --raw or --root rows are counted against frames, and first boxes compared.
 
     \b
     lorat-eval check-zip GOT10k-test.zip
     lorat-eval check-zip results.zip --server trackingnet --root trackingnet=/data/TrackingNet
 
-    Exit status 0: fit to submit. 1: problems were found. 2: no zip, or another mistake on the
-    command line.
+    Exit status 0: fit to submit. 1: problems were found. 2: no zip, or another mistake on the command line.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     judgement = _judge(file, check)
@@ -51,10 +45,8 @@ def check_zip_command(file: Path, check: ZipCheck) -> None:
     for severity, line in judgement.lines():
         say(f"{severity}: {line}")
     if judgement.unchecked:
-        say(
-            f"not checked: the rows of {judgement.unchecked:,} sequences against their frames; "
-            f"with the tree they are: --root {judgement.server.name}=DIR"
-        )
+        remedy = f"with the tree they are: --root {judgement.server.name}=DIR"
+        say(f"not checked: the rows of {judgement.unchecked:,} sequences against their frames; {remedy}")
     errors = len(judgement.errors)
     say(f"{errors:,} errors, {len(judgement.findings) - errors:,} warnings")
     say(f"Verdict: {judgement.verdict()}.")
@@ -76,10 +68,9 @@ def _judge(file: Path, check: ZipCheck) -> Judgement:
             return judge_zip(opened, str(file), check.server)
         server = check.server or judge_zip(opened, str(file)).server.name
         if check.raw is None and server not in trees.roots:
-            raise UserError(
-                f"{file}: is for {server}, so --root {min(trees.roots)} is of no use; give --root "
-                f"{server}=DIR, or --server {min(trees.roots)} if that is what it is"
-            )
+            other = min(trees.roots)
+            remedy = f"give --root {server}=DIR, or --server {other} if that is what it is"
+            raise UserError(f"{file}: is for {server}, so --root {other} is of no use; {remedy}")
         dataset = DATASETS[server]
         clips = read_clips(dataset, "test", trees.find(dataset, "test"))
         return judge_zip(opened, str(file), server, clips=clips)

@@ -14,9 +14,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from lorat.evaluate.measure.scores import Entry, SequenceScores
 from lorat.evaluate.report.plots import KINDS, CurveKind, coloured, curves_svg
-from lorat.evaluate.report.published import PublishedNumber, published_numbers
 from lorat.evaluate.report.strips import Strip
-from lorat.evaluate.report.tables import COLUMNS, OF_ATTRIBUTES, filled
+from lorat.evaluate.report.tables import COLUMNS, OF_ATTRIBUTES, PublishedNumber, filled, published_numbers
 from lorat.prep.trees.base.official import expected_sequences
 from lorat.shards.base.storage import atomic_file
 
@@ -31,15 +30,11 @@ _NOTES = {
 class PageInput:
     """All that the page shows."""
 
-    label: str
-    """What the tracker is called."""
+    label: str  # what the tracker is called
     variant: str
-    about: Mapping[str, str]
-    """What was evaluated and how, in the order of the page's head."""
-    scored: Sequence[Sequence[Entry]]
-    """Of each test set ours, other trackers', and never moving's."""
-    strips: Mapping[str, Sequence[Strip]] = field(default_factory=dict)
-    """Test set → its worst sequences."""
+    about: Mapping[str, str]  # what was evaluated and how, in the order of the page's head
+    scored: Sequence[Sequence[Entry]]  # of each test set ours, other trackers', and never moving's
+    strips: Mapping[str, Sequence[Strip]] = field(default_factory=dict)  # test set → its worst sequences
     remarks: Sequence[str] = ()
 
 

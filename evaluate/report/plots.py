@@ -35,11 +35,9 @@ _COLOURS = {
 class CurveKind(NamedTuple):
     """One of the curves of scores."""
 
-    name: str
-    """In `Curves`."""
+    name: str  # in `Curves`
     title: str
-    said: str
-    """What the score is that is read off it."""
+    said: str  # what the score is that is read off it
     axis: str
     thresholds: NDArray[np.float64]
 

@@ -23,13 +23,10 @@ _POINTS = 400  # of the overlap over time that are kept
 class StripFrame(NamedTuple):
     """One picture of a strip."""
 
-    number: int
-    """Of the frame in the sequence, from 1."""
+    number: int  # of the frame in the sequence, from 1
     jpeg: bytes
-    size: tuple[int, int]
-    """(width, height)."""
-    overlap: float | None
-    """None where the object is absent."""
+    size: tuple[int, int]  # (width, height)
+    overlap: float | None  # None where the object is absent
 
 
 class Strip(NamedTuple):
@@ -39,12 +36,9 @@ class Strip(NamedTuple):
     frames: int
     auc: float
     pictures: list[StripFrame]
-    overlap: list[float | None]
-    """Evenly spaced over the sequence; None where the object is absent."""
-    lost: int | None
-    """Number, from 1, of the first frame from which on the object is lost for a while."""
-    undecoded: int
-    """Pictures that are left out since their frames do not decode."""
+    overlap: list[float | None]  # evenly spaced over the sequence; None where the object is absent
+    lost: int | None  # number, from 1, of the first frame from which on the object is lost for a while
+    undecoded: int  # pictures that are left out since their frames do not decode
 
 
 def worst_strips(

@@ -1,15 +1,17 @@
-"""Scores for people and programs: tables for the console, and the same numbers as JSON.
+"""Scores for people and programs: tables for the console, the same numbers as JSON, and published ones beside them.
 
 One table of measures, `COLUMNS`, serves the console, the report page and metrics.json. Every report sets the tracker
 beside one that never moves its first box, which is what the numbers of a data set are worth without tracking. Tables
 are in per cent; JSON holds fractions.
 """
 
+import csv
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from dataclasses import asdict
+from importlib import resources
+from typing import Any, NamedTuple, TypeAlias
 
 from rich.table import Table
 
@@ -22,17 +24,13 @@ Scores: TypeAlias = DatasetScores | SequenceScores | AttributeScores
 _FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A measure."""
 
     heading: str
-    path: str
-    """Where it stands in scores."""
-    published: str = ""
-    """Its name among the published numbers."""
-    share: bool = True
-    """Whether it is a share, which is shown in per cent."""
+    path: str  # where it stands in scores
+    published: str = ""  # its name among the published numbers
+    share: bool = True  # whether it is a share, which is shown in per cent
 
     def read(self, scores: Scores) -> float | None:
         """Return its value; None where the scores have none."""
@@ -56,25 +54,23 @@ class Column:
         return f"{value:.1f}" if self.share or value < 10 else f"{value:.0f}"
 
 
-COLUMNS: Mapping[str, Column] = MappingProxyType(
-    {
-        "auc": Column("AUC", "curves.auc", "auc"),
-        "op50": Column("OP50", "curves.op50"),
-        "op75": Column("OP75", "curves.op75"),
-        "precision": Column("P", "curves.precision_20", "precision"),
-        "norm_precision": Column("Pnorm", "curves.norm_precision_20", "norm_precision"),
-        "norm_precision_corrected": Column("Pnorm*", "norm_precision_corrected"),
-        "ao": Column("AO", "got10k.ao", "ao"),
-        "sr50": Column("SR0.5", "got10k.sr50", "sr50"),
-        "sr75": Column("SR0.75", "got10k.sr75", "sr75"),
-        # TrackingNet's published numbers are its server's, which gives areas.
-        "success_area": Column("area S", "trackingnet.success", "auc"),
-        "precision_area": Column("area P", "trackingnet.precision", "precision"),
-        "norm_precision_area": Column("area Pn", "trackingnet.norm_precision", "norm_precision"),
-        "fps": Column("fps", "fps", share=False),
-        "speed": Column("speed", "got10k.speed", share=False),
-    }
-)
+COLUMNS: Mapping[str, Column] = {
+    "auc": Column("AUC", "curves.auc", "auc"),
+    "op50": Column("OP50", "curves.op50"),
+    "op75": Column("OP75", "curves.op75"),
+    "precision": Column("P", "curves.precision_20", "precision"),
+    "norm_precision": Column("Pnorm", "curves.norm_precision_20", "norm_precision"),
+    "norm_precision_corrected": Column("Pnorm*", "norm_precision_corrected"),
+    "ao": Column("AO", "got10k.ao", "ao"),
+    "sr50": Column("SR0.5", "got10k.sr50", "sr50"),
+    "sr75": Column("SR0.75", "got10k.sr75", "sr75"),
+    # TrackingNet's published numbers are its server's, which gives areas.
+    "success_area": Column("area S", "trackingnet.success", "auc"),
+    "precision_area": Column("area P", "trackingnet.precision", "precision"),
+    "norm_precision_area": Column("area Pn", "trackingnet.norm_precision", "norm_precision"),
+    "fps": Column("fps", "fps", share=False),
+    "speed": Column("speed", "got10k.speed", share=False),
+}
 """By name, in the order of tables."""
 
 OF_ATTRIBUTES = ("auc", "precision", "norm_precision")
@@ -133,16 +129,12 @@ def attribute_table(scores: DatasetScores) -> Table:
     headings = ("attribute", "sequences", *(column.heading for column in columns))
     table = plain_table(headings, f"{scores.name} by attribute, in per cent")
     for each in scores.attributes:
-        cells = [column.text(each) for column in columns]
-        table.add_row(f"{each.code} {each.title}", str(each.sequences), *cells)
+        table.add_row(f"{each.code} {each.title}", str(each.sequences), *(column.text(each) for column in columns))
     return table
 
 
 def score_values(scored: Sequence[Sequence[Entry]]) -> dict[str, float]:
-    """Return the tracker's scores by ``<test set>/<measure>``, fractions of 1.
-
-    GOT-10k's own measures are ``ao``, ``sr50`` and ``sr75``.
-    """
+    """Return the tracker's scores by ``<test set>/<measure>``, fractions of 1; GOT-10k's are ao, sr50 and sr75."""
     return {
         f"{ours.name}/{name}": round(value, 6)
         for (_, ours), *_ in scored
@@ -152,10 +144,7 @@ def score_values(scored: Sequence[Sequence[Entry]]) -> dict[str, float]:
 
 
 def metrics_document(scored: Sequence[Sequence[Entry]], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ours and never moving's scores for JSON: fractions of 1, None where there is none.
-
-    `about`, what was evaluated and how, stands at the top as it is.
-    """
+    """Return ours and never moving's scores for JSON: fractions of 1, None where there is none; `about` first."""
     sets = {
         ours.name: {
             "tracker": _dataset(ours),
@@ -191,8 +180,7 @@ def _dataset(scores: DatasetScores) -> dict[str, Any]:
 
 
 def _sequence(scores: SequenceScores) -> dict[str, Any]:
-    counts = {"frames": scores.frames, "invalid_frames": scores.invalid_frames}
-    return counts | _read(scores, _OF_SEQUENCES)
+    return {"frames": scores.frames, "invalid_frames": scores.invalid_frames, **_read(scores, _OF_SEQUENCES)}
 
 
 def _read(scores: Scores, names: Sequence[str]) -> dict[str, float | None]:
@@ -208,3 +196,25 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value
+
+
+class PublishedNumber(NamedTuple):
+    """One value as papers, notes and repositories give it; with one source it is weaker than with several."""
+
+    value: float  # in per cent
+    sources: tuple[str, ...]
+
+
+@functools.cache
+def published_numbers(test_set: str) -> Mapping[str, Mapping[str, PublishedNumber]]:
+    """Return tracker → measure → what is published on ``<dataset>-<split>``, LoRAT first, small ones first.
+
+    TrackingNet's precisions are areas under their curves and TNL2K follows the published convention, as in our tables.
+    """
+    text = (resources.files("lorat.evaluate.report") / "data" / "published.csv").read_text("utf-8")
+    found: dict[str, dict[str, PublishedNumber]] = {}
+    for row in csv.DictReader(line for line in text.splitlines() if not line.startswith("#")):
+        if row["set"] == test_set:
+            number = PublishedNumber(float(row["value"]), tuple(row["sources"].split("; ")))
+            found.setdefault(row["tracker"], {})[row["measure"]] = number
+    return found

@@ -28,12 +28,9 @@ class SequenceResult:
     """The boxes a tracker returned for the N frames of one sequence."""
 
     name: str
-    boxes: NDArray[np.float64]
-    """(N, 4) x, y, w, h, 0-based continuous pixels; row 0 is the given box."""
-    scores: NDArray[np.float64]
-    """(N,) the tracker's confidence; NaN where it gave none."""
-    times: NDArray[np.float64]
-    """(N,) seconds spent on each frame, frame 0 the initialisation; NaN where not measured."""
+    boxes: NDArray[np.float64]  # (N, 4) x, y, w, h, 0-based continuous pixels; row 0 is the given box
+    scores: NDArray[np.float64]  # (N,) the tracker's confidence; NaN where it gave none
+    times: NDArray[np.float64]  # (N,) seconds spent on each frame, frame 0 the initialisation; NaN where not measured
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

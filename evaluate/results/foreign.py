@@ -55,14 +55,10 @@ class Foreign(NamedTuple):
     """The results of one tracker on one test set; as text, where they were found."""
 
     layout: str
-    home: Path
-    """The first run's folder; in GOT-10k's layout that of the sequences' folders."""
-    runs: Sequence[files.Run]
-    """The same sequences in every run; boxes as ours, x, y, w, h from 0."""
-    missing: tuple[str, ...]
-    """Clips without a result, or without one in every run."""
-    notes: tuple[str, ...]
-    """What a person should know, a line each."""
+    home: Path  # the first run's folder; in GOT-10k's layout that of the sequences' folders
+    runs: Sequence[files.Run]  # the same sequences in every run; boxes as ours, x, y, w, h from 0
+    missing: tuple[str, ...]  # clips without a result, or without one in every run
+    notes: tuple[str, ...]  # what a person should know, a line each
 
     @property
     def label(self) -> str:

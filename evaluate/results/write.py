@@ -22,11 +22,9 @@ ExportLayout = Literal["pytracking", "otb", "got10k"]
 class ResultSet(NamedTuple):
     """Our results of one test set."""
 
-    name: str
-    """``<dataset>-<split>``."""
+    name: str  # ``<dataset>-<split>``
     dataset: Dataset
-    runs: Sequence[Run]
-    """The same sequences in every run."""
+    runs: Sequence[Run]  # the same sequences in every run
 
     def untimed(self) -> list[str]:
         """Return the sequences without a time for every frame of every run."""

@@ -45,12 +45,9 @@ class Judgement(NamedTuple):
     """What there is to say about a zip."""
 
     server: Server
-    summary: str
-    """How much there is, and how it is laid out."""
-    sequences: int
-    """Of the expected ones, those that the zip has a file for."""
-    unchecked: int
-    """Sequences in the zip whose number of rows could be compared with nothing."""
+    summary: str  # how much there is, and how it is laid out
+    sequences: int  # of the expected ones, those that the zip has a file for
+    unchecked: int  # sequences in the zip whose number of rows could be compared with nothing
     findings: tuple[ZipFinding, ...]
 
     @property

@@ -27,11 +27,9 @@ _TIME_DECIMALS = 8
 class Packed(NamedTuple):
     """A finished submission zip."""
 
-    path: Path
-    """The zip; its name ends in ``-unofficial`` where the sequences are not the official set."""
+    path: Path  # the zip; its name ends in ``-unofficial`` where the sequences are not the official set
     sequences: int
-    notes: tuple[str, ...]
-    """What the user should know, a line a kind: unofficial set, missing times, odd boxes."""
+    notes: tuple[str, ...]  # what the user should know, a line a kind: unofficial set, missing times, odd boxes
 
 
 def pack_zip(

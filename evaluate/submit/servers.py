@@ -24,10 +24,8 @@ class Server(NamedTuple):
     zip_name: str
     decimals: int
     most_runs: int
-    boxes: str
-    """Name of an entry, to be formatted with the sequence and the run from 1."""
-    times: str = ""
-    """The same of a file of seconds a frame, where the server takes one."""
+    boxes: str  # name of an entry, to be formatted with the sequence and the run from 1
+    times: str = ""  # the same of a file of seconds a frame, where the server takes one
 
     @property
     def official(self) -> tuple[str, ...]:
@@ -71,12 +69,9 @@ WARNINGS = {
 class ZipFinding(NamedTuple):
     """One thing that is wrong or odd in a zip; as text it is safe to print."""
 
-    kind: str
-    """A key of `ERRORS` or `WARNINGS`."""
-    where: str
-    """A sequence or a file of the zip, as it is written there."""
-    what: str = ""
-    """Details, such as the line."""
+    kind: str  # a key of `ERRORS` or `WARNINGS`
+    where: str  # a sequence or a file of the zip, as it is written there
+    what: str = ""  # details, such as the line
 
     def __str__(self) -> str:
         where = printable(self.where, 120)

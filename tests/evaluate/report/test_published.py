@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lorat.evaluate.report.published import published_numbers
-from lorat.evaluate.report.tables import COLUMNS
+from lorat.evaluate.report.tables import COLUMNS, published_numbers
 from lorat.evaluate.track.testsets import DATASETS
 
 _SETS = [f"{name}-{split}" for name, dataset in DATASETS.items() for split in (dataset.splits or ("all",))]
