@@ -36,21 +36,15 @@ class Training(Scene):
     """Where validation pairs come from, if there is validation."""
     start: StartOptions = field(default_factory=StartOptions)
 
-    @property
-    def number_type(self) -> str:
-        """Of autocast, as recipes call it."""
-        return str(self.dtype).removeprefix("torch.")
-
 
 def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) -> Path:
     """Train a freshly built network to the end of the recipe; return the newest checkpoint.
 
-    Raises:
-        UserError: if shards are damaged, the loss stops being finite, or a checkpoint does not fit.
+    A `UserError` if shards are damaged, the loss stops being finite, or a checkpoint does not fit.
     """
     source, world = training.source, training.world
     data, plan = training.recipe.data, training.recipe.train
-    engine, first_step, newest = _start(training, network)
+    engine, settings, first_step, newest = _start(training, network)
     batches = make_loader(source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     telling = reporting(training, first_step, training.start.wandb)
     # Closed here, workers end whatever happens; the interpreter alone would wait for them for ever.
@@ -72,21 +66,20 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
                 values = reporter.read(engine, rate)
                 if training.validation and ends and not (due and due.stop):
                     losses = between.validate(training.validation)
-                    due = due if losses else saver.due_at_end(done)
+                    due = due if losses else saver.due(done, ended=True)
                     values |= losses
                 reporter.record(done, values)
             if due:
                 whole, state = engine.whole()
-                settings = _settings(training)
                 saver.save(due, Snapshot(whole, training.variant, state, settings))
                 between.evaluate_after(done, saver.newest)
         saver.finish()
     return saver.newest or newest or training.run
 
 
-def _start(training: Training, network: LoRAT) -> tuple[Engine, int, Path | None]:
-    """Return what trains, the steps that are done, and the checkpoint that says so."""
-    plan, world = training.recipe.train, training.world
+def _start(training: Training, network: LoRAT) -> tuple[Engine, dict[str, Any], int, Path | None]:
+    """Return what trains, what may not change of it, the steps that are done, and the checkpoint that says so."""
+    plan, world, start = training.recipe.train, training.world, training.start
     sharded = plan.parallel == "fsdp" and world.size > 1
     if not sharded:  # else only this process's part goes to its device
         network.to(world.device)
@@ -94,23 +87,18 @@ def _start(training: Training, network: LoRAT) -> tuple[Engine, int, Path | None
     network.checkpoint_activations = plan.checkpoint_activations
     optimizer = build_optimizer(network, plan.weight_decay, plan.layer_decay)
     engine = Engine(Objective(network, training.variant, training.dtype), optimizer, world)
+    settings = fixed_settings(training.variant, training.recipe, training.source.manifests)
     first_step, newest = 0, None
-    if training.start.resume:
+    if start.resume:
         found = find_checkpoint(training.run) if world.speaks else None
-        (name, *_) = texts_of_ranks([str(found or "")], world)
-        newest = Path(name) if name else None
-    if newest is not None:
-        stateful = {"optimizer": optimizer, "scaler": engine.scaler}
-        settings, force = _settings(training), training.start.force_backbone
-        first_step = restore(newest, network, stateful, settings, force_backbone=force)
+        name = texts_of_ranks([str(found or "")], world)[0]
+        if name:
+            newest, stateful = Path(name), {"optimizer": optimizer, "scaler": engine.scaler}
+            first_step = restore(newest, network, stateful, settings, force_backbone=start.force_backbone)
     if plan.compile:
         engine.objective.compile_whole(world.device)
     engine.share(sharded=sharded)
-    return engine, first_step, newest
-
-
-def _settings(training: Training) -> dict[str, Any]:
-    return fixed_settings(training.variant, training.recipe, training.source.manifests)
+    return engine, settings, first_step, newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +117,11 @@ class _Between:
 
         Of a validation the log, which is rank 0's, says whether it was done.
         """
-        source, recipe = self.training.source, self.training.recipe.train
         pairs, log = self.training.validation, self.reporter.log
-        if pairs is not None and source.ends(first_step, recipe.validate_epochs):
-            done = log is not None and log.has(first_step, "val_loss")
-            if texts_of_ranks(["done" if done else ""], self.training.world)[0] != "done":
-                values = self.validate(pairs)
-                if values and log is not None:
-                    log.add(first_step, values)
+        if pairs is not None and self.training.source.ends(first_step, self.training.recipe.train.validate_epochs):
+            done = log is not None and log.has("val_loss")
+            if not texts_of_ranks(["done" if done else ""], self.training.world)[0]:
+                self.reporter.add(first_step, self.validate(pairs))
         self.evaluate_after(first_step, newest)
 
     def validate(self, pairs: Source) -> dict[str, float]:
@@ -149,17 +134,12 @@ class _Between:
     def evaluate_after(self, done: int, checkpoint: Path | None) -> None:
         """Evaluate a checkpoint, whole or being written by rank 0, if that is due.
 
-        Raises:
-            SystemExit: after SIGTERM or Ctrl-C; results so far are kept.
+        `SystemExit` after SIGTERM or Ctrl-C; results so far are kept.
         """
-        source, recipe = self.training.source, self.training.recipe.train
-        if self.evaluate is None or checkpoint is None:
-            return
-        if source.ends(done, recipe.evaluate_epochs):
+        source, every = self.training.source, self.training.recipe.train.evaluate_epochs
+        if self.evaluate is not None and checkpoint is not None and source.ends(done, every):
             epoch = done // source.steps_per_epoch
-            scores = self.evaluate(checkpoint / "model.safetensors", epoch, self._show)
-            if scores and self.reporter.log is not None:
-                self.reporter.log.add(done, scores)
+            self.reporter.add(done, self.evaluate(checkpoint / "model.safetensors", epoch, self._show))
             self.reporter.meter.restart()
 
     def _show(self, text: str) -> None:

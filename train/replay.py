@@ -29,7 +29,6 @@ from lorat.train.step.loss import Objective, tracking_loss
 from lorat.train.step.step import step_seed
 
 _SHOWN = 20  # samples in the table, those that are not finite and the largest losses first
-_VERSION = FaultRecord.model_fields["version"].default
 
 
 class Sample(NamedTuple):
@@ -46,8 +45,7 @@ class Sample(NamedTuple):
         return math.isfinite(self.score + self.box)
 
 
-@dataclass(frozen=True, slots=True)
-class Dump:
+class Dump(NamedTuple):
     """A step that was kept, read."""
 
     folder: Path
@@ -70,32 +68,25 @@ class Replay:
 
 
 def load_dump(folder: Path) -> Dump:
-    """Read a folder of `write_dump`; a `UserError` if it is none, or is damaged."""
-    path = folder / DUMP
+    """Read a folder of `write_dump`; a `UserError` if it is none, is damaged, or is of another release."""
     try:
-        record = FaultRecord.model_validate_json(path.read_bytes())
-        if record.version != _VERSION:
-            raise UserError(f"{path}: version {record.version}, this release reads {_VERSION}")
+        record = FaultRecord.model_validate_json((folder / DUMP).read_bytes())
         tensors, _ = read_tensors(folder / "batch.safetensors")
-        batch = Batch(
-            **{name: tensors[name] for name in TENSORS},
-            keys=record.keys,
-            damaged=((),) * len(record.keys),
-            seconds=np.zeros((len(record.keys), 2), dtype=np.float32),
-        )
+        values: dict[str, Any] = {name: tensors[name] for name in TENSORS}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path}: no step that a training kept, or damaged ({type(error).__name__}); name a "
-            "folder such as runs/<run>/faults/step_00001234"
+            f"{folder / DUMP}: no step that a training of this release kept, or damaged ({type(error).__name__}); name "
+            "a folder such as runs/<run>/faults/step_00001234"
         ) from None
-    return Dump(folder, record, batch)
+    seconds = np.zeros((len(record.keys), 2), dtype=np.float32)
+    return Dump(folder, record, Batch(**values, keys=record.keys, damaged=((),) * len(record.keys), seconds=seconds))
 
 
 def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
     """Do the step of a dump again, rank by rank, for those that may have caused it.
 
-    The device is as `pick_device` takes it, the backbone's file that of the training; it is a `UserError` if one of
-    them or the weights do not fit.
+    The device is as `pick_device` takes it, the backbone's file that of the training; a `UserError` if one of them or
+    the weights do not fit.
     """
     where, record = pick_device(device), dump.record
     dtype = getattr(torch, record.dtype)
@@ -105,8 +96,7 @@ def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
     objective = Objective(network, record.variant, dtype)
     seen = Replay([n for n, p in network.named_parameters() if not _finite(p)])
     ranks = list(dump.batch.split(record.ranks))
-    divisor = dump.batch.positive.sum(dtype=torch.float32) / len(ranks)
-    divisor = divisor.clamp(min=1.0 / len(ranks)).to(where)
+    divisor = (dump.batch.positive.sum(dtype=torch.float32) / len(ranks)).clamp(min=1.0 / len(ranks)).to(where)
     with _watched(network, seen):
         for rank in record.suspects:
             torch.manual_seed(step_seed(record.seed, record.step, rank))
@@ -143,15 +133,10 @@ def _watched(network: nn.Module, seen: Replay) -> Iterator[None]:
         if not seen.gradient and not _finite(parameter.grad):
             seen.gradient = name
 
-    handles = [
-        module.register_forward_hook(partial(see_output, name or "the network"))
-        for name, module in network.named_modules()
-    ]
-    handles += [
-        parameter.register_post_accumulate_grad_hook(partial(see_gradient, name))
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad
-    ]
+    handles = [m.register_forward_hook(partial(see_output, n or "the network")) for n, m in network.named_modules()]
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            handles.append(parameter.register_post_accumulate_grad_hook(partial(see_gradient, name)))
     try:
         yield
     finally:
@@ -170,8 +155,8 @@ def print_replay(dump: Dump, seen: Replay) -> None:
     """Say what the step showed."""
     record = dump.record
     say(
-        f"step {record.step + 1} of {record.variant.name} on {record.ranks} x {record.device}, "
-        f"{record.dtype}: loss {', '.join(record.losses)}, gradient norm {record.norm}"
+        f"step {record.step + 1} of {record.variant.name} on {record.ranks} x {record.device}, {record.dtype}: loss "
+        f"{', '.join(record.losses)}, gradient norm {record.norm}"
     )
     table = plain_table(["sample", "score", "box"], title="losses now")
     worst = sorted(seen.samples, key=lambda s: (s.finite, -(s.score + s.box) if s.finite else 0.0))

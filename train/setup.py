@@ -31,8 +31,7 @@ from lorat.train.network.variants import build_network
 from lorat.train.options import StartOptions
 
 _LOG = logging.getLogger("lorat")
-_OWN = frozenset({"data.workers", "data.prefetch"})
-"""Keys of a recipe that may differ from rank to rank: machines do."""
+_OWN = {"data.workers", "data.prefetch"}  # keys of a recipe that may differ from rank to rank: machines do
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,40 +49,34 @@ class Request:
     repeats: RunRecord | None = None
     """The record of the run that is done again, if one is."""
 
-    def first_weights(self) -> Path | None:
-        """Return the weights to start from, unless a checkpoint replaces them anyway."""
-        return None if self.goes_on() else self.weights
-
     def goes_on(self) -> bool:
-        """Return whether a checkpoint is there that the run goes on from."""
+        """Return whether a checkpoint is there that the run goes on from, and not from the weights."""
         return self.start.resume is not None and bool(checkpoints_of(self.run))
 
 
 def find_shards(request: Request) -> tuple[Manifest, ...]:
     """Read the manifests of a recipe; see that their shards are there, and those asked for."""
-    recipe, shards = request.recipe, request.shards
-    weights, length = recipe.data.datasets, recipe.train.pairs_per_epoch
-    rarest = min(weights, key=lambda name: weights[name])
-    if weights[rarest] * length < sum(weights.values()):
+    recipe, shards, weights = request.recipe, request.shards, request.recipe.data.datasets
+    length, whole, rarest = recipe.train.pairs_per_epoch, sum(weights.values()), min(weights, key=weights.__getitem__)
+    if weights[rarest] * length < whole:
         raise UserError(
-            f"train.pairs_per_epoch ({length}) is too short for data.datasets: {rarest} with a "
-            f"weight of {weights[rarest]} in {sum(weights.values())} gets less than one pair an "
-            "epoch; change one with --set"
+            f"train.pairs_per_epoch ({length}) is too short for data.datasets: {rarest} with a weight of "
+            f"{weights[rarest]} in {whole} gets less than one pair an epoch; change one with --set"
         )
-    missing = [name for name in weights if file_size(shards / name / MANIFEST) is None]
-    if missing:
+    if missing := [name for name in weights if file_size(shards / name / MANIFEST) is None]:
         raise UserError(
-            f"{shards}: no shards of {', '.join(missing)}; build them with lorat-prep build "
-            f"--datasets {','.join(missing)}, or give --shards or another --recipe"
+            f"{shards}: no shards of {', '.join(missing)}; build them with lorat-prep build --datasets "
+            f"{','.join(missing)}, or give --shards or another --recipe"
         )
     manifests = tuple(load_manifest(shards / name) for name in weights)
     for manifest in manifests:
         _check_files(manifest, request)
-        wanted = request.repeats.data.get(manifest.name) if request.repeats else None
-        if wanted is not None and wanted != manifest.fingerprint():
+        there = manifest.fingerprint()
+        wanted = request.repeats.data.get(manifest.name, there) if request.repeats else there
+        if wanted != there:
             raise UserError(
-                f"{manifest.folder}: holds other shards ({manifest.fingerprint()}) than the run "
-                f"to repeat was trained on ({wanted}); name those with --shards"
+                f"{manifest.folder}: holds other shards ({there}) than the run to repeat was trained on ({wanted}); "
+                "name those with --shards"
             )
     if request.cache is not None:
         check_room(manifests, recipe.data.window_shards, request.cache)
@@ -101,47 +94,41 @@ def _check_files(manifest: Manifest, request: Request) -> None:
         absent = [place for place in (shard, index_path(shard)) if place.name not in there]
         measured = not (absent or is_remote(shard) or request.skip_damaged)
         if absent or (measured and file_size(shard) != receipt.bytes):
-            raise UserError(
-                f"{(*absent, shard)[0]}: missing, or not as long as its manifest says; run "
-                f"lorat-prep build --datasets {manifest.name} again"
-            )
+            what = f"{(*absent, shard)[0]}: missing, or not as long as its manifest says"
+            raise UserError(f"{what}; run lorat-prep build --datasets {manifest.name} again")
 
 
 def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> tuple[Training, LoRAT]:
     """Build the network and give it the weights to start from; nothing is written."""
-    variant, recipe, start = request.variant, request.recipe, request.start
+    variant, recipe, start, run = request.variant, request.recipe, request.start, request.run
     _check_division(recipe, world)
-    if world.speaks:
-        _check_folder(request)
+    if world.speaks and run.is_file():
+        raise UserError(f"{run}: is a file; name a folder with --run")
+    if world.speaks and run.exists() and any(run.iterdir()) and not start.resume:
+        raise UserError(f"{run}: exists; go on with --resume auto, or name another folder with --run")
     torch.manual_seed(recipe.train.seed)
     dtype = pick_dtype(recipe.train.dtype, world.device, training=True)
     network = build_network(variant, backbone=start.backbone, dtype_frozen=dtype)
-    if weights := request.first_weights():
+    if request.weights and not request.goes_on():
         layout, force = variant.backbone.layout, start.force_backbone
-        load_weights(weights, network, layout=layout, force_backbone=force)
+        load_weights(request.weights, network, layout=layout, force_backbone=force)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
-    sizes = variant.template_size, variant.search_size
-    grids = network.template_grid, network.search_grid
+    sides = variant.template_size, variant.search_size, network.template_grid, network.search_grid
     source = Source(
         manifests=manifests,
         weights=tuple(recipe.data.datasets.values()),
-        spec=CropSpec(*sizes, *grids, variant.template_factor, variant.search_factor),
+        spec=CropSpec(*sides, variant.template_factor, variant.search_factor),
         augment=recipe.augment,
-        seed=recipe.train.seed,
-        batch_size=recipe.train.batch_size,
-        pairs_per_epoch=recipe.train.pairs_per_epoch,
-        epochs=recipe.train.epochs,
-        window_shards=recipe.data.window_shards,
+        **recipe.train.model_dump(include={"seed", "batch_size", "pairs_per_epoch", "epochs"}),
+        **recipe.data.model_dump(include={"window_shards", "negatives"}),
         skip_damaged=request.skip_damaged,
-        negatives=recipe.data.negatives,
         cache=request.cache,
     )
     validation = validation_source(recipe.data, source, request.shards, world)
     if validation is not None:
         _check_files(validation.manifests[0], request)
-    scene = request.run, variant, recipe, source, dtype, world
-    return Training(*scene, validation=validation, start=start), network
+    return Training(run, variant, recipe, source, dtype, world, validation=validation, start=start), network
 
 
 def validation_source(data: DataConfig, training: Source, shards: Location, world: World) -> Source | None:
@@ -149,30 +136,18 @@ def validation_source(data: DataConfig, training: Source, shards: Location, worl
 
     They are jittered as in training, but neither flipped nor changed in colour.
     """
-    if not data.validation:
-        return None
-    folder = shards / data.validation
-    if file_size(folder / MANIFEST) is None:
-        if world.speaks:
-            _LOG.warning(
-                "%s: no shards, so there is no validation; build them with lorat-prep build "
-                "--datasets %s, or set data.validation=",
-                folder,
-                data.validation,
-            )
+    name = data.validation
+    missing = name and file_size(shards / name / MANIFEST) is None
+    if missing and world.speaks:
+        remedy = f"build them with lorat-prep build --datasets {name}, or set data.validation="
+        _LOG.warning("%s: no shards, so there is no validation; %s", shards / name, remedy)
+    if missing or not name:
         return None
     jitter = training.augment.model_dump(include={"scale_jitter", "translation_jitter"})
     augment = AugmentConfig(**jitter, flip=0.0, colour_jitter=0.0, grey_solarise_blur=False)
-    batches = -(-data.validation_pairs // training.batch_size)
-    return replace(
-        training,
-        manifests=(load_manifest(folder),),
-        weights=(1,),
-        augment=augment,
-        pairs_per_epoch=batches * training.batch_size,
-        epochs=1,
-        negatives=0.0,
-    )
+    pairs = -(-data.validation_pairs // training.batch_size) * training.batch_size
+    only: dict[str, Any] = {"manifests": (load_manifest(shards / name),), "weights": (1,), "negatives": 0.0}
+    return replace(training, augment=augment, pairs_per_epoch=pairs, epochs=1, **only)
 
 
 def _check_division(recipe: RecipeConfig, world: World) -> None:
@@ -185,38 +160,23 @@ def _check_division(recipe: RecipeConfig, world: World) -> None:
     those = " or ".join(f"train.batch_size={size}" for size in near)
     remedy = f"--set {those}" if near else "another number of processes, or train.accumulate"
     raise UserError(
-        f"train.batch_size ({batch}) must be a multiple of {world.size} processes times "
-        f"train.accumulate ({recipe.train.accumulate}); take {remedy}"
+        f"train.batch_size ({batch}) must be a multiple of {world.size} processes times train.accumulate "
+        f"({recipe.train.accumulate}); take {remedy}"
     )
-
-
-def _check_folder(request: Request) -> None:
-    """See that the run folder is new, or is to be gone on with."""
-    run = request.run
-    if run.is_file():
-        raise UserError(f"{run}: is a file; name a folder with --run")
-    if run.exists() and any(run.iterdir()) and not request.start.resume:
-        raise UserError(f"{run}: exists; go on with --resume auto, or name another folder with --run")
 
 
 def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, world: World) -> None:
     """See that backbone and first weights are those of the run that is repeated."""
-    wanted, force = repeated.backbone_fingerprint, request.start.force_backbone
-    if wanted is not None and wanted != network.fingerprint and not force:
-        raise UserError(
-            f"--config: the run to repeat had another backbone (fingerprint {wanted or 'none'}, "
-            f"not {network.fingerprint or 'none'}); give that one with --backbone, or "
-            "--force-backbone"
-        )
-    first = request.first_weights()
-    if first is not None and file_digest(first, "restore it") != repeated.weights_sha256:
-        raise UserError(
-            f"{first}: not the file that the run to repeat started from (its SHA-256 was "
-            f"{repeated.weights_sha256}); restore it"
-        )
-    processes = repeated.made.processes if repeated.made else world.size
-    if world.speaks and processes != world.size:
-        had = f"the run to repeat had {processes} processes, this one has {world.size}"
+    wanted, found = repeated.backbone_fingerprint, network.fingerprint
+    if wanted not in (None, found) and not request.start.force_backbone:
+        what = f"the run to repeat had another backbone (fingerprint {wanted or 'none'}, not {found or 'none'})"
+        raise UserError(f"--config: {what}; give that one with --backbone, or --force-backbone")
+    first, digest = None if request.goes_on() else request.weights, repeated.weights_sha256
+    if first is not None and file_digest(first, "restore it") != digest:
+        what = f"{first}: not the file that the run to repeat started from (its SHA-256 was {digest})"
+        raise UserError(f"{what}; restore it")
+    if world.speaks and repeated.made and repeated.made.processes != world.size:
+        had = f"the run to repeat had {repeated.made.processes} processes, this one has {world.size}"
         _LOG.warning("%s: same batches, but weights are equal within rounding only", had)
 
 
@@ -254,8 +214,8 @@ def note_run(request: Request, training: Training, network: LoRAT) -> None:
         data={manifest.name: manifest.fingerprint() for manifest in training.source.manifests},
         on_bad_sample="skip" if request.skip_damaged else "stop",
         backbone_fingerprint=network.fingerprint,
-        weights=None if weights is None else str(weights),
-        weights_sha256=None if weights is None else file_digest(weights, "name a whole file"),
+        weights=str(weights) if weights else None,
+        weights_sha256=file_digest(weights, "name a whole file") if weights else None,
         made=Made(lorat=version("lorat"), torch=version("torch"), processes=world.size, device=world.device.type),
     )
     write_record(path, record)
@@ -265,13 +225,12 @@ def introduce(training: Training, network: LoRAT) -> None:
     """Print what is about to be trained, on what."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     every = sum(p.numel() for p in network.parameters())
-    source, world, number_type = training.source, training.world, training.number_type
+    source, world = training.source, training.world
     say(
-        f"{training.variant.name}: {trained:,} of {every:,} parameters trained; "
-        f"{source.epochs} epochs of {source.pairs_per_epoch:,} pairs, batch {source.batch_size}, "
-        f"{number_type} on {world.size} x {world.device}"
+        f"{training.variant.name}: {trained:,} of {every:,} parameters trained; {source.epochs} epochs of "
+        f"{source.pairs_per_epoch:,} pairs, batch {source.batch_size}, {training.number_type} on {world.size} x "
+        f"{world.device}"
     )
     for manifest, weight in zip(source.manifests, source.weights, strict=True):
         draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
-        each = f"each drawn {draws / manifest.rows:.1f} times"
-        say(f"  {manifest.name}: {manifest.rows:,} pairs, {each}")
+        say(f"  {manifest.name}: {manifest.rows:,} pairs, each drawn {draws / manifest.rows:.1f} times")

@@ -2,8 +2,7 @@
 
 ``checkpoints/epoch_0010/`` (ten finished epochs) and ``checkpoints/step_00001234/`` (a rolling one) hold
 ``model.safetensors``, ``state.pt``, and ``checkpoint.json``: how far the run was, what it stood on, size and hash of
-the other two. A folder is written beside, flushed and renamed, so a checkpoint is whole or not there; one that was
-damaged later is told by its hashes. The state is loaded with ``weights_only=True``: nothing is unpickled.
+the other two. A checkpoint is whole or not there; one that was damaged later is told by its hashes.
 """
 
 import hashlib
@@ -11,32 +10,29 @@ import logging
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import xxhash
 from pydantic import BaseModel
 
+from lorat.configs.load import parse
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file, explain_disk, sync_folder
+from lorat.shards.base.storage import atomic_file, explain_disk, read_json, sync_folder
 from lorat.train.checkpoint.record import check_same
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.trained import load_weights, metadata_of, weights_to_save
 from lorat.train.network.weights.containers import write_tensors
 
-ROLLING_KEPT = 2
 WEIGHTS, STATE, RECORD = "model.safetensors", "state.pt", "checkpoint.json"
-_VERSION = 2
+_ROLLING_KEPT = 2
 _NAME = re.compile(r"epoch_\d{4,}|step_\d{8,}")
 _LOG = logging.getLogger("lorat")
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """A checkpoint that has to be written now."""
 
     step: int
@@ -54,22 +50,21 @@ class Due:
         return f"step_{self.step:08d}" if self.rolling else f"epoch_{self.epoch:04d}"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What is saved; it may be the live tensors, since the training waits."""
 
     network: LoRAT
     variant: VariantConfig
-    state: Mapping[str, Mapping[str, Any]]
+    state: dict[str, dict[str, Any]]
     """The ``state_dict`` of ``optimizer`` and ``scaler``: plain containers and tensors."""
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     """What the run cannot change, as `fixed_settings` gives it."""
 
 
 class CheckpointRecord(BaseModel):
     """What ``checkpoint.json`` holds."""
 
-    version: int = _VERSION
+    version: Literal[2] = 2
     step: int
     epoch: int
     files: dict[str, dict[str, int | str]]
@@ -83,9 +78,9 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
     Then older ones are deleted: of epochs' all but the newest `keep`, of rolling ones all but two. If the disk refuses
     (`UserError`), nothing is left of the checkpoint, and none is lost.
     """
-    final, variant, network = run / "checkpoints" / due.name, snapshot.variant, snapshot.network
-    metadata = {"step": str(due.step), "epoch": str(due.epoch)}
-    metadata |= metadata_of(variant, network.fingerprint)
+    network, variant, state, settings = snapshot
+    final = run / "checkpoints" / due.name
+    metadata = {"step": str(due.step), "epoch": str(due.epoch), **metadata_of(variant, network.fingerprint)}
     weights = {name: tensor.float() for name, tensor in weights_to_save(network, variant).items()}
     beside = final.with_name(f".{due.name}.tmp")
     with explain_disk(final):
@@ -93,9 +88,8 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
         beside.mkdir(parents=True)
     try:
         write_tensors(beside / WEIGHTS, weights, metadata)
-        _write_state(beside / STATE, dict(snapshot.state))
+        _write_state(beside / STATE, state)
         files = {name: _seal(beside / name) for name in (WEIGHTS, STATE)}
-        settings = dict(snapshot.settings)
         record = CheckpointRecord(step=due.step, epoch=due.epoch, files=files, settings=settings)
         with atomic_file(beside / RECORD) as file:
             file.write(record.model_dump_json(indent=1).encode())
@@ -104,11 +98,16 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
                 final.replace(final.with_name(f".{final.name}.old.tmp"))
             beside.replace(final)
             sync_folder(final.parent)
-            _remove_stale(final.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # its room is the log's where the disk is full
     with explain_disk(final):
-        _delete_older(final, ROLLING_KEPT if due.rolling else keep)
+        # Later ones of its kind, which are damaged, wait for their turn.
+        (kind, number), kept = _numbered(final), _ROLLING_KEPT if due.rolling else keep
+        alike = [path for path in checkpoints_of(run) if (kind, 0) <= _numbered(path) <= (kind, number)]
+        for old in sorted(alike, key=_numbered)[:-kept]:
+            # Renamed first: killed in the middle, deleting would leave a damaged one.
+            old.replace(old.with_name(f".{old.name}.tmp"))
+        _remove_stale(final.parent)
     return final
 
 
@@ -134,18 +133,6 @@ def _seal(path: Path) -> dict[str, int | str]:
     return {"bytes": path.stat().st_size, "xxh3_64": digest.hexdigest()}
 
 
-def _delete_older(newest: Path, kept: int) -> None:
-    """Delete all but the newest of a kind; later ones, which are damaged, wait for their turn."""
-    kind, number = _numbered(newest)
-    there = checkpoints_of(newest.parents[1])
-    alike = [path for path in there if (kind, 0) <= _numbered(path) <= (kind, number)]
-    for old in sorted(alike, key=_numbered)[:-kept]:
-        # Renamed first: killed in the middle, it would leave a damaged one.
-        doomed = old.with_name(f".{old.name}.tmp")
-        old.replace(doomed)
-        shutil.rmtree(doomed)
-
-
 def _numbered(checkpoint: Path) -> tuple[str, int]:
     kind, _, number = checkpoint.name.partition("_")
     return kind, int(number)
@@ -161,8 +148,7 @@ def find_checkpoint(run: Path) -> Path | None:
 
     Damaged ones that are newer, or cannot be dated, are named in warnings; if all are damaged, it is a `UserError`.
     """
-    dated: list[tuple[int, Path]] = []
-    damaged: list[str] = []
+    dated, damaged = list[tuple[int, Path]](), list[str]()
     for folder in checkpoints_of(run):
         try:
             dated.append((checkpoint_record(folder).step, folder))
@@ -176,22 +162,15 @@ def find_checkpoint(run: Path) -> Path | None:
         damaged.append(reason)
     if damaged:
         raise UserError(
-            f"{damaged[0]}; no checkpoint of {run} is whole: delete its folder 'checkpoints' to "
-            "train from the start, or name another --run"
+            f"{damaged[0]}; no checkpoint of {run} is whole: delete its folder 'checkpoints' to train from the start, "
+            "or name another --run"
         )
     return None
 
 
 def checkpoint_record(checkpoint: Path) -> CheckpointRecord:
     """Read ``checkpoint.json``; a `UserError` if it is missing, damaged, or of another release."""
-    path = checkpoint / RECORD
-    try:
-        record = CheckpointRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({type(error).__name__})") from None
-    if record.version != _VERSION:
-        raise UserError(f"{path}: version {record.version}, this release reads {_VERSION}")
-    return record
+    return parse(CheckpointRecord, read_json(checkpoint / RECORD), str(checkpoint / RECORD))
 
 
 def _damage(checkpoint: Path) -> str | None:
@@ -209,23 +188,19 @@ def _damage(checkpoint: Path) -> str | None:
 def restore(
     checkpoint: Path,
     network: LoRAT,
-    stateful: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    stateful: dict[str, Any],
+    settings: dict[str, Any],
     *,
     force_backbone: bool = False,
 ) -> int:
-    """Load a checkpoint into a network of its variant and return the number of steps done.
+    """Load a checkpoint into a network of its variant and return the number of steps done; nothing is unpickled.
 
-    `stateful` takes the parts of the snapshot's state back (``load_state_dict``), under the same names. A part that is
-    empty, as a scaler's that was not needed, changes nothing.
-
-    Raises:
-        UserError: if the checkpoint is damaged, its settings are not these `settings`, or it was trained on another
-            backbone, unless `force_backbone`.
+    `stateful` takes the parts of the snapshot's state back (``load_state_dict``), under the same names; an empty part,
+    as of a scaler that was not needed, changes nothing. A `UserError` if the checkpoint is damaged, its settings are
+    not these `settings`, or it was trained on another backbone, unless `force_backbone`.
     """
-    record = checkpoint_record(checkpoint)
+    record, path = checkpoint_record(checkpoint), checkpoint / STATE
     check_same(checkpoint, record.settings, settings)
-    path = checkpoint / STATE
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:

@@ -1,9 +1,8 @@
 """What a run is made of: its record ``config.yaml``, and what may not change while it goes on.
 
 Promise: ``lorat-train --config RUN/config.yaml --run NEW`` gives the same weights bit for bit on one process and CPU
-with the same PyTorch. Other shards, another backbone or other first weights than the record names are refused. A
-resumed run has to be the run that was stopped, so every key counts that is not listed here as free: free is what
-changes no batch and, up to rounding, no gradient.
+with the same PyTorch. A resumed run has to be the run that was stopped, so every key counts that is not listed here as
+free: free is what changes no batch and, up to rounding, no gradient.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pydantic import BaseModel
 
 from lorat.configs.load import override, parse, read_yaml
 from lorat.configs.schema import RecipeConfig, VariantConfig
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import atomic_file
 from lorat.shards.manifest import Manifest
 
@@ -28,7 +27,6 @@ _FREE_TRAIN = (
 _FREE_DATA = ("workers", "prefetch", "validation", "validation_pairs")
 FREE = {"name", *(f"data.{k}" for k in _FREE_DATA), *(f"train.{k}" for k in _FREE_TRAIN)}
 """Keys of a recipe that may be others on resume."""
-_SHOWN = 3  # differences with their values; more are only counted
 
 
 class Made(BaseModel, frozen=True, extra="forbid"):
@@ -59,10 +57,7 @@ class RunRecord(BaseModel, frozen=True, extra="forbid"):
 
 
 def read_record(path: Path, overrides: Sequence[str] = ()) -> RunRecord:
-    """Read a ``config.yaml``, changed by overrides: ``a.b=c`` of the recipe, ``variant.a.b=c``.
-
-    It is a `UserError` if the file is missing, or a key or value does not fit.
-    """
+    """Read a ``config.yaml``, changed by overrides (``train.lr=c`` of the recipe, ``variant.a.b=c``), with `parse`."""
     values = read_yaml(path)
     for text in overrides:
         override(values, text if text.startswith("variant.") else f"recipe.{text}", text)
@@ -72,34 +67,28 @@ def read_record(path: Path, overrides: Sequence[str] = ()) -> RunRecord:
 def write_record(path: Path, record: RunRecord) -> None:
     """Write a run's record, whole or not at all; its folder is made."""
     values = {k: v for k, v in record.model_dump(mode="json").items() if v is not None}
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 
 def fixed_settings(variant: VariantConfig, recipe: RecipeConfig, manifests: Iterable[Manifest]) -> dict[str, Any]:
     """Return key → JSON value of all that has to be the same on resume."""
-    network = leaves("variant", variant.model_dump(mode="json", exclude={"recipe"}))
-    plan = leaves("", recipe.model_dump(mode="json"))
-    shards = {f"shards of {m.name}": m.fingerprint() for m in manifests}
-    return {**dict(network), **{k: v for k, v in plan if k not in FREE}, **shards}
+    network = dict(leaves("variant", variant.model_dump(mode="json", exclude={"recipe"})))
+    plan = {k: v for k, v in leaves("", recipe.model_dump(mode="json")) if k not in FREE}
+    return {**network, **plan, **{f"shards of {m.name}": m.fingerprint() for m in manifests}}
 
 
 def check_same(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise a `UserError` that names keys that differ since the checkpoint, with both values."""
     absent = object()
-    keys = sorted(then.keys() | now.keys())
     differ = [
-        f"{key} = {then.get(key, 'none')}, this run has {now.get(key, 'none')}"
-        for key in keys
+        f"{key} = {then.get(key, 'none')} (this run has {now.get(key, 'none')})"
+        for key in sorted(then.keys() | now.keys())
         if then.get(key, absent) != now.get(key, absent)
     ]
     if differ:
-        more = f"; and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
-        raise UserError(
-            f"{checkpoint}: was trained with {'; '.join(differ[:_SHOWN])}{more}. Give the same "
-            "shards, variant and recipe, or another --run"
-        )
+        what = f"{checkpoint}: was trained with {some(differ)}"
+        raise UserError(f"{what}; give the same shards, variant and recipe, or another --run")
 
 
 def leaves(above: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -3,8 +3,6 @@
 Epochs and steps are arithmetic; the clock is rank 0's; a signal may reach any rank. What one rank alone knows is
 exchanged once a step over the processors, beside the computation, and obeyed by all ranks one step later, so no rank
 waits for it and all save and stop after the same step.
-
-Written while the training waits: at the default interval that is far below 1 % of the time.
 """
 
 import logging
@@ -30,42 +28,38 @@ class Saver:
 
     def __init__(self, run: Path, recipe: TrainConfig, steps_per_epoch: int, world: World, heard: Heard) -> None:
         self._run, self._recipe, self._steps_per_epoch = run, recipe, steps_per_epoch
-        self._world, self._heard = world, heard
-        self._exchange = _Exchange(world)
-        self._saved_at, self._saved_step, self._stop = time.monotonic(), 0, 0
+        self._world, self._heard, self._stop = world, heard, 0
+        self._saved_at, self._saved_step = time.monotonic(), 0
+        # A group of its own: these meetings run beside those of the gradients.
+        self._group: Any = dist.new_group(backend="gloo", timeout=rank_timeout()) if world.size > 1 else None
+        self._values = torch.zeros(2, dtype=torch.int64)
+        self._work: dist.Work | None = None
         self.newest: Path | None = None
         """The newest checkpoint that was written since the start of this process."""
 
-    def due(self, done: int) -> Due | None:
-        """Return what is due after `done` steps; every rank calls it once a step."""
-        every = 60 * self._recipe.checkpoint_minutes
-        late = every > 0 and time.monotonic() - self._saved_at >= every
-        asked = done if self._world.speaks and late else 0
-        return self._due(done, *self._exchange(self._heard.number, asked))
+    def due(self, done: int, *, ended: bool = False) -> Due | None:
+        """Return what is due after `done` steps; every rank calls it once a step.
 
-    def asked_to_end(self) -> bool:
-        """Return whether a signal asked for the end, the same on all ranks; every rank calls it.
-
-        For what takes long between two steps. If it does, `due_at_end` is what is left to do.
+        With `ended` it is what is left to do after `asked_to_end` said so, and no ranks meet.
         """
-        self._stop, _ = self._exchange(self._heard.number, 0)
-        return self._stop > 0
-
-    def due_at_end(self, done: int) -> Due | None:
-        """Return what is due after `done` steps where a signal ended what followed them."""
-        return self._due(done, self._stop, 0)
-
-    def _due(self, done: int, stop: int, asked: int) -> Due | None:
-        epoch, inside = divmod(done, self._steps_per_epoch)
-        recipe = self._recipe
+        stop, asked = self._stop, 0
+        if not ended:
+            every = 60 * self._recipe.checkpoint_minutes
+            late = every > 0 and time.monotonic() - self._saved_at >= every
+            stop, asked = self._exchange(done if self._world.speaks and late else 0)
+        (epoch, inside), recipe = divmod(done, self._steps_per_epoch), self._recipe
         regular = 0 in (epoch % recipe.checkpoint_epochs, epoch % recipe.evaluate_epochs)
         if inside == 0 and (regular or epoch == recipe.epochs):
             return Due(done, epoch, rolling=False, stop=stop)
         by_steps = recipe.checkpoint_steps and done % recipe.checkpoint_steps == 0
         # What was asked before the newest checkpoint was is answered by that.
-        if stop or asked > self._saved_step or by_steps:
-            return Due(done, epoch, rolling=True, stop=stop)
-        return None
+        rolling = stop or asked > self._saved_step or by_steps
+        return Due(done, epoch, rolling=True, stop=stop) if rolling else None
+
+    def asked_to_end(self) -> bool:
+        """Return whether a signal asked for the end, the same on all ranks; each calls it in what takes long."""
+        self._stop, _ = self._exchange(0)
+        return self._stop > 0
 
     def save(self, due: Due, snapshot: Snapshot) -> None:
         """Write what is due, and end the training where a signal asked for that; on every rank.
@@ -86,42 +80,25 @@ class Saver:
         if due.stop:
             self.finish()
             if self._world.speaks:
-                what = signal_name(due.stop)
-                _LOG.info("%s: saved %s; go on with --resume auto", what, newest)
+                _LOG.info("%s: saved %s; go on with --resume auto", signal_name(due.stop), newest)
             raise SystemExit(exit_status(due.stop))
 
     def finish(self) -> None:
         """Wait for the other ranks, so that what rank 0 writes is there; every rank calls it."""
-        self._exchange.meet()
-
-
-class _Exchange:
-    """Tells every rank the largest of what the ranks said, one call later."""
-
-    def __init__(self, world: World) -> None:
-        # A group of its own: these meetings run beside those of the gradients.
-        self._group: Any = None
-        if world.size > 1:
-            self._group = dist.new_group(backend="gloo", timeout=rank_timeout())
-        self._values = torch.zeros(2, dtype=torch.int64)
-        self._work: dist.Work | None = None
-
-    def __call__(self, number: int, step: int) -> tuple[int, int]:
-        if self._group is None:
-            return number, step
-        said, self._values = self._said(), torch.tensor([number, step])
-        highest = dist.ReduceOp.MAX
-        self._work = dist.all_reduce(self._values, highest, group=self._group, async_op=True)
-        return said
-
-    def meet(self) -> None:
-        """Wait until every rank is here."""
         if self._group is not None:
-            self._said()
+            self._told()
             dist.barrier(self._group)
 
-    def _said(self) -> tuple[int, int]:
-        """Return what was said at the last call; zeros before the first."""
+    def _exchange(self, step: int) -> tuple[int, int]:
+        """Tell the ranks which signal this one heard, and a step; return the largest of what all told a call before."""
+        if self._group is None:
+            return self._heard.number, step
+        told, self._values = self._told(), torch.tensor([self._heard.number, step])
+        self._work = dist.all_reduce(self._values, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return told
+
+    def _told(self) -> tuple[int, int]:
+        """Return what was told at the last call; zeros before the first."""
         if self._work is not None:
             self._work.wait()
             self._work = None

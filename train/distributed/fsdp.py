@@ -1,9 +1,8 @@
 """Weights, gradients and optimiser state spread over the ranks (FSDP2), and put together again.
 
-Each block is one unit, and the rest of the network another: a rank holds its part of every tensor and has whole only
-the blocks that are being computed. Frozen weights are spread too, in their own number type; only what is trained needs
-to be of one type. Parameters keep their names, so what is put together is what a single process has, and files go both
-ways.
+Each block is one unit, and the rest of the network another: a rank has whole only the blocks that are being computed.
+Frozen weights are spread too, in their own number type; only what is trained needs to be of one type. Parameters keep
+their names, so what is put together is what a single process has, and files go both ways.
 """
 
 import copy
@@ -14,20 +13,16 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import AdamW, Optimizer
 
 from lorat.train.network.blocks.lorat import LoRAT
 
 
-def shard(
-    module: nn.Module, blocks: nn.ModuleList, optimizer: torch.optim.Optimizer, device: torch.device
-) -> torch.optim.AdamW:
-    """Spread a module's parameters over all ranks, in place, and the state of their optimiser.
+def shard(module: nn.Module, blocks: nn.ModuleList, optimizer: Optimizer, device: torch.device) -> AdamW:
+    """Spread a module's parameters over all ranks, in place, and return the AdamW that takes its optimiser's place.
 
     Both must be equal on all ranks, and may still be in the processor's memory: only each rank's part goes to its
     device. Each of `blocks` is gathered when it is computed and let go afterwards.
-
-    Returns:
-        The AdamW that takes the optimiser's place.
     """
     wholes: list[Tensor] = list(module.parameters())
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
@@ -35,7 +30,7 @@ def shard(
         fully_shard(unit, mesh=mesh)
     parts = dict(zip(wholes, module.parameters(), strict=True))
     groups = [{**group, "params": [parts[whole] for whole in group["params"]]} for group in optimizer.param_groups]
-    new = torch.optim.AdamW(groups, fused=True)
+    new = AdamW(groups, fused=True)
     for whole, state in optimizer.state.items():
         part = parts[whole]
         new.state[part] = {key: _spread(value, whole, part) for key, value in state.items()}
@@ -62,34 +57,30 @@ def empty_copy(network: LoRAT) -> LoRAT:
 
 
 def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
-    """Put a sharded network together in rank 0's `empty_copy`, in the processor's memory.
+    """Put a sharded network together in rank 0's `empty_copy`, in the processor's memory; every rank has to call this.
 
-    Every rank has to call this. Frozen tensors stay without values where they are not wanted.
+    Frozen tensors stay without values where they are not wanted.
     """
     for name, parameter in network.named_parameters():
         if frozen or parameter.requires_grad:
-            value = _whole(parameter.detach())
+            value = parameter.detach()
+            value = value.full_tensor() if isinstance(value, DTensor) else value
             if torch.distributed.get_rank() == 0:
                 path, _, last = name.rpartition(".")
                 new = nn.Parameter(value.cpu(), requires_grad=parameter.requires_grad)
                 setattr(empty.get_submodule(path), last, new)
 
 
-def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def whole_state(optimizer: Optimizer) -> dict[str, Any]:
     """Return an optimiser's ``state_dict`` with whole tensors; every rank has to call this.
 
     They are in the processor's memory of rank 0; on the others they have no values.
     """
     keeper = "cpu" if torch.distributed.get_rank() == 0 else "meta"
+
+    def kept(value: Any) -> Any:
+        return value.full_tensor().to(keeper) if isinstance(value, DTensor) else value
+
     state = optimizer.state_dict()
-    state["state"] = {
-        number: {
-            key: _whole(value).to(keeper) if isinstance(value, DTensor) else value for key, value in values.items()
-        }
-        for number, values in state["state"].items()
-    }
+    state["state"] = {n: {key: kept(v) for key, v in values.items()} for n, values in state["state"].items()}
     return state
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value

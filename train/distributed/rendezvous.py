@@ -21,8 +21,7 @@ _OF_BACKENDS = re.compile(r"gloo|nccl|connection (closed|reset|refused)", re.IGN
 def rank_timeout() -> timedelta:
     """Return how long a rank waits for the others: ``$LORAT_TIMEOUT`` seconds, else 10 minutes.
 
-    Raises:
-        UserError: if the variable holds no positive number.
+    A `UserError` if the variable holds no positive number.
     """
     text = os.environ.get(TIMEOUT, "600")
     with suppress(ValueError):
@@ -36,14 +35,17 @@ def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
 
     torchrun keeps one store over its restarts. What ranks that are dead wrote there, their addresses among it, would be
     taken for that of the living. So rank 0 draws a name for this meeting, tells it to whoever asks, and all go on under
-    that name.
-
-    Returns:
-        A store of these ranks alone, this rank, and how many there are; a RuntimeError is raised if a rank does not
-        come in time.
+    that name. Returned are a store of these ranks alone, this rank, and how many there are; a RuntimeError is raised if
+    a rank does not come in time.
     """
     store, rank, size = next(rendezvous("env://", timeout=timeout))
-    name = _invite(store, size, timeout) if rank == 0 else _ask(store, rank)
+    if rank == 0:
+        name = _invite(store, size, timeout)
+    else:
+        question = uuid.uuid4().hex
+        store.set(f"asks/{rank}", question)
+        name = store.get(f"answer/{question}").decode()  # waits for it
+        store.set(f"{name}/has/{rank}", "yes")
     return dist.PrefixStore(name, store), rank, size
 
 
@@ -64,53 +66,31 @@ def _invite(store: dist.Store, size: int, timeout: timedelta) -> str:
     return name
 
 
-def _ask(store: dist.Store, rank: int) -> str:
-    """Ask rank 0 for the name of this meeting; the store waits for the answer."""
-    question = uuid.uuid4().hex
-    store.set(f"asks/{rank}", question)
-    name = store.get(f"answer/{question}").decode()
-    store.set(f"{name}/has/{rank}", "yes")
-    return name
-
-
 @contextmanager
-def explain_joining() -> Iterator[None]:
-    """Raise a `UserError` in the place of what PyTorch does when a rank is missing at the start."""
+def explain_ranks(*, met: bool) -> Iterator[None]:
+    """Raise a `UserError` in the place of what PyTorch does when a rank is missing at the start, or when others, once
+    `met`, are gone or silent.
+    """
     try:
         yield
     except RuntimeError as error:  # a DistError is one
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise _explained(
-            error,
-            f"did not meet the others at {place} within {_patience()}",
-            "check that every node runs torchrun with the same --nnodes and --rdzv-endpoint, that "
-            "the address and its ports can be reached from every node, and, with several "
-            "networks, $GLOO_SOCKET_IFNAME or $NCCL_SOCKET_IFNAME",
-        ) from None
-
-
-@contextmanager
-def explain_parting() -> Iterator[None]:
-    """Raise a `UserError` in the place of what gloo and NCCL do when others are gone or silent."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or _OF_BACKENDS.search(str(error))):
+        if met and not (isinstance(error, dist.DistError) or _OF_BACKENDS.search(str(error))):
             raise
-        raise _explained(
-            error,
-            f"lost the others, or waited {_patience()} for them",
-            "see what they printed, whether one was killed or out of memory, and the network; then "
-            "start again, a training with --resume auto (torchrun --max-restarts does so by "
-            "itself)",
-        ) from None
-
-
-def _patience() -> str:
-    return f"{rank_timeout().total_seconds():g} s (${TIMEOUT})"
-
-
-def _explained(error: RuntimeError, what: str, remedy: str) -> UserError:
-    who = f"rank {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')}"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"{who} {what} ({reason}); {remedy}")
+        patience = f"{rank_timeout().total_seconds():g} s (${TIMEOUT})"
+        if met:
+            what = f"lost the others, or waited {patience} for them"
+            remedy = (
+                "see what they printed, whether one was killed or out of memory, and the network; then start again, "
+                "a training with --resume auto (torchrun --max-restarts does so by itself)"
+            )
+        else:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            what = f"did not meet the others at {place} within {patience}"
+            remedy = (
+                "check that every node runs torchrun with the same --nnodes and --rdzv-endpoint, that the address and "
+                "its ports can be reached from every node, and, with several networks, $GLOO_SOCKET_IFNAME or "
+                "$NCCL_SOCKET_IFNAME"
+            )
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        who = f"rank {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')}"
+        raise UserError(f"{who} {what} ({reason}); {remedy}") from None

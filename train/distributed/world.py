@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
-from lorat.train.distributed.rendezvous import explain_joining, explain_parting, meet, rank_timeout
+from lorat.train.distributed.rendezvous import explain_ranks, meet, rank_timeout
 from lorat.train.network.deploy.devices import pick_device
 
 Value = TypeVar("Value")
@@ -50,11 +50,8 @@ class World:
 def join_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, or be the only one.
 
-    `device` is as `pick_device` takes it; each process takes the GPU of its local rank.
-
-    Raises:
-        UserError: if variables are missing, there is no GPU for this process, or the other ranks are not reached, or
-            are lost inside the block.
+    `device` is as `pick_device` takes it; each process takes the GPU of its local rank. A `UserError` if variables are
+    missing, there is no GPU for this process, or the other ranks are not reached, or are lost inside the block.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = pick_device(device)
@@ -63,34 +60,35 @@ def join_world(device: str) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, chosen)
         return
-    needed = ["RANK", "MASTER_ADDR", "MASTER_PORT"]
-    needed += ["LOCAL_RANK"] if chosen.type == "cuda" else []
-    missing = [name for name in needed if name not in os.environ]
-    if missing:
+    cuda = chosen.type == "cuda"
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT", *(["LOCAL_RANK"] if cuda else []))
+    if missing := [name for name in needed if name not in os.environ]:
         raise UserError(
-            f"$WORLD_SIZE is {size}, but {', '.join(missing)} not set; start ranks with torchrun, "
-            "or unset WORLD_SIZE to work in one process"
+            f"$WORLD_SIZE is {size}, but {', '.join(missing)} not set; start ranks with torchrun, or unset WORLD_SIZE "
+            "to work in one process"
         )
-    if chosen.type == "cuda":
-        chosen = _own_gpu(int(os.environ["LOCAL_RANK"]))
+    if cuda:
+        chosen = own_gpu(int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    backend, timeout = "nccl" if chosen.type == "cuda" else "gloo", rank_timeout()
-    with explain_joining():
+    timeout = rank_timeout()
+    with explain_ranks(met=False):
         store, rank, size = meet(timeout)
+        backend = "nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
-        with explain_parting():
+        with explain_ranks(met=True):
             yield World(rank, size, chosen, store)
     finally:
         dist.destroy_process_group()
 
 
-def _own_gpu(number: int) -> torch.device:
+def own_gpu(number: int) -> torch.device:
+    """Return the GPU of the process of that local rank; a `UserError` where there are not so many."""
     count = torch.cuda.device_count()
     if number >= count:
         raise UserError(
-            f"rank {os.environ['RANK']} is process {number} of its machine, counted from 0, which "
-            f"has {count} CUDA devices; give torchrun --nproc-per-node {count}, or --device cpu"
+            f"rank {os.environ['RANK']} is process {number} of its machine, counted from 0, which has {count} CUDA "
+            f"devices; give torchrun --nproc-per-node {count}, or --device cpu"
         )
     return torch.device("cuda", number)
 
@@ -98,11 +96,9 @@ def _own_gpu(number: int) -> torch.device:
 def parallel(network: nn.Module, world: World) -> nn.Module:
     """Wrap a network so that gradients are averaged over the ranks."""
     data_parallel = nn.parallel.DistributedDataParallel
-    # Buffers are constants here; they would be sent before every forward pass. PyTorch 2.14 has another name for the
-    # option.
+    # Buffers are constants here; they would be sent before every forward pass. PyTorch 2.14 renames the option.
     known = inspect.signature(data_parallel.__init__).parameters
-    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    constant: dict[str, Any] = {option: False}
+    constant: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
     ids = [world.device.index] if world.device.type == "cuda" else None
     return data_parallel(network, device_ids=ids, gradient_as_bucket_view=True, **constant)
 
@@ -126,13 +122,10 @@ def texts_of_ranks(texts: list[str], world: World) -> list[str]:
 
 
 def agreed(work: Callable[[], Value], world: World) -> Value:
-    """Return what `work` gives on this rank, if no rank has a reason against it.
+    """Return what `work` gives on this rank, if no rank has a reason against it; every rank has to call this.
 
-    Every rank has to call this; `work` must not meet other ranks.
-
-    Raises:
-        UserError: on rank 0, if `work` raises one on any rank: the first rank's.
-        SystemExit: then, on the other ranks.
+    `work` must not meet other ranks. If it raises a `UserError` on any rank, the first rank's is raised on rank 0, and
+    `SystemExit` on the others.
     """
     if world.size == 1:
         return work()
@@ -150,21 +143,16 @@ def agreed(work: Callable[[], Value], world: World) -> Value:
 def check_alike(settings: Mapping[str, Any], world: World) -> None:
     """See that all ranks have the same settings (JSON values); every rank has to call this.
 
-    Raises:
-        UserError: on rank 0, with the first difference of the first rank that has one.
-        SystemExit: then, on the other ranks.
+    Otherwise a `UserError` on rank 0 names the first difference of the first rank that has one, and the others raise
+    `SystemExit`.
     """
     first, *others = map(json.loads, texts_of_ranks([json.dumps(settings)], world))
     for rank, own in enumerate(others, start=1):
         for key in first | own:
-            here, there = (side.get(key) for side in (first, own))
-            if here != there:
-                here, there = ("none" if v in (None, "") else v for v in (here, there))
-                _end(
-                    f"rank {rank} has {key} = {there}, rank 0 has {here}; start all ranks with "
-                    "the same command, on the same files",
-                    world,
-                )
+            if first.get(key) != own.get(key):
+                here, there = ("none" if side.get(key) in (None, "") else side[key] for side in (first, own))
+                remedy = "start all ranks with the same command, on the same files"
+                _end(f"rank {rank} has {key} = {there}, rank 0 has {here}; {remedy}", world)
 
 
 def _end(text: str, world: World) -> NoReturn:

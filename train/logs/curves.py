@@ -1,7 +1,5 @@
 """Pictures of a training: the crops that it sees, with their boxes, and its curves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,23 +14,29 @@ from lorat.train.logs.log import Entry, read_log
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_COLUMNS, _MOST = 4, 16  # of a contact sheet, and its pairs
 _GAP, _SIDE = 6, 224
-_BOX = (80, 255, 80)
-_CELLS = (255, 200, 60)
+_BOX, _CELLS = (80, 255, 80), (255, 200, 60)
 _SMOOTH = 60  # running means that a curve is made of, if there are enough records
+_PANELS = {
+    "loss": "loss",
+    "rate": "learning rate",
+    "norm": "gradient norm",
+    "pairs_per_second": "pairs a second",
+    "data_wait": "time spent waiting for data, %",
+    "scores": "scores",
+}
 
 
-def draw_batch(batch: Batch, path: Path, columns: int = 4, most: int = 16) -> None:
-    """Write a contact sheet of training pairs as PNG.
+def draw_batch(batch: Batch, path: Path) -> None:
+    """Write a contact sheet of training pairs as PNG; a disk that refuses is a `UserError`.
 
-    Each pair is its template, with the tokens marked as the object, and its search crop, with the target box. A disk
-    that refuses is a `UserError`.
+    Each pair is its template, with the tokens marked as the object, and its search crop, with the target box.
     """
-    tiles = [_pair(batch, i) for i in range(min(most, len(batch)))]
-    columns = min(columns, len(tiles))
+    tiles = [_pair(batch, i) for i in range(min(_MOST, len(batch)))]
+    columns = min(_COLUMNS, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
-    bands = [np.concatenate(tiles[first : first + columns], axis=1) for first in range(0, len(tiles), columns)]
-    sheet = np.concatenate(bands)
+    sheet = cv2.vconcat([cv2.hconcat(tiles[first : first + columns]) for first in range(0, len(tiles), columns)])
     sheet = cv2.copyMakeBorder(sheet, _GAP, 0, _GAP, 0, cv2.BORDER_CONSTANT, value=(255,) * 3)
     _, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     with atomic_file(path) as file:
@@ -64,74 +68,47 @@ def draw_curves(run: Path) -> Path | None:
     records = [line for line in lines if "loss" in line]
     if not records:
         return None
-    names = {name for line in lines for name in line if name.endswith(("/ao", "/auc"))}
+    scores = sorted({name for line in lines for name in line if name.endswith(("/ao", "/auc"))})
     # Half a second of imports, which no start of a training has to wait for.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = 3 + bool(names)
-    figure = Figure(figsize=(11, 3.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows, 2)
-    losses = figure.add_subplot(grid[0, :])
-    for number, name in enumerate(("loss", "score", "box")):
-        _curve(losses, records, name, name, f"C{number}")
-    _points(losses, lines, "val_loss", "validation", "C3")
-    _limit(losses, [record["loss"] for record in records], 0.0)
-    _finish(losses, "loss")
-    small = [
-        ("rate", "learning rate", 1.0, 0.0),
-        ("norm", "gradient norm", 1.0, 0.0),
-        ("pairs_per_second", "pairs a second", 1.0, 0.0),
-        ("data_wait", "time spent waiting for data, %", 100.0, 10.0),
-    ]
-    for number, (name, title, factor, least) in enumerate(small):
-        axes = figure.add_subplot(grid[1 + number // 2, number % 2])
-        _curve(axes, records, name, title, "C0", factor)
-        _limit(axes, [factor * record[name] for record in records], least)
-        _finish(axes, title, legend=False)
-    if names:
-        axes = figure.add_subplot(grid[3, :])
-        for number, name in enumerate(sorted(names)):
-            _points(axes, lines, name, name, f"C{number}")
-        _finish(axes, "scores")
+    rows = [["loss"] * 2, ["rate", "norm"], ["pairs_per_second", "data_wait"], *([["scores"] * 2] if scores else [])]
+    figure = Figure(figsize=(11, 3.2 * len(rows)), layout="constrained")
+    panels: dict[str, Axes] = figure.subplot_mosaic(rows)
+    for name, axes in panels.items():
+        if name != "scores":
+            percent = name == "data_wait"
+            values = _curve(axes, records, name, "C0", 100.0 if percent else 1.0)
+            # From 0 on, but not as high as the few highest of many reach.
+            top = min(values.max(), 1.5 * np.quantile(values, 0.97))
+            axes.set_ylim(0, 1.05 * max(top, 10.0 if percent else 0.0) or 1.0)
+        axes.set_title(_PANELS[name], loc="left", fontsize="medium")
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.01)
+    for colour, name in (("C1", "score"), ("C2", "box")):
+        _curve(panels["loss"], records, name, colour)
+    points = {name: (panels["scores"], name, f"C{number}") for number, name in enumerate(scores)}
+    for name, (axes, label, colour) in {"val_loss": (panels["loss"], "validation", "C3"), **points}.items():
+        if found := [(line["step"], line[name]) for line in lines if name in line]:
+            axes.plot(*zip(*found, strict=True), color=colour, label=label, marker="o", markersize=3)
+        axes.legend(loc="upper right", ncols=4)
     path = run / "curves.png"
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
     return path
 
 
-def _curve(axes: Axes, records: list[Entry], name: str, label: str, colour: str, factor: float = 1.0) -> None:
-    """Draw a value of every record, and where there are many their running mean over them."""
+def _curve(axes: "Axes", records: list[Entry], name: str, colour: str, factor: float = 1.0) -> NDArray[np.float64]:
+    """Draw a value of every record, and where there are many their running mean over them; return all values."""
     steps = np.array([record["step"] for record in records])
     values = factor * np.array([record[name] for record in records], dtype=np.float64)
     width = len(values) // _SMOOTH
     if width < 2 or name == "rate":
-        axes.plot(steps, values, color=colour, label=label, marker="." if len(steps) < 3 else "")
-        return
+        axes.plot(steps, values, color=colour, label=name, marker="." if len(steps) < 3 else "")
+        return values
     axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
     ones = np.ones(2 * width + 1)
     mean = np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")
-    axes.plot(steps, mean, color=colour, label=label)
-
-
-def _limit(axes: Axes, values: list[float], least: float) -> None:
-    """Show values from 0 on, but not how high the few highest of many reach."""
-    usual = 1.5 * float(np.quantile(values, 0.97))
-    axes.set_ylim(0, 1.05 * max(min(max(values), usual), least) or 1.0)
-
-
-def _points(axes: Axes, lines: list[Entry], name: str, label: str, colour: str) -> None:
-    """Draw a value that some lines have."""
-    found = [(line["step"], line[name]) for line in lines if name in line]
-    if found:
-        axes.plot(*zip(*found, strict=True), color=colour, label=label, marker="o", markersize=3)
-
-
-def _finish(axes: Axes, title: str, *, legend: bool = True) -> None:
-    axes.set_title(title, loc="left", fontsize="medium")
-    axes.set_xlabel("step")
-    axes.grid(alpha=0.3)
-    axes.margins(x=0.01)
-    if legend:
-        axes.legend(loc="upper right", ncols=4)
+    axes.plot(steps, mean, color=colour, label=name)
+    return values

@@ -21,53 +21,25 @@ Listener = Callable[[int, Mapping[str, Any]], None]
 """Is told the number of steps done and what is written about them."""
 
 
-class _Screen:
-    """Shows a line: in place on a terminal, now and then a new one elsewhere."""
+class TrainLog:
+    """Writes each record as a line of ``log.jsonl`` and shows the newest: in place on a terminal, else now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: IO[str], steps: int, kept: list[Entry], first_step: int) -> None:
+        self._file, self._steps, self._first_step = file, steps, first_step
+        self.damaged = sum(int(entry.get("damaged", 0)) for entry in kept)
+        """Damaged samples over the whole run, resumed parts included."""
+        self._before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
+        self._validation = next((entry["val_loss"] for entry in reversed(kept) if "val_loss" in entry), None)
+        self._known = [entry for entry in kept if entry["step"] == first_step]
+        self._start = self._since = time.perf_counter()
+        self._settled = False
+        self.listeners: list[Listener] = []
+        """Are told too, of all that is written from now on."""
         self._console = Console(stderr=True)
         self.live: Live | None = None
         if self._console.is_terminal:
             self.live = Live(Text("starting"), console=self._console, refresh_per_second=4)
         self._printed, self._waiting = -math.inf, ""
-
-    def say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-    def show(self, line: Callable[[int], str]) -> None:
-        """Show what `line` makes of the width in columns, in the place of what was shown."""
-        if self.live is not None:
-            text = line(self._console.width)
-            self.live.update(Text(text, no_wrap=True, overflow="ellipsis"))
-            return
-        self._waiting = line(1000)
-        if time.monotonic() - self._printed >= _PLAIN_SECONDS:
-            self.flush()
-            self._printed = time.monotonic()
-
-    def flush(self) -> None:
-        """Print what waits for its time."""
-        if self._waiting:
-            self.say(self._waiting)
-        self._waiting = ""
-
-
-class TrainLog:
-    """Writes each record as a line of ``log.jsonl`` and shows the newest one."""
-
-    def __init__(self, file: IO[str], screen: _Screen, steps: int, kept: list[Entry], first_step: int) -> None:
-        self._file, self._screen, self._steps = file, screen, steps
-        self.damaged = sum(int(entry.get("damaged", 0)) for entry in kept)
-        """Damaged samples over the whole run, resumed parts included."""
-        self._before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
-        validations = [entry["val_loss"] for entry in kept if "val_loss" in entry]
-        self._validation = validations[-1] if validations else None
-        self._known = [entry for entry in kept if entry["step"] == first_step]
-        self._start = self._since = time.perf_counter()
-        self._first_step = first_step
-        self._settled = False
-        self.listeners: list[Listener] = []
-        """Are told too, of all that is written from now on."""
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Write what `Meter.read` says of the steps up to `step` (steps done); refresh the line."""
@@ -80,11 +52,11 @@ class TrainLog:
             extras.append(f"{values['skipped']} steps overflowed")
         if self.damaged:
             extras.append(f"{self.damaged:,} damaged samples replaced")
-        self._screen.show(lambda width: status_line(at, values, left, extras, width))
+        self._show(lambda width: status_line(at, values, left, extras, width))
 
-    def has(self, step: int, name: str) -> bool:
-        """Return whether a run that goes on after `step` told a value of that name of it before."""
-        return any(name in entry for entry in self._known if entry["step"] == step)
+    def has(self, name: str) -> bool:
+        """Return whether a run that goes on told a value of that name of its last step before."""
+        return any(name in entry for entry in self._known)
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Write other results of `step`, such as ``val_loss``, as a line of their own.
@@ -96,17 +68,32 @@ class TrainLog:
 
     def say(self, text: str) -> None:
         """Print a line above the one that refreshes."""
-        self._screen.say(text)
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def show(self, text: str) -> None:
         """Refresh the line with what goes on between two steps."""
-        self._screen.show(lambda width: text[:width])
+        self._show(lambda width: text[:width])
+
+    def flush(self) -> None:
+        """Print the line that waits for its time where there is no terminal."""
+        if self._waiting:
+            self.say(self._waiting)
+        self._waiting = ""
+
+    def _show(self, line: Callable[[int], str]) -> None:
+        """Show what `line` makes of the width in columns, in the place of what was shown."""
+        if self.live is not None:
+            self.live.update(Text(line(self._console.width), no_wrap=True, overflow="ellipsis"))
+            return
+        self._waiting = line(1000)
+        if time.monotonic() - self._printed >= _PLAIN_SECONDS:
+            self.flush()
+            self._printed = time.monotonic()
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         seconds = self._before + time.perf_counter() - self._start
-        entry = {"step": step, "seconds": round(seconds, 2), **values}
         with explain_disk(Path(self._file.name)):
-            self._file.write(json.dumps(entry) + "\n")
+            self._file.write(json.dumps({"step": step, "seconds": round(seconds, 2), **values}) + "\n")
             self._file.flush()
         self._validation = values.get("val_loss", self._validation)
         for listener in self.listeners:
@@ -115,8 +102,7 @@ class TrainLog:
     def _left(self, step: int) -> float:
         """Return the seconds to the end at the speed so far.
 
-        What came before the first record does not count, once there are others: compiling and the start of workers are
-        in it.
+        What came before the first record counts for that one alone: compiling and the start of workers are in it.
         """
         now = time.perf_counter()
         left = (self._steps - step) * (now - self._since) / max(step - self._first_step, 1)
@@ -134,16 +120,16 @@ def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
         whole.writelines((json.dumps(entry) + "\n").encode() for entry in kept)
     with explain_disk(path):
         file = path.open("a", encoding="utf-8")
-    screen = _Screen()
+    log = TrainLog(file, steps, kept, first_step)
     try:
-        with screen.live or nullcontext():
+        with log.live or nullcontext():
             try:
-                yield TrainLog(file, screen, steps, kept, first_step)
+                yield log
             except BaseException:
-                if screen.live is not None:
-                    screen.live.transient = True  # an error is all that is left to read
+                if log.live is not None:
+                    log.live.transient = True  # an error is all that is left to read
                 raise
-        screen.flush()
+        log.flush()
     finally:
         with suppress(OSError):  # every line is flushed; what the disk refused has been told
             file.close()
@@ -154,9 +140,7 @@ def read_log(path: Path) -> list[Entry]:
 
     Those of training steps have a ``loss``; others hold results such as ``val_loss``.
     """
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     # The last line of a killed run may be half written.
     return [json.loads(line) for line in lines if line.endswith("}")]
 

@@ -23,7 +23,7 @@ class Meter:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._known: set[str] = set()
+        self._known: set[str] = set()  # damaged samples that were named
         self._paces: list[Pace] = []
         self._reset()
 
@@ -54,15 +54,12 @@ class Meter:
 
     def read(self, rate: float) -> dict[str, float]:
         """Return means over steps and ranks and start anew; every rank has to call this."""
-        beside = [len(self._damaged), *self._seconds]
-        sums = torch.cat([self._sums / self._steps, self._sums.new_tensor(beside)])
-        means = mean_over_ranks(sums, self._world).tolist()
-        elapsed = time.perf_counter() - self._since  # the device has caught up
+        beside = self._sums.new_tensor([len(self._damaged), *self._seconds])
+        means = mean_over_ranks(torch.cat([self._sums / self._steps, beside]), self._world).tolist()
         loss, score, box, norm, skipped, damaged, waited, reading, making = means
+        elapsed = time.perf_counter() - self._since  # the device has caught up
         values = {
-            "loss": round(loss, 5),
-            "score": round(score, 5),
-            "box": round(box, 5),
+            **{name: round(value, 5) for name, value in (("loss", loss), ("score", score), ("box", box))},
             "rate": rate,
             # It is 0 where a step was left out.
             "norm": round(norm / (1.0 - skipped), 4) if skipped < 1.0 else 0.0,
@@ -88,10 +85,9 @@ class Meter:
     def _report(self, damaged: list[str]) -> None:
         """Name the damaged samples that were not named before."""
         for message in damaged:
-            if not self._world.speaks or message in self._known:
-                continue
-            self._known.add(message)
-            if len(self._known) <= _NAMED:
-                _LOG.warning("another sample was taken: %s", message)
-            elif len(self._known) == _NAMED + 1:
-                _LOG.warning("more samples are damaged; lorat-prep verify lists them all")
+            if self._world.speaks and message not in self._known:
+                self._known.add(message)
+                if len(self._known) <= _NAMED:
+                    _LOG.warning("another sample was taken: %s", message)
+                elif len(self._known) == _NAMED + 1:
+                    _LOG.warning("more samples are damaged; lorat-prep verify lists them all")

@@ -4,7 +4,7 @@ Rank 0 alone prints and writes. Whether a step was finite is decided by all rank
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,14 +27,12 @@ class Reporter:
     """Says and writes what is to be known of a training."""
 
     def __init__(self, scene: Scene, log: TrainLog | None, first_step: int) -> None:
+        self._scene, source = scene, scene.source
         self.meter = Meter(scene.world)
-        self.log = log
-        """Rank 0's."""
-        self._scene = scene
-        source = scene.source
+        self.log = log  # rank 0's
         early = first_step + min(source.steps_per_epoch, _ENOUGH)
+        # Steps after which the next record has a verdict.
         self._verdicts = sorted([early, source.epochs * source.steps_per_epoch])
-        """Steps after which the next record has a verdict."""
 
     def read(self, engine: Engine, rate: float) -> dict[str, Any]:
         """Return what happened since the last record; every rank has to call this.
@@ -68,6 +66,11 @@ class Reporter:
             values |= {"waits_for": verdict.kind, "verdict": verdict.text}
         self.log.record(done, values)
 
+    def add(self, done: int, values: Mapping[str, Any]) -> None:
+        """Write what else was found after `done` steps, if anything, on rank 0."""
+        if self.log is not None and values:
+            self.log.add(done, values)
+
 
 @contextmanager
 def _no_reason_to_end() -> Iterator[None]:
@@ -85,17 +88,13 @@ def reporting(scene: Scene, first_step: int, wandb_mode: str) -> Iterator[Report
     if not world.speaks:
         yield Reporter(scene, None, first_step)
         return
-    steps = source.epochs * source.steps_per_epoch
-    config = {
-        "variant": scene.variant.model_dump(mode="json"),
-        "recipe": scene.recipe.model_dump(mode="json"),
-        "processes": world.size,
-        "device": world.device.type,
-    }
-    telling = wandb_run(scene.run, wandb_mode, config, source.batch_size)
-    with telling as listener, open_log(scene.run, steps, first_step) as log:
-        if listener is not None:
-            log.listeners.append(listener)
+    plans = {"variant": scene.variant.model_dump(mode="json"), "recipe": scene.recipe.model_dump(mode="json")}
+    config = {**plans, "processes": world.size, "device": world.device.type}
+    with (
+        wandb_run(scene.run, wandb_mode, config, source.batch_size) as listener,
+        open_log(scene.run, source.epochs * source.steps_per_epoch, first_step) as log,
+    ):
+        log.listeners += [listener] if listener is not None else []
         yield Reporter(scene, log, first_step)
     with _no_reason_to_end():
         draw_curves(scene.run)

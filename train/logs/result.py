@@ -1,7 +1,6 @@
 """Which weights of a run are the best and the last: ``result.json`` and ``best.safetensors``.
 
-The best are those with the highest score of the test set that is tracked in between. They are copied out of their
-checkpoint, which makes room for newer ones.
+The best have the highest score of the test set that is tracked in between; they are a copy, since checkpoints go.
 """
 
 import shutil
@@ -12,8 +11,7 @@ from pydantic import BaseModel
 from lorat.configs.load import parse
 from lorat.shards.base.storage import atomic_file, read_json, write_json
 
-RESULT = "result.json"
-BEST = "best.safetensors"
+RESULT, BEST = "result.json", "best.safetensors"
 
 
 class Result(BaseModel, frozen=True):
@@ -26,7 +24,6 @@ class Result(BaseModel, frozen=True):
     sequences: int
     """That were scored."""
     epoch: int
-    """Finished epochs."""
     weights: str = ""
     """Their file, relative to the run."""
 
@@ -43,12 +40,12 @@ class _Results(BaseModel):
 
 
 def note_result(weights: Path, result: Result) -> None:
-    """Note a checkpoint's weights as the last, and as the best where no others are better.
+    """Note a checkpoint's weights (its ``model.safetensors``) as the last, and as the best where no others are better.
 
-    Their file is ``<run>/checkpoints/<name>/model.safetensors``. It is a `UserError` if the disk is full or the file of
-    results is damaged.
+    A `UserError` if the disk is full or the file of results is damaged.
     """
-    run, best = weights.parents[2], read_best(weights.parents[2])
+    run = weights.parents[2]
+    best = read_best(run)
     last = result.model_copy(update={"weights": str(weights.relative_to(run))})
     if best is None or last.measure != best.measure or last.score >= best.score:
         with weights.open("rb") as whole, atomic_file(run / BEST) as copy:

@@ -6,7 +6,6 @@ use already.
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,14 +16,11 @@ from lorat.shards.pixels.jpeg import codec_name
 from lorat.train.network.deploy.devices import cpu_number_type
 from lorat.train.step.faults import Scene
 
-_TOLERATED = 0.05
-"""Share of time spent waiting for data that is not worth a change."""
-_MARGIN = 1.2
-"""More workers than the mean asks for, since pairs take different times."""
+_TOLERATED = 0.05  # share of time spent waiting for data that is not worth a change
+_MARGIN = 1.2  # more workers than the mean asks for, since pairs take different times
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(NamedTuple):
     """How fast some steps of a process were; means over ranks. Times are in seconds."""
 
     seconds: float
@@ -47,7 +43,7 @@ class Verdict(NamedTuple):
 
 def sum_of(paces: Sequence[Pace]) -> Pace:
     """Return the pace of all these steps together."""
-    return Pace(*map(sum, zip(*map(astuple, paces), strict=True)))
+    return Pace(*map(sum, zip(*paces, strict=True)))
 
 
 def judge(pace: Pace, scene: Scene) -> Verdict:
@@ -60,62 +56,51 @@ def judge(pace: Pace, scene: Scene) -> Verdict:
     if share < _TOLERATED:
         what = f"speed: the network is what takes the time, data waits are {share:.0%}"
         return Verdict("network", f"{what}; what would help: {_for_network(scene)}")
-    total = pace.reading + pace.making
-    read = pace.reading / total if total else 0.0
+    read = pace.reading / ((pace.reading + pace.making) or 1.0)
     waits = f"speed: {share:.0%} of the time is spent waiting for data"
-    if read > 0.5:
-        remote = any(is_remote(manifest.folder) for manifest in scene.source.manifests)
-        place: Literal["disk", "store"] = "store" if remote else "disk"
-        what = f"the {place} is slow: workers read for {read:.0%} of their time"
-        return Verdict(place, f"{waits}; {what}; what would help: {_for_disk(scene, remote)}")
-    what = f"decoding and augmenting take {1 - read:.0%} of the workers' time"
-    return Verdict("decoding", f"{waits}; {what}; {_for_decoding(pace, scene)}")
+    if read <= 0.5:
+        what = f"decoding and augmenting take {1 - read:.0%} of the workers' time"
+        return Verdict("decoding", f"{waits}; {what}; {_for_decoding(pace, scene)}")
+    remote = any(is_remote(manifest.folder) for manifest in scene.source.manifests)
+    place: Literal["disk", "store"] = "store" if remote else "disk"
+    helps = f"--set data.workers={max(2 * scene.recipe.data.workers, 2)}, which read side by side"
+    if scene.source.cache is not None:
+        helps += ", a --shard-cache-size that holds all shards"
+    else:
+        helps = f"--shard-cache DIR on {'a local' if remote else 'a faster'} disk, {helps}"
+    what = f"the {place} is slow: workers read for {read:.0%} of their time"
+    return Verdict(place, f"{waits}; {what}; what would help: {helps}")
 
 
 def _for_network(scene: Scene) -> str:
-    device, plan = scene.world.device.type, scene.recipe.train
-    slow = scene.dtype == torch.float32 and _computes_faster_in_bfloat16(scene.world.device)
+    device, plan = scene.world.device, scene.recipe.train
+    cpu = device.type == "cpu"
+    bfloat16 = cpu and cpu_number_type() == torch.bfloat16
+    if device.type == "cuda":
+        bfloat16 = torch.cuda.get_device_capability(device)[0] >= 8
     # A step is one graph already, or cannot be (FSDP2).
-    whole = plan.compile or plan.parallel == "fsdp" or device == "mps"
+    whole = plan.compile or plan.parallel == "fsdp" or device.type == "mps"
     helps = {
-        "--set train.dtype=bfloat16": slow,
+        "--set train.dtype=bfloat16": bfloat16 and scene.dtype == torch.float32,
         "--set train.checkpoint_activations=false, if memory suffices": plan.checkpoint_activations,
-        "a smaller train.accumulate, if memory suffices": plan.accumulate > 1 and device != "cpu",
+        "a smaller train.accumulate, if memory suffices": plan.accumulate > 1 and not cpu,
         "--set train.compile=true": not whole,
-        "a GPU": device == "cpu",
-        "more processes (torchrun)": device != "cpu",
+        "a GPU": cpu,
+        "more processes (torchrun)": not cpu,
     }
     return ", ".join(text for text, would in helps.items() if would)
-
-
-def _computes_faster_in_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and cpu_number_type() == torch.bfloat16
-
-
-def _for_disk(scene: Scene, remote: bool) -> str:
-    workers = max(2 * scene.recipe.data.workers, 2)
-    more = f"--set data.workers={workers}, which read side by side"
-    if scene.source.cache is not None:
-        return f"{more}, a --shard-cache-size that holds all shards"
-    return f"--shard-cache DIR on {'a local' if remote else 'a faster'} disk, {more}"
 
 
 def _for_decoding(pace: Pace, scene: Scene) -> str:
     """Propose as many workers as the network could use, if there are cores for them."""
     codec = "libjpeg-turbo (see the note at the start), " * codec_name().startswith("opencv")
     workers, cores = scene.recipe.data.workers, cores_a_rank()
-    # On the processor the network needs a core itself.
-    room = cores - 1 if scene.world.device.type == "cpu" else cores
+    room = cores - (scene.world.device.type == "cpu")  # there the network needs a core itself
     if workers >= room:
         return (
-            f"all {cores} cores are at work: what would help: {codec}more cores a process, "
-            "or less augmentation (augment in the recipe)"
+            f"all {cores} cores are at work: what would help: {codec}more cores a process, or less augmentation "
+            "(augment in the recipe)"
         )
     busy = pace.seconds - pace.waited
-    if busy <= 0:
-        busy = 0.5 * pace.seconds
-    wanted = math.ceil(_MARGIN * (pace.reading + pace.making) / busy)
-    best = max(min(wanted, room), workers + 1)
-    return f"what would help: {codec}--set data.workers={best}"
+    wanted = math.ceil(_MARGIN * (pace.reading + pace.making) / (busy if busy > 0 else 0.5 * pace.seconds))
+    return f"what would help: {codec}--set data.workers={max(min(wanted, room), workers + 1)}"

@@ -15,11 +15,10 @@ from typing import Any, Literal
 from lorat.shards.base.storage import atomic_file
 from lorat.train.logs.log import Listener
 
-_PATIENCE = 30.0
-"""Seconds that an answer of the server is waited for at the start."""
+_PATIENCE = 30.0  # seconds that an answer of the server is waited for at the start
+# Seconds that the last records may take to arrive; without a limit, a server that is gone would keep the training from
+# ending. ``wandb sync`` sends what did not.
 _LAST_PATIENCE = 300.0
-"""Seconds that the last records may take to arrive; without a limit, a server that is gone would keep the training from
-ending. ``wandb sync`` sends what did not."""
 _LOG = logging.getLogger("lorat")
 
 
@@ -58,8 +57,7 @@ def wandb_run(folder: Path, mode: str, config: Mapping[str, Any], batch_size: in
             return None if failed else call(*args, **options)
         except Exception as error:  # noqa: BLE001  # no failure of wandb may end a training
             failed = True
-            reason = _reason(error)
-            _LOG.warning("wandb: %s failed (%s); the training goes on without it", what, reason)
+            _LOG.warning("wandb: %s failed (%s); the training goes on without it", what, _reason(error))
 
     run = guarded("the start", _open, folder, mode == "online", config) if mode != "off" else None
     if run is None:
@@ -81,25 +79,15 @@ def wandb_run(folder: Path, mode: str, config: Mapping[str, Any], batch_size: in
 def _open(folder: Path, online: bool, config: Mapping[str, Any]) -> Any:
     import wandb
 
-    # Older releases have no limit for the end.
-    known = "finish_timeout" in getattr(wandb.Settings, "model_fields", {})
-    limit: dict[str, Any] = {"finish_timeout": _LAST_PATIENCE} if known else {}
-    settings = wandb.Settings(
-        silent=True, console="off", disable_code=True, disable_git=True, init_timeout=_PATIENCE, **limit
-    )
+    quiet: dict[str, Any] = {"silent": True, "console": "off", "disable_code": True, "disable_git": True}
+    if "finish_timeout" in getattr(wandb.Settings, "model_fields", {}):  # older releases have no limit for the end
+        quiet["finish_timeout"] = _LAST_PATIENCE
+    settings = wandb.Settings(init_timeout=_PATIENCE, **quiet)
+    where = {"project": os.environ.get("WANDB_PROJECT", "lorat"), "name": folder.name, "dir": str(folder)}
 
     def start(mode: Literal["online", "offline"]) -> Any:
-        run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "lorat"),
-            id=run_id(folder),
-            name=folder.name,
-            dir=str(folder),
-            config=dict(config),
-            job_type="train",
-            mode=mode,
-            resume="allow",
-            settings=settings,
-        )
+        known: Any = {"id": run_id(folder), "config": dict(config), "job_type": "train", **where}
+        run = wandb.init(mode=mode, resume="allow", settings=settings, **known)
         # Steps that are done again after a resume are drawn over those before.
         run.define_metric("*", step_metric="step")
         return run

@@ -1,9 +1,8 @@
 """What ends a training that goes wrong: numbers that are not finite, memory that is not enough.
 
-Promise: from the first step whose loss or gradient is not finite no weight changes any more, so that they are still
-those before it when somebody looks, which may be many steps later: nothing here waits for the device until then. That
-step is kept as a folder that ``lorat-train --replay`` runs again: the batch, the weights and the circumstances, as
-safetensors and JSON.
+Promise: from the first step whose loss or gradient is not finite no weight changes any more, and nothing waits for the
+device until somebody looks, which may be many steps later. That step is kept as a folder that ``lorat-train --replay``
+runs again: the batch, the weights and the circumstances, as safetensors and JSON.
 """
 
 import math
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel
@@ -30,12 +30,12 @@ from lorat.train.network.weights.containers import write_tensors
 
 DUMP = "fault.json"
 TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
+_LOADER = "a loader process"
 _READS_FLAG = ("cpu", "cuda")
 """Devices whose fused AdamW leaves an update out where a flag says so; Metal's does not look."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """The first step that was not finite."""
 
     step: int
@@ -64,11 +64,16 @@ class Scene:
     """Of autocast."""
     world: World
 
+    @property
+    def number_type(self) -> str:
+        """Of autocast, as recipes call it."""
+        return str(self.dtype).removeprefix("torch.")
+
 
 class FaultRecord(BaseModel):
     """What ``fault.json`` holds of a step that was kept."""
 
-    version: int = 1
+    version: Literal[1] = 1
     step: int
     ranks: int
     suspects: list[int]
@@ -98,8 +103,7 @@ class Watch:
         returned, in float32, are the same on all ranks.
         """
         bad = ~(loss.isfinite() & norm.isfinite())
-        bad = mean_over_ranks(bad.float(), self._world) > 0
-        new = bad & (self._first < 0)
+        new = (mean_over_ranks(bad.float(), self._world) > 0) & (self._first < 0)
         self._first = torch.where(new, step, self._first)
         self._seen = torch.where(new, torch.stack([loss, norm]).float(), self._seen)
         return (self._first >= 0).float()
@@ -110,8 +114,7 @@ class Watch:
         if step < 0:
             return None
         loss, norm = self._seen.tolist()
-        losses = texts_of_ranks([repr(loss)], self._world)
-        return Fault(step, tuple(float(text) for text in losses), norm)
+        return Fault(step, tuple(map(float, texts_of_ranks([repr(loss)], self._world))), norm)
 
 
 def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
@@ -141,15 +144,12 @@ def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
         _keep(folder, fault, scene, batch, network)
     except UserError as error:
         what = f"it could not be kept ({error.message}); go on"
-    share = len(keys) // len(fault.losses)
-    samples = [key for r in fault.suspects for key in keys[r * share : (r + 1) * share]]
-    named = f", samples {some(samples)}" if samples else ""
-    where = ""
-    if 1 < len(fault.losses) != len(fault.suspects):
-        where = f" on rank {', '.join(map(str, fault.suspects))}"
+    ranks, suspects, share = len(fault.losses), fault.suspects, len(keys) // len(fault.losses)
+    samples = [key for r in suspects for key in keys[r * share : (r + 1) * share]]
+    where = f" on rank {', '.join(map(str, suspects))}" if 1 < ranks != len(suspects) else ""
     return UserError(
-        f"the loss is {fault.losses[fault.suspects[0]]:g} and the gradient norm {fault.norm:g} at "
-        f"step {fault.step + 1}{where}{named}; {what} with --set train.dtype=float32 --resume "
+        f"the loss is {fault.losses[suspects[0]]:g} and the gradient norm {fault.norm:g} at step {fault.step + 1}"
+        f"{where}{f', samples {some(samples)}' if samples else ''}; {what} with --set train.dtype=float32 --resume "
         "auto, or train anew with a lower train.lr"
     )
 
@@ -159,11 +159,11 @@ def _keep(folder: Path, fault: Fault, scene: Scene, batch: Batch, network: LoRAT
         step=fault.step,
         ranks=len(fault.losses),
         suspects=fault.suspects,
-        losses=[repr(loss) for loss in fault.losses],
+        losses=list(map(repr, fault.losses)),
         norm=repr(fault.norm),
         seed=scene.recipe.train.seed,
         device=scene.world.device.type,
-        dtype=str(scene.dtype).removeprefix("torch."),
+        dtype=scene.number_type,
         keys=batch.keys,
         variant=scene.variant,
         recipe=scene.recipe,
@@ -199,43 +199,37 @@ def explain_memory(recipe: RecipeConfig, variant: VariantConfig, world: World) -
 
 def _memory_of(error: BaseException | None, world: World) -> str | None:
     """Return whose memory an error says is not enough; None if it says something else."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"the {world.device.type.upper()} device"
-    if isinstance(error, MemoryError):
-        return "this machine"
-    texts = {
-        # Of memory that PyTorch's own allocator does not hand out.
-        "CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": (f"the {world.device.type.upper()} device"),
+    device = f"the {world.device.type.upper()} device"
+    texts = {  # two of CUDA are of memory that PyTorch's own allocator does not hand out
+        "^OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": device,
         "MPS backend out of memory": "the MPS device",
-        "(?s)DataLoader worker.*(Bus error|killed by signal: Killed)": "a loader process",
-        "DefaultCPUAllocator|can't allocate memory|bad_alloc": "this machine",
+        "(?s)DataLoader worker.*(Bus error|killed by signal: Killed)": _LOADER,
+        r"^\w*MemoryError|DefaultCPUAllocator|can't allocate memory|bad_alloc": "this machine",
     }
-    return next((where for text, where in texts.items() if re.search(text, str(error))), None)
+    told = f"{type(error).__name__}: {error}"
+    return next((where for text, where in texts.items() if re.search(text, told)), None)
 
 
 def _out_of_memory(where: str, recipe: RecipeConfig, variant: VariantConfig, world: World) -> str:
     train, data = recipe.train, recipe.data
     share = train.batch_size // world.size
-    if where == "a loader process":
+    if where == _LOADER:
         return (
-            f"out of memory: {where} was ended by the system ({data.workers} a rank, each "
-            f"{data.prefetch} batches of {share} pairs ahead); lower data.workers or data.prefetch "
-            "with --set, or give the container more memory and shared memory (docker --shm-size)"
+            f"out of memory: {where} was ended by the system ({data.workers} a rank, each {data.prefetch} batches of "
+            f"{share} pairs ahead); lower data.workers or data.prefetch with --set, or give the container more memory "
+            "and shared memory (docker --shm-size)"
         )
     part = share // train.accumulate
-    helps = []
-    if part > 1:
-        more = next(n for n in range(train.accumulate + 1, share + 1) if share % n == 0)
-        helps.append(f"--set train.accumulate={more}")
-    if not train.checkpoint_activations:
-        helps.append("--set train.checkpoint_activations=true")
-    if world.size > 1 and train.parallel != "fsdp" and not train.compile:
-        helps.append("--set train.parallel=fsdp")
-    helps.append("a smaller --variant")
-    pairs = f"{part} pairs" if part > 1 else "one pair"
+    more = next((n for n in range(train.accumulate + 1, share + 1) if share % n == 0), 0)
+    helps = {
+        f"--set train.accumulate={more}": part > 1,
+        "--set train.checkpoint_activations=true": not train.checkpoint_activations,
+        "--set train.parallel=fsdp": world.size > 1 and train.parallel != "fsdp" and not train.compile,
+        "a smaller --variant": True,
+    }
     return (
-        f"out of memory: the memory of {where} is too small for {variant.name} with {pairs} "
-        f"at once a process (train.batch_size {train.batch_size} / {world.size} processes / "
-        f"train.accumulate {train.accumulate}); what helps: {', '.join(helps)}; lorat-train "
-        "--profile says what fits"
+        f"out of memory: the memory of {where} is too small for {variant.name} with "
+        f"{f'{part} pairs' if part > 1 else 'one pair'} at once a process (train.batch_size {train.batch_size} / "
+        f"{world.size} processes / train.accumulate {train.accumulate}); what helps: "
+        f"{', '.join(text for text, would in helps.items() if would)}; lorat-train --profile says what fits"
     )

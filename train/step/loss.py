@@ -40,8 +40,7 @@ class Objective(nn.Module):
     def __init__(self, network: LoRAT, variant: VariantConfig, dtype: torch.dtype) -> None:
         """Hold a network, where it is trained or sharded from; float32 is no autocast."""
         super().__init__()
-        self.network = network
-        self.dtype = dtype
+        self.network, self.dtype = network, dtype
         device = network.token_type_embed.device
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (variant.mean, variant.std))
         self.register_buffer("scale", (1.0 / (255.0 * std)).to(device), persistent=False)
@@ -56,36 +55,30 @@ class Objective(nn.Module):
     ) -> Losses:
         """Return the losses of a micro-batch: `Batch.inputs`, and a scalar to divide by."""
         template, search = self.normalise(template), self.normalise(search)
-        autocast = self.dtype != torch.float32
-        with torch.autocast(search.device.type, self.dtype, enabled=autocast):
+        with torch.autocast(search.device.type, self.dtype, enabled=self.dtype != torch.float32):
             prediction = self.network(template, search, template_mask)
         return tracking_loss(prediction, positive, box, positives)
 
     def compile_whole(self, device: torch.device) -> None:
-        """Compile forward pass, loss and gradients in place; the first step takes the time.
+        """Compile forward pass, loss and gradients in place, or raise a `UserError` if `device` allows none of that.
 
-        Raises:
-            UserError: if nothing can be compiled for `device` here.
+        The first step takes the time.
         """
         check_compiler(device)
         self.compile(fullgraph=True, dynamic=False)  # micro-batches are of one size
 
 
 def tracking_loss(prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor) -> Losses:
-    """Compare a prediction with the truth.
+    """Compare score logits (B, G, G) and boxes (B, G, G, 4) with the truth; boxes are xyxy in units of the search crop.
 
-    Args:
-        prediction: the network's; score logits (B, G, G) and boxes (B, G, G, 4) xyxy in units of the search region.
-        positive: (B, G, G) bool, cells inside the object; none in a pair without the object.
-        box: (B, 4) float32 xyxy in units of the search region; not read where nothing is positive.
-        positives: scalar float32 to divide by: positive cells of this batch, or their mean over ranks or over the
-            micro-batches of a step; above 0.
+    `positive` (B, G, G) bool are the cells inside the object, none in a pair without it; of such a pair `box` (B, 4)
+    float32 is not read. `positives` is what to divide by, a scalar float32 above 0: the positive cells of this batch,
+    or their mean over ranks or micro-batches of a step.
     """
     logits, boxes = prediction.score_map.float(), prediction.boxes.float()
-    # Outside, both boxes become the unit square: no division by zero, and no gradient.
-    inside = positive.unsqueeze(-1)
-    # Made on the device: a copy of four numbers would wait there for the whole forward pass.
-    unit = (torch.arange(4, device=box.device) > 1).to(torch.float32)
+    # Outside, both boxes become the unit square: no division by zero, and no gradient. It is made on the device: a copy
+    # of four numbers would wait there for the whole forward pass.
+    inside, unit = positive.unsqueeze(-1), (torch.arange(4, device=box.device) > 1).to(torch.float32)
     iou, giou = box_overlaps(torch.where(inside, boxes, unit), torch.where(inside, box.float()[:, None, None], unit))
     target = torch.where(positive, iou.detach(), 0.0)
     score = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / positives
@@ -95,16 +88,9 @@ def tracking_loss(prediction: Prediction, positive: Tensor, box: Tensor, positiv
 
 def box_overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return IoU and generalised IoU (Rezatofighi et al., 2019) of boxes (…, 4) xyxy."""
-    left_top = torch.maximum(first[..., :2], second[..., :2])
-    right_bottom = torch.minimum(first[..., 2:], second[..., 2:])
-    intersection = (right_bottom - left_top).clamp(min=0.0).prod(-1)
-    union = _area(first) + _area(second) - intersection
-    around_low = torch.minimum(first[..., :2], second[..., :2])
-    around_high = torch.maximum(first[..., 2:], second[..., 2:])
-    around = (around_high - around_low).prod(-1).clamp(min=_TINY)
+    (low, high), (low2, high2) = first.split(2, dim=-1), second.split(2, dim=-1)
+    intersection = (torch.minimum(high, high2) - torch.maximum(low, low2)).clamp(min=0.0).prod(-1)
+    union = (high - low).prod(-1) + (high2 - low2).prod(-1) - intersection
+    around = (torch.maximum(high, high2) - torch.minimum(low, low2)).prod(-1).clamp(min=_TINY)
     iou = intersection / union.clamp(min=_TINY)
     return iou, iou - (around - union) / around
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)

@@ -18,41 +18,33 @@ _BEFORE_BLOCKS = ("patch_embed.", "pos_embed", "norm_pre.")
 
 
 def learning_rate(step: int, recipe: TrainConfig) -> float:
-    """Return the rate of a step, counted from 0 over the whole run.
+    """Return the rate of a step, counted from 0 over the whole run: a linear warm-up, then half a cosine.
 
-    A linear warm-up, then one half of a cosine as long as the run: that starts after the warm-up, so the run ends that
-    much before the cosine does.
+    That is as long as the run but starts after the warm-up, so the run ends that much before the cosine does.
     """
     steps_per_epoch = recipe.pairs_per_epoch // recipe.batch_size
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
         return recipe.lr_warmup + (recipe.lr - recipe.lr_warmup) * step / warmup
     share = min((step - warmup) / (recipe.epochs * steps_per_epoch), 1.0)
-    fall = 0.5 * (1.0 + math.cos(math.pi * share))
-    return recipe.lr_min + (recipe.lr - recipe.lr_min) * fall
+    return recipe.lr_min + (recipe.lr - recipe.lr_min) * (0.5 * (1.0 + math.cos(math.pi * share)))
 
 
 def rate_share(name: str, depth: int, layer_decay: float) -> float:
-    """Return what a parameter's rate is multiplied by, with d for `layer_decay`.
-
-    Block j of L, counted from 0, has d^(L - j), and what comes before the blocks d^(L + 1). What is new to a pretrained
-    network (token types, head) and the last norm learn at the full rate.
+    """Return what a parameter's rate is multiplied by, with d for `layer_decay`: block j of L, counted from 0, has
+    d^(L - j), what comes before the blocks d^(L + 1), and what is new to a pretrained network (token types, head) and
+    the last norm 1.
     """
-    block = block_of(name)
-    if block is not None:
+    if (block := block_of(name)) is not None:
         return layer_decay ** (depth - block)
     return layer_decay ** (depth + 1) if name.startswith(_BEFORE_BLOCKS) else 1.0
 
 
 def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Split trained parameters by weight decay, and by rate where that falls with depth.
+    """Split trained parameters into optimiser groups: the full rate first, and of each rate those with decay first.
 
-    Without weight decay: those that are one-dimensional once axes of length 1 are dropped, and those with ``embed`` in
-    their name. Frozen parameters are left out.
-
-    Returns:
-        Optimiser groups: the full rate first, and of each rate those with decay first. ``rate_share``, of the function
-        of that name, multiplies the rate.
+    Without weight decay are those that are one-dimensional once axes of length 1 are dropped, and those with ``embed``
+    in their name. A group's ``rate_share``, of the function of that name, multiplies the rate.
     """
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     depth = last_block(trained) + 1
@@ -60,8 +52,7 @@ def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float
     for name, parameter in trained.items():
         share = rate_share(name, depth, layer_decay)
         bare = sum(length != 1 for length in parameter.shape) <= 1 or "embed" in name
-        decay = 0.0 if bare else weight_decay
-        group = {"params": [], "weight_decay": decay, "rate_share": share}
+        group = {"params": [], "weight_decay": 0.0 if bare else weight_decay, "rate_share": share}
         groups.setdefault((-share, bare), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
@@ -69,11 +60,9 @@ def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float
 def build_optimizer(network: nn.Module, weight_decay: float = 0.1, layer_decay: float = 1.0) -> torch.optim.AdamW:
     """Return AdamW over what the network trains; its rate is set before every step.
 
-    The fused form exists on CPU, CUDA and MPS. It updates all parameters in one call, and leaves a step out by itself
-    when a scaler found that gradients overflowed.
+    Fused, it updates all parameters in one call, and can leave a step out where a flag on its device says so.
     """
-    groups = parameter_groups(network, weight_decay, layer_decay)
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)
+    return torch.optim.AdamW(parameter_groups(network, weight_decay, layer_decay), lr=0.0, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -83,10 +72,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip_gradients(network: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients so that their common L2 norm is at most `max_norm`.
-
-    The norm before is returned, a scalar, of whole gradients where ranks hold parts of them.
+    """Scale all gradients so that their common L2 norm is at most `max_norm`; return the norm before, a scalar, of
+    whole gradients where ranks hold parts of them.
     """
-    trained = [p for p in network.parameters() if p.grad is not None]
-    norm = nn.utils.clip_grad_norm_(trained, max_norm)
+    norm = nn.utils.clip_grad_norm_([p for p in network.parameters() if p.grad is not None], max_norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,12 +1,9 @@
 """One optimiser step, alone or over the ranks, and losses on pairs that nothing is trained on.
 
-Promise: the step is that of the whole batch, however it is cut into micro-batches and over ranks. Positive cells are
-counted over all of them before the first backward pass, so that the gradients of the parts, added over micro-batches
-and averaged over ranks, are those of the whole. `Engine.whole` gives what a single process would have, so that
-checkpoints are the same files for any number of ranks and either way of sharing.
-
-A validation computes the same pairs every time, on any number of ranks, and the training is none the wiser: its
-batches, its random draws and its weights are those of a run without validation.
+Promise: the step is that of the whole batch, however it is cut into micro-batches and over ranks: positive cells are
+counted over all of them before the first backward pass, so the gradients of the parts, added over micro-batches and
+averaged over ranks, are those of the whole. A validation computes the same pairs every time, on any number of ranks,
+and changes no batch, no random draw and no weight of the training.
 """
 
 import logging
@@ -38,8 +35,7 @@ class Engine:
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, world: World) -> None:
         """Hold an objective, equal on all ranks, and the optimiser of its network."""
         self.objective, self.optimizer, self.world = objective, optimizer, world
-        scaled = objective.dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=objective.dtype == torch.float16)
         self.watch = Watch(world)  # keeps steps that are not finite from changing weights
         self.wrapped: nn.Module = objective  # alone or over the ranks; what a step calls
         self._empty: LoRAT | None = None  # a copy without values, where ranks hold parts
@@ -50,28 +46,26 @@ class Engine:
         Where parts are shared, the objective may still be in the processor's memory, and another optimiser takes the
         place of the one that was.
         """
-        if self.world.size == 1:
-            return
-        if not sharded:
-            self.wrapped = parallel(self.objective, self.world)
-            return
         network = self.objective.network
-        self._empty = empty_copy(network)
-        device = self.world.device
-        self.optimizer = shard(self.objective, network.blocks, self.optimizer, device)
+        if self.world.size > 1 and sharded:
+            self._empty = empty_copy(network)
+            self.optimizer = shard(self.objective, network.blocks, self.optimizer, self.world.device)
+        elif self.world.size > 1:
+            self.wrapped = parallel(self.objective, self.world)
 
     def whole(self) -> tuple[LoRAT, dict[str, dict[str, Any]]]:
         """Return the network and state that one process would have; every rank has to call this.
 
         They are rank 0's, to be saved and not to be run: where ranks hold parts, only what is saved has values,
-        elsewhere these are the live tensors. The state is the ``state_dict`` of ``optimizer`` and ``scaler``.
+        elsewhere these are the live tensors. The state is the ``state_dict`` of ``optimizer`` and ``scaler``, so that
+        checkpoints are the same files for any number of ranks and either way of sharing.
         """
-        network, scaler = self.objective.network, self.scaler.state_dict()
+        network, state = self.objective.network, {"scaler": self.scaler.state_dict()}
         if self._empty is None:
-            return network, {"optimizer": self.optimizer.state_dict(), "scaler": scaler}
+            return network, {"optimizer": self.optimizer.state_dict(), **state}
         # Files hold frozen tensors only where there is no backbone file that has them.
         fill(self._empty, network, frozen=not network.fingerprint)
-        return self._empty, {"optimizer": whole_state(self.optimizer), "scaler": scaler}
+        return self._empty, {"optimizer": whole_state(self.optimizer), **state}
 
 
 class StepResult(NamedTuple):
@@ -91,17 +85,15 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def shared_divisor(positive: Tensor, world: World) -> Tensor:
-    """Return what each rank divides its sums over cells by: all positive cells / ranks.
+    """Return what each rank divides its sums over cells by, a scalar float32: all positive cells / ranks.
 
-    A scalar float32, of (B, G, G) bool of all micro-batches of this rank; every rank has to call this. The batch counts
-    as one positive cell where it has none.
+    Every rank has to call this, with (B, G, G) bool of its micro-batches; the batch counts as one cell if it has none.
     """
-    mean = mean_over_ranks(positive.sum(dtype=torch.float32), world)
-    return mean.clamp(min=1.0 / world.size)
+    return mean_over_ranks(positive.sum(dtype=torch.float32), world).clamp(min=1.0 / world.size)
 
 
 def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> StepResult:
-    """Do one optimiser step, counted from the start of the run, on this rank's part of a batch.
+    """Do one optimiser step, counted from 0 over the run, on this rank's part of a batch.
 
     The recipe says how many micro-batches that makes, and how long the gradient may be.
     """
@@ -131,16 +123,11 @@ def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> Step
 def validate(
     engine: Engine, source: Source, data: DataConfig, accumulate: int, asked_to_end: Callable[[], bool] = lambda: False
 ) -> dict[str, float]:
-    """Return ``val_loss``, ``val_score`` and ``val_box``; every rank has to call this.
+    """Return ``val_loss``, ``val_score`` and ``val_box``: those of one batch of all pairs, whatever a batch's size.
 
-    They are sums over all pairs and ranks, divided by the positive cells of all: those of one batch of all pairs,
-    whatever the size of a batch.
-
-    The engine is in training mode afterwards. Each batch of `source`, of `validation_source`, is computed in
-    `accumulate` parts. All ranks are `asked_to_end` alike, before every batch; if so, nothing is returned.
-
-    Raises:
-        UserError: if a shard is damaged.
+    Every rank has to call this; all are `asked_to_end` alike, before every batch, and then nothing is returned. Each
+    batch of `source`, of `validation_source`, is computed in `accumulate` parts. The engine is in training mode
+    afterwards. A `UserError` if a shard is damaged.
     """
     world, objective, damaged = engine.world, engine.objective, list[str]()
     # Compiled, another mode would be another graph; sharded weights come by the module's hooks.
@@ -156,8 +143,7 @@ def validate(
                 damaged += [message for messages in batch.damaged for message in messages]
                 for part in batch.to(world.device).split(accumulate):
                     losses = compute(*part.inputs, one)
-                    positives = part.positive.sum(dtype=torch.float32)
-                    sums += torch.stack([losses.score, losses.box, positives])
+                    sums += torch.stack([losses.score, losses.box, part.positive.sum(dtype=torch.float32)])
     finally:
         objective.train()
         if isinstance(objective, FSDPModule):
@@ -165,8 +151,8 @@ def validate(
     score, box, positives = mean_over_ranks(sums, world).tolist()
     damaged = texts_of_ranks(damaged, world)
     if damaged and world.speaks:
-        what = f"{len(damaged)} damaged samples were replaced by others in the validation"
-        _LOG.warning("%s, first: %s", what, damaged[0])
+        what = "damaged samples were replaced by others in the validation, first"
+        _LOG.warning("%d %s: %s", len(damaged), what, damaged[0])
     score, box = score / positives, box / positives
     values = {"val_loss": score + box, "val_score": score, "val_box": box}
     return {name: round(value, 5) for name, value in values.items()}

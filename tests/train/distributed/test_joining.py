@@ -54,6 +54,6 @@ def test_a_rank_that_does_not_come_is_named(start, monkeypatch):
 def test_a_process_without_a_gpu_of_its_own_is_told_how_many_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("RANK", "10")
-    assert distributed._own_gpu(1) == torch.device("cuda", 1)
+    assert distributed.own_gpu(1) == torch.device("cuda", 1)
     with pytest.raises(UserError, match=r"rank 10 is process 2 .* has 2 CUDA .*-per-node 2"):
-        distributed._own_gpu(2)
+        distributed.own_gpu(2)

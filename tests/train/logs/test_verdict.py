@@ -14,8 +14,8 @@ from lorat.train.step.faults import Scene
 
 # 1000 pairs in 10 s, of which 6 are spent waiting; workers need 12 ms for a pair.
 WAITING = Pace(seconds=10.0, waited=6.0, pairs=1000, reading=2.0, making=10.0)
-READING = replace(WAITING, reading=10.0, making=2.0)
-BUSY = replace(WAITING, waited=0.2)
+READING = WAITING._replace( reading=10.0, making=2.0)
+BUSY = WAITING._replace( waited=0.2)
 
 
 @pytest.fixture
