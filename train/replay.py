@@ -75,8 +75,8 @@ def load_dump(folder: Path) -> Dump:
         values: dict[str, Any] = {name: tensors[name] for name in TENSORS}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder / DUMP}: no step that a training of this release kept, or damaged ({type(error).__name__}); name "
-            "a folder such as runs/<run>/faults/step_00001234"
+            f"{folder / DUMP}: no step that a training kept, damaged, or of another release ({type(error).__name__}); "
+            "name a folder such as runs/<run>/faults/step_00001234"
         ) from None
     seconds = np.zeros((len(record.keys), 2), dtype=np.float32)
     return Dump(folder, record, Batch(**values, keys=record.keys, damaged=((),) * len(record.keys), seconds=seconds))

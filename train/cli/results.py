@@ -1,47 +1,38 @@
 """A training ends in a result: test sets tracked with its weights, by all of its processes.
 
-GOT-10k val is tracked every ``train.evaluate_epochs`` epochs, every test set whose tree is there at the end. A
-checkpoint's weights file is what is tracked with, so that the network in training is not touched, and ``lorat-eval
---run`` goes on from the same results. Ranks share the sequences; results are files of the run folder, which rank 0
-scores.
-
-Promise: the weights of a run do not depend on whether it is evaluated. What fails (a damaged sequence, a test set that
-cannot be read) is reported and leaves the training alone.
+GOT-10k val is tracked every ``train.evaluate_epochs`` epochs, every test set whose tree is there at the end, both with
+a checkpoint's weights file. Promise: the weights of a run do not depend on whether it is evaluated. What fails (a
+damaged sequence, a test set that cannot be read) is reported and leaves the training alone.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from lorat.evaluate.track.folder import METRICS, forget_others
+from lorat.evaluate.track.ranks import share_ranks
+from lorat.evaluate.track.session import Evaluation, Show, evaluate
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, default_test_sets
 from lorat.prep.trees.registry import parse_name
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError
+from lorat.train.distributed.world import World
 from lorat.train.logs.result import Result, note_result
+from lorat.train.setup import Request
 
-if TYPE_CHECKING:
-    from lorat.evaluate.track.session import Evaluation, Show
-    from lorat.train.distributed.world import World
-    from lorat.train.setup import Request
-
-BETWEEN = "got10k-val"
-"""The test set that is tracked while the training goes on."""
-
-_MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")
-"""What weights are compared by: the first that there is."""
+BETWEEN = "got10k-val"  # the test set that is tracked while the training goes on
+_MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")  # what weights are compared by: the first that there is
 _LOG = logging.getLogger("lorat")
 
 
 def find_test_sets(trees: TreeOptions) -> tuple[str, ...]:
     """Return the names (``<dataset>-<split>``) of test sets that are there, as lorat-eval does.
 
-    It is a `UserError` if a tree or the folder of trees that the user named is missing.
+    A `UserError` if a tree or the folder of trees that the user named is missing.
     """
     try:
         names = default_test_sets(trees)
@@ -61,30 +52,24 @@ class Evaluator:
     def __init__(self, names: tuple[str, ...], trees: TreeOptions, request: Request, world: World) -> None:
         self._names, self._trees, self._request, self._world = names, trees, request, world
         self._last: tuple[Evaluation, Path] | None = None
-        self.failed = False
-        """Whether something could not be tracked or scored."""
+        self.failed = False  # whether something could not be tracked or scored
 
     def __call__(self, weights: Path, epoch: int, show: Callable[[str], None]) -> dict[str, float]:
-        """Track every test set after the last epoch, GOT-10k val before, unless that is done.
+        """Track every test set with the weights after the last epoch, GOT-10k val before, unless that is done.
 
-        The weights are those after `epoch` finished epochs; `show` may raise, to end this early. On rank 0 new scores
-        are returned: ``got10k-val/ao`` → score, and so on.
+        `show` may raise, to end this early. New scores are returned on rank 0: ``got10k-val/ao`` → score, and so on.
         """
         last = epoch == self._request.recipe.train.epochs
         names = self._names if last else tuple({BETWEEN} & {*self._names})
-        if not names:
-            return {}
 
         def progress(done: int, total: int, text: str) -> None:
-            share = f"{done:,} of {total:,} frames"
-            show(f"epoch {epoch}: tracking {', '.join(names)}  {share}")
+            show(f"epoch {epoch}: tracking {', '.join(names)}  {done:,} of {total:,} frames")
 
-        outcome = self._track(names, weights, progress, again=last)
-        if outcome is None or not self._world.speaks:
-            return {}
-        self._last = outcome, default_out(weights)
-        with self._reporting():
-            return _score(outcome, weights, epoch)
+        outcome = self._track(names, weights, progress, again=last) if names else None
+        if outcome is not None and self._world.speaks:
+            self._last = outcome, default_out(weights)
+            with self._reporting():
+                return _score(outcome, weights, epoch)
         return {}
 
     def publish(self) -> None:
@@ -110,15 +95,7 @@ class Evaluator:
             _LOG.error("evaluation: %s", message)
 
     def _track(self, names: Sequence[str], weights: Path, progress: Show, *, again: bool) -> Evaluation | None:
-        """Track together with the other ranks; None where that is done, unless `again`, or fails.
-
-        Every set that can be read is tracked; what cannot be is reported.
-        """
-        import torch
-
-        from lorat.evaluate.track.ranks import share_ranks
-        from lorat.evaluate.track.session import evaluate
-
+        """Track what can be read with the other ranks; None where that is done, unless `again`, or fails."""
         out, world, start = default_out(weights), self._world, self._request.start
         settings = BatchSettings(
             weights=weights,
@@ -158,9 +135,7 @@ def _score(outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
     summary = summarise(outcome, default_out(weights))
     summary.write_metrics()
     scored, scores = summary.scored, score_values(summary.scored)
-    measure = next((m for m in _MEASURES if m in scores), None)
-    if measure is not None:
+    if (measure := next((m for m in _MEASURES if m in scores), None)) is not None:
         sequences = next(len(s.sequences) for (_, s), *_ in scored if s.name == BETWEEN)
-        result = Result(measure=measure, score=scores[measure], sequences=sequences, epoch=epoch)
-        note_result(weights, result)
+        note_result(weights, Result(measure=measure, score=scores[measure], sequences=sequences, epoch=epoch))
     return scores

@@ -1,7 +1,5 @@
 """``lorat-train``: shards to a trained tracker, on one process or under torchrun.
 
-lorat-train --variant B-224 torchrun --nproc-per-node 8 -m lorat.train.cli --variant L-224
-
 The command line is read here, and nothing else; the heavy packages are imported once it is.
 """
 
@@ -23,18 +21,12 @@ from lorat.shards.base.options import option, parse_bytes
 from lorat.shards.base.storage import Location, locate
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.pixels.jpeg import codec_name
-from lorat.train.cli.results import Evaluator, find_test_sets
 from lorat.train.options import StartOptions
 
 if TYPE_CHECKING:
-    from lorat.train.checkpoint.record import RunRecord
     from lorat.train.setup import Request
 
-_CACHE_SIZE = "50GB"
-_SHARDS = "data/shards"
-_VARIANT = "B-224"
-_IN_RECORD = ("variant", "recipe", "weights", "on_bad_sample")
-
+_CACHE_SIZE, _SHARDS, _VARIANT = "50GB", "data/shards", "B-224"
 _DATA, _RUN, _INSTEAD = "Data", "The run", "Instead of training"
 
 
@@ -93,27 +85,6 @@ class TrainOptions:
         section=_INSTEAD,
     )
 
-    def cache(self) -> CacheOptions | None:
-        """Return where shards are copied to, if they are."""
-        if self.shard_cache is not None:
-            size = parse_bytes(self.shard_cache_size or _CACHE_SIZE)
-            return CacheOptions(self.shard_cache.expanduser(), size)
-        if self.shard_cache_size is not None:
-            raise UserError("--shard-cache-size: no cache is used; name its folder with --shard-cache")
-        return None
-
-    def record(self) -> "RunRecord | None":
-        """Return the record that --config names, changed as --set says."""
-        if self.config is None:
-            return None
-        from lorat.train.checkpoint.record import read_record
-
-        for name in _IN_RECORD:
-            if getattr(self, name) is not None:
-                spelt = name.replace("_", "-")
-                raise UserError(f"--{spelt}: stands in {self.config}; leave it or --config out")
-        return read_record(self.config, self.overrides)
-
 
 @click.command(cls=Command)
 @options_of(TrainOptions, "options", "What is trained")
@@ -145,6 +116,7 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
 
 def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> int:
     """Train and return the exit status; what ranks find by themselves, they agree on first."""
+    from lorat.train.cli.results import Evaluator, find_test_sets
     from lorat.train.distributed.world import agreed, check_alike, join_world
     from lorat.train.logs.result import read_best
     from lorat.train.loop import train
@@ -175,26 +147,31 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
 
 
 def _request(options: TrainOptions, start: StartOptions) -> "Request":
+    from lorat.train.checkpoint.record import read_record
     from lorat.train.setup import Request
 
-    record = options.record()
-    if record is None:
+    record, size = None, options.shard_cache_size
+    if size is not None and options.shard_cache is None:
+        raise UserError("--shard-cache-size: no cache is used; name its folder with --shard-cache")
+    folder = options.shard_cache and options.shard_cache.expanduser()
+    if options.config is None:
         of_variant = [text for text in options.overrides if text.startswith("variant.")]
         of_recipe = [text for text in options.overrides if text not in of_variant]
-        bare = [text.removeprefix("variant.") for text in of_variant]
-        variant = load_variant(options.variant or _VARIANT, bare)
+        variant = load_variant(options.variant or _VARIANT, [text.removeprefix("variant.") for text in of_variant])
         recipe = load_recipe(options.recipe or variant.recipe, of_recipe)
-        shards, weights = options.shards or locate(_SHARDS), options.weights
-        bad = options.on_bad_sample
+        shards, weights, bad = _SHARDS, options.weights, options.on_bad_sample
     else:
-        variant, recipe, bad = record.variant, record.recipe, record.on_bad_sample
-        shards = options.shards or locate(record.shards)
+        for name in ("variant", "recipe", "weights", "on_bad_sample"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')}: stands in {options.config}; leave it or --config out")
+        record = read_record(options.config, options.overrides)
+        variant, recipe, shards, bad = record.variant, record.recipe, record.shards, record.on_bad_sample
         weights = Path(record.weights) if record.weights else None
     return Request(
         variant=variant,
         recipe=recipe,
-        shards=shards,
-        cache=options.cache(),
+        shards=options.shards or locate(shards),
+        cache=CacheOptions(folder, parse_bytes(size or _CACHE_SIZE)) if folder else None,
         skip_damaged=bad == "skip",
         run=options.run or Path("runs") / f"{variant.name}-{recipe.name}",
         weights=weights,
