@@ -6,7 +6,6 @@ another device rounding differs, and drop path draws other samples.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -85,8 +84,7 @@ def load_dump(folder: Path) -> Dump:
 def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
     """Do the step of a dump again, rank by rank, for those that may have caused it.
 
-    The device is as `pick_device` takes it, the backbone's file that of the training; a `UserError` if one of them or
-    the weights do not fit.
+    A `UserError` if the device (as of `pick_device`), the file of the training's backbone or the weights do not fit.
     """
     where, record = pick_device(device), dump.record
     dtype = getattr(torch, record.dtype)
@@ -95,33 +93,30 @@ def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
     network.to(where).train()
     objective = Objective(network, record.variant, dtype)
     seen = Replay([n for n, p in network.named_parameters() if not _finite(p)])
+    kept: list[Prediction] = []
+    network.register_forward_hook(lambda _module, _inputs, prediction: kept.append(prediction))
+    _watch(network, seen)
     ranks = list(dump.batch.split(record.ranks))
     divisor = (dump.batch.positive.sum(dtype=torch.float32) / len(ranks)).clamp(min=1.0 / len(ranks)).to(where)
-    with _watched(network, seen):
-        for rank in record.suspects:
-            torch.manual_seed(step_seed(record.seed, record.step, rank))
-            for part in ranks[rank].split(record.recipe.train.accumulate):
-                seen.samples += _run(objective, part.to(where), divisor, rank)
+    for rank in record.suspects:
+        torch.manual_seed(step_seed(record.seed, record.step, rank))
+        for part in ranks[rank].to(where).split(record.recipe.train.accumulate):
+            objective(*part.inputs, divisor).total.backward()
+            seen.samples += _alone(part, kept.pop(), divisor, rank)
     return seen
 
 
-def _run(objective: Objective, part: Batch, divisor: Tensor, rank: int) -> Iterator[Sample]:
-    """Do the forward and the backward pass of a micro-batch and yield what each pair adds."""
-    kept: list[Prediction] = []
-    handle = objective.network.register_forward_hook(lambda _m, _i, out: kept.append(out))
-    losses = objective(*part.inputs, divisor)
-    handle.remove()
-    losses.total.backward()
-    score_map, boxes = (t.detach() for t in kept[0])
+def _alone(part: Batch, prediction: Prediction, divisor: Tensor, rank: int) -> Iterator[Sample]:
+    """Yield what each pair of a micro-batch adds to the loss."""
     for i, key in enumerate(part.keys):
-        one = Prediction(score_map[i : i + 1], boxes[i : i + 1])
-        loss = tracking_loss(one, part.positive[i : i + 1], part.box[i : i + 1], divisor)
+        row = slice(i, i + 1)
+        own = Prediction(prediction.score_map[row].detach(), prediction.boxes[row].detach())
+        loss = tracking_loss(own, part.positive[row], part.box[row], divisor)
         yield Sample(key, rank, float(loss.score), float(loss.box))
 
 
-@contextmanager
-def _watched(network: nn.Module, seen: Replay) -> Iterator[None]:
-    """Note the first output and the first gradient that are not finite inside."""
+def _watch(network: nn.Module, seen: Replay) -> None:
+    """Note the first output and the first gradient that are not finite from now on."""
 
     def see_output(name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
         # Modules end from the inside out: the first is the one where it begins.
@@ -133,15 +128,11 @@ def _watched(network: nn.Module, seen: Replay) -> Iterator[None]:
         if not seen.gradient and not _finite(parameter.grad):
             seen.gradient = name
 
-    handles = [m.register_forward_hook(partial(see_output, n or "the network")) for n, m in network.named_modules()]
+    for name, module in network.named_modules():
+        module.register_forward_hook(partial(see_output, name or "the network"))
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            handles.append(parameter.register_post_accumulate_grad_hook(partial(see_gradient, name)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+            parameter.register_post_accumulate_grad_hook(partial(see_gradient, name))
 
 
 def _finite(value: Any) -> bool:
@@ -159,10 +150,10 @@ def print_replay(dump: Dump, seen: Replay) -> None:
         f"{', '.join(record.losses)}, gradient norm {record.norm}"
     )
     table = plain_table(["sample", "score", "box"], title="losses now")
+    table.columns[0].no_wrap = False
     worst = sorted(seen.samples, key=lambda s: (s.finite, -(s.score + s.box) if s.finite else 0.0))
     for sample in worst[:_SHOWN]:
         table.add_row(sample.key, f"{sample.score:.4g}", f"{sample.box:.4g}")
-    table.columns[0].no_wrap = False
     OUT.print(table)
     bad = sum(not sample.finite for sample in seen.samples)
     say(f"samples: {bad} of {len(seen.samples)} not finite")

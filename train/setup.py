@@ -1,7 +1,4 @@
-"""From a request to a training that can start; nothing is written before everything fits.
-
-What is missing or does not fit is a `UserError` that says what to do about it.
-"""
+"""From a request to a training that can start; what is missing or does not fit is a `UserError`."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +17,7 @@ from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 from lorat.shards.writer import index_path
 from lorat.train.checkpoint.checkpoints import checkpoints_of
-from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, leaves, write_record
+from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, fixed_settings, write_record
 from lorat.train.data.places import CropSpec, Source, check_room
 from lorat.train.distributed.world import World
 from lorat.train.loop import Training
@@ -110,8 +107,7 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
     dtype = pick_dtype(recipe.train.dtype, world.device, training=True)
     network = build_network(variant, backbone=start.backbone, dtype_frozen=dtype)
     if request.weights and not request.goes_on():
-        layout, force = variant.backbone.layout, start.force_backbone
-        load_weights(request.weights, network, layout=layout, force_backbone=force)
+        load_weights(request.weights, network, layout=variant.backbone.layout, force_backbone=start.force_backbone)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
     sides = variant.template_size, variant.search_size, network.template_grid, network.search_grid
@@ -132,9 +128,9 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
 
 
 def validation_source(data: DataConfig, training: Source, shards: Location, world: World) -> Source | None:
-    """Return where validation pairs come from; None where there are to be none, or no shards.
+    """Return where validation pairs come from, jittered as in training but neither flipped nor changed in colour.
 
-    They are jittered as in training, but neither flipped nor changed in colour.
+    None where there are to be none, or no shards.
     """
     name = data.validation
     missing = name and file_size(shards / name / MANIFEST) is None
@@ -183,11 +179,8 @@ def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, wor
 def common_settings(training: Training, backbone: str, test_sets: Sequence[str]) -> dict[str, Any]:
     """Return key → JSON value of what ranks, backbones by their fingerprint, have in common."""
     source, validation = training.source, training.validation
-    plan = leaves("", training.recipe.model_dump(mode="json"))
     return {
-        **dict(leaves("variant", training.variant.model_dump(mode="json"))),
-        **{key: value for key, value in plan if key not in _OWN},
-        **{f"shards of {m.name}": m.fingerprint() for m in source.manifests},
+        **fixed_settings(training.variant, training.recipe, source.manifests, _OWN),
         "shards for validation": validation and validation.manifests[0].fingerprint(),
         "test sets": ", ".join(test_sets),
         "backbone": backbone,

@@ -5,7 +5,7 @@ with the same PyTorch. A resumed run has to be the run that was stopped, so ever
 free: free is what changes no batch and, up to rounding, no gradient.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,10 +71,12 @@ def write_record(path: Path, record: RunRecord) -> None:
         file.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 
-def fixed_settings(variant: VariantConfig, recipe: RecipeConfig, manifests: Iterable[Manifest]) -> dict[str, Any]:
-    """Return key → JSON value of all that has to be the same on resume."""
-    network = dict(leaves("variant", variant.model_dump(mode="json", exclude={"recipe"})))
-    plan = {k: v for k, v in leaves("", recipe.model_dump(mode="json")) if k not in FREE}
+def fixed_settings(
+    variant: VariantConfig, recipe: RecipeConfig, manifests: Iterable[Manifest], free: Collection[str] = FREE
+) -> dict[str, Any]:
+    """Return key → JSON value of all that has to be the same on resume: keys of the recipe that are not `free`."""
+    network = dict(_leaves("variant", variant.model_dump(mode="json", exclude={"recipe"})))
+    plan = {k: v for k, v in _leaves("", recipe.model_dump(mode="json")) if k not in free}
     return {**network, **plan, **{f"shards of {m.name}": m.fingerprint() for m in manifests}}
 
 
@@ -91,11 +93,11 @@ def check_same(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]
         raise UserError(f"{what}; give the same shards, variant and recipe, or another --run")
 
 
-def leaves(above: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _leaves(above: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the values of nested mappings with their keys, as in ``train.lr``, below `above`."""
     for name, value in tree.items():
         key = f"{above}.{name}" if above else name
         if isinstance(value, dict):
-            yield from leaves(key, value)
+            yield from _leaves(key, value)
         else:
             yield key, value

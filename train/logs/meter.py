@@ -22,9 +22,8 @@ class Meter:
     """Sums what happened since the last record, without waiting for the device until it is read."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
-        self._known: set[str] = set()  # damaged samples that were named
-        self._paces: list[Pace] = []
+        self._world, self._paces = world, list[Pace]()
+        self._known = set[str]()  # damaged samples that were named
         self._reset()
 
     def _reset(self) -> None:
@@ -70,24 +69,19 @@ class Meter:
         if skipped:
             values["skipped"] = round(skipped * self._steps)
         self._paces.append(Pace(elapsed, waited, self._pairs, reading, making))
-        if values["damaged"]:
-            self._report(texts_of_ranks(self._damaged, self._world))
-        self._reset()
-        return values
-
-    def pace(self) -> Pace:
-        """Return how fast this process has been so far, as a mean over ranks.
-
-        The first record is left out if there are others: compiling and the start of workers are in it.
-        """
-        return sum_of(self._paces[1:] or self._paces)
-
-    def _report(self, damaged: list[str]) -> None:
-        """Name the damaged samples that were not named before."""
-        for message in damaged:
-            if self._world.speaks and message not in self._known:
+        told = texts_of_ranks(self._damaged, self._world) if values["damaged"] else []
+        for message in told if self._world.speaks else ():
+            if message not in self._known:
                 self._known.add(message)
                 if len(self._known) <= _NAMED:
                     _LOG.warning("another sample was taken: %s", message)
                 elif len(self._known) == _NAMED + 1:
                     _LOG.warning("more samples are damaged; lorat-prep verify lists them all")
+        self._reset()
+        return values
+
+    def pace(self) -> Pace:
+        """Return how fast this process was, as a mean over ranks; the first record, which has compiling and the start
+        of workers in it, counts only where it is the only one.
+        """
+        return sum_of(self._paces[1:] or self._paces)

@@ -9,8 +9,9 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lorat.shards.base.storage import atomic_file
 from lorat.train.logs.log import Listener
@@ -46,34 +47,30 @@ def wandb_run(folder: Path, mode: str, config: Mapping[str, Any], batch_size: in
     """Open the run there and yield what tells it of records; None where there is no run.
 
     Its mode is ``online``, ``offline`` or ``off``; without a key, or where the server does not answer, ``online``
-    becomes ``offline``. It has the folder's name there, and an axis of pairs.
+    becomes ``offline``.
     """
-    failed = False
+    failed = mode == "off"
 
-    def guarded(what: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def guarded(what: str, call: Callable[..., Any], *args: Any) -> Any:
         """Say a failure once; nothing is called from then on."""
         nonlocal failed
         try:
-            return None if failed else call(*args, **options)
+            return None if failed else call(*args)
         except Exception as error:  # noqa: BLE001  # no failure of wandb may end a training
             failed = True
             _LOG.warning("wandb: %s failed (%s); the training goes on without it", what, _reason(error))
-
-    run = guarded("the start", _open, folder, mode == "online", config) if mode != "off" else None
-    if run is None:
-        yield None
-        return
 
     def tell(step: int, values: Mapping[str, Any]) -> None:
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         guarded("a record", run.log, {"step": step, "pairs": step * batch_size, **numbers})
 
+    run = guarded("the start", _open, folder, mode == "online", config)
     try:
-        yield tell
+        yield None if failed else tell
     except BaseException:
-        guarded("the end", run.finish, exit_code=1)
+        guarded("the end", lambda: run.finish(exit_code=1))
         raise
-    guarded("the end", run.finish)
+    guarded("the end", lambda: run.finish())
 
 
 def _open(folder: Path, online: bool, config: Mapping[str, Any]) -> Any:
@@ -82,25 +79,30 @@ def _open(folder: Path, online: bool, config: Mapping[str, Any]) -> Any:
     quiet: dict[str, Any] = {"silent": True, "console": "off", "disable_code": True, "disable_git": True}
     if "finish_timeout" in getattr(wandb.Settings, "model_fields", {}):  # older releases have no limit for the end
         quiet["finish_timeout"] = _LAST_PATIENCE
-    settings = wandb.Settings(init_timeout=_PATIENCE, **quiet)
-    where = {"project": os.environ.get("WANDB_PROJECT", "lorat"), "name": folder.name, "dir": str(folder)}
-
-    def start(mode: Literal["online", "offline"]) -> Any:
-        known: Any = {"id": run_id(folder), "config": dict(config), "job_type": "train", **where}
-        run = wandb.init(mode=mode, resume="allow", settings=settings, **known)
-        # Steps that are done again after a resume are drawn over those before.
-        run.define_metric("*", step_metric="step")
-        return run
-
+    start = partial(
+        wandb.init,
+        project=os.environ.get("WANDB_PROJECT", "lorat"),
+        id=run_id(folder),
+        name=folder.name,
+        dir=str(folder),
+        config=dict(config),
+        job_type="train",
+        resume="allow",
+        settings=wandb.Settings(init_timeout=_PATIENCE, **quiet),
+    )
+    run = None
     if online and not has_key():
         _LOG.info("wandb: no API key (wandb login); writing files for wandb sync instead")
     elif online:
         try:
-            return start("online")
+            run = start(mode="online")
         except (wandb.Error, OSError) as error:
             _LOG.warning("wandb: no connection (%s); writing files for wandb sync", _reason(error))
-    run = start("offline")
-    _LOG.info("wandb: send the run with: wandb sync %s", Path(run.dir).parent)
+    if run is None:
+        run = start(mode="offline")
+        _LOG.info("wandb: send the run with: wandb sync %s", Path(run.dir).parent)
+    # Steps that are done again after a resume are drawn over those before.
+    run.define_metric("*", step_metric="step")
     return run
 
 
