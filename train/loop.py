@@ -32,8 +32,7 @@ Evaluate = Callable[[Path, int, Callable[[str], None]], Mapping[str, float]]
 class Training(Scene):
     """All of a run but its state."""
 
-    validation: Source | None = None
-    """Where validation pairs come from, if there is validation."""
+    validation: Source | None = None  # where validation pairs come from, if there is validation
     start: StartOptions = field(default_factory=StartOptions)
 
 
@@ -119,7 +118,7 @@ class _Between:
         """
         pairs, log = self.training.validation, self.reporter.log
         if pairs is not None and self.training.source.ends(first_step, self.training.recipe.train.validate_epochs):
-            done = log is not None and log.has("val_loss")
+            done = log is not None and any("val_loss" in entry for entry in log.known)
             if not texts_of_ranks(["done" if done else ""], self.training.world)[0]:
                 self.reporter.add(first_step, self.validate(pairs))
         self.evaluate_after(first_step, newest)

@@ -49,21 +49,17 @@ class Dump(NamedTuple):
 
     folder: Path
     record: FaultRecord
-    batch: Batch
-    """Of all ranks."""
+    batch: Batch  # of all ranks
 
 
 @dataclass(slots=True)
 class Replay:
     """What was seen when a step was done again."""
 
-    weights: list[str]
-    """Names of parameters that were not finite before the step."""
+    weights: list[str]  # names of parameters that were not finite before the step
     samples: list[Sample] = field(default_factory=list)
-    module: str = ""
-    """The first module whose output was not finite, and whether its input was."""
-    gradient: str = ""
-    """The parameter that first got a gradient that was not finite."""
+    module: str = ""  # the first module whose output was not finite, and whether its input was
+    gradient: str = ""  # the parameter that first got a gradient that was not finite
 
 
 def load_dump(folder: Path) -> Dump:

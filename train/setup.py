@@ -43,8 +43,7 @@ class Request:
     run: Path
     weights: Path | None = None
     start: StartOptions = field(default_factory=StartOptions)
-    repeats: RunRecord | None = None
-    """The record of the run that is done again, if one is."""
+    repeats: RunRecord | None = None  # the record of the run that is done again, if one is
 
     def goes_on(self) -> bool:
         """Return whether a checkpoint is there that the run goes on from, and not from the weights."""

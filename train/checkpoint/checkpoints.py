@@ -35,14 +35,10 @@ _LOG = logging.getLogger("lorat")
 class Due(NamedTuple):
     """A checkpoint that has to be written now."""
 
-    step: int
-    """Optimiser steps done, over the whole run."""
-    epoch: int
-    """Finished epochs."""
-    rolling: bool
-    """Whether it is a step's, which makes room soon, or an epoch's."""
-    stop: int = 0
-    """The signal after which the training ends with this checkpoint; 0 is none."""
+    step: int  # optimiser steps done, over the whole run
+    epoch: int  # finished epochs
+    rolling: bool  # whether it is a step's, which makes room soon, or an epoch's
+    stop: int = 0  # the signal after which the training ends with this checkpoint; 0 is none
 
     @property
     def name(self) -> str:
@@ -55,10 +51,8 @@ class Snapshot(NamedTuple):
 
     network: LoRAT
     variant: VariantConfig
-    state: dict[str, dict[str, Any]]
-    """The ``state_dict`` of ``optimizer`` and ``scaler``: plain containers and tensors."""
-    settings: dict[str, Any]
-    """What the run cannot change, as `fixed_settings` gives it."""
+    state: dict[str, dict[str, Any]]  # the ``state_dict`` of ``optimizer`` and ``scaler``: plain containers and tensors
+    settings: dict[str, Any]  # what the run cannot change, as `fixed_settings` gives it
 
 
 class CheckpointRecord(BaseModel):
@@ -67,8 +61,7 @@ class CheckpointRecord(BaseModel):
     version: Literal[2] = 2
     step: int
     epoch: int
-    files: dict[str, dict[str, int | str]]
-    """File name → what tells it from a damaged one."""
+    files: dict[str, dict[str, int | str]]  # file name → what tells it from a damaged one
     settings: dict[str, Any]
 
 

@@ -42,16 +42,12 @@ class RunRecord(BaseModel, frozen=True, extra="forbid"):
     """What ``config.yaml`` holds."""
 
     variant: VariantConfig
-    recipe: RecipeConfig
-    """With its number type resolved."""
+    recipe: RecipeConfig  # with its number type resolved
     shards: str
-    data: dict[str, str] = {}
-    """Shard set name → fingerprint of its manifest."""
+    data: dict[str, str] = {}  # shard set name → fingerprint of its manifest
     on_bad_sample: Literal["stop", "skip"] = "stop"
-    backbone_fingerprint: str | None = None
-    """Empty for a backbone from scratch; None where a record does not tell."""
-    weights: str | None = None
-    """The file that the run started from."""
+    backbone_fingerprint: str | None = None  # empty for a backbone from scratch; None where a record does not tell
+    weights: str | None = None  # the file that the run started from
     weights_sha256: str | None = None
     made: Made | None = None
 

@@ -34,8 +34,7 @@ class Saver:
         self._group: Any = dist.new_group(backend="gloo", timeout=rank_timeout()) if world.size > 1 else None
         self._values = torch.zeros(2, dtype=torch.int64)
         self._work: dist.Work | None = None
-        self.newest: Path | None = None
-        """The newest checkpoint that was written since the start of this process."""
+        self.newest: Path | None = None  # the newest checkpoint that was written since the start of this process
 
     def due(self, done: int, *, ended: bool = False) -> Due | None:
         """Return what is due after `done` steps; every rank calls it once a step.

@@ -1,8 +1,7 @@
 """A training ends in a result: test sets tracked with its weights, by all of its processes.
 
 GOT-10k val is tracked every ``train.evaluate_epochs`` epochs, every test set whose tree is there at the end, both with
-a checkpoint's weights file. Promise: the weights of a run do not depend on whether it is evaluated. What fails (a
-damaged sequence, a test set that cannot be read) is reported and leaves the training alone.
+a checkpoint's weights file. Promise: what is trained does not depend on that; what fails is reported and no more.
 """
 
 import logging

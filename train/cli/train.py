@@ -37,17 +37,12 @@ class TrainOptions:
     variant: str | None = option(None, help="A name (S-224, g-378, toy) or YAML file.", shown=_VARIANT)
     recipe: str | None = option(None, help="A name or a YAML file.", shown="the variant's own, or standard")
     config: Path | None = option(
-        None, help="Repeat a run from its config.yaml: variant, recipe, shards and first weights.", kind="file"
+        None, help="Repeat a run from its config.yaml, on its shards and weights.", kind="file"
     )
     overrides: tuple[str, ...] = option(
-        (),
-        help="Change a key of the recipe, such as train.lr, or of the variant (variant.lora.rank).",
-        names=("--set",),
-        metavar="KEY=VALUE",
+        (), help="Set a key of recipe or variant: train.lr, variant.lora.rank.", names=("--set",), metavar="KEY=VALUE"
     )
-    weights: Path | None = option(
-        None, help="Start from these trained weights: a checkpoint's or a published file.", kind="file"
-    )
+    weights: Path | None = option(None, help="Start from these weights, a checkpoint's or published ones.", kind="file")
     shards: Location | None = option(
         None, help="Folder or URL (s3://bucket/shards) that lorat-prep build wrote.", shown=_SHARDS, section=_DATA
     )
@@ -58,10 +53,7 @@ class TrainOptions:
         None, help="Most that --shard-cache may hold.", metavar="SIZE", shown=_CACHE_SIZE, section=_DATA
     )
     on_bad_sample: Literal["stop", "skip"] | None = option(
-        None,
-        help="What a damaged sample does: ends the training, or is reported and another one taken.",
-        shown="stop",
-        section=_DATA,
+        None, help="A damaged sample ends the training, or is reported and replaced.", shown="stop", section=_DATA
     )
     no_eval: bool = option(
         False, help="Track no test sets; else those whose tree is there, in between and at the end.", section=_DATA
@@ -150,10 +142,9 @@ def _request(options: TrainOptions, start: StartOptions) -> "Request":
     from lorat.train.checkpoint.record import read_record
     from lorat.train.setup import Request
 
-    record, size = None, options.shard_cache_size
-    if size is not None and options.shard_cache is None:
+    record, folder, size = None, options.shard_cache, options.shard_cache_size
+    if size is not None and folder is None:
         raise UserError("--shard-cache-size: no cache is used; name its folder with --shard-cache")
-    folder = options.shard_cache and options.shard_cache.expanduser()
     if options.config is None:
         of_variant = [text for text in options.overrides if text.startswith("variant.")]
         of_recipe = [text for text in options.overrides if text not in of_variant]
@@ -171,7 +162,7 @@ def _request(options: TrainOptions, start: StartOptions) -> "Request":
         variant=variant,
         recipe=recipe,
         shards=options.shards or locate(shards),
-        cache=CacheOptions(folder, parse_bytes(size or _CACHE_SIZE)) if folder else None,
+        cache=CacheOptions(folder.expanduser(), parse_bytes(size or _CACHE_SIZE)) if folder else None,
         skip_damaged=bad == "skip",
         run=options.run or Path("runs") / f"{variant.name}-{recipe.name}",
         weights=weights,

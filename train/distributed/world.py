@@ -1,8 +1,7 @@
 """One process or many: what torchrun's environment says, the collectives in use, and agreement.
 
-Ranks read their own command line, their own files and their own trees. One that lacks something, or was started with
-another value, would leave the others waiting at a meeting that it does not come to, or train other weights beside
-theirs. So they tell one another, and all end at once with one line on rank 0.
+Ranks read their own command line, files and trees. One that lacks something, or was started with another value, would
+leave the others waiting for it, or train other weights. So they tell one another, and all end with one line on rank 0.
 """
 
 import inspect
@@ -32,8 +31,7 @@ class World:
     rank: int
     size: int
     device: torch.device
-    store: dist.Store | None = None
-    """Of all ranks; None where there is one."""
+    store: dist.Store | None = None  # of all ranks; None where there is one
 
     @property
     def speaks(self) -> bool:

@@ -25,45 +25,37 @@ class TrainLog:
     """Writes each record as a line of ``log.jsonl`` and shows the newest: in place on a terminal, else now and then."""
 
     def __init__(self, file: IO[str], steps: int, kept: list[Entry], first_step: int) -> None:
-        self._file, self._steps, self._first_step = file, steps, first_step
+        self._file, self._steps = file, steps
         self.damaged = sum(int(entry.get("damaged", 0)) for entry in kept)
         """Damaged samples over the whole run, resumed parts included."""
         self._before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
         self._validation = next((entry["val_loss"] for entry in reversed(kept) if "val_loss" in entry), None)
-        self._known = [entry for entry in kept if entry["step"] == first_step]
-        self._start = self._since = time.perf_counter()
-        self._settled = False
-        self.listeners: list[Listener] = []
-        """Are told too, of all that is written from now on."""
+        self.known = [entry for entry in kept if entry["step"] == first_step]  # of a run that goes on from there
+        self._start = time.perf_counter()
+        self._since: list[tuple[int, float]] = [(first_step, self._start)]  # a step, and when it was reached
+        self.listeners: list[Listener] = []  # are told too, of all that is written from now on
         self._console = Console(stderr=True)
         self.live: Live | None = None
         if self._console.is_terminal:
-            self.live = Live(Text("starting"), console=self._console, refresh_per_second=4)
+            # Transient until all went well: an error is all that is left to read.
+            self.live = Live(Text("starting"), console=self._console, refresh_per_second=4, transient=True)
         self._printed, self._waiting = -math.inf, ""
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Write what `Meter.read` says of the steps up to `step` (steps done); refresh the line."""
         self._write(step, values)
         self.damaged += int(values["damaged"])
-        at, left, extras = f"{step:,}/{self._steps:,}", self._left(step), []
-        if self._validation is not None:
-            extras.append(f"val {self._validation:.3f}")
+        at, left = f"{step:,}/{self._steps:,}", self._left(step)
+        extras = [] if self._validation is None else [f"val {self._validation:.3f}"]
         if values.get("skipped"):
             extras.append(f"{values['skipped']} steps overflowed")
         if self.damaged:
             extras.append(f"{self.damaged:,} damaged samples replaced")
         self._show(lambda width: status_line(at, values, left, extras, width))
 
-    def has(self, name: str) -> bool:
-        """Return whether a run that goes on told a value of that name of its last step before."""
-        return any(name in entry for entry in self._known)
-
     def add(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write other results of `step`, such as ``val_loss``, as a line of their own.
-
-        What a run that went on found once more, such as the scores at its end, is left out.
-        """
-        if not any(e["step"] == step and values.items() <= e.items() for e in self._known):
+        """Write other results of `step`, such as ``val_loss``, as a line of their own, unless they were told before."""
+        if not any(e["step"] == step and values.items() <= e.items() for e in self.known):
             self._write(step, values)
 
     def say(self, text: str) -> None:
@@ -100,15 +92,10 @@ class TrainLog:
             listener(step, values)
 
     def _left(self, step: int) -> float:
-        """Return the seconds to the end at the speed so far.
-
-        What came before the first record counts for that one alone: compiling and the start of workers are in it.
-        """
-        now = time.perf_counter()
-        left = (self._steps - step) * (now - self._since) / max(step - self._first_step, 1)
-        if not self._settled:
-            self._settled, self._since, self._first_step = True, now, step
-        return left
+        """Return the seconds to the end at the speed since the first record, which has compiling in it; else so far."""
+        (first, since), now = self._since[-1], time.perf_counter()
+        self._since = [*self._since, (step, now)][:2]
+        return (self._steps - step) * (now - since) / max(step - first, 1)
 
 
 @contextmanager
@@ -123,12 +110,9 @@ def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
     log = TrainLog(file, steps, kept, first_step)
     try:
         with log.live or nullcontext():
-            try:
-                yield log
-            except BaseException:
-                if log.live is not None:
-                    log.live.transient = True  # an error is all that is left to read
-                raise
+            yield log
+            if log.live is not None:
+                log.live.transient = False
         log.flush()
     finally:
         with suppress(OSError):  # every line is flushed; what the disk refused has been told
@@ -136,10 +120,7 @@ def open_log(run: Path, steps: int, first_step: int) -> Iterator[TrainLog]:
 
 
 def read_log(path: Path) -> list[Entry]:
-    """Return the lines of a ``log.jsonl``; none where there is no file.
-
-    Those of training steps have a ``loss``; others hold results such as ``val_loss``.
-    """
+    """Return the lines of a ``log.jsonl``, if any: of training steps those with a ``loss``, else of other results."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     # The last line of a killed run may be half written.
     return [json.loads(line) for line in lines if line.endswith("}")]
@@ -148,8 +129,8 @@ def read_log(path: Path) -> list[Entry]:
 def status_line(at: str, values: Mapping[str, Any], seconds: float, extras: list[str], width: int) -> str:
     """Return the line that is shown, in the longest of its forms that fits into `width` columns.
 
-    The shortest fits into 80 as long as the numbers are those of a training in its order. `at` is how far the run is,
-    `values` are of `Meter.read`, `seconds` are those to the end, and `extras` are said where there is room.
+    The shortest fits into 80 where the training is in order. `at` is how far the run is, `values` are of `Meter.read`,
+    `seconds` are those to the end, and `extras` are said where there is room.
     """
     loss, score, box = (f"{values[name]:.3f}" for name in ("loss", "score", "box"))
     rate, speed, left = values["rate"], values["pairs_per_second"], _duration(seconds)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
-from lorat.train.logs.verdict import Pace, sum_of
+from lorat.train.logs.verdict import Pace
 from lorat.train.step.loss import Losses
 
 _LOG = logging.getLogger("lorat")
@@ -84,4 +84,4 @@ class Meter:
         """Return how fast this process was, as a mean over ranks; the first record, which has compiling and the start
         of workers in it, counts only where it is the only one.
         """
-        return sum_of(self._paces[1:] or self._paces)
+        return Pace(*map(sum, zip(*(self._paces[1:] or self._paces), strict=True)))

@@ -1,7 +1,4 @@
-"""What a training tells while it runs and at its end; in the loop that is a call a record.
-
-Rank 0 alone prints and writes. Whether a step was finite is decided by all ranks together.
-"""
+"""What a training tells while it runs and at its end: rank 0 alone prints and writes."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -35,15 +32,15 @@ class Reporter:
         self._verdicts = sorted([early, source.epochs * source.steps_per_epoch])
 
     def read(self, engine: Engine, rate: float) -> dict[str, Any]:
-        """Return what happened since the last record; every rank has to call this.
+        """Return what happened since the last record, at the last step's rate; every rank has to call this.
 
-        If a loss or a gradient was not finite, the step is kept, and this is a `UserError` on rank 0 and `SystemExit`
-        on the others. The rate is that of the last step.
+        If a loss or a gradient was not finite, on any rank, the step is kept; a `UserError` on rank 0 and `SystemExit`
+        on the others.
         """
         fault = engine.watch.look()
         if fault is None:
             return self.meter.read(rate)
-        network, world = engine.whole()[0], self._scene.world
+        (network, _), world = engine.whole(), self._scene.world
         error = write_dump(fault, self._scene, network) if world.speaks else SystemExit(2)
         # Met here, no rank ends while rank 0 writes: torchrun would end them all then.
         texts_of_ranks([], world)

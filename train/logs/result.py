@@ -17,23 +17,17 @@ RESULT, BEST = "result.json", "best.safetensors"
 class Result(BaseModel, frozen=True):
     """What weights reached."""
 
-    measure: str
-    """Test set and measure, such as ``got10k-val/ao``."""
-    score: float
-    """A fraction of 1."""
-    sequences: int
-    """That were scored."""
+    measure: str  # test set and measure, such as ``got10k-val/ao``
+    score: float  # a fraction of 1
+    sequences: int  # that were scored
     epoch: int
-    weights: str = ""
-    """Their file, relative to the run."""
+    weights: str = ""  # their file, relative to the run
 
     def __str__(self) -> str:
         return f"{self.measure} {100 * self.score:.1f} after epoch {self.epoch}"
 
 
 class _Results(BaseModel):
-    """What ``result.json`` holds."""
-
     version: int = 1
     best: Result
     last: Result

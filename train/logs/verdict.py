@@ -1,11 +1,9 @@
 """What a training waits for: its data, the disk or store they come from, or the network itself.
 
-Promise: what is proposed can be done with the options of ``lorat-train`` or is plainly about the machine, and is not in
-use already.
+Promise: what is proposed can be done with options of ``lorat-train`` or is about the machine, and is not in use yet.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,14 +22,10 @@ class Pace(NamedTuple):
     """How fast some steps of a process were; means over ranks. Times are in seconds."""
 
     seconds: float
-    waited: float
-    """For batches."""
-    pairs: int
-    """Of this process."""
-    reading: float
-    """That workers spent reading the stored bytes of these pairs."""
-    making: float
-    """That workers spent decoding, cropping and augmenting them."""
+    waited: float  # for batches
+    pairs: int  # of this process
+    reading: float  # that workers spent reading the stored bytes of these pairs
+    making: float  # that workers spent decoding, cropping and augmenting them
 
 
 class Verdict(NamedTuple):
@@ -41,16 +35,11 @@ class Verdict(NamedTuple):
     text: str
 
 
-def sum_of(paces: Sequence[Pace]) -> Pace:
-    """Return the pace of all these steps together."""
-    return Pace(*map(sum, zip(*paces, strict=True)))
-
-
 def judge(pace: Pace, scene: Scene) -> Verdict:
     """Say what a training waits for, and what would help.
 
-    It waits for data if it does so for a twentieth of the time. Then it is for the disk or the store if workers read
-    for longer than they decode, crop and augment.
+    It waits for data if it does so for a twentieth of the time, and then for the disk or the store if workers read for
+    longer than they decode, crop and augment.
     """
     share = pace.waited / pace.seconds if pace.seconds else 0.0
     if share < _TOLERATED:
@@ -63,13 +52,12 @@ def judge(pace: Pace, scene: Scene) -> Verdict:
         return Verdict("decoding", f"{waits}; {what}; {_for_decoding(pace, scene)}")
     remote = any(is_remote(manifest.folder) for manifest in scene.source.manifests)
     place: Literal["disk", "store"] = "store" if remote else "disk"
-    helps = f"--set data.workers={max(2 * scene.recipe.data.workers, 2)}, which read side by side"
+    more = f"--set data.workers={max(2 * scene.recipe.data.workers, 2)}, which read side by side"
+    cache = f"--shard-cache DIR on {'a local' if remote else 'a faster'} disk"
     if scene.source.cache is not None:
-        helps += ", a --shard-cache-size that holds all shards"
-    else:
-        helps = f"--shard-cache DIR on {'a local' if remote else 'a faster'} disk, {helps}"
+        cache = "a --shard-cache-size that holds all shards"
     what = f"the {place} is slow: workers read for {read:.0%} of their time"
-    return Verdict(place, f"{waits}; {what}; what would help: {helps}")
+    return Verdict(place, f"{waits}; {what}; what would help: {cache}, {more}")
 
 
 def _for_network(scene: Scene) -> str:

@@ -1,7 +1,7 @@
 """A training's numbers on wandb.ai, or in files that ``wandb sync`` sends there later.
 
-Promise: nothing is asked and nothing is sent unless ``--wandb online`` says so; a resumed run goes on under the id that
-stands in its folder; whatever goes wrong with wandb is said once, and the training goes on without it.
+Promise: nothing is sent unless ``--wandb online`` says so; a resumed run goes on under the id that stands in its
+folder; whatever goes wrong with wandb is said once, and the training goes on without it.
 """
 
 import logging
@@ -79,17 +79,9 @@ def _open(folder: Path, online: bool, config: Mapping[str, Any]) -> Any:
     quiet: dict[str, Any] = {"silent": True, "console": "off", "disable_code": True, "disable_git": True}
     if "finish_timeout" in getattr(wandb.Settings, "model_fields", {}):  # older releases have no limit for the end
         quiet["finish_timeout"] = _LAST_PATIENCE
-    start = partial(
-        wandb.init,
-        project=os.environ.get("WANDB_PROJECT", "lorat"),
-        id=run_id(folder),
-        name=folder.name,
-        dir=str(folder),
-        config=dict(config),
-        job_type="train",
-        resume="allow",
-        settings=wandb.Settings(init_timeout=_PATIENCE, **quiet),
-    )
+    about: dict[str, Any] = {"project": os.environ.get("WANDB_PROJECT", "lorat"), "name": folder.name}
+    about |= {"dir": str(folder), "id": run_id(folder), "resume": "allow", "job_type": "train", "config": dict(config)}
+    start = partial(wandb.init, settings=wandb.Settings(init_timeout=_PATIENCE, **quiet), **about)
     run = None
     if online and not has_key():
         _LOG.info("wandb: no API key (wandb login); writing files for wandb sync instead")

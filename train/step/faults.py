@@ -1,8 +1,7 @@
 """What ends a training that goes wrong: numbers that are not finite, memory that is not enough.
 
 Promise: from the first step whose loss or gradient is not finite no weight changes any more, and nothing waits for the
-device until somebody looks, which may be many steps later. That step is kept as a folder that ``lorat-train --replay``
-runs again: the batch, the weights and the circumstances, as safetensors and JSON.
+device until somebody looks. That step is kept as a folder (safetensors and JSON) that ``lorat-train --replay`` reads.
 """
 
 import math
@@ -31,19 +30,15 @@ from lorat.train.network.weights.containers import write_tensors
 DUMP = "fault.json"
 TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
 _LOADER = "a loader process"
-_READS_FLAG = ("cpu", "cuda")
-"""Devices whose fused AdamW leaves an update out where a flag says so; Metal's does not look."""
+_READS_FLAG = ("cpu", "cuda")  # whose fused AdamW leaves an update out where a flag says so; Metal's does not look
 
 
 class Fault(NamedTuple):
     """The first step that was not finite."""
 
-    step: int
-    """Counted from 0 over the run; people are told ``step + 1``, as in the log."""
-    losses: tuple[float, ...]
-    """Of each rank."""
-    norm: float
-    """Of the gradient of all ranks."""
+    step: int  # counted from 0 over the run; people are told ``step + 1``, as in the log
+    losses: tuple[float, ...]  # of each rank
+    norm: float  # of the gradient of all ranks
 
     @property
     def suspects(self) -> list[int]:
@@ -60,8 +55,7 @@ class Scene:
     variant: VariantConfig
     recipe: RecipeConfig
     source: Source
-    dtype: torch.dtype
-    """Of autocast."""
+    dtype: torch.dtype  # of autocast
     world: World
 
     @property
@@ -77,8 +71,7 @@ class FaultRecord(BaseModel):
     step: int
     ranks: int
     suspects: list[int]
-    losses: list[str]
-    """Of each rank; JSON has no NaN."""
+    losses: list[str]  # of each rank; JSON has no NaN
     norm: str
     seed: int
     device: str
@@ -97,10 +90,9 @@ class Watch:
         self._seen = torch.zeros(2, device=world.device)
 
     def see(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """Return 1 where a step's update must be left out, from the first bad one on, else 0.
+        """Return 1 (float32) where a step's update must be left out, from the first bad one on, else 0.
 
-        The step is counted from the start of the run. All are scalars: the loss is of this rank, the norm and what is
-        returned, in float32, are the same on all ranks.
+        All are scalars: the loss is of this rank, the norm and what is returned are the same on all ranks.
         """
         bad = ~(loss.isfinite() & norm.isfinite())
         new = (mean_over_ranks(bad.float(), self._world) > 0) & (self._first < 0)
@@ -118,10 +110,7 @@ class Watch:
 
 
 def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-    """Do the optimiser's step unless `skip`, a scalar on its device, is 1.
-
-    A fused AdamW reads the flag where it computes. Elsewhere this waits for the device.
-    """
+    """Do the optimiser's step unless `skip`, a scalar on its device, is 1; a fused AdamW does not wait for it."""
     if optimizer.defaults.get("fused") and skip.device.type in _READS_FLAG:
         optimizer.found_inf = skip  # type: ignore[attr-defined]  # as GradScaler does
         optimizer.step()

@@ -2,8 +2,7 @@
 
 A cell inside the object should score the overlap of its own box with the truth, every other cell nothing (binary cross
 entropy); boxes of cells inside the object are pulled to the truth by 1 - GIoU. Both are sums over cells, divided by the
-number of positive cells. Shapes are static: cells are chosen by masks, and a pair without positive cells adds score
-loss only.
+number of positive cells. Shapes are static; a pair without positive cells adds score loss only.
 """
 
 from typing import NamedTuple
@@ -16,8 +15,7 @@ from lorat.configs.schema import VariantConfig
 from lorat.train.network.blocks.lorat import LoRAT, Prediction
 from lorat.train.network.deploy.devices import check_compiler
 
-_TINY = 1e-7
-"""Least area to divide by; only degenerate boxes come near it."""
+_TINY = 1e-7  # least area to divide by; only degenerate boxes come near it
 
 
 class Losses(NamedTuple):
@@ -29,10 +27,7 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Normalises crops, runs the network under autocast and compares with the labels.
-
-    It is what may be compiled into one graph, and what ranks average the gradients of.
-    """
+    """Normalises crops, runs the network under autocast and compares with the labels, all in one graph if compiled."""
 
     scale: Tensor
     shift: Tensor
@@ -60,10 +55,7 @@ class Objective(nn.Module):
         return tracking_loss(prediction, positive, box, positives)
 
     def compile_whole(self, device: torch.device) -> None:
-        """Compile forward pass, loss and gradients in place, or raise a `UserError` if `device` allows none of that.
-
-        The first step takes the time.
-        """
+        """Compile forward pass, loss and gradients in place, at the first step; a `UserError` if `device` cannot."""
         check_compiler(device)
         self.compile(fullgraph=True, dynamic=False)  # micro-batches are of one size
 

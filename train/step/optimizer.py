@@ -1,7 +1,6 @@
 """The optimiser: which parameters decay, which learn more slowly, how the rate runs.
 
-The rate is a pure function of the step, so a resumed run needs no scheduler state. Step t uses the rate of t; the
-published system uses that of max(t - 1, 0).
+The rate is a function of the step, which needs no state; the published system uses that of max(t - 1, 0) at step t.
 """
 
 import math
@@ -58,10 +57,7 @@ def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float
 
 
 def build_optimizer(network: nn.Module, weight_decay: float = 0.1, layer_decay: float = 1.0) -> torch.optim.AdamW:
-    """Return AdamW over what the network trains; its rate is set before every step.
-
-    Fused, it updates all parameters in one call, and can leave a step out where a flag on its device says so.
-    """
+    """Return AdamW over what the network trains, fused; its rate is set before every step."""
     return torch.optim.AdamW(parameter_groups(network, weight_decay, layer_decay), lr=0.0, fused=True)
 
 

@@ -41,10 +41,9 @@ class Engine:
         self._empty: LoRAT | None = None  # a copy without values, where ranks hold parts
 
     def share(self, *, sharded: bool) -> None:
-        """Share the work over the ranks, if there are several: all weights, or parts (FSDP2).
+        """Share the work over the ranks, if there are several: all weights, or parts of them (FSDP2).
 
-        Where parts are shared, the objective may still be in the processor's memory, and another optimiser takes the
-        place of the one that was.
+        Then the objective may still be in the processor's memory, and the optimiser is replaced.
         """
         network = self.objective.network
         if self.world.size > 1 and sharded:
@@ -54,11 +53,10 @@ class Engine:
             self.wrapped = parallel(self.objective, self.world)
 
     def whole(self) -> tuple[LoRAT, dict[str, dict[str, Any]]]:
-        """Return the network and state that one process would have; every rank has to call this.
+        """Return the network and the ``state_dict`` of ``optimizer`` and ``scaler`` that one process would have.
 
-        They are rank 0's, to be saved and not to be run: where ranks hold parts, only what is saved has values,
-        elsewhere these are the live tensors. The state is the ``state_dict`` of ``optimizer`` and ``scaler``, so that
-        checkpoints are the same files for any number of ranks and either way of sharing.
+        Every rank has to call this, and rank 0's is saved, the same for any number of ranks and way of sharing. Where
+        ranks hold parts, only what is saved has values; elsewhere these are the live tensors.
         """
         network, state = self.objective.network, {"scaler": self.scaler.state_dict()}
         if self._empty is None:
@@ -71,12 +69,9 @@ class Engine:
 class StepResult(NamedTuple):
     """What a step says of itself; tensors on the device, so that nobody has to wait for it."""
 
-    losses: Losses
-    """Sums over micro-batches: the mean over ranks is the loss of the whole batch."""
-    norm: Tensor
-    """Scalar, of the gradient before clipping; 0 where the step was left out."""
-    skipped: Tensor
-    """Scalar, 1 where gradients overflowed float16 and the step was left out, else 0."""
+    losses: Losses  # sums over micro-batches: the mean over ranks is the loss of the whole batch
+    norm: Tensor  # scalar, of the gradient before clipping; 0 where the step was left out
+    skipped: Tensor  # scalar, 1 where gradients overflowed float16 and the step was left out, else 0
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -93,10 +88,7 @@ def shared_divisor(positive: Tensor, world: World) -> Tensor:
 
 
 def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> StepResult:
-    """Do one optimiser step, counted from 0 over the run, on this rank's part of a batch.
-
-    The recipe says how many micro-batches that makes, and how long the gradient may be.
-    """
+    """Do one optimiser step, counted from 0 over the run, on this rank's part of a batch."""
     wrapped, scaler, optimizer = engine.wrapped, engine.scaler, engine.optimizer
     torch.manual_seed(step_seed(recipe.seed, step, engine.world.rank))
     divisor = shared_divisor(batch.positive, engine.world)

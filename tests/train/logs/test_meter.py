@@ -54,15 +54,15 @@ def test_waiting_for_data_and_the_work_of_workers_are_measured(source):
             yield batch
 
     meter, batches = Meter(ALONE), slow()
-    for _ in range(2):
+    for _ in range(3):
         count(meter, batches, 1.0, 1.0)
         time.sleep(0.1)
         values = meter.read(1e-4)
     assert 0.3 < values["data_wait"] < 0.9
     assert 16 / 0.6 < values["pairs_per_second"] < 16 / 0.2
     pace = meter.pace()
-    assert pace.pairs == 16  # without the first record
-    assert 0.1 < pace.waited < pace.seconds
+    assert pace.pairs == 32  # without the first record
+    assert 0.2 < pace.waited < pace.seconds
     assert pace.reading > 0.0 and pace.making > 0.0
 
 

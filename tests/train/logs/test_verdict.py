@@ -9,13 +9,13 @@ from upath import UPath
 from lorat.shards.cache.cache import CacheOptions
 from lorat.train.distributed.world import World
 from lorat.train.logs import verdict
-from lorat.train.logs.verdict import Pace, judge, sum_of
+from lorat.train.logs.verdict import Pace, judge
 from lorat.train.step.faults import Scene
 
 # 1000 pairs in 10 s, of which 6 are spent waiting; workers need 12 ms for a pair.
 WAITING = Pace(seconds=10.0, waited=6.0, pairs=1000, reading=2.0, making=10.0)
-READING = WAITING._replace( reading=10.0, making=2.0)
-BUSY = WAITING._replace( waited=0.2)
+READING = WAITING._replace(reading=10.0, making=2.0)
+BUSY = WAITING._replace(waited=0.2)
 
 
 @pytest.fixture
@@ -121,8 +121,3 @@ def test_a_slow_disk_and_a_slow_store_are_told_apart(told):
 
 def test_nothing_measured_is_no_error(told):
     assert told(Pace(0.0, 0.0, 0, 0.0, 0.0))[0] == "network"
-
-
-def test_paces_add_up():
-    both = sum_of([WAITING, BUSY])
-    assert (both.seconds, both.waited, both.pairs) == (20.0, 6.2, 2000)
