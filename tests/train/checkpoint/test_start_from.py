@@ -11,26 +11,14 @@ from safetensors.torch import load_file
 from tests.train.conftest import assert_equal, train, weights_of
 from tests.train.network.published_files import make, write
 
-RECIPE = {
-    "name": "standing",
-    "data": {"datasets": {"toy-train": 1}, "workers": 0},
-    "train": {
-        "batch_size": 4,
-        "pairs_per_epoch": 8,
-        "epochs": 2,
-        "lr": 0.0,
-        "lr_min": 0.0,
-        "lr_warmup": 0.0,
-        "warmup_epochs": 0.0,
-        "checkpoint_epochs": 1,
-        "dtype": "float32",
-    },
-}
-"""Learns nothing, so the weights at the end are those at the start."""
+# Learns nothing, so the weights at the end are those at the start.
+STANDING = {"lr": 0.0, "lr_min": 0.0, "lr_warmup": 0.0, "warmup_epochs": 0.0, "epochs": 2}
+PLAN = {**STANDING, "batch_size": 4, "pairs_per_epoch": 8, "checkpoint_epochs": 1, "dtype": "float32"}
+RECIPE = {"name": "standing", "data": {"datasets": {"toy-train": 1}, "workers": 0}, "train": PLAN}
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run_train(tmp_path: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     tracker = make("timm-dinov2")
     write(Path("lorat.bin"), tracker.trained())
@@ -38,15 +26,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(Path("other.safetensors"), tracker.backbone | {"norm.bias": torch.ones(32)})
     Path("small.yaml").write_text(tracker.variant.model_dump_json())
     Path("standing.yaml").write_text(yaml.safe_dump(RECIPE))
-    return tmp_path
 
-
-@pytest.fixture
-def run_train(here: Path, tiny_shards: Path):
     def run(*arguments: str, backbone: str = "backbone.safetensors", status: int = 0) -> Result:
-        fixed = ["--variant", "small.yaml", "--recipe", "standing.yaml", "--device", "cpu"]
-        fixed += ["--shards", str(tiny_shards), "--run", "run", "--backbone", backbone]
-        return train(*fixed, *arguments, status=status)
+        fixed = ["--variant=small.yaml", "--recipe=standing.yaml", "--device=cpu", "--run=run"]
+        return train(*fixed, f"--shards={tiny_shards}", f"--backbone={backbone}", *arguments, status=status)
 
     return run
 

@@ -4,21 +4,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.jpeg import encode
 from lorat.train.distributed import world as agreeing
 from lorat.train.distributed.world import World, agreed, check_alike
 from lorat.train.loop import Training
 from lorat.train.options import StartOptions
 from lorat.train.setup import common_settings
-from tests.train.conftest import free_port
+from tests.train.conftest import ALONE, with_train, write_got10k
 
-CPU = torch.device("cpu")
-RANKS = [World(rank, 2, CPU) for rank in range(2)]
+RANKS = [World(rank, 2, torch.device("cpu")) for rank in range(2)]
 
 
 @pytest.fixture
@@ -42,8 +39,7 @@ def ended(monkeypatch, *told: str) -> str:
 
 
 def test_every_difference_that_would_part_the_ranks_is_named(monkeypatch, training, tiny_recipe, tiny_variant, source):
-    plan = tiny_recipe.train
-    slower = tiny_recipe.model_copy(update={"train": plan.model_copy(update={"lr": 0.5})})
+    slower = with_train(tiny_recipe, lr=0.5)
     deeper = tiny_variant.model_copy(update={"drop_path": 0.5})
     train, val = source.manifests
     fewer = (replace(train, shards=train.shards[:1]), val)
@@ -61,8 +57,7 @@ def test_every_difference_that_would_part_the_ranks_is_named(monkeypatch, traini
     here = json.dumps(settings(training))
     for part, other in others.items():
         text = ended(monkeypatch, here, here, json.dumps(other))
-        assert f"rank 2 has {part}" in text
-        assert "same command" in text
+        assert f"rank 2 has {part}" in text and "same command" in text
 
 
 def test_what_may_differ_between_machines_does(monkeypatch, training, tiny_recipe):
@@ -89,47 +84,24 @@ def test_what_one_rank_lacks_ends_all_and_is_said_once(monkeypatch, reasons, tex
     assert error.value.message == text
     with pytest.raises(SystemExit):
         agreed(lambda: work(reasons[1]), RANKS[1])
-    assert agreed(lambda: work(""), World(0, 1, CPU)) == "found"
+    assert agreed(lambda: work(""), ALONE) == "found"
 
 
-@pytest.fixture
-def tree(tmp_path) -> Path:
-    """GOT-10k's val split with one sequence."""
-    folder = tmp_path / "got10k" / "val" / "GOT-10k_Val_000001"
-    folder.mkdir(parents=True)
-    image = encode(np.zeros((40, 60, 3), dtype=np.uint8), 90)
-    for index in range(2):
-        (folder / f"{index + 1:08d}.jpg").write_bytes(image)
-    for name, text in (("groundtruth.txt", "3,2,24,18\n"), ("absence.label", "0\n")):
-        (folder / name).write_text(text * 2)
-    (folder / "cover.label").write_text("8\n" * 2)
-    (folder.parent / "list.txt").write_text(folder.name + "\n")
-    return tmp_path / "got10k"
-
-
-def two(runner, arguments: list[str], *on_each: dict[str, str]) -> tuple[int, str]:
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    place["LORAT_TIMEOUT"] = "60"
-    ranks = [{**place, "RANK": str(r), "LOCAL_RANK": str(r), **e} for r, e in enumerate(on_each)]
-    return runner.run(arguments, *ranks)
-
-
-def test_two_processes_of_which_one_has_a_test_set_end_before_they_train(runner, files, tree, tmp_path):
+def test_two_processes_of_which_one_has_a_test_set_end_before_they_train(runner, files, tmp_path):
     """Without that the other would not come to the first evaluation, hours later."""
-    code, errors = two(runner, [*files, f"--run={tmp_path / 'run'}"], {"LORAT_GOT10K": str(tree)}, {})
-    assert code == 2
+    write_got10k(tmp_path / "got10k/val", {"GOT-10k_Val_000001": 2})
+    has = {"LORAT_GOT10K": str(tmp_path / "got10k")}
+    errors = runner.run_two([*files, f"--run={tmp_path / 'run'}"], has, {}, status=2)
     assert [line for line in errors.splitlines() if line] == [
-        "Error: rank 1 has test sets = none, rank 0 has got10k-val; start all ranks with the same "
-        "command, on the same files"
+        "Error: rank 1 has test sets = none, rank 0 has got10k-val; start all ranks with the same command, on the same "
+        "files"
     ]
     assert not (tmp_path / "run").exists()
 
 
 def test_only_rank_0_speaks(runner, files, tmp_path):
-    code, errors = two(runner, [*files, f"--run={tmp_path / 'run'}", "--set=train.epochs=1"], {}, {})
-    assert code == 0, errors
+    errors = runner.run_two([*files, f"--run={tmp_path / 'run'}", "--set=train.epochs=1"])
     assert errors.count("the run ends without a result") == 1
     missing = "--set=data.datasets={lasot-train: 1}"
-    code, errors = two(runner, [*files, f"--run={tmp_path / 'other'}", missing], {}, {})
-    assert code == 2
+    errors = runner.run_two([*files, f"--run={tmp_path / 'other'}", missing], status=2)
     assert errors.count("Error: ") == errors.count("no shards of lasot-train") == 1

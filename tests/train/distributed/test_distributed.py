@@ -3,7 +3,6 @@
 This file is also what the two processes run.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -20,8 +19,8 @@ from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, set_learning_rate
 from lorat.train.step.step import Engine, update
 from tests.train.batches import Recorder, made_up_batch
+from tests.train.conftest import ALONE, ONE_THREAD, TORCHRUN
 
-ALONE = World(0, 1, torch.device("cpu"))
 STEPS = 3
 
 
@@ -105,17 +104,12 @@ def main(folder: Path) -> None:
 def two(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
     """What two processes found."""
     folder = tmp_path_factory.mktemp("two")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*launch, "-m", "tests.train.distributed.test_distributed", str(folder)],
-        capture_output=True,
-        env=environment,
-        timeout=300,
-        cwd=Path(__file__).parents[3],
+    command, root = (
+        [*TORCHRUN, "-m", "tests.train.distributed.test_distributed", str(folder)],
+        Path(__file__).parents[3],
     )
-    assert result.returncode == 0, result.stderr.decode()
-    assert b"Warning" not in result.stderr, result.stderr.decode()
+    result = subprocess.run(command, capture_output=True, env=ONE_THREAD, timeout=300, cwd=root, text=True)
+    assert result.returncode == 0 and "Warning" not in result.stderr, result.stderr
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in CASES}
 
 
@@ -137,8 +131,7 @@ def test_weights_and_optimiser_end_as_those_of_one_process(two, case):
     far = 1e-5 if dtype == torch.float32 else 2e-3
     for name, wanted in alone.items():
         found, wanted = two[case][name], wanted.detach()
-        assert found.shape == wanted.shape
-        assert found.dtype == wanted.dtype
+        assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
         # A gradient near zero may turn a step of AdamW around, which is as long as any other.
         assert (found - wanted).abs().mean() <= far * max(wanted.abs().max().item(), 1e-2), name
         if name in start and not start[name].requires_grad:

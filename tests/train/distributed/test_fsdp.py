@@ -1,6 +1,5 @@
 """FSDP2 on two processes trains, saves and resumes to the files of one process, within rounding."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from lorat.configs.load import load_recipe
 from lorat.configs.schema import LoraConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.trained import load_network
-from tests.train.conftest import assert_equal, command_line, log_of, weights_of
+from tests.train.conftest import assert_equal, command_line, first_epoch_of, log_of, weights_of
 
 OPTIONS = ["--set=train.accumulate=2", "--set=data.validation=toy-val", "--set=data.validation_pairs=16"]
 
@@ -28,27 +27,23 @@ def files(request, tmp_path_factory, tiny_variant, tiny_recipe, tiny_shards) -> 
 @pytest.fixture(scope="module")
 def alone(runner, files, tmp_path_factory) -> Path:
     """A run of one process."""
-    folder = tmp_path_factory.mktemp("runs") / "alone"
-    on_one(runner, files, folder)
-    return folder
+    return on_one(runner, files, tmp_path_factory.mktemp("runs") / "alone")
 
 
 @pytest.fixture(scope="module")
 def sharded(runner, files, tmp_path_factory) -> Path:
     """The same run with two processes that hold parts of the network."""
-    folder = tmp_path_factory.mktemp("runs") / "sharded"
-    on_two(runner, files, folder)
+    return on_two(runner, files, tmp_path_factory.mktemp("runs") / "sharded")
+
+
+def on_one(runner, files: list[str], folder: Path, *more: str) -> Path:
+    runner.run([*files, f"--run={folder}", *more])
     return folder
 
 
-def on_one(runner, files: list[str], folder: Path, *more: str) -> None:
-    code, errors = runner.run([*files, f"--run={folder}", *more])
-    assert code == 0, errors
-
-
-def on_two(runner, files: list[str], folder: Path, *more: str) -> None:
-    code, errors = runner.run_two([*files, f"--run={folder}", "--set=train.parallel=fsdp", *more])
-    assert code == 0, errors
+def on_two(runner, files: list[str], folder: Path, *more: str) -> Path:
+    runner.run_two([*files, f"--run={folder}", "--set=train.parallel=fsdp", *more])
+    return folder
 
 
 def assert_same_files(first: Path, second: Path, epoch: int = 3) -> None:
@@ -64,10 +59,10 @@ def assert_same_files(first: Path, second: Path, epoch: int = 3) -> None:
     assert a["param_groups"] == b["param_groups"]
     assert a["state"].keys() == b["state"].keys()
     for number, state in a["state"].items():
-        assert b["state"][number]["step"] == state["step"]
+        found = b["state"][number]
+        assert found["step"] == state["step"]
         for name in ("exp_avg", "exp_avg_sq"):
-            found = b["state"][number][name]
-            torch.testing.assert_close(found, state[name], rtol=0.0, atol=1e-3)
+            torch.testing.assert_close(found[name], state[name], rtol=0.0, atol=1e-3)
 
 
 def test_a_run_leaves_the_files_and_numbers_of_one_process(alone, sharded):
@@ -82,21 +77,13 @@ def test_a_run_leaves_the_files_and_numbers_of_one_process(alone, sharded):
     assert sum("val_loss" in record for record in log_of(sharded)) == 3
 
 
-def keep_first_epoch(run: Path, copy: Path) -> Path:
-    """Return a copy of a run as it was after its first epoch."""
-    shutil.copytree(run, copy)
-    for epoch in (2, 3):
-        shutil.rmtree(copy / f"checkpoints/epoch_{epoch:04d}")
-    return copy
-
-
 def test_its_checkpoint_is_gone_on_from_by_one_process(runner, files, alone, sharded, tmp_path):
-    on_one(runner, files, keep_first_epoch(sharded, tmp_path / "one"), "--resume=auto")
+    on_one(runner, files, first_epoch_of(sharded, tmp_path / "one"), "--resume=auto")
     assert_same_files(alone, tmp_path / "one")
 
 
 def test_the_checkpoint_of_one_process_is_gone_on_from(runner, files, alone, tmp_path):
-    on_two(runner, files, keep_first_epoch(alone, tmp_path / "two"), "--resume=auto")
+    on_two(runner, files, first_epoch_of(alone, tmp_path / "two"), "--resume=auto")
     assert_same_files(alone, tmp_path / "two")
 
 

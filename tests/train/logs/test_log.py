@@ -1,6 +1,5 @@
 """The log holds every record once, and its line fits the terminal it is shown on."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,17 +7,10 @@ import pytest
 from lorat.train.logs import log as log_module
 from lorat.train.logs.curves import draw_curves
 from lorat.train.logs.log import open_log, read_log, status_line
+from tests.train.conftest import log_of
 
-VALUES = {
-    "loss": 0.81234,
-    "score": 0.41234,
-    "box": 0.4,
-    "rate": 1e-4,
-    "norm": 0.5234,
-    "pairs_per_second": 1234.5,
-    "data_wait": 0.021,
-    "damaged": 0,
-}
+VALUES = {"loss": 0.81234, "score": 0.41234, "box": 0.4, "rate": 1e-4, "norm": 0.5234}
+VALUES |= {"pairs_per_second": 1234.5, "data_wait": 0.021, "damaged": 0}
 
 
 def shown(width: int, seconds: float = 18_200.0, extras: tuple[str, ...] = ()) -> str:
@@ -29,8 +21,8 @@ def shown(width: int, seconds: float = 18_200.0, extras: tuple[str, ...] = ()) -
 def test_the_line_of_the_longest_run_fits_and_says_everything(width):
     line = shown(width)
     assert len(line) <= width
-    for part in ("112,340/174,080", "0.812", "0.412", "0.400", "0.52", "1,234", "2%", "5h03"):
-        assert part in line, part
+    parts = ("112,340/174,080", "0.812", "0.412", "0.400", "0.52", "1,234", "2%", "5h03")
+    assert all(part in line for part in parts), line
     assert len(shown(width, extras=("3 damaged samples replaced",))) <= width
 
 
@@ -38,9 +30,8 @@ def test_a_wide_terminal_shows_labels_validation_damage_and_overflows(tmp_path, 
     with open_log(tmp_path, 400, 0) as log:
         log.record(20, {**VALUES, "damaged": 3, "val_loss": 1.5, "skipped": 2})
     line = capsys.readouterr().err
-    parts = ["step 20/400", "score 0.412", "rate 1.00e-04", "left"]
-    for part in [*parts, "val 1.500", "3 damaged", "2 steps"]:
-        assert part in line, part
+    parts = ("step 20/400", "score 0.412", "rate 1.00e-04", "left", "val 1.500", "3 damaged", "2 steps")
+    assert all(part in line for part in parts), line
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(42, "0:42"), (725, "12:05"), (18_200, "5h03"), (187_200, "2d04h")])
@@ -75,8 +66,7 @@ def test_other_results_stand_in_lines_of_their_own_and_reach_listeners(tmp_path,
         log.add(1, {"val_loss": 1.25})
         log.record(2, VALUES)
         log.say("a note")
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [set(line) > {"loss"} for line in lines] == [True, False, True]
+    assert [set(line) > {"loss"} for line in log_of(tmp_path)] == [True, False, True]
     assert heard == [(1, VALUES), (1, {"val_loss": 1.25}), (2, VALUES)]
     printed = capsys.readouterr().err
     assert "a note\n" in printed and "val 1.250" in printed

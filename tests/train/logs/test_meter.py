@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from lorat.train.data.batches import Batch, make_loader
-from lorat.train.distributed.world import World
 from lorat.train.logs.meter import Meter
 from lorat.train.step.loss import Losses
-
-ALONE = World(0, 1, torch.device("cpu"))
+from tests.train.conftest import ALONE
 
 
 def losses(total: float) -> Losses:

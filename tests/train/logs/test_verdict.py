@@ -11,6 +11,7 @@ from lorat.train.distributed.world import World
 from lorat.train.logs import verdict
 from lorat.train.logs.verdict import Pace, judge
 from lorat.train.step.faults import Scene
+from tests.train.conftest import with_train
 
 # 1000 pairs in 10 s, of which 6 are spent waiting; workers need 12 ms for a pair.
 WAITING = Pace(seconds=10.0, waited=6.0, pairs=1000, reading=2.0, making=10.0)
@@ -23,32 +24,16 @@ def told(tmp_path, tiny_variant, tiny_recipe, source, monkeypatch):
     """What is said of a pace on a good GPU of a machine with 16 cores, but for some changes."""
 
     def judged(
-        pace: Pace,
-        *,
-        workers: int = 2,
-        cores: int = 16,
-        device: str = "cuda",
-        dtype: torch.dtype = torch.bfloat16,
-        capability: int = 9,
-        remote: bool = False,
-        cached: bool = False,
-        codec: str = "libjpeg-turbo",
-        **train,
+        pace, *, workers=2, cores=16, device="cuda", dtype=torch.bfloat16, capability=9, codec="turbo", **more
     ) -> tuple[str, str]:
-        capable = lambda _: (capability, 0)  # noqa: E731
-        monkeypatch.setattr(torch.cuda, "get_device_capability", capable)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
         monkeypatch.setattr(verdict, "cores_a_rank", lambda: cores)
         monkeypatch.setattr(verdict, "codec_name", lambda: codec)
-        plan = tiny_recipe.train.model_copy(update={"compile": True, **train})
+        folder = UPath("memory://shards") if more.pop("remote", False) else tmp_path
+        cache = CacheOptions(tmp_path, 1) if more.pop("cached", False) else None
         data = tiny_recipe.data.model_copy(update={"workers": workers})
-        recipe = tiny_recipe.model_copy(update={"train": plan, "data": data})
-        folder = UPath("memory://shards") if remote else tmp_path
-        here = replace(
-            source,
-            manifests=(replace(source.manifests[0], folder=folder),),
-            weights=(1,),
-            cache=CacheOptions(tmp_path, 1) if cached else None,
-        )
+        recipe = with_train(tiny_recipe, **{"compile": True, **more}).model_copy(update={"data": data})
+        here = replace(source, manifests=(replace(source.manifests[0], folder=folder),), weights=(1,), cache=cache)
         world = World(0, 1, torch.device(device))
         found = judge(pace, Scene(tmp_path, tiny_variant, recipe, here, dtype, world))
         assert found.text.startswith("speed: ") and "\n" not in found.text
@@ -76,22 +61,16 @@ def test_what_would_make_the_network_faster_is_proposed_where_it_is_not_in_use(t
     assert part not in told(BUSY)[1]
 
 
-def test_slow_number_types_are_not_proposed(told):
+def test_slow_number_types_and_one_graph_of_a_step_that_fsdp_cuts_are_not_proposed(told):
     assert "bfloat16" not in told(BUSY, dtype=torch.float32, capability=7)[1]
     assert "bfloat16" not in told(BUSY, dtype=torch.float32, device="mps")[1]
-
-
-def test_a_step_that_fsdp_cuts_is_not_to_be_one_graph(told):
     assert "train.compile" not in told(BUSY, compile=False, parallel="fsdp")[1]
 
 
-def test_decoding_asks_for_as_many_workers_as_the_network_could_use(told):
+def test_decoding_asks_for_as_many_workers_as_the_network_could_use_and_cores_allow(told):
     # In 4 s of network the workers would have to do 12 s of work: 3, and some more.
     kind, text = told(WAITING)
     assert kind == "decoding" and "data.workers=4" in text and "60%" in text
-
-
-def test_no_more_workers_are_proposed_than_there_are_cores_for(told):
     assert "data.workers=3" in told(WAITING, cores=3)[1]
     assert "data.workers=3" in told(WAITING, cores=4, device="cpu")[1]
     kind, text = told(WAITING, cores=2)

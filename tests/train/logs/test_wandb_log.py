@@ -1,8 +1,6 @@
 """wandb gets what the log gets, asks nothing, and can fail without a training noticing."""
 
-import json
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorat.train.logs.wandb_log import has_key, run_id, wandb_run
+from tests.train.conftest import ONE_THREAD, log_of
 
 wandb = pytest.importorskip("wandb")
 
@@ -147,9 +146,8 @@ def test_a_real_training_offline_leaves_files_and_goes_on_under_its_id(files, tm
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "lorat.train.cli", *files, "--wandb=online", "--no-eval"]
     command += [f"--run={folder}", "--resume=auto"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(2):  # the second time from the last checkpoint
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("no API key") == 1 and "wandb sync" in done.stderr
     identity = (folder / "wandb_id.txt").read_text().strip()
@@ -157,8 +155,7 @@ def test_a_real_training_offline_leaves_files_and_goes_on_under_its_id(files, tm
     assert len(stored) == 2 == len(list(folder.glob("wandb/offline-run-*")))
     raw = stored[0].read_bytes()
     assert b"pairs_per_second" in raw and b"pairs_per_epoch" in raw
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(1, 10))
+    assert [record["step"] for record in log_of(folder)] == list(range(1, 10))
 
 
 def test_a_server_that_is_gone_does_not_keep_a_training_from_ending(monkeypatch, tmp_path):

@@ -8,14 +8,8 @@ from torch import nn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import TrainConfig
 from lorat.train.network.variants import assemble
-from lorat.train.step.optimizer import (
-    build_optimizer,
-    clip_gradients,
-    learning_rate,
-    parameter_groups,
-    rate_share,
-    set_learning_rate,
-)
+from lorat.train.step import optimizer as optim
+from lorat.train.step.optimizer import build_optimizer, learning_rate, parameter_groups, rate_share, set_learning_rate
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "g10_lr_and_groups_B224.json").read_text())
 
@@ -36,10 +30,12 @@ def test_the_rate_never_leaves_its_bounds_even_after_the_end():
     assert max(rates) == rates[5] == pytest.approx(1e-4)
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] == pytest.approx(1e-6)
-
-
-def test_no_warm_up_starts_at_the_peak():
     assert learning_rate(0, TrainConfig(warmup_epochs=0)) == pytest.approx(1e-4)
+
+
+def empty(name: str, *overrides: str) -> nn.Module:
+    with torch.device("meta"):
+        return assemble(load_variant(name, overrides), None)
 
 
 def names_in(network: nn.Module, groups: list[dict]) -> list[set[str]]:
@@ -62,15 +58,11 @@ def published_names(name: str) -> set[str]:
 
 
 def test_weight_decay_falls_on_the_published_parameters():
-    with torch.device("meta"):
-        network = assemble(load_variant("B-224"), None)
+    network = empty("B-224")
     groups = parameter_groups(network, 0.1)
     for group, names in zip(groups, names_in(network, groups), strict=True):
-        wanted = set()
-        for published in GOLDEN["param_groups"]:
-            if published["weight_decay"] == group["weight_decay"]:
-                wanted |= set(published["params"])
-        assert set().union(*map(published_names, names)) == wanted
+        alike = [g["params"] for g in GOLDEN["param_groups"] if g["weight_decay"] == group["weight_decay"]]
+        assert set().union(*map(published_names, names)) == set().union(*alike)
     assert [sum(p.numel() for p in g["params"]) for g in groups] == [12_979_200, 3_845 + 2_304]
 
 
@@ -81,8 +73,7 @@ def test_frozen_parameters_are_in_no_group():
 
 
 def test_rates_fall_with_the_distance_from_the_head():
-    with torch.device("meta"):
-        network = assemble(load_variant("B-224"), None)
+    network = empty("B-224")
     groups = parameter_groups(network, 0.1, layer_decay=0.5)
     shares = of_names(network, groups, "rate_share")
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
@@ -99,9 +90,7 @@ def test_rates_fall_with_the_distance_from_the_head():
 
 
 def test_without_lora_everything_is_trained_and_what_comes_before_the_blocks_moves_least():
-    variant = load_variant("S-224").model_copy(update={"lora": None})
-    with torch.device("meta"):
-        network = assemble(variant, None)
+    network = empty("S-224", "lora=null")
     groups = parameter_groups(network, 0.1, layer_decay=0.75)
     assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
     for name in ("patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"):
@@ -141,6 +130,6 @@ def test_clipping_bounds_the_common_norm_and_tells_the_norm_before():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 3.0)
-    before = clip_gradients(network, 1.0)
+    before = optim.clip_gradients(network, 1.0)
     assert before.item() == pytest.approx(3.0 * 12**0.5)
-    assert clip_gradients(network, 1.0).item() == pytest.approx(1.0, abs=1e-4)
+    assert optim.clip_gradients(network, 1.0).item() == pytest.approx(1.0, abs=1e-4)

@@ -1,21 +1,18 @@
 """A step is that of the whole batch, in any number type, and leaves out gradients that overflow."""
 
 import copy
-import shutil
 
 import pytest
 import torch
 
 from lorat.configs.schema import LoraConfig, TrainConfig
-from lorat.train.distributed.world import World
 from lorat.train.network.variants import build_network
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, set_learning_rate
 from lorat.train.step.step import Engine, shared_divisor, update
 from tests.train.batches import Recorder, made_up_batch
-from tests.train.conftest import assert_equal, log_of, train, weights_of
+from tests.train.conftest import ALONE, assert_equal, first_epoch_of, log_of, train, weights_of
 
-ALONE = World(0, 1, torch.device("cpu"))
 PLAIN = TrainConfig(batch_size=8, clip_norm=1e9)
 
 
@@ -74,8 +71,7 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_counted(objective):
     set_learning_rate(optimizer, 1e-3)
     before = copy.deepcopy(objective.network.state_dict())
     result = update(engine, PLAIN, made_up_batch(), 0)
-    assert result.skipped == 1.0
-    assert result.norm == 0.0
+    assert (result.skipped, result.norm) == (1.0, 0.0)
     assert result.losses.total.isfinite()
     after = objective.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -100,9 +96,7 @@ def test_a_network_trained_whole_gets_gradients_everywhere(tiny_variant):
 def test_a_float16_run_goes_on_with_its_scale(files, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(*files, "--set=train.dtype=float16", f"--run={whole}")
-    shutil.copytree(whole, cut)
-    for epoch in (2, 3):
-        shutil.rmtree(cut / f"checkpoints/epoch_{epoch:04d}")
+    first_epoch_of(whole, cut)
     train(*files, "--set=train.dtype=float16", f"--run={cut}", "--resume=auto")
     assert_equal(weights_of(cut), weights_of(whole))
     last = "checkpoints/epoch_0003/state.pt"
@@ -116,5 +110,4 @@ def test_a_float16_run_goes_on_with_its_scale(files, tmp_path):
 def test_the_scaler_is_silent_in_other_number_types(objective, dtype):
     objective.dtype = dtype
     scaler = Engine(objective, Recorder(objective.network), ALONE).scaler
-    assert not scaler.is_enabled()
-    assert scaler.state_dict() == {}
+    assert not scaler.is_enabled() and scaler.state_dict() == {}
