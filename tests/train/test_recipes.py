@@ -35,10 +35,8 @@ def test_short_recipes_are_the_long_ones_in_proportion(short, long):
 def test_the_record_holds_the_whole_configuration_as_set_changed_it(files, tmp_path):
     train(*files, "--set=train.epochs=1", "--set=variant.drop_path=0.1", f"--run={tmp_path / 'a'}")
     config = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
-    assert config["recipe"]["train"]["epochs"] == 1
-    assert config["variant"]["drop_path"] == 0.1
-    assert config["recipe"]["train"]["dtype"] == "float32"
-    assert set(config["data"]) == {"toy-train", "toy-val"}
+    assert config["recipe"]["train"].items() >= {"epochs": 1, "dtype": "float32"}.items()
+    assert config["variant"]["drop_path"] == 0.1 and set(config["data"]) == {"toy-train", "toy-val"}
     assert config["made"]["processes"] == 1 and config["backbone_fingerprint"] == ""
 
 

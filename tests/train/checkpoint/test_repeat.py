@@ -18,8 +18,7 @@ def first(tmp_path, tiny_variant, tiny_recipe, tiny_shards, monkeypatch) -> Path
     """A finished run of one epoch, started from the weights of another."""
     monkeypatch.chdir(tmp_path)
     variant = tiny_variant.model_copy(update={"drop_path": 0.1})
-    more = ["--set=train.epochs=1", "--no-eval"]
-    files = command_line(tmp_path, variant, tiny_recipe, tiny_shards, *more)
+    files = command_line(tmp_path, variant, tiny_recipe, tiny_shards, "--set=train.epochs=1", "--no-eval")
     train(*files, "--run=zero", "--set=train.seed=3")
     shutil.copy("zero/checkpoints/epoch_0001/model.safetensors", "start.safetensors")
     train(*files, "--run=a", "--weights=start.safetensors")
@@ -31,6 +30,10 @@ def first(tmp_path, tiny_variant, tiny_recipe, tiny_shards, monkeypatch) -> Path
 def repeat(*arguments: str, status: int = 0) -> Result:
     fixed = ["--config=a/config.yaml", "--device=cpu", "--no-eval", "--run=b"]
     return train(*fixed, *arguments, status=status)
+
+
+def record(run: str) -> dict:
+    return yaml.safe_load(Path(run, "config.yaml").read_text())
 
 
 def refused(option: str, *parts: str) -> None:
@@ -48,7 +51,7 @@ def test_a_run_is_repeated_from_its_record_alone(first):
 
 def test_keys_are_changed_on_top_of_the_record(first):
     repeat("--set=train.epochs=2", "--set=variant.drop_path=0.0")
-    config = yaml.safe_load(Path("b/config.yaml").read_text())
+    config = record("b")
     assert config["recipe"]["train"]["epochs"] == 2 and config["variant"]["drop_path"] == 0.0
     result = repeat("--set=train.epoch=2", "--run=c", status=2)
     assert "unknown key 'recipe.train.epoch'" in result.stderr
@@ -68,9 +71,7 @@ def test_other_shards_weights_or_backbone_are_refused(first, tmp_path, tiny_clip
     shutil.copy("a/checkpoints/epoch_0001/model.safetensors", "start.safetensors")
     refused("--run=b", "start.safetensors", "SHA-256")
     Path("start.safetensors").write_bytes(weights)
-    config = yaml.safe_load(Path("a/config.yaml").read_text())
-    config["backbone_fingerprint"] = "xxh3:0"
-    Path("a/config.yaml").write_text(yaml.safe_dump(config))
+    Path("a/config.yaml").write_text(yaml.safe_dump({**record("a"), "backbone_fingerprint": "xxh3:0"}))
     refused("--run=b", "another backbone", "--force-backbone")
 
 
@@ -85,9 +86,8 @@ def test_the_record_of_a_run_that_begins_again_is_that_of_what_is_trained(first)
     Path("b").mkdir()
     shutil.copy("a/config.yaml", "b/config.yaml")
     repeat("--resume=auto", "--set=train.lr=0.002")
-    assert yaml.safe_load(Path("b/config.yaml").read_text())["recipe"]["train"]["lr"] == 0.002
+    assert record("b")["recipe"]["train"]["lr"] == 0.002
     result = repeat("--resume=auto", "--set=train.log_steps=7", status=2)
     assert "train.lr = 0.002" in result.stderr
     repeat("--resume=auto", "--set=train.lr=0.002", "--set=train.log_steps=7")
-    kept = yaml.safe_load(Path("b/config.yaml").read_text())["recipe"]["train"]
-    assert kept["log_steps"] == 1  # it went on from a checkpoint
+    assert record("b")["recipe"]["train"]["log_steps"] == 1  # it went on from a checkpoint

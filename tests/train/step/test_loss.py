@@ -27,7 +27,7 @@ def test_losses_and_gradients_are_the_published_ones():
     losses.total.backward()
     wanted = np.load(GOLDEN)
     published = [float(wanted[name]) for name in ("loss", "loss_bce", "loss_giou")]
-    assert list(map(float, losses)) == pytest.approx(published, rel=1e-6)
+    assert [value.item() for value in losses] == pytest.approx(published, rel=1e-6)
     for name, tensor in (("grad_score", prediction.score_map), ("grad_boxes", prediction.boxes)):
         np.testing.assert_allclose(tensor.grad, wanted[name], rtol=1e-4, atol=1e-7)
 
