@@ -6,7 +6,7 @@ shapes and number types but no memory, so that any variant and batch can be coun
 
 import weakref
 from collections import Counter
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,17 +27,14 @@ from lorat.train.step.optimizer import build_optimizer
 from lorat.train.step.step import Engine, update
 
 _CPU = torch.device("cpu")
-_ATEN = torch.ops.aten
+_ATEN, _FUSED = torch.ops.aten, "_scaled_dot_product_flash_attention"
 _FORMULAS = flop_registry | {  # PyTorch's own counter does not know the processor's fused attention
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        _ATEN._scaled_dot_product_flash_attention_backward
-    ],
+    getattr(_ATEN, f"{_FUSED}_for_cpu{way}"): flop_registry[getattr(_ATEN, _FUSED + way)] for way in ("", "_backward")
 }
+_Fake = partial(FakeTensorMode, allow_non_fake_inputs=True)  # those of an empty network are on the meta device
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """What is trained, and how."""
 
     variant: VariantConfig
@@ -54,16 +51,8 @@ class Setting:
 
     def with_pairs(self, pairs: int) -> "Setting":
         """Return the setting with other micro-batches, of which a step has as many as before."""
-        size = pairs * self.train.accumulate
-        return replace(self, train=self.train.model_copy(update={"batch_size": size}))
-
-
-class Part(NamedTuple):
-    """Numbers of parameters."""
-
-    name: str
-    every: int
-    trained: int
+        train = self.train.model_copy(update={"batch_size": pairs * self.train.accumulate})
+        return self._replace(train=train)
 
 
 class FrameCost(NamedTuple):
@@ -85,8 +74,6 @@ class StepCost(NamedTuple):
     forward: int
     """Operations, without those that checkpointing repeats."""
     operations: int
-    pairs: int
-    """In a micro-batch."""
     weights: int
     optimiser: int
     gradients: int
@@ -97,25 +84,24 @@ class StepCost(NamedTuple):
     """The most that is held at a time, all together; less than the sum, since gradients come as activations go."""
 
 
-def count_parameters(variant: VariantConfig) -> tuple[Part, ...]:
-    """Return the parameters of the network in training form, part by part."""
+def count_parameters(variant: VariantConfig) -> dict[str, tuple[int, int]]:
+    """Return part → its parameters in training form, and how many of them are trained."""
     every, trained = Counter[str](), Counter[str]()
     for name, parameter in empty_network(variant, torch.float32).named_parameters():
         part = "LoRA" if name.rpartition(".")[2].startswith("lora_") else "backbone"
         part = {"head": "head", "token_type_embed": "token types"}.get(name.split(".")[0], part)
         every[part] += parameter.numel()
         trained[part] += parameter.numel() * parameter.requires_grad
-    return tuple(Part(name, every[name], trained[name]) for name in ("backbone", "LoRA", "token types", "head"))
+    return {part: (every[part], trained[part]) for part in ("backbone", "LoRA", "token types", "head")}
 
 
 def count_frame(variant: VariantConfig) -> FrameCost:
     """Count the operations of one frame in float32; other number types need the same."""
     network = empty_network(variant.model_copy(update={"lora": None}), torch.float32)
-    side, grid = variant.template_size, network.template_grid
-    with _fake(), torch.no_grad(), _Ledger() as ledger:
+    grid, sides = network.template_grid, (variant.template_size, variant.search_size)
+    with _Fake(), torch.no_grad(), _Ledger() as ledger:
         materialise(network, _CPU).eval()
-        template, mask = torch.zeros(1, 3, side, side), torch.zeros(1, grid, grid)
-        search = torch.zeros(1, 3, variant.search_size, variant.search_size)
+        (template, search), mask = (torch.zeros(1, 3, side, side) for side in sides), torch.zeros(1, grid, grid)
         known = network.embed_template(template, mask)
         embedding = ledger.operations
         network.track(known, search)
@@ -137,9 +123,9 @@ def count_step(setting: Setting) -> StepCost:
     """
     # GPUs are stood in for by the processor, in float16 for bfloat16: the same sizes, and attention is fused as there.
     away = setting.device.type != "cpu" and setting.dtype == torch.bfloat16
-    setting = replace(setting, device=_CPU, dtype=torch.float16 if away else setting.dtype)
+    setting = setting._replace(device=_CPU, dtype=torch.float16 if away else setting.dtype)
     network = empty_network(setting.variant, setting.dtype)
-    with _fake(), _Ledger() as ledger:
+    with _Fake(), _Ledger() as ledger:
         engine = step_engine(materialise(network, _CPU), setting)
         engine.scaler = torch.amp.GradScaler("cpu", enabled=False)  # it would keep two numbers
         weights = ledger.live
@@ -155,17 +141,8 @@ def count_step(setting: Setting) -> StepCost:
         after_forward: list[tuple[int, int]] = []
         engine.objective.register_forward_hook(lambda *_: after_forward.append((ledger.operations, ledger.live)))
         update(engine, setting.train, batch, 0)
-    forward, live = after_forward[0]
-    return StepCost(
-        forward=forward * setting.train.accumulate,
-        operations=ledger.operations,
-        pairs=setting.pairs,
-        weights=weights,
-        optimiser=optimiser,
-        gradients=gradients,
-        activations=live - held,
-        peak=ledger.peak,
-    )
+    forward, kept = after_forward[0][0] * setting.train.accumulate, after_forward[0][1] - held
+    return StepCost(forward, ledger.operations, weights, optimiser, gradients, kept, ledger.peak)
 
 
 def empty_network(variant: VariantConfig, dtype: torch.dtype) -> LoRAT:
@@ -177,10 +154,7 @@ def empty_network(variant: VariantConfig, dtype: torch.dtype) -> LoRAT:
 
 
 def materialise(network: LoRAT, device: torch.device) -> LoRAT:
-    """Move a network from the meta device to `device`, in place, with values to compute with.
-
-    Matrices are random, norms and scales pass on what they get; nothing is learnt from them.
-    """
+    """Move a network from the meta device to `device`, in place: matrices random, norms and scales without effect."""
     network.to_empty(device=device)
     for name, parameter in network.named_parameters():
         if parameter.dim() > 1:
@@ -194,38 +168,28 @@ def materialise(network: LoRAT, device: torch.device) -> LoRAT:
 
 def step_engine(network: LoRAT, setting: Setting) -> Engine:
     """Return what `lorat.train.step.step.update` takes, made as the trainer makes it."""
-    network.train()
-    network.checkpoint_activations = setting.train.checkpoint_activations
+    network.train().checkpoint_activations = setting.train.checkpoint_activations
     optimizer = build_optimizer(network, setting.train.weight_decay)
     return Engine(Objective(network, setting.variant, setting.dtype), optimizer, World(0, 1, setting.device))
 
 
 def made_up_batch(setting: Setting, network: LoRAT) -> Batch:
     """Return a step's pairs of noise on the setting's device."""
-    pairs, device = setting.train.batch_size, setting.device
-
-    def noise(side: int) -> Tensor:
-        return torch.randint(0, 256, (pairs, 3, side, side), dtype=torch.uint8, device=device)
-
-    def ones(*shape: int, dtype: torch.dtype = torch.bool) -> Tensor:
-        return torch.ones(pairs, *shape, dtype=dtype, device=device)
-
-    return Batch(
-        template=noise(setting.variant.template_size),
-        search=noise(setting.variant.search_size),
-        template_mask=ones(network.template_grid, network.template_grid),
-        positive=ones(network.search_grid, network.search_grid),
-        box=torch.tensor([0.25, 0.25, 0.75, 0.75], device=device).repeat(pairs, 1),
-        position=ones(dtype=torch.int64),
-        missing=ones(dtype=torch.float32),
-        keys=("",) * pairs,
-        damaged=((),) * pairs,
-        seconds=np.zeros((pairs, 2), dtype=np.float32),
-    )
-
-
-def _fake() -> FakeTensorMode:
-    return FakeTensorMode(allow_non_fake_inputs=True)  # the meta tensors of an empty network
+    pairs, sides = setting.train.batch_size, (setting.variant.template_size, setting.variant.search_size)
+    with setting.device:
+        template, search = (torch.randint(0, 256, (pairs, 3, side, side), dtype=torch.uint8) for side in sides)
+        return Batch(
+            template=template,
+            search=search,
+            template_mask=torch.ones(pairs, network.template_grid, network.template_grid, dtype=torch.bool),
+            positive=torch.ones(pairs, network.search_grid, network.search_grid, dtype=torch.bool),
+            box=torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(pairs, 1),
+            position=torch.ones(pairs, dtype=torch.int64),
+            missing=torch.ones(pairs),
+            keys=("",) * pairs,
+            damaged=((),) * pairs,
+            seconds=np.zeros((pairs, 2), dtype=np.float32),
+        )
 
 
 class _Ledger(TorchDispatchMode):
@@ -240,20 +204,14 @@ class _Ledger(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if formula := _FORMULAS.get(func.overloadpacket):
             self.operations += formula(*args, **(kwargs or {}), out_val=result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._enter(leaf.untyped_storage())
+        for storage in (leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)):
+            # A storage keeps its Python object, and so its id, for as long as a tensor holds it.
+            if id(storage) not in self._known:
+                self._known.add(id(storage))
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._leave, id(storage), storage.nbytes())
         return result
-
-    def _enter(self, storage: torch.UntypedStorage) -> None:
-        # A storage keeps its Python object, and so its id, for as long as a tensor holds it.
-        if id(storage) in self._known:
-            return
-        self._known.add(id(storage))
-        size = storage.nbytes()
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._leave, id(storage), size)
 
     def _leave(self, identity: int, size: int) -> None:
         self._known.discard(identity)

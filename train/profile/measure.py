@@ -12,26 +12,23 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from lorat.train.profile.count import Setting, empty_network, made_up_batch, materialise, step_engine
 from lorat.train.step.step import update
 
-_STATUS = Path("/proc/self/status")
-_MEMORY = Path("/proc/meminfo")
+_STATUS, _MEMORY = Path("/proc/self/status"), Path("/proc/meminfo")
 _CONTAINERS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 _LEAST_STEPS, _MOST_STEPS, _ENOUGH = 2, 5, 10.0  # seconds after which no more steps begin
-_SIDES = {"cuda": 8192, "mps": 4096, "cpu": 2048}
-_PRODUCTS = 5
+_SIDES, _PRODUCTS = {"cuda": 8192, "mps": 4096, "cpu": 2048}, 5
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """A training step here."""
 
     setting: Setting
@@ -59,10 +56,9 @@ def _measure(setting: Setting, threads: int) -> Measured:
     device, peak = setting.device, None
     before = _resident("VmRSS") if device.type == "cpu" else 0
     network = materialise(empty_network(setting.variant, setting.dtype), device)
-    engine = step_engine(network, setting)
+    engine, batch = step_engine(network, setting), made_up_batch(setting, network)
     if setting.train.compile:
         engine.objective.compile_whole(device)
-    batch = made_up_batch(setting, network)
     seconds: list[float] = []
     for step in range(1 + _MOST_STEPS):
         if step > _LEAST_STEPS and sum(seconds[1:]) > _ENOUGH:
@@ -111,12 +107,10 @@ def free_memory(device: torch.device) -> int:
 def _left_in_containers(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Return what a container's limits leave; the files it has read count as free."""
     left = [sys.maxsize]
-    for limit, usage in _CONTAINERS:
-        texts = [(root / name).read_text() for name in (limit, usage) if (root / name).is_file()]
-        if len(texts) == 2 and texts[0].strip() != "max":
-            statistics = (root / limit).with_name("memory.stat").read_text()
-            files = re.search(r"^inactive_file (\d+)", statistics, re.MULTILINE)
-            left.append(int(texts[0]) - int(texts[1]) + (int(files[1]) if files else 0))
+    for limit, usage in ((root / limit, root / usage) for limit, usage in _CONTAINERS):
+        if limit.is_file() and usage.is_file() and limit.read_text().strip() != "max":
+            files = re.search(r"^inactive_file (\d+)", limit.with_name("memory.stat").read_text(), re.MULTILINE)
+            left.append(int(limit.read_text()) - int(usage.read_text()) + (int(files[1]) if files else 0))
     return left
 
 

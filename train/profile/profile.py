@@ -7,8 +7,7 @@ need be with fewer pairs.
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 from statistics import median
 
 import torch
@@ -18,19 +17,16 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import UserError
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
-from lorat.train.profile.count import Part, Setting, count_frame, count_parameters, count_step
+from lorat.train.profile.count import Setting, count_frame, count_parameters, count_step
 from lorat.train.profile.measure import Measured, free_memory, measure_apart, product_rate
 
 GIB = 2**30
 _USABLE, _USABLE_CPU = 0.9, 0.7
 """Share of a device's memory that is filled; the rest is for what is not counted, which on a processor is much: a
 process was seen to hold up to 1.34 times what is counted."""
-_SIZES = (24 * GIB, 40 * GIB, 80 * GIB)
-"""Of common GPUs, for those that are not here."""
-_PATIENCE = 15.0
-"""Seconds that a measured step may take."""
-_SHARE = 0.3
-"""Of a product's rate that a step is expected to reach, before it is measured."""
+_SIZES = (24 * GIB, 40 * GIB, 80 * GIB)  # of common GPUs, for those that are not here
+_PATIENCE = 15.0  # seconds that a measured step may take
+_SHARE = 0.3  # of a product's rate that a step is expected to reach, before it is measured
 
 
 class Profile:
@@ -44,8 +40,14 @@ class Profile:
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("--profile: is for one process; leave torchrun out")
-        self.setting, self.is_here = _setting(variant, recipe, device)
-        self.usable = _USABLE_CPU if self.setting.device.type == "cpu" else _USABLE
+        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        self.is_here = here.get(device, True)
+        place, asked = pick_device(device) if self.is_here else torch.device(device), recipe.train.dtype
+        if asked == "auto" and not self.is_here:  # what `pick_dtype` takes on the usual devices of that kind
+            asked = "bfloat16" if device == "cuda" else "float32"
+        dtype = pick_dtype(asked, place, training=True) if self.is_here else getattr(torch, asked)
+        self.setting = Setting(variant, recipe.train, place, dtype)
+        self.usable = _USABLE_CPU if place.type == "cpu" else _USABLE
         self.measured: Measured | None = None
         self.notes: list[str] = []
         """Why nothing was measured, or less than the recipe asks for."""
@@ -53,8 +55,8 @@ class Profile:
             self.parts, self.frame = count_parameters(variant), count_frame(variant)
             update(1, 4)
             self.step = count_step(self.setting)
-            wider = count_step(self.setting.with_pairs(2 * self.step.pairs))
-            self.pair = (wider.peak - self.step.peak) / self.step.pairs
+            wider = count_step(self.setting.with_pairs(2 * self.setting.pairs))
+            self.pair = (wider.peak - self.step.peak) / self.setting.pairs
             """Bytes that one more pair takes."""
             update(2, 4)
             rooms = (free_memory(self.setting.device),) if self.is_here else _SIZES
@@ -70,13 +72,10 @@ class Profile:
     def _pairs_in(self, room: int) -> int:
         """Return how many pairs at once a device of `room` bytes holds, counted for that number."""
         usable = room * self.usable
-        pairs = self.step.pairs + int((usable - self.step.peak) // self.pair)
-        while pairs > 0:
-            excess = count_step(self.setting.with_pairs(pairs)).peak - usable
-            if excess <= 0:
-                return pairs
+        pairs = self.setting.pairs + int((usable - self.step.peak) // self.pair)
+        while pairs > 0 and (excess := count_step(self.setting.with_pairs(pairs)).peak - usable) > 0:
             pairs -= max(1, math.ceil(excess / self.pair))
-        return 0
+        return max(pairs, 0)
 
     def _measure(self, room: int, most: int) -> None:
         """Measure a step, its pairs halved until they fit (`most`, into `room` free bytes) and are quick."""
@@ -89,14 +88,13 @@ class Profile:
             self.notes.append(f"{pairs} pairs at once would take about {expected:.0f} s a step here")
         while pairs > min(most, setting.pairs * _PATIENCE / expected):
             pairs //= 2
-        measured = measure_apart(setting.with_pairs(pairs)) if pairs else None
-        if measured is not None:
-            # Of two rates the higher one was disturbed less.
-            self.measured = replace(measured, rate=max(rate, measured.rate))
-        elif pairs:
+        if not pairs:
+            self.notes.append("time is not given: not even one pair is small or quick enough here")
+        elif (measured := measure_apart(setting.with_pairs(pairs))) is None:
             self.notes.append(f"time is not given: {pairs} pairs at once ran out of memory")
         else:
-            self.notes.append("time is not given: not even one pair is small or quick enough here")
+            # Of two rates the higher one was disturbed less.
+            self.measured = measured._replace(rate=max(rate, measured.rate))
 
     def print(self) -> None:
         """Print tables of at most 80 columns on stdout, each computed or measured."""
@@ -106,9 +104,8 @@ class Profile:
             "activations checkpointed": train.checkpoint_activations,
             "compiled": train.compile,
         }
-        head = [f"{setting.variant.name}: {train.batch_size} pairs a step"]
-        head += [str(setting.dtype).removeprefix("torch."), setting.device.type]
-        say(", ".join([*head, *(text for text, holds in extras.items() if holds)]))
+        head = f"{setting.variant.name}: {train.batch_size} pairs a step", str(setting.dtype).removeprefix("torch.")
+        say(", ".join((*head, setting.device.type, *(text for text, holds in extras.items() if holds))))
         tables = [self._parameters(), self._operations(), self._memory()]
         for table in [*tables, _measured(self.measured)] if self.measured else tables:
             say("")
@@ -117,15 +114,13 @@ class Profile:
             say(note)
 
     def _parameters(self) -> Table:
-        totals = [sum(numbers) for numbers in zip(*((part.every, part.trained) for part in self.parts), strict=True)]
-        table = plain_table(("parameters", "all", "trained"))
-        for name, every, trained in (*(part for part in self.parts if part.every), Part("together", *totals)):
-            table.add_row(name, f"{every:,}", f"{trained:,}")
-        return table
+        totals = map(sum, zip(*self.parts.values(), strict=True))
+        parts = {name: numbers for name, numbers in self.parts.items() if numbers[0]} | {"together": totals}
+        rows = ((name, *(f"{number:,}" for number in numbers)) for name, numbers in parts.items())
+        return _table(("parameters", "all", "trained"), rows)
 
     def _operations(self) -> Table:
-        frame, pairs = self.frame, self.setting.train.batch_size
-        lora = sum(part.every for part in self.parts if part.name == "LoRA")
+        frame, pairs, lora = self.frame, self.setting.train.batch_size, self.parts["LoRA"][0]
         rows = {
             "a tracked frame, LoRA merged": frame.track,
             "a template, once a sequence": frame.template,
@@ -135,10 +130,8 @@ class Profile:
             "training, a pair forward": self.step.forward / pairs,
             "training, a pair forward and backward": self.step.operations / pairs,
         }
-        if not lora:
-            del rows["the same with LoRA beside its layers"]
-        numbers = {name: _giga(value) for name, value in rows.items()}
-        return _table("operations, computed (2 a multiply-add)", "GFLOP", numbers)
+        numbers = ((name, _giga(value)) for name, value in rows.items() if lora or "beside" not in name)
+        return _table(("operations, computed (2 a multiply-add)", "GFLOP"), numbers)
 
     def _memory(self) -> Table:
         step = self.step
@@ -155,19 +148,7 @@ class Profile:
         here = " free here" if self.is_here else ""
         for room, pairs in self.largest:
             rows[f"pairs at once that fit {self.usable:.0%} of {room / GIB:.1f} GiB{here}"] = f"{pairs:,}"
-        return _table(f"memory of a step, computed ({_at_once(step.pairs)})", unit, rows)
-
-
-def _setting(variant: VariantConfig, recipe: RecipeConfig, name: str) -> tuple[Setting, bool]:
-    """Return what would be trained, and whether its device is here."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    asked = recipe.train.dtype
-    if here.get(name, True):
-        device = pick_device(name)
-        return Setting(variant, recipe.train, device, pick_dtype(asked, device, training=True)), True
-    if asked == "auto":  # what `pick_dtype` takes on the usual devices of that kind
-        asked = "bfloat16" if name == "cuda" else "float32"
-    return Setting(variant, recipe.train, torch.device(name), getattr(torch, asked)), False
+        return _table((f"memory of a step, computed ({_at_once(self.setting.pairs)})", unit), rows.items())
 
 
 def _measured(measured: Measured) -> Table:
@@ -185,12 +166,12 @@ def _measured(measured: Measured) -> Table:
         if measured.before:
             rows["of it before the network, GiB"] = f"{measured.before / GIB:,.2f}"
         rows["computed for these pairs, GiB"] = f"{step.peak / GIB:,.2f}"
-    return _table(f"measured on {setting.device} ({_at_once(setting.pairs)})", "", rows)
+    return _table((f"measured on {setting.device} ({_at_once(setting.pairs)})", ""), rows.items())
 
 
-def _table(title: str, unit: str, rows: Mapping[str, str]) -> Table:
-    table = plain_table((title, unit))
-    for row in rows.items():
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+    table = plain_table(columns)
+    for row in rows:
         table.add_row(*row)
     return table
 
