@@ -80,9 +80,8 @@ def find_shards(request: Request) -> tuple[Manifest, ...]:
 
 
 def _check_files(manifest: Manifest, request: Request) -> None:
-    """See that every shard and its index are there, and are not cut where that is cheap to tell.
-
-    A cut shard is one that has damaged samples, so with ``--on-bad-sample skip`` it is read.
+    """See that every shard and its index are there, and are not cut where that is cheap to tell. A cut shard is one
+    that has damaged samples, so with ``--on-bad-sample skip`` it is read.
     """
     there = {place.name for place in children(manifest.folder)}
     for receipt in manifest.shards:
@@ -127,9 +126,8 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
 
 
 def validation_source(data: DataConfig, training: Source, shards: Location, world: World) -> Source | None:
-    """Return where validation pairs come from, jittered as in training but neither flipped nor changed in colour.
-
-    None where there are to be none, or no shards.
+    """Return where validation pairs come from, jittered as in training but neither flipped nor changed in colour. None
+    where there are to be none, or no shards.
     """
     name = data.validation
     missing = name and file_size(shards / name / MANIFEST) is None
@@ -190,9 +188,8 @@ def common_settings(training: Training, backbone: str, test_sets: Sequence[str])
 
 
 def note_run(request: Request, training: Training, network: LoRAT) -> None:
-    """Write everything that decides the weights as the run's record, on rank 0.
-
-    A run that goes on from a checkpoint keeps its own; what differs is refused by the checkpoint.
+    """Write everything that decides the weights as the run's record, on rank 0. A run that goes on from a checkpoint
+    keeps its own; what differs is refused by the checkpoint.
     """
     path, world = request.run / CONFIG, training.world
     if not world.speaks or (request.goes_on() and path.is_file()):

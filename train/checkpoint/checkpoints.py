@@ -137,9 +137,8 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 def find_checkpoint(run: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None where there is none at all.
-
-    Damaged ones that are newer, or cannot be dated, are named in warnings; if all are damaged, it is a `UserError`.
+    """Return the newest whole checkpoint of a run, or None where there is none at all. Damaged ones that are newer, or
+    cannot be dated, are named in warnings; if all are damaged, it is a `UserError`.
     """
     dated, damaged = list[tuple[int, Path]](), list[str]()
     for folder in checkpoints_of(run):

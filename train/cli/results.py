@@ -29,9 +29,8 @@ _LOG = logging.getLogger("lorat")
 
 
 def find_test_sets(trees: TreeOptions) -> tuple[str, ...]:
-    """Return the names (``<dataset>-<split>``) of test sets that are there, as lorat-eval does.
-
-    A `UserError` if a tree or the folder of trees that the user named is missing.
+    """Return the names (``<dataset>-<split>``) of test sets that are there, as lorat-eval does. A `UserError` if a tree
+    or the folder of trees that the user named is missing.
     """
     try:
         names = default_test_sets(trees)
@@ -54,9 +53,8 @@ class Evaluator:
         self.failed = False  # whether something could not be tracked or scored
 
     def __call__(self, weights: Path, epoch: int, show: Callable[[str], None]) -> dict[str, float]:
-        """Track every test set with the weights after the last epoch, GOT-10k val before, unless that is done.
-
-        `show` may raise, to end this early. New scores are returned on rank 0: ``got10k-val/ao`` → score, and so on.
+        """Track every test set with the weights after the last epoch, GOT-10k val before, unless that is done. `show`
+        may raise, to end this early. New scores are returned on rank 0: ``got10k-val/ao`` → score, and so on.
         """
         last = epoch == self._request.recipe.train.epochs
         names = self._names if last else tuple({BETWEEN} & {*self._names})

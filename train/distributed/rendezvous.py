@@ -19,9 +19,8 @@ _OF_BACKENDS = re.compile(r"gloo|nccl|connection (closed|reset|refused)", re.IGN
 
 
 def rank_timeout() -> timedelta:
-    """Return how long a rank waits for the others: ``$LORAT_TIMEOUT`` seconds, else 10 minutes.
-
-    A `UserError` if the variable holds no positive number.
+    """Return how long a rank waits for the others: ``$LORAT_TIMEOUT`` seconds, else 10 minutes. A `UserError` if the
+    variable holds no positive number.
     """
     text = os.environ.get(TIMEOUT, "600")
     with suppress(ValueError):

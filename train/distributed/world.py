@@ -139,10 +139,8 @@ def agreed(work: Callable[[], Value], world: World) -> Value:
 
 
 def check_alike(settings: Mapping[str, Any], world: World) -> None:
-    """See that all ranks have the same settings (JSON values); every rank has to call this.
-
-    Otherwise a `UserError` on rank 0 names the first difference of the first rank that has one, and the others raise
-    `SystemExit`.
+    """See that all ranks have the same settings (JSON values); every rank has to call this. Otherwise a `UserError` on
+    rank 0 names the first difference of the first rank that has one, and the others raise `SystemExit`.
     """
     first, *others = map(json.loads, texts_of_ranks([json.dumps(settings)], world))
     for rank, own in enumerate(others, start=1):

@@ -29,9 +29,8 @@ _PANELS = {
 
 
 def draw_batch(batch: Batch, path: Path) -> None:
-    """Write a contact sheet of training pairs as PNG; a disk that refuses is a `UserError`.
-
-    Each pair is its template, with the tokens marked as the object, and its search crop, with the target box.
+    """Write a contact sheet of training pairs as PNG; a disk that refuses is a `UserError`. Each pair is its template,
+    with the tokens marked as the object, and its search crop, with the target box.
     """
     tiles = [_pair(batch, i) for i in range(min(_MOST, len(batch)))]
     columns = min(_COLUMNS, len(tiles))

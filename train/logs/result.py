@@ -35,7 +35,6 @@ class _Results(BaseModel):
 
 def note_result(weights: Path, result: Result) -> None:
     """Note a checkpoint's weights (its ``model.safetensors``) as the last, and as the best where no others are better.
-
     A `UserError` if the disk is full or the file of results is damaged.
     """
     run = weights.parents[2]

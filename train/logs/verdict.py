@@ -36,10 +36,8 @@ class Verdict(NamedTuple):
 
 
 def judge(pace: Pace, scene: Scene) -> Verdict:
-    """Say what a training waits for, and what would help.
-
-    It waits for data if it does so for a twentieth of the time, and then for the disk or the store if workers read for
-    longer than they decode, crop and augment.
+    """Say what a training waits for, and what would help. It waits for data if it does so for a twentieth of the time,
+    and then for the disk or the store if workers read for longer than they decode, crop and augment.
     """
     share = pace.waited / pace.seconds if pace.seconds else 0.0
     if share < _TOLERATED:

@@ -44,10 +44,8 @@ def run_id(folder: Path) -> str:
 
 @contextmanager
 def wandb_run(folder: Path, mode: str, config: Mapping[str, Any], batch_size: int) -> Iterator[Listener | None]:
-    """Open the run there and yield what tells it of records; None where there is no run.
-
-    Its mode is ``online``, ``offline`` or ``off``; without a key, or where the server does not answer, ``online``
-    becomes ``offline``.
+    """Open the run there and yield what tells it of records; None where there is no run. Its mode is ``online``,
+    ``offline`` or ``off``; without a key, or where the server does not answer, ``online`` becomes ``offline``.
     """
     failed = mode == "off"
 

@@ -90,9 +90,8 @@ class Watch:
         self._seen = torch.zeros(2, device=world.device)
 
     def see(self, step: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """Return 1 (float32) where a step's update must be left out, from the first bad one on, else 0.
-
-        All are scalars: the loss is of this rank, the norm and what is returned are the same on all ranks.
+        """Return 1 (float32) where a step's update must be left out, from the first bad one on, else 0. All are
+        scalars: the loss is of this rank, the norm and what is returned are the same on all ranks.
         """
         bad = ~(loss.isfinite() & norm.isfinite())
         new = (mean_over_ranks(bad.float(), self._world) > 0) & (self._first < 0)
@@ -120,9 +119,8 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
 
 
 def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
-    """Keep the step of a fault and return the error that says so, or why it could not be kept.
-
-    The batch, of all ranks, is made again, since it follows from the step; the network still has the weights before it.
+    """Keep the step of a fault and return the error that says so, or why it could not be kept. The batch, of all ranks,
+    is made again, since it follows from the step; the network still has the weights before it.
     """
     folder = scene.run / "faults" / f"step_{fault.step + 1:08d}"
     keys: tuple[str, ...] = ()

@@ -17,9 +17,8 @@ _BEFORE_BLOCKS = ("patch_embed.", "pos_embed", "norm_pre.")
 
 
 def learning_rate(step: int, recipe: TrainConfig) -> float:
-    """Return the rate of a step, counted from 0 over the whole run: a linear warm-up, then half a cosine.
-
-    That is as long as the run but starts after the warm-up, so the run ends that much before the cosine does.
+    """Return the rate of a step, counted from 0 over the whole run: a linear warm-up, then half a cosine. That is as
+    long as the run but starts after the warm-up, so the run ends that much before the cosine does.
     """
     steps_per_epoch = recipe.pairs_per_epoch // recipe.batch_size
     warmup = recipe.warmup_epochs * steps_per_epoch

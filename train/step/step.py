@@ -41,9 +41,8 @@ class Engine:
         self._empty: LoRAT | None = None  # a copy without values, where ranks hold parts
 
     def share(self, *, sharded: bool) -> None:
-        """Share the work over the ranks, if there are several: all weights, or parts of them (FSDP2).
-
-        Then the objective may still be in the processor's memory, and the optimiser is replaced.
+        """Share the work over the ranks, if there are several: all weights, or parts of them (FSDP2). Then the
+        objective may still be in the processor's memory, and the optimiser is replaced.
         """
         network = self.objective.network
         if self.world.size > 1 and sharded:
@@ -80,9 +79,8 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def shared_divisor(positive: Tensor, world: World) -> Tensor:
-    """Return what each rank divides its sums over cells by, a scalar float32: all positive cells / ranks.
-
-    Every rank has to call this, with (B, G, G) bool of its micro-batches; the batch counts as one cell if it has none.
+    """Return what each rank divides its sums over cells by, a scalar float32: all positive cells / ranks. Every rank
+    has to call this, with (B, G, G) bool of its micro-batches; the batch counts as one cell if it has none.
     """
     return mean_over_ranks(positive.sum(dtype=torch.float32), world).clamp(min=1.0 / world.size)
 
