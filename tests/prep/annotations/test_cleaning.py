@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,12 +62,9 @@ def test_tracks_without_a_visible_frame_go():
     np.testing.assert_array_equal(cleaned.tracks[0].boxes, [INSIDE])
 
 
-def test_nothing_left_is_none():
-    assert clean(clip_of([OUTSIDE, None]), SIZE) is None
-
-
-def test_a_frame_of_size_zero_leaves_nothing():
-    assert clean(clip_of([INSIDE]), (0, 80)) is None
+@pytest.mark.parametrize(("rows", "size"), [([OUTSIDE, None], SIZE), ([INSIDE], (0, 80))])
+def test_nothing_left_is_none_also_in_a_frame_of_size_zero(rows, size):
+    assert clean(clip_of(rows), size) is None
 
 
 coordinate = st.floats(-50, 150)

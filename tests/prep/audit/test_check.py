@@ -260,22 +260,16 @@ def test_boxes_are_counted_as_one_by_one(rows, annotated):
     assert counts["outside"] == sum(outside)
 
 
-def test_findings_number_frames_as_the_reader_gives_the_sequence():
+def test_findings_number_frames_as_the_reader_does_and_more_frames_than_published_are_a_note():
     boxes = np.tile([1.0, 1.0, 9.0, 9.0], (3, 1))
     boxes[1] += 500
-    found = check_sequence(clip_of(boxes, np.ones(3, bool)), seen(3), scored=False)
-    assert [(f.kind, f.frames) for f in found] == [("box outside", [1])]
+    found = check_sequence(clip_of(boxes, np.ones(3, bool)), seen(3), scored=False, published=2)
+    kinds = [(f.kind, f.severity, f.frames) for f in found]
+    assert kinds == [("box outside", "note", [1]), ("frame count", "note", [])]
 
 
 def seen(frames: int) -> ImageFacts:
     return ImageFacts(sizes={SIZE: array("i", range(frames))})
-
-
-def test_more_frames_than_published_are_a_note():
-    boxes = np.tile([1.0, 1.0, 9.0, 9.0], (3, 1))
-    clip = clip_of(boxes, np.ones(3, bool))
-    (found,) = check_sequence(clip, seen(3), scored=False, published=2)
-    assert (found.kind, found.severity) == ("frame count", "note")
 
 
 @pytest.mark.parametrize("listed", [False, True])

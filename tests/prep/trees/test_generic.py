@@ -18,16 +18,11 @@ def sequence(files, images):
 
 
 @pytest.mark.parametrize("inner", ["", "img"])
-def test_frames_lie_in_the_folder_or_in_img_sorted_by_name(tmp_path, sequence, inner):
-    sequence(tmp_path / "mine/cat", inner=inner)
+def test_frames_lie_in_the_folder_or_in_img_sorted_by_name_and_absent_ones_are_not_visible(tmp_path, sequence, inner):
+    sequence(tmp_path / "mine/cat", inner=inner, absent="0\n1\n0\n")
     (clip,) = read_clips(GENERIC, "mine", tmp_path)
     assert [path.name for path in clip.frames] == ["a.jpg", "b.jpg", "c.png"]
     np.testing.assert_array_equal(clip.tracks[0].boxes[2], [1, 2, 4, 6])
-
-
-def test_absent_frames_are_not_visible(tmp_path, sequence):
-    sequence(tmp_path / "train/cat", absent="0\n1\n0\n")
-    (clip,) = read_clips(GENERIC, "train", tmp_path)
     assert clip.tracks[0].visible.tolist() == [True, False, True]
 
 

@@ -22,20 +22,22 @@ def nfs(tmp_path, files, images):
     return build
 
 
-def lefts(clip):
-    return clip.tracks[0].boxes[:, 0].tolist()
-
-
-def test_every_eighth_row_belongs_to_an_image_at_30_frames_a_second(nfs):
-    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 25)], 3))
-    assert lefts(clip) == [1, 9, 17]
-    assert [path.name for path in clip.frames] == ["00001.jpg", "00002.jpg", "00003.jpg"]
-    assert (clip.name, clip.annotated) == ("book", 3)
-
-
-def test_every_row_does_at_240(nfs):
-    (clip,) = read_clips(NFS240, "all", nfs([row(k) for k in range(1, 25)], 24, rate=240))
-    assert lefts(clip) == list(range(1, 25))
+@pytest.mark.parametrize(
+    ("dataset", "counted", "count", "expected"),
+    [
+        (NFS30, range(1, 25), 3, [1, 9, 17]),  # every eighth row belongs to an image
+        (NFS30, range(24), 3, [0, 8, 16]),  # rows may count from zero
+        (NFS30, range(1, 11), 10, range(1, 11)),  # rows that were thinned out already are all used
+        (NFS30, range(1, 80, 8), 10, range(1, 80, 8)),  # so are those of every eighth frame alone
+        (NFS240, range(1, 25), 24, range(1, 25)),
+    ],
+)
+def test_rows_belong_to_the_images_that_they_count(nfs, dataset, counted, count, expected):
+    rate = int(dataset.name.removeprefix("nfs"))
+    (clip,) = read_clips(dataset, "all", nfs([row(k) for k in counted], count, rate=rate))
+    assert clip.tracks[0].boxes[:, 0].tolist() == list(expected)
+    assert [path.name for path in clip.frames] == [f"{k:05d}.jpg" for k in range(1, count + 1)]
+    assert (clip.name, clip.annotated) == ("book", count)
 
 
 def test_boxes_are_corners_and_not_shifted(nfs):
@@ -48,21 +50,6 @@ def test_lost_and_occluded_objects_are_not_visible(nfs):
     (clip,) = read_clips(NFS240, "all", nfs(rows, 4, rate=240))
     assert clip.tracks[0].visible.tolist() == [True, False, False, True]
     assert np.isfinite(clip.tracks[0].boxes).all()
-
-
-def test_rows_may_count_from_zero(nfs):
-    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(24)], 3))
-    assert lefts(clip) == [0, 8, 16]
-
-
-def test_rows_that_were_thinned_out_already_are_all_used(nfs):
-    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 11)], 10))
-    assert lefts(clip) == list(range(1, 11))
-
-
-def test_rows_of_every_eighth_frame_alone_are_all_used(nfs):
-    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 80, 8)], 10))
-    assert lefts(clip) == list(range(1, 80, 8))
 
 
 @pytest.mark.parametrize(("rows", "count", "annotated"), [(24, 4, 3), (25, 3, 3)])

@@ -25,29 +25,20 @@ def numbers(clip):
     return [int(path.stem) for path in clip.frames]
 
 
-def test_a_plain_sequence_is_read_unshifted(otb):
-    (clip,) = read_clips(OTB, "all", otb("Skiing", range(1, 4), 3))
-    assert numbers(clip) == [1, 2, 3]
+@pytest.mark.parametrize(("name", "pattern"), [("Skiing", "%04d.jpg"), ("Board", "%05d.jpg")])
+def test_a_plain_sequence_is_read_unshifted(otb, name, pattern):
+    (clip,) = read_clips(OTB, "all", otb(name, range(1, 4), 3, pattern=pattern))
+    assert [path.name for path in clip.frames] == [pattern % number for number in (1, 2, 3)]
     np.testing.assert_array_equal(clip.tracks[0].boxes[0], [1, 2, 4, 6])
 
 
-def test_five_digit_names_are_found(otb):
-    (clip,) = read_clips(OTB, "all", otb("Board", range(1, 4), 3, pattern="%05d.jpg"))
-    assert clip.frames[0].name == "00001.jpg"
-
-
-def test_several_objects_of_a_folder_are_several_clips(otb):
-    otb("Jogging", range(1, 4), 3, "groundtruth_rect.1.txt")
-    root = otb("Jogging", range(1, 4), 3, "groundtruth_rect.2.txt")
+def test_several_objects_of_a_folder_are_several_clips_and_an_empty_file_is_none(otb):
+    for name, rows in (("Jogging", 3), ("Human4", 0)):
+        otb(name, range(1, 4), rows, "groundtruth_rect.1.txt")
+        root = otb(name, range(1, 4), 3, "groundtruth_rect.2.txt")
     clips = read_clips(OTB, "all", root)
-    assert [clip.name for clip in clips] == ["Jogging_1", "Jogging_2"]
-    assert [len(clip.frames) for clip in clips] == [3, 3]
-
-
-def test_an_empty_file_of_several_is_no_object(otb):
-    otb("Human4", range(1, 4), 0, "groundtruth_rect.1.txt")
-    root = otb("Human4", range(1, 4), 3, "groundtruth_rect.2.txt")
-    assert [clip.name for clip in read_clips(OTB, "all", root)] == ["Human4_2"]
+    assert [clip.name for clip in clips] == ["Human4_2", "Jogging_1", "Jogging_2"]
+    assert [len(clip.frames) for clip in clips] == [3, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -69,12 +60,8 @@ def test_rows_belong_to_the_annotated_frames(otb, name, frames, rows, expected, 
     (clip,) = read_clips(OTB, "all", otb(name, frames, rows))
     assert numbers(clip) == expected
     assert clip.annotated == len(expected) == len(clip.tracks[0].boxes)
+    assert clip.tracks[0].boxes[0, 0] == (6 if name == "Tiger1" else 1)  # its first rows go with their frames
     assert not caplog.records
-
-
-def test_tiger1_loses_its_first_five_rows_with_their_frames(otb):
-    (clip,) = read_clips(OTB, "all", otb("Tiger1", range(1, 9), 8))
-    assert clip.tracks[0].boxes[0, 0] == 6
 
 
 @pytest.mark.parametrize("row", ["1,2,3,4", "1\t2\t3\t4", " 1  2   3  4 ", "1, 2, 3, 4\r"])

@@ -16,17 +16,12 @@ def sequence(files, images):
     return build
 
 
-def test_frames_of_any_stem_are_sorted_as_text(tmp_path, sequence):
+def test_frames_of_any_stem_are_sorted_as_text_and_a_box_without_size_means_absent(tmp_path, sequence):
     sequence(tmp_path / "toy")
     (clip,) = read_clips(TNL2K, "test", tmp_path)
     assert [path.name for path in clip.frames] == ["00010.png", "a.jpg", "b.png"]
-
-
-def test_a_box_without_size_means_absent_and_nothing_is_shifted(tmp_path, sequence):
-    sequence(tmp_path / "toy")
-    (clip,) = read_clips(TNL2K, "test", tmp_path)
     assert clip.tracks[0].visible.tolist() == [True, False, False]
-    np.testing.assert_array_equal(clip.tracks[0].boxes[0], [-1, 2, 2, 6])
+    np.testing.assert_array_equal(clip.tracks[0].boxes[0], [-1, 2, 2, 6])  # nothing is shifted
 
 
 @pytest.mark.parametrize(("rows", "frames"), [(2, 3), (3, 2)])

@@ -57,9 +57,10 @@ def test_names_may_begin_with_a_hyphen_or_an_underscore(chunk):
     assert names == ["-Dz7OIf54b0_0", "0-6LB4FqxoE_0", "_id_1"]
 
 
-def test_archives_and_other_files_may_stay(chunk, files):
+def test_archives_and_other_files_may_stay_and_annotations_without_frames_are_left_out(chunk, files):
     root = chunk("TRAIN_0", "a_0")
     files(root, {"TRAIN_0/zips/a_0.zip": "PK", "TRAIN_0_ANNO.csv": "x", "TRAIN_0/anno/x.csv": "x"})
+    files(root, {"TRAIN_0/anno/b_0.txt": "1,2,3,4\n"})
     assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["a_0"]
 
 
@@ -69,12 +70,6 @@ def test_a_box_without_size_is_not_visible(chunk, files):
     (clip,) = read_clips(TRACKINGNET, "train", root)
     # The last lies outside of the frame: what cleaning finds, which knows the frame's size.
     assert clip.tracks[0].visible.tolist() == [True, False, True]
-
-
-def test_annotations_without_frames_are_left_out(chunk, files):
-    root = chunk("TRAIN_0", "a_0")
-    files(root, {"TRAIN_0/anno/b_0.txt": "1,2,3,4\n"})
-    assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["a_0"]
 
 
 def test_frames_without_annotations_are_left_out_after_one_warning(chunk, caplog):

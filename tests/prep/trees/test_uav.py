@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -52,9 +54,7 @@ def test_the_table_of_spans_fits_the_published_lengths():
     assert lengths.keys() >= _SPANS.keys()
     assert len({_SPANS.get(name, (name, 1))[0] for name in lengths}) == 91
     assert len([name for name in lengths if name not in _SPANS]) == 91 - 19
-    for (name, (folder, first)), (_, (after, start)) in zip(
-        list(_SPANS.items())[:-1], list(_SPANS.items())[1:], strict=True
-    ):
+    for (name, (folder, first)), (_, (after, start)) in pairwise(_SPANS.items()):
         if folder == after:
             # A span ends with the frame that the next begins with; three follow after a gap.
             gap = start - (first + lengths[name] - 1)
@@ -77,9 +77,6 @@ def test_uav20l_reads_whole_folders_of_the_same_images(uav):
     assert [clip.name for clip in clips] == ["bike1", "car1"]
     assert [clip.dataset for clip in clips] == ["uav20l", "uav20l"]
     assert clips[1].frames[0] == root / "data_seq/UAV123/car1/000001.jpg"
-
-
-def test_uav20l_has_twenty_sequences_with_person7_once():
     names = official_names("uav20l", "all")
     assert (len(names), len(set(names)), names.count("person7")) == (20, 20, 1)
 

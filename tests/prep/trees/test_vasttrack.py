@@ -25,15 +25,10 @@ def test_the_ground_truth_is_found_in_either_case(tree, truth):
     assert clip.annotated == 3
 
 
-def test_boxes_are_read_minus_one_and_zeros_mean_absent(tree):
+def test_boxes_are_read_minus_one_also_beyond_the_image_and_zeros_mean_absent(tree):
     (clip,) = read_clips(VASTTRACK, "test", tree("Aardwolf/Aardwolf-1"))
-    np.testing.assert_array_equal(clip.tracks[0].boxes[0], [9, 19, 39, 59])
+    np.testing.assert_array_equal(clip.tracks[0].boxes[[0, 2]], [[9, 19, 39, 59], [599, 19, 689, 59]])
     assert clip.tracks[0].visible.tolist() == [True, False, True]
-
-
-def test_a_box_that_exceeds_the_image_is_kept_as_it_is(tree):
-    (clip,) = read_clips(VASTTRACK, "test", tree("Aardwolf/Aardwolf-1"))
-    np.testing.assert_array_equal(clip.tracks[0].boxes[2], [599, 19, 689, 59])
 
 
 def test_names_have_spaces_and_hyphens_and_frames_five_digits(tree):
@@ -42,12 +37,6 @@ def test_names_have_spaces_and_hyphens_and_frames_five_digits(tree):
     assert [clip.name for clip in clips] == ["Anti-radiation Suit-2-7", "Crossbody Backpack-31"]
     folder = root / "Crossbody Backpack/Crossbody Backpack-31/imgs"
     assert list(clips[1].frames) == [folder / f"0000{i}.jpg" for i in (1, 2, 3)]
-
-
-def test_no_sentence_is_needed(tree):
-    root = tree("Crossbody Backpack/Crossbody Backpack-31")
-    assert not list(root.rglob("nlp.txt"))
-    assert len(read_clips(VASTTRACK, "train", root)) == 1
 
 
 def test_sequences_directly_in_the_root_are_found(tree):
