@@ -45,6 +45,11 @@ class Receipt:
         """Numbers of the pairs that were drawn for it."""
         return range(self.first_pair, self.first_pair + self.drawn)
 
+    @property
+    def counted(self) -> int:
+        """Pairs that were stored or skipped: all that were drawn."""
+        return self.rows + sum(self.skipped.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -135,22 +140,19 @@ def read_receipt(path: Location) -> Receipt:
 def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
     """Return the receipt of a finished shard, or None where it has to be built.
 
-    A receipt counts when it was written for this shard and the same configuration, its counts fit together, the shard
-    file has the length that it names, and the index is the one that was written. A `UserError` if a store does not
-    answer.
+    It counts when it was written for this shard and configuration, its counts fit together, the shard has the length
+    that it names, and the index is the one that was written. A `UserError` if a store does not answer.
     """
     file = folder / shard
     try:
         receipt = _RECEIPTS.validate_json(read_bytes(receipt_path(folder, shard)), strict=True)
-        counted = receipt.rows + sum(receipt.skipped.values())
-        valid = (
-            (receipt.shard, receipt.config, receipt.drawn) == (shard, config, counted)
-            and file_size(file) == receipt.bytes
-            and hashlib.sha256(read_bytes(index_path(file))).hexdigest() == receipt.index_sha256
-        )
+        mine = (receipt.shard, receipt.config) == (shard, config) and receipt.drawn == receipt.counted
+        if mine and file_size(file) == receipt.bytes:
+            index = hashlib.sha256(read_bytes(index_path(file))).hexdigest()
+            return receipt if index == receipt.index_sha256 else None
     except (OSError, ValueError):
-        return None  # missing, garbled, or of another version: the shard is built again
-    return receipt if valid else None
+        pass  # missing, garbled, or of another version: the shard is built again
+    return None
 
 
 def load_manifest(folder: Location) -> Manifest:

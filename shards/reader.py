@@ -82,10 +82,8 @@ class ShardReader:
         return f"{self.path} row {row}{f' ({key})' if key else ''} at byte {int(self._index[row]['offset'])}"
 
     def key(self, row: int) -> str:
-        """Return a row's key, also where it is damaged: it lies between those of the nearest sound rows.
-
-        Where pairs were left out there it is a range, ``lasot-train-000000012 to 000000014``; where nothing is known
-        of them it is empty.
+        """Return a row's key. A damaged one lies between those of the nearest sound rows: a range where pairs were left
+        out, ``lasot-train-000000012 to 000000014``; empty where nothing is known of them.
         """
         low, high = self._bound(row, -1), self._bound(row, 1)
         if low is None or high is None:

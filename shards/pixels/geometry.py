@@ -58,14 +58,13 @@ def crop_transform(box: ArrayLike, area_factor: float, output_size: tuple[int, i
     The source window has size w + (f − 1)(w + h)/2 by h + (f − 1)(w + h)/2 (area A) and is scaled by sqrt(W·H / A) in
     both axes; the area factor f is 2 for templates, 4 or 5 for search regions.
     """
-    x1, y1, x2, y2 = (float(v) for v in np.asarray(box, dtype=np.float64))
+    x1, y1, x2, y2 = map(float, np.asarray(box, dtype=np.float64))
     width, height = x2 - x1, y2 - y1
     context = (area_factor - 1.0) * (width + height) * 0.5
     area = (width + context) * (height + context)
     scale = float(np.sqrt(output_size[0] * output_size[1] / area))
-    centre = ((x1 + x2) * 0.5, (y1 + y2) * 0.5)
-    translation = tuple(o * 0.5 - c * scale for o, c in zip(output_size, centre, strict=True))
-    return CropTransform((scale, scale), (translation[0], translation[1]))
+    shift = (output_size[0] * 0.5 - (x1 + x2) * 0.5 * scale, output_size[1] * 0.5 - (y1 + y2) * 0.5 * scale)
+    return CropTransform((scale, scale), shift)
 
 
 def rasterise(boxes: ArrayLike) -> NDArray[np.int64]:
@@ -174,10 +173,8 @@ def _resize_sparsely(part: Image, out: NDArray[np.float32]) -> None:
 
 
 def box_mask(box: ArrayLike, image_size: int, grid: int) -> NDArray[np.bool_]:
-    """Return the (grid, grid) cells, row-major [y, x], that a box, (4,) xyxy in pixels, touches in a square crop.
-
-    Used for the template's foreground tokens and the positive cells of the response map: the box is rasterised in units
-    of cells and clipped.
+    """Return the (grid, grid) cells, row-major [y, x], that a box, (4,) xyxy in pixels, touches in a square crop. Used
+    for the template's foreground tokens and the positive cells of the response map.
     """
     cells = grid / image_size
     x1, y1, x2, y2 = (float(v) * cells for v in np.asarray(box, dtype=np.float64))

@@ -133,9 +133,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from the header of a JPEG, PNG or BMP, reading as little as possible.
-
-    An `ImageError` if the file is missing, or its header is damaged or of another format.
+    """Return (width, height) from the header of a JPEG, PNG or BMP, reading as little as possible. An `ImageError` if
+    the file is missing, or its header is damaged or of another format.
     """
     try:
         with (

@@ -121,8 +121,8 @@ def _stored_positions(
 ) -> tuple[NDArray[np.float32], float]:
     """Return where the covered pixels of one axis lie in the stored image, and the share outside.
 
-    The resize of the published system maps covered pixel i (centre i + 0.5) into the source part and stops at the
-    part's edge pixels; the stored image is the source seen at another scale.
+    The published system's resize maps covered pixel i (centre i + 0.5) into the source part and stops at the part's
+    edge pixels; the stored image is the source at another scale.
     """
     count, (low, high) = covered[1] - covered[0], source
     steps = _centres(count) * ((high - low) / count)
@@ -152,10 +152,8 @@ def sample_turned_crop(
     angle: float,
     centre: tuple[float, float],
 ) -> tuple[Image, float]:
-    """Sample a square crop whose content is turned about a point in crop pixels, as `sample_crop` does otherwise.
-
-    `adjusted` is the crop before it is turned, `frame_size` the original frame's (width, height); the angle is in
-    radians, from the x axis towards the y axis.
+    """Sample a square crop whose content is turned by radians (x axis towards y axis) about a point in crop pixels, as
+    `sample_crop` does otherwise; `adjusted` is the crop before that, `frame_size` the original frame's (width, height).
     """
     along = np.arange(size) + 0.5
     dx, dy = along[None, :] - centre[0], along[:, None] - centre[1]

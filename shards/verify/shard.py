@@ -127,9 +127,8 @@ def _reason(error: OSError) -> str:
 
 def _receipt_faults(job: ShardJob) -> Iterator[ShardFault]:
     place, receipt = receipt_path(job.folder, job.receipt.shard), job.receipt
-    counted = receipt.rows + sum(receipt.skipped.values())
-    if counted != receipt.drawn:
-        yield job.fault(f"rows and skipped pairs are {counted}, drawn were {receipt.drawn}", place)
+    if receipt.counted != receipt.drawn:
+        yield job.fault(f"rows and skipped pairs are {receipt.counted}, drawn were {receipt.drawn}", place)
     try:
         values = read_json(place)
     except UserError as error:

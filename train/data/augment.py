@@ -45,10 +45,8 @@ def _flip(crop: Image, box: Box, rng: np.random.Generator, p: float) -> tuple[Im
 
 
 def _jitter_colours(crop: Image, rng: np.random.Generator, strength: float) -> Image:
-    """Change brightness, contrast and saturation in random order, in float32, clamped after each.
-
-    OpenCV mixes the channels and clamps: NumPy's loops over an axis of three, and its clip, would take longer than
-    everything else in this file.
+    """Change brightness, contrast and saturation in random order, in float32, clamped after each. OpenCV mixes and
+    clamps: NumPy's loops over an axis of three, and its clip, would take longer than all else in this file.
     """
     if strength == 0.0:
         return crop

@@ -95,14 +95,9 @@ def test_shards_are_asked_for_in_the_order_of_their_first_use_while_they_fit(rec
     plan = Ahead(POOLS, CacheOptions(Path("/nowhere"), 400))  # four shards of 100 bytes
     plan.begin(order_of(2, 2, 0, 2, 0, 3, 3, 1, 0))
     assert plan._cache.asked == []
-    plan.reach(0)
-    assert plan._cache.asked == ["a-train-2", "a-train-0"]
-    plan.reach(1)
-    assert plan._cache.asked[2:] == ["a-train-3"]
-    plan.reach(2)
-    assert plan._cache.asked[2:] == ["a-train-3"]
-    plan.reach(6)
-    assert plan._cache.asked[2:] == ["a-train-3", "a-train-1"]
+    for pair, asked in ((0, [2, 0]), (1, [2, 0, 3]), (2, [2, 0, 3]), (6, [2, 0, 3, 1])):
+        plan.reach(pair)
+        assert plan._cache.asked == [f"a-train-{shard}" for shard in asked]
 
 
 def test_what_found_no_place_in_the_queue_is_asked_for_again(recorder, monkeypatch):

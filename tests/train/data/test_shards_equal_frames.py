@@ -214,7 +214,11 @@ def measure(clips: Sequence[Clip], search_size: int, pairs: int) -> dict[str, li
     return found
 
 
-def assert_equal(found: dict[str, list[float]]) -> None:
+@pytest.mark.parametrize("search_size", SERVED)
+@pytest.mark.parametrize(("kind", "pairs"), [("pictures", 60), ("photographs", 100)])
+def test_crops_from_shards_equal_those_from_frames(request, kind, pairs, search_size):
+    found = measure(request.getfixturevalue(kind), search_size, pairs)
+    report(f"{kind}, search {search_size}", found)
     for role, mostly in (("search  ", 0.9), ("template", 0.8)):
         distances = np.array(found[f"{role} shard - frame"])
         assert len(distances) >= 60
@@ -223,20 +227,6 @@ def assert_equal(found: dict[str, list[float]]) -> None:
         before_jpeg = np.array(found[f"{role} same, no JPEG"])
         assert before_jpeg.mean() < 1.0
         assert (before_jpeg < 4.0).mean() > 0.98
-
-
-@pytest.mark.parametrize("search_size", SERVED)
-def test_crops_of_textures_from_shards_equal_those_from_frames(pictures, search_size):
-    found = measure(pictures, search_size, pairs=60)
-    report(f"textures, search {search_size}", found)
-    assert_equal(found)
-
-
-@pytest.mark.parametrize("search_size", SERVED)
-def test_crops_of_photographs_from_shards_equal_those_from_frames(photographs, search_size):
-    found = measure(photographs, search_size, pairs=100)
-    report(f"photographs, search {search_size}", found)
-    assert_equal(found)
 
 
 def test_boxes_from_shards_equal_those_from_frames(pictures):
