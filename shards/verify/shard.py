@@ -121,8 +121,7 @@ def _local_copy(place: Location) -> Iterator[Path]:
 
 
 def _reason(error: OSError) -> str:
-    missing = isinstance(error, FileNotFoundError)
-    return "is missing" if missing else f"cannot be read ({error.strerror or error})"
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
 
 
 def _receipt_faults(job: ShardJob) -> Iterator[ShardFault]:
@@ -134,10 +133,8 @@ def _receipt_faults(job: ShardJob) -> Iterator[ShardFault]:
     except UserError as error:
         yield job.fault(error.message.removeprefix(f"{place}: "), place)
         return
-    expected = json.loads(json.dumps(asdict(receipt)))
-    given = values if isinstance(values, dict) else {}
-    differing = [key for key in {**expected, **given} if given.get(key) != expected.get(key)]
-    if differing:
+    expected, given = json.loads(json.dumps(asdict(receipt))), values if isinstance(values, dict) else {}
+    if differing := [key for key in {**expected, **given} if given.get(key) != expected.get(key)]:
         yield job.fault(f"differs from the manifest in {', '.join(differing)}", place)
 
 
@@ -223,8 +220,8 @@ def _row_faults(shard: Path, index: NDArray[np.void], size: int, job: ShardJob) 
             for what in problems:
                 yield job.fault(what, row=row, key=reader.key(row), offset=int(offsets[row]))
         if cut < last:
-            there = f"{size} of {receipt.bytes} bytes are there"
-            what = f"cut: {there}; this row and {last - 1 - cut} after it are lost"
+            lost_rows = f"this row and {last - 1 - cut} after it are lost"
+            what = f"cut: {size} of {receipt.bytes} bytes are there; {lost_rows}"
             yield job.fault(what, row=cut, key=reader.key(cut), offset=min(size, int(offsets[cut])))
         elif cut == last:
             yield job.fault("cut: the end of the archive is gone", offset=size)

@@ -1,6 +1,8 @@
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +22,16 @@ from lorat.shards.writer import write_shard
 def make_sample() -> Callable[..., PairSample]:
     """``make_sample(number, size)``: images of so many random bytes, which need not decode."""
     return _make_sample
+
+
+def start(code: str, place: object, **environment: str) -> subprocess.Popen:
+    """Start an interpreter that writes to a place, and wait until it says that it is there."""
+    begin = "import sys, time\nfrom lorat.shards.base.storage import atomic_file, locate\nplace = locate(sys.argv[1])\n"
+    command = [sys.executable, "-c", begin + code, str(place)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"here\n"
+    return writer
 
 
 def flipped(data: bytes, bit: int) -> bytes:

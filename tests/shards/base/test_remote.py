@@ -1,11 +1,8 @@
 """Shards in an S3 store, over HTTP: the same shards, the same checks, and no half object."""
 
 import multiprocessing
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -36,7 +33,7 @@ from lorat.shards.base.storage import (
 from lorat.shards.manifest import load_manifest, load_receipt, receipt_path
 from lorat.shards.reader import ShardReader, read_index
 from lorat.shards.writer import index_path, write_shard
-from tests.shards.conftest import flipped
+from tests.shards.conftest import flipped, start
 
 NAME = "toy-train-00000.tar.zst"
 
@@ -218,18 +215,12 @@ def test_an_upload_in_parts_that_is_cut_leaves_the_older_object(s3, spool, wire)
 def test_a_writer_that_is_killed_while_it_uploads_leaves_nothing(s3, spool, wire):
     line = wire(s3.endpoint)
     code = (
-        "import sys\n"
-        "from lorat.shards.base.storage import atomic_file, locate\n"
         "for i in range(1000):\n"
-        "    with atomic_file(locate(sys.argv[1]) / str(i)) as file:\n"
+        "    with atomic_file(place / str(i)) as file:\n"
         "        file.write(bytes([i % 256]) * (4 << 20))\n"
-        "    print(i, flush=True)"
+        "    print('here', flush=True)"
     )
-    environment = {**os.environ, "AWS_ENDPOINT_URL": line.endpoint, "TMPDIR": str(spool)}
-    command = [sys.executable, "-c", code, s3.url]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-    assert writer.stdout is not None
-    writer.stdout.readline()
+    writer = start(code, s3.url, AWS_ENDPOINT_URL=line.endpoint, TMPDIR=str(spool))
     time.sleep(0.1)
     writer.send_signal(signal.SIGKILL)
     writer.wait()

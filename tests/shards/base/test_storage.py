@@ -24,22 +24,13 @@ from lorat.shards.base.storage import (
     write_json,
 )
 from lorat.shards.writer import write_shard
+from tests.shards.conftest import start
 
 
 def one_line(error: UserError, *parts: object) -> None:
     assert "\n" not in error.message
     for part in parts:
         assert str(part) in error.message
-
-
-def start(code: str, place: object, **environment: str) -> subprocess.Popen:
-    """Start an interpreter that writes to a place, and wait until it says that it is there."""
-    begin = "import sys, time\nfrom lorat.shards.base.storage import atomic_file, locate\nplace = locate(sys.argv[1])\n"
-    command = [sys.executable, "-c", begin + code, str(place)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == b"here\n"
-    return writer
 
 
 def test_paths_and_urls_are_told_apart(tmp_path):
