@@ -50,11 +50,9 @@ def _turbo() -> Any | None:
         return _StrictTurboJPEG()
     except (OSError, RuntimeError) as error:
         if multiprocessing.parent_process() is None:  # once a command, not once a worker
-            _LOG.warning(
-                "turbojpeg is not usable (%s); OpenCV's codec does the work, more slowly. "
-                "Install libturbojpeg (Debian and Ubuntu: apt-get install libturbojpeg0).",
-                " ".join(str(error).split())[:120],
-            )
+            what = f"turbojpeg is not usable ({' '.join(str(error).split())[:120]}); OpenCV's codec does the work"
+            remedy = "install libturbojpeg (Debian and Ubuntu: apt-get install libturbojpeg0)"
+            _LOG.warning("%s, more slowly; %s", what, remedy)
         return None
 
 
@@ -95,9 +93,9 @@ def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
     rgb = np.ascontiguousarray(rgb)
     if turbo is not None:
         return turbo.encode(rgb, quality, turbojpeg.TJPF_RGB, turbojpeg.TJSAMP_420)
-    settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), settings)
+    chroma = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, quality, *chroma))
     if not done:
         raise RuntimeError(f"OpenCV could not encode an image of shape {rgb.shape}")
     return data.tobytes()

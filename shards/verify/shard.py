@@ -41,10 +41,8 @@ class ShardFault:
     what: str
     row: int | None = None
     key: str | None = None
-    offset: int | None = None
-    """Byte of `file` at which it lies."""
-    shard: str | None = None
-    """The shard to build again; None where the manifest is at fault."""
+    offset: int | None = None  # byte of `file` at which it lies
+    shard: str | None = None  # the one to build again; None where the manifest is at fault
 
     def __str__(self) -> str:
         row = "" if self.row is None else f" row {self.row}"

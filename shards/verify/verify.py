@@ -28,16 +28,13 @@ _OF_THE_BUILD = re.compile(r"plan\.json|build.*\.log")
 class SetAudit:
     """What was found in one data set split."""
 
-    name: str
-    """Its folder's name, ``<dataset>-<split>``."""
+    name: str  # its folder's: <dataset>-<split>
     folder: str
     shards: int = 0
     pairs: int = 0
     bytes: int = 0
-    faults: list[ShardFault] = field(default_factory=list)
-    """Of the manifest, then of the shards that were added."""
-    notes: list[str] = field(default_factory=list)
-    """Files that belong to nothing; they do no harm."""
+    faults: list[ShardFault] = field(default_factory=list)  # of the manifest, then of the shards that were added
+    notes: list[str] = field(default_factory=list)  # files that belong to nothing; they do no harm
 
     def add(self, audit: ShardAudit) -> None:
         """Take in what came of a shard."""
@@ -98,9 +95,8 @@ def _from_receipts(folder: Location, faults: list[ShardFault]) -> Manifest:
 def _strays(manifest: Manifest) -> Iterator[str]:
     """Yield a note for each kind of file that the manifest does not know."""
     known = {MANIFEST}
-    for receipt in manifest.shards:
-        index = index_path(manifest.folder / receipt.shard)
-        known |= {receipt.shard, index.name, receipt_path(manifest.folder, receipt.shard).name}
+    for shard in (manifest.folder / receipt.shard for receipt in manifest.shards):
+        known |= {shard.name, index_path(shard).name, receipt_path(manifest.folder, shard.name).name}
     names = {path.name for path in children(manifest.folder)} - known
     left = sorted(name for name in names if not _OF_THE_BUILD.fullmatch(name))
     for ends, what in _STRAYS.items():
