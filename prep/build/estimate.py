@@ -51,7 +51,6 @@ class Estimate(NamedTuple):
 
 def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS) -> Cost:
     """Cut a sample of the pairs of some shards, evenly spread, and return what one costs; a skipped one has no bytes.
-
     It stops after so many `seconds`; None: never, so that sizes do not depend on the machine, where they decide how
     many pairs are built. OpenCV gets one thread, as in a worker.
     """
@@ -79,7 +78,6 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
 
 def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None = None) -> Estimate:
     """Estimate a run of `slots` jobs at once; the cost of a pair is measured where it is not known.
-
     `missing` are the shards that are not there, ascending, over all parts.
     """
     sampled, size, seconds = cost or measure(plan, missing)
@@ -93,7 +91,6 @@ def estimate(plan: Plan, missing: Sequence[int], slots: int, cost: Cost | None =
 
 def pairs_within(budget: int, wanted: Sequence[tuple[int, int, float]]) -> list[int]:
     """Divide a budget of bytes among data sets, in proportion to the pairs each gets by default.
-
     `wanted` are its default pairs, the most that are worth drawing, and the bytes a pair. Each gets at least 1 pair and
     at most that; what this leaves of the budget is left.
     """

@@ -21,10 +21,8 @@ _THREADS = 16  # receipts are asked for at once, since a remote store takes its 
 
 
 def check_folder(plan: Plan) -> None:
-    """Refuse a folder that holds shards of another build; writes nothing.
-
-    A `UserError` if its shards were built with another configuration, or go past the last pair of this plan: shortening
-    would throw finished shards away.
+    """Refuse a folder whose shards were built with another configuration, or go past the last pair of this plan, since
+    shortening would throw finished shards away; writes nothing.
     """
     names = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
     found = (names.fullmatch(file.name) for file in children(plan.folder))
@@ -78,9 +76,8 @@ def receipts(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:
     """Return the receipts of those of some shards that are there and whole, by shard number."""
     config = plan.fingerprint()
     with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda n: load_receipt(plan.folder, plan.shard(n), config), numbers)
-        both = zip(numbers, found, strict=True)
-        return {n: one for n, one in both if one and one.pairs == plan.pair_range(n)}
+        found = threads.map(lambda n: (n, load_receipt(plan.folder, plan.shard(n), config)), numbers)
+        return {n: one for n, one in found if one and one.pairs == plan.pair_range(n)}
 
 
 def finished(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:

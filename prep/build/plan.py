@@ -23,7 +23,6 @@ from lorat.shards.pixels.resample import SHRINKING
 
 _LOG = logging.getLogger("lorat")
 _MOST_PAIRS = 500_000
-_PAIRS_PER_OBJECT = 4
 
 
 class BuildPart(NamedTuple):
@@ -110,13 +109,12 @@ class Plan:
 def most_pairs(clips: Sequence[Clip]) -> int:
     """Return how many pairs are worth drawing from a tree: 4 for each visible object."""
     if isinstance(clips, ClipIndex):
-        return _PAIRS_PER_OBJECT * clips.object_frames
-    return _PAIRS_PER_OBJECT * sum(int(t.visible.sum()) for clip in clips for t in clip.tracks)
+        return 4 * clips.object_frames
+    return 4 * sum(int(track.visible.sum()) for clip in clips for track in clip.tracks)
 
 
 def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) -> Plan:
     """Plan the shards of one data set split under `shards`/<dataset>-<split>. Writes nothing.
-
     The clips are cleaned and sized, all of one split: an index, or a list. Without a number of pairs it is 500,000 or
     `most_pairs`, whichever is less. A `UserError` if there are no clips, or more sequences are lost than
     `options.max_bad`.

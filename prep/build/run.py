@@ -40,7 +40,6 @@ def build(
     clips: Sequence[Clip], shards: Location, options: BuildOptions, progress: PairProgress | None = None
 ) -> BuildReport:
     """Build the shards of one data set split under `shards`/<dataset>-<split>, in local processes.
-
     A `UserError` if there is nothing to build, the folder holds shards of another build, a shard cannot be written, or
     more is lost to damaged frames than `options.max_bad`.
     """
@@ -51,7 +50,6 @@ def run_plan(
     plan: Plan, engine: Engine, progress: PairProgress | None = None, estimate: Estimate | None = None
 ) -> BuildReport:
     """Build what is missing of a plan, and write the manifest unless the plan is of one part.
-
     The estimate goes into the log; errors are those of `build`.
     """
     begin(plan)
@@ -73,14 +71,9 @@ def run_plan(
             return
         done[message.first_pair // plan.options.shard_pairs] = message
         rate = (drawn - before) / max(time.monotonic() - begin_time, 1e-9)
-        log.write(
-            "shard",
-            **{key: getattr(message, key) for key in ("shard", "rows", "bytes", "skipped")},
-            pairs_done=drawn,
-            pairs=total,
-            pairs_per_second=round(rate, 1),
-            seconds_left=round((total - drawn) / max(rate, 1e-9)),
-        )
+        about = {key: getattr(message, key) for key in ("shard", "rows", "bytes", "skipped")}
+        left = round((total - drawn) / max(rate, 1e-9))
+        log.write("shard", **about, pairs_done=drawn, pairs=total, pairs_per_second=round(rate, 1), seconds_left=left)
         _check_losses(plan, done)
 
     with BuildLog(plan) as log:
@@ -100,7 +93,6 @@ def run_plan(
 
 def merge(plan: Plan) -> BuildReport:
     """Check that every shard of a plan, made without a part, is there, and write the manifest.
-
     A `UserError` if shards are missing, with the parts to run again; if the folder holds shards of another build; if
     the parts together lost more pairs than are allowed.
     """

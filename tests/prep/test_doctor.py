@@ -43,24 +43,21 @@ def test_a_container_limit_on_memory_counts(tmp_path, monkeypatch):
     assert "few loader processes" in part.remedy
 
 
-def test_a_missing_turbojpeg_library_comes_with_its_remedy(monkeypatch):
+def test_what_is_missing_comes_with_its_remedy_and_is_optional(monkeypatch):
     monkeypatch.setattr(doctor, "codec_name", lambda: "opencv-5.0.0")
     assert "apt-get install libturbojpeg0" in doctor.codec().remedy
     monkeypatch.setattr(doctor, "codec_name", lambda: "libjpeg-turbo-3.0.0")
     assert doctor.codec().remedy == ""
-
-
-def test_a_missing_zstd_command_is_no_obstacle(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    finding = next(part for part in doctor.software() if part.part == "zstd")
-    assert finding.means == "optional"
-    assert "install zstd" in finding.remedy
-
-
-def test_missing_extras_come_with_their_remedy(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    remedies = {part.part: part.remedy for part in doctor.software()}
-    assert "lorat[ray]" in remedies["ray"] and "lorat[s3]" in remedies["s3fs"]
+    found = {part.part: part for part in doctor.software()}
+    for part, remedy in (
+        ("zstd", "install zstd"),
+        ("ray", "lorat[ray]"),
+        ("s3fs", "lorat[s3]"),
+        ("av", "lorat[video]"),
+    ):
+        assert found[part].means == "optional" and remedy in found[part].remedy
 
 
 def test_few_open_files_and_little_shared_memory_are_named(tmp_path, monkeypatch):

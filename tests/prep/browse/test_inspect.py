@@ -1,5 +1,6 @@
 """Samples are found by their key, and their pictures show the box where it is."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -25,55 +26,24 @@ def stored(number: int, size: tuple[int, int]) -> StoredImage:
     image[..., 2] = 200
     box = (40 + size[0] * 0.5, 30 + size[1] * 0.5, 40 + size[0] * 1.5, 30 + size[1] * 1.5)
     image[size[1] // 4 : size[1] * 3 // 4, size[0] // 4 : size[0] * 3 // 4] = (200, 0, 0)
-    return StoredImage(
-        frame=number,
-        box=box,
-        frame_size=(640, 480),
-        mean=(10.5, 20.0, 30.0),
-        origin=(40, 30),
-        window=(40 + 2 * size[0], 30 + 2 * size[1]),
-        size=size,
-        jpeg=encode(image, 95),
-    )
+    window = (40 + 2 * size[0], 30 + 2 * size[1])
+    return StoredImage(number, box, (640, 480), (10.5, 20.0, 30.0), (40, 30), window, size, encode(image, 95))
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs 0 … 11 in two shards, of which three were skipped."""
     root = tmp_path_factory.mktemp("shards")
-    folder = root / "toy-train"
     receipts = []
     for shard in range(2):
-        pairs = range(6 * shard, 6 * shard + 6)
-        samples = [
-            PairSample(
-                key=sample_key("toy", "train", n),
-                dataset="toy",
-                split="train",
-                sequence=f"a$b$-{n}",
-                track=n % 2,
-                template=stored(n, (60, 60)),
-                search=stored(n + 5, (160, 120)),
-            )
-            for n in pairs
-            if n not in SKIPPED
-        ]
+        samples = []
+        for n in (n for n in range(6 * shard, 6 * shard + 6) if n not in SKIPPED):
+            key, images = sample_key("toy", "train", n), (stored(n, (60, 60)), stored(n + 5, (160, 120)))
+            samples.append(PairSample(key, "toy", "train", f"a$b$-{n}", n % 2, *images))
         name = shard_name("toy", "train", shard)
-        summary = write_shard(folder / name, samples)
-        receipts.append(
-            Receipt(
-                shard=name,
-                first_pair=pairs.start,
-                drawn=6,
-                rows=summary.rows,
-                bytes=summary.bytes,
-                sha256=summary.sha256,
-                index_sha256=summary.index_sha256,
-                config="c",
-                skipped={"too small": 6 - summary.rows},
-            )
-        )
-    Manifest("toy", "train", {}, tuple(receipts), folder).save()
+        summary = asdict(write_shard(root / "toy-train" / name, samples))
+        receipts.append(Receipt(name, 6 * shard, 6, **summary, config="c", skipped={"too small": 6 - len(samples)}))
+    Manifest("toy", "train", {}, tuple(receipts), root / "toy-train").save()
     return root
 
 

@@ -22,16 +22,8 @@ from lorat.shards.writer import write_shard
 
 def stored(frame: int, side: float, shrink: int, jpeg: int) -> StoredImage:
     """A window of 400 x 200 frame pixels, stored shrunk, around an object of side x side."""
-    return StoredImage(
-        frame=frame,
-        box=(100.0, 50.0, 100.0 + side, 50.0 + side),
-        frame_size=(640, 360),
-        mean=(1.0, 2.0, 3.0),
-        origin=(0, 0),
-        window=(400, 200),
-        size=(400 // shrink, 200 // shrink),
-        jpeg=bytes(jpeg),
-    )
+    box, size = (100.0, 50.0, 100.0 + side, 50.0 + side), (400 // shrink, 200 // shrink)
+    return StoredImage(frame, box, (640, 360), (1.0, 2.0, 3.0), (0, 0), (400, 200), size, bytes(jpeg))
 
 
 def write_set(shards: Path, split: str, gaps: list[list[int]], drawn: int) -> Manifest:
@@ -48,16 +40,9 @@ def write_set(shards: Path, split: str, gaps: list[list[int]], drawn: int) -> Ma
             samples.append(PairSample(key, "toy", split, f"s-{number % 2}", 0, template, search))
             number += 1
         name = shard_name("toy", split, shard)
-        receipt = Receipt(
-            shard=name,
-            first_pair=shard * drawn,
-            drawn=drawn,
-            **asdict(write_shard(folder / name, samples)),
-            config="c",
-            skipped={"too small": drawn - len(samples)},
-            jitter_draws=50,
-            jitter_outside=2 + shard,
-        )
+        summary = asdict(write_shard(folder / name, samples))
+        counts = {"skipped": {"too small": drawn - len(samples)}, "jitter_draws": 50, "jitter_outside": 2 + shard}
+        receipt = Receipt(name, shard * drawn, drawn, **summary, config="c", **counts)
         write_json(receipt_path(folder, name), asdict(receipt))
         receipts.append(receipt)
     manifest = Manifest("toy", split, {"seed": 1}, tuple(receipts), folder)
@@ -74,7 +59,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_numbers_of_a_set_are_those_worked_out_by_hand(shards):
-    manifest = find_manifest(shards, "toy-train")
+    manifest = load_sets(shards, "toy-train")[0]
     sizes, stats = SetSizes.of(manifest), sample_stats(manifest, most=100)
     assert (sizes.shards, sizes.pairs, stats.sampled) == (2, 5, 5)
     assert sizes.bytes == sum((shards / "toy-train" / r.shard).stat().st_size for r in manifest.shards)
@@ -95,12 +80,8 @@ def test_the_numbers_of_a_set_are_those_worked_out_by_hand(shards):
     assert stats.same_frame == 0.4
 
 
-def find_manifest(shards: Path, name: str) -> Manifest:
-    return load_sets(shards, name)[0]
-
-
 def test_freshness_is_the_pool_over_the_draws_of_the_run(shards):
-    manifest = find_manifest(shards, "toy-train")
+    manifest = load_sets(shards, "toy-train")[0]
     recipe = RecipeConfig(
         name="r",
         data=DataConfig(datasets={"toy-train": 3, "other-train": 1}),

@@ -6,29 +6,19 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from lorat.prep.cli import main
 from lorat.shards.manifest import load_manifest
-from lorat.shards.pixels.jpeg import encode
 
 Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
+def here(tmp_path: Path, write_tree) -> Path:
     """A tree of four sequences with five frames each."""
-    rng = np.random.default_rng(0)
-    for number in range(4):
-        folder = tmp_path / "mine" / "train" / f"seq-{number}"
-        folder.mkdir(parents=True)
-        for frame in range(5):
-            image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
-            (folder / f"{frame}.jpg").write_bytes(encode(image))
-        (folder / "groundtruth.txt").write_text("20,15,30,25\n" * 5)
-    return tmp_path
+    return write_tree(tmp_path / "mine", sequences=4, frames=5).parent
 
 
 def run(here: Path, *options: str, shards: str = "shards"):

@@ -10,17 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lorat.prep.build.plan import BuildOptions, make_plan
-from lorat.prep.build.run import build, run_plan
+from lorat.prep.build.run import run_plan
 from lorat.prep.pool import LocalEngine, RayEngine, Tell
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.jpeg import encode
 
 OPTIONS = BuildOptions(pairs=48, shard_pairs=16, workers=1)
 
@@ -289,16 +286,8 @@ def running(tmp_path, long_tree):
 
 
 @pytest.fixture(scope="module")
-def long_tree(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("tree")
-    folder = root / "train" / "seq"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in range(8):
-        image = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)
-        (folder / f"{number}.jpg").write_bytes(encode(image))
-    (folder / "groundtruth.txt").write_text("100,80,60,50\n" * 8)
-    return root
+def long_tree(tmp_path_factory, write_tree) -> Path:
+    return write_tree(tmp_path_factory.mktemp("tree"), frames=8, width=320)
 
 
 def test_ctrl_c_is_one_line_and_leaves_nothing_behind(running):
@@ -318,8 +307,3 @@ def test_workers_end_soon_after_the_command_alone_was_killed(running):
     process.kill()
     process.wait()
     wait_until(lambda: not alive(process.pid))
-
-
-def test_more_workers_than_shards_are_fine(tiny_clips, tiny_shards, tmp_path):
-    build(tiny_clips, tmp_path, replace(OPTIONS, workers=9))
-    assert shard_bytes(tmp_path / "toy-train") == shard_bytes(tiny_shards / "toy-train")

@@ -91,9 +91,7 @@ def test_the_first_frame_shows_the_whole_object():
         for scene in scenes(25, 12, pool):
             first = next(render(scene))
             box = first.boxes[0]
-            assert first.visible[0] == 1
-            assert (box[:2] >= 0).all()
-            assert (box[2:] <= SIZE).all()
+            assert first.visible[0] == 1 and (box[:2] >= 0).all() and (box[2:] <= SIZE).all()
 
 
 def test_objects_wander_in_small_steps_with_bursts():
@@ -109,8 +107,7 @@ def test_objects_wander_in_small_steps_with_bursts():
         overlaps.append(np.mean(shared / (areas + areas[0] - shared)))
     assert np.median(steps) < 0.2
     assert np.quantile(steps, 0.9) < 0.5
-    assert np.max(steps) < 1.5
-    assert np.max(steps) > 0.6
+    assert 0.6 < np.max(steps) < 1.5
     assert np.mean(overlaps) < 0.2, "a tracker that never moves must fail"
 
 
@@ -123,9 +120,7 @@ def test_some_scenes_hide_their_object_and_some_let_it_leave_and_return():
         outside = np.flatnonzero(inside == 0)
         left += bool(len(outside))
         returned += bool(len(outside) and visible[outside[-1] + 1 :].any())
-    assert hidden >= 2
-    assert left >= 3
-    assert returned >= 2
+    assert hidden >= 2 and left >= 3 and returned >= 2
 
 
 def test_some_scenes_have_look_alikes_blur_defocus_and_changing_light():
@@ -154,19 +149,14 @@ def test_pools_are_disjoint_and_scenes_keep_to_theirs():
             assert all(layer.object_id in ids for layer in scene.layers if layer.object_id is not None)
 
 
-def test_look_alikes_share_colours_but_not_the_picture():
+def test_an_outline_fills_the_unit_square_and_look_alikes_share_colours_but_not_the_picture():
     look, *alike = (make_look(0, 5, k) for k in range(3))
     for other in alike:
         assert (other.colour, other.texture) == (look.colour, look.texture)
         assert not np.array_equal(other.levels[0], look.levels[0])
     assert alike[1].shape == look.shape
-
-
-def test_an_outline_fills_the_unit_square():
-    for k in range(60):
-        outline = make_look(0, k).outline
-        assert np.allclose(outline.min(0), -1)
-        assert np.allclose(outline.max(0), 1)
+    for outline in (make_look(0, k).outline for k in range(60)):
+        assert np.allclose([outline.min(0), outline.max(0)], [[-1, -1], [1, 1]])
 
 
 @pytest.mark.parametrize("size", [(96, 96), (128, 300), (640, 360)])
