@@ -23,24 +23,17 @@ def test_every_part_of_the_machine_is_named_within_80_columns(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_container_limit_on_cores_is_named(tmp_path):
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    finding, _ = doctor.machine(tmp_path)
-    assert "a container limit leaves 0.5" in finding.found
-    assert "--workers 1 " in finding.remedy
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert next(doctor.machine(tmp_path)).remedy == ""
-
-
-def test_a_container_limit_on_memory_counts(tmp_path, monkeypatch):
+def test_a_container_limit_on_cores_and_memory_is_named(tmp_path, monkeypatch):
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 8_000_000}
     monkeypatch.setattr(os, "sysconf", lambda name: pages[name])
-    _, whole = doctor.machine(tmp_path)
-    assert (whole.found, whole.remedy) == ("32.8 GB", "")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    cores, memory = doctor.machine(tmp_path)
+    assert cores.remedy == "" and (memory.found, memory.remedy) == ("32.8 GB", "")
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
     (tmp_path / "memory.max").write_text("2000000000\n")
-    _, part = doctor.machine(tmp_path)
-    assert part.found == "2.0 GB (a container limit)"
-    assert "few loader processes" in part.remedy
+    cores, memory = doctor.machine(tmp_path)
+    assert "a container limit leaves 0.5" in cores.found and "--workers 1 " in cores.remedy
+    assert memory.found == "2.0 GB (a container limit)" and "few loader processes" in memory.remedy
 
 
 def test_what_is_missing_comes_with_its_remedy_and_is_optional(monkeypatch):

@@ -100,8 +100,7 @@ def test_room_is_refused_only_where_it_is_clearly_too_small(tmp_path, monkeypatc
         with pytest.raises(UserError, match=r"100\.0 GB are free.*--force"):
             check_room(needed * 10**9, shards)
     else:
-        warning = check_room(needed * 10**9, shards)
-        assert (warning is None) == (outcome is None)
+        assert (check_room(needed * 10**9, shards) is None) == (outcome is None)
 
 
 @given(
@@ -118,21 +117,10 @@ def test_a_budget_is_kept_and_divided_by_default_pairs(budget, trees):
         assert n == min(most, max(1, int(default * scale)))
 
 
-@pytest.mark.parametrize(
-    "text, size",
-    [
-        ("200GB", 200 * 10**9),
-        ("1.5 tb", 1_500_000_000_000),
-        ("500GiB", 500 * 2**30),
-        ("64K", 64_000),
-        ("1e9", 10**9),
-        ("123", 123),
-        ("12B", 12),
-        (" .5MB ", 500_000),
-    ],
-)
-def test_sizes_are_read_with_their_units(text, size):
-    assert parse_bytes(text) == size
+def test_sizes_are_read_with_their_units():
+    texts = ("200GB", "1.5 tb", "500GiB", "64K", "1e9", "123", "12B", " .5MB ")
+    sizes = [200 * 10**9, 1_500_000_000_000, 500 * 2**30, 64_000, 10**9, 123, 12, 500_000]
+    assert [parse_bytes(text) for text in texts] == sizes
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-5GB", "0", "200 GB more", "5XB", "5iB", "nan"])

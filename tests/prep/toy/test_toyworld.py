@@ -81,54 +81,36 @@ def test_another_seed_gives_other_pictures(tmp_path):
 
 
 def test_every_tree_has_the_files_of_the_real_one(raw):
-    for pattern in (
-        "LaSOT/training_set.txt",
-        "LaSOT/testing_set.txt",
-        "LaSOT/airplane/airplane-2/img/00000001.jpg",
-        "LaSOT/airplane/airplane-2/groundtruth.txt",
-        "LaSOT/airplane/airplane-2/full_occlusion.txt",
-        "LaSOT/airplane/airplane-2/out_of_view.txt",
-        "LaSOT/airplane/airplane-2/nlp.txt",
-        "LaSOT_Extension/atv/atv-1/img/00000001.jpg",
-        "GOT-10k/train/list.txt",
-        "GOT-10k/train/GOT-10k_Train_000001/00000001.jpg",
-        "GOT-10k/train/GOT-10k_Train_000001/absence.label",
-        "GOT-10k/train/GOT-10k_Train_000001/cover.label",
-        "GOT-10k/train/GOT-10k_Train_000001/cut_by_image.label",
-        "GOT-10k/train/GOT-10k_Train_000001/meta_info.ini",
-        "GOT-10k/val/GOT-10k_Val_000002/groundtruth.txt",
-        "GOT-10k/test/list.txt",
-        "TrackingNet/TRAIN_0/anno/*.txt",
-        "TrackingNet/TRAIN_0/frames/*/0.jpg",
-        "TrackingNet/TEST/anno/-Dz7OIf54b0_0.txt",
-        "TrackingNet/TEST/frames/-Dz7OIf54b0_0/0.jpg",
-        "COCO/annotations/instances_train2017.json",
-        "COCO/annotations/instances_val2017.json",
-        "COCO/images/train2017/000000000009.jpg",
-        "TNL2K_TRAIN/*/imgs/00001.jpg",
-        "TNL2K_TRAIN/*/imgs/00000001.png",
-        "TNL2K_TEST/*/language.txt",
-    ):
-        assert list(raw.glob(pattern)), pattern
+    for folder, names in {
+        "LaSOT": ("training_set.txt", "testing_set.txt"),
+        "LaSOT/airplane/airplane-2": ("img/00000001.jpg", "groundtruth.txt", "full_occlusion.txt", "out_of_view.txt"),
+        "LaSOT/*/airplane-2": ("nlp.txt",),
+        "LaSOT_Extension/atv/atv-1": ("img/00000001.jpg",),
+        "GOT-10k": ("train/list.txt", "test/list.txt", "val/GOT-10k_Val_000002/groundtruth.txt"),
+        "GOT-10k/train/GOT-10k_Train_000001": ("00000001.jpg", "absence.label", "cover.label", "cut_by_image.label"),
+        "GOT-10k/*/GOT-10k_Train_000001": ("meta_info.ini",),
+        "TrackingNet/TRAIN_0": ("anno/*.txt", "frames/*/0.jpg"),
+        "TrackingNet/TEST": ("anno/-Dz7OIf54b0_0.txt", "frames/-Dz7OIf54b0_0/0.jpg"),
+        "COCO/annotations": ("instances_train2017.json", "instances_val2017.json"),
+        "COCO/images": ("train2017/000000000009.jpg",),
+        "TNL2K_TRAIN/*/imgs": ("00001.jpg", "00000001.png"),
+        "TNL2K_TEST/*": ("language.txt",),
+    }.items():
+        for name in names:
+            assert list(raw.glob(f"{folder}/{name}")), (folder, name)
     assert {path.name for path in raw.iterdir()} == {*FOLDERS, "toyworld.json"}
 
 
 def test_the_readers_find_every_sequence_with_its_first_frame_visible(raw):
     counts = {
-        ("lasot", "train"): 3,
-        ("lasot", "test"): 2,
-        ("lasot_ext", "test"): 1,
-        ("got10k", "train"): 6,
-        ("got10k", "val"): 2,
-        ("got10k", "test"): 2,
-        ("trackingnet", "train"): 4,
-        ("trackingnet", "test"): 2,
-        ("coco", "train"): 25,
-        ("coco", "val"): 3,
-        ("tnl2k", "train"): 4,
-        ("tnl2k", "test"): 2,
+        "lasot": {"train": 3, "test": 2},
+        "lasot_ext": {"test": 1},
+        "got10k": {"train": 6, "val": 2, "test": 2},
+        "trackingnet": {"train": 4, "test": 2},
+        "coco": {"train": 25, "val": 3},
+        "tnl2k": {"train": 4, "test": 2},
     }
-    for (name, split), count in counts.items():
+    for name, split, count in ((name, *item) for name, splits in counts.items() for item in splits.items()):
         found = clips(raw, name, split)
         assert len(found) == count, name
         for clip in found:
