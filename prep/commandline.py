@@ -66,7 +66,6 @@ class Command(click.Command):
 
 class Group(Command, click.Group):
     """Commands under one name; their summaries are shown whole.
-
     `modules`: command → the module that defines it as ``<command>_command``, imported when it is asked for.
     """
 
@@ -99,7 +98,6 @@ def options_of(
     cls: type, parameter: str, section: str = "Options"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an option for every field of a dataclass that `lorat.shards.base.options` declares.
-
     The command gets one `cls`, filled, as the argument `parameter`. Flags are fields of bool, choices of Literal; a
     tuple takes its option several times. `section` is their heading.
     """

@@ -39,7 +39,6 @@ class Found(NamedTuple):
 
 def find_sample(manifests: Sequence[Manifest], key: str) -> Found:
     """Return the sample with a key, such as ``lasot-train-000000123``.
-
     A `UserError` if no set has it, which says why as far as receipts tell; `ShardCorrupt` if its shard is damaged.
     """
     name, _, digits = key.rpartition("-")
@@ -89,7 +88,6 @@ def _load(shard: Location, row: int) -> Found:
 
 def draw_sheet(found: Sequence[Found], path: Location, zoom: int = 1) -> None:
     """Write a contact sheet as PNG: template and search image of each sample, fitted into fields `zoom` times as large.
-
     A `UserError` if a stored image does not decode, or the file cannot be written.
     """
     columns = min(_COLUMNS, len(found))

@@ -50,7 +50,6 @@ def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
 
 def find_sets(shards: Location, datasets: str | None = None) -> tuple[list[Location], list[Location]]:
     """Return the folders with a manifest, and those with files of a shard set but without one.
-
     They lie in `shards`, what ``lorat-prep build --shards`` was given, or are one data set's folder in it. `datasets`
     are names separated by commas, ``lasot-train``, or ``lasot`` for all splits. A `UserError` if no shards are there,
     or a name fits none of them.
