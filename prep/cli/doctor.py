@@ -31,8 +31,6 @@ from lorat.shards.pixels.jpeg import codec_name
 _BACKBONES = "LORAT_BACKBONES"
 _CARD = Path("/dev/nvidia0")
 _WORKER_GB = 0.6  # a process that has torch imported
-_PAIR_BYTES = 100_000  # a stored pair of full HD frames, about
-_LITTLE = 256 << 20  # bytes of a disk that holds next to nothing
 _LEAST_FILES = 1024
 
 
@@ -98,9 +96,9 @@ def disk(folder: Path) -> Diagnosis:
     """Return the room under a folder, or under the nearest one above that is there."""
     there = next(f for f in (folder, *folder.absolute().parents) if f.is_dir())
     free = shutil.disk_usage(there).free
-    lacks = ["make room"] * (free < _LITTLE) + [f"make {there} writable"] * (not os.access(there, os.W_OK))
+    lacks = ["make room"] * (free < 256 << 20) + [f"make {there} writable"] * (not os.access(there, os.W_OK))
     remedy = f"{' and '.join(lacks)}, or name another folder" if lacks else ""
-    means = f"room for {free // _PAIR_BYTES:,} pairs of 100 KB (full HD)"
+    means = f"room for {free // 100_000:,} pairs of 100 KB (full HD)"
     return Diagnosis("disk", f"{free / 1e9:,.1f} GB free under {there}", means, remedy)
 
 

@@ -89,8 +89,18 @@ def write_lists(trees: Path, jobs: list[Job], results: Mapping[int, Any]) -> Non
             _write_lines(trees / f"LaSOT/{split}ing_set.txt", [jobs[n].name for n in of("LaSOT", split)])
         if sequences := of("GOT-10k", split):
             _write_lines(trees / "GOT-10k" / split / "list.txt", [jobs[n].name for n in sequences])
-        if images := of("COCO", split):
-            _write_instances(trees / f"COCO/annotations/instances_{split}2017.json", [results[n] for n in images])
+        if images := [results[n] for n in of("COCO", split)]:
+            annotations = [annotation for result in images for annotation in result["annotations"]]
+            content = {
+                "info": {"description": "toy world", "version": "1.0", "year": 2017},
+                "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
+                "images": [result["image"] for result in images],
+                "annotations": [row | {"id": number} for number, row in enumerate(annotations, start=1)],
+                "categories": [{"supercategory": "toy", "id": _category(shape), "name": shape} for shape in SHAPES],
+            }
+            path = trees / f"COCO/annotations/instances_{split}2017.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _write_lasot(root: Path, job: Job) -> None:
@@ -175,19 +185,6 @@ def _write_coco(root: Path, job: Job) -> dict[str, Any]:
 
 def _category(shape: str) -> int:
     return 1 + 2 * SHAPES.index(shape)  # real category ids have gaps too
-
-
-def _write_instances(path: Path, images: list[dict[str, Any]]) -> None:
-    annotations = [annotation for result in images for annotation in result["annotations"]]
-    content = {
-        "info": {"description": "toy world", "version": "1.0", "year": 2017},
-        "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
-        "images": [result["image"] for result in images],
-        "annotations": [row | {"id": number} for number, row in enumerate(annotations, start=1)],
-        "categories": [{"supercategory": "toy", "id": _category(shape), "name": shape} for shape in SHAPES],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _write_frames(job: Job, folder: Path, name: str, first: int) -> _Truth:
