@@ -7,10 +7,9 @@ which only sorts and filters. The same input gives the same bytes.
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lorat.evaluate.measure.scores import Entry, SequenceScores
 from lorat.evaluate.report.plots import KINDS, CurveKind, coloured, curves_svg
@@ -46,15 +45,11 @@ def write_page(path: Path, page: PageInput) -> None:
 
 def render_page(page: PageInput) -> str:
     """Return the page's HTML."""
-    data = resources.files("lorat.evaluate.report") / "data"
-    environment = Environment(
-        loader=FunctionLoader(lambda name: (data / name).read_text("utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    loader = PackageLoader("lorat.evaluate.report", "data")
+    strict = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.html").render(
+    return strict.get_template("page.html").render(
         page=page,
         sections=[_Section(entries, page) for entries in page.scored],
         columns=COLUMNS,
@@ -90,7 +85,7 @@ class _Section:
         sources = sorted({source for number in numbers for source in number.sources})
         notes.append(f"published: as quoted in {', '.join(sources)}; each value's own on hovering.")
         official = expected_sequences(self.ours.dataset, self.ours.split)
-        if official is not None and official != len(self.ours.sequences):
+        if official not in (None, len(self.ours.sequences)):
             notes.append(f"They are over all {official} sequences of the set.")
         if self.ours.convention == "matlab":
             notes.append("They are not in the MATLAB toolkit's convention, so they compare loosely.")
@@ -113,9 +108,7 @@ class _Section:
 
     def sequences(self) -> Iterator[tuple[SequenceScores, list[float | None], float | None, float]]:
         """Yield each sequence, the AUC of others, ours less the best of them, never moving's."""
-        ours, *others, still = (
-            {each.name: 100 * each.curves.auc for each in entry.scores.sequences} for entry in self.entries
-        )
+        ours, *others, still = ({s.name: 100 * s.curves.auc for s in entry.scores.sequences} for entry in self.entries)
         for each in self.ours.sequences:
             theirs = [known.get(each.name) for known in others]
             best = max((value for value in theirs if value is not None), default=None)

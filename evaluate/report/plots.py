@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
@@ -26,8 +26,7 @@ from lorat.shards.base.storage import atomic_file
 _STYLE = Path(__file__).with_name("data") / "plots.mplstyle"
 # In SVG each becomes the page's variable of that name, which has a dark value too.
 _COLOURS = {
-    **{"c0": "#0072b2", "c1": "#d55e00", "c2": "#009e73"},
-    **{"c3": "#b5589b", "c4": "#b8860b", "c5": "#3a9fd6"},
+    **{"c0": "#0072b2", "c1": "#d55e00", "c2": "#009e73", "c3": "#b5589b", "c4": "#b8860b", "c5": "#3a9fd6"},
     **{"still": "#8d949b", "soft": "#626a73", "line": "#e3e6e9"},
 }
 
@@ -53,7 +52,6 @@ KINDS = (
     CurveKind("precision", "Precision", "at 20 px", _PIXELS, CENTRE_THRESHOLDS),
     CurveKind("norm_precision", "Normalised precision", "at 0.20", _SIDES, NORM_THRESHOLDS),
 )
-_AT_20 = 20  # the index of the threshold at which both precision scores are read off
 
 
 def coloured(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
@@ -64,8 +62,7 @@ def coloured(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
 
 def plot_curves(scored: Sequence[Sequence[Entry]], kind: CurveKind, folder: Path) -> Path:
     """Draw a curve of every test set, at least one, a panel each, and return the PNG file."""
-    path = folder / f"{kind.name}.png"
-    columns = min(3, len(scored))
+    path, columns = folder / f"{kind.name}.png", min(3, len(scored))
     rows = math.ceil(len(scored) / columns)
     with style.context(_STYLE):
         figure = Figure(figsize=(3.3 * columns, 2.6 * rows), layout="constrained")
@@ -75,8 +72,7 @@ def plot_curves(scored: Sequence[Sequence[Entry]], kind: CurveKind, folder: Path
             ours = entries[0].scores
             axes.set(title=f"{ours.name} ({len(ours.sequences)} sequences)", ylabel=kind.title)
             said = [f"{e.label} [{kind.column.text(e.scores)}]" for e in entries]
-            lines = axes.get_lines()[1::-1]
-            axes.legend(lines, said, title=f"{kind.said} in brackets", alignment="left")
+            axes.legend(axes.get_lines()[1::-1], said, title=f"{kind.said} in brackets", alignment="left")
         for axes in grid.flat[len(scored) :]:
             axes.set_visible(False)
         with atomic_file(path) as file:
@@ -90,38 +86,28 @@ def curves_svg(entries: Sequence[Entry], kind: CurveKind) -> str:
         figure = Figure(figsize=(3.8, 2.5))
         _draw(figure.add_axes((0.105, 0.145, 0.87, 0.82)), entries, kind)
         file = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nameless)
     # The first <defs> is a style that would be the whole page's.
     svg = file.getvalue().partition("</defs>")[2]
     for variable, colour in _COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
     for number, entry in enumerate(entries):
-        titled = f"<g><title>{escape(entry.label)}</title>"
-        svg = svg.replace(f'<g id="curve-{number}">', titled)
+        svg = svg.replace(f'<g id="curve-{number}">', f"<g><title>{escape(entry.label)}</title>")
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     width, height = figure.get_size_inches() * 72
-    head = f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img"'
-    return f'{head} aria-label="{kind.title} curves">{svg}'
+    return f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{kind.title} curves">{svg}'
 
 
 def _draw(axes: Axes, entries: Sequence[Entry], kind: CurveKind) -> None:
     """Draw curves in per cent over thresholds, the first entry's on top of all."""
     for number, (entry, colour) in reversed(list(enumerate(coloured(entries)))):
-        still = colour == "still"
+        line: Any = ((0, (4, 2)), 1.2) if colour == "still" else ("-", 1.6)
+        look = {"color": _COLOURS[colour], "linestyle": line[0], "linewidth": line[1], "gid": f"curve-{number}"}
         # Not clipped: a curve along 100 would lose half its width.
-        axes.plot(
-            kind.thresholds,
-            100 * getattr(entry.scores.curves, kind.name),
-            color=_COLOURS[colour],
-            linestyle=(0, (4, 2)) if still else "-",
-            linewidth=1.2 if still else 1.6,
-            clip_on=False,
-            zorder=3,
-            gid=f"curve-{number}",
-        )
-    if kind.name != "success":
-        axes.axvline(kind.thresholds[_AT_20], color=_COLOURS["soft"], linewidth=0.6, linestyle=":")
+        axes.plot(kind.thresholds, 100 * getattr(entry.scores.curves, kind.name), clip_on=False, zorder=3, **look)
+    if kind.name != "success":  # both precision scores are read off there
+        axes.axvline(kind.thresholds[20], color=_COLOURS["soft"], linewidth=0.6, linestyle=":")
     last = kind.thresholds[-1]
     axes.set(xlabel=kind.axis, xlim=(0, last), xticks=np.linspace(0, last, 6), ylim=(0, 100))
     axes.xaxis.set_major_formatter("{x:g}")

@@ -1,6 +1,6 @@
 """The sequences in which a tracker did worst, as strips of frames with both boxes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lorat.evaluate.measure.ope import overlaps
 from lorat.evaluate.measure.scores import DatasetScores
 from lorat.evaluate.pictures import draw_boxes
-from lorat.evaluate.results.files import SequenceResult
+from lorat.evaluate.results.files import Run, SequenceResult
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 from lorat.shards.pixels.jpeg import ImageError, encode, read_image
@@ -42,12 +42,11 @@ class Strip(NamedTuple):
 
 
 def worst_strips(
-    clips: Sequence[Clip], results: Mapping[str, SequenceResult], scores: DatasetScores, count: int = 5, frames: int = 6
+    clips: Sequence[Clip], results: Run, scores: DatasetScores, count: int = 5, frames: int = 6
 ) -> list[Strip]:
-    """Draw the `count` sequences of a test set that have the lowest AUC in its `scores`.
+    """Draw the `count` sequences of a test set that have the lowest AUC in its `scores`, from the results of one run.
 
-    Each gets so many `frames` spread evenly, the one in which the object is first lost among them; `results` are those
-    of one run, by sequence name.
+    Each gets so many `frames` spread evenly, the one in which the object is first lost among them.
     """
     by_name = {clip.name: clip for clip in clips}
     ranked = sorted(scores.sequences, key=lambda each: (each.curves.auc, each.name))
@@ -57,7 +56,7 @@ def worst_strips(
 def first_loss(overlap: NDArray[np.float64]) -> int | None:
     """Return the first index from which the (N,) overlap stays low for ten frames, or to the end.
 
-    NaN stands where the object is absent; such frames neither count nor interrupt.
+    NaN stands where the object is absent, which neither counts nor interrupts.
     """
     known = np.flatnonzero(np.isfinite(overlap))
     low = overlap[known] <= _LOST
@@ -78,30 +77,21 @@ def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
             frame = read_image(clip.frames[index])
         except ImageError:
             continue
-        true = track.boxes[index] if track.visible[index] else None
-        picture = draw_boxes(frame, boxes[index], true)
+        picture = draw_boxes(frame, boxes[index], track.boxes[index] if track.visible[index] else None)
         size = (picture.shape[1], picture.shape[0])
         pictures.append(StripFrame(index + 1, encode(picture, _QUALITY), size, values[index]))
-    return Strip(
-        name=clip.name,
-        frames=rows,
-        auc=auc,
-        pictures=pictures,
-        overlap=[values[index] for index in _spread(rows, _POINTS)],
-        lost=None if lost is None else lost + 1,
-        undecoded=len(shown) - len(pictures),
-    )
+    drawn = [values[index] for index in _spread(rows, _POINTS)]
+    first = None if lost is None else lost + 1
+    return Strip(clip.name, rows, auc, pictures, drawn, first, undecoded=len(shown) - len(pictures))
 
 
 def _shown(frames: int, count: int, lost: int | None) -> list[int]:
     """Return indices spread over a sequence; the one of the loss takes its nearest's place."""
     shown = _spread(frames, count)
     if lost is not None and lost not in shown and len(shown) > 1:
-        nearest = min(range(1, len(shown)), key=lambda place: abs(shown[place] - lost))
-        shown[nearest] = lost
+        shown[min(range(1, len(shown)), key=lambda place: abs(shown[place] - lost))] = lost
     return sorted(set(shown))
 
 
 def _spread(frames: int, count: int) -> list[int]:
-    places = np.linspace(0, frames - 1, min(frames, count)).round().astype(int)
-    return [int(place) for place in np.unique(places)]
+    return list(map(int, np.unique(np.linspace(0, frames - 1, min(frames, count)).round())))

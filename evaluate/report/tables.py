@@ -1,12 +1,12 @@
 """Scores for people and programs: tables for the console, the same numbers as JSON, and published ones beside them.
 
-One table of measures, `COLUMNS`, serves the console, the report page and metrics.json. Every report sets the tracker
-beside one that never moves its first box, which is what the numbers of a data set are worth without tracking. Tables
-are in per cent; JSON holds fractions.
+One table of measures, `COLUMNS`, serves console, page and metrics.json. Every report sets the tracker beside one that
+never moves its first box: what the numbers of a data set are worth without tracking. Tables are in per cent.
 """
 
 import csv
 import functools
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -73,8 +73,7 @@ COLUMNS: Mapping[str, Column] = {
 }
 """By name, in the order of tables."""
 
-OF_ATTRIBUTES = ("auc", "precision", "norm_precision")
-"""What is told of each attribute, in tables and in JSON."""
+OF_ATTRIBUTES = ("auc", "precision", "norm_precision")  # told of each attribute, in tables and in JSON
 _OF_SEQUENCES = ("auc", "op50", "op75", "precision", "norm_precision", "fps")
 _OF_SETS = (*_OF_SEQUENCES[:-1], "norm_precision_corrected", "fps")
 _LOGGED = (*OF_ATTRIBUTES, "ao", "sr50", "sr75")
@@ -83,11 +82,7 @@ _PRINTED = (*OF_ATTRIBUTES, "norm_precision_corrected", "ao", "sr50", "sr75", "f
 
 def filled(every: Sequence[DatasetScores], names: Sequence[str] = (*COLUMNS,)) -> dict[str, Column]:
     """Return the columns of these names that some scores have, and fps."""
-    return {
-        name: COLUMNS[name]
-        for name in names
-        if name == "fps" or any(COLUMNS[name].read(scores) is not None for scores in every)
-    }
+    return {n: COLUMNS[n] for n in names if n == "fps" or any(COLUMNS[n].read(each) is not None for each in every)}
 
 
 def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
@@ -115,11 +110,10 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
 
 def _sequence_table(ours: DatasetScores, never_moving: DatasetScores) -> Table:
     auc, *others = (COLUMNS[name] for name in (*OF_ATTRIBUTES, "fps"))
-    headings = ("sequence", "frames", "AUC", NEVER_MOVING, *(column.heading for column in others))
-    table = plain_table(headings, ours.name)
+    table = plain_table(("sequence", "frames", "AUC", NEVER_MOVING, *(column.heading for column in others)), ours.name)
     for each, still in zip(ours.sequences, never_moving.sequences, strict=True):
-        cells = [auc.text(each), auc.text(still), *(column.text(each) for column in others)]
-        table.add_row(each.name, str(each.frames), *cells)
+        cells = (column.text(each) for column in others)
+        table.add_row(each.name, str(each.frames), auc.text(each), auc.text(still), *cells)
     return table
 
 
@@ -156,7 +150,9 @@ def metrics_document(scored: Sequence[Sequence[Entry]], about: Mapping[str, Any]
         }
         for (_, ours), *_, (_, still) in scored
     }
-    return {"version": 1, **about, "datasets": _plain(sets)}
+    # Six decimals, and None for NaN, which JSON lacks.
+    plain = json.loads(json.dumps(sets), parse_float=lambda text: round(float(text), 6), parse_constant=lambda _: None)
+    return {"version": 1, **about, "datasets": plain}
 
 
 def _dataset(scores: DatasetScores) -> dict[str, Any]:
@@ -167,12 +163,9 @@ def _dataset(scores: DatasetScores) -> dict[str, Any]:
         **_read(scores, _OF_SETS),
         **{name: asdict(own) for name, own in toolkits.items() if own is not None},
         "attributes": {
-            each.code: {
-                "title": each.title,
-                "sequences": each.sequences,
-                **_read(each, OF_ATTRIBUTES),
-                "success_curve": each.curves.success.tolist(),
-            }
+            each.code: {"title": each.title, "sequences": each.sequences}
+            | _read(each, OF_ATTRIBUTES)
+            | {"success_curve": each.curves.success.tolist()}
             for each in scores.attributes
         },
         **{f"{name}_curve": curve.tolist() for name, curve in scores.curves._asdict().items()},
@@ -185,17 +178,6 @@ def _sequence(scores: SequenceScores) -> dict[str, Any]:
 
 def _read(scores: Scores, names: Sequence[str]) -> dict[str, float | None]:
     return {name: COLUMNS[name].read(scores) for name in names}
-
-
-def _plain(value: Any) -> Any:
-    """Round to six decimals, and turn NaN, which JSON lacks, into None."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value
 
 
 class PublishedNumber(NamedTuple):

@@ -18,8 +18,7 @@ from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, children
 
-SIDE_FILES = (".scores.txt", ".times.txt")
-"""What the names of the files beside a box file end in."""
+SIDE_FILES = (".scores.txt", ".times.txt")  # what the names of the files beside a box file end in
 REMEDY = "correct it or track the sequence again"
 
 
@@ -39,8 +38,7 @@ class SequenceResult:
             raise ValueError(f"{self.name}: {shapes} do not belong together")
 
 
-Run = Mapping[str, SequenceResult]
-"""One tracker's results by sequence name."""
+Run = Mapping[str, SequenceResult]  # one tracker's results by sequence name
 
 
 def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -> str:

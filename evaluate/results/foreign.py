@@ -43,12 +43,9 @@ _NOTES = {
     "sizeless": "boxes without a size are replaced by the box before",
 }
 
-BoxFiles = dict[str, Path]
-"""Sequence → its file of boxes."""
-Place = tuple[str, Path, list[BoxFiles]]
-"""Where one tracker's results are: layout, home and runs, as in `Foreign`; a run may lack sequences."""
-Oddities = defaultdict[str, dict[str, str]]
-"""Key of `_NOTES` → sequence → detail; a sequence that is odd in several runs is there once."""
+BoxFiles = dict[str, Path]  # sequence → its file of boxes
+Place = tuple[str, Path, list[BoxFiles]]  # layout, home and runs, as in `Foreign`; a run may lack sequences
+Oddities = defaultdict[str, dict[str, str]]  # key of `_NOTES` → sequence → detail, once for all runs
 
 
 class Foreign(NamedTuple):
@@ -127,10 +124,8 @@ def _find(folder: Path, clips: Sequence[Clip], layout: str) -> Place:
     there = some([entry.name for entry in children(folder) if not entry.name.startswith(".")], 2) or "nothing"
     how = "" if layout == "auto" else f" in the layout {layout}"
     wanted = " and ".join(clip.name for clip in clips[:2])
-    raise UserError(
-        f"{folder}: no result of {test_set}{how}: it holds {there}, wanted are sequences such as {wanted}; name the "
-        "folder of one tracker's results"
-    )
+    wanted = f"wanted are sequences such as {wanted}; name the folder of one tracker's results"
+    raise UserError(f"{folder}: no result of {test_set}{how}: it holds {there}, {wanted}")
 
 
 def _ours(folder: Path, clips: Sequence[Clip], layout: str) -> list[Place]:

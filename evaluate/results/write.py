@@ -61,10 +61,8 @@ def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) ->
     for item in sets:
         for path, text in item.files(layout, label):
             if (other := owners.setdefault(path, item.name)) != item.name:
-                raise UserError(
-                    f"{path}: {other} and {item.name} both have a sequence of this name, and the layout has one folder "
-                    "for both; export them apart with --datasets and another --label or --out"
-                )
+                remedy = "export them apart with --datasets and another --label or --out"
+                raise UserError(f"{path}: {other} and {item.name} both have a sequence of this name; {remedy}")
             files[path] = text
     return files
 

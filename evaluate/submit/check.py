@@ -60,8 +60,7 @@ class Judgement(NamedTuple):
         lines = []
         for kind, title in (ERRORS | WARNINGS).items():
             if found := [finding for finding in self.findings if finding.kind == kind]:
-                severity = "error" if kind in ERRORS else "warning"
-                lines.append((severity, f"{title} ({len(found):,}): {some(found)}"))
+                lines.append(("error" if kind in ERRORS else "warning", f"{title} ({len(found):,}): {some(found)}"))
         return lines
 
     def verdict(self) -> str:

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 from lorat.prep.trees.base.official import official_names
 from lorat.shards.base.errors import some
 
-ServerName = Literal["got10k", "trackingnet"]
-"""The data set whose test split the server scores."""
+ServerName = Literal["got10k", "trackingnet"]  # the data set whose test split the server scores
 
 
 class Server(NamedTuple):
