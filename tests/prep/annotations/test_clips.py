@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint, write_clips
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
+from tests.prep.annotations.same import same_clips
 
 ABOUT = {"dataset": "a-b", "split": "train", "lost": {}}
 
@@ -60,15 +61,7 @@ def test_clips_of_any_names_come_back_as_they_were(values):
     with tempfile.TemporaryDirectory() as folder:
         index = stored(Path(folder) / "x.index", values)
         assert len(index) == len(values)
-        for found, given_clip in zip(index, values, strict=True):
-            assert found.frames == given_clip.frames
-            for name in ("dataset", "split", "name", "annotated", "size", "first"):
-                assert getattr(found, name) == getattr(given_clip, name)
-            for one, other in zip(found.tracks, given_clip.tracks, strict=True):
-                np.testing.assert_array_equal(one.boxes, other.boxes)
-                np.testing.assert_array_equal(one.visible, other.visible)
-                assert (one.cover is None) == (other.cover is None)
-                np.testing.assert_array_equal(one.cover, other.cover)
+        same_clips(index, values)
         assert index.fingerprint == annotations_fingerprint(values)
         assert index.frames == sum(len(clip.frames) for clip in values)
         seen = sum(int(track.visible.sum()) for clip in values for track in clip.tracks)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from lorat.prep.annotations import index as index_module
-from lorat.prep.annotations.cleaning import clean
 from lorat.prep.annotations.clips import annotations_fingerprint
 from lorat.prep.annotations.exclude import Exclusions
 from lorat.prep.annotations.index import cache_folder, indexed_clips
@@ -23,6 +22,7 @@ from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import encode
+from tests.prep.annotations.same import fresh, same_clips
 
 LASOT = DATASETS["lasot"]
 
@@ -56,18 +56,6 @@ def no_reading(monkeypatch):
         raise AssertionError("the tree was read")
 
     return lambda: monkeypatch.setattr(index_module, "read_clips", refuse)
-
-
-def fresh(dataset, split, root):
-    """The cleaned clips as they were before there was an index."""
-    read = [replace(c, size=c.frame_size()) for c in read_clips(dataset, split, root.resolve())]
-    return [c for clip in read if (c := clean(clip, clip.size)) is not None]
-
-
-def same_clips(found, expected):
-    """Compare all that the tests here can change; test_index_readers.py compares everything."""
-    assert [(clip.name, clip.frames) for clip in found] == [(c.name, c.frames) for c in expected]
-    assert annotations_fingerprint(found) == annotations_fingerprint(expected)
 
 
 def vot_tree(folder):
@@ -263,7 +251,7 @@ def test_a_damaged_first_image_costs_no_sequence(lasot, caplog):
     clips = indexed_clips(LASOT, "train", lasot)
     assert (len(clips), clips.lost) == (4, {})
     assert clips[0].size == (128, 96)
-    assert "00000001.jpg: no readable" in caplog.text and "from 00000002.jpg" in caplog.text
+    assert "00000001.jpg: cannot be read" in caplog.text and "from 00000002.jpg" in caplog.text
 
 
 def test_a_sequence_without_readable_images_is_lost_until_it_is_repaired(lasot):
@@ -290,7 +278,7 @@ def test_a_tree_without_a_visible_object_is_an_error_that_leaves_nothing(tmp_pat
     for number in range(1, 7):
         (root / f"bag/color/{number:08d}.jpg").write_bytes(b"x")
     (root / "bag/groundtruth.txt").write_text("1,1,9,9\n" * 6)
-    with pytest.raises(UserError, match=r"1 lost: .*00000001\.jpg: no readable"):
+    with pytest.raises(UserError, match=r"1 lost: .*00000001\.jpg: cannot be read"):
         indexed_clips(DATASETS["vot"], "all", root)
     assert not list(cache.iterdir())
 

@@ -1,18 +1,16 @@
 """An index holds what the reader of each data set and cleaning give."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from lorat.prep.annotations.cleaning import clean
 from lorat.prep.annotations.clips import annotations_fingerprint
 from lorat.prep.annotations.index import indexed_clips
 from lorat.prep.build.plan import most_pairs
 from lorat.prep.pairs.draw import draw_pair
 from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
-from lorat.prep.trees.registry import DATASETS, read_clips
+from lorat.prep.trees.registry import DATASETS
 from lorat.shards.pixels.jpeg import encode
+from tests.prep.annotations.same import fresh, same_clips
 
 WORLD = {
     "lasot-train": "LaSOT",
@@ -46,32 +44,6 @@ def world(tmp_path_factory):
     sizes |= {"trackingnet_train": 3, "trackingnet_test": 2, "coco_train": 26, "coco_val": 2}
     write_toyworld(raw, ToyWorldConfig(**sizes, tnl2k_train=2, tnl2k_test=1), workers=1)
     return raw
-
-
-def fresh(dataset, split, root):
-    """The cleaned clips as they were before there was an index."""
-    read = [replace(c, size=c.frame_size()) for c in read_clips(dataset, split, root.resolve())]
-    return [c for clip in read if (c := clean(clip, clip.size)) is not None]
-
-
-def same_track(a, b):
-    assert a.boxes.dtype == b.boxes.dtype and a.visible.dtype == b.visible.dtype
-    np.testing.assert_array_equal(a.boxes, b.boxes)
-    np.testing.assert_array_equal(a.visible, b.visible)
-    assert (a.cover is None) == (b.cover is None)
-    if a.cover is not None:
-        assert a.cover.dtype == b.cover.dtype
-        np.testing.assert_array_equal(a.cover, b.cover)
-
-
-def same_clips(found, expected):
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        assert a.frames == b.frames and type(a.frames.names) is type(b.frames.names)
-        for field in ("dataset", "split", "name", "annotated", "size", "first"):
-            assert getattr(a, field) == getattr(b, field)
-        for one, other in zip(a.tracks, b.tracks, strict=True):
-            same_track(one, other)
 
 
 def other_tree(folder, name):
