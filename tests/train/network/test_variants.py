@@ -4,7 +4,6 @@ import pytest
 import timm
 import torch
 from timm.layers import resample_abs_pos_embed
-from torch.utils.flop_counter import FlopCounterMode
 
 from lorat.configs.load import load_variant, names
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
@@ -45,17 +44,8 @@ SIZES = {
     "eva02-B-224": (99_330_821, 13_575_173),
     "eva02-L-224": (337_352_645, 34_087_941),
 }
-# GFLOP a frame, two per multiply-add, LoRA merged.
-FLOPS = {"timm-dinov2-S-224": 15.7, "timm-dinov2-S-378": 55.5, "clip-B-256": 58.9, "mae-B-384": 143}
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 4}
-
-
-def on_meta(name, lora=True):
-    variant = load_variant(name)
-    with torch.device("meta"):
-        network = assemble(variant if lora else variant.model_copy(update={"lora": None}), None)
-    return variant, network
 
 
 def small(name, args=SMALL, **changes) -> VariantConfig:
@@ -80,7 +70,9 @@ def test_the_table_has_every_shipped_variant_but_the_toy():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_shipped_variants_have_the_published_number_of_parameters(name):
-    variant, network = on_meta(name)
+    variant = load_variant(name)
+    with torch.device("meta"):
+        network = assemble(variant, None)
     counts = [sum(p.numel() for p in network.parameters())]
     counts.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
     assert tuple(counts) == SIZES[name]
@@ -98,16 +90,6 @@ def test_backbones_are_pinned_by_tag_and_bring_their_own_statistics(name):
     assert variant.backbone.timm.endswith(f".{config.tag}")
     assert (variant.mean, variant.std) == (config.mean, config.std)
     assert (variant.mean == CLIP_MEAN) == name.startswith(("clip", "eva02"))
-
-
-@pytest.mark.parametrize("name", FLOPS)
-def test_a_frame_takes_the_published_number_of_operations(name):
-    variant, network = on_meta(name, lora=False)
-    patch = network.patch_embed.proj.kernel_size[0]
-    batch = [x.to("meta") for x in crops(variant, patch)]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(*batch)
-    assert counter.get_total_flops() / 1e9 == pytest.approx(FLOPS[name], rel=0.004)
 
 
 @pytest.mark.parametrize(("name", "native"), [("timm-dinov2-S-224", 37), ("clip-B-256", 14), ("mae-B-432", 14)])
