@@ -69,16 +69,27 @@ def test_entries_for_folders_and_stored_files_are_as_good():
 
 
 @pytest.mark.parametrize(
-    ("file", "server", "sequences", "missing"),
-    [("g9_GOT10k-test.zip", "got10k", 3, 177), ("g9_TrackingNet-test.zip", "trackingnet", 0, 511)],
+    ("file", "server", "sequences", "missing", "summary", "verdict"),
+    [
+        (
+            "g9_GOT10k-test.zip",
+            "got10k",
+            3,
+            177,
+            "6 files inside the folder MyTracker, 3 of 180",
+            "; what is there is sound",
+        ),
+        ("g9_TrackingNet-test.zip", "trackingnet", 0, 511, "3 files in folders, 0 of 511", ""),
+    ],
 )
-def test_small_sets_of_the_published_writer_lack_only_the_others(file, server, sequences, missing):
+def test_small_sets_of_the_published_writer_lack_only_the_others(file, server, sequences, missing, summary, verdict):
     with (GOLDEN / file).open("rb") as opened:
         judgement = judge_zip(opened, file)
         assert (judgement.server.name, judgement.sequences) == (server, sequences)
         assert len(found(judgement)["missing"]) == missing
-        assert found(judgement).keys() <= {"missing", "unexpected"}
-        assert judgement.verdict().startswith("not fit to submit")
+        assert found(judgement).get("unexpected", []) == ([] if sequences else ["seqA_0", "seqB_1", "seqC_2"])
+        assert found(judgement).keys() <= {"missing", "unexpected"} and summary in judgement.summary
+        assert judgement.verdict() == f"not fit to submit{verdict}"
         names = [name for name in zipfile.ZipFile(opened).namelist() if "_time" not in name]
         again = judge_zip(opened, file, expected={name.split("/")[1] for name in names})
     assert not again.errors and found(again).keys() <= {"place"}
