@@ -1,9 +1,9 @@
 """Cleaned clips in one file, and a sequence of clips over its memory map.
 
 Layout: the sections of `_SECTIONS` one after the other, a header as JSON, its length in 8 bytes; all little-endian.
-Promise: what is read equals what was written (boxes, flags, names of any characters); arrays are read-only views into
-the map and stay valid when the file is replaced. A file that ends early or is of another kind is refused; flipped bits
-inside a section are not found.
+Promise: what is read equals what was written (boxes, visibility, names of any characters; not what only scoring needs:
+`Track.flagged`, `Clip.before`, `Clip.images`); arrays are read-only views into the map and stay valid when the file is
+replaced. A file that ends early or is of another kind is refused; flipped bits inside a section are not found.
 """
 
 import hashlib

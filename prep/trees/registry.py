@@ -11,7 +11,20 @@ from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import CURRENT
-from lorat.prep.trees.datasets import classic, coco, generic, got10k, lasot, nfs, tnl2k, trackingnet, uav, vasttrack
+from lorat.prep.trees.datasets import (
+    coco,
+    generic,
+    got10k,
+    lasot,
+    nfs,
+    otb,
+    tc128,
+    tnl2k,
+    trackingnet,
+    uav,
+    vasttrack,
+    vot,
+)
 from lorat.shards.base.errors import UserError, unknown
 
 _TNL2K = {"train": "TNL2K_TRAIN", "test": "TNL2K_TEST"}
@@ -30,11 +43,11 @@ _ROWS = (
     Dataset("vasttrack", _VASTTRACK, _BOTH, vasttrack.read, "train", "test", True),
     Dataset("uav123", "UAV123", _ALL, partial(uav.read, "UAV123"), None, "all"),
     Dataset("uav20l", "UAV123", _ALL, partial(uav.read, "UAV20L"), None, "all"),
-    Dataset("otb", "OTB", _ALL, classic.read_otb, None, "all"),
+    Dataset("otb", "OTB", _ALL, otb.read, None, "all"),
     Dataset("nfs30", "NFS", _ALL, partial(nfs.read, 30), None, "all"),
     Dataset("nfs240", "NFS", _ALL, partial(nfs.read, 240), None, "all"),
-    Dataset("tc128", "TempleColor128", _ALL, classic.read_tc128, None, "all"),
-    Dataset("vot", "VOT", _ALL, classic.read_vot, None, "all"),
+    Dataset("tc128", "TempleColor128", _ALL, tc128.read, None, "all"),
+    Dataset("vot", "VOT", _ALL, vot.read, None, "all"),
     Dataset("generic", "generic", (), generic.read, "train", "all"),
 )
 

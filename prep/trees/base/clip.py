@@ -42,6 +42,7 @@ class Track:
     boxes: NDArray[np.float64]  # (N, 4) xyxy; NaN rows where the tree gives no annotation
     visible: NDArray[np.bool_]  # (N,) the tree's flags and a usable box (finite, positive width and height)
     cover: NDArray[np.int64] | None = None  # (N,) GOT-10k's cover.label, 0 … 8; None elsewhere
+    flagged: NDArray[np.bool_] | None = None  # (N,) absent, as the tree's own flags say; None where it has none
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,6 +57,8 @@ class Clip:
     annotated: int  # rows of ground truth in the tree: fewer than the frames where a test set hides them
     size: tuple[int, int] | None = None  # (width, height) where the annotations tell it; None elsewhere
     first: int = 0  # frames that cleaning cut from the head: frame i here is frame first + i of the tree
+    before: int = 0  # images of the sequence's folder before its first frame
+    images: int = 0  # images in that folder, where only a span of them is annotated; else 0
 
     def frame_size(self) -> tuple[int, int]:
         """Return (width, height): from the annotations, else the first image's header; an `ImageError` of that."""
@@ -117,11 +120,13 @@ def make_track(
     boxes[:rows, :2] = xywh[:, :2] - (1.0 if one_based else 0.0)
     boxes[:rows, 2:] = boxes[:rows, :2] + xywh[:, 2:]
     visible[:rows] = np.isfinite(xywh).all(axis=1) & (xywh[:, 2:] > 0).all(axis=1)
+    flagged = None
     if absent is not None:
         visible[:rows] &= absent == 0
+        flagged = np.concatenate([absent != 0, np.zeros(frames - rows, np.bool_)])
     if cover is not None:
         cover = np.concatenate([cover, np.zeros(frames - rows, dtype=np.int64)])
-    return Track(boxes, visible, cover)
+    return Track(boxes, visible, cover, flagged)
 
 
 def make_clip(

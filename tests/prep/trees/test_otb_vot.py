@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.prep.trees.base.official import expected_frames
-from lorat.prep.trees.datasets.classic import polygon_boxes
+from lorat.prep.trees.datasets.vot import polygon_boxes
 from lorat.prep.trees.registry import DATASETS, read_clips
 
 OTB, VOT = DATASETS["otb"], DATASETS["vot"]
