@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import turbojpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import explain_reading
@@ -134,11 +134,8 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) from the header of a JPEG, PNG or BMP, reading as little as possible. An `ImageError` if
     the file is missing, or its header is damaged or of another format.
     """
-    try:
-        with (
-            explain_reading(path, "restore the image", ImageError),
-            Image.open(path, formats=("JPEG", "PNG", "BMP")) as image,
-        ):
-            return image.size
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: {error}; replace the file") from None
+    with explain_reading(path, "restore the image", ImageError), path.open("rb") as file:
+        try:
+            return Image.open(file, formats=("JPEG", "PNG", "BMP")).size
+        except (UnidentifiedImageError, Image.DecompressionBombError):
+            raise ImageError(f"{path}: no readable JPEG, PNG or BMP header; restore the image") from None
