@@ -4,28 +4,29 @@ A shard without a valid receipt does not exist. The manifest is written last; it
 (configuration, counts, checksums) and on nothing else, so a checkpoint can name the data it was trained on.
 """
 
+import functools
 import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import Location, file_size, read_bytes, read_json, write_json
 from lorat.shards.writer import index_path
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 VERSION = 1
 MANIFEST = "manifest.json"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What one shard holds, written after the shard itself."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic's name
 
     shard: str  # file name
     first_pair: int  # number of the first pair that was drawn for it
@@ -100,7 +101,8 @@ class Manifest:
         }
 
 
-class _File(BaseModel):
+@dataclass(frozen=True, slots=True)
+class _File:
     """What manifest.json says beside the sums of its shards."""
 
     dataset: str
@@ -109,13 +111,18 @@ class _File(BaseModel):
     shards: tuple[Receipt, ...]
 
 
-_RECEIPTS = TypeAdapter(Receipt)
-_FILES = TypeAdapter(_File)
+@functools.cache
+def _reads(kind: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter  # which a worker that writes shards does not need
+
+    return TypeAdapter(kind)
 
 
-def _typed(kind: TypeAdapter[_T], values: Any, where: Location) -> _T:
+def _typed(kind: Any, values: Any, where: Location) -> Any:
+    from pydantic import ValidationError
+
     try:
-        return kind.validate_json(json.dumps(values), strict=True)
+        return _reads(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{where}: field '{'.'.join(map(str, first['loc']))}': {first['msg']}"
@@ -134,7 +141,7 @@ def receipt_path(folder: Location, shard: str) -> Location:
 
 def read_receipt(path: Location) -> Receipt:
     """Read a receipt as it stands; a `UserError` if it cannot be read, or a field is missing or of another type."""
-    return _typed(_RECEIPTS, read_json(path), path)
+    return _typed(Receipt, read_json(path), path)
 
 
 def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
@@ -145,7 +152,7 @@ def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
     """
     file = folder / shard
     try:
-        receipt = _RECEIPTS.validate_json(read_bytes(receipt_path(folder, shard)), strict=True)
+        receipt = _reads(Receipt).validate_json(read_bytes(receipt_path(folder, shard)), strict=True)
         mine = (receipt.shard, receipt.config) == (shard, config) and receipt.drawn == receipt.counted
         if mine and file_size(file) == receipt.bytes:
             index = hashlib.sha256(read_bytes(index_path(file))).hexdigest()
@@ -177,7 +184,7 @@ def read_manifest(folder: Location) -> tuple[Manifest, dict[str, str]]:
     version = values.get("version") if isinstance(values, dict) else VERSION
     if version != VERSION:
         raise ShardCorrupt(f"{path}: version {version}, this release reads {VERSION}; build again")
-    file = _typed(_FILES, values, path)
+    file: _File = _typed(_File, values, path)
     manifest = Manifest(file.dataset, file.split, file.config, file.shards, folder)
     right = manifest.to_json()
     wrong = [key for key in ("rows", "bytes", "fingerprint") if values.get(key) != right[key]]

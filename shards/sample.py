@@ -6,10 +6,8 @@ image holds real frame pixels only; its pixel u (centres) lies at ``origin + (u 
 """
 
 import json
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from dataclasses import dataclass, fields
+from typing import Any
 
 from lorat.shards.base.errors import ShardCorrupt
 
@@ -17,10 +15,6 @@ VERSION = 1
 _ROLES = ("template", "search")
 _OF_TRACK = ("dataset", "split", "sequence", "track")
 _MEMBERS = frozenset({"json", *(f"{role}.jpg" for role in _ROLES)})
-_Count = Annotated[int, Field(ge=0)]
-_Pixels = Annotated[int, Field(gt=0)]
-_Colour = Annotated[float, Field(ge=0.0, le=255.0)]
-_Name = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,67 +44,6 @@ class PairSample:
     search: StoredImage
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-class ImageMeta(_Strict):
-    """What the JSON of a sample says of one image: the fields of `StoredImage`, every one and none besides."""
-
-    frame: _Count
-    box: tuple[float, float, float, float]
-    frame_size: tuple[_Pixels, _Pixels]
-    mean: tuple[_Colour, _Colour, _Colour]
-    origin: tuple[_Count, _Count]
-    window: tuple[_Count, _Count]
-    size: tuple[_Pixels, _Pixels]
-
-    def faults(self) -> list[str]:
-        """Return what does not fit together, in words."""
-        found = []
-        for axis, name in enumerate(("width", "height")):
-            low, high, frame = self.origin[axis], self.window[axis], self.frame_size[axis]
-            start, end = self.box[axis], self.box[axis + 2]
-            if end <= start:
-                found.append(f"the box has no {name} ({start:g} to {end:g})")
-            elif not (start < high and end > low):
-                found.append(f"the box lies outside the stored window in {name}")
-            if high <= low:
-                found.append(f"the window has no {name} ({low} to {high})")
-            elif high > frame:
-                found.append(f"the window ends at {high}, past the frame's {name} of {frame}")
-            if self.size[axis] > max(0, high - low):
-                found.append(f"stored with a {name} of {self.size[axis]}, more than the window's")
-        return found
-
-
-class SampleMeta(_Strict):
-    """The JSON member of one sample."""
-
-    version: Literal[1]
-    dataset: _Name
-    split: _Name
-    sequence: _Name
-    track: _Count
-    template: ImageMeta
-    search: ImageMeta
-
-
-def read_meta(text: bytes) -> tuple[SampleMeta | None, list[str]]:
-    """Return a sample's fields, or None where they cannot be read, and why, in words."""
-    try:
-        return SampleMeta.model_validate_json(text), []
-    except ValidationError as error:
-        found = []
-        for detail in error.errors():
-            name = ".".join(map(str, detail["loc"]))
-            if name == "version":
-                found.append(f"JSON version {detail['input']}, this release reads {VERSION}")
-            else:
-                found.append(f"JSON {name}: {detail['msg']}" if name else f"JSON: {detail['msg']}")
-        return None, found
-
-
 def sample_key(dataset: str, split: str, pair: int) -> str:
     """Return the key of pair number `pair`: ``lasot-train-000000123``."""
     return f"{dataset}-{split}-{pair:09d}"
@@ -122,7 +55,7 @@ def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
     meta |= {name: getattr(sample, name) for name in _OF_TRACK}
     for role in _ROLES:
         image = getattr(sample, role)
-        meta[role] = {name: getattr(image, name) for name in ImageMeta.model_fields}
+        meta[role] = {field.name: getattr(image, field.name) for field in fields(image) if field.name != "jpeg"}
     text = json.dumps(meta, separators=(",", ":"), ensure_ascii=True).encode()
     return [
         (f"{sample.key}.json", text),
@@ -138,6 +71,8 @@ def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
     payloads = {name.partition(".")[2]: data for name, data in members}
     if payloads.keys() != _MEMBERS:
         raise ShardCorrupt(f"{where}: members are {sorted(payloads)}, expected {sorted(_MEMBERS)}")
+    from lorat.shards.schema import read_meta  # pydantic, which a worker that writes shards does not need
+
     meta, faults = read_meta(payloads["json"])
     if meta is None:
         raise ShardCorrupt(f"{where}: {'; '.join(faults)}")

@@ -24,7 +24,8 @@ from lorat.shards.base.storage import Location, read_bytes, read_json, read_rang
 from lorat.shards.manifest import Receipt, receipt_path
 from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.reader import ShardReader
-from lorat.shards.sample import read_meta, sample_key
+from lorat.shards.sample import sample_key
+from lorat.shards.schema import read_meta
 from lorat.shards.tar import END_OF_ARCHIVE
 from lorat.shards.writer import INDEX_DTYPE, index_path
 

@@ -251,7 +251,7 @@ def test_a_damaged_first_image_costs_no_sequence(lasot, caplog):
     clips = indexed_clips(LASOT, "train", lasot)
     assert (len(clips), clips.lost) == (4, {})
     assert clips[0].size == (128, 96)
-    assert "00000001.jpg: cannot be read" in caplog.text and "from 00000002.jpg" in caplog.text
+    assert "00000001.jpg: no readable" in caplog.text and "from 00000002.jpg" in caplog.text
 
 
 def test_a_sequence_without_readable_images_is_lost_until_it_is_repaired(lasot):
@@ -278,7 +278,7 @@ def test_a_tree_without_a_visible_object_is_an_error_that_leaves_nothing(tmp_pat
     for number in range(1, 7):
         (root / f"bag/color/{number:08d}.jpg").write_bytes(b"x")
     (root / "bag/groundtruth.txt").write_text("1,1,9,9\n" * 6)
-    with pytest.raises(UserError, match=r"1 lost: .*00000001\.jpg: cannot be read"):
+    with pytest.raises(UserError, match=r"1 lost: .*00000001\.jpg: no readable"):
         indexed_clips(DATASETS["vot"], "all", root)
     assert not list(cache.iterdir())
 
