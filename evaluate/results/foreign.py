@@ -69,12 +69,20 @@ class Foreign(NamedTuple):
         return _told(self.layout, self.home, self.runs)
 
 
-def read_foreign(folder: Path, clips: Sequence[Clip], layout: str = "auto", progress: Update | None = None) -> Foreign:
+def read_foreign(
+    folder: Path,
+    clips: Sequence[Clip],
+    layout: str = "auto",
+    progress: Update | None = None,
+    *,
+    as_written: bool = False,
+) -> Foreign:
     """Read the results that a tracker wrote of some clips, at least one and all of one split.
 
     docs/results.md says what the folder may be; it may hold results of other data sets too. The clips' first tracks are
-    the ground truth. A `UserError` if the layout is unknown, if the folder is missing, holds none of the clips or can
-    be read in several ways, or if a file has too few rows or is refused by `parse_boxes`.
+    the ground truth. Boxes are prepared as toolkits score them, unless they are wanted `as_written`. A `UserError` if
+    the layout is unknown, if the folder is missing, holds none of the clips or can be read in several ways, or if a
+    file has too few rows or is refused by `parse_boxes`.
     """
     layout, home, found = _find(folder, clips, layout)
     whole = [clip for clip in clips if all(clip.name in run for run in found)]
@@ -86,7 +94,8 @@ def read_foreign(folder: Path, clips: Sequence[Clip], layout: str = "auto", prog
     odd: Oddities = defaultdict(dict)
     runs: list[dict[str, files.SequenceResult]] = [{} for _ in found]
     for done, (number, clip) in enumerate(product(range(len(found)), whole), start=1):
-        runs[number][clip.name] = _read(clip, found[number][clip.name], number, layout, odd)
+        result = _read(clip, found[number][clip.name], number, layout, odd)
+        runs[number][clip.name] = result if as_written else _as_scored(clip, result, layout, odd)
         if progress:
             progress(done, len(found) * len(whole))
     return Foreign(layout, home, runs, tuple(missing), (*notes, *_note_lines(odd, whole, layout)))
@@ -233,7 +242,7 @@ def _sequences(names: Sequence[str]) -> str:
 
 
 def _read(clip: Clip, path: Path, run: int, layout: str, odd: Oddities) -> files.SequenceResult:
-    """Read one run of a clip's result; returns what is scored."""
+    """Read one run of a clip's result."""
     if layout == "lorat":
         ours = files.read_result(path.parent, clip.name)
         boxes, scores, times = ours.boxes.copy(), ours.scores, ours.times
@@ -255,17 +264,18 @@ def _read(clip: Clip, path: Path, run: int, layout: str, odd: Oddities) -> files
     count = min(len(boxes), max(len(clip.frames), clip.annotated))
     if len(boxes) > count:
         odd["cut"].setdefault(clip.name, f"{len(boxes)} rows for {count} frames")
-    return files.SequenceResult(clip.name, _as_scored(clip, boxes[:count], layout, odd), scores[:count], times[:count])
+    return files.SequenceResult(clip.name, boxes[:count], scores[:count], times[:count])
 
 
-def _as_scored(clip: Clip, boxes: NDArray[np.float64], layout: str, odd: Oddities) -> NDArray[np.float64]:
-    """Return (N, 4) boxes as toolkits score them: from the given box, each with a size."""
+def _as_scored(clip: Clip, result: files.SequenceResult, layout: str, odd: Oddities) -> files.SequenceResult:
+    """Return a result whose boxes are as toolkits score them: from the given box, each with a size."""
+    boxes = result.boxes  # changed in place: nobody else has them
     truth = clip.tracks[0].boxes
     given = xyxy_to_xywh(truth[0])
     if what := _compare(boxes, given):
         odd[what].setdefault(clip.name, "")
     elif layout == "lorat":
-        return boxes
+        return result
     boxes[0] = given
     if clip.dataset not in _AS_THEY_ARE:
         for row in np.flatnonzero((boxes[1:, 2:] == 0.0).any(axis=1)) + 1:
@@ -273,7 +283,7 @@ def _as_scored(clip: Clip, boxes: NDArray[np.float64], layout: str, odd: Odditie
             if row < len(truth) and np.isfinite(truth[row]).all():
                 boxes[row] = boxes[row - 1]
                 odd["sizeless"].setdefault(clip.name, "")
-    return boxes
+    return result
 
 
 def _compare(boxes: NDArray[np.float64], given: NDArray[np.float64]) -> str | None:
