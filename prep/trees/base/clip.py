@@ -5,7 +5,7 @@ not clipped, not cleaned.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,8 +130,16 @@ def make_track(
 
 
 def make_clip(
-    dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64], **flags: NDArray | None
+    dataset: Dataset,
+    split: str,
+    name: str,
+    frames: FrameFiles,
+    xywh: NDArray[np.float64],
+    whole: Sequence[str] = (),
+    **flags: NDArray | None,
 ) -> Clip:
-    """Build a clip of one track from the fields of `Clip` and what `make_track` takes."""
+    """Build a clip of one track from the fields of `Clip`, the `whole` folder's images in order, and `make_track`'s."""
     track = make_track(xywh, len(frames), one_based=dataset.one_based, **flags)
-    return Clip(dataset.name, split, name, frames, (track,), len(xywh))
+    before = whole.index(frames[0].name) if len(frames) and frames[0].name in whole else 0
+    images = len(whole) if len(whole) > min(len(xywh), len(frames)) else 0
+    return Clip(dataset.name, split, name, frames, (track,), len(xywh), before=before, images=images)

@@ -7,7 +7,7 @@ such ones and reads the others (``with Reading(faults=[])``); a build that leave
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -103,12 +103,17 @@ def stamp(path: str | PathLike[str]) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
-def cut_clip(dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64]) -> Clip:
-    """Build a clip of one track from (R, 4) `xywh` of frames 0 … R - 1, as written; what has no partner is cut."""
+def cut_clip(
+    dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64], whole: Sequence[str] = ()
+) -> Clip:
+    """Build a clip of one track from (R, 4) `xywh` of frames 0 … R - 1, as written; what has no partner is cut.
+
+    `whole` are the names of all images in the folder, in order, where only a span of them may be annotated.
+    """
     images, boxes = len(frames), len(xywh)
     count = min(images, boxes)
     if images != boxes:
         what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
         report_fault(name, f"{what}; only the first {count} frames are used", damage=images < boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
-    return make_clip(dataset, split, name, kept, xywh[:count])
+    return make_clip(dataset, split, name, kept, xywh[:count], whole)

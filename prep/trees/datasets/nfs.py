@@ -65,7 +65,7 @@ def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     xywh, absent = np.full((count, 4), np.nan), np.zeros(count, np.bool_)
     xywh[image[used]] = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])[used]
     absent[image[used]] = hidden[used]
-    return make_clip(dataset, split, name, frames, xywh, absent=absent)
+    return make_clip(dataset, split, name, frames, xywh, frames.names, absent=absent)
 
 
 def _read_rows(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:

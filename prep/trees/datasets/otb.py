@@ -28,12 +28,12 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         folder, xywh = file.parent, read_boxes(file)
         # One mirror has KiteSurf's frames in jpg/ instead.
         images = folder / ("img" if (folder / "img").is_dir() else "jpg")
-        names = numbered_images(images)
+        names = whole = numbered_images(images)
         if len(names) != len(xywh):  # as many frames as rows need no table
             first, last = _FIRST.get(folder.name, 0), _LAST.get(folder.name, frame_number(names[-1]))
             names = tuple(image for image in names if first <= frame_number(image) <= last)
         skip = _SKIPPED.get(folder.name, 0)
-        return cut_clip(dataset, split, name(file), FrameFiles(images, names[skip:]), xywh[skip:])
+        return cut_clip(dataset, split, name(file), FrameFiles(images, names[skip:]), xywh[skip:], whole)
 
     found = annotation_files(root, "groundtruth_rect*.txt").values()
     objects = [file for files in found for file in files if len(files) == 1 or read_text(file).strip()]

@@ -21,14 +21,16 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         name, folder, xywh = file.name.removesuffix("_gt.txt"), file.parent / "img", read_boxes(file)
         wanted = f"{name}_frames.txt"
         spans = [text for text in file_names(file.parent, ".txt") if text.lower() == wanted.lower()]
+        whole: tuple[str, ...] = ()
         if spans:
+            whole = numbered_images(folder) if folder.is_dir() else ()
             frames = FrameFiles(folder, _span(file.with_name(spans[0])), "%04d.jpg")
         else:
             frames = FrameFiles(folder, numbered_images(folder))
             if len(frames) != len(xywh):
                 what = f"says which of the {len(frames)} images the {len(xywh)} boxes belong to"
                 raise UserError(f"{file.parent}: no file {wanted} {what}; {RESTORE}")
-        return cut_clip(dataset, split, name, frames, xywh)
+        return cut_clip(dataset, split, name, frames, xywh, whole)
 
     files = [file for files in annotation_files(root, "*_gt.txt").values() for file in files]
     return read_each({file.name.removesuffix("_gt.txt"): file for file in files}, clip)

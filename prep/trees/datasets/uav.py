@@ -50,7 +50,8 @@ def read(part: str, dataset: Dataset, split: str, root: Path) -> list[Clip]:
         source, first = spans.get(name, (name, 1))
         xywh = read_boxes(folder / f"{name}.txt")
         frames = FrameFiles(images / source, range(first, first + len(xywh)), "%06d.jpg")
-        return make_clip(dataset, split, name, frames, xywh)
+        whole = file_names(images / source, ".jpg") if name in spans else ()
+        return make_clip(dataset, split, name, frames, xywh, whole)
 
     there = set(subfolders(images))
     names = natural_order(Path(file).stem for file in file_names(folder, ".txt"))

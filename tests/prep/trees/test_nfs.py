@@ -79,6 +79,7 @@ def test_pingpong_2_is_annotated_up_to_frame_263(nfs, caplog, dataset, rate, ann
     (clip,) = read_clips(dataset, "all", root)
     assert (len(clip.frames), clip.annotated) == (400 * rate // 240, annotated)
     assert clip.tracks[0].visible.sum() == annotated
+    assert (clip.before, clip.images) == (0, len(clip.frames))
     assert not caplog.records
 
 

@@ -61,6 +61,9 @@ def test_rows_belong_to_the_annotated_frames(otb, name, frames, rows, expected, 
     assert numbers(clip) == expected
     assert clip.annotated == len(expected) == len(clip.tracks[0].boxes)
     assert clip.tracks[0].boxes[0, 0] == (6 if name == "Tiger1" else 1)  # its first rows go with their frames
+    whole = len(frames) > len(expected)
+    before = list(frames).index(expected[0]) if whole else 0
+    assert (clip.before, clip.images) == (before, len(frames) if whole else 0)
     assert not caplog.records
 
 

@@ -35,6 +35,11 @@ def test_rows_belong_to_the_frames_of_the_span_both_ends_included(tc128, frames_
     assert clip.annotated == 3
 
 
+def test_a_clip_knows_its_span_among_the_images(tc128):
+    (clip,) = read_clips(TC128, "all", tc128("Basketball_ce1", 20, "11,30", frames=range(1, 41)))
+    assert (clip.before, clip.images) == (10, 40)
+
+
 def test_a_span_of_another_length_is_cut_after_a_warning(tc128, caplog):
     (clip,) = read_clips(TC128, "all", tc128("Bird", 3, "6,20"))
     assert numbers(clip) == [6, 7, 8]

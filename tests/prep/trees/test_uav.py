@@ -49,6 +49,12 @@ def test_sequences_of_a_shared_folder_begin_where_the_table_says(uav):
     assert numbers(clips[-1]) == ["002473.jpg", "002474.jpg", "002475.jpg"]
 
 
+def test_a_clip_knows_its_span_among_the_images(uav, images):
+    images(uav("uav1_2", folders=["uav1"]) / "data_seq/UAV123/uav1", [f"{k:06d}.jpg" for k in range(1550, 1560)])
+    (clip,) = read_clips(UAV123, "all", uav("uav1_2"))
+    assert (clip.before, clip.images) == (5, 10)
+
+
 def test_the_table_of_spans_fits_the_published_lengths():
     lengths = expected_frames("uav123", "all")
     assert lengths.keys() >= _SPANS.keys()
