@@ -49,7 +49,8 @@ def read(rate: int, dataset: Dataset, split: str, root: Path) -> list[Clip]:
 def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     """Read one sequence; `step` is how many frames at 240 a second make one image."""
     name, folder = annotation.stem, annotation.with_suffix("")
-    frames = FrameFiles(folder, numbered_images(folder))
+    whole = numbered_images(folder)
+    frames = FrameFiles(folder, whole)
     frame, corners, hidden = _read_rows(annotation)
     # Some copies of the slow files have been thinned out: they count images.
     counted = 1 if frame.max() <= len(frames) else step
@@ -65,7 +66,7 @@ def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     xywh, absent = np.full((count, 4), np.nan), np.zeros(count, np.bool_)
     xywh[image[used]] = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])[used]
     absent[image[used]] = hidden[used]
-    return make_clip(dataset, split, name, frames, xywh, frames.names, absent=absent)
+    return make_clip(dataset, split, name, frames, xywh, whole, absent=absent)
 
 
 def _read_rows(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
