@@ -17,8 +17,8 @@ class ScoringOptions:
 
     convention: ConventionName = option(
         "published",
-        help="How LaSOT, LaSOT_Extension, TNL2K and VastTrack are scored: as the published numbers, or as their MATLAB "
-        "toolkits do.",
+        help="How scores count: as the published numbers, or as the MATLAB toolkits of LaSOT, LaSOT_Extension, TNL2K, "
+        "VastTrack, OTB, UAV123, UAVDT and DTB70 do, for these sets.",
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lorat.evaluate.cli.options import ScoringOptions
+from lorat.evaluate.measure.matlab import MATLAB_SETS
 from lorat.evaluate.measure.scores import DatasetScores, hides_truth, score
 from lorat.evaluate.report.tables import attribute_table, metrics_document, score_tables
 from lorat.evaluate.results.foreign import Foreign, Layout, read_foreign
@@ -76,7 +77,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
         OUT.print(attribute_table(ours))
     remarks = _remarks(item, foreign, ours)
     if ours.convention != options.convention:
-        remarks.append(f"{item.name}: no MATLAB toolkit scores it so; counted as published")
+        remarks.append(f"{item.name}: counted as published: matlab is known here for {', '.join(MATLAB_SETS)} alone")
     for line in remarks:
         say(line)
     failed = dict.fromkeys(foreign.missing, "no result") | dict(item.unread)

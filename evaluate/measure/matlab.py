@@ -1,16 +1,18 @@
-"""One-pass evaluation as the MATLAB toolkit of LaSOT does it, and those that share its code.
+"""One-pass evaluation as the MATLAB toolkits of LaSOT and OTB do it, and those that share their code.
 
-Promise: the numbers are those of the toolkits of LaSOT, LaSOT_Extension, TNL2K and VastTrack. They differ from `ope`:
+Promise: the numbers are those of the toolkits of `MATLAB_SETS`. They differ from `ope`:
 
-- a predicted row that is no box or has no size is replaced by the row before it;
+- a predicted row that is no box (NaN, negative) or has no size is replaced by the row before it;
 - an annotation is valid where all four of its values are positive as they stand in the file, so a box that touches the
-  left or top border is not (TNL2K has 14,555 such frames);
-- a frame in which the object is absent is a miss in every curve; a frame with the object but without a valid annotation
-  is a miss in success and a hit in both precisions;
+  left or top border is not (TNL2K has 14,555 such frames); a frame without a valid one is a miss in success and a hit
+  in both precisions;
+- LaSOT's family first removes the frames that are flagged absent, whatever their box says: misses in every curve. OTB's
+  knows no flags;
 - a sequence whose whole curve is zero is left out of the mean of that curve.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -19,26 +21,30 @@ from numpy.typing import ArrayLike, NDArray
 from lorat.evaluate.measure.ope import HIT, MISS, Convention, Curves, ope_curves
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
-MATLAB_SETS: Final = frozenset({"lasot", "lasot_ext", "tnl2k", "vasttrack"})
-"""The data sets whose toolkit this is, by short name."""
+MATLAB_SETS: Final[Mapping[str, bool]] = MappingProxyType(
+    dict.fromkeys(("lasot", "lasot_ext", "tnl2k", "vasttrack"), True)
+    | dict.fromkeys(("otb", "uav123", "uav123_10fps", "uav20l", "uavdt", "dtb70"), False)
+)
+"""Data set, by short name → whether its toolkit removes absent frames, as LaSOT's, or knows none, as OTB's."""
 _CONVENTION = Convention(absent_centre=MISS, absent_norm=MISS, empty_centre=HIT, empty_norm=HIT)
 
 
-def matlab_curves(predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, *, one_based: bool) -> Curves:
+def matlab_curves(
+    predicted: ArrayLike, truth: ArrayLike, flagged: ArrayLike | None, *, removes: bool, one_based: bool
+) -> Curves:
     """Evaluate one sequence of at least one frame; the first prediction is taken to be the given box.
 
-    `predicted` and `truth` are (N, 4) xyxy, a row for each annotated frame, the latter NaN where there is no box;
-    `visible` is (N,) bool, a track's: the flags and a box with size. `one_based` says whether the annotation files
-    count pixels from 1, so that `truth` is less by 1.
+    `predicted` and `truth` are (N, 4) xyxy, a row for each annotated frame, the latter NaN where there is no box.
+    `removes` says whether the toolkit removes absent frames: those `flagged`, (N,) bool, a track's; where the tree has
+    no flags, boxes of zeros, which the toolkits' own files flag. `one_based` says whether the annotation files count
+    pixels from 1, so that `truth` is less by 1.
     """
-    truth, visible = np.asarray(truth, np.float64), np.asarray(visible, bool)
+    truth = np.asarray(truth, np.float64)
     raw = xyxy_to_xywh(truth)
     raw[:, :2] += 1.0 if one_based else 0.0
-    # The toolkits' own flags of absence, of which a track keeps only a part: a box of zeros is their mark. One with
-    # other values but without size (three frames of LaSOT test, twelve of TNL2K test) is a slip in an unflagged frame.
-    absent = ~visible & ((raw[:, 2:] > 0.0).all(axis=1) | (raw == 0.0).all(axis=1))
+    absent = (raw == 0.0).all(axis=1) if flagged is None else np.asarray(flagged, bool)
     boxes = _repaired(np.array(predicted, np.float64), truth)
-    return ope_curves(boxes, truth, ~absent, _CONVENTION, (raw > 0.0).all(axis=1))
+    return ope_curves(boxes, truth, ~(absent & removes), _CONVENTION, (raw > 0.0).all(axis=1))
 
 
 def matlab_mean(curves: Sequence[Curves]) -> Curves:

@@ -48,7 +48,7 @@ def convention_of(dataset: str) -> Convention:
     """
     if dataset in ("lasot", "vasttrack"):
         return Convention(absent_norm=MISS)
-    if dataset.startswith("uav"):
+    if dataset in ("uav123", "uav123_10fps", "uav20l"):
         return Convention(absent_centre=HIT, empty_centre=HIT)
     return Convention()
 

@@ -139,6 +139,7 @@ class _Tracked:
     def __init__(self, clip: Clip, runs: Sequence[SequenceResult]) -> None:
         self.clip, track = clip, clip.tracks[0]
         self.truth, self.visible = track.boxes[: clip.annotated], track.visible[: clip.annotated]
+        self.flagged = None if track.flagged is None else track.flagged[: clip.annotated]
         if short := [len(run.boxes) for run in runs if len(run.boxes) < len(self.truth)]:
             raise UserError(
                 f"{clip.dataset}-{clip.split}: the result of {clip.name} has {short[0]} boxes "
@@ -156,8 +157,8 @@ def _sequence_scores(tracked: _Tracked, convention: ConventionName) -> SequenceS
         return mean_curves([ope.ope_curves(boxes, truth, visible, counted) for boxes in tracked.predicted])
 
     if convention == "matlab":
-        based = DATASETS[name].one_based
-        curves = mean_curves([matlab_curves(boxes, truth, visible, one_based=based) for boxes in tracked.predicted])
+        how = {"removes": MATLAB_SETS[name], "one_based": DATASETS[name].one_based}
+        curves = mean_curves([matlab_curves(boxes, truth, tracked.flagged, **how) for boxes in tracked.predicted])
     else:
         published = ope.convention_of(name)
         curves = mean(published)

@@ -1,4 +1,4 @@
-"""One-pass evaluation as the MATLAB toolkits of LaSOT's family do it."""
+"""One-pass evaluation as the MATLAB toolkits of LaSOT and OTB do it."""
 
 import math
 
@@ -21,18 +21,28 @@ def scores_of(pred, anno, absent=None, one_based=False):
     return curves.auc, curves.precision_20, curves.norm_precision_20
 
 
-def curves_of_files(pred, anno, absent=None, one_based=False):
+def curves_of_files(pred, anno, absent=None, one_based=False, removes=True):
     pred, anno = np.array(pred, float), np.array(anno, float)
     track = make_track(anno, len(anno), one_based=one_based, absent=absent)
     shift = [1.0, 1.0, 0.0, 0.0] if one_based else [0.0] * 4
-    return matlab_curves(xywh_to_xyxy(pred - shift), track.boxes, track.visible, one_based=one_based)
+    how = {"removes": removes, "one_based": one_based}
+    return matlab_curves(xywh_to_xyxy(pred - shift), track.boxes, track.flagged, **how)
 
 
-@pytest.mark.parametrize(("last", "absent"), [(ABSENT, None), ([10, 10, 20, 20], [0, 0, 0, 1])])
+@pytest.mark.parametrize(
+    ("last", "absent"), [(ABSENT, None), ([10, 10, 20, 20], [0, 0, 0, 1]), ([1, 1, 0, 0], [0, 0, 0, 1])]
+)
 def test_a_frame_without_the_object_is_a_miss_even_with_a_box_and_still_counted(last, absent):
     anno = [[10, 10, 20, 20]] * 3 + [last]
     flags = None if absent is None else np.array(absent)
-    assert scores_of(anno, anno, flags) == pytest.approx((20 / 21 * 0.75, 0.75, 0.75))
+    assert scores_of([anno[0]] * 4, anno, flags, one_based=True) == pytest.approx((20 / 21 * 0.75, 0.75, 0.75))
+
+
+@pytest.mark.parametrize("last", [ABSENT, [0, 10, 20, 20], [10, 10, 20, 0], [math.nan] * 4])
+def test_a_toolkit_without_flags_has_a_hit_in_precision_where_a_value_is_not_positive(last):
+    anno = [[10, 10, 20, 20]] * 3 + [last]
+    curves = curves_of_files([anno[0]] * 4, anno, removes=False)
+    assert (curves.auc, curves.precision_20, curves.norm_precision_20) == pytest.approx((20 / 21 * 0.75, 1.0, 1.0))
 
 
 @pytest.mark.parametrize("corner", [(0, 10), (10, 0), (-3, 10), (0, 0)])
@@ -55,7 +65,8 @@ def test_an_annotation_that_is_a_slip_is_a_hit_in_precision():
     # The three of LaSOT test: tiger-6, lion-5, microphone-6.
     for slip in ([613, 731, 247, -11], [1, 1, -1, -1], [1, 1, 0, 0]):
         anno = [[10, 10, 20, 20], slip]
-        assert scores_of([anno[0]] * 2, anno, one_based=True) == pytest.approx((10 / 21, 1.0, 1.0))
+        unflagged = np.zeros(2)
+        assert scores_of([anno[0]] * 2, anno, unflagged, one_based=True) == pytest.approx((10 / 21, 1.0, 1.0))
 
 
 @pytest.mark.parametrize("bad", [[0, 0, 0, 0], [5, 5, -4, 9], [5, 5, 9, 0], [math.nan] * 4])
@@ -93,7 +104,7 @@ def test_ceilings_of_a_perfect_tracker_differ_from_the_published_as_the_frames_d
     anno[150 : 150 + border, 0] = 0
     anno[180 : 180 + slips, 2] = 0
     track = make_track(anno, frames)
-    ours = matlab_curves(track.boxes, track.boxes, track.visible, one_based=False)
+    ours = matlab_curves(track.boxes, track.boxes, track.flagged, removes=True, one_based=False)
     published = ope_curves(track.boxes, track.boxes, track.visible, convention_of("tnl2k"))
     assert ours.auc == pytest.approx(20 / 21 * (frames - absent - border - slips) / frames)
     assert published.auc == pytest.approx(20 / 21 * (frames - absent - slips) / frames)
@@ -107,7 +118,7 @@ def test_without_absence_and_border_it_is_the_published_convention():
     anno = np.concatenate([rng.uniform(5, 90, (50, 2)), rng.uniform(5, 40, (50, 2))], axis=1)
     pred = anno + rng.uniform(-4, 4, (50, 4))
     truth, boxes, visible = xywh_to_xyxy(anno), xywh_to_xyxy(pred), np.ones(50, bool)
-    ours = matlab_curves(boxes, truth, visible, one_based=True)
+    ours = matlab_curves(boxes, truth, ~visible, removes=True, one_based=True)
     published = ope_curves(boxes, truth, visible, convention_of("lasot"))
     for name in ("success", "precision", "norm_precision"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(published, name))

@@ -23,7 +23,7 @@ def clip_of(boxes, visible=None, dataset="lasot", split="test", **changes):
     fields = {
         "name": "car-1",
         "frames": FrameFiles(Path("frames"), range(1, n + 1), "%08d.jpg"),
-        "tracks": (Track(boxes, visible, changes.pop("cover", None)),),
+        "tracks": (Track(boxes, visible, changes.pop("cover", None), changes.pop("flagged", None)),),
         "annotated": n,
         "size": (500, 400),
     }
@@ -231,7 +231,8 @@ def test_a_sequence_that_one_run_lacks_is_named():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "one_based"), [("lasot", True), ("lasot_ext", False), ("tnl2k", False), ("vasttrack", True)]
+    ("dataset", "one_based"),
+    [("lasot", True), ("lasot_ext", False), ("tnl2k", False), ("vasttrack", True), ("otb", False), ("uav123", False)],
 )
 def test_the_matlab_convention_judges_the_values_on_disk(dataset, one_based):
     boxes = boxes_of(2)
@@ -245,13 +246,14 @@ def test_the_matlab_convention_judges_the_values_on_disk(dataset, one_based):
 
 
 def test_the_matlab_convention_has_nothing_to_correct():
-    clip = clip_of(boxes_of(2), np.arange(20) < 15, dataset="tnl2k")
+    there = np.arange(20) < 15
+    clip = clip_of(boxes_of(2), there, dataset="lasot_ext", flagged=~there)
     scores = dataset_scores([clip], [{"car-1": result_of(boxes_of(2))}], "matlab")
     assert (scores.curves.norm_precision_20, scores.norm_precision_corrected) == (0.75, None)
 
 
-@pytest.mark.parametrize("dataset", ["got10k", "uav123", "otb", "nfs30", "trackingnet"])
-def test_sets_without_a_matlab_toolkit_of_the_kind_are_scored_as_published(dataset):
+@pytest.mark.parametrize("dataset", ["got10k", "nfs30", "trackingnet"])
+def test_sets_whose_matlab_rules_are_not_known_are_scored_as_published(dataset):
     boxes = boxes_of(2)
     clip = clip_of(boxes, np.arange(20) < 15, dataset=dataset, split="val")
     runs = [{"car-1": result_of(boxes_of(3))}]
