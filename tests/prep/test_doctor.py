@@ -1,6 +1,7 @@
 """What the doctor says fits the machine, and what is missing comes with its remedy."""
 
 import os
+import re
 import resource
 import shutil
 from types import SimpleNamespace
@@ -61,14 +62,29 @@ def test_few_open_files_and_little_shared_memory_are_named(tmp_path, monkeypatch
     assert "--shm-size" in shared.remedy
 
 
-def test_the_disk_is_the_one_that_the_shards_would_lie_on(tmp_path, monkeypatch):
-    place = tmp_path / "not" / "yet" / "there"
-    whole = doctor.disk(place)
-    assert f"GB free under {tmp_path}" in whole.found and "pairs" in whole.means and not whole.remedy
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
-    assert doctor.disk(place).remedy == f"make room and make {tmp_path} writable, or name another folder"
+def test_the_disk_is_measured_where_the_shards_would_be_made(tmp_path):
+    finding = doctor.disk(tmp_path / "not" / "yet" / "there")
+    assert str(tmp_path) in finding.found
+    speeds = re.search(r"writes ([\d,]+) MB/s, reads ([\d,]+) MB/s, ([\d,]+) random", finding.found)
+    assert speeds and all(int(speed.replace(",", "")) > 0 for speed in speeds.groups())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    finding = doctor.disk(tmp_path)
+    assert "No space left" in finding.means
+    assert finding.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    finding = doctor.disk(tmp_path)
+    assert "writes" not in finding.found and "make room" in finding.remedy
 
 
 def compute(monkeypatch: pytest.MonkeyPatch, **cuda: object) -> list[doctor.Diagnosis]:
@@ -102,7 +118,7 @@ def test_weights_are_looked_for_where_training_looks(monkeypatch, tmp_path):
     assert doctor.backbones().remedy
 
 
-def test_a_store_has_no_disk_to_look_at():
+def test_a_store_has_no_disk_to_measure():
     result = CliRunner().invoke(main, ["doctor", "s3://bucket/shards"])
     assert result.exit_code == 2
     assert "s3://bucket/shards: is in a store; name a local folder" in result.output
