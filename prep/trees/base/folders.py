@@ -14,6 +14,7 @@ from lorat.prep.trees.base.text import RESTORE
 from lorat.shards.base.errors import UserError, some
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+_INNER = ("img", "imgs", "color", "ir")  # folders of images in a sequence's
 _SEQUENCE = re.compile(r".+-\d+")
 
 
@@ -75,16 +76,28 @@ def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
 
 
 def image_names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the images in `folder`, at least one, sorted as text; no hidden ones."""
-    images = tuple(name for name in file_names(folder, "") if name.lower().endswith(_IMAGE_SUFFIXES))
-    if not images:
-        raise UserError(f"{folder}: holds no images; restore them from the data set's archive")
-    return images
+    """Return the names of the images in `folder`, at least one, in natural order; no hidden ones.
+
+    Where sorted as text they would stand in another order, that is told.
+    """
+    images = _images(folder)
+    ordered = tuple(natural_order(images))
+    if images != ordered:
+        at = next(i for i, name in enumerate(ordered) if name != images[i])
+        what = f"frames are in the order of their numbers: {ordered[at]} where the order of text has {images[at]}"
+        report_fault((folder.parent if folder.name in _INNER else folder).name, f"{folder}: {what}")
+    return ordered
+
+
+def _images(folder: Path) -> tuple[str, ...]:
+    if images := tuple(name for name in file_names(folder, "") if name.lower().endswith(_IMAGE_SUFFIXES)):
+        return images
+    raise UserError(f"{folder}: holds no images; restore them from the data set's archive")
 
 
 def numbered_images(folder: Path) -> tuple[str, ...]:
     """Return the names of the images, at least one, whose stem is a number, sorted by it."""
-    names = [name for name in image_names(folder) if frame_number(name) >= 0]
+    names = [name for name in _images(folder) if frame_number(name) >= 0]
     if not names:
         raise UserError(f"{folder}: no image is named by its frame number; restore the frames")
     return tuple(sorted(names, key=frame_number))

@@ -7,7 +7,7 @@ such ones and reads the others (``with Reading(faults=[])``); a build that leave
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -22,6 +22,7 @@ from lorat.shards.base.errors import UserError
 
 _LOG = logging.getLogger("lorat")
 Place = TypeVar("Place")
+_SPARE = 2  # rows that a sequence may have more than images: published ones have one or two
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds; (-1, -1) where nothing is there
 
 
@@ -34,6 +35,20 @@ class TreeFault:
     damage: bool  # whether the sequence should not be used; otherwise there is just less of it
 
 
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What a list names and the disk does not have; `str` of it is the line to print."""
+
+    source: Path  # the list, annotation file or folder that names it
+    what: str  # with the number of all in braces, as in "the {:,} sequences of list.txt"
+    named: int
+    missing: tuple[str, ...]  # at least one
+
+    def __str__(self) -> str:
+        counts = f"{len(self.missing):,} of {self.what.format(self.named)}"
+        return f"{self.source}: {counts} are not there, such as {self.missing[0]}"
+
+
 @dataclass(eq=False)
 class Reading:
     """How the readers called in a block go through sequences, and what they look at."""
@@ -41,6 +56,7 @@ class Reading:
     skip: frozenset[str] = frozenset()  # names of sequences that are not read
     faults: list[TreeFault] | None = None  # collects what is wrong; None: it raises, or is a warning
     progress: Callable[[int, int], None] | None = None  # called with (sequences read, in all) of a folder of them
+    lacks: list[Lack] = field(default_factory=list)  # collects what lists name and the disk does not have
     seen: dict[str, Stamp] = field(default_factory=dict)  # path → its stamp when the block first noted it
 
     def __enter__(self) -> "Reading":
@@ -82,6 +98,12 @@ def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
         faults.append(TreeFault(sequence, message, damage))
 
 
+def report_lack(source: Path, what: str, named: Collection[str], there: Collection[str]) -> None:
+    """Tell the `Reading` what of `named`, such as "the {:,} sequences of list.txt", is not among what is there."""
+    if (how := CURRENT.get()) in _NOTING and (missing := tuple(name for name in named if name not in there)):
+        how.lacks.append(Lack(source, what, len(named), missing))
+
+
 def note(path: str | PathLike[str]) -> None:
     """Note a file that is about to be read or a folder about to be listed; outside of a `Reading` that does nothing.
 
@@ -112,8 +134,10 @@ def cut_clip(
     """
     images, boxes = len(frames), len(xywh)
     count = min(images, boxes)
+    what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
+    if boxes > images + _SPARE or (boxes > images > 0 and boxes % images == 0):
+        raise UserError(f"{what}, so which belong together is unknown; restore the sequence, or leave it out")
     if images != boxes:
-        what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
         report_fault(name, f"{what}; only the first {count} frames are used", damage=images < boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
     return make_clip(dataset, split, name, kept, xywh[:count], whole)
