@@ -4,6 +4,7 @@ Promise: what is judged fit has exactly the expected sequences, in a layout that
 and, where the tree is there, a row for each frame and the given box in the first. Nothing is unpacked to disk.
 """
 
+import codecs
 import io
 import logging
 import lzma
@@ -91,7 +92,7 @@ def judge_zip(
         names = [info.filename for info in infos if not info.filename.endswith("/")]
         server = server or servers.guess_server(names)
         if server is None:
-            raise UserError(f"{where}: neither GOT-10k's nor TrackingNet's layout; say with --server whose it is")
+            raise UserError(f"{where}: {servers.told(names)}")
         rules = SERVERS[server]
         expected = set(expected or rules.official)
         sequences, findings, form = servers.sort_names(rules, names, expected)
@@ -130,7 +131,7 @@ def _judge_sequences(
         clip, runs = clips.get(name), {run: entry for run, entry in parts.items() if run != "time"}
         frames = len(clip.frames) if clip else None
         for entry in runs.values():
-            boxes, faults = _read(archive, entry)
+            boxes, faults = _read(archive, entry, server)
             if boxes is not None and boxes.shape[1] != 4:
                 faults.append(("lines", f"{boxes.shape[1]} columns instead of 4"))
             elif boxes is not None:
@@ -142,16 +143,18 @@ def _judge_sequences(
             yield from (ZipFinding(kind, entry, what) for kind, what in faults)
         same.append(len(runs) > len({archive.getinfo(entry).CRC for entry in runs.values()}) == 1)
         if "time" in parts:
-            remarks = _judge_time(archive, parts["time"], frames, len(runs))
+            remarks = _judge_time(archive, parts["time"], frames, len(runs), server)
             yield from (ZipFinding(kind, parts["time"], what) for kind, what in remarks)
-        elif server.times:
+        elif server.times and f"{name}/{name}_" in min(runs.values()):  # of what lies elsewhere, its place is told
             yield ZipFinding("times", name, "no time file")
     if all(same):
         yield from (ZipFinding("identical", name) for name in sequences)
 
 
-def _read(archive: zipfile.ZipFile, name: str) -> tuple[NDArray[np.float64] | None, list[tuple[str, str]]]:
-    """Read a file as servers do: (N, C) numbers wherever the meaning is plain, and kind and details of every fault."""
+def _read(
+    archive: zipfile.ZipFile, name: str, server: Server
+) -> tuple[NDArray[np.float64] | None, list[tuple[str, str]]]:
+    """Read as the server's toolkit does: (N, C) numbers where the meaning is plain, kind and details of every fault."""
     try:
         data = archive.read(name)  # of a name that is there twice, the last
     except _DAMAGE as error:
@@ -160,10 +163,14 @@ def _read(archive: zipfile.ZipFile, name: str) -> tuple[NDArray[np.float64] | No
         return None, [("unreadable", f"{len(data):,} bytes where the zip declares {declared:,}")]
     returns = data.count(b"\r")
     faults = [("form", f"{returns:,} carriage returns")] if returns else []
+    if server.pandas and data.startswith(codecs.BOM_UTF8):
+        data = data.removeprefix(codecs.BOM_UTF8)
+        faults.append(("form", "a byte order mark"))
     if re.search(rb"[^\t\r\n -~]", data):
         return None, [*faults, ("lines", "bytes that are no plain text, such as a byte order mark")]
     lines = data.decode("ascii").splitlines()
-    filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    # NumPy, with which GOT-10k's toolkit reads, passes over empty lines but not over spaces.
+    filled = [(n, line) for n, line in enumerate(lines, start=1) if (line.strip() if server.pandas else line)]
     if not filled:
         return None, [*faults, ("rows", "no line")]
     if len(filled) != len(lines):
@@ -213,9 +220,11 @@ def _judge_first(box: NDArray[np.float64], given: NDArray[np.float64]) -> str | 
     return "first box" if (np.abs(off) > [1.0, 1.0, 2.0, 2.0]).any(axis=1).all() else None
 
 
-def _judge_time(archive: zipfile.ZipFile, entry: str, frames: int | None, runs: int) -> Iterator[tuple[str, str]]:
+def _judge_time(
+    archive: zipfile.ZipFile, entry: str, frames: int | None, runs: int, server: Server
+) -> Iterator[tuple[str, str]]:
     """Judge a file of seconds a frame, one column or a column a run."""
-    table, faults = _read(archive, entry)
+    table, faults = _read(archive, entry, server)
     # The toolkit's loader reads exponents, signs, carriage returns and blank lines.
     kinds = {"unreadable": "unreadable", "form": "times", "blank lines": "times"}
     yield from ((kinds.get(kind, "time format"), what) for kind, what in faults)

@@ -7,6 +7,7 @@ told from names alone, as the servers do.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 from lorat.prep.trees.base.official import official_names
@@ -25,6 +26,7 @@ class Server(NamedTuple):
     most_runs: int
     boxes: str  # name of an entry, to be formatted with the sequence and the run from 1
     times: str = ""  # the same of a file of seconds a frame, where the server takes one
+    pandas: bool = False  # whether its toolkit reads with pandas, which takes byte order marks and lines of spaces
 
     @property
     def official(self) -> tuple[str, ...]:
@@ -36,7 +38,7 @@ SERVERS: dict[ServerName, Server] = {
     "got10k": Server(
         "got10k", "GOT-10k test", "GOT10k-test.zip", 4, 3, "{0}/{0}_{1:03d}.txt", times="{0}/{0}_time.txt"
     ),
-    "trackingnet": Server("trackingnet", "TrackingNet test", "TrackingNet-test.zip", 2, 1, "{0}.txt"),
+    "trackingnet": Server("trackingnet", "TrackingNet test", "TrackingNet-test.zip", 2, 1, "{0}.txt", pandas=True),
 }
 
 ERRORS = {
@@ -48,7 +50,6 @@ ERRORS = {
     "unexpected": "files or sequences that do not belong there",
     "runs": "sequences without the runs of the others",
     "lines": "files with lines that are not four numbers with commas between",
-    "form": "files with signs, exponents, spaces or carriage returns",
     "rows": "files without a row for each frame",
     "boxes": "files with boxes that are not finite, have no size or reach 100000 pixels",
     "one pixel off": "files that begin one pixel off the given box in x and y",
@@ -58,6 +59,7 @@ WARNINGS = {
     "times": "sequences whose times are missing or do not fit the boxes",
     "first box": "files that do not begin with the given box",
     "outside": "files with boxes outside the image",
+    "form": "files with signs, exponents, spaces, carriage returns or byte order marks, which its toolkit reads",
     "identical": "sequences whose runs are all the same",
     "blank lines": "files with blank lines",
     "place": "files in folders, or with more in the name than the sequence",
@@ -101,6 +103,17 @@ def guess_server(names: Sequence[str]) -> ServerName | None:
     return "trackingnet" if flat and all(flat) else None
 
 
+def told(names: Sequence[str]) -> str:
+    """Say what a zip holds that shows no server's layout, and what to do."""
+    ends: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        ends[PurePosixPath(name).suffix].append(name)
+    held = some([f"{len(of):,} {end or 'without ending'} (such as {of[0]})" for end, of in ends.items()])
+    remedy = "both take names that end in .txt" if ends and ".txt" not in ends else "say with --server whose it is"
+    remedy = "check the zip that is inside" if ".zip" in ends else remedy
+    return f"holds {printable(held, 240) or 'no file'}, neither GOT-10k's nor TrackingNet's layout; {remedy}"
+
+
 def sort_names(
     server: Server, names: Sequence[str], expected: Set[str]
 ) -> tuple[dict[str, dict[str, str]], list[ZipFinding], str]:
@@ -133,8 +146,10 @@ def sort_names(
 def _owners(server: Server, name: str, expected: Set[str]) -> list[tuple[str, str]]:
     """Return the sequences and their part that a server takes a file for."""
     if server.times:  # GOT-10k's
-        match = _GOT10K.fullmatch(name)
-        return [(match["sequence"], match["part"])] if match else []
+        if match := _GOT10K.fullmatch(name):
+            return [(match["sequence"], match["part"])]
+        stem = name.rpartition("/")[2].removesuffix(".txt")  # as trackers write a file a sequence
+        return [(stem, "001")] if stem in expected and name.endswith(".txt") and "__MACOSX" not in name else []
     if not name.endswith(".txt") or "__MACOSX" in name:
         return []
     # TrackingNet's takes the .txt whose path contains <sequence>.txt.
@@ -150,9 +165,18 @@ def _place(server: Server, paths: Mapping[str, str], expected: Set[str]) -> tupl
         form = "in folders" if any("/" in path for path in paths) else "at the root"
         return form, [ZipFinding("place", path) for path in odd]
     # The sequences' folders are to be at the root or all inside one.
-    tails = {path: f"{sequence}/{path.rpartition('/')[2]}" for path, sequence in paths.items()}
+    tails = {
+        path: f"{name}/{path.rpartition('/')[2].replace(f'{name}.', f'{name}_001.')}" for path, name in paths.items()
+    }
     tops = Counter(path.removesuffix(tail) for path, tail in tails.items() if f"/{path}".endswith(f"/{tail}"))
     top = max(tops, key=lambda t: (tops[t], -len(t)), default="")
     good = {path: f"{top if top.count('/') < 2 else ''}{tail}" for path, tail in tails.items()}
     form = f"inside the folder {top.rstrip('/')}" if top else "at the root"
-    return form, [ZipFinding("layout", path, f"should be {right}") for path, right in good.items() if path != right]
+    wrong = [ZipFinding("layout", path, f"should be {right}") for path, right in good.items() if path != right]
+    if len(wrong) == len(paths) > 1:  # one thing to say
+        if flat := not tops and len(homes := {path.rpartition("/")[0] for path in paths}) == 1:
+            form = f"flat inside the folder {home}" if (home := homes.pop()) else "flat at the root"
+        first, right = next(iter(good.items()))
+        what = f"{'flat; ' if flat else ''}the server wants {right}, and all {len(paths):,} files so"
+        wrong = [ZipFinding("layout", first, what)]
+    return form, wrong

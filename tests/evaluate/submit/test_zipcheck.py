@@ -119,7 +119,8 @@ TEXTS = [
     ("form", set_lines(GOOD[0], "1.1e+01,20,30,40"), "line 2"),
     ("form", set_lines("10, 20, 30, 40", GOOD[1]), "line 1"),
     ("form", set_lines("+10,20,30,40", GOOD[1]), "line 1"),
-    ("lines", b"\xef\xbb\xbf" + set_lines(*GOOD), "byte order mark"),
+    ("form", set_lines(" 10.00,20.00,30.00,40.00", GOOD[1]), "line 1"),
+    ("form", set_lines(*GOOD, end="\r"), "2 carriage returns"),
     ("form", set_lines(*GOOD, end="\r\n"), "2 carriage returns"),
     ("blank lines", set_lines(*GOOD, ""), "1 lines"),
     ("boxes", set_lines(GOOD[0], "11,nan,30,40"), "row 2: 11,nan,30,40"),
@@ -141,6 +142,45 @@ def test_a_text_the_server_cannot_take_is_found_and_nothing_else(kind, text, det
         assert found(judgement) == {kind: [where]}
         assert detail in judgement.findings[0].what
         assert judgement.verdict().startswith("not") == (kind in ERRORS)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "detail"),
+    [
+        (b"\xef\xbb\xbf" + set_lines(*GOOD), "form", "byte order mark"),
+        (set_lines(GOOD[0], "   ", GOOD[1]), "blank lines", "1 lines"),
+    ],
+)
+def test_what_pandas_reads_and_numpy_does_not_is_an_error_for_got10k_alone(text, kind, detail):
+    judgement = judge(trackingnet_files() | {f"{TN}.txt": text})
+    assert found(judgement) == {kind: [f"{TN}.txt"]} and not judgement.errors
+    assert detail in judgement.findings[0].what
+    judgement = judge(got10k_files() | {RUN: text})
+    assert found(judgement) == {"lines": [RUN]}
+
+
+def test_a_whole_zip_with_windows_line_ends_and_padded_numbers_is_fit():
+    for files in (got10k_files(), trackingnet_files()):
+        padded = {name: b" " + data.replace(b"\n", b"\r\n") for name, data in files.items()}
+        judgement = judge(padded)
+        assert not judgement.errors and judgement.verdict().startswith("fit to submit")
+        boxes = [name for name in files if "_time" not in name]
+        assert set(found(judgement)["form"]) == set(boxes)
+
+
+@pytest.mark.parametrize("runs", [0, 1, 2])
+@pytest.mark.parametrize("top", ["", "Ocean/", "a/b/"])
+def test_a_flat_got10k_zip_has_one_finding_that_says_what_the_server_wants(top, runs):
+    whole = got10k_files(runs=runs) if runs else {f"{name}/{name}.txt": BOXES for name in GOT10K}
+    flat = {f"{top}{name.rpartition('/')[2]}": data for name, data in whole.items()}
+    judgement = judge(flat)
+    (finding,) = judgement.findings
+    assert finding.kind == "layout" and finding.where == next(iter(flat))
+    wanted = f"{GOT10K[0]}/{GOT10K[0]}_001.txt"
+    assert finding.what == f"flat; the server wants {wanted}, and all {len(flat)} files so"
+    where = f"inside the folder {top[:-1]}" if top else "at the root"
+    assert judgement.summary == f"GOT-10k test, {len(flat)} files flat {where}, 180 of 180 sequences"
+    assert judge(flat | {next(iter(flat)): b"10 20 30 40\n"}).errors[1].kind == "lines"  # the rows are judged too
 
 
 def without(files, *names):
@@ -177,7 +217,12 @@ def got10k_defects():
         "flat": (renamed(one, RUN, RUN.split("/")[1]), {"layout": [RUN.split("/")[1]]}),
         "other folder": (renamed(one, RUN, f"{LAST}/{NAME}_001.txt"), {"layout": [f"{LAST}/{NAME}_001.txt"]}),
         "two trees": (renamed(one, RUN, f"T/{RUN}"), {"layout": [f"T/{RUN}"]}),
-        "deep": (inner, {"layout": list(inner)}),
+        "deep": (inner, {"layout": list(inner)[:1]}),
+        "runs without numbers": (
+            {f"{name}/{name}.txt": BOXES for name in GOT10K},
+            {"layout": [f"{GOT10K[0]}/{GOT10K[0]}.txt"]},
+        ),
+        "one flat": (renamed(one, RUN, f"{NAME}.txt"), {"layout": [f"{NAME}.txt"]}),
         "both trees": (one | {f"T/{RUN}": BOXES}, {"layout": [f"T/{RUN}"], "matched twice": [NAME]}),
         "twice": ([*one.items(), (RUN, BOXES)], {"matched twice": [NAME]}),
         "litter": (
@@ -332,8 +377,15 @@ def test_what_is_no_zip_or_shows_no_layout_is_refused():
     for data in (b"", b"hello", zipped(got10k_files()).getvalue()[:-40]):
         with pytest.raises(UserError, match=r"t\.zip: not a zip"):
             judge_zip(io.BytesIO(data), "t.zip")
-    for files in ({}, {"a.csv": b""}, {"a/b.txt": BOXES}):
-        with pytest.raises(UserError, match="say with --server"):
+    listed = {f"{n}.csv": b"" for n in TRACKINGNET}
+    for files, told in (
+        ({}, "holds no file, neither .*; say with --server"),
+        ({"a/b.txt": BOXES, "c": b""}, r"holds 1 \.txt \(such as a/b\.txt\), 1 without ending .*; say with --server"),
+        (listed, rf"holds 511 \.csv \(such as {TRACKINGNET[0]}\.csv\), .*end in \.txt"),
+        ({f"{TN}.TXT": BOXES}, r"holds 1 \.TXT .*end in \.txt"),
+        ({"sub/inner.zip": b""}, r"holds 1 \.zip \(such as sub/inner\.zip\), .*; check the zip that is inside"),
+    ):
+        with pytest.raises(UserError, match=told):
             judge(files)
 
 
