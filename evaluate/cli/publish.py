@@ -175,10 +175,8 @@ def _zip(summary: Summary, item: TestSet, overwrite: bool) -> None:
         return
     server = cast("ServerName", item.dataset.name)
     path = summary.out / SERVERS[server].zip_name
-    packed = pack_zip(server, summary.results[item.name], item.clips, path, overwrite=overwrite)
-    for note in packed.notes:
-        say(note)
-    say(f"zip of {packed.sequences} sequences: {packed.path}")
+    for line in pack_zip(server, summary.results[item.name], item.clips, path, overwrite=overwrite).lines():
+        say(line)
 
 
 def _video_clip(summary: Summary, name: str | None) -> Clip | None:

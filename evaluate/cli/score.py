@@ -60,7 +60,9 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     if not item.clips:
         raise UserError(f"{item.name}: {next(iter(item.unread.values()))}")
     if all(map(hides_truth, item.clips)):
-        remedy = "pack results with lorat-eval --submit-zip"
+        remedy = (
+            f"lorat-eval export-results --results {options.results} --submit-zip {item.dataset.name} zips them for it"
+        )
         raise UserError(f"--dataset {item.name}: its ground truth is not public, so its server scores it; {remedy}")
     with progress_bar("reading results") as progress:
         foreign = read_foreign(options.results, item.clips, options.layout, progress)

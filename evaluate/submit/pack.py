@@ -31,6 +31,10 @@ class Packed(NamedTuple):
     sequences: int
     notes: tuple[str, ...]  # what the user should know, a line a kind: unofficial set, missing times, odd boxes
 
+    def lines(self) -> tuple[str, ...]:
+        """Return what to say of it."""
+        return (*self.notes, f"zip of {self.sequences} sequences: {self.path}")
+
 
 def pack_zip(
     server: ServerName, runs: Sequence[Run], clips: Sequence[Clip], out_zip: Path, *, overwrite: bool = False
@@ -42,12 +46,15 @@ def pack_zip(
     zip with other content exists and `overwrite` is off.
     """
     rules = SERVERS[server]
-    runs = runs[:1] if rules.most_runs == 1 else runs
     if not clips:
         raise UserError(f"{out_zip}: the tree has no sequence to submit; check the tree")
-    if not 1 <= len(runs) <= rules.most_runs:
-        raise UserError(f"{out_zip}: {server} takes 1 to {rules.most_runs} runs, not {len(runs)}")
     names, notes = [clip.name for clip in clips], []
+    if rules.most_runs == 1 < len(runs):
+        notes.append(f"{rules.title} has no place for repeated runs: the first of {len(runs)} is zipped")
+        runs = runs[:1]
+    if not 1 <= len(runs) <= rules.most_runs:
+        remedy = f"track with --repeats {rules.most_runs}, or name the folder of one run with --results"
+        raise UserError(f"{out_zip}: {server} takes 1 to {rules.most_runs} runs, not {len(runs)}; {remedy}")
     if set(names) != set(rules.official):
         if not out_zip.stem.endswith("-unofficial"):
             out_zip = out_zip.with_name(f"{out_zip.stem}-unofficial{out_zip.suffix}")

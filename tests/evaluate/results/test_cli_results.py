@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -11,7 +12,7 @@ from lorat.evaluate.cli.results import export_results_command
 from lorat.evaluate.cli.score import score_command
 from lorat.evaluate.results.files import SequenceResult, write_result
 from tests.evaluate.mistakes import one_line_error
-from tests.evaluate.score_trees import NAMES, tracked, write_lasot, write_ours
+from tests.evaluate.score_trees import NAMES, tracked, write_flat, write_lasot, write_ours
 
 
 @pytest.fixture
@@ -52,6 +53,22 @@ def test_what_is_exported_scores_the_same(export, layout, shifts):
     assert result.exit_code == 0, result.output + str(result.exception)
     assert _scores("out") == _scores("ours")
     assert "x and y from 1" in result.stdout
+
+
+@pytest.mark.parametrize("layout", ["pytracking", "got10k"])
+def test_another_trackers_boxes_are_exported_as_they_are(export, layout):
+    write_flat(Path("theirs"))
+    Path("theirs/airplane-9.txt").unlink()
+    arguments = ("--layout", layout, "--label", "theirs")
+    theirs = ("--results", "theirs")
+    one_line_error(export(*arguments, results=theirs), "theirs: holds no results of lorat-eval", "--datasets")
+    result = export(*arguments, "--datasets", "lasot", results=theirs)
+    assert result.exit_code == 1, result.output + str(result.exception)
+    assert "read as otb in theirs" in result.stdout
+    assert "1 sequences of the tree have no result (airplane-9)" in result.stdout
+    inside = "airplane-1/airplane-1_001" if layout == "got10k" else "airplane-1"
+    written = np.loadtxt(f"out/theirs/{inside}.txt", delimiter="," if layout == "got10k" else "\t")
+    assert (written == np.loadtxt("theirs/airplane-1.txt", delimiter=",")).all()
 
 
 def test_a_run_is_found_by_its_checkpoint(export):

@@ -124,7 +124,8 @@ def test_repeated_runs_stand_beside_each_other(packed_as, results):
         packed_as(*[results] * 4)
     # TrackingNet's has no place for them.
     packed = packed_as(results, other, server="trackingnet", out="first.zip")
-    assert f"{NAME}.txt" in contents(packed.path) and packed.notes[2:] == ()
+    assert f"{NAME}.txt" in contents(packed.path) and packed.notes[3:] == ()
+    assert packed.notes[0].endswith("no place for repeated runs: the first of 2 is zipped")
 
 
 def test_a_zip_that_exists_is_kept_unless_told_otherwise(packed_as, tmp_path, results):
