@@ -61,6 +61,7 @@ class Manifest:
     config: dict[str, Any]  # what defines the bytes: seed, crop options, codec, annotations
     shards: tuple[Receipt, ...]
     folder: Location
+    warned: tuple[str, ...] = ()  # what reading the tree warned of; no part of the fingerprint
 
     @property
     def name(self) -> str:
@@ -98,6 +99,7 @@ class Manifest:
             "bytes": sum(shard.bytes for shard in self.shards),
             "fingerprint": self.fingerprint(),
             "shards": [asdict(shard) for shard in self.shards],
+            **({"warned": list(self.warned)} if self.warned else {}),
         }
 
 
@@ -109,6 +111,7 @@ class _File:
     split: str
     config: dict[str, Any]
     shards: tuple[Receipt, ...]
+    warned: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -185,7 +188,7 @@ def read_manifest(folder: Location) -> tuple[Manifest, dict[str, str]]:
     if version != VERSION:
         raise ShardCorrupt(f"{path}: version {version}, this release reads {VERSION}; build again")
     file: _File = _typed(_File, values, path)
-    manifest = Manifest(file.dataset, file.split, file.config, file.shards, folder)
+    manifest = Manifest(file.dataset, file.split, file.config, file.shards, folder, file.warned)
     right = manifest.to_json()
     wrong = [key for key in ("rows", "bytes", "fingerprint") if values.get(key) != right[key]]
     return manifest, {key: f"says {key} {values.get(key)}, its shards make {right[key]}" for key in wrong}

@@ -56,9 +56,10 @@ class ClipIndex(Sequence[Clip]):
             self.object_frames: int = self.header["object_frames"]
             self.fingerprint: str = self.header["fingerprint"]
             self.lost: dict[str, str] = self.header["lost"]
+            self.warned: list[str] = self.header["warned"]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{path}: is no whole index of clips ({error})") from None
-        self.digest = hashlib.sha256(text).hexdigest()[:16]
+        self.digest = _digest(text)
 
     def extra(self) -> Any:
         """Return what the writer left besides."""
@@ -100,8 +101,8 @@ def _reopen(path: str, digest: str) -> ClipIndex:
     return index
 
 
-def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
-    """Write what `ClipIndex` reads, one clip of a data set split at a time: only boxes are large.
+def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
+    """Write what `ClipIndex` reads, one clip of a data set split at a time: only boxes are large. Return its `digest`.
 
     `about` joins the header; it and `extra`, JSON both, are looked at when all clips went by.
     """
@@ -126,12 +127,19 @@ def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any],
             yield clip
 
     fingerprint = annotations_fingerprint(stored())
-    rest = (np.array(ends, "<i8").tobytes(), visible, cover, facts, json.dumps(extra).encode())
+    rest = (np.array(ends, "<i8").tobytes(), visible, cover, facts, json.dumps(extra, sort_keys=True).encode())
     file.writelines(rest)
     sizes = [32 * len(visible), *map(len, rest)]
     counts = {"frames": frames, "object_frames": sum(visible), "fingerprint": fingerprint}
+    counts["sha256"] = hashlib.sha256(b"".join(map(bytes, rest))).hexdigest()  # the fingerprint is of the boxes
     text = json.dumps({"sizes": sizes, **counts, **about}, allow_nan=False).encode()
     file.write(text + np.array([len(text)], _LENGTH).tobytes())
+    return _digest(text)
+
+
+def _digest(header: bytes) -> str:
+    """Return a hash of all that an index holds, since its header holds those of the sections."""
+    return hashlib.sha256(header).hexdigest()[:16]
 
 
 def annotations_fingerprint(clips: Iterable[Clip]) -> str:

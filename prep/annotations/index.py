@@ -1,8 +1,10 @@
 """The annotations of a tree, read once: an index of cleaned clips that later commands open.
 
 Promise: an index is used again only while everything that the reader read or listed has the size and the time of change
-it had, the exclusions are the same, and so is `_VERSION`. It appears whole or not at all. Not noticed: images that go,
-or are replaced by others of another size, and a file of the same size that changes within milliseconds of being read.
+it had, the exclusions are the same, and so is `_VERSION`. It appears whole or not at all, under a name that tells its
+content, so that nobody who uses one, on whatever machine, sees it change; one that nobody used for a month goes. What
+was warned of while it was made is warned of again. Not noticed: images that go, or are replaced by others of another
+size, and a file of the same size that changes within milliseconds of being read.
 """
 
 import functools
@@ -12,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -19,16 +22,17 @@ from pathlib import Path
 from lorat.prep.annotations.cleaning import clean
 from lorat.prep.annotations.clips import ClipIndex, write_clips
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
-from lorat.prep.trees.base.clip import Clip, Dataset
-from lorat.prep.trees.base.reading import Reading, note, stamp
+from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
+from lorat.prep.trees.base.reading import Reading, Stamp, in_threads, note, stamp
 from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file, remove_leftovers
+from lorat.shards.base.storage import atomic_file, remove_leftovers, remove_old
 from lorat.shards.pixels.jpeg import ImageError, image_size
 
 _LOG = logging.getLogger("lorat")
-_VERSION = 2  # raise it when a reader of ours or cleaning gives other clips of the same tree
+_VERSION = 3  # raise it when a reader of ours or cleaning gives other clips of the same tree
 _SIZE_TRIES = 5  # images of a sequence that are tried for its size
+_UNUSED_AFTER = 30 * 86400.0  # seconds
 _CountProgress = Callable[[int, int], None]  # called with (done, in all)
 
 
@@ -55,24 +59,44 @@ def indexed_clips(
     the reader's, or says that no sequence has a visible object, or that the cache cannot be written.
     """
     root, out = root.resolve(), exclude or Exclusions(f"{dataset.name}-{split}")
-    what = (out.split, root, out.fingerprint(), _module(dataset), dataset.one_based)
+    what = (_VERSION, out.split, root, out.fingerprint(), _module(dataset), dataset.one_based)
     key = hashlib.sha256("\0".join(map(str, what)).encode("utf-8", "surrogatepass")).hexdigest()
     path = ((cache or cache_folder()) / "index" / f"{out.split}-{key[:12]}.index").absolute()
-    try:
-        index = ClipIndex(path)
-        ours = index.header["version"] == _VERSION
-        if ours and all(stamp(source) == tuple(then) for source, then in index.extra().items()):
-            return index
-    except (OSError, ValueError):
-        pass  # there is none, or not a whole one
+    if index := _current(path):
+        for message in index.warned:
+            _LOG.warning("%s", message)
+        return index
     try:  # before time is spent on reading a tree
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             remove_leftovers(path.parent)
+            remove_old(path.parent.glob("*.index"), _UNUSED_AFTER)
     except OSError as error:
         trouble = f"{path.parent}: cannot be written ({error.strerror})"
         raise UserError(f"{trouble}; set LORAT_CACHE to a folder with room for annotations") from None
     return _write(path, dataset, split, root, out, progress)
+
+
+def _current(path: Path) -> ClipIndex | None:
+    """Return the newest index of those named `path` and their content whose tree did not change since."""
+
+    def same(source: tuple[str, Stamp]) -> bool:
+        return stamp(source[0]) == tuple(source[1])
+
+    found = path.parent.glob(f"{path.stem}-*{path.suffix}")
+    for file in sorted(found, key=lambda file: stamp(file)[1], reverse=True):
+        with suppress(OSError):
+            try:
+                index = ClipIndex(file)
+            except ValueError:  # damaged; a new one may get the same name
+                file.unlink()
+                continue
+            with closing(in_threads(same, index.extra().items())) as unchanged:
+                if index.header["noticed"] and all(unchanged):
+                    with suppress(OSError):  # another user's
+                        os.utime(file)
+                    return index
+    return None
 
 
 def _module(dataset: Dataset) -> str:
@@ -107,44 +131,47 @@ def _write(
                 f"{root}: no sequence of {out.split} has a visible object{reason}; nothing to build, check the tree "
                 "with lorat-prep check"
             )
-        version = _VERSION if noticed else None
-        about = {"version": version, "dataset": dataset.name, "split": split, "lost": lost}
+        about = {"noticed": noticed, "dataset": dataset.name, "split": split, "lost": lost, "warned": how.warned}
+        digest = ""
         try:
-            with atomic_file(path) as opened:
-                write_clips(opened, chain([first], cleaned), about, seen)
+            with atomic_file(path, lambda: f"{path.stem}-{digest}{path.suffix}") as opened:
+                digest = write_clips(opened, chain([first], cleaned), about, seen)
         except UserError as error:
             raise UserError(f"{error.message}; or set LORAT_CACHE to a folder with room") from None
-    return ClipIndex(path)
+    return ClipIndex(path.with_stem(f"{path.stem}-{digest}"))
 
 
 def _cleaned(clips: list[Clip], lost: dict[str, str], progress: _CountProgress | None) -> Iterator[Clip]:
     """Yield what training draws from; empties `clips` on the way, since a tree may fill memory."""
     total = len(clips)
     clips.reverse()
-    while clips:
-        clip = clips.pop()
-        try:
-            size = clip.size or _image_size(clip)
-        except ImageError as error:
-            lost[clip.name] = error.message
-        else:
-            if (cleaned := clean(replace(clip, size=size), size)) is not None:
-                yield cleaned
-        if progress:
-            progress(total - len(clips), total)
+    unsized = [clip.frames for clip in reversed(clips) if not clip.size]
+    with closing(in_threads(_image_size, unsized)) as sizes:
+        while clips:
+            clip = clips.pop()
+            size, said = (clip.size, "") if clip.size else next(sizes)
+            if size is None:
+                lost[clip.name] = said
+            else:
+                if said:
+                    _LOG.warning("%s", said)
+                if (cleaned := clean(replace(clip, size=size), size)) is not None:
+                    yield cleaned
+            if progress:
+                progress(total - len(clips), total)
 
 
-def _image_size(clip: Clip) -> tuple[int, int]:
-    """Return a sequence's frame size, from the first image that has a readable header."""
-    bad: list[ImageError] = []
-    for path in islice(clip.frames, _SIZE_TRIES):
+def _image_size(frames: FrameFiles) -> tuple[tuple[int, int] | None, str]:
+    """Return a sequence's frame size, from the first image that has a readable header, and what is to be said of that;
+    or None, and why.
+    """
+    bad: list[str] = []
+    for path in islice(frames, _SIZE_TRIES):
         try:
             size = image_size(path)
         except ImageError as error:
             note(path)  # an index without this sequence is out of date once the image is repaired
-            bad.append(error)
+            bad.append(error.message)
             continue
-        if bad:
-            _LOG.warning("%s; the sequence's size is taken from %s", bad[0].message, path.name)
-        return size
-    raise bad[0] if bad else ImageError(f"{clip.frames.folder}: holds no frames; restore them")
+        return size, f"{bad[0]}; the sequence's size is taken from {path.name}" if bad else ""
+    return None, bad[0] if bad else f"{frames.folder}: holds no frames; restore them"

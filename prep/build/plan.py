@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint
 from lorat.prep.pairs.crop import CropOptions
+from lorat.prep.pairs.draw import DRAWING
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
 from lorat.shards.base.storage import Location
 from lorat.shards.manifest import shard_name
 from lorat.shards.pixels.jpeg import codec_name
-from lorat.shards.pixels.resample import SHRINKING
+from lorat.shards.pixels.resample import RESAMPLER, SHRINKING
 
 _LOG = logging.getLogger("lorat")
 _MOST_PAIRS = 500_000
@@ -134,6 +135,7 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
         fingerprint = annotations_fingerprint(clips)
     config = {"seed": options.seed, "shard_pairs": options.shard_pairs, **asdict(options.crops)}
     config |= {"codec": codec_name(), "shrinking": SHRINKING, "annotations": fingerprint}
+    config |= {"drawing": DRAWING, "resampler": RESAMPLER}
     if options.exclude is not None:
         config["exclude"] = options.exclude
     pairs = options.pairs or min(_MOST_PAIRS, most_pairs(clips))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from lorat.prep.annotations.clips import ClipIndex
 from lorat.prep.build.estimate import Estimate
-from lorat.prep.build.folder import begin, begun, check_folder, finished, losses, receipts
+from lorat.prep.build.folder import as_begun, begin, begun, check_folder, finished, losses, receipts
 from lorat.prep.build.plan import BuildOptions, Plan, make_plan, warn_of_losses
 from lorat.prep.build.shard import Step, build_shard
 from lorat.prep.pool import Engine, LocalEngine
@@ -43,7 +43,7 @@ def build(
     A `UserError` if there is nothing to build, the folder holds shards of another build, a shard cannot be written, or
     more is lost to damaged frames than `options.max_bad`.
     """
-    return run_plan(make_plan(clips, shards, options), LocalEngine(options.workers), progress)
+    return run_plan(as_begun(make_plan(clips, shards, options)), LocalEngine(options.workers), progress)
 
 
 def run_plan(
@@ -81,6 +81,8 @@ def run_plan(
         counts = {"pairs": plan.pairs, "shards": plan.shards(), "to_build": len(todo)}
         log.write("start", name=plan.name, **counts, part=part, max_bad=plan.options.max_bad, config=plan.config)
         if isinstance(plan.clips, ClipIndex):
+            for message in plan.clips.warned:
+                log.write("warned", message=message)
             for sequence, reason in plan.clips.lost.items():
                 log.write("lost sequence", sequence=sequence, reason=reason)
         if estimate is not None:
@@ -112,10 +114,11 @@ def merge(plan: Plan) -> BuildReport:
 class BuildLog:
     """What a run did, a JSON object a line, in a file beside the shards; open inside ``with``.
 
-    Each has ``time`` and ``event``: ``start``, ``lost sequence``, ``estimate``, ``skipped`` (a pair and why), ``shard``
-    (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs append; parts write a file
-    each, since appending over a network is not safe. For shards in an object store, which cannot append, the file lies
-    in the working folder. A `UserError` if it cannot be opened or written, such as on a full disk.
+    Each has ``time`` and ``event``: ``start``, ``warned`` (of the tree), ``lost sequence``, ``estimate``, ``skipped``
+    (a pair and why), ``shard`` (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs
+    append; parts write a file each, since appending over a network is not safe. For shards in an object store, which
+    cannot append, the file lies in the working folder. A `UserError` if it cannot be opened or written, such as on a
+    full disk.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -149,7 +152,8 @@ class BuildLog:
 
 def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int) -> BuildReport:
     """Make the manifest of a plan's receipts, and save it unless the plan is of one part."""
-    manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder)
+    warned = tuple(plan.clips.warned) if isinstance(plan.clips, ClipIndex) else ()
+    manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder, warned)
     if plan.options.part is None:
         if manifest.rows == 0:
             reasons = ", ".join(f"{n:,} times {reason}" for reason, n in manifest.skipped.items())

@@ -11,7 +11,7 @@ from lorat.prep.annotations.exclude import Exclusions, load_exclusions
 from lorat.prep.annotations.index import indexed_clips
 from lorat.prep.browse.sets import print_sets
 from lorat.prep.build.estimate import Cost, Estimate, check_room, estimate, free_bytes, measure, pairs_within
-from lorat.prep.build.folder import check_folder, finished, receipts
+from lorat.prep.build.folder import as_begun, check_folder, finished, receipts
 from lorat.prep.build.plan import BuildOptions, Plan, make_plan, most_pairs
 from lorat.prep.build.run import BuildLog, merge, run_plan
 from lorat.prep.commandline import Command, options_of
@@ -95,7 +95,7 @@ def _plan(
         clips = indexed_clips(source.dataset, source.split, source.root, out, progress=update)
     pairs = options.pairs or _VALIDATION_PAIRS.get(source.name)
     exclude = out.fingerprint() if out else None
-    return make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude or None))
+    return as_begun(make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude or None)))
 
 
 def _within_budget(plans: Sequence[Plan], budget: int, update: Update) -> tuple[list[Plan], list[Cost]]:

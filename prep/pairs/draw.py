@@ -12,6 +12,7 @@ import numpy as np
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.rng import Draws
 
+DRAWING = 1  # raise it when the same annotations give another pair i, another window, or another refusal of one
 MAX_GAP = 100  # frames between template and search, in either direction (published recipe)
 
 

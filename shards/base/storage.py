@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import re
-import socket
+import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -35,8 +35,9 @@ _REMEDIES = {
 }
 _REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
-_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
-_LEFTOVER = re.compile(rf"\..*\.{_HOST}-(\d+)\.tmp")
+_LEFTOVER = re.compile(r"\..+\.(lorat-[0-9a-f]{16}|[A-Za-z0-9]+-\d+)\.tmp")  # the latter of older releases
+_SPOOL = ".lorat-upload-"
+_LEFT_AFTER = 6 * 3600.0  # seconds without a write, after which a temporary file counts as left behind
 _CLIENTS: dict[tuple[int, str, str], Any] = {}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 # Errors of a store's client that are no OSError. They can only be raised once their module is loaded, so none is
@@ -134,34 +135,49 @@ def explain_reading(
 
 
 @contextmanager
-def atomic_file(place: Location) -> Iterator[BinaryIO]:
+def atomic_file(place: Location, name: Callable[[], str] | None = None) -> Iterator[BinaryIO]:
     """Open a file that appears as `place` when the block ends, and not at all when it raises.
 
-    A local folder is made where it is missing. A full disk, a folder that is not writable and a store that fails are a
+    A local folder is made where it is missing. `name` is asked at the end for a local file's own name, where that tells
+    its content: one that is there stays. A full disk, a folder that is not writable and a store that fails are a
     `UserError`. That an object appears at once is the store's promise: S3 and its like keep it, SFTP does not.
     """
     if not isinstance(place, Path):
         with _spool(place) as file:
             yield file
         return
-    beside = place.with_name(f".{place.name}.{_HOST}-{os.getpid()}.tmp")
+    # Neither host names nor process numbers are unique where containers share a folder.
+    beside = place.with_name(f".{place.name}.lorat-{secrets.token_hex(8)}.tmp")
     try:  # opened inside, or Ctrl-C just after would leave the file
         with explain_disk(place):
             missing = [f for f in place.parents if not f.exists()]
             place.parent.mkdir(parents=True, exist_ok=True)
             for made in missing:
                 sync_folder(made.parent)
-            file = beside.open("wb")
+            file = beside.open("xb")
         with explain_disk(place, writes_only=True), file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         with explain_disk(place):
-            beside.replace(place)
+            final = place if name is None else place.with_name(name())
+            if name is None or not _linked(beside, final):
+                beside.replace(final)
             sync_folder(place.parent)
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):  # its folder may be a file
             beside.unlink()
+
+
+def _linked(file: Path, final: Path) -> bool:
+    """Name a file, unless the name is taken; return whether it is now: some file systems have no links."""
+    try:
+        os.link(file, final)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -169,7 +185,7 @@ def _spool(place: UPath) -> Iterator[BinaryIO]:
     """Write to a local temporary file, then upload it whole."""
     folder = Path(tempfile.gettempdir())
     with explain_disk(folder):
-        number, name = tempfile.mkstemp(f".{_HOST}-{os.getpid()}.tmp", ".lorat-upload-", folder)
+        number, name = tempfile.mkstemp(f".lorat-{secrets.token_hex(8)}.tmp", _SPOOL, folder)
     local = Path(name)
     try:
         with explain_disk(local, writes_only=True), os.fdopen(number, "wb") as file:
@@ -197,26 +213,26 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(place: Location) -> int:
-    """Delete the temporary files that killed processes of this machine left; return how many. What was spooled for a
-    place in a store lies in the machine's folder for temporary files.
+    """Delete the temporary files that nobody has written to for six hours, which killed processes left; return how
+    many. What was spooled for a place in a store lies in the machine's folder for temporary files.
     """
-    folder = place if isinstance(place, Path) else Path(tempfile.gettempdir())
+    folder, begin = (place, ".") if isinstance(place, Path) else (Path(tempfile.gettempdir()), _SPOOL)
+    return remove_old([path for path in folder.glob(f"{begin}*.tmp") if _LEFTOVER.fullmatch(path.name)], _LEFT_AFTER)
+
+
+def remove_old(files: Iterable[Path], seconds: float) -> int:
+    """Delete those of some local files that did not change for so long, by the clock of their disk, which may be a
+    server's; return how many. What may not be deleted stays.
+    """
     removed = 0
-    for path in folder.glob(".*.tmp"):
-        found = _LEFTOVER.fullmatch(path.name)
-        if found and not _is_running(int(found[1])):
-            with suppress(PermissionError):  # another user's, in the machine's temporary folder
-                path.unlink(missing_ok=True)
+    for path in files:
+        with suppress(OSError):  # another user's, in the machine's temporary folder; or just gone
+            with tempfile.TemporaryFile(dir=path.parent) as now:
+                age = os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
+            if age > seconds:
+                path.unlink()
                 removed += 1
     return removed
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return error.errno == errno.EPERM  # another user's
-    return True
 
 
 def remove_file(place: Location) -> None:

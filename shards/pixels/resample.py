@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from lorat.shards.pixels.geometry import Adjusted, Box, Image, crop_transform, rasterise
 
 SHRINKING = "halved, then bilinear"
-"""How `cut_window` shrinks; stands in the manifest, since it decides the stored pixels."""
+RESAMPLER = f"opencv-{cv2.__version__}"
+"""How `cut_window` shrinks, and what does it; both stand in the manifest, since they decide the stored pixels."""
 
 
 class Stored(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Dataset
-from lorat.prep.trees.base.reading import note, report_fault
+from lorat.prep.trees.base.reading import in_threads, note, report_fault
 from lorat.prep.trees.base.text import RESTORE
 from lorat.shards.base.errors import UserError, some
 
@@ -53,26 +53,28 @@ def sequence_folders(root: Path, images: str = "") -> dict[str, Path]:
 
     Where a class may be called like a sequence, `images` is the folder that only a sequence has.
     """
-    found: dict[str, Path] = {}
-    for name in subfolders(root):
+
+    def look(name: str) -> dict[str, Path]:
         if _SEQUENCE.fullmatch(name) and (root / name / images).is_dir():
-            found[name] = root / name
-        else:
-            nested = filter(_SEQUENCE.fullmatch, subfolders(root / name))
-            found.update((inner, root / name / inner) for inner in nested)
-    return found
+            return {name: root / name}
+        return {inner: root / name / inner for inner in filter(_SEQUENCE.fullmatch, subfolders(root / name))}
+
+    return {name: folder for found in in_threads(look, subfolders(root)) for name, folder in found.items()}
 
 
 def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
     """Return the sequence folders with their files of `pattern`, in natural order; one without is a warning."""
-    found: dict[Path, list[Path]] = {}
-    for name in natural_order(subfolders(root)):
-        note((root / name / pattern).parent)
-        if files := sorted((root / name).glob(pattern)):
-            found[root / name] = files
-        else:
-            report_fault(name, f"{root / name}: no {pattern}, so it is not read as a sequence")
-    return found
+
+    def look(folder: Path) -> list[Path]:
+        note((folder / pattern).parent)
+        return sorted(folder.glob(pattern))
+
+    folders = [root / name for name in natural_order(subfolders(root))]
+    found = dict(zip(folders, in_threads(look, folders), strict=True))
+    for folder in folders:
+        if not found[folder]:
+            report_fault(folder.name, f"{folder}: no {pattern}, so it is not read as a sequence")
+    return {folder: files for folder, files in found.items() if files}
 
 
 def image_names(folder: Path) -> tuple[str, ...]:

@@ -1,15 +1,19 @@
 """Reading sequence by sequence, and what is to be known of it besides the clips.
 
-A reader hands the sequences it found to `read_each`; as a rule the first that does not parse raises. An audit lists
-such ones and reads the others (``with Reading(faults=[])``); a build that leaves sequences out never opens their files
-(``skip``). Both can tell which files and folders were looked at, so that an index of the tree knows when they change:
-`text` and `folders` note what they open and list, a reader that does so by itself calls `note`.
+A reader hands the sequences it found to `read_each`, which reads several at once: the disk may be far away. As a rule
+the first that does not parse raises. An audit lists such ones and reads the others (``with Reading(faults=[])``); a
+build that leaves sequences out never opens their files (``skip``). Both can tell which files and folders were looked
+at, so that an index of the tree knows when they change: `text` and `folders` note what they open and list, a reader
+that does so by itself calls `note`.
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +25,9 @@ from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.shards.base.errors import UserError
 
 _LOG = logging.getLogger("lorat")
+_THREADS = 32  # that wait for a disk at once
 Place = TypeVar("Place")
+Found = TypeVar("Found")
 _SPARE = 2  # rows that a sequence may have more than images: published ones have one or two
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds; (-1, -1) where nothing is there
 
@@ -58,15 +64,23 @@ class Reading:
     progress: Callable[[int, int], None] | None = None  # called with (sequences read, in all) of a folder of them
     lacks: list[Lack] = field(default_factory=list)  # collects what lists name and the disk does not have
     seen: dict[str, Stamp] = field(default_factory=dict)  # path → its stamp when the block first noted it
+    warned: list[str] = field(default_factory=list)  # what was logged as a warning in the block, by whomever
 
     def __enter__(self) -> "Reading":
         self._before = CURRENT.set(self)
         _NOTING.append(self)
+        _LOG.addFilter(self._keep)  # not a handler: those decide whether and how Python prints
         return self
 
     def __exit__(self, *_: object) -> None:
         CURRENT.reset(self._before)
         _NOTING.remove(self)
+        _LOG.removeFilter(self._keep)
+
+    def _keep(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            self.warned.append(record.getMessage())
+        return True
 
 
 CURRENT: ContextVar[Reading] = ContextVar("reading", default=Reading())  # noqa: B039 - nothing is added to this one
@@ -74,19 +88,49 @@ CURRENT: ContextVar[Reading] = ContextVar("reading", default=Reading())  # noqa:
 _NOTING: list[Reading] = []
 
 
+def in_threads(work: Callable[[Place], Found], places: Iterable[Place]) -> Generator[Found, None, None]:
+    """Yield ``work(place)`` of every place, in order, many at once, each in a copy of the caller's context; what one
+    raises is raised in its turn. No more than a few hundred are begun before their turn.
+    """
+    pool, begun = ThreadPoolExecutor(_THREADS), deque[Future[Found]]()
+    try:
+        for place in places:
+            begun.append(pool.submit(copy_context().run, work, place))
+            if len(begun) >= 8 * _THREADS:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> list[Clip]:
-    """Return ``read(place)`` of every clip's name → place, in order; a `UserError` is treated as `Reading` says."""
+    """Return ``read(place)`` of every clip's name → place, in order; a `UserError` is treated as `Reading` says.
+
+    `read` is called in several threads; what it reports is told in the order of the clips.
+    """
     how, clips = CURRENT.get(), []
     wanted = {name: place for name, place in places.items() if name not in how.skip}
-    for done, (name, place) in enumerate(wanted.items(), start=1):
+
+    def attempt(place: Place) -> tuple[Clip | UserError, list[TreeFault]]:
+        CURRENT.set(replace(how, faults=(told := list[TreeFault]())))  # in this thread's copy of the context
         try:
-            clips.append(read(place))
+            return read(place), told
         except UserError as error:
-            if how.faults is None:
-                raise
-            how.faults.append(TreeFault(name, error.message, damage=True))
-        if how.progress:
-            how.progress(done, len(wanted))
+            return error, told
+
+    with closing(in_threads(attempt, wanted.values())) as found:
+        for done, (name, (clip, told)) in enumerate(zip(wanted, found, strict=True), start=1):
+            for fault in told:
+                report_fault(fault.sequence, fault.message, damage=fault.damage)
+            if not isinstance(clip, UserError):
+                clips.append(clip)
+            elif how.faults is None:
+                raise clip
+            else:
+                how.faults.append(TreeFault(name, clip.message, damage=True))
+            if how.progress:
+                how.progress(done, len(wanted))
     return clips
 
 
@@ -113,7 +157,7 @@ def note(path: str | PathLike[str]) -> None:
     if missing := [each.seen for each in _NOTING if name not in each.seen]:
         found = stamp(name)
         for seen in missing:
-            seen[name] = found
+            seen.setdefault(name, found)
 
 
 def stamp(path: str | PathLike[str]) -> Stamp:

@@ -1,6 +1,7 @@
 """Clips come back as they were written, and a part of a file is never taken for it."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint, wri
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from tests.prep.annotations.same import same_clips
 
-ABOUT = {"dataset": "a-b", "split": "train", "lost": {}}
+ABOUT = {"dataset": "a-b", "split": "train", "lost": {}, "warned": []}
 
 # Whatever a file name can hold, bytes that are not UTF-8 among it.
 odd_names = st.text(
@@ -51,8 +52,10 @@ def clips(draw):
 
 def stored(path, values):
     with path.open("wb") as file:
-        write_clips(file, values, ABOUT, {"says": "é\udcff"})
-    return ClipIndex(path)
+        digest = write_clips(file, values, ABOUT, {"says": "é\udcff"})
+    index = ClipIndex(path)
+    assert index.digest == digest
+    return index
 
 
 @settings(deadline=None)
@@ -93,3 +96,16 @@ def test_no_part_of_a_file_is_taken_for_it(tmp_path):
         (tmp_path / "y").write_bytes(part)
         with pytest.raises(ValueError, match="no whole index"):
             ClipIndex(tmp_path / "y")
+
+
+def test_a_digest_is_of_all_that_an_index_holds(tmp_path):
+    clip = some_clip()
+    track = replace(clip.tracks[0], cover=np.array([1, 2, 3]))
+    others = [
+        clip,
+        replace(clip, frames=replace(clip.frames, folder=Path("/b"))),
+        replace(clip, tracks=(track,)),
+        replace(clip, tracks=(replace(track, cover=np.array([1, 2, 4])),)),
+        replace(clip, tracks=(replace(clip.tracks[0], boxes=clip.tracks[0].boxes + 1),)),
+    ]
+    assert len({stored(tmp_path / "x", [other]).digest for other in others}) == len(others)

@@ -185,7 +185,9 @@ def test_an_index_crosses_to_another_process_as_its_path(lasot):
     thaw = pickle.loads
     same_clips(thaw(frozen), list(clips))
     change_a_box(lasot)
-    indexed_clips(LASOT, "train", lasot)
+    assert indexed_clips(LASOT, "train", lasot).fingerprint != clips.fingerprint
+    same_clips(thaw(frozen), list(clips))  # who uses the old one goes on with it
+    clips.path.write_bytes(indexed_clips(LASOT, "train", lasot).path.read_bytes())
     with pytest.raises(UserError, match="changed while they were used"):
         thaw(frozen)
     clips.path.unlink()
@@ -230,6 +232,8 @@ def test_a_killed_writer_leaves_nothing_that_counts(lasot, cache):
         assert not list(cache.glob("*.index"))
     left = [file for file in cache.iterdir() if file.name.startswith(".")]
     assert left  # half an index, beside its name
+    for file in left:
+        os.utime(file, (0, 0))
     same_clips(indexed_clips(LASOT, "train", lasot), fresh(LASOT, "train", lasot))
     assert [file.suffix for file in cache.iterdir()] == [".index"]
 
@@ -239,6 +243,37 @@ def test_two_processes_may_index_at_once(lasot, cache):
     found = {process.communicate()[0].split()[-1] for process in processes}
     assert found == {annotations_fingerprint(fresh(LASOT, "train", lasot))}
     assert [file.suffix for file in cache.iterdir()] == [".index"]
+
+
+def test_one_tree_has_one_index_and_each_content_a_name(lasot, cache):
+    before = indexed_clips(LASOT, "train", lasot).path
+    file = next(lasot.rglob("groundtruth.txt"))
+    text, stat = file.read_text(), file.stat()
+    change_a_box(lasot)
+    assert indexed_clips(LASOT, "train", lasot).path != before
+    file.write_text(text)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert indexed_clips(LASOT, "train", lasot).path == before
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_an_index_that_is_there_is_not_written_again(tmp_path, files_read):
+    silent = replace(DATASETS["vot"], name="silent", read=files_read.unnoted)
+    root = vot_tree(tmp_path / "tree")
+    file = indexed_clips(silent, "all", root).path
+    inode = file.stat().st_ino
+    assert indexed_clips(silent, "all", root).path == file
+    assert (files_read.count, file.stat().st_ino) == (2, inode)  # read again, since nothing tells whether it changed
+
+
+def test_what_nobody_used_for_a_month_goes(lasot, cache):
+    old, used = indexed_clips(LASOT, "train", lasot).path, indexed_clips(LASOT, "test", lasot).path
+    for file in (old, used):
+        os.utime(file, (0, 0))
+    indexed_clips(LASOT, "test", lasot)
+    change_a_box(lasot)
+    indexed_clips(LASOT, "train", lasot)
+    assert used.exists() and not old.exists()
 
 
 def first_image(root, number=1):

@@ -177,14 +177,17 @@ def test_what_a_killed_process_leaves_is_found_and_what_a_living_one_writes_stay
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     assert file_size(place) is None
+    (left,) = tmp_path.iterdir()
+    assert remove_leftovers(folder) == 0  # whether its process runs on some machine nobody knows
+    os.utime(left, (0, time.time() - 7 * 3600))
     assert remove_leftovers(folder) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_another_user_left_in_a_folder_for_all_stays(tmp_path, monkeypatch):
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    left = tmp_path / f".lorat-upload-x.{storage._HOST}-{int(done.stdout)}.tmp"
+    left = tmp_path / ".lorat-upload-x.lorat-0123456789abcdef.tmp"
     left.touch()
+    os.utime(left, (0, 0))
 
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
@@ -193,6 +196,31 @@ def test_what_another_user_left_in_a_folder_for_all_stays(tmp_path, monkeypatch)
     assert remove_leftovers(tmp_path) == 0
     monkeypatch.undo()
     assert remove_leftovers(tmp_path) == 1
+
+
+def test_only_what_is_ours_counts_as_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    ours = (".a.idx.lorat-0123456789abcdef.tmp", ".a.idx.node7-123.tmp", ".lorat-upload-x.lorat-0123456789abcdef.tmp")
+    others = (".a.tmp", ".vim.swp.tmp", "a.lorat-0123456789abcdef.tmp", ".a.lorat-0123456789abcdef.tmp.txt")
+    for name in (*ours, *others):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    assert remove_leftovers(locate("memory://left/file")) == 1  # a store's: the folder belongs to all programs
+    assert remove_leftovers(tmp_path) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_named_by_its_content_is_written_once(tmp_path, monkeypatch, links):
+    if not links:  # as some file systems
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no links")))
+    nodes = []
+    for _ in range(2):
+        with atomic_file(tmp_path / "x", lambda: "x-7") as file:
+            file.write(b"7")
+        assert [p.name for p in tmp_path.iterdir()] == ["x-7"]
+        nodes.append((tmp_path / "x-7").stat().st_ino)
+    assert not links or nodes[0] == nodes[1]
 
 
 def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
@@ -208,7 +236,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
         one_line(refused.value, tmp_path / "file", "Permission denied", "see that it is there")
 
 
-def test_a_killed_writer_never_leaves_half_a_file(tmp_path):
+def test_a_killed_writer_never_leaves_half_a_file(tmp_path, monkeypatch):
     """Killed at random moments while it writes the same file again and again."""
     code = (
         "print('here', flush=True)\n"
@@ -226,5 +254,6 @@ def test_a_killed_writer_never_leaves_half_a_file(tmp_path):
             data = path.read_bytes()
             assert len(data) == 200_000
             assert len(set(data)) == 1
+    monkeypatch.setattr(storage, "_LEFT_AFTER", -1.0)
     remove_leftovers(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} <= {"file"}
