@@ -144,7 +144,8 @@ def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
 
 def report_lack(source: Path, what: str, named: Collection[str], there: Collection[str]) -> None:
     """Tell the `Reading` what of `named`, such as "the {:,} sequences of list.txt", is not among what is there."""
-    if (how := CURRENT.get()) in _NOTING and (missing := tuple(name for name in named if name not in there)):
+    how, missing = CURRENT.get(), tuple(name for name in named if name not in there)
+    if missing and any(how.lacks is each.lacks for each in _NOTING):
         how.lacks.append(Lack(source, what, len(named), missing))
 
 

@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 
 from lorat.prep.annotations.index import indexed_clips
+from lorat.prep.build import folder as folder_module
+from lorat.prep.build import plan as plan_module
 from lorat.prep.build.folder import PLAN, begin
 from lorat.prep.build.plan import BuildOptions, make_plan
-from lorat.prep.build.run import build, merge
+from lorat.prep.build.run import build, merge, run_plan
 from lorat.prep.pairs.crop import CropOptions, cut_pair
 from lorat.prep.pairs.draw import PairDraw
+from lorat.prep.pool import LocalEngine
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import load_manifest
 from lorat.shards.pixels.jpeg import decode, read_image
+from lorat.shards.pixels.resample import RESAMPLER
 from lorat.shards.reader import ShardReader
 
 OPTIONS = BuildOptions(pairs=48, shard_pairs=16, workers=1)
@@ -109,6 +113,41 @@ def test_another_configuration_in_the_same_folder_is_refused_whether_finished_or
     with pytest.raises(UserError, match="another quality"):
         build(tiny_clips, tmp_path, replace(OPTIONS, crops=CropOptions(quality=80)))
     assert shard_bytes(tmp_path / "toy-train") == before
+
+
+OLDER = ("drawing", "resampler")  # keys of the configuration that came later
+
+
+def begin_as_an_older_release(clips, shards, options):
+    plan = make_plan(clips, shards, options)
+    older = replace(plan, config={key: value for key, value in plan.config.items() if key not in OLDER})
+    return run_plan(older, LocalEngine(1)).manifest
+
+
+def test_a_build_begun_by_an_older_release_goes_on_as_it_is(tiny_clips, tmp_path):
+    before = begin_as_an_older_release(tiny_clips, tmp_path, replace(OPTIONS, pairs=32))
+    report = build(tiny_clips, tmp_path, OPTIONS)
+    assert (report.built, report.manifest.shards[:2]) == (1, before.shards)
+    assert report.manifest.config == before.config
+    new = build(tiny_clips, tmp_path / "new", OPTIONS).manifest
+    assert {key: new.config[key] for key in OLDER} == {"drawing": 1, "resampler": RESAMPLER}
+    assert [shard.sha256 for shard in new.shards] == [shard.sha256 for shard in report.manifest.shards]
+
+
+@pytest.mark.parametrize("key", OLDER)
+def test_a_build_by_other_rules_or_another_resampler_is_refused(tiny_clips, tmp_path, monkeypatch, key):
+    build(tiny_clips, tmp_path, OPTIONS)
+    monkeypatch.setattr(plan_module, {"drawing": "DRAWING", "resampler": "RESAMPLER"}[key], "other")
+    with pytest.raises(UserError, match=f"built with another {key} .* instead of other"):
+        build(tiny_clips, tmp_path, OPTIONS)
+
+
+def test_other_rules_do_not_go_on_with_an_older_build(tiny_clips, tmp_path, monkeypatch):
+    begin_as_an_older_release(tiny_clips, tmp_path, OPTIONS)
+    monkeypatch.setattr(plan_module, "DRAWING", 2)
+    monkeypatch.setattr(folder_module, "DRAWING", 2)
+    with pytest.raises(UserError, match=r"another drawing \(None instead of 2\)"):
+        build(tiny_clips, tmp_path, OPTIONS)
 
 
 def test_nothing_was_built_so_another_configuration_is_fine(tiny_clips, tmp_path):

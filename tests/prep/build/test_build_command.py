@@ -158,3 +158,31 @@ def test_what_the_check_found_is_left_out(here):
     built = manifest(here)
     assert built.rows == 76 and "exclude" in built.config
     assert "another exclude" in refused(run(here))
+
+
+def test_every_build_and_every_part_repeats_what_was_warned_of_when_the_tree_was_read(here):
+    (here / "mine/train/stray").mkdir()
+    damage(here / "mine/train/seq-1/0.jpg")
+    told = ["train/stray: no groundtruth.txt", "seq-1/0.jpg: no readable"]
+
+    def warned(result) -> list[str]:
+        assert result.exit_code == 0, result.output
+        lines = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+        return [line.removeprefix("warning: ") for line in lines if any(text in line for text in told)]
+
+    few = ("--pairs=8", "--shard-pairs=4", "--max-bad=8")
+    first = warned(run(here, *few))
+    assert len(first) == 2 and all(text in line for text, line in zip(told, first, strict=True))
+    assert list(manifest(here).warned) == first
+    for part in ("--part=1/2", "--part=2/2", "--merge"):
+        assert warned(run(here, *few, part, shards="parts")) == first
+    assert list(manifest(here, "parts").warned) == first
+    assert manifest(here, "parts").fingerprint() == manifest(here).fingerprint()
+    for log in ("shards/generic-train/build.log", *(f"parts/generic-train/build-{n}-of-2.log" for n in (1, 2))):
+        events = map(json.loads, (here / log).read_text().splitlines())
+        assert [event["message"] for event in events if event["event"] == "warned"] == first
+
+
+def test_a_tree_without_warnings_has_the_manifest_that_it_had(here):
+    done(run(here, "--pairs=8"))
+    assert "warned" not in json.loads((here / "shards/generic-train/manifest.json").read_text())

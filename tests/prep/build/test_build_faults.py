@@ -17,6 +17,7 @@ import pytest
 from lorat.prep.build.folder import finished
 from lorat.prep.build.plan import BuildOptions, make_plan
 from lorat.prep.build.run import build
+from lorat.shards.base import storage
 from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import MANIFEST, load_manifest
 
@@ -99,6 +100,7 @@ def test_killed_before_and_after_every_single_write(tiny_clips, tmp_path, whole,
             break
         assert code == KILLED
         kills += 1
+        monkeypatch.setattr(storage, "_LEFT_AFTER", -1.0)
         build(tiny_clips, shards, options)
         assert not [p for p in plan.folder.iterdir() if p.name.endswith(".tmp")]
         assert contents(plan.folder) == contents(tmp_path / "0" / "toy-train")
