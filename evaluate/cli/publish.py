@@ -5,8 +5,9 @@ which a sequence failed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -16,13 +17,13 @@ from lorat.evaluate.cli.options import OutputOptions
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.measure.scores import DatasetScores, Entry, score
 from lorat.evaluate.report.page import PageInput, write_page
-from lorat.evaluate.report.plots import KINDS, plot_curves
+from lorat.evaluate.report.plots import KINDS, attribute_panels, plot_curves, set_panel
 from lorat.evaluate.report.strips import worst_strips
 from lorat.evaluate.report.tables import metrics_document, score_tables
 from lorat.evaluate.results.files import SequenceResult, read_results
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
-from lorat.evaluate.track.folder import METRICS, machines_of, result_folder
+from lorat.evaluate.track.folder import METRICS, latency_of, machines_of, result_folder
 from lorat.evaluate.track.session import Evaluation
 from lorat.evaluate.track.testsets import TestSet
 from lorat.evaluate.video.read import NoPyAV
@@ -34,7 +35,10 @@ from lorat.shards.base.storage import write_json
 
 PAGE = "report.html"  # the page's name in an evaluation's folder
 _VIDEO_FRAMES = 300  # of a video that nobody asked for by name
-_SPEED = "a batch's crops, network and boxes, divided by its sequences; images decode beside it"
+_SPEED = (
+    "fps: throughput, a batch's crops, network and boxes divided by its sequences; ms: latency, the median of one "
+    "sequence alone; images decode beside both"
+)
 _CROPS = {"published": "not antialiased, as published", "shards": "antialiased, as in shards"}
 
 
@@ -113,7 +117,8 @@ def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "publ
         folders = [result_folder(out, item.name, run) for run in range(1, item.runs + 1)]
         results[item.name] = [read_results(folder, names) for folder in folders]
         if entries := score(clips, results[item.name], f"LoRAT {outcome.identity.variant}", convention):
-            scored.append(entries)
+            (label, ours), still = entries
+            scored.append([Entry(label, replace(ours, latency=latency_of(out))), still])
     return Summary(outcome, out, results, done, scored)
 
 
@@ -127,7 +132,8 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     summary.write_metrics()
     for table in score_tables(summary.scored):
         OUT.print(table)
-    plots = [plot_curves(summary.scored, kind, out) for kind in KINDS[:2]] if summary.scored else []
+    panels = [set_panel(entries) for entries in summary.scored]
+    plots = [plot_curves(panels, kind, out / f"{kind.name}.png") for kind in KINDS[:2]] if panels else []
     remarks = summary.remarks()
     for line in remarks:
         say(line)
@@ -146,6 +152,19 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
             say(f"video of {clip.name}: {write_tracking_video(clip, result, out / 'video.mp4', limit=limit)}")
         except NoPyAV as error:
             say(f"no video of {clip.name}: {error.message}")
+
+
+def draw_for_paper(scored: Sequence[Sequence[Entry]], folder: Path) -> list[Path]:
+    """Draw each curve of each test set, and of its attributes, as PNG and as PDF, without never moving."""
+    drawn = []
+    for entries in scored:
+        whole = set_panel(entries)
+        for kind, end in product(KINDS, ("png", "pdf")):
+            path = folder / f"{entries[0].scores.name}_{kind.name}.{end}"
+            drawn.append(plot_curves([whole._replace(lines=whole.lines[:-1])], kind, path))
+            if panels := attribute_panels(entries):
+                drawn.append(plot_curves(panels, kind, path.with_stem(f"{path.stem}_attributes")))
+    return drawn
 
 
 def _meanings(scores: DatasetScores) -> Iterator[str]:

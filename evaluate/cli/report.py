@@ -1,7 +1,7 @@
-"""``lorat-eval report``: the page of an evaluation, made anew, with other trackers beside it."""
+"""``lorat-eval report``: the page of an evaluation, made anew, with other trackers beside it, or of these alone."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,19 +10,21 @@ import click
 
 from lorat.evaluate.cli.options import ScoringOptions, evaluation_folder
 from lorat.evaluate.measure.ope import ConventionName
-from lorat.evaluate.measure.scores import Entry, dataset_scores
+from lorat.evaluate.measure.scores import NEVER_MOVING, Entry, dataset_scores, mean_over, never_moving_results
 from lorat.evaluate.results.files import has_result
-from lorat.evaluate.results.foreign import read_foreign
-from lorat.evaluate.track.folder import read_identity, result_folder, unfinished
-from lorat.evaluate.track.testsets import TestSet, choose_test_sets
+from lorat.evaluate.results.foreign import Foreign, read_foreign
+from lorat.evaluate.track.folder import Identity, latency_of, read_identity, result_folder, unfinished
+from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, default_test_sets
 from lorat.prep.commandline import Command, options_of
+from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
+from lorat.shards.base.storage import atomic_file
 
 if TYPE_CHECKING:
-    from lorat.evaluate.cli.publish import Summary
+    from lorat.evaluate.report.page import PageInput
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,11 +32,17 @@ class ReportOptions(ScoringOptions):
     """Whose page is made, and with what on it."""
 
     run: Path | None = option(None, kind="folder", help="A run folder; its last checkpoint's evaluation.")
-    out: Path | None = option(None, kind="folder", help="An evaluation's folder, instead of a run.")
+    out: Path | None = option(
+        None,
+        kind="folder",
+        help="An evaluation's folder, instead of a run. With --results, any other folder: it gets the page of these "
+        "trackers alone; so does report, where there is no evaluation.",
+    )
     datasets: str | None = option(None, metavar="NAMES", help="Names with commas between.  [default: all with results]")
     results: tuple[str, ...] = option(
         (), metavar="LABEL=DIR", help="Another tracker's results, in any layout that lorat-eval score reads."
     )
+    csv: Path | None = option(None, kind="file", help="File for a line a sequence and tracker: all scores.")
     worst: int = option(5, least=0, help="Sequences shown as pictures, a set.")
     html: Path | None = option(None, kind="file", help="File to write.  [default: report.html in --out]")
 
@@ -50,49 +58,176 @@ class ReportOptions(ScoringOptions):
             folders[label] = Path(folder)
         return folders
 
+    def evaluation(self) -> tuple[Path, Identity | None]:
+        """Return the folder of our evaluation; without an identity the folder to write to, for others alone."""
+        alone = bool(self.results) and self.run is None
+        try:
+            out = evaluation_folder(self.run, self.out, "--out")
+        except UserError:
+            if self.out is None and alone:
+                return Path("report"), None
+            raise
+        identity = read_identity(out)
+        if identity is None and not alone:
+            raise UserError(f"{out}: no evaluation there (tracker.json); run lorat-eval first")
+        return out if identity or self.out else Path("report"), identity
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """Trackers with results in any layout."""
+
+    folders: Mapping[str, Path]  # label → results
+    convention: ConventionName
+    remarks: list[str] = field(default_factory=list)
+    found: dict[str, str] = field(default_factory=dict)  # label → how its results were read, of the first set that has
+    why: dict[str, str] = field(default_factory=dict)  # label → why its results of a set were not
+
+    def read(self, name: str, clips: Sequence[Clip]) -> dict[str, Foreign]:
+        """Return what is there of a test set by label; a remark says what is not, where there is anything."""
+        there, refused = dict[str, Foreign](), dict[str, str]()
+        for label, folder in self.folders.items():
+            try:
+                there[label] = read_foreign(folder, clips)
+            except UserError as error:
+                refused[label] = error.message
+        for label, foreign in there.items():
+            self.found.setdefault(label, str(foreign))
+            self.remarks.extend(f"{name}: {label}: {note}" for note in foreign.notes)
+        if there:
+            self.remarks.extend(f"{name}: {label} left out: {why}" for label, why in refused.items())
+        self.why.update(refused)
+        return there
+
+    def entry(self, label: str, foreign: Foreign, clips: Sequence[Clip]) -> Entry | None:
+        """Return a tracker's scores over those of some clips that it has; None without any that has ground truth."""
+        there = [clip for clip in clips if all(clip.name in run for run in foreign.runs)]
+        scores = dataset_scores(there, foreign.runs, self.convention)
+        return Entry(label, replace(scores, latency=latency_in(foreign, scores.fps))) if scores else None
+
+    def all_found(self) -> None:
+        """Raise a `UserError` if there is nothing of one of them in any test set."""
+        for label, folder in self.folders.items():
+            if label not in self.found:
+                raise UserError(f"{label}={folder}: {self.why.get(label, 'no result of any test set')}")
+
+
+def latency_in(foreign: Foreign, fps: float | None) -> float | None:
+    """Return milliseconds a frame of one sequence alone: as we measured it, or as others' time files say."""
+    if foreign.layout == "lorat":
+        return latency_of(foreign.home.parent.parent)
+    return 1000.0 / fps if fps else None
+
+
+def scored_sets(datasets: str | None, trees: TreeOptions) -> list[TestSet]:
+    """Read the named test sets, or all whose tree is there; a bare name means the split with ground truth."""
+    names = [f"{n}-{SCORED_SPLITS[n]}" if n in SCORED_SPLITS else n for n in split_names(datasets)]
+    return choose_test_sets(names or default_test_sets(trees), (), trees)
+
 
 @click.command("report", cls=Command)
 @options_of(ReportOptions, "options")
 @options_of(TreeOptions, "trees")
 def report_command(options: ReportOptions, trees: TreeOptions) -> None:
-    """Write the page of an evaluation, with other trackers beside it.
+    """Write the page of an evaluation, with other trackers beside it, or of these alone.
 
-    Reads the results that lorat-eval wrote; nothing is tracked. The page is one file that opens
-    from disk: scores, curves, attributes, sequences, and the worst of them in pictures.
+    Reads results that lorat-eval or others wrote; nothing is tracked. The page is one file that
+    opens from disk: scores, curves, attributes, sequences, and the worst of them in pictures. With
+    --results the curves are also drawn for a paper, as PNG and PDF in plots/ beside the page.
 
     \b
     lorat-eval report --run runs/B-224-standard --results DiMP=pytracking/dimp/dimp50
+    lorat-eval report --results DiMP=dimp --results ATOM=atom --datasets lasot --out compared
 
     Exit status: 0 done; 1 sequences have no result, and the page says so; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    out = evaluation_folder(options.run, options.out, "--out")
-    if (identity := read_identity(out)) is None:
-        raise UserError(f"{out}: no evaluation there (tracker.json); run lorat-eval first")
+    rivals = Rivals(options.rivals(), options.convention)
+    out, identity = options.evaluation()
+    # torch and matplotlib take seconds to import: help and mistakes need not wait for them.
+    from lorat.evaluate.cli.publish import PAGE, draw_for_paper
+    from lorat.evaluate.report.page import write_page
+    from lorat.evaluate.report.tables import sequences_csv
+
+    page, failed = _beside(options, rivals, trees, out, identity) if identity else _alone(options, rivals, trees)
+    path = options.html or out / PAGE
+    write_page(path, page)
+    for line in page.remarks:
+        say(line)
+    if options.csv is not None:
+        with atomic_file(options.csv) as file:
+            file.write(sequences_csv(page.scored).encode("utf-8"))
+        say(f"scores of sequences: {options.csv}")
+    if options.results:
+        say(f"plots: {len(draw_for_paper(page.scored, path.parent / 'plots'))} files in {path.parent / 'plots'}")
+    say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    click.get_current_context().exit(1 if failed else 0)
+
+
+def _beside(
+    options: ReportOptions, rivals: Rivals, trees: TreeOptions, out: Path, identity: Identity
+) -> tuple["PageInput", bool]:
+    """Collect the page of our evaluation; and whether sequences of it have no result."""
+    from lorat.evaluate.cli.publish import summarise
+    from lorat.evaluate.track.session import Evaluation
+
     there = sorted(path.name for path in (out / "results").glob("*") if path.is_dir())
     if not (names := split_names(options.datasets) or there):
         raise UserError(f"{out}: holds no results; run lorat-eval first")
     sets = [replace(item, runs=_runs(item, out)) for item in choose_test_sets(names, (), trees)]
-    # torch and matplotlib take seconds to import: help and mistakes need not wait for them.
-    from lorat.evaluate.cli.publish import PAGE, summarise
-    from lorat.evaluate.report.page import write_page
-    from lorat.evaluate.track.session import Evaluation
-
     why = "no whole result; track it with lorat-eval"
     failed = {item.name: reasons for item in sets if (reasons := unfinished(out, item, why))}
     summary = summarise(Evaluation(sets, identity, failed), out, options.convention)
     if not summary.scored:
         raise UserError(f"{out}: no result of a test set with ground truth; run lorat-eval first")
     remarks = summary.remarks()
-    for label, folder in options.rivals().items():
-        remarks += _add_rival(label, folder, summary, options.convention)
-    page = summary.page(remarks, options.worst)
-    path = options.html or out / PAGE
-    write_page(path, page)
-    for line in page.remarks:
-        say(line)
-    say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    click.get_current_context().exit(1 if failed else 0)
+    for entries in summary.scored:
+        name, mine = entries[0].scores.name, entries[0].scores
+        for label, foreign in rivals.read(name, summary.clips[name]).items():
+            if entry := rivals.entry(label, foreign, summary.clips[name]):
+                entries.insert(-1, entry)
+                rivals.remarks.extend(_lacking(entry, len(mine.sequences), entries[0]))
+    rivals.all_found()
+    return summary.page([*remarks, *rivals.remarks], options.worst), bool(failed)
+
+
+def _alone(options: ReportOptions, rivals: Rivals, trees: TreeOptions) -> tuple["PageInput", bool]:
+    """Collect the page of others' results; and whether one of them lacks sequences."""
+    from lorat.evaluate.report.page import PageInput
+    from lorat.evaluate.report.strips import worst_strips
+
+    scored, strips, failed = [], {}, False
+    for item in scored_sets(options.datasets, trees):
+        found = rivals.read(item.name, item.clips) if item.clips else {}
+        entries = [entry for label, foreign in found.items() if (entry := rivals.entry(label, foreign, item.clips))]
+        still = dataset_scores(item.clips, [never_moving_results(item.clips)], options.convention)
+        if not entries or not still:
+            continue
+        for entry in entries:
+            rivals.remarks.extend(_lacking(entry, len(still.sequences)))
+            failed |= len(entry.scores.sequences) < len(still.sequences)
+        failed |= bool(item.unread)
+        rivals.remarks.extend(f"{item.name}: {name} cannot be scored: {why}" for name, why in item.unread.items())
+        first = entries[0]
+        strips[item.name] = worst_strips(item.clips, found[first.label].runs[0], first.scores, options.worst)
+        scored.append([*entries, Entry(NEVER_MOVING, still)])
+    rivals.all_found()
+    if not scored:
+        raise UserError("--results: no result of a sequence with ground truth")
+    label, remarks = ", ".join(rivals.folders), rivals.remarks
+    page = PageInput(label=label, variant="", about=rivals.found, scored=scored, strips=strips, remarks=remarks)
+    return page, failed
+
+
+def _lacking(entry: Entry, most: int, ours: Entry | None = None) -> Iterator[str]:
+    """Say it where a tracker has results of fewer sequences than there are."""
+    label, theirs = entry
+    if (few := len(theirs.sequences)) < most:
+        line = f"{theirs.name}: {label} has results of {few} of {most} sequences"
+        if ours:
+            mine = mean_over(ours.scores, {each.name for each in theirs.sequences})
+            line += f"; over these its AUC is {100 * theirs.curves.auc:.1f} and ours {100 * mine.auc:.1f}"
+        yield line
 
 
 def _runs(item: TestSet, out: Path) -> int:
@@ -104,29 +239,3 @@ def _runs(item: TestSet, out: Path) -> int:
 
     first = held(1)
     return next(run for run in count(1) if not first or not first <= held(run + 1))
-
-
-def _add_rival(label: str, folder: Path, summary: "Summary", convention: ConventionName) -> Iterator[str]:
-    """Put another tracker's scores beside ours and say what they lack."""
-    found, refused = False, "no result of any test set"
-    for entries in summary.scored:
-        mine, name = entries[0].scores, entries[0].scores.name
-        clips = summary.clips[name]
-        try:
-            foreign = read_foreign(folder, clips)
-        except UserError as error:
-            refused = error.message
-            yield f"{name}: {label} left out: {refused}"
-            continue
-        shared = [clip for clip in clips if all(clip.name in run for run in foreign.runs)]
-        if theirs := dataset_scores(shared, foreign.runs, convention):
-            found = True
-            entries.insert(-1, Entry(label, theirs))
-            few, most = len(theirs.sequences), len(mine.sequences)
-            results = summary.results[name]
-            if few < most and (ours := dataset_scores(shared, results, convention)):
-                aucs = f"its AUC is {100 * theirs.curves.auc:.1f} and ours {100 * ours.curves.auc:.1f}"
-                yield f"{name}: {label} has results of {few} of {most} sequences; over these {aucs}"
-        yield from (f"{name}: {label}: {note}" for note in foreign.notes)
-    if not found:
-        raise UserError(f"--results {label}={folder}: {refused}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}  # how often the published system tracks a data set
 # Command → its module.
 _MODULES = {"check-zip": "submit", "export-results": "results", "export-weights": "export"}
-_MODULES |= {name: name for name in ("report", "score", "video")}
+_MODULES |= {name: name for name in ("compare", "report", "score", "video")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

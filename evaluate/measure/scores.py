@@ -5,7 +5,7 @@ annotations do not tell them. Every sequence weighs the same in the OPE scores; 
 repeated runs, a sequence's curves are the mean over the runs, and what pools frames pools those of all runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
 NEVER_MOVING = "never moving"  # what reports call the tracker that repeats its first box
+_MEANS = {"published": mean_curves, "matlab": matlab_mean}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -47,6 +48,7 @@ class DatasetScores:
     curves: Curves  # the mean over the sequences, which stand in the order of the tree, as the convention takes it
     norm_precision_corrected: float | None  # the mean; None where that is the convention, or no frame is invalid
     fps: float | None  # all tracked frames of all runs over all their seconds, initialisation included
+    latency: float | None = None  # milliseconds from a frame to its box, of one sequence alone, where that was measured
     got10k: toolkits.Got10kScores | None = None  # its own measures, where the tree has cover labels
     trackingnet: toolkits.TrackingNetScores | None = None  # its own measures, for its splits with ground truth
     unscored: tuple[str, ...] = ()  # sequences whose ground truth beyond the first frame the tree does not give
@@ -111,7 +113,7 @@ def dataset_scores(
     curves = {each.name: each.curves for each in sequences}
     invalid = any(each.invalid_frames for each in sequences)
     corrected = [v for each in sequences if (v := each.norm_precision_corrected) is not None]
-    average = matlab_mean if convention == "matlab" else mean_curves
+    average = _MEANS[convention]
     return DatasetScores(
         dataset=dataset,
         split=split,
@@ -126,6 +128,11 @@ def dataset_scores(
         runs=len(runs),
         attributes=attribute_scores(attributes_of(dataset, split) or {}, curves, average),
     )
+
+
+def mean_over(scores: DatasetScores, names: Collection[str]) -> Curves:
+    """Average the curves of the named sequences, at least one, as the scores' convention does."""
+    return _MEANS[scores.convention]([each.curves for each in scores.sequences if each.name in names])
 
 
 def hides_truth(clip: Clip) -> bool:

@@ -11,16 +11,27 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lorat.evaluate.measure.attributes import TITLES, AttributeScores
 from lorat.evaluate.measure.scores import Entry, SequenceScores
-from lorat.evaluate.report.plots import KINDS, CurveKind, coloured, curves_svg
+from lorat.evaluate.report.plots import KINDS, CurveKind, Line, attribute_panels, coloured, curves_svg
 from lorat.evaluate.report.strips import Strip
-from lorat.evaluate.report.tables import COLUMNS, OF_ATTRIBUTES, PublishedNumber, filled, published_numbers
+from lorat.evaluate.report.tables import (
+    COLUMNS,
+    OF_ATTRIBUTES,
+    SPEEDS,
+    Column,
+    PublishedNumber,
+    best_of,
+    filled,
+    published_numbers,
+)
 from lorat.prep.trees.base.official import expected_sequences
 from lorat.shards.base.storage import atomic_file
 
 _NOTES = {
     "norm_precision_corrected": "Pnorm*: frames without the object count as misses, not as hits.",
-    "speed": "speed: the GOT-10k toolkit's mean of 1/t; fps: frames over seconds.",
+    "speed": "speed: the GOT-10k toolkit's mean of 1/t.",
+    "latency": f"{SPEEDS}.",
     "success_area": "area: under the curve, as TrackingNet's server gives it.",
 }
 
@@ -30,7 +41,7 @@ class PageInput:
     """All that the page shows."""
 
     label: str  # what the tracker is called
-    variant: str
+    variant: str  # ours; none where all trackers are others'
     about: Mapping[str, str]  # what was evaluated and how, in the order of the page's head
     scored: Sequence[Sequence[Entry]]  # of each test set ours, other trackers', and never moving's
     strips: Mapping[str, Sequence[Strip]] = field(default_factory=dict)  # test set → its worst sequences
@@ -62,7 +73,9 @@ class _Section:
     """What the template shows of one test set."""
 
     def __init__(self, entries: Sequence[Entry], page: PageInput) -> None:
-        self.entries, self.ours = entries, entries[0].scores
+        self.entries, self.ours, self.whole = entries, entries[0].scores, entries[-1].scores
+        self.measures = OF_ATTRIBUTES if page.variant else ()  # of ours, by attribute
+        self.compared = entries[1 if page.variant else 0 : -1]  # those whose AUC is told by attribute and sequence
         self.coloured = coloured(entries)
         self.columns = filled([entry.scores for entry in entries])
         self.published = published_numbers(self.ours.name)
@@ -85,7 +98,7 @@ class _Section:
         sources = sorted({source for number in numbers for source in number.sources})
         notes.append(f"published: as quoted in {', '.join(sources)}; each value's own on hovering.")
         official = expected_sequences(self.ours.dataset, self.ours.split)
-        if official not in (None, len(self.ours.sequences)):
+        if official not in (None, len(self.whole.sequences)):
             notes.append(f"They are over all {official} sequences of the set.")
         if self.ours.convention == "matlab":
             notes.append("They are not in the MATLAB toolkit's convention, so they compare loosely.")
@@ -93,24 +106,37 @@ class _Section:
             notes.append("¹ one source only.")
         return notes
 
-    def plots(self) -> Iterator[tuple[CurveKind, str, list[tuple[float, str, str]]]]:
-        """Yield each kind of curve, its picture, and (score, label, colour), the best first."""
-        for kind in KINDS:
-            ranked = [(kind.column.shown(e.scores) or 0.0, e.label, c) for e, c in self.coloured]
-            yield kind, curves_svg(self.entries, kind), sorted(ranked, key=lambda row: -row[0])
+    def best(self, column: Column, entry: Entry) -> bool:
+        """Whether a tracker has the best value of all, where none of them is ours."""
+        others = not self.measures and entry in self.compared
+        return others and column.text(entry.scores) == best_of(self.compared, column)
 
-    def bars(self, code: str) -> Iterator[tuple[str, str, float]]:
-        """Yield label, colour, and AUC in per cent of each tracker that has an attribute."""
-        for (label, scores), colour in self.coloured[:-1]:
-            for each in scores.attributes:
-                if each.code == code:
-                    yield label, colour, 100 * each.curves.auc
+    def plots(self) -> Iterator[tuple[CurveKind, str, list[tuple[float, Line]]]]:
+        """Yield each kind of curve, its picture, and (score, tracker), the best first."""
+        for kind in KINDS:
+            ranked = [(kind.column.shown(line.scores) or 0.0, line) for line in self.coloured]
+            yield kind, curves_svg(self.coloured, kind), sorted(ranked, key=lambda row: -row[0])
+
+    def attribute_plots(self) -> Iterator[tuple[CurveKind, list[tuple[str, str]]]]:
+        """Yield each kind of curve, and of each attribute its title and picture, where there are several trackers."""
+        panels = attribute_panels(self.entries) if len(self.entries) > 2 else ()
+        for kind in KINDS if panels else ():
+            yield kind, [(panel.title, curves_svg(panel.lines, kind)) for panel in panels]
+
+    def attributes(self) -> Iterator[tuple[AttributeScores, list[float | None], list[tuple[Line, float]]]]:
+        """Yield each attribute, AUC of the trackers compared, and (tracker, AUC) of all that have it, in per cent."""
+        known = [{each.code: each for each in entry.scores.attributes} for entry in self.entries[:-1]]
+        for code in (code for code in TITLES if any(code in of for of in known)):
+            values = [100 * of[code].curves.auc if code in of else None for of in known]
+            bars = [(line, v) for line, v in zip(self.coloured, values, strict=False) if v is not None]
+            yield next(of[code] for of in known if code in of), values[len(values) - len(self.compared) :], bars
 
     def sequences(self) -> Iterator[tuple[SequenceScores, list[float | None], float | None, float]]:
-        """Yield each sequence, the AUC of others, ours less the best of them, never moving's."""
-        ours, *others, still = ({s.name: 100 * s.curves.auc for s in entry.scores.sequences} for entry in self.entries)
-        for each in self.ours.sequences:
-            theirs = [known.get(each.name) for known in others]
-            best = max((value for value in theirs if value is not None), default=None)
-            gap = None if best is None else ours[each.name] - best
-            yield each, theirs, gap, still[each.name]
+        """Yield each sequence (ours if any), AUC of those compared, the first's lead, and never moving's AUC."""
+        first, *_ = known = [{s.name: s for s in entry.scores.sequences} for entry in self.entries]
+        for still in self.whole.sequences:
+            aucs = [100 * of[still.name].curves.auc if still.name in of else None for of in known]
+            best = max((value for value in aucs[1:-1] if value is not None), default=None)
+            gap = None if best is None or aucs[0] is None else aucs[0] - best
+            shown = aucs[len(aucs) - 1 - len(self.compared) : -1]
+            yield first.get(still.name, still), shown, gap, 100 * still.curves.auc

@@ -1,26 +1,28 @@
-"""Plots of scores: curves as PNG files and as SVG that takes its colours from the report page.
+"""Plots of scores: curves as PNG and PDF files, and as SVG that takes its colours from the report page.
 
-Both are drawn by the same function; the same scores give the same bytes.
+All are drawn by the same function; the same scores give the same bytes.
 """
 
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from lorat.evaluate.measure.attributes import TITLES
 from lorat.evaluate.measure.ope import CENTRE_THRESHOLDS, NORM_THRESHOLDS, OVERLAP_THRESHOLDS
-from lorat.evaluate.measure.scores import Entry
-from lorat.evaluate.report.tables import COLUMNS, Column
+from lorat.evaluate.measure.scores import DatasetScores, Entry
+from lorat.evaluate.report.tables import COLUMNS, Column, Scores
 from lorat.shards.base.storage import atomic_file
 
 _STYLE = Path(__file__).with_name("data") / "plots.mplstyle"
@@ -29,6 +31,7 @@ _COLOURS = {
     **{"c0": "#0072b2", "c1": "#d55e00", "c2": "#009e73", "c3": "#b5589b", "c4": "#b8860b", "c5": "#3a9fd6"},
     **{"still": "#8d949b", "soft": "#626a73", "line": "#e3e6e9"},
 }
+_DASHES: Mapping[str, Any] = {"": "-", "dashed": (0, (5, 1.5)), "dotted": (0, (1.5, 1))}
 
 
 class CurveKind(NamedTuple):
@@ -54,37 +57,78 @@ KINDS = (
 )
 
 
-def coloured(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
-    """Pair trackers with names among the page's colours: ``c0`` ours, ``still`` never moving's."""
-    colours = ["c0", *(f"c{1 + number % 5}" for number in range(len(entries) - 2)), "still"]
-    return list(zip(entries, colours, strict=True))
+class Line(NamedTuple):
+    """A tracker's curve."""
+
+    label: str
+    colour: str  # among the page's: ``c0`` the first, ``still`` never moving; from the 7th on with ``dashed`` after it
+    scores: Scores
 
 
-def plot_curves(scored: Sequence[Sequence[Entry]], kind: CurveKind, folder: Path) -> Path:
-    """Draw a curve of every test set, at least one, a panel each, and return the PNG file."""
-    path, columns = folder / f"{kind.name}.png", min(3, len(scored))
-    rows = math.ceil(len(scored) / columns)
+class Panel(NamedTuple):
+    """Curves in one pair of axes."""
+
+    title: str
+    lines: Sequence[Line]  # the first on top of all
+
+
+def coloured(entries: Sequence[Entry]) -> list[Line]:
+    """Give trackers, of which the last never moves, their colours."""
+    styles = ("", " dashed", " dotted")
+    others = [f"c{1 + number % 5}{styles[number // 5 % 3]}" for number in range(len(entries) - 2)]
+    return [Line(e.label, colour, e.scores) for e, colour in zip(entries, ["c0", *others, "still"], strict=True)]
+
+
+def set_panel(entries: Sequence[Entry]) -> Panel:
+    """Return the curves of a test set."""
+    first = entries[0].scores
+    return Panel(f"{first.name} ({len(first.sequences)} sequences)", coloured(entries))
+
+
+def attribute_panels(entries: Sequence[Entry]) -> list[Panel]:
+    """Return the curves of each attribute that sequences of a test set have, without never moving."""
+    titles, lines = dict[str, str](), dict[str, list[Line]]()
+    for line in coloured(entries)[:-1]:
+        for each in cast("DatasetScores", line.scores).attributes:
+            titles.setdefault(each.code, f"{each.title} ({each.sequences})")
+            lines.setdefault(each.code, []).append(line._replace(scores=each))
+    return [Panel(titles[code], lines[code]) for code in TITLES if code in lines]
+
+
+def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
+    """Draw panels, at least one, beside and below each other, and return the file, a PNG or a PDF by its ending.
+
+    Legends name the best first, and never moving last.
+    """
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
     with style.context(_STYLE):
         figure = Figure(figsize=(3.3 * columns, 2.6 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
-        for axes, entries in zip(grid.flat, scored, strict=False):
-            _draw(axes, entries, kind)
-            ours = entries[0].scores
-            axes.set(title=f"{ours.name} ({len(ours.sequences)} sequences)", ylabel=kind.title)
-            said = [f"{e.label} [{kind.column.text(e.scores)}]" for e in entries]
-            axes.legend(axes.get_lines()[1::-1], said, title=f"{kind.said} in brackets", alignment="left")
-        for axes in grid.flat[len(scored) :]:
+        for axes, (title, lines) in zip(grid.flat, panels, strict=False):
+            drawn = _draw(axes, lines, kind)
+            axes.set(title=title, ylabel=kind.title)
+            ranked = sorted(zip(lines, drawn, strict=True), key=lambda pair: _rank(pair[0], kind))
+            said = [f"{line.label} [{kind.column.text(line.scores)}]" for line, _ in ranked]
+            handles = [curve for _, curve in ranked]
+            axes.legend(handles, said, title=f"{kind.said} in brackets", alignment="left")
+        for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         with atomic_file(path) as file:
-            figure.savefig(file, format="png")
+            timeless = {"CreationDate": None} if path.suffix == ".pdf" else {}
+            figure.savefig(file, format=path.suffix[1:], metadata=timeless)
     return path
 
 
-def curves_svg(entries: Sequence[Entry], kind: CurveKind) -> str:
-    """Return a curve of several trackers on one test set, ours first, as markup for the page."""
+def _rank(line: Line, kind: CurveKind) -> tuple[bool, float]:
+    return line.colour == "still", -(kind.column.shown(line.scores) or 0.0)
+
+
+def curves_svg(lines: Sequence[Line], kind: CurveKind) -> str:
+    """Return a curve of several trackers as markup for the page."""
     with style.context(_STYLE):
         figure = Figure(figsize=(3.8, 2.5))
-        _draw(figure.add_axes((0.105, 0.145, 0.87, 0.82)), entries, kind)
+        _draw(figure.add_axes((0.105, 0.145, 0.87, 0.82)), lines, kind)
         file = io.StringIO()
         nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nameless)
@@ -92,23 +136,29 @@ def curves_svg(entries: Sequence[Entry], kind: CurveKind) -> str:
     svg = file.getvalue().partition("</defs>")[2]
     for variable, colour in _COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    for number, entry in enumerate(entries):
-        svg = svg.replace(f'<g id="curve-{number}">', f"<g><title>{escape(entry.label)}</title>")
+    for number, line in enumerate(lines):
+        svg = svg.replace(f'<g id="curve-{number}">', f"<g><title>{escape(line.label)}</title>")
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     width, height = figure.get_size_inches() * 72
     return f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{kind.title} curves">{svg}'
 
 
-def _draw(axes: Axes, entries: Sequence[Entry], kind: CurveKind) -> None:
-    """Draw curves in per cent over thresholds, the first entry's on top of all."""
-    for number, (entry, colour) in reversed(list(enumerate(coloured(entries)))):
-        line: Any = ((0, (4, 2)), 1.2) if colour == "still" else ("-", 1.6)
-        look = {"color": _COLOURS[colour], "linestyle": line[0], "linewidth": line[1], "gid": f"curve-{number}"}
+def _draw(axes: Axes, lines: Sequence[Line], kind: CurveKind) -> list[Line2D]:
+    """Draw curves in per cent over thresholds, the first one on top of all; return them in the order of `lines`."""
+    drawn = []
+    for number, line in reversed(list(enumerate(lines))):
+        colour, _, dash = line.colour.partition(" ")
+        look: Any = {"linestyle": _DASHES[dash], "linewidth": 1.6}
+        if colour == "still":
+            look = {"linestyle": (0, (4, 2)), "linewidth": 1.2}
+        curve = 100 * getattr(line.scores.curves, kind.name)
         # Not clipped: a curve along 100 would lose half its width.
-        axes.plot(kind.thresholds, 100 * getattr(entry.scores.curves, kind.name), clip_on=False, zorder=3, **look)
+        look |= {"color": _COLOURS[colour], "gid": f"curve-{number}", "clip_on": False, "zorder": 3}
+        drawn += axes.plot(kind.thresholds, curve, **look)
     if kind.name != "success":  # both precision scores are read off there
         axes.axvline(kind.thresholds[20], color=_COLOURS["soft"], linewidth=0.6, linestyle=":")
     last = kind.thresholds[-1]
     axes.set(xlabel=kind.axis, xlim=(0, last), xticks=np.linspace(0, last, 6), ylim=(0, 100))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter(PercentFormatter())
+    return drawn[::-1]

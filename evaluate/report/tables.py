@@ -6,6 +6,7 @@ never moves its first box: what the numbers of a data set are worth without trac
 
 import csv
 import functools
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +14,12 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from lorat.evaluate.measure.attributes import AttributeScores
+from lorat.evaluate.measure.bootstrap import DRAWS, FEWEST, standings
 from lorat.evaluate.measure.scores import NEVER_MOVING, DatasetScores, Entry, SequenceScores
 from lorat.shards.base.console import plain_table
 
@@ -69,15 +73,18 @@ COLUMNS: Mapping[str, Column] = {
     "precision_area": Column("area P", "trackingnet.precision", "precision"),
     "norm_precision_area": Column("area Pn", "trackingnet.norm_precision", "norm_precision"),
     "fps": Column("fps", "fps", share=False),
+    "latency": Column("ms", "latency", share=False),
     "speed": Column("speed", "got10k.speed", share=False),
 }
 """By name, in the order of tables."""
 
 OF_ATTRIBUTES = ("auc", "precision", "norm_precision")  # told of each attribute, in tables and in JSON
 _OF_SEQUENCES = ("auc", "op50", "op75", "precision", "norm_precision", "fps")
-_OF_SETS = (*_OF_SEQUENCES[:-1], "norm_precision_corrected", "fps")
+_OF_SETS = (*_OF_SEQUENCES[:-1], "norm_precision_corrected", "fps", "latency")
 _LOGGED = (*OF_ATTRIBUTES, "ao", "sr50", "sr75")
-_PRINTED = (*OF_ATTRIBUTES, "norm_precision_corrected", "ao", "sr50", "sr75", "fps")
+_PRINTED = (*OF_ATTRIBUTES, "norm_precision_corrected", "ao", "sr50", "sr75", "fps", "latency")
+SPEEDS = "fps: frames over seconds, ours of sequences side by side; ms: a frame's time, one sequence alone"
+_CAPTIONS = {"norm_precision_corrected": "Pnorm*: absent frames count as misses", "latency": SPEEDS}
 
 
 def filled(every: Sequence[DatasetScores], names: Sequence[str] = (*COLUMNS,)) -> dict[str, Column]:
@@ -98,14 +105,71 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
     table.add_column("tracker", no_wrap=True)
     for column in columns.values():
         table.add_column(column.heading, justify="right", no_wrap=True)
-    if "norm_precision_corrected" in columns:
-        table.caption, table.caption_justify = "Pnorm*: absent frames count as misses", "left"
+    table.caption, table.caption_justify = _caption(columns), "left"
     for ours, *_, still in scored:
         name = f"{ours.scores.name} ({len(ours.scores.sequences)})"
         for place, entry, style in ((name, ours, "bold"), ("", still, "dim")):
             cells = [column.text(entry.scores) for column in columns.values()]
             table.add_row(place, entry.label, *cells, style=style, end_section=entry is still)
     yield table
+
+
+def _caption(columns: Mapping[str, Column]) -> str | None:
+    return "\n".join(said for name, said in _CAPTIONS.items() if name in columns) or None
+
+
+def comparison_table(entries: Sequence[Entry]) -> Table:
+    """Lay out trackers that are scored over the same sequences of a test set: the best of each column is bold."""
+    first = entries[0].scores
+    columns = filled([entry.scores for entry in entries], _PRINTED)
+    auc = columns.pop("auc")
+    table = plain_table(["tracker"], f"{first.name} ({len(first.sequences)} sequences), in per cent")
+    table.caption, table.caption_justify = _caption(columns), "left"
+    aucs = np.array([[each.curves.auc for each in entry.scores.sequences] for entry in entries])
+    every, best = standings(aucs), max(entry.scores.curves.auc for entry in entries)
+    cells: dict[str, list[str]] = {auc.heading: [auc.text(entry.scores) for entry in entries]}
+    cells["±"] = [f"{100 * each.spread:.1f}" for each in every]
+    cells["to best"] = [f"{100 * (entry.scores.curves.auc - best):+.1f}" for entry in entries]
+    cells["p"] = ["" if each.p is None else "<0.001" if each.p < 0.001 else f"{each.p:.3f}" for each in every]
+    for column in columns.values():
+        cells[column.heading] = [column.text(entry.scores) for entry in entries]
+    leaders = {auc.heading: best_of(entries, auc)} | {c.heading: best_of(entries, c) for c in columns.values()}
+    for heading in cells:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row, entry in enumerate(entries):
+        texts = [Text(of[row], "bold" if of[row] == leaders.get(heading) else "") for heading, of in cells.items()]
+        table.add_row(Text(entry.label), *texts)
+    return table
+
+
+def best_of(entries: Sequence[Entry], column: Column) -> str | None:
+    """Return what is shown of a column's best value; None where there are fewer than two to choose from."""
+    choose = min if column.path == "latency" else max
+    known = [entry.scores for entry in entries if column.shown(entry.scores) is not None]
+    return column.text(choose(known, key=lambda scores: column.shown(scores) or 0.0)) if len(known) > 1 else None
+
+
+def how_compared(sequences: int) -> str:
+    """Say what ± and p of a comparison are."""
+    how = f"paired bootstrap over the {sequences} sequences, {DRAWS:,} draws, seeded"
+    if sequences < FEWEST:
+        how += f"; no p of fewer than {FEWEST} sequences"
+    return f"± half of AUC's 95 % interval; p that a tracker is as good as the best one, two-sided: {how}"
+
+
+def sequences_csv(scored: Sequence[Sequence[Entry]]) -> str:
+    """Return a line for each test set, tracker but never moving, and sequence: fractions of 1, as in metrics.json."""
+    file = io.StringIO()
+    names = ("norm_precision_corrected", *_OF_SEQUENCES)
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["test set", "tracker", "sequence", "frames", *names])
+    for *entries, _ in scored:
+        for entry in entries:
+            for each in entry.scores.sequences:
+                values = (COLUMNS[name].read(each) for name in names)
+                cells = ("" if value is None else round(value, 6) for value in values)
+                table.writerow([entry.scores.name, entry.label, each.name, each.frames, *cells])
+    return file.getvalue()
 
 
 def _sequence_table(ours: DatasetScores, never_moving: DatasetScores) -> Table:

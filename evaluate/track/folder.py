@@ -7,6 +7,7 @@ second evaluation goes on where the first stopped if it is of the same, and is r
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -65,15 +66,32 @@ def _clear(out: Path) -> None:
 def note_machine(out: Path, machine: str) -> None:
     """Note on what the results in `out`, or some of them, were computed."""
     if machine not in (machines := machines_of(out)):
-        write_json(out / _MACHINES, _VERSION | {"measured_on": [*machines, machine]})
+        write_json(out / _MACHINES, _VERSION | _speed(out) | {"measured_on": [*machines, machine]})
+
+
+def note_latency(out: Path, milliseconds: float) -> None:
+    """Note how long a frame takes where one sequence is tracked alone."""
+    write_json(out / _MACHINES, _VERSION | _speed(out) | {"latency_ms": round(milliseconds, 3)})
+
+
+def latency_of(out: Path) -> float | None:
+    """Return how many milliseconds a frame took where one sequence was tracked alone; None where that is not noted."""
+    value = _speed(out).get("latency_ms")
+    return float(value) if isinstance(value, int | float) else None
 
 
 def machines_of(out: Path) -> list[str]:
     """Return on what the results in `out` were computed, as far as that was noted."""
+    machines = _speed(out).get("measured_on")
+    return [str(name) for name in machines] if isinstance(machines, list) else []
+
+
+def _speed(out: Path) -> dict[str, Any]:
     try:
-        return [str(name) for name in json.loads((out / _MACHINES).read_text())["measured_on"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        found = json.loads((out / _MACHINES).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def forget_others(out: Path, weights: Path) -> None:

@@ -5,12 +5,14 @@ is named and leaves the others alone. What comes out does not depend on how many
 """
 
 import hashlib
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lorat.evaluate.results.files import write_result
@@ -20,8 +22,11 @@ from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.ranks import Ranks
 from lorat.evaluate.track.settings import BatchSettings
 from lorat.evaluate.track.testsets import TestSet
+from lorat.evaluate.track.tracker import Tracker
 from lorat.prep.trees.base.clip import Clip
+from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory, processor_name, usable_cores
+from lorat.shards.pixels.jpeg import read_image
 
 Failures = Mapping[str, Mapping[str, str]]
 """Test set → sequence → why it has no result."""
@@ -76,6 +81,10 @@ def evaluate(
     predictor, identity = ranks.together(prepare)
     part = _Part(sets, out, ranks, progress)
     ranks.together(lambda: part.track(predictor, settings, identity.dtype), part.advance)
+    if ranks.speaks and part.todo and not settings.compile:  # a compiled graph is for a whole batch
+        seconds = next(filter(None, (alone(predictor, clip) for clip in part.clips.values())), None)
+        if seconds is not None:
+            folder.note_latency(out, 1000.0 * seconds)
     failed, parts = {}, ranks.exchange(dict(part.failed))
     for item in sets:
         unseen = f"another rank's result is not in {out}; give all nodes the same folder"
@@ -85,6 +94,25 @@ def evaluate(
         if reasons:
             failed[item.name] = reasons
     return Evaluation(sets, identity, failed)
+
+
+def alone(predictor: Predictor, clip: Clip, frames: int = 30, limit: float = 5.0) -> float | None:
+    """Return the median seconds of a frame where one sequence is tracked by itself, without decoding its image.
+
+    Of some frames after the first two, for so many seconds in all at most; None where these do not decode.
+    """
+    tracker, times, begin = Tracker(predictor), list[float](), time.perf_counter()
+    try:
+        tracker.start(read_image(clip.frames[0]), clip.tracks[0].boxes[0])
+        for path in list(clip.frames)[1 : frames + 2]:
+            image, now = read_image(path), time.perf_counter()
+            tracker.track(image)
+            times.append(time.perf_counter() - now)
+            if time.perf_counter() - begin > limit:
+                break
+    except UserError:
+        return None
+    return float(np.median(times[1:])) if len(times) > 1 else None
 
 
 class _Part:

@@ -40,7 +40,7 @@ def _numbers(texts: list[str]) -> list[float]:
 def test_the_page_renders_sorts_and_filters_without_an_error_or_a_request(page):
     async def visit() -> None:
         async with open_tab(page) as tab:
-            assert await tab.value("document.querySelectorAll('svg.plot').length") == 3
+            assert await tab.value("document.querySelectorAll('section > .plots svg.plot').length") == 3
             width = await tab.value("document.querySelector('svg.plot').getBoundingClientRect().width")
             assert width > 200
             assert await tab.value("document.querySelector('h1').textContent") == "LoRAT B-224"

@@ -11,7 +11,7 @@ from lorat.evaluate.measure.attributes import AttributeScores
 from lorat.evaluate.measure.ope import Curves
 from lorat.evaluate.measure.scores import Entry, score
 from lorat.evaluate.measure.toolkits import Got10kScores
-from lorat.evaluate.report.plots import KINDS, plot_curves
+from lorat.evaluate.report.plots import KINDS, plot_curves, set_panel
 from lorat.evaluate.report.tables import metrics_document, score_tables, score_values
 from lorat.evaluate.results.files import SequenceResult
 from lorat.shards.base.storage import write_json
@@ -101,12 +101,13 @@ def test_what_a_training_logs_is_named_by_test_set(scored):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_plots_are_png_images_with_a_panel_a_test_set(scored, tmp_path, kind, count):
-    path = plot_curves([scored] * count, kind, tmp_path)
+    path = plot_curves([set_panel(scored)] * count, kind, tmp_path / "curves.png")
     height, width = cv2.imread(str(path)).shape[:2]
     assert width > 600 * min(3, count)
     assert height > 500 * (1 + (count > 3))
 
 
 def test_the_same_scores_give_the_same_picture(scored, tmp_path):
-    paths = [plot_curves([scored], KINDS[0], tmp_path / name) for name in ("a", "b")]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
+    for end in ("png", "pdf"):
+        paths = [plot_curves([set_panel(scored)], KINDS[0], tmp_path / f"{name}.{end}") for name in ("a", "b")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
