@@ -31,6 +31,7 @@ _COLOURS = {
     **{"c0": "#0072b2", "c1": "#d55e00", "c2": "#009e73", "c3": "#b5589b", "c4": "#b8860b", "c5": "#3a9fd6"},
     **{"still": "#8d949b", "soft": "#626a73", "line": "#e3e6e9"},
 }
+_MOST_WITHIN = 3  # curves whose legend leaves them room
 _DASHES: Mapping[str, Any] = {"": "-", "dashed": (0, (5, 1.5)), "dotted": (0, (1.5, 1))}
 
 
@@ -103,7 +104,8 @@ def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     with style.context(_STYLE):
-        figure = Figure(figsize=(3.3 * columns, 2.6 * rows), layout="constrained")
+        crowded = max(len(panel.lines) for panel in panels) > _MOST_WITHIN
+        figure = Figure(figsize=((4.4 if crowded else 3.3) * columns, 2.6 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, (title, lines) in zip(grid.flat, panels, strict=False):
             drawn = _draw(axes, lines, kind)
@@ -111,7 +113,8 @@ def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
             ranked = sorted(zip(lines, drawn, strict=True), key=lambda pair: _rank(pair[0], kind))
             said = [f"{line.label} [{kind.column.text(line.scores)}]" for line, _ in ranked]
             handles = [curve for _, curve in ranked]
-            axes.legend(handles, said, title=f"{kind.said} in brackets", alignment="left")
+            beside: Any = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03)} if crowded else {}
+            axes.legend(handles, said, title=f"{kind.said} in brackets", alignment="left", **beside)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         with atomic_file(path) as file:
