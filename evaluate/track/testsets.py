@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from lorat.prep.trees.base.clip import Clip, Dataset
+from lorat.prep.trees.base.notation import Notation
 from lorat.prep.trees.base.reading import Reading, TreeFault
 from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
 from lorat.prep.trees.sources import TreeOptions
@@ -87,17 +88,16 @@ def choose_test_sets(
 def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: int) -> TestSet:
     """Return what a tree holds that can be tracked, and why the rest cannot."""
     root, faults = trees.find(dataset, split), list[TreeFault]()
-    try:
-        with Reading(faults=faults):
-            clips = read_clips(dataset, split, root)
-    except UserError:
-        if damage := next((fault.message for fault in faults if fault.damage), None):
-            raise UserError(f"{damage} (and no other sequence can be read)") from None
-        raise
+    with Reading(faults=faults):
+        clips = read_clips(dataset, split, root)
     unread = {fault.sequence: fault.message for fault in faults if fault.damage}
     for fault in (fault for fault in faults if not fault.damage):
         _LOG.warning("%s", fault.message)
-    whole = tuple(clip for clip in clips if clip.name not in unread)
+    whole, notation = tuple(clip for clip in clips if clip.name not in unread), Notation()
+    for clip in whole:
+        notation.add(clip, clip.size)
+    for what in notation.oddities():
+        _LOG.warning("%s-%s: %s", dataset.name, split, what)
     return TestSet(dataset, split, whole, submit=submit, unread=unread, runs=runs)
 
 

@@ -57,6 +57,7 @@ class ClipIndex(Sequence[Clip]):
             self.fingerprint: str = self.header["fingerprint"]
             self.lost: dict[str, str] = self.header["lost"]
             self.warned: list[str] = self.header["warned"]
+            self.odd: list[str] = self.header["odd"]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{path}: is no whole index of clips ({error})") from None
         self.digest = _digest(text)

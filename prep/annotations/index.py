@@ -23,7 +23,8 @@ from lorat.prep.annotations.cleaning import clean
 from lorat.prep.annotations.clips import ClipIndex, write_clips
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
-from lorat.prep.trees.base.reading import Reading, Stamp, in_threads, note, stamp
+from lorat.prep.trees.base.notation import Notation
+from lorat.prep.trees.base.reading import Reading, Stamp, TreeFault, in_threads, note, stamp
 from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers, remove_old
@@ -53,8 +54,9 @@ def indexed_clips(
 ) -> ClipIndex:
     """Return the cleaned clips of a split, from the cache where nothing changed.
 
-    A sequence whose first images are all unreadable is left out; the index's `lost` says why. Where only the first is
-    damaged, a warning says which image gave the size. `root` is the data set's folder; the index lies in the folder
+    A sequence whose annotations are damaged, or whose first images are all unreadable, is left out; the index's `lost`
+    says why, `odd` what looks wrong about the boxes of all. Where only the first image is damaged, a warning says which
+    gave the size. `root` is the data set's folder; the index lies in the folder
     ``index`` of `cache`, or of `cache_folder`. `progress` is of sequences, first read, then indexed. A `UserError` is
     the reader's, or says that no sequence has a visible object, or that the cache cannot be written.
     """
@@ -112,10 +114,18 @@ def _write(
 ) -> ClipIndex:
     """Read a tree and write its index."""
     lost: dict[str, str] = {}
+    odd: list[str] = []
+    faults: list[TreeFault] = []
     root_before = stamp(root)
-    with Reading(skip=out.sequences, progress=progress) as how:
+    with Reading(skip=out.sequences, faults=faults, progress=progress) as how:
         seen = how.seen
         clips = exclude_clips(read_clips(dataset, split, root), out)
+        for fault in faults:
+            if fault.damage:
+                lost.setdefault(fault.sequence, fault.message)
+            else:
+                _LOG.warning("%s", fault.message)
+        clips = [clip for clip in clips if clip.name not in lost]
         # A tree of which a reader noted nothing, or a reader without a file, may change unnoticed.
         noticed = any(Path(place).is_relative_to(root) for place in seen)
         if not _module(dataset).startswith("lorat."):  # ours have `_VERSION`
@@ -123,7 +133,7 @@ def _write(
             noticed = noticed and file is not None
             note(file or root)
         seen.setdefault(str(root), root_before)  # what a reader only asked about, such as whether a folder exists
-        cleaned = _cleaned(clips, lost, progress)
+        cleaned = _cleaned(clips, lost, odd, progress)
         first = next(cleaned, None)
         if first is None:
             reason = f" ({len(lost)} lost: {next(iter(lost.values()))})" if lost else ""
@@ -131,7 +141,8 @@ def _write(
                 f"{root}: no sequence of {out.split} has a visible object{reason}; nothing to build, check the tree "
                 "with lorat-prep check"
             )
-        about = {"noticed": noticed, "dataset": dataset.name, "split": split, "lost": lost, "warned": how.warned}
+        about = {"noticed": noticed, "dataset": dataset.name, "split": split}
+        about |= {"lost": lost, "warned": how.warned, "odd": odd}
         digest = ""
         try:
             with atomic_file(path, lambda: f"{path.stem}-{digest}{path.suffix}") as opened:
@@ -141,9 +152,11 @@ def _write(
     return ClipIndex(path.with_stem(f"{path.stem}-{digest}"))
 
 
-def _cleaned(clips: list[Clip], lost: dict[str, str], progress: _CountProgress | None) -> Iterator[Clip]:
-    """Yield what training draws from; empties `clips` on the way, since a tree may fill memory."""
-    total = len(clips)
+def _cleaned(
+    clips: list[Clip], lost: dict[str, str], odd: list[str], progress: _CountProgress | None
+) -> Iterator[Clip]:
+    """Yield what training draws from; empties `clips` on the way, since a tree may fill memory. Fills `odd` at last."""
+    total, notation = len(clips), Notation()
     clips.reverse()
     unsized = [clip.frames for clip in reversed(clips) if not clip.size]
     with closing(in_threads(_image_size, unsized)) as sizes:
@@ -155,10 +168,12 @@ def _cleaned(clips: list[Clip], lost: dict[str, str], progress: _CountProgress |
             else:
                 if said:
                     _LOG.warning("%s", said)
+                notation.add(clip, size)
                 if (cleaned := clean(replace(clip, size=size), size)) is not None:
                     yield cleaned
             if progress:
                 progress(total - len(clips), total)
+    odd += notation.oddities()
 
 
 def _image_size(frames: FrameFiles) -> tuple[tuple[int, int] | None, str]:

@@ -56,6 +56,7 @@ class BuildOptions:
     seed: int = option(42, help="Decides which pairs are drawn.")
     workers: int = 2  # local processes, where no engine is given
     max_bad: int = option(0, least=0, help="Pairs, and sequences, that damaged frames may cost before the build stops.")
+    odd_boxes: bool = option(False, help="Build although boxes look normalised, tiny, or like two corners.")
     part: BuildPart | None = option(
         None, metavar="I/N", help="Build every N-th shard, no manifest; --merge afterwards."
     )
@@ -118,7 +119,7 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     """Plan the shards of one data set split under `shards`/<dataset>-<split>. Writes nothing.
     The clips are cleaned and sized, all of one split: an index, or a list. Without a number of pairs it is 500,000 or
     `most_pairs`, whichever is less. A `UserError` if there are no clips, or more sequences are lost than
-    `options.max_bad`.
+    `options.max_bad`, or the boxes look odd and that was not allowed.
     """
     if not clips:
         raise UserError("no sequence has a visible object; nothing to build")
@@ -127,10 +128,15 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
         fingerprint, lost = clips.fingerprint, list(clips.lost.values())
         if len(lost) > options.max_bad:
             raise UserError(
-                f"{lost[0]}; {len(lost)} sequences of {dataset}-{split} have no readable image at their start, "
+                f"{lost[0]}; damaged sequences of {dataset}-{split}: {len(lost)}, "
                 f"--max-bad allows {options.max_bad}; or leave them out: --exclude REPORT of lorat-prep check"
             )
         warn_of_losses("sequence", lost, "the log")
+        for what in clips.odd:
+            if not options.odd_boxes:
+                remedy = "write x, y, width, height in pixels, or build them as they are with --odd-boxes"
+                raise UserError(f"{dataset}-{split}: {what} {remedy}")
+            _LOG.warning("%s-%s: %s", dataset, split, what)
     else:
         fingerprint = annotations_fingerprint(clips)
     config = {"seed": options.seed, "shard_pairs": options.shard_pairs, **asdict(options.crops)}

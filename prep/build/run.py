@@ -85,6 +85,8 @@ def run_plan(
                 log.write("warned", message=message)
             for sequence, reason in plan.clips.lost.items():
                 log.write("lost sequence", sequence=sequence, reason=reason)
+            for what in plan.clips.odd:
+                log.write("odd boxes", reason=what)
         if estimate is not None:
             log.write("estimate", **estimate._asdict())
         show(drawn, total)
@@ -114,11 +116,11 @@ def merge(plan: Plan) -> BuildReport:
 class BuildLog:
     """What a run did, a JSON object a line, in a file beside the shards; open inside ``with``.
 
-    Each has ``time`` and ``event``: ``start``, ``warned`` (of the tree), ``lost sequence``, ``estimate``, ``skipped``
-    (a pair and why), ``shard`` (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs
-    append; parts write a file each, since appending over a network is not safe. For shards in an object store, which
-    cannot append, the file lies in the working folder. A `UserError` if it cannot be opened or written, such as on a
-    full disk.
+    Each has ``time`` and ``event``: ``start``, ``warned`` (of the tree), ``lost sequence``, ``odd boxes``,
+    ``estimate``, ``skipped`` (a pair and why), ``shard`` (written, with its counts), and ``end``, ``merged``,
+    ``stopped`` or ``failed``. Runs append; parts write a file each, since appending over a network is not safe. For
+    shards in an object store, which cannot append, the file lies in the working folder. A `UserError` if it cannot be
+    opened or written, such as on a full disk.
     """
 
     def __init__(self, plan: Plan) -> None:

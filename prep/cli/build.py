@@ -17,6 +17,7 @@ from lorat.prep.build.run import BuildLog, merge, run_plan
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.pairs.crop import CropOptions
 from lorat.prep.pool import EngineOptions, LocalEngine
+from lorat.prep.trees.base.official import expected_sequences, of_published
 from lorat.prep.trees.sources import SourceOptions, TreeSplit
 from lorat.shards.base.console import OUT, Update, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
@@ -125,18 +126,19 @@ def _expect(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, pla
             done = finished(plan, mine) | receipts(plan, sorted(set(every) - set(mine)))
             estimates.append(estimate(plan, [k for k in every if k not in done], slots, cost))
             update(len(estimates), len(plans))
-    columns = ("data set", "pairs", "there", "to build", "KB/pair", "GB", "minutes")
+    columns = ("data set", "sequences", "pairs", "there", "to build", "KB/pair", "GB", "minutes")
     table = plain_table(columns, f"To build in {place.shards}")
 
-    def add(name: str, rows: Sequence[Estimate], kilobytes: str) -> None:
+    def add(name: str, rows: Sequence[Estimate], kilobytes: str, sequences: str = "") -> None:
         pairs, there, new, size, seconds = (
             sum(getattr(one, what) for one in rows) for what in ("pairs", "there", "to_build", "bytes", "seconds")
         )
         counts = (f"{pairs:,}", f"{there:,}", f"{new:,}")
-        table.add_row(name, *counts, kilobytes, f"{size / 1e9:,.2f}", f"{seconds / 60:,.1f}")
+        table.add_row(name, sequences, *counts, kilobytes, f"{size / 1e9:,.2f}", f"{seconds / 60:,.1f}")
 
-    for one in estimates:
-        add(one.name, [one], f"{one.bytes_per_pair / 1e3:.1f}" if one.sampled else "-")
+    for one, plan in zip(estimates, plans, strict=True):
+        sequences = of_published(len(plan.clips), expected_sequences(plan.dataset, plan.split))
+        add(one.name, [one], f"{one.bytes_per_pair / 1e3:.1f}" if one.sampled else "-", sequences)
     if len(estimates) > 1:
         table.add_section()
         add("sum", estimates, "")

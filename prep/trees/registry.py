@@ -73,8 +73,10 @@ def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     _check_split(dataset, split)
     if clips := dataset.read(dataset, split, root):
         return clips
-    name = f"{dataset.name}-{split}"
-    if CURRENT.get().skip:
+    name, how = f"{dataset.name}-{split}", CURRENT.get()
+    if damage := next((fault.message for fault in how.faults or () if fault.damage), None):
+        raise UserError(f"{damage} (and no other sequence can be read)")
+    if how.skip:
         what = f"all sequences of {name} that are there are excluded"
         raise UserError(f"{root}: {what}; mend the tree and run lorat-prep check again, or name other --datasets")
     remedy = f"check that this is the data set's own folder and give another with --root {dataset.name}=DIR"

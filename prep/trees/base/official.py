@@ -41,6 +41,11 @@ def expected_sequences(dataset: str, split: str) -> int | None:
     return _COUNTED.get((dataset, split)) if names is None else len(names)
 
 
+def of_published(count: int, expected: int | None) -> str:
+    """Return ``7 of 280``, or the count alone where that is all, or not known."""
+    return f"{count:,}" if expected in (None, count) else f"{count:,} of {expected:,}"
+
+
 @functools.cache
 def expected_frames(dataset: str, split: str) -> Mapping[str, int] | None:
     """Return the clips' names → frames of the whole split, or None where they are unknown of any official name."""

@@ -52,10 +52,10 @@ def damage(image: Path) -> bytes:
 def test_it_says_what_to_expect_before_it_builds(here):
     text = done(run(here, "--shard-pairs=10"))
     assert text.index("To build in") < text.index("Shards in")
-    assert "generic-train 80 0 80" in text  # 4 pairs for each of 20 visible objects
+    assert "generic-train 4 80 0 80" in text  # 4 pairs for each of 20 visible objects
     assert "GB are free" in text and "build.log" in text
     again = done(run(here, "--shard-pairs=10", "--pairs=100"))
-    assert "generic-train 100 80 20" in again
+    assert "generic-train 4 100 80 20" in again
 
 
 def test_a_disk_without_room_is_refused_unless_told_to_go_on(here, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_part_keeps_its_losses_whatever_the_other_parts_lost(here):
     options = ("--shard-pairs=8", f"--max-bad={most}")
     for part in ("1/2", "2/2"):
         done(run(here, *options, f"--part={part}"))
-    assert "generic-train 80 80 0" in done(run(here, *options, "--part=1/2"))
+    assert "generic-train 4 80 80 0" in done(run(here, *options, "--part=1/2"))
     assert f"--max-bad allows {most}" in refused(run(here, *options, "--merge"))
 
 
