@@ -125,6 +125,8 @@ def _write(
                 lost.setdefault(fault.sequence, fault.message)
             else:
                 _LOG.warning("%s", fault.message)
+        for lack in how.lacks:
+            _LOG.warning("%s", lack)
         clips = [clip for clip in clips if clip.name not in lost]
         # A tree of which a reader noted nothing, or a reader without a file, may change unnoticed.
         noticed = any(Path(place).is_relative_to(root) for place in seen)
