@@ -81,12 +81,10 @@ def run_plan(
         counts = {"pairs": plan.pairs, "shards": plan.shards(), "to_build": len(todo)}
         log.write("start", name=plan.name, **counts, part=part, max_bad=plan.options.max_bad, config=plan.config)
         if isinstance(plan.clips, ClipIndex):
-            for message in plan.clips.warned:
+            for message in (*plan.clips.warned, *plan.clips.odd):
                 log.write("warned", message=message)
             for sequence, reason in plan.clips.lost.items():
                 log.write("lost sequence", sequence=sequence, reason=reason)
-            for what in plan.clips.odd:
-                log.write("odd boxes", reason=what)
         if estimate is not None:
             log.write("estimate", **estimate._asdict())
         show(drawn, total)
@@ -116,11 +114,11 @@ def merge(plan: Plan) -> BuildReport:
 class BuildLog:
     """What a run did, a JSON object a line, in a file beside the shards; open inside ``with``.
 
-    Each has ``time`` and ``event``: ``start``, ``warned`` (of the tree), ``lost sequence``, ``odd boxes``,
-    ``estimate``, ``skipped`` (a pair and why), ``shard`` (written, with its counts), and ``end``, ``merged``,
-    ``stopped`` or ``failed``. Runs append; parts write a file each, since appending over a network is not safe. For
-    shards in an object store, which cannot append, the file lies in the working folder. A `UserError` if it cannot be
-    opened or written, such as on a full disk.
+    Each has ``time`` and ``event``: ``start``, ``warned`` (of the tree), ``lost sequence``, ``estimate``, ``skipped``
+    (a pair and why), ``shard`` (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs
+    append; parts write a file each, since appending over a network is not safe. For shards in an object store, which
+    cannot append, the file lies in the working folder. A `UserError` if it cannot be opened or written, such as on a
+    full disk.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -154,7 +152,7 @@ class BuildLog:
 
 def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int) -> BuildReport:
     """Make the manifest of a plan's receipts, and save it unless the plan is of one part."""
-    warned = tuple(plan.clips.warned) if isinstance(plan.clips, ClipIndex) else ()
+    warned = (*plan.clips.warned, *plan.clips.odd) if isinstance(plan.clips, ClipIndex) else ()
     manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder, warned)
     if plan.options.part is None:
         if manifest.rows == 0:
