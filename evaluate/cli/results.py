@@ -34,11 +34,11 @@ class Export:
     datasets: str | None = option(
         None, metavar="NAMES", help="Test sets, as lasot,got10k-val; all with results of lorat-eval by default."
     )
-    label: str = option("LoRAT", help="What folders call the tracker.")
+    label: str | None = option(None, help="What folders call the tracker.  [default: LoRAT, or another's as they are]")
     overwrite: bool = option(False, help="Replace files that are there with other content.")
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", self.label):
+        if self.label is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", self.label):
             raise UserError(f"--label '{self.label}': is a folder's name; use letters, digits, _ . + and - only")
         if (self.layout is None) == (self.submit_zip is None):
             raise UserError("export-results: say what to write: a --layout or, for a server, --submit-zip")
@@ -85,7 +85,7 @@ def export_results_command(export: Export, trees: TreeOptions) -> None:
 
 def _export(export: Export, layout: ExportLayout, trees: TreeOptions) -> bool:
     """Write results in a layout; return whether sequences of the tree have none."""
-    sets, missing = [], {}
+    sets, missing, label = [], {}, export.label or "LoRAT"
     if folders := _chosen(export):
         with progress_bar("reading results") as progress:
             for done, folder in enumerate(folders, start=1):
@@ -94,9 +94,11 @@ def _export(export: Export, layout: ExportLayout, trees: TreeOptions) -> bool:
         missing = {item.name: _missing(item, _tree(item, trees)) for item in sets}
     else:
         for tree in choose_test_sets(split_names(export.datasets), (), trees):
-            sets.append(ResultSet(tree.name, tree.dataset, export.read(tree).runs))
+            foreign = export.read(tree)
+            label = export.label or foreign.label
+            sets.append(ResultSet(tree.name, tree.dataset, foreign.runs))
             missing[tree.name] = _missing(sets[-1], tree)
-    files = layout_files(sets, layout, export.label)
+    files = layout_files(sets, layout, label)
     changed = write_files(export.out, files, overwrite=export.overwrite)
     for item in sets:
         runs = f" in {len(item.runs)} runs" if len(item.runs) > 1 else ""

@@ -59,8 +59,7 @@ def test_what_is_exported_scores_the_same(export, layout, shifts):
 def test_another_trackers_boxes_are_exported_as_they_are(export, layout):
     write_flat(Path("theirs"))
     Path("theirs/airplane-9.txt").unlink()
-    arguments = ("--layout", layout, "--label", "theirs")
-    theirs = ("--results", "theirs")
+    arguments, theirs = ("--layout", layout), ("--results", "theirs")
     one_line_error(export(*arguments, results=theirs), "theirs: holds no results of lorat-eval", "--datasets")
     result = export(*arguments, "--datasets", "lasot", results=theirs)
     assert result.exit_code == 1, result.output + str(result.exception)
