@@ -13,8 +13,10 @@ from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.reading import CURRENT
 from lorat.prep.trees.datasets import (
     coco,
+    flat,
     generic,
     got10k,
+    lagot,
     lasot,
     nfs,
     otb,
@@ -43,11 +45,18 @@ _ROWS = (
     Dataset("vasttrack", _VASTTRACK, _BOTH, vasttrack.read, "train", "test", True),
     Dataset("uav123", "UAV123", _ALL, partial(uav.read, "UAV123"), None, "all"),
     Dataset("uav20l", "UAV123", _ALL, partial(uav.read, "UAV20L"), None, "all"),
-    Dataset("otb", "OTB", _ALL, otb.read, None, "all"),
+    Dataset("uav123_10fps", "UAV123_10fps", _ALL, partial(uav.read, "UAV123_10fps"), None, "all"),
+    Dataset("otb", "OTB", ("all", "50", "2013"), otb.read, None, "all"),
     Dataset("nfs30", "NFS", _ALL, partial(nfs.read, 30), None, "all"),
     Dataset("nfs240", "NFS", _ALL, partial(nfs.read, 240), None, "all"),
     Dataset("tc128", "TempleColor128", _ALL, tc128.read, None, "all"),
     Dataset("vot", "VOT", _ALL, vot.read, None, "all"),
+    Dataset("didi", "DiDi", _ALL, vot.read, None, "all"),
+    Dataset("avist", "AVisT", _ALL, partial(flat.read, flat.AVIST), None, "all"),
+    Dataset("lagot", "LaGOT", _ALL, lagot.read, None, "all"),
+    Dataset("dtb70", "DTB70", _ALL, partial(flat.read, flat.DTB70), None, "all"),
+    Dataset("uavdt", "UAVDT", _ALL, partial(flat.read, flat.UAVDT), None, "all"),
+    Dataset("visdrone", "VisDrone2019-SOT-test-dev", ("test",), partial(flat.read, flat.VISDRONE), None, "test"),
     Dataset("generic", "generic", (), generic.read, "train", "all"),
 )
 

@@ -171,11 +171,18 @@ def stamp(path: str | PathLike[str]) -> Stamp:
 
 
 def cut_clip(
-    dataset: Dataset, split: str, name: str, frames: FrameFiles, xywh: NDArray[np.float64], whole: Sequence[str] = ()
+    dataset: Dataset,
+    split: str,
+    name: str,
+    frames: FrameFiles,
+    xywh: NDArray[np.float64],
+    whole: Sequence[str] = (),
+    absent: NDArray | None = None,
 ) -> Clip:
     """Build a clip of one track from (R, 4) `xywh` of frames 0 … R - 1, as written; what has no partner is cut.
 
-    `whole` are the names of all images in the folder, in order, where only a span of them may be annotated.
+    `whole` are the names of all images in the folder, in order, where only a span of them may be annotated; `absent`
+    (R,) is as in `make_track`. A `UserError` where there are clearly too many rows.
     """
     images, boxes = len(frames), len(xywh)
     count = min(images, boxes)
@@ -185,4 +192,4 @@ def cut_clip(
     if images != boxes:
         report_fault(name, f"{what}; only the first {count} frames are used", damage=images < boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
-    return make_clip(dataset, split, name, kept, xywh[:count], whole)
+    return make_clip(dataset, split, name, kept, xywh[:count], whole, absent=None if absent is None else absent[:count])

@@ -1,40 +1,56 @@
 """OTB: whatever sequence folders are there, with an annotation file for each of their objects."""
 
+from math import inf
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
 from lorat.prep.trees.base.folders import annotation_files, frame_number, numbered_images
-from lorat.prep.trees.base.reading import cut_clip, read_each
+from lorat.prep.trees.base.official import official_names
+from lorat.prep.trees.base.reading import cut_clip, read_each, report_fault
 from lorat.prep.trees.base.text import read_boxes, read_text
+from lorat.shards.base.errors import some
 
 # Some sequences are annotated over a part of their frames only; Tiger1 is scored without its first five.
-_FIRST = {"David": 300, "BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18}
+_FIRST = {"David": 300, "BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18, "Tiger1": 6}
+_CUT = ("Tiger1",)  # though its rows may begin with the first image
 _LAST = {"Football1": 74, "Freeman3": 460, "Freeman4": 283, "Diving": 215}
-_SKIPPED = {"Tiger1": 5}
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read OTB: ``<Name>/img/%04d.jpg`` and ``<Name>/groundtruth_rect.txt``.
+    """Read OTB: ``<Name>/img/%04d.jpg`` and ``<Name>/groundtruth_rect.txt``; the splits 50 and 2013 are parts of it.
 
     A folder with several objects has one annotation file each and gives one clip each: ``Jogging_1`` from
-    ``Jogging/groundtruth_rect.1.txt``. An empty one of several is no object (Human4's first).
+    ``Jogging/groundtruth_rect.1.txt``. An empty one of several is no object (Human4's first). A folder ``Jogging-1``
+    with such files, a copy of ``Jogging`` as pysot asks for, is that one object: left out where it is there already.
     """
-
-    def name(file: Path) -> str:
-        which = file.name.removeprefix("groundtruth_rect").removesuffix(".txt").strip(".")
-        return f"{file.parent.name}_{which}" if which else file.parent.name
+    chosen = None if split == "all" else set(official_names("otb", split) or ())
+    objects, copies = dict[str, Path](), list[str]()
+    for folder, files in annotation_files(root, "groundtruth_rect*.txt").items():  # Jogging before Jogging-1
+        base, _, which = folder.name.rpartition("-")
+        own = folder / f"groundtruth_rect.{which}.txt"
+        for file in [own] if base and own in files else files:
+            filled = len(files) == 1 or read_text(file).strip()
+            if filled and (chosen is None or _name(file) in chosen) and objects.setdefault(_name(file), file) != file:
+                copies.append(folder.name)
+    if copies:
+        what = f"{some(copies)}: holds an object that is read from another folder already, so it is left out"
+        report_fault(copies[0], f"{root}: {what}")
 
     def clip(file: Path) -> Clip:
         folder, xywh = file.parent, read_boxes(file)
         # One mirror has KiteSurf's frames in jpg/ instead.
         images = folder / ("img" if (folder / "img").is_dir() else "jpg")
-        names = whole = numbered_images(images)
-        if len(names) != len(xywh):  # as many frames as rows need no table
-            first, last = _FIRST.get(folder.name, 0), _LAST.get(folder.name, frame_number(names[-1]))
-            names = tuple(image for image in names if first <= frame_number(image) <= last)
-        skip = _SKIPPED.get(folder.name, 0)
-        return cut_clip(dataset, split, name(file), FrameFiles(images, names[skip:]), xywh[skip:], whole)
+        whole = numbered_images(images)
+        first, last = _FIRST.get(folder.name, 0), _LAST.get(folder.name, inf)
+        names = tuple(image for image in whole if first <= frame_number(image) <= last)
+        if len(whole) == len(xywh):  # a row an image needs no table
+            names, xywh = (names, xywh[len(whole) - len(names) :]) if folder.name in _CUT else (whole, xywh)
+        return cut_clip(dataset, split, _name(file), FrameFiles(images, names), xywh, whole)
 
-    found = annotation_files(root, "groundtruth_rect*.txt").values()
-    objects = [file for files in found for file in files if len(files) == 1 or read_text(file).strip()]
-    return read_each({name(file): file for file in objects}, clip)
+    return read_each(objects, clip)
+
+
+def _name(file: Path) -> str:
+    """Return the name of an annotation file's object."""
+    which = file.name.removeprefix("groundtruth_rect").removesuffix(".txt").strip(".")
+    return f"{file.parent.name.removesuffix(f'-{which}')}_{which}" if which else file.parent.name

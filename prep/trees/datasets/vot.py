@@ -1,33 +1,45 @@
-"""VOT: whatever sequence folders are there, with rectangles or polygons."""
+"""VOT, and what is laid out as its workspaces are (DiDi): rectangles, polygons or masks, and one or several objects."""
 
+import re
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
 from lorat.prep.trees.base.folders import annotation_files, numbered_images
-from lorat.prep.trees.base.reading import cut_clip, read_each
-from lorat.prep.trees.base.text import read_boxes
+from lorat.prep.trees.base.reading import cut_clip, note, read_each
+from lorat.prep.trees.base.regions import parse_regions
+from lorat.prep.trees.base.text import RESTORE_FILE, read_text
+
+_CHANNELS = ("color", "ir", "depth")
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read VOT: ``<sequence>/color/%08d.jpg`` (the first challenges: without ``color``) and ``groundtruth.txt``.
 
-    A line has 4 numbers (x, y, width, height) or 8 (a polygon's corners, read as its min/max box).
+    Polygons and masks are read as the boxes around them, a lone number as a frame that is not annotated. A sequence
+    with ``groundtruth_<id>.txt`` gives a clip for each object, ``<sequence>_<id>``. The first channel that the file
+    ``sequence`` names, or that is there, holds the frames. `root` may be a workspace with ``sequences/``.
     """
+    root = root / "sequences" if (root / "sequences").is_dir() else root
 
-    def clip(folder: Path) -> Clip:
-        boxes = read_boxes(folder / "groundtruth.txt", columns=(4, 8))
-        xywh = polygon_boxes(boxes) if boxes.shape[1] == 8 else boxes
-        images = folder / "color" if (folder / "color").is_dir() else folder
-        return cut_clip(dataset, split, folder.name, FrameFiles(images, numbered_images(images)), xywh)
+    def clip(file: Path) -> Clip:
+        images = _images(file.parent)
+        xywh, _ = parse_regions(read_text(file).rstrip(), file, f"correct the line or {RESTORE_FILE}")
+        return cut_clip(dataset, split, _name(file), FrameFiles(images, numbered_images(images)), xywh)
 
-    return read_each({folder.name: folder for folder in annotation_files(root, "groundtruth.txt")}, clip)
+    return read_each(
+        {_name(file): file for files in annotation_files(root, "groundtruth*.txt").values() for file in files}, clip
+    )
 
 
-def polygon_boxes(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the (N, 4) xywh boxes around polygons of (N, 8) corners x1, y1, …, x4, y4."""
-    points = corners.reshape(len(corners), 4, 2)
-    low = points.min(axis=1)
-    return np.concatenate([low, points.max(axis=1) - low], axis=1)
+def _name(file: Path) -> str:
+    return file.parent.name + file.stem.removeprefix("groundtruth")
+
+
+def _images(folder: Path) -> Path:
+    """Return the folder of a sequence's frames."""
+    about = folder / "sequence"
+    note(about)
+    named = dict(re.findall(r"(?m)^channels?\.(\w+)\s*=\s*(\S+)", read_text(about) if about.is_file() else ""))
+    places = [folder / named[key] for key in sorted(named, key=(*_CHANNELS, *named).index)]
+    places = [place.parent if "%" in place.name else place for place in places]
+    return next((place for place in (*places, *(folder / name for name in _CHANNELS)) if place.is_dir()), folder)

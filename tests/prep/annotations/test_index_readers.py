@@ -1,5 +1,7 @@
 """An index holds what the reader of each data set and cleaning give."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,13 @@ OTHERS = {  # images, ground truth
     "uav20l-all": ("data_seq/UAV123/bike1/{:06d}.jpg", "anno/UAV20L/bike1.txt"),
     "nfs30-all": ("sequences/book/{:05d}.jpg", "anno/nfs_book.txt"),
     "nfs240-all": ("book/240/book/{:05d}.jpg", "book/240/book.txt"),
+    "uav123_10fps-all": ("data_seq/UAV123_10fps/bike1/{:06d}.jpg", "anno/UAV123_10fps/bike1.txt"),
+    "didi-all": ("sequences/bag/color/{:08d}.jpg", "sequences/bag/groundtruth.txt"),
+    "avist-all": ("sequences/bag/img_{:05d}.jpg", "anno/bag.txt"),
+    "dtb70-all": ("Girl1/img/{:05d}.jpg", "Girl1/groundtruth_rect.txt"),
+    "uavdt-all": ("UAV-benchmark-S/S0101/img{:06d}.jpg", "UAV-benchmark-SOT_v1.0/anno/S0101_gt.txt"),
+    "visdrone-test": ("sequences/uav1_s/img{:07d}.jpg", "annotations/uav1_s.txt"),
+    "lagot-all": ("airplane/airplane-1/img/{:08d}.jpg", "LaGOT_multiple_object_per_sequence_annotations_final.json"),
     "tc128-all": ("Cup/img/{:04d}.jpg", "Cup/Cup_gt.txt"),
 }
 
@@ -57,6 +66,14 @@ def other_tree(folder, name):
     rows = ["-3,4,20,10", "70,4,5,5", "5,4,20,10", "6,4,20,10.25", "0,0,0,0", "9,4,20,10"]
     if name == "nfs240-all":
         rows = [f"0 {5 - k} 4 30 20 {k} {k % 2} 0 1" for k in range(6)]
+    if name == "avist-all":
+        for flag in ("full_occlusion", "out_of_view"):
+            (folder / flag).mkdir()
+            (folder / flag / f"bag_{flag}.txt").write_text("0,0,0,0,0,0")
+    if name == "lagot-all":
+        boxes = [[float(field) for field in row.split(",")] for row in rows]
+        frames = [image.format(number) for number in range(1, 7)]
+        rows = [json.dumps({"airplane-1": {"frames": frames, "xywh": {"0": boxes}}})]
     (folder / truth).parent.mkdir(parents=True, exist_ok=True)
     (folder / truth).write_text("\n".join(rows))
     return folder

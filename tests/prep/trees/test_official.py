@@ -26,11 +26,20 @@ SIZES = {
     ("vasttrack", "test"): (3500, 372_133),
     ("uav123", "all"): (123, 112_578),
     ("uav20l", "all"): (20, 58_670),
+    ("uav123_10fps", "all"): (123, 37_607),
     ("otb", "all"): (100, 59_035),
+    ("otb", "50"): (50, 26_972),
+    ("otb", "2013"): (51, 29_486),
     ("nfs30", "all"): (100, 47_953),
     ("nfs240", "all"): (100, None),
     ("tc128", "all"): (129, 55_346),
     ("vot", "all"): (None, None),
+    ("didi", "all"): (None, None),
+    ("avist", "all"): (120, None),
+    ("lagot", "all"): (None, None),
+    ("dtb70", "all"): (70, None),
+    ("uavdt", "all"): (50, 37_084),
+    ("visdrone", "test"): (35, 32_922),
 }
 
 

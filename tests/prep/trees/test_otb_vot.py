@@ -1,10 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lorat.prep.trees.base.official import expected_frames
-from lorat.prep.trees.datasets.vot import polygon_boxes
 from lorat.prep.trees.registry import DATASETS, read_clips
 
 OTB, VOT = DATASETS["otb"], DATASETS["vot"]
@@ -109,14 +106,6 @@ def test_vot_reads_a_polygon_as_its_min_max_box(tmp_path, files, images):
     assert clip.tracks[0].visible.all()
 
 
-@given(st.lists(st.floats(-1e4, 1e4), min_size=8, max_size=8))
-def test_a_polygons_box_holds_its_corners_and_touches_them_on_each_side(corners):
-    box = polygon_boxes(np.array([corners]))[0]
-    xs, ys = corners[0::2], corners[1::2]
-    assert (box[0], box[1]) == (min(xs), min(ys))
-    assert (box[2], box[3]) == (max(xs) - min(xs), max(ys) - min(ys))
-
-
 def test_real_sequences_are_read_whole(shared):
     lengths = {clip.name: len(clip.frames) for clip in read_clips(OTB, "all", shared / "real/otb")}
     assert lengths == {"Crossing": 120, "MotorRolling": 164, "Skiing": 81}
@@ -124,3 +113,63 @@ def test_real_sequences_are_read_whole(shared):
     assert {clip.name: len(clip.frames) for clip in clips} == {"bag": 196, "bicycle": 150, "car": 200}
     assert clips[0].frame_size() == (480, 360)
     assert all(clip.tracks[0].visible.all() for clip in clips)
+
+
+def test_tiger1s_rows_of_the_toolkit_begin_at_its_sixth_frame(otb, caplog):
+    (clip,) = read_clips(OTB, "all", otb("Tiger1", range(1, 31), 25))
+    assert numbers(clip) == list(range(6, 31))
+    assert clip.tracks[0].boxes[0, 0] == 1
+    assert (clip.before, clip.images) == (5, 30)
+    assert not caplog.records
+
+
+def test_pysots_copies_of_a_folder_are_left_out_with_a_note(otb, caplog):
+    for folder in ("Jogging", "Jogging-1", "Jogging-2", "Human4-2"):
+        for which in (1, 2):
+            root = otb(
+                folder, range(1, 4), 3 if folder == "Jogging" or which == 2 else 0, f"groundtruth_rect.{which}.txt"
+            )
+    clips = read_clips(OTB, "all", root)
+    assert [(clip.name, clip.frames.folder.parent.name) for clip in clips] == [
+        ("Human4_2", "Human4-2"),
+        ("Jogging_1", "Jogging"),
+        ("Jogging_2", "Jogging"),
+    ]
+    assert "Jogging-2: holds an object that is read from another folder already" in caplog.text
+
+
+def test_parts_of_otb_are_their_objects(otb):
+    for name in ("Biker", "Coke", "Basketball"):
+        root = otb(name, range(1, 4), 3)
+    names = {split: [clip.name for clip in read_clips(OTB, split, root)] for split in ("all", "50", "2013")}
+    assert names == {
+        "all": ["Basketball", "Biker", "Coke"],
+        "50": ["Basketball", "Biker"],
+        "2013": ["Basketball", "Coke"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "boxes", "visible"),
+    [
+        ("m10,20,3,2,0,6\n1,2,3,4\n", [[10, 20, 13, 22], [1, 2, 4, 6]], [True, True]),
+        ("1,2,3,4\n0\n", [[1, 2, 4, 6], [np.nan] * 4], [True, False]),
+        ("1,2,3,4\n5,1,9,4,6,8,2,5\n", [[1, 2, 4, 6], [2, 1, 9, 8]], [True, True]),
+    ],
+)
+def test_vot_reads_masks_as_their_box_and_lone_numbers_as_not_annotated(tmp_path, files, images, rows, boxes, visible):
+    files(tmp_path / "agility", {"groundtruth.txt": rows})
+    images(tmp_path / "agility/color", ["00000001.jpg", "00000002.jpg"])
+    (clip,) = read_clips(VOT, "all", tmp_path)
+    np.testing.assert_array_equal(clip.tracks[0].boxes, boxes)
+    assert clip.tracks[0].visible.tolist() == visible
+
+
+@pytest.mark.parametrize("about", [None, "channels.ir=ir/%08d.png\nfps=30\n", "channels.ir=ir\n"])
+def test_vots_other_channels_and_several_objects_are_read(tmp_path, files, images, about):
+    texts = {"groundtruth_000.txt": "1,2,3,4\n", "groundtruth_001.txt": "5,6,7,8\n"}
+    files(tmp_path / "ants1", texts | ({"sequence": about} if about else {}))
+    images(tmp_path / "ants1/ir", ["00000001.png"])
+    clips = read_clips(VOT, "all", tmp_path)
+    assert [clip.name for clip in clips] == ["ants1_000", "ants1_001"]
+    assert clips[1].frames[0] == tmp_path / "ants1/ir/00000001.png"
