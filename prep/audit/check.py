@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from lorat.prep.audit.images import ImageFacts, see_images
 from lorat.prep.audit.report import BoxCounts, Counts, Finding, Severity, SplitAudit
 from lorat.prep.trees.base.clip import Clip
-from lorat.prep.trees.base.official import expected_frames, expected_sequences
+from lorat.prep.trees.base.notation import Notation
+from lorat.prep.trees.base.official import expected_frames, expected_sequences, official_names, where_to_get
 from lorat.prep.trees.base.reading import Reading, TreeFault
 from lorat.prep.trees.sources import TreeSplit
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 
 _RESOLUTION = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)\s*$", re.MULTILINE)
 
@@ -41,9 +42,9 @@ def audit(
 
     name, split, eval_split = source.dataset.name, source.split, source.dataset.eval_split
     faults: list[TreeFault] = []
-    clips, trouble = list[Clip](), ""
+    clips, trouble, notation = list[Clip](), "", Notation()
     try:
-        with Reading(faults=faults, progress=told("annotations")):
+        with (how := Reading(faults=faults, progress=told("annotations"))):
             clips = source.dataset.read(source.dataset, split, source.root)
         if not clips and not any(fault.damage for fault in faults):
             trouble = f"{source.root}: holds no sequence of {source.name}; is it its folder?"
@@ -58,6 +59,7 @@ def audit(
     boxes: Counter[str] = Counter()
     for clip, seen in zip(clips, facts, strict=True):
         boxes.update(count_boxes(clip, seen.size))
+        notation.add(clip, seen.size)
         mine = found.setdefault(clip.name, [])
         mine += check_sequence(
             clip,
@@ -76,12 +78,29 @@ def audit(
         boxes=BoxCounts(**boxes),
     )
     of_split = [_damage("tree", trouble)] if trouble else []
-    official = counts.expected_sequences
-    if not trouble and official not in (None, counts.sequences):
-        what = f"{source.root}: {counts.sequences:,} of {official:,} published sequences"
-        of_split.append(_note("sequence count", what))
+    of_split += [_damage("odd boxes", f"{source.root}: {what}") for what in notation.oddities()]
+    of_split += [_note("not there", str(lack)) for lack in how.lacks]
+    if not trouble:
+        of_split += _differing(source, counts, [clip.name for clip in clips])
     sequences = {sequence: findings for sequence, findings in sorted(found.items()) if findings}
     return SplitAudit(root=str(source.root), deep=deep, counts=counts, split=of_split, sequences=sequences)
+
+
+def _differing(source: TreeSplit, counts: Counts, names: Sequence[str]) -> Iterator[Finding]:
+    """Yield how the sequences of a split differ from those that were published."""
+
+    def plain(name: str) -> str:  # lists and folders spell some of TNL2K's and VastTrack's differently
+        return re.sub(r"[ &_]", "", name)
+
+    name, split, official = source.dataset.name, source.split, counts.expected_sequences
+    if official not in (None, counts.sequences):
+        get = where_to_get(name) if counts.sequences < official else ""
+        what = f"{source.root}: {counts.sequences:,} of {official:,} published sequences{get and '; '}{get}"
+        yield _note("sequence count", what)
+    published = {plain(each) for each in official_names(name, split) or ()}
+    if others := [each for each in names if published and plain(each) not in published]:
+        what = f"{source.root}: {len(others):,} sequences are none of the published ones: {some(others, 3)}"
+        yield _note("not published", what)
 
 
 def _stated_size(folder: Path) -> tuple[int, int] | None:

@@ -68,8 +68,11 @@ class _Report(BaseModel, strict=True, frozen=True):
 
 
 def save_report(path: Path, audits: Mapping[str, SplitAudit]) -> None:
-    """Write a report of splits, ``<dataset>-<split>`` → audit; a `UserError` if it cannot."""
-    write_json(path, _Report(version=1, datasets=dict(audits)).model_dump())
+    """Write a report of splits, ``<dataset>-<split>`` → audit, and keep what the file says of others; a `UserError` if
+    it cannot, or the file is no report.
+    """
+    before = load_report(path) if path.exists() else {}
+    write_json(path, _Report(version=1, datasets=before | audits).model_dump())
 
 
 def load_report(path: Path) -> dict[str, SplitAudit]:
@@ -81,4 +84,4 @@ def load_report(path: Path) -> dict[str, SplitAudit]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
         what = f"is no whole report of lorat-prep check, or one of another version ({where}: {first['msg']})"
-        raise UserError(f"{path}: {what}; run lorat-prep check again") from None
+        raise UserError(f"{path}: {what}; delete it and run lorat-prep check again") from None

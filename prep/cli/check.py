@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from lorat.prep.audit.check import audit
-from lorat.prep.audit.report import SplitAudit, save_report
+from lorat.prep.audit.report import SplitAudit, load_report, save_report
 from lorat.prep.commandline import Command, options_of
+from lorat.prep.trees.base.official import of_published, where_to_get
 from lorat.prep.trees.sources import SourceOptions
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
@@ -35,12 +36,17 @@ def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int |
     Any data set and split can be named, test sets too. Exit status 0: no damage. 1: damage was found; the audit went
     through to its end and the table says where. 2: a tree is missing, or another mistake on the command line.
     """
+    for dataset, split in trees.wanted(trained=False).values():
+        if trees.missing([(dataset, split)]) and (get := where_to_get(dataset.name)):
+            say(f"{dataset.name}-{split}: {get}")
     sources, folder = trees.sources(trained=False), report.absolute().parent
     # Refused now what would otherwise end an audit of hours.
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder for --report; make it or name another file")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written; name another file with --report")
+    if report.exists():
+        load_report(report)
     audits = {}
     try:
         for source in sources:
@@ -59,8 +65,8 @@ def _print(audits: Mapping[str, SplitAudit], report: Path) -> None:
     for name, each in audits.items():
         counts, boxes = each.counts, each.counts.boxes
         whole = counts.sequences == counts.expected_sequences
-        sequences = _of(counts.sequences, counts.expected_sequences)
-        frames = _of(counts.frames, counts.expected_frames if whole else None)
+        sequences = of_published(counts.sequences, counts.expected_sequences)
+        frames = of_published(counts.frames, counts.expected_frames if whole else None)
         shares = (boxes.absent, boxes.degenerate, boxes.outside)
         cells = (f"{count / boxes.rows:.1%}" if boxes.rows else "-" for count in shares)
         table.add_row(name, sequences, frames, *cells, f"{each.damaged:,}", style="red" if each.damaged else "")
@@ -73,6 +79,9 @@ def _print(audits: Mapping[str, SplitAudit], report: Path) -> None:
             say(f"damage: {name}: {finding.message}")
         if len(damage) > _SHOWN:
             say(f"damage: {name}: {len(damage) - _SHOWN:,} more in {report}")
+        for finding in each.split:
+            if finding.severity == "note":
+                say(f"note: {name}: {finding.message}")
         notes: dict[str, list[str]] = {}
         for finding in chain.from_iterable(each.sequences.values()):
             if finding.severity == "note":
@@ -85,10 +94,6 @@ def _print(audits: Mapping[str, SplitAudit], report: Path) -> None:
     if damaged > split_alone:
         say(f"Findings in {report}; 'lorat-prep build --exclude {report}' leaves damage out.")
     elif damaged:
-        say(f"Findings in {report}; a tree that cannot be read has to be mended first.")
+        say(f"Findings in {report}; what is wrong with a whole tree has to be mended first.")
     else:
         say(f"No damage. Findings in {report}.")
-
-
-def _of(count: int, expected: int | None) -> str:
-    return f"{count:,}" if expected in (None, count) else f"{count:,} of {expected:,}"

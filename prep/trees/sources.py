@@ -119,28 +119,32 @@ class SourceOptions(TreeOptions):
         "all", help=f"Names separated by commas, such as lasot,got10k-train; 'all' is {','.join(ALL)}.", **_DATA
     )
 
-    def sources(self, *, trained: bool = True) -> list[TreeSplit]:
-        """Return the splits that ``--datasets`` names; without `trained` a test set's bare name is what is scored.
-
-        A `UserError` for an unknown name, a data set that is not trained on, or missing trees, all of them listed.
+    def wanted(self, *, trained: bool = True) -> dict[str, tuple[Dataset, str]]:
+        """Return the splits that ``--datasets`` names, as it does; without `trained` a test set's bare name is what is
+        scored. A `UserError` for an unknown name, or a data set that is not trained on.
         """
         names = ALL if self.datasets.strip() == "all" else tuple(dict.fromkeys(split_names(self.datasets)))
         if not names:
             raise UserError("--datasets names no data set; write for example lasot,got10k or all")
-        wanted = []
+        wanted = {}
         for name in names:
             dataset, split = parse_name(name)
             split = split or dataset.prep_split or (None if trained else dataset.eval_split)
             if split is None:
                 builds = ", ".join(d.name for d in DATASETS.values() if d.prep_split)
                 raise UserError(f"{name} is a test set and is not trained on; prep builds {builds}")
-            wanted.append((dataset, split))
-        if missing := self.missing(wanted):
-            there = [n for n, (d, s) in zip(names, wanted, strict=True) if f"{d.name}-{s}" not in missing]
+            wanted[name] = dataset, split
+        return wanted
+
+    def sources(self, *, trained: bool = True) -> list[TreeSplit]:
+        """Return what is `wanted` and its trees; a `UserError` also for missing ones, all of them listed."""
+        wanted = self.wanted(trained=trained)
+        if missing := self.missing(wanted.values()):
+            there = [n for n, (d, s) in wanted.items() if f"{d.name}-{s}" not in missing]
             remedy = f"; without them: --datasets {','.join(there)}" if there else ""
             places = ", ".join(f"{name}: no folder {place}" for name, place in missing.items())
             raise UserError(f"{places}{remedy}")
-        return [TreeSplit(d, s, self.find(d, s)) for d, s in wanted]
+        return [TreeSplit(d, s, self.find(d, s)) for d, s in wanted.values()]
 
 
 def split_names(text: str | None) -> list[str]:

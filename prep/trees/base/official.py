@@ -41,6 +41,12 @@ def expected_sequences(dataset: str, split: str) -> int | None:
     return _COUNTED.get((dataset, split)) if names is None else len(names)
 
 
+def where_to_get(dataset: str) -> str:
+    """Return where a data set is to be had and what to do then, in half a sentence; nothing where that is unknown."""
+    page = dict(line.split("\t") for line in _lines("pages.txt")).get(dataset)
+    return f"get it from {page} and unpack it as docs/data.md says" if page else ""
+
+
 def of_published(count: int, expected: int | None) -> str:
     """Return ``7 of 280``, or the count alone where that is all, or not known."""
     return f"{count:,}" if expected in (None, count) else f"{count:,} of {expected:,}"

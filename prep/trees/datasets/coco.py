@@ -14,6 +14,7 @@ import numpy as np
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, Track, make_track
 from lorat.prep.trees.base.folders import image_names
+from lorat.prep.trees.base.reading import report_lack
 from lorat.prep.trees.base.text import read_text
 from lorat.shards.base.errors import UserError
 
@@ -36,16 +37,23 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     owned: dict[int, list[int]] = {}
     for k, row in enumerate(objects):
         owned.setdefault(value("annotation", row, "image_id"), []).append(k)
-    clips = []
+    clips, names = [], []
     for row in images:
         mine = owned.pop(value("image", row, "id"), None)
-        if mine and (name := row.get("file_name")) in there:
+        if not mine:
+            continue
+        names.append(name := str(row.get("file_name")))
+        if name in there:
             size = (value("image", row, "width"), value("image", row, "height"))
             # Each track is a view of one large array.
             tracks = tuple(Track(track.boxes[k : k + 1], track.visible[k : k + 1]) for k in mine)
             clips.append(Clip(dataset.name, split, Path(name).stem, FrameFiles(folder, (name,)), tracks, 1, size))
     if owned:
         raise UserError(f"{path}: annotations of image {min(owned)}, which is not among its images")
+    if names and not clips:
+        what = f"none of the {len(names):,} images that the annotations name ({names[0]}) is in {folder}"
+        raise UserError(f"{path}: {what}; unpack them there, and take folders out of file_name")
+    report_lack(path, "{:,} annotated images", names, there)
     return sorted(clips, key=lambda clip: clip.name)
 
 

@@ -76,8 +76,50 @@ def test_mistakes_end_with_2_in_one_line_and_leave_no_report(raw):
     arguments = ["--datasets=lasot"], ["--report=none/x.json", "--datasets=vot"], ["--datasets=vto"]
     for mistake in arguments:
         result = check(*mistake)
-        assert result.exit_code == 2 and len(result.output.strip().splitlines()) == 1
+        assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1
     assert not (raw.parent / "check.json").exists()
+
+
+def test_a_missing_tree_is_told_with_where_to_get_it(raw):
+    lines = check("--datasets=generic,tnl2k,otb").stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["tnl2k-train", "otb-all"]
+    assert "get it from https://github.com/wangxiao5791509/" in lines[0] and "docs/data.md" in lines[0]
+
+
+def test_sequences_that_lack_or_are_not_published_are_counted(raw):
+    for name in ("Basketball", "Jogging-1", "Mine"):
+        write_sequence(raw / "OTB" / name)
+        (raw / "OTB" / name / "groundtruth.txt").rename(raw / "OTB" / name / "groundtruth_rect.txt")
+    output = check("--datasets=otb").output
+    assert "3 of 100 published sequences; get it from http://cvlab.hanyang.ac.kr/" in output
+    assert "none of the published ones" in output and "Mine" in output
+
+
+def test_a_check_of_one_set_keeps_what_the_report_says_of_others(raw):
+    (raw / "VOT" / "bag" / "groundtruth.txt").write_text("1,2,3,x\n" * 4)
+    assert check("--datasets=vot").exit_code == 1
+    assert check("--datasets=generic").exit_code == 0
+    (raw / "generic" / "train" / "a" / "groundtruth.txt").write_text("1,2,3\n" * 4)
+    assert check("--datasets=generic").exit_code == 1
+    found = json.loads((raw.parent / "check.json").read_text())["datasets"]
+    assert list(found["vot-all"]["sequences"]) == ["bag"] and list(found["generic-train"]["sequences"]) == ["a"]
+
+
+def test_a_file_that_is_no_report_is_not_overwritten(raw):
+    (raw.parent / "check.json").write_text('{"mine": 1}')
+    result = check("--datasets=generic")
+    assert result.exit_code == 2 and "check.json: is no whole report" in result.stderr
+    assert (raw.parent / "check.json").read_text() == '{"mine": 1}'
+
+
+def test_boxes_in_another_notation_are_damage_of_the_set(raw):
+    rows = [f"{20 + 6 * k},30,{40 + 6 * k},46\n" for k in range(4)]
+    for name in ("a", "b"):
+        (raw / "generic" / "train" / name / "groundtruth.txt").write_text("".join(rows))
+    result = check("--datasets=generic")
+    assert result.exit_code == 1 and "damage: generic-train" in result.output
+    assert "8 of 8 visible boxes reach beyond" in result.output and "corners instead of sizes?" in result.output
+    assert "No damage" not in result.output and "--exclude" not in result.output
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])

@@ -186,3 +186,25 @@ def test_every_build_and_every_part_repeats_what_was_warned_of_when_the_tree_was
 def test_a_tree_without_warnings_has_the_manifest_that_it_had(here):
     done(run(here, "--pairs=8"))
     assert "warned" not in json.loads((here / "shards/generic-train/manifest.json").read_text())
+
+
+def test_boxes_in_another_notation_are_built_only_when_told_so(here):
+    for truth in here.glob("mine/train/*/groundtruth.txt"):
+        truth.write_text("0.4,0.5,0.2,0.3\n" * 5)
+    for _ in range(2):  # from the tree, and from the index
+        line = refused(run(here))
+        assert "20 of 20 visible boxes have both sides below two pixels" in line
+        assert "normalised?" in line and "--odd-boxes" in line
+    done(run(here, "--odd-boxes", "--pairs=8"))
+    assert "normalised?" in (here / "shards" / "generic-train" / "build.log").read_text()
+    assert "normalised?" in manifest(here).warned[-1]
+
+
+def test_a_sequence_whose_annotations_are_damaged_stops_a_build_or_is_left_out(here):
+    (here / "mine" / "train" / "seq-1" / "groundtruth.txt").write_text("20,20,40,20\n" * 10)
+    for _ in range(2):
+        line = refused(run(here))
+        assert "seq-1" in line and "10 boxes for 5 images" in line and "--max-bad" in line
+    result = run(here, "--max-bad=1", "--shard-pairs=10")
+    assert "generic-train 3 60 0 60" in done(result)
+    assert "lost sequence" in (here / "shards" / "generic-train" / "build.log").read_text()

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from lorat.prep.trees.base.reading import Reading
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
@@ -107,3 +108,17 @@ def test_real_photographs_are_read_with_boxes_inside_them(shared):
         for track in clip.tracks:
             assert track.visible.all()
             assert (track.boxes[0, 2:] <= np.array(clip.size) + 0.1).all()
+
+
+def test_annotated_images_that_are_not_there_are_counted_and_none_is_an_error(coco):
+    root = coco([image(n) for n in range(12)], [annotation(n, n) for n in range(12)])
+    for number in range(5):
+        (root / "images" / "train2017" / f"{number:012d}.jpg").unlink()
+    with Reading() as how:
+        assert len(read_clips(COCO, "train", root)) == 7
+    (lack,) = how.lacks
+    assert str(lack).endswith("5 of 12 annotated images are not there, such as 000000000000.jpg")
+    for picture in (root / "images" / "train2017").iterdir():
+        picture.rename(picture.with_suffix(".jpeg"))
+    with pytest.raises(UserError, match=r"none of the 12 images .*000000000000\.jpg.* is in .*images/train2017"):
+        read_clips(COCO, "train", root)
