@@ -72,7 +72,7 @@ def save_report(path: Path, audits: Mapping[str, SplitAudit]) -> None:
     it cannot, or the file is no report.
     """
     before = load_report(path) if path.exists() else {}
-    write_json(path, _Report(version=1, datasets=before | audits).model_dump())
+    write_json(path, _Report(version=1, datasets={**before, **audits}).model_dump())
 
 
 def load_report(path: Path) -> dict[str, SplitAudit]:
