@@ -8,7 +8,10 @@ __all__ = ["MODULES", "ROWS", "Row"]
 
 Numbers = Mapping[str, float | str]
 
-MODULES = ("build", "training", "memory", "index", "order", "network", "inference", "trainer", "scoring", "tracking")
+MODULES = (
+    *("build", "training", "memory", "index", "slow_disk", "order"),
+    *("network", "inference", "trainer", "scoring", "tracking"),
+)
 """Of this package; each has ``run(quick) -> Numbers``."""
 
 
@@ -115,6 +118,26 @@ ROWS = (
         "{v:.0f} MB",
     ),
     Row("index", "open it", "{index_open_s:.2f} s", "", "index_open_s", 5.0, "most", _SECONDS),
+    Row(
+        "slow_disk",
+        "an index of 400 sequences, 5 ms late",
+        "{late_index_s:.2f} s",
+        "one file after another",
+        "late_index_speedup",
+        8.0,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "slow_disk",
+        "see that nothing changed",
+        "{late_start_s:.2f} s",
+        "the same",
+        "late_start_speedup",
+        8.0,
+        "least",
+        _TIMES,
+    ),
     Row(
         "order",
         "an epoch's order, pool of 4 M",

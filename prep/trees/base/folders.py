@@ -67,14 +67,12 @@ def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
 
     def look(folder: Path) -> list[Path]:
         note((folder / pattern).parent)
-        return sorted(folder.glob(pattern))
+        if not (files := sorted(folder.glob(pattern))):
+            report_fault(folder.name, f"{folder}: no {pattern}, so it is not read as a sequence")
+        return files
 
     folders = [root / name for name in natural_order(subfolders(root))]
-    found = dict(zip(folders, in_threads(look, folders), strict=True))
-    for folder in folders:
-        if not found[folder]:
-            report_fault(folder.name, f"{folder}: no {pattern}, so it is not read as a sequence")
-    return {folder: files for folder, files in found.items() if files}
+    return {folder: files for folder, files in zip(folders, in_threads(look, folders), strict=True) if files}
 
 
 def image_names(folder: Path) -> tuple[str, ...]:

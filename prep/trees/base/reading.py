@@ -89,40 +89,47 @@ _NOTING: list[Reading] = []
 
 
 def in_threads(work: Callable[[Place], Found], places: Iterable[Place]) -> Generator[Found, None, None]:
-    """Yield ``work(place)`` of every place, in order, many at once, each in a copy of the caller's context; what one
-    raises is raised in its turn. No more than a few hundred are begun before their turn.
+    """Yield ``work(place)`` of every place in order, while those of the next few hundred are under way, each in a copy
+    of the caller's context. What one reports or raises is told in its turn.
     """
-    pool, begun = ThreadPoolExecutor(_THREADS), deque[Future[Found]]()
+
+    def begin(place: Place) -> tuple[Found, list[TreeFault]]:
+        CURRENT.set(replace(CURRENT.get(), faults=(told := list[TreeFault]())))
+        return work(place), told
+
+    def end() -> Found:
+        found, told = begun.popleft().result()
+        for fault in told:
+            report_fault(fault.sequence, fault.message, damage=fault.damage)
+        return found
+
+    pool, begun = ThreadPoolExecutor(_THREADS), deque[Future[tuple[Found, list[TreeFault]]]]()
     try:
         for place in places:
-            begun.append(pool.submit(copy_context().run, work, place))
+            begun.append(pool.submit(copy_context().run, begin, place))
             if len(begun) >= 8 * _THREADS:
-                yield begun.popleft().result()
+                yield end()
         while begun:
-            yield begun.popleft().result()
+            yield end()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> list[Clip]:
-    """Return ``read(place)`` of every clip's name → place, in order; a `UserError` is treated as `Reading` says.
-
-    `read` is called in several threads; what it reports is told in the order of the clips.
+    """Return ``read(place)``, called in several threads, of every clip's name → place, in order; a `UserError` is
+    treated as `Reading` says.
     """
     how, clips = CURRENT.get(), []
     wanted = {name: place for name, place in places.items() if name not in how.skip}
 
-    def attempt(place: Place) -> tuple[Clip | UserError, list[TreeFault]]:
-        CURRENT.set(replace(how, faults=(told := list[TreeFault]())))  # in this thread's copy of the context
+    def attempt(place: Place) -> Clip | UserError:
         try:
-            return read(place), told
+            return read(place)
         except UserError as error:
-            return error, told
+            return error
 
     with closing(in_threads(attempt, wanted.values())) as found:
-        for done, (name, (clip, told)) in enumerate(zip(wanted, found, strict=True), start=1):
-            for fault in told:
-                report_fault(fault.sequence, fault.message, damage=fault.damage)
+        for done, (name, clip) in enumerate(zip(wanted, found, strict=True), start=1):
             if not isinstance(clip, UserError):
                 clips.append(clip)
             elif how.faults is None:

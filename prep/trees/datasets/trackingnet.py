@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.folders import counted_images, subfolders
-from lorat.prep.trees.base.reading import note, read_each, report_fault
+from lorat.prep.trees.base.reading import in_threads, note, read_each, report_fault
 from lorat.prep.trees.base.text import read_boxes
 from lorat.shards.base.errors import UserError
 
@@ -30,7 +30,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
             frames = FrameFiles(folder, counted_images(folder, 0))
         return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])
 
-    return read_each({file.stem: file for chunk in chunks for file in _annotations(chunk)}, clip)
+    return read_each({file.stem: file for files in in_threads(_annotations, chunks) for file in files}, clip)
 
 
 def _annotations(chunk: Path) -> list[Path]:
