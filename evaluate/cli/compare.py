@@ -8,14 +8,13 @@ import click
 
 from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.cli.report import Rivals, scored_sets
-from lorat.evaluate.report.tables import comparison_table, how_compared, sequences_csv
+from lorat.evaluate.report.tables import comparison_table, how_compared
 from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import OUT, say, start_logging
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +22,6 @@ class CompareOptions(ScoringOptions):
     """Over what trackers are compared."""
 
     datasets: str | None = option(None, metavar="NAMES", help="Names with commas between.  [default: all with results]")
-    csv: Path | None = option(None, kind="file", help="File for a line a sequence and tracker: all scores.")
 
 
 @click.command("compare", cls=Command)
@@ -59,10 +57,7 @@ def compare_command(trackers: tuple[str, ...], options: CompareOptions, trees: T
     rivals.all_found()
     for line in rivals.remarks:
         say(line)
-    if options.csv is not None:
-        with atomic_file(options.csv) as file:
-            file.write(sequences_csv(compared).encode("utf-8"))
-        say(f"scores of sequences: {options.csv}")
+    options.write_csv(compared)
     click.get_current_context().exit(1 if lacking else 0)
 
 

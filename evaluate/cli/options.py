@@ -5,21 +5,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorat.evaluate.measure.ope import ConventionName
+from lorat.evaluate.measure.scores import Entry
+from lorat.evaluate.report.tables import sequences_csv
 from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.evaluate.track.testsets import TestSet
+from lorat.shards.base.console import say
 from lorat.shards.base.errors import UserError, nearest
 from lorat.shards.base.options import option
+from lorat.shards.base.storage import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoringOptions:
-    """How boxes are scored."""
+    """How boxes are scored, and a file for that."""
 
     convention: ConventionName = option(
         "published",
         help="How scores count: as the published numbers, or as the MATLAB toolkits of LaSOT, LaSOT_Extension, TNL2K, "
         "VastTrack, OTB, UAV123, UAVDT and DTB70 do, for these sets.",
     )
+    csv: Path | None = option(None, kind="file", help="File for the scores of every sequence, fractions of 1.")
+
+    def write_csv(self, scored: Sequence[Sequence[Entry]]) -> None:
+        """Write the scores of test sets, each with never moving at its end, if a file is wanted."""
+        if self.csv is not None:
+            with atomic_file(self.csv) as file:
+                file.write(sequences_csv(scored).encode("utf-8"))
+            say(f"scores of sequences: {self.csv}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -141,6 +141,7 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
         if item.submit:
             _zip(summary, item, output.overwrite)
     say(f"metrics: {out / METRICS}")
+    output.write_csv(summary.scored)
     if summary.scored:
         say(f"plots: {', '.join(map(str, plots))}")
         write_page(out / PAGE, summary.page(remarks))

@@ -21,7 +21,6 @@ from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import atomic_file
 
 if TYPE_CHECKING:
     from lorat.evaluate.report.page import PageInput
@@ -42,7 +41,6 @@ class ReportOptions(ScoringOptions):
     results: tuple[str, ...] = option(
         (), metavar="LABEL=DIR", help="Another tracker's results, in any layout that lorat-eval score reads."
     )
-    csv: Path | None = option(None, kind="file", help="File for a line a sequence and tracker: all scores.")
     worst: int = option(5, least=0, help="Sequences shown as pictures, a set.")
     html: Path | None = option(None, kind="file", help="File to write.  [default: report.html in --out]")
 
@@ -147,17 +145,13 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     # torch and matplotlib take seconds to import: help and mistakes need not wait for them.
     from lorat.evaluate.cli.publish import PAGE, draw_for_paper
     from lorat.evaluate.report.page import write_page
-    from lorat.evaluate.report.tables import sequences_csv
 
     page, failed = _beside(options, rivals, trees, out, identity) if identity else _alone(options, rivals, trees)
     path = options.html or out / PAGE
     write_page(path, page)
     for line in page.remarks:
         say(line)
-    if options.csv is not None:
-        with atomic_file(options.csv) as file:
-            file.write(sequences_csv(page.scored).encode("utf-8"))
-        say(f"scores of sequences: {options.csv}")
+    options.write_csv(page.scored)
     if options.results:
         say(f"plots: {len(draw_for_paper(page.scored, path.parent / 'plots'))} files in {path.parent / 'plots'}")
     say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")

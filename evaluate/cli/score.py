@@ -1,13 +1,14 @@
 """``lorat-eval score``: the scores of boxes that any tracker wrote."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from lorat.evaluate.cli.options import ScoringOptions
+from lorat.evaluate.cli.report import latency_in
 from lorat.evaluate.measure.matlab import MATLAB_SETS
-from lorat.evaluate.measure.scores import DatasetScores, hides_truth, score
+from lorat.evaluate.measure.scores import DatasetScores, Entry, hides_truth, score
 from lorat.evaluate.report.tables import attribute_table, metrics_document, score_tables
 from lorat.evaluate.results.foreign import Foreign, Layout, read_foreign
 from lorat.evaluate.track.folder import METRICS, read_identity
@@ -72,7 +73,8 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     entries = score(clips, foreign.runs, label, options.convention)
     if not entries:
         raise UserError(f"{options.results}: holds no result of a sequence of {item.name} with ground truth")
-    ours = entries[0].scores
+    ours = replace(entries[0].scores, latency=latency_in(foreign, entries[0].scores.fps))
+    entries[0] = Entry(label, ours)
     for table in score_tables([entries]):
         OUT.print(table)
     if ours.attributes:
@@ -89,6 +91,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
         about = {"tracker": tracker, "failed": {item.name: failed} if failed else {}, "notes": remarks}
         write_json(options.out / METRICS, metrics_document([entries], about))
         say(f"metrics: {options.out / METRICS}")
+    options.write_csv([entries])
     click.get_current_context().exit(1 if failed else 0)
 
 

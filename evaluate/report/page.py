@@ -23,6 +23,7 @@ from lorat.evaluate.report.tables import (
     PublishedNumber,
     best_of,
     filled,
+    notes_of,
     published_numbers,
 )
 from lorat.prep.trees.base.official import expected_sequences
@@ -31,7 +32,7 @@ from lorat.shards.base.storage import atomic_file
 _NOTES = {
     "norm_precision_corrected": "Pnorm*: frames without the object count as misses, not as hits.",
     "speed": "speed: the GOT-10k toolkit's mean of 1/t.",
-    "latency": f"{SPEEDS}.",
+    **{name: f"{said}." for name, said in SPEEDS.items()},
     "success_area": "area: under the curve, as TrackingNet's server gives it.",
 }
 
@@ -91,7 +92,7 @@ class _Section:
 
     def notes(self) -> list[str]:
         """Say what the columns are, and where published numbers are of something else than ours."""
-        notes = [said for name, said in _NOTES.items() if name in self.columns]
+        notes = notes_of([entry.scores for entry in self.entries], _NOTES)
         numbers = [number for row in self.published.values() for number in row.values()]
         if not numbers:
             return notes

@@ -83,8 +83,11 @@ _OF_SEQUENCES = ("auc", "op50", "op75", "precision", "norm_precision", "fps")
 _OF_SETS = (*_OF_SEQUENCES[:-1], "norm_precision_corrected", "fps", "latency")
 _LOGGED = (*OF_ATTRIBUTES, "ao", "sr50", "sr75")
 _PRINTED = (*OF_ATTRIBUTES, "norm_precision_corrected", "ao", "sr50", "sr75", "fps", "latency")
-SPEEDS = "fps: frames over seconds, ours of sequences side by side; ms: a frame's time, one sequence alone"
-_CAPTIONS = {"norm_precision_corrected": "Pnorm*: absent frames count as misses", "latency": SPEEDS}
+SPEEDS = {
+    "fps": "fps: throughput, frames over seconds, ours of sequences side by side",
+    "latency": "ms: latency, a frame's time where one sequence is tracked alone",
+}
+_CAPTIONS = {"norm_precision_corrected": "Pnorm*: absent frames count as misses", **SPEEDS}
 
 
 def filled(every: Sequence[DatasetScores], names: Sequence[str] = (*COLUMNS,)) -> dict[str, Column]:
@@ -105,7 +108,8 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
     table.add_column("tracker", no_wrap=True)
     for column in columns.values():
         table.add_column(column.heading, justify="right", no_wrap=True)
-    table.caption, table.caption_justify = _caption(columns), "left"
+    said = notes_of([entries[0].scores for entries in scored], _CAPTIONS)
+    table.caption, table.caption_justify = "\n".join(said) or None, "left"
     for ours, *_, still in scored:
         name = f"{ours.scores.name} ({len(ours.scores.sequences)})"
         for place, entry, style in ((name, ours, "bold"), ("", still, "dim")):
@@ -114,8 +118,9 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
     yield table
 
 
-def _caption(columns: Mapping[str, Column]) -> str | None:
-    return "\n".join(said for name, said in _CAPTIONS.items() if name in columns) or None
+def notes_of(every: Sequence[DatasetScores], notes: Mapping[str, str]) -> list[str]:
+    """Return those of some notes, by column, whose column some scores fill."""
+    return [said for name, said in notes.items() if any(COLUMNS[name].read(each) is not None for each in every)]
 
 
 def comparison_table(entries: Sequence[Entry]) -> Table:
@@ -124,7 +129,8 @@ def comparison_table(entries: Sequence[Entry]) -> Table:
     columns = filled([entry.scores for entry in entries], _PRINTED)
     auc = columns.pop("auc")
     table = plain_table(["tracker"], f"{first.name} ({len(first.sequences)} sequences), in per cent")
-    table.caption, table.caption_justify = _caption(columns), "left"
+    said = notes_of([entry.scores for entry in entries], _CAPTIONS)
+    table.caption, table.caption_justify = "\n".join(said) or None, "left"
     aucs = np.array([[each.curves.auc for each in entry.scores.sequences] for entry in entries])
     every, best = standings(aucs), max(entry.scores.curves.auc for entry in entries)
     cells: dict[str, list[str]] = {auc.heading: [auc.text(entry.scores) for entry in entries]}

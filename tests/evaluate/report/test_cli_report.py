@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_the_page_of_an_evaluation_is_made_anew_byte_for_byte(report):
     for words in (b"LoRAT tiny", b"float32", b"GOT-10k_Val_000003", b"data:image/jpeg", b"SR0.75"):
         assert words in first
     assert str(OUT / "report.html") in result.stdout
+
+
+def test_throughput_and_latency_are_told_apart(report):
+    latency = json.loads((OUT / "speed.json").read_text())["latency_ms"]
+    scores = json.loads((OUT / "metrics.json").read_text())["datasets"]["got10k-val"]["tracker"]
+    assert latency > 0 and scores["latency"] == latency and scores["fps"] > 0
+    page = (OUT / "report.html").read_text()
+    assert "fps: throughput" in page and "ms: latency" in page and "3 sequences side by side" in page
 
 
 def test_other_trackers_stand_beside_ours_in_any_layout(report, lorat_eval, got10k_raw):
