@@ -10,7 +10,8 @@ from lorat.evaluate.cli.report import latency_in
 from lorat.evaluate.measure.matlab import MATLAB_SETS
 from lorat.evaluate.measure.scores import DatasetScores, Entry, hides_truth, score
 from lorat.evaluate.report.tables import attribute_table, metrics_document, score_tables
-from lorat.evaluate.results.foreign import Foreign, Layout, read_foreign
+from lorat.evaluate.results.find import Layout
+from lorat.evaluate.results.foreign import Foreign, read_foreign
 from lorat.evaluate.track.folder import METRICS, read_identity
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of
@@ -26,7 +27,9 @@ from lorat.shards.base.storage import write_json
 class ScoreOptions(ScoringOptions):
     """What is scored."""
 
-    results: Path = option(kind="folder", help="A tracker's results, in any layout; of repeated runs, their folder.")
+    results: Path = option(
+        help="A tracker's results: folder, zip or JSON, in any layout; of several runs, their folder."
+    )
     dataset: str = option(metavar="NAME", help="Test set: lasot, got10k-val, …; a bare name means the scored split.")
     layout: Layout = option("auto", help="Layout of the results; auto tells it by what is there.")
     label: str | None = option(None, help="What tables call the tracker.  [default: the folder's, or our variant's]")
@@ -54,7 +57,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     \b
     lorat-eval score --results pytracking/tracking_results/dimp/dimp50 --dataset lasot
 
-    Exit status: 0 done; 1 sequences have no result, the others are scored; 2 wrong input.
+    Exit status: 0 done; 1 sequences have no result that can be used, the others are scored; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     item = options.test_set(trees)
@@ -65,8 +68,9 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
             f"lorat-eval export-results --results {options.results} --submit-zip {item.dataset.name} zips them for it"
         )
         raise UserError(f"--dataset {item.name}: its ground truth is not public, so its server scores it; {remedy}")
+    repairs = options.convention == "matlab" if item.dataset.name in MATLAB_SETS else None
     with progress_bar("reading results") as progress:
-        foreign = read_foreign(options.results, item.clips, options.layout, progress)
+        foreign = read_foreign(options.results, item.clips, options.layout, progress, repairs=repairs)
     clips = [clip for clip in item.clips if clip.name in foreign.runs[0]]
     identity = read_identity(foreign.home.parent.parent) if foreign.layout == "lorat" else None
     label = options.label or (f"LoRAT {identity.variant}" if identity else foreign.label)
@@ -84,7 +88,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
         remarks.append(f"{item.name}: counted as published: matlab is known here for {', '.join(MATLAB_SETS)} alone")
     for line in remarks:
         say(line)
-    failed = dict.fromkeys(foreign.missing, "no result") | dict(item.unread)
+    failed = dict.fromkeys(foreign.missing, "no result") | dict(foreign.refused) | dict(item.unread)
     if options.out is not None:
         how = {"layout": foreign.layout, "runs": ours.runs, "convention": ours.convention}
         tracker = {"label": label, "results": str(options.results), **how}

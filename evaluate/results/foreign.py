@@ -1,50 +1,65 @@
 """Results that any tracker wrote: found, read into our coordinates, prepared as toolkits do it.
 
-Promise: a folder is read in one way only; what could be read in two, or holds several trackers, is refused by name.
-Nothing is made up or shifted silently: docs/results.md says which layout counts x and y from where, what is done to the
-boxes, and what is refused. Our own results are scored as they are, as the evaluation scored them.
+Nothing is made up or shifted silently: docs/results.md says which layout counts x and y from where, which rows are
+taken, what is done to the boxes, and what is refused. A file that cannot be used leaves out its sequence, by name. Our
+own results are scored as they are, as the evaluation scored them.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorat.evaluate.results import files
+from lorat.evaluate.results.find import Names, find, told, tracker_of
+from lorat.evaluate.results.formats import Rows, read_rows, unpacked
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.console import Update
-from lorat.shards.base.errors import UserError, some, unknown
-from lorat.shards.base.storage import children
+from lorat.shards.base.errors import UserError, some
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
-Layout = Literal["auto", "lorat", "pytracking", "otb", "got10k"]
-"""How results can be laid out, as ``--layout`` calls it; ``auto`` tells it by what is there."""
-
-PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs30": "nfs_", "nfs240": "nfs_", "tc128": "tpl_", "otb": "otb_"}
-"""What pytracking's folders put before the sequence names of a data set, or may put there (OTB)."""
-
-_OTB = "_tracking_result"
-_NUMBER = re.compile(rf"_\d{{3}}(?=(?:{_OTB})?\Z)")
 _SAME = 0.01  # pixels; the coarsest files with decimals have two
 _AS_THEY_ARE = ("got10k", "trackingnet")  # their own toolkits score boxes without a size, as overlaps of 0
+_SHIFTS = {  # of the first box against the given one → key of `_NOTES`
+    (1.0, 1.0, 0.0, 0.0): "after",
+    (-1.0, -1.0, 0.0, 0.0): "before",
+    (0.5, 0.5, 0.0, 0.0): "half",
+    (-0.5, -0.5, 0.0, 0.0): "half",
+    (0.0, 0.0, 1.0, 1.0): "larger",
+}
 _NOTES = {
     "after": "the first box is exactly one pixel right of and below the given one",
     "before": "the first box is exactly one pixel left of and above the given one",
+    "half": "the first box is half a pixel off the given one, as pysot's family writes it; nothing to do",
+    "larger": "the first box is exactly one pixel wider and higher than the given one",
     "other": "the first box is not the given one",
+    "spelt": "found under another spelling",
+    "truth": "read from what its file calls ground truth",
+    "images": "a row for every image: those of the scored frames are taken",
     "cut": "rows beyond the last frame are cut",
+    "unneeded": "no rows for the last frames, which are not annotated; the last row stands for them",
+    "coded": "frames with a code instead of a box are misses",
+    "repaired": "rows that are no box are the row before, as the MATLAB toolkit has it",
     "times": "the time file does not fit, so its times are not used",
     "sizeless": "boxes without a size are replaced by the box before",
 }
+_AS_PUBLISHED = "scored as they are, and so are published numbers of such files"
+_AGAIN = "track the sequence again"
+_SHORTER = {("lasot_ext", "paddle-1", 2500): "its toolkit's own annotation is as short, the data set's is not"}
+_SAYS_NOTHING = re.compile(r"default|baseline|unsupervised|(\w+_)?results?", re.IGNORECASE)
 
-BoxFiles = dict[str, Path]  # sequence → its file of boxes
-Place = tuple[str, Path, list[BoxFiles]]  # layout, home and runs, as in `Foreign`; a run may lack sequences
+
+class _How(NamedTuple):
+    repairs: bool | None
+    as_written: bool
+
+
 Oddities = defaultdict[str, dict[str, str]]  # key of `_NOTES` → sequence → detail, once for all runs
 
 
@@ -56,6 +71,7 @@ class Foreign(NamedTuple):
     runs: Sequence[files.Run]  # the same sequences in every run; boxes as ours, x, y, w, h from 0
     missing: tuple[str, ...]  # clips without a result, or without one in every run
     notes: tuple[str, ...]  # what a person should know, a line each
+    refused: Mapping[str, str]  # clip → why its result cannot be used, which a note says too
 
     @property
     def label(self) -> str:
@@ -63,171 +79,91 @@ class Foreign(NamedTuple):
         home = self.home.resolve()
         if self.layout == "lorat":
             return home.parent.parent.name if home.parent.name == "results" else home.name
-        return _NUMBER.sub("", home.name).removesuffix(_OTB) or home.name
+        named = tracker_of(home)
+        return (
+            tracker_of(home.parent)
+            if _SAYS_NOTHING.fullmatch(named)
+            else named.removesuffix(".zip").removesuffix(".json")
+        )
 
     def __str__(self) -> str:
-        return _told(self.layout, self.home, self.runs)
+        return told(self.layout, self.home, self.runs)
 
 
 def read_foreign(
-    folder: Path,
+    place: Path,
     clips: Sequence[Clip],
     layout: str = "auto",
     progress: Update | None = None,
     *,
+    repairs: bool | None = None,
     as_written: bool = False,
 ) -> Foreign:
     """Read the results that a tracker wrote of some clips, at least one and all of one split.
 
-    docs/results.md says what the folder may be; it may hold results of other data sets too. The clips' first tracks are
-    the ground truth. Boxes are prepared as toolkits score them, unless they are wanted `as_written`. A `UserError` if
-    the layout is unknown, if the folder is missing, holds none of the clips or can be read in several ways, or if a
-    file has too few rows or is refused by `parse_boxes`.
+    docs/results.md says what the place may be; it may hold results of other data sets too. The clips' first tracks are
+    the ground truth. Boxes are prepared as toolkits score them, unless they are wanted `as_written`. Rows that are no
+    box (not finite, negative size) are handed through where the convention `repairs` them, else refused (None: the set
+    has no convention that would). A `UserError` if the layout is unknown, if the place is missing, holds no result of
+    the clips that can be used, or can be read in several ways.
     """
-    layout, home, found = _find(folder, clips, layout)
-    whole = [clip for clip in clips if all(clip.name in run for run in found)]
-    missing = [clip.name for clip in clips if any(clip.name not in run for run in found)]
+    with unpacked(place) as folder:
+        found = _read_all(folder, Names(clips), layout, progress, _How(repairs, as_written))
+    home, *notes = (text.replace(str(folder), str(place)) for text in (str(found.home), *found.notes))
+    refused = {name: why.replace(str(folder), str(place)) for name, why in found.refused.items()}
+    return found._replace(home=Path(home), notes=tuple(notes), refused=refused)
+
+
+def _read_all(folder: Path, names: Names, layout: str, progress: Update | None, how: _How) -> Foreign:
+    layout, home, found = place = find(folder, names, layout)
+    whole = [clip for clip in names.clips if all(clip.name in run for run in found)]
+    missing = [clip.name for clip in names.clips if clip not in whole]
     partly = [name for name in missing if any(name in run for run in found)]
     notes = [f"{_sequences(partly)}: not in every run, so left out"] if partly else []
     if not whole:
         raise UserError(f"{folder}: no sequence has a result in every run; {notes[0]}")
-    odd: Oddities = defaultdict(dict)
+    notes += [
+        f"{name}: no result of it; {like} is there, to be renamed if it is one" for name, like in names.alike(place)
+    ]
+    odd, refused = Oddities(dict), dict[str, str]()
     runs: list[dict[str, files.SequenceResult]] = [{} for _ in found]
-    for done, (number, clip) in enumerate(product(range(len(found)), whole), start=1):
-        result = _read(clip, found[number][clip.name], number, layout, odd)
-        runs[number][clip.name] = result if as_written else _as_scored(clip, result, layout, odd)
+    for done, clip in enumerate(whole, start=1):
+        try:
+            read = [_read(clip, run[clip.name], number, layout, how, odd) for number, run in enumerate(found)]
+        except UserError as error:
+            refused[clip.name] = error.message
+            for details in odd.values():
+                details.pop(clip.name, None)
+        else:
+            for run, result in zip(runs, read, strict=True):
+                run[clip.name] = result
+            if layout != "lorat" and (called := place.called(clip.name)) not in names.exact(clip.name):
+                odd["spelt"][clip.name] = called
         if progress:
-            progress(done, len(found) * len(whole))
-    return Foreign(layout, home, runs, tuple(missing), (*notes, *_note_lines(odd, whole, layout)))
-
-
-def _told(layout: str, home: Path, runs: Sequence[object]) -> str:
-    count = 0 if layout == "got10k" else len(runs) - 1
-    more = f" and {count} more run{'s' if count > 1 else ''}" if count else ""
-    return f"{layout} in {home}{more}"
-
-
-def _find(folder: Path, clips: Sequence[Clip], layout: str) -> Place:
-    """Return where the results are: what lies in the folder itself goes before what lies deeper."""
-    if layout not in get_args(Layout):
-        raise unknown("layout", layout, get_args(Layout))
-    found = _ours(folder, clips, layout) if layout in ("auto", "lorat") else []
-    if not found and layout != "lorat":
-        inner = [f for f in files.folders_in(folder) if layout != "pytracking" or not f.name.endswith(_OTB)]
-        if layout != "got10k":
-            found = _flat([folder], clips, layout) or _flat(inner, clips, layout)
-        if layout in ("auto", "got10k"):
-            found += _nested([folder], clips) or _nested(inner, clips)
-        if not found and layout in ("auto", "pytracking"):
-            beside = [f for f in files.folders_in(folder.parent) if _all_runs(f) == f"{folder.name}_*"]
-            found = _flat(beside, clips, "pytracking")
-    if len(found) == 1:
-        return found[0]
-    test_set = f"{clips[0].dataset}-{clips[0].split}"
-    if found:
-        remedy = "name one of these folders with --results, or its layout with --layout"
-        places = some([_told(*place) for place in found], 4)
-        raise UserError(f"{folder}: holds several results of {test_set}: {places}; {remedy}")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one of results with --results")
-    there = some([entry.name for entry in children(folder) if not entry.name.startswith(".")], 2) or "nothing"
-    how = "" if layout == "auto" else f" in the layout {layout}"
-    wanted = " and ".join(clip.name for clip in clips[:2])
-    wanted = f"wanted are sequences such as {wanted}; name the folder of one tracker's results"
-    raise UserError(f"{folder}: no result of {test_set}{how}: it holds {there}, {wanted}")
-
-
-def _ours(folder: Path, clips: Sequence[Clip], layout: str) -> list[Place]:
-    """Look where `lorat-eval` writes: an evaluation's folder, its results, or a test set's."""
-    test_set = f"{clips[0].dataset}-{clips[0].split}"
-    for home in (folder / "results" / test_set, folder / test_set, folder):
-        if _boxes(home, clips, "lorat"):
-            # Others' box files may be called like ours, but not their folder or the files beside.
-            beside = any(name.endswith(files.SIDE_FILES) for name in _texts(home))
-            if layout == "auto" and not beside and home.resolve().name != test_set:
-                return []
-            return [("lorat", home, [_boxes(run, clips, "lorat") for run in files.run_folders(home)])]
-    return []
-
-
-def _flat(folders: Sequence[Path], clips: Sequence[Clip], layout: str) -> list[Place]:
-    """Look for box files in folders; numbered ones are runs of one tracker."""
-    trackers: dict[str, dict[Path, BoxFiles]] = defaultdict(dict)
-    for folder in folders:
-        # OSTrack and its descendants put TrackingNet and GOT-10k into a folder of their own.
-        if run := _boxes(folder, clips, layout) or _boxes(folder / clips[0].dataset, clips, layout):
-            trackers[_all_runs(folder)][folder] = run
-    places = []
-    for runs in trackers.values():
-        home, first = next(iter(runs.items()))
-        told = _pytracking_or_otb(home, first) if layout == "auto" else layout
-        places.append((told, home, [*runs.values()]))
-    return places
-
-
-def _nested(folders: Sequence[Path], clips: Sequence[Clip]) -> list[Place]:
-    """Look for sequences that have a folder of their own in folders."""
-    places = []
-    for folder in folders:
-        runs: dict[str, BoxFiles] = defaultdict(dict)
-        there = {entry.name for entry in files.folders_in(folder)}
-        for name in (clip.name for clip in clips if clip.name in there):
-            for file in sorted(_texts(folder / name)):
-                if match := re.fullmatch(rf"{re.escape(name)}_(\d+)\.txt", file):
-                    runs[match[1]][name] = folder / name / file
-        if runs:
-            places.append(("got10k", folder, [runs[number] for number in sorted(runs, key=int)]))
-    return places
-
-
-def _pytracking_or_otb(folder: Path, run: BoxFiles) -> str:
-    """Tell pytracking's folders of box files from OTB's; the boxes in both mean the same."""
-    if folder.name.endswith(_OTB):
-        return "otb"
-    name, first = next(iter(run.items()))
-    timed = first.with_name(f"{first.stem}_time.txt").is_file()
-    if timed or _all_runs(folder) != folder.name or first.stem != name or first.parent != folder:
-        return "pytracking"
-    with first.open("rb") as file:
-        return "pytracking" if b"\t" in file.readline(200) else "otb"
-
-
-def _all_runs(folder: Path) -> str:
-    """Return what numbered folders have in common: ``dimp50_*`` for ``dimp50_003``."""
-    return _NUMBER.sub("_*", folder.name)
-
-
-def _boxes(folder: Path, clips: Sequence[Clip], layout: str) -> BoxFiles:
-    """Return the sequences that have a file in a folder, under the first of the names that the layout may give it."""
-    there, run = _texts(folder), {}
-    for clip in clips:
-        stems = [clip.name]
-        if layout != "lorat":
-            if clip.dataset == "otb":  # GOT-10k's toolkit writes OTB's Jogging_1 as Jogging.1
-                stems.append(re.sub(r"_(\d)$", r".\1", clip.name))
-            # Prefixed names first, which no other set uses.
-            stems = [PREFIXES.get(clip.dataset, "") + stem for stem in stems] + stems
-        if known := [f"{stem}.txt" for stem in stems if f"{stem}.txt" in there]:
-            run[clip.name] = folder / known[0]
-    return run
-
-
-def _texts(folder: Path) -> set[str]:
-    return {entry.name for entry in children(folder) if entry.name.endswith(".txt")}
+            progress(done, len(whole))
+    if not runs[0]:
+        raise UserError(some(list(refused.values())))
+    used = [clip for clip in whole if clip.name not in refused]
+    notes += [*_note_lines(odd, used, layout), *(f"left out: {why}" for why in refused.values())]
+    return Foreign(layout, home, runs, tuple(missing), tuple(notes), refused)
 
 
 def _note_lines(odd: Oddities, clips: Sequence[Clip], layout: str) -> list[str]:
+    dataset = clips[0].dataset
     remedies = {
-        "after": "scored as they are: if all are shifted, take 1 from every x and y",
-        "before": "scored as they are: if all are shifted, add 1 to every x and y",
+        "after": f"{_AS_PUBLISHED}; if all are shifted by a mistake, take 1 from every x and y",
+        "before": f"{_AS_PUBLISHED}; if all are shifted by a mistake, add 1 to every x and y",
+        "larger": "scored as they are",
         "other": "the given one is scored there",
     }
-    if DATASETS[clips[0].dataset].one_based:
+    if dataset.startswith("nfs"):
+        remedies["larger"] = "made on pytracking's tree, which counts the last pixel in: score them on that tree"
+    if DATASETS[dataset].one_based:
         shift, base, other = ("after", 1, "otb") if layout == "lorat" else ("before", 0, "lorat")
-        remedies[shift] = f"scored as they are: if they count from {base}, read them with --layout {other}"
+        remedies[shift] = f"{_AS_PUBLISHED}; --layout {other} would read them as counting from {base}"
     right = len(clips) - len(set().union(*(odd.get(kind, ()) for kind in remedies)))
     lines = []
-    for kind, details in odd.items():
+    for kind, details in ((kind, details) for kind, details in odd.items() if details):
         detail = next(iter(details.values()))
         line = f"{_sequences(list(details))}: {_NOTES[kind]}{f' ({detail})' if detail else ''}"
         if kind in remedies:
@@ -241,41 +177,81 @@ def _sequences(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} sequences ({some(names)})"
 
 
-def _read(clip: Clip, path: Path, run: int, layout: str, odd: Oddities) -> files.SequenceResult:
-    """Read one run of a clip's result."""
+def _read(clip: Clip, path: Path, run: int, layout: str, how: _How, odd: Oddities) -> files.SequenceResult:
+    """Read one run of a clip's result; returns what is scored."""
+    source = f"{path}: {clip.name}"
     if layout == "lorat":
         ours = files.read_result(path.parent, clip.name)
-        boxes, scores, times = ours.boxes.copy(), ours.scores, ours.times
+        rows, scores, times = Rows(ours.boxes.copy(), np.zeros(len(ours.boxes), np.bool_)), ours.scores, ours.times
     else:
-        boxes = files.parse_boxes(read_text(path, files.REMEDY).rstrip(), f"{path}: {clip.name}")
-        boxes[:, :2] -= 1.0 if DATASETS[clip.dataset].one_based else 0.0
-        scores = times = np.full(len(boxes), np.nan)
-        stem, column = (clip.name, run) if layout == "got10k" else (path.stem, 0)
-        if (beside := path.with_name(f"{stem}_time.txt")).is_file():
-            table = parse_table(read_text(beside, files.REMEDY).rstrip(), f"{beside}: {clip.name}", remedy=files.REMEDY)
-            if 1 in table.shape and len(table) != len(boxes):
-                table = table.reshape(-1, 1)  # all on one line
-            if len(table) == len(boxes):  # one column may be the first run's, or that of all of them
-                times = table[:, min(column, table.shape[1] - 1)]
-            else:
-                odd["times"].setdefault(clip.name, f"{len(table)} times for {len(boxes)} rows")
-    if len(boxes) < clip.annotated:
-        raise UserError(f"{path}: {clip.name}: {len(boxes)} rows for {clip.annotated} frames; track the sequence again")
-    count = min(len(boxes), max(len(clip.frames), clip.annotated))
-    if len(boxes) > count:
-        odd["cut"].setdefault(clip.name, f"{len(boxes)} rows for {count} frames")
-    return files.SequenceResult(clip.name, boxes[:count], scores[:count], times[:count])
+        rows = read_rows(path, clip.dataset, source)
+        rows.boxes[:, :2] -= 1.0 if DATASETS[clip.dataset].one_based else 0.0
+        if rows.key == "gt_rect":
+            odd["truth"][clip.name] = rows.key
+        scores = np.full(len(rows.boxes), np.nan)
+        times = _times(clip, path, (run if layout == "got10k" else None), rows, odd)
+    taken = _rows_of_frames(clip, len(rows.boxes), source, odd)
+    boxes, coded = rows.boxes[taken], rows.coded[taken]
+    bad = ~coded & ~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= 0.0).all(axis=1))
+    if bad.any():
+        which = f"line {taken[np.argmax(bad)] + 1} is not finite or has a negative size"
+        if not how.repairs:
+            matlab = "" if how.repairs is None else "; --convention matlab takes the row before it"
+            raise UserError(f"{source}: {which}; {files.REMEDY}{matlab}")
+        boxes[~np.isfinite(boxes).all(axis=1)] = np.nan
+        odd["repaired"].setdefault(clip.name, f"{bad.sum()} rows")
+    if coded[1:].any():
+        odd["coded"].setdefault(clip.name, f"{coded[1:].sum()} frames")
+    if not how.as_written:
+        boxes = _as_scored(clip, boxes, bool(coded[0]), layout, odd)
+    return files.SequenceResult(clip.name, boxes, scores[taken], times[taken])
 
 
-def _as_scored(clip: Clip, result: files.SequenceResult, layout: str, odd: Oddities) -> files.SequenceResult:
-    """Return a result whose boxes are as toolkits score them: from the given box, each with a size."""
-    boxes = result.boxes  # changed in place: nobody else has them
+def _times(clip: Clip, path: Path, run: int | None, rows: Rows, odd: Oddities) -> NDArray[np.float64]:
+    """Return (N,) seconds a row, from the time file beside or in ``times``; one column may be that of all runs."""
+    name, number = f"{path.stem if run is None else path.parent.name}_time.txt", len(rows.boxes)
+    beside = next((file for file in (path.with_name(name), path.parent / "times" / name) if file.is_file()), None)
+    if beside is None:
+        return np.full(number, rows.seconds)
+    table = parse_table(read_text(beside, files.REMEDY).rstrip(), f"{beside}: {clip.name}", remedy=files.REMEDY)
+    if 1 in table.shape and len(table) != number:
+        table = table.reshape(-1, 1)  # all on one line
+    if len(table) == number:
+        return table[:, min(run or 0, table.shape[1] - 1)]
+    odd["times"].setdefault(clip.name, f"{len(table)} times for {number} rows")
+    return np.full(number, np.nan)
+
+
+def _rows_of_frames(clip: Clip, rows: int, source: str, odd: Oddities) -> NDArray[np.int64]:
+    """Return which of a file's rows are those of the clip's frames, of the annotated ones at least."""
+    frames, truth = max(len(clip.frames), clip.annotated), clip.tracks[0].boxes[: clip.annotated]
+    if rows > frames and rows == clip.images:
+        odd["images"].setdefault(clip.name, f"rows {clip.before + 1} to {clip.before + frames} of {rows}")
+        return np.arange(clip.before, clip.before + frames)
+    if rows > frames and clip.before:
+        raise UserError(f"{source}: {rows} rows for {frames} of {clip.images} images: which are theirs? {_AGAIN}")
+    if rows > frames:
+        odd["cut"].setdefault(clip.name, f"{rows} rows for {frames} frames")
+    # A frame without annotation needs no row.
+    needed = np.flatnonzero(np.isfinite(truth).all(axis=1) & (truth[:, 2:] > truth[:, :2]).all(axis=1))
+    if rows <= (needed[-1] if len(needed) else 0):
+        why = _SHORTER.get((clip.dataset, clip.name, rows), _AGAIN)
+        raise UserError(f"{source}: {rows} rows for {clip.annotated} frames; {why}")
+    if rows < clip.annotated:
+        odd["unneeded"].setdefault(clip.name, f"{rows} rows for {clip.annotated} frames")
+    return np.minimum(np.arange(max(min(rows, frames), clip.annotated)), rows - 1)
+
+
+def _as_scored(
+    clip: Clip, boxes: NDArray[np.float64], started: bool, layout: str, odd: Oddities
+) -> NDArray[np.float64]:
+    """Return (N, 4) boxes as toolkits score them: from the given box, which a code may stand for, each with a size."""
     truth = clip.tracks[0].boxes
     given = xyxy_to_xywh(truth[0])
-    if what := _compare(boxes, given):
+    if what := None if started else _compare(boxes, given):
         odd[what].setdefault(clip.name, "")
     elif layout == "lorat":
-        return result
+        return boxes
     boxes[0] = given
     if clip.dataset not in _AS_THEY_ARE:
         for row in np.flatnonzero((boxes[1:, 2:] == 0.0).any(axis=1)) + 1:
@@ -283,14 +259,14 @@ def _as_scored(clip: Clip, result: files.SequenceResult, layout: str, odd: Oddit
             if row < len(truth) and np.isfinite(truth[row]).all():
                 boxes[row] = boxes[row - 1]
                 odd["sizeless"].setdefault(clip.name, "")
-    return result
+    return boxes
 
 
 def _compare(boxes: NDArray[np.float64], given: NDArray[np.float64]) -> str | None:
     """Return what is odd about the first of (N, 4) boxes, a key of `_NOTES`, or None."""
     difference = boxes[0] - given
-    for what, shift in (("after", 1.0), ("before", -1.0)):
-        if (np.abs(difference - [shift, shift, 0.0, 0.0]) <= _SAME).all():
+    for shift, what in _SHIFTS.items():
+        if (np.abs(difference - shift) <= _SAME).all():
             return what
     # Some trackers write whole numbers, which may be truncated.
     whole = bool((boxes == np.round(boxes)).all())

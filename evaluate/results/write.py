@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lorat.evaluate.results.files import Run, table_text
-from lorat.evaluate.results.foreign import PREFIXES
+from lorat.evaluate.results.find import PREFIXES
 from lorat.prep.trees.base.clip import Dataset
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, explain_disk

@@ -1,6 +1,7 @@
 """lorat-eval score: boxes that any tracker wrote."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -176,12 +177,27 @@ def test_a_users_mistake_is_one_line_and_status_two(score, arguments, words):
     assert not Path("out").exists()
 
 
-def test_a_damaged_file_is_named_by_sequence_and_line(score):
+def test_every_file_that_cannot_be_used_leaves_its_sequence_out_by_name_and_the_others_are_scored(score):
     write_flat(Path("T"))
     Path("T/airplane-9.txt").write_text("1,2,3,4\n1,2,3\n" + "1,2,3,4\n" * (FRAMES - 2))
-    one_line_error(score("--results", "T", *LASOT), "T/airplane-9.txt", "line 2", "airplane-9")
-    Path("T/airplane-9.txt").write_text("1,2,3,4\n" * (FRAMES - 1))
-    one_line_error(score("--results", "T", *LASOT), "airplane-9", "11 rows for 12 frames")
+    Path("T/basketball-1.txt").write_text("1,2,3,4\n" * (FRAMES - 1))
+    result = score("--results", "T", *LASOT, "--out", "out")
+    assert result.exit_code == 1, result.output
+    assert "left out: T/airplane-9.txt: airplane-9: line 2" in result.stdout
+    assert "left out: T/basketball-1.txt: basketball-1: 11 rows for 12 frames" in result.stdout
+    document = json.loads(Path("out/metrics.json").read_text())
+    assert list(document["failed"]["lasot-test"]) == ["airplane-9", "basketball-1"]
+    assert list(document["datasets"]["lasot-test"]["sequences"]) == ["airplane-1"]
+    Path("T/airplane-1.txt").write_text("")
+    one_line_error(score("--results", "T", *LASOT), "airplane-1: holds no numbers", "line 2", "11 rows")
+
+
+def test_a_zip_of_results_is_scored_as_it_is(score):
+    write_flat(Path("T"))
+    shutil.make_archive("DiMP", "zip", "T")
+    result = score("--results", "DiMP.zip", *LASOT)
+    assert result.exit_code == 0, result.output
+    assert "DiMP " in result.stdout and "read as otb in DiMP.zip" in result.stdout
 
 
 def test_a_sequence_whose_annotations_do_not_parse_is_named_and_the_others_are_scored(score):

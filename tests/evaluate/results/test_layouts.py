@@ -15,37 +15,12 @@ from lorat.evaluate.results.write import ResultSet, layout_files, write_files
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
+from lorat.shards.pixels.geometry import xyxy_to_xywh
+from tests.evaluate.result_files import FRAMES, GIVEN, clip_of, ours_of, shift_of, write_rows
 from tests.evaluate.score_trees import unpack_got10k
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SHARED = Path(__file__).parents[4] / "shared" / "golden"
-
-GIVEN = np.array([30.0, 40.0, 20.0, 10.0])
-FRAMES = 6
-
-
-def clip_of(name: str, dataset: str = "lasot", split: str = "test", frames: int = FRAMES) -> Clip:
-    boxes = np.tile(xywh_to_xyxy(GIVEN), (frames, 1)) + np.arange(frames)[:, None]
-    files = FrameFiles(Path("frames"), range(1, frames + 1), "%08d.jpg")
-    track = Track(boxes, np.ones(frames, bool))
-    return Clip(dataset, split, name, files, (track,), frames, (200, 100))
-
-
-def ours_of(clip: Clip, shift: float = 0.25) -> np.ndarray:
-    """Boxes as a tracker of ours returns them: the given one, then some beside the truth."""
-    boxes = xyxy_to_xywh(clip.tracks[0].boxes)
-    boxes[1:] += shift
-    return boxes
-
-
-def shift_of(pixels: float) -> np.ndarray:
-    return np.array([pixels, pixels, 0.0, 0.0])
-
-
-def write_rows(path: Path, rows: np.ndarray, separator: str = ",", form: str = "%.4f") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savetxt(path, rows, fmt=form, delimiter=separator)
 
 
 def result_of(clip: Clip, shift: float = 0.25, seconds: float = 0.02) -> SequenceResult:
@@ -235,17 +210,6 @@ def test_rows_without_a_size_become_the_row_before(tmp_path):
         assert read.notes == ()
 
 
-def test_too_few_rows_are_refused_and_too_many_are_cut_with_a_note(tmp_path):
-    clip = clip_of("car-1", "tnl2k")
-    write_rows(tmp_path / "car-1.txt", ours_of(clip)[:-1])
-    with pytest.raises(UserError, match=r"car-1.txt: car-1: 5 rows for 6 frames"):
-        read_foreign(tmp_path, [clip])
-    write_rows(tmp_path / "car-1.txt", ours_of(clip_of("x", frames=8)))
-    read = read_foreign(tmp_path, [clip])
-    assert len(read.runs[0]["car-1"].boxes) == 6
-    assert "cut (8 rows for 6 frames)" in read.notes[0]
-
-
 def test_rows_of_frames_without_annotation_need_not_be_there(tmp_path):
     clip = clip_of("car-1", "tnl2k")
     partly = Clip("tnl2k", "test", "car-1", clip.frames, clip.tracks, 4)
@@ -277,7 +241,7 @@ def test_times_that_do_not_fit_are_left_out_with_a_note(tmp_path):
 def test_what_does_not_parse_is_refused_by_sequence_file_and_line(tmp_path, text, says):
     (tmp_path / "car-1.txt").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=says) as error:
-        read_foreign(tmp_path, [clip_of("car-1", frames=1)], "otb")
+        read_foreign(tmp_path, [clip_of("car-1", frames=2)], "otb")
     assert "car-1.txt" in error.value.message
 
 
