@@ -8,7 +8,8 @@ import click
 
 from lorat.evaluate.cli.options import evaluation_folder
 from lorat.evaluate.results.files import folders_in, list_results, read_results, run_folders
-from lorat.evaluate.results.foreign import Foreign, Layout, read_foreign
+from lorat.evaluate.results.find import Layout
+from lorat.evaluate.results.foreign import Foreign, read_foreign
 from lorat.evaluate.results.write import ExportLayout, ResultSet, layout_files, write_files
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
