@@ -21,6 +21,7 @@ from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.notation import Notation
 from lorat.prep.trees.base.official import expected_frames, expected_sequences, official_names, where_to_get
 from lorat.prep.trees.base.reading import Reading, TreeFault
+from lorat.prep.trees.registry import holds_none
 from lorat.prep.trees.sources import TreeSplit
 from lorat.shards.base.errors import UserError, some
 
@@ -47,7 +48,7 @@ def audit(
         with (how := Reading(faults=faults, progress=told("annotations"))):
             clips = source.dataset.read(source.dataset, split, source.root)
         if not clips and not any(fault.damage for fault in faults):
-            trouble = f"{source.root}: holds no sequence of {source.name}; is it its folder?"
+            trouble = holds_none(source.dataset, split, source.root)
     except UserError as error:
         trouble = error.message
     facts = see_images(clips, deep, workers, told("images"))

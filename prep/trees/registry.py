@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset
+from lorat.prep.trees.base.folders import held
 from lorat.prep.trees.base.reading import CURRENT
 from lorat.prep.trees.datasets import (
     coco,
@@ -88,8 +89,13 @@ def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     if how.skip:
         what = f"all sequences of {name} that are there are excluded"
         raise UserError(f"{root}: {what}; mend the tree and run lorat-prep check again, or name other --datasets")
+    raise UserError(holds_none(dataset, split, root))
+
+
+def holds_none(dataset: Dataset, split: str, root: Path) -> str:
+    """Return the line about a tree in which a reader found no sequence of a split."""
     remedy = f"check that this is the data set's own folder and give another with --root {dataset.name}=DIR"
-    raise UserError(f"{root}: holds no sequence of {name}; {remedy}")
+    return f"{root}: holds no sequence of {dataset.name}-{split}; {held(root)}; {remedy}"
 
 
 def _check_split(dataset: Dataset, split: str) -> None:

@@ -38,6 +38,12 @@ def file_names(folder: Path, suffix: str) -> list[str]:
     return sorted(entry.name for entry in _entries(folder) if entry.name.endswith(suffix))
 
 
+def held(folder: Path) -> str:
+    """Return which folders there are in one, for a message about what it lacks."""
+    names = subfolders(folder) if folder.is_dir() else []
+    return f"folders there: {some(names)}" if names else "there is no folder in it"
+
+
 def split_tree(dataset: Dataset, split: str, root: Path) -> Path:
     """Return the tree of one split: `root`, or its folder called as that tree; a `UserError` if it has others only."""
     tree = root / dataset.folders(split)[0]

@@ -177,6 +177,12 @@ def stamp(path: str | PathLike[str]) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
+def refuse_surplus(rows: int, images: int, what: str) -> None:
+    """Raise a `UserError`, `what`, where a sequence has clearly too many rows: three or more, or a whole multiple."""
+    if rows > images + _SPARE or (rows > images > 0 and rows % images == 0):
+        raise UserError(f"{what}, so which belong together is unknown; restore the sequence, or leave it out")
+
+
 def cut_clip(
     dataset: Dataset,
     split: str,
@@ -194,8 +200,7 @@ def cut_clip(
     images, boxes = len(frames), len(xywh)
     count = min(images, boxes)
     what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
-    if boxes > images + _SPARE or (boxes > images > 0 and boxes % images == 0):
-        raise UserError(f"{what}, so which belong together is unknown; restore the sequence, or leave it out")
+    refuse_surplus(boxes, images, what)
     if images != boxes:
         report_fault(name, f"{what}; only the first {count} frames are used", damage=images < boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)

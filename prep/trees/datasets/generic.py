@@ -1,6 +1,6 @@
 """A tree of one's own: ``<split>/<sequence>/`` with frames and ``groundtruth.txt``.
 
-Frames are the images of the folder, or of its ``img/``, sorted by name as text. ``groundtruth.txt`` has a line x,y,w,h
+Frames are the images of the folder, or of its ``img/``, in natural order. ``groundtruth.txt`` has a line x,y,w,h
 (0-based) for each frame, or one line in all where a test set gives no more; ``absent.txt``, if it is there, a 0 or 1
 for each line. Any folder name is a split, and the split ``all`` is every split there is.
 """

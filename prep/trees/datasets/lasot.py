@@ -11,7 +11,7 @@ from pathlib import Path
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.folders import natural_order, sequence_folders
 from lorat.prep.trees.base.official import official_names
-from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.reading import read_each, report_lack
 from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
 
 _LOG = logging.getLogger("lorat")
@@ -24,6 +24,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     listed = root / ("training_set.txt" if split == "train" else "testing_set.txt")
     if listed.is_file():
         official, names = found.keys() & set(names), read_names(listed)
+        report_lack(listed, f"the {{:,}} sequences of {listed.name}", names, found)
         chosen = found.keys() & set(names)
         added, missing = sorted(chosen - official), sorted(official - chosen)
         if official and (added or missing):  # without any official sequence it is someone's own tree

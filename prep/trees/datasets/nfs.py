@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.folders import annotation_files, file_names, natural_order, numbered_images, subfolders
-from lorat.prep.trees.base.reading import cut_clip, read_each, report_fault
+from lorat.prep.trees.base.reading import cut_clip, read_each, refuse_surplus, report_fault, report_lack
 from lorat.prep.trees.base.text import RESTORE_FILE, read_boxes, read_text, shorten
 from lorat.shards.base.errors import UserError
 
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
 _ROW = re.compile(rf'(\d+)((?:\s+{_NUMBER}){{4}})\s+(\d+)\s+([01])\s+([01])\s+[01](?:\s+".*)?')
 _RATE = 240
+_PYTRACKINGS = (
+    "is pytracking's tree, whose boxes, and all results made on it, count the last pixel in: a pixel wider and higher "
+    "than the official tree's corners, which published LoRAT reads; compare only what was scored on the same tree"
+)
 # Frames, counted at 240 a second, from which on a sequence's rows are not used: published readers leave them out.
 _USED_ROWS = {"pingpong_2": 263}
 
@@ -38,11 +42,16 @@ def read(rate: int, dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
     def clip(file: Path) -> Clip:
         name = file.stem.removeprefix("nfs_")
+        if _ROW.fullmatch((line := read_text(file).partition("\n")[0]).strip()):
+            where = f"{name}/30/{name}.txt, with its images in {name}/30/{name}"
+            raise UserError(f"{file}: line 1: {shorten(line)} is a row of the official tree; lay it out as {where}")
         frames = FrameFiles(sequences / name, numbered_images(sequences / name))
         return cut_clip(dataset, split, name, frames, read_boxes(file))
 
     there = set(subfolders(sequences))
     files = {file.removesuffix(".txt").removeprefix("nfs_"): anno / file for file in file_names(anno, ".txt")}
+    report_lack(anno, "the {:,} annotated sequences", natural_order(files), there)
+    report_fault(root.name, f"{root}: {_PYTRACKINGS}")
     return read_each({name: files[name] for name in natural_order(files.keys() & there)}, clip)
 
 
@@ -59,8 +68,8 @@ def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     last = int(image.max()) + 1
     if abs(last - len(frames)) > 1 and name not in _USED_ROWS:
         what = f"{annotation}: rows for {last} images, but {len(frames)} in {folder}"
-        beyond = "what lies beyond the shorter of them is not used"
-        report_fault(name, f"{what}; {beyond}", damage=len(frames) < last)
+        refuse_surplus(last, len(frames), what)
+        report_fault(name, f"{what}; what lies beyond the shorter of them is not used", damage=len(frames) < last)
     count = min(last, len(frames))
     used = (image >= 0) & (image < count)
     xywh, absent = np.full((count, 4), np.nan), np.zeros(count, np.bool_)

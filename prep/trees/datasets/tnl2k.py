@@ -1,7 +1,7 @@
 """TNL2K: ``<sequence>/imgs/*`` (JPEG and PNG, any stems) and ``groundtruth.txt``.
 
 Train and test are separate trees, and released folder names differ from the official list, so a split is every sequence
-folder there is, less those that only the other split's list has. Frames are sorted by name as text. A box without size
+folder there is, less those that only the other split's list has. Frames are in natural order. A box without size
 means that the object is absent.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.folders import counted_images, subfolders
-from lorat.prep.trees.base.reading import in_threads, note, read_each, report_fault
+from lorat.prep.trees.base.reading import in_threads, note, read_each, report_fault, report_lack
 from lorat.prep.trees.base.text import read_boxes
 from lorat.shards.base.errors import UserError
 
@@ -30,7 +30,9 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
             frames = FrameFiles(folder, counted_images(folder, 0))
         return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])
 
-    return read_each({file.stem: file for files in in_threads(_annotations, chunks) for file in files}, clip)
+    annotations = {file.stem: file for files in in_threads(_annotations, chunks) for file in files}
+    report_lack(root, "the {:,} folders of the split", _CHUNKS[split], [chunk.name for chunk in chunks])
+    return read_each(annotations, clip)
 
 
 def _annotations(chunk: Path) -> list[Path]:
@@ -38,7 +40,9 @@ def _annotations(chunk: Path) -> list[Path]:
         raise UserError(f"{chunk}: no folder frames; extract each file of zips/ to frames/<name>/")
     there = set(subfolders(chunk / "frames"))
     note(chunk / "anno")
-    files = sorted(file for file in (chunk / "anno").glob("*.txt") if file.stem in there)
+    named = sorted((chunk / "anno").glob("*.txt"))
+    report_lack(chunk / "anno", "the {:,} annotated sequences", [file.stem for file in named], there)
+    files = [file for file in named if file.stem in there]
     if lone := there.difference(file.stem for file in files):
         message = f"{chunk}: {len(lone):,} folders of frames lack their file in anno, such as "
         report_fault(chunk.name, f"{message}{min(lone)}; they are not read")

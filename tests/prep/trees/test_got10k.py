@@ -103,5 +103,5 @@ def test_official_lists_have_the_published_sizes():
 
 
 def test_a_missing_split_folder_is_an_error_that_names_it(got10k):
-    with pytest.raises(UserError, match=r"/val: cannot be listed"):
+    with pytest.raises(UserError, match=r"/val: no such folder; folders there: train"):
         read_clips(GOT10K, "val", got10k("train", [1]))

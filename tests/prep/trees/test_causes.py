@@ -1,0 +1,144 @@
+"""Lengths, lists and names that disagree: what is told, and what a message says was looked for and is there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lorat.prep.trees.base.reading import Reading
+from lorat.prep.trees.registry import DATASETS, read_clips
+from lorat.shards.base.errors import UserError
+
+
+def rows(count):
+    return "".join(f"{k + 1},2,30,40\n" for k in range(count))
+
+
+@pytest.mark.parametrize("dataset", ["generic", "tnl2k"])
+def test_frames_are_in_the_order_of_their_numbers_and_that_is_told(tmp_path, files, images, dataset, caplog):
+    folder = {"generic": "train/a", "tnl2k": "a/imgs"}[dataset]
+    files(tmp_path, {f"{folder.removesuffix('/imgs')}/groundtruth.txt": rows(12)})
+    images(tmp_path / folder, [f"{k}.jpg" for k in range(1, 13)])
+    (clip,) = read_clips(DATASETS[dataset], "train", tmp_path)
+    assert [int(path.stem) for path in clip.frames] == list(range(1, 13))
+    assert "in the order of their numbers: 2.jpg where the order of text has 10.jpg" in caplog.text
+    with Reading(faults=[]) as how:
+        read_clips(DATASETS[dataset], "train", tmp_path)
+    assert [(fault.sequence, fault.damage) for fault in how.faults] == [("a", False)]
+
+
+@pytest.mark.parametrize(("count", "boxes"), [(30, 60), (12, 120), (12, 15), (1, 2)])
+def test_clearly_fewer_images_than_rows_leave_a_sequence_out_by_name(tmp_path, files, images, count, boxes):
+    files(tmp_path, {"bad/groundtruth.txt": rows(boxes), "good/groundtruth.txt": rows(3)})
+    images(tmp_path / "bad/imgs", [f"{k:05d}.jpg" for k in range(count)])
+    images(tmp_path / "good/imgs", [f"{k:05d}.jpg" for k in range(3)])
+    says = rf"bad/imgs: {count} images but {boxes} boxes of bad, so which belong together is unknown"
+    with pytest.raises(UserError, match=says):
+        read_clips(DATASETS["tnl2k"], "train", tmp_path)
+    with Reading(faults=[]) as how:
+        assert [clip.name for clip in read_clips(DATASETS["tnl2k"], "train", tmp_path)] == ["good"]
+    assert [(fault.sequence, fault.damage) for fault in how.faults] == [("bad", True)]
+
+
+def test_a_row_more_than_images_is_cut_and_told(tmp_path, files, images):
+    files(tmp_path, {"a/groundtruth.txt": rows(25)})
+    images(tmp_path / "a/imgs", [f"{k:05d}.jpg" for k in range(24)])
+    with Reading(faults=[]) as how:
+        (clip,) = read_clips(DATASETS["tnl2k"], "train", tmp_path)
+    assert len(clip.frames) == 24 and how.faults[0].damage
+
+
+def got10k(tmp_path, files, *names, listed=None, inside="train"):
+    for name in names:
+        texts = {"groundtruth.txt": rows(2), "absence.label": "0\n0\n", "cover.label": "8\n8\n"}
+        files(tmp_path / inside / name, texts)
+    if listed:
+        files(tmp_path / inside, {"list.txt": "\n".join(listed)})
+    return tmp_path
+
+
+NAMES = [f"GOT-10k_Train_{k:06d}" for k in range(1, 7)]
+
+
+def test_what_got10ks_list_names_and_the_disk_lacks_is_counted(tmp_path, files):
+    root = got10k(tmp_path, files, *NAMES[:4], listed=NAMES)
+    with Reading() as how:
+        assert len(read_clips(DATASETS["got10k"], "train", root)) == 4
+    assert [str(lack) for lack in how.lacks] == [
+        f"{root}/train/list.txt: 2 of the 6 sequences of list.txt are not there, such as {NAMES[4]}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("inside", "listed", "says"),
+    [
+        (
+            "train/GOT-10k_Train_split_01",
+            NAMES,
+            r"list\.txt: names 6 sequences, none is a folder beside it; folders there: GOT-10k_Train_split_01",
+        ),
+        (
+            "train/GOT-10k_Train_split_01",
+            None,
+            r"GOT-10k_Train_split_01: is no sequence: it has no groundtruth\.txt; folders there: GOT-10k_Train_000001",
+        ),
+        (f"train/{NAMES[0]}", NAMES[:1], rf"{NAMES[0]}: is no sequence: .*; sequences lie directly in .*train"),
+        (
+            "full_data/train",
+            None,
+            r"train: no such folder; folders there: full_data; .*full_data/train looks like it: give .*full_data",
+        ),
+        ("train_data", None, r"train: no such folder; folders there: train_data"),
+    ],
+)
+def test_got10k_a_folder_deeper_or_called_otherwise(tmp_path, files, inside, listed, says):
+    root = got10k(tmp_path, files, NAMES[0], inside=inside)
+    if listed:
+        files(root / "train", {"list.txt": "\n".join(listed)})
+    with pytest.raises(UserError, match=says):
+        read_clips(DATASETS["got10k"], "train", root)
+
+
+def coco(tmp_path, files, images, names, there):
+    table = [{"id": k, "file_name": name, "width": 8, "height": 8} for k, name in enumerate(names)]
+    boxes = [{"id": k, "image_id": k, "bbox": [1, 1, 3, 3], "iscrowd": 0} for k in range(len(names))]
+    files(tmp_path, {"annotations/instances_train2017.json": json.dumps({"images": table, "annotations": boxes})})
+    images(tmp_path / "images/train2017", there)
+    return tmp_path
+
+
+def test_annotated_images_that_are_not_there_are_counted(tmp_path, files, images):
+    names = [f"{k:012d}.jpg" for k in range(12)]
+    with Reading() as how:
+        assert len(read_clips(DATASETS["coco"], "train", coco(tmp_path, files, images, names, names[5:]))) == 7
+    assert "5 of 12 annotated images are not there, such as 000000000000.jpg" in str(how.lacks[0])
+
+
+def test_a_folder_in_file_name_is_said(tmp_path, files, images):
+    root = coco(tmp_path, files, images, [f"train2017/{k}.jpg" for k in range(12)], ["0.jpg"])
+    says = r"none of the 12 images that the annotations name \(train2017/0\.jpg\) is in .*images/train2017"
+    with pytest.raises(UserError, match=says):
+        read_clips(DATASETS["coco"], "train", root)
+
+
+def test_a_folder_around_any_tree_is_said(tmp_path):
+    (tmp_path / "OTB100/Board").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds no sequence of otb-all; folders there: OTB100; check"):
+        read_clips(DATASETS["otb"], "all", tmp_path)
+
+
+def test_the_official_rows_in_pytrackings_tree_are_known(tmp_path, files, images):
+    files(tmp_path, {"anno/nfs_book.txt": '0 20 30 59 59 1 0 0 0 "x"\n' * 3})
+    images(tmp_path / "sequences/book", ["00001.jpg"])
+    with pytest.raises(UserError, match=r"is a row of the official tree; lay it out as book/30/book\.txt"):
+        read_clips(DATASETS["nfs30"], "all", tmp_path)
+
+
+def test_the_two_trees_of_nfs_differ_by_a_pixel_and_that_is_told(tmp_path, files, images, caplog):
+    files(tmp_path / "official", {"book/30/book.txt": '0 20 30 59 59 1 0 0 0 "x"\n'})
+    images(tmp_path / "official/book/30/book", ["00001.jpg"])
+    files(tmp_path / "pytracking", {"anno/nfs_book.txt": "20\t30\t40\t30\n"})
+    images(tmp_path / "pytracking/sequences/book", ["00001.jpg"])
+    official, other = (read_clips(DATASETS["nfs30"], "all", tmp_path / tree)[0] for tree in ("official", "pytracking"))
+    np.testing.assert_array_equal(other.tracks[0].boxes - official.tracks[0].boxes, [[0, 0, 1, 1]])
+    assert caplog.text.count("count the last pixel in") == 1
