@@ -66,10 +66,9 @@ class CheckpointRecord(BaseModel):
 
 
 def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Path:
-    """Write a checkpoint of a run and return its folder; only one rank calls it.
-
-    Then older ones are deleted: of epochs' all but the newest `keep`, of rolling ones all but two. If the disk refuses
-    (`UserError`), nothing is left of the checkpoint, and none is lost.
+    """Write a checkpoint of a run and return its folder; only one rank calls it. Then older ones are deleted: of
+    epochs' all but the newest `keep`, of rolling ones all but two. If the disk refuses (`UserError`), nothing is left
+    of the checkpoint, and none is lost.
     """
     network, variant, state, settings = snapshot
     final = run / "checkpoints" / due.name
@@ -186,7 +185,6 @@ def restore(
     force_backbone: bool = False,
 ) -> int:
     """Load a checkpoint into a network of its variant and return the number of steps done; nothing is unpickled.
-
     `stateful` takes the parts of the snapshot's state back (``load_state_dict``), under the same names; an empty part,
     as of a scaler that was not needed, changes nothing. A `UserError` if the checkpoint is damaged, its settings are
     not these `settings`, or it was trained on another backbone, unless `force_backbone`.

@@ -60,10 +60,9 @@ class Saver:
         return self._stop > 0
 
     def save(self, due: Due, snapshot: Snapshot) -> None:
-        """Write what is due, and end the training where a signal asked for that; on every rank.
-
-        If the disk refuses, a rolling checkpoint is left out with a warning, unless it is the last thing that the
-        training does: that, and an epoch's, are a `UserError`. `SystemExit` has 143 after SIGTERM and 130 after Ctrl-C.
+        """Write what is due, and end the training where a signal asked for that; on every rank. If the disk refuses, a
+        rolling checkpoint is left out with a warning, unless it is the last thing that the training does: that, and an
+        epoch's, are a `UserError`. `SystemExit` has 143 after SIGTERM and 130 after Ctrl-C.
         """
         newest = self._run / "checkpoints" / due.name
         try:

@@ -20,7 +20,6 @@ from lorat.train.network.blocks.lorat import LoRAT
 
 def shard(module: nn.Module, blocks: nn.ModuleList, optimizer: Optimizer, device: torch.device) -> AdamW:
     """Spread a module's parameters over all ranks, in place, and return the AdamW that takes its optimiser's place.
-
     Both must be equal on all ranks, and may still be in the processor's memory: only each rank's part goes to its
     device. Each of `blocks` is gathered when it is computed and let go afterwards.
     """

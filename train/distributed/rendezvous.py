@@ -30,12 +30,11 @@ def rank_timeout() -> timedelta:
 
 
 def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
-    """Meet the other ranks where the environment says, apart from those that were there before.
-
-    torchrun keeps one store over its restarts. What ranks that are dead wrote there, their addresses among it, would be
-    taken for that of the living. So rank 0 draws a name for this meeting, tells it to whoever asks, and all go on under
-    that name. Returned are a store of these ranks alone, this rank, and how many there are; a RuntimeError is raised if
-    a rank does not come in time.
+    """Meet the other ranks where the environment says, apart from those that were there before. torchrun keeps one
+    store over its restarts. What ranks that are dead wrote there, their addresses among it, would be taken for that of
+    the living. So rank 0 draws a name for this meeting, tells it to whoever asks, and all go on under that name.
+    Returned are a store of these ranks alone, this rank, and how many there are; a RuntimeError is raised if a rank
+    does not come in time.
     """
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     if rank == 0:

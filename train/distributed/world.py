@@ -46,10 +46,9 @@ class World:
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the processes that torchrun started, or be the only one.
-
-    `device` is as `pick_device` takes it; each process takes the GPU of its local rank. A `UserError` if variables are
-    missing, there is no GPU for this process, or the other ranks are not reached, or are lost inside the block.
+    """Join the processes that torchrun started, or be the only one. `device` is as `pick_device` takes it; each process
+    takes the GPU of its local rank. A `UserError` if variables are missing, there is no GPU for this process, or the
+    other ranks are not reached, or are lost inside the block.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = pick_device(device)
@@ -120,9 +119,8 @@ def texts_of_ranks(texts: list[str], world: World) -> list[str]:
 
 
 def agreed(work: Callable[[], Value], world: World) -> Value:
-    """Return what `work` gives on this rank, if no rank has a reason against it; every rank has to call this.
-
-    `work` must not meet other ranks. If it raises a `UserError` on any rank, the first rank's is raised on rank 0, and
+    """Return what `work` gives on this rank, if no rank has a reason against it; every rank has to call this. `work`
+    must not meet other ranks. If it raises a `UserError` on any rank, the first rank's is raised on rank 0, and
     `SystemExit` on the others.
     """
     if world.size == 1:

@@ -17,8 +17,7 @@ from lorat.shards.base.storage import atomic_file, explain_disk
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal
 
 Entry = dict[str, Any]
-Listener = Callable[[int, Mapping[str, Any]], None]
-"""Is told the number of steps done and what is written about them."""
+Listener = Callable[[int, Mapping[str, Any]], None]  # is told the number of steps done and what is written about them
 
 
 class TrainLog:
@@ -127,10 +126,9 @@ def read_log(path: Path) -> list[Entry]:
 
 
 def status_line(at: str, values: Mapping[str, Any], seconds: float, extras: list[str], width: int) -> str:
-    """Return the line that is shown, in the longest of its forms that fits into `width` columns.
-
-    The shortest fits into 80 where the training is in order. `at` is how far the run is, `values` are of `Meter.read`,
-    `seconds` are those to the end, and `extras` are said where there is room.
+    """Return the line that is shown, in the longest of its forms that fits into `width` columns. The shortest fits into
+    80 where the training is in order. `at` is how far the run is, `values` are of `Meter.read`, `seconds` are those to
+    the end, and `extras` are said where there is room.
     """
     loss, score, box = (f"{values[name]:.3f}" for name in ("loss", "score", "box"))
     rate, speed, left = values["rate"], values["pairs_per_second"], _duration(seconds)

@@ -32,10 +32,9 @@ class Reporter:
         self._verdicts = sorted([early, source.epochs * source.steps_per_epoch])
 
     def read(self, engine: Engine, rate: float) -> dict[str, Any]:
-        """Return what happened since the last record, at the last step's rate; every rank has to call this.
-
-        If a loss or a gradient was not finite, on any rank, the step is kept; a `UserError` on rank 0 and `SystemExit`
-        on the others.
+        """Return what happened since the last record, at the last step's rate; every rank has to call this. If a loss
+        or a gradient was not finite, on any rank, the step is kept; a `UserError` on rank 0 and `SystemExit` on the
+        others.
         """
         fault = engine.watch.look()
         if fault is None:

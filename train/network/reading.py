@@ -36,13 +36,10 @@ class WeightsFile:
     """A weights file that was read and found to fit a variant; tensors have the names in memory."""
 
     path: Path
-    variant: VariantConfig
-    """The one to build, with the rank and the scale that the file was trained with."""
+    variant: VariantConfig  # the one to build, with the rank and the scale that the file was trained with
     metadata: dict[str, str]
-    trained: dict[str, Tensor]
-    """Everything, where there are no pairs."""
-    frozen: dict[str, Tensor]
-    """Beside pairs; empty where the backbone comes from its own file."""
+    trained: dict[str, Tensor]  # everything, where there are no pairs
+    frozen: dict[str, Tensor]  # beside pairs; empty where the backbone comes from its own file
     scales: Scales
 
     @property
@@ -62,10 +59,9 @@ class WeightsFile:
 
 
 def read_weights(path: Path, variant: VariantConfig | None = None, *, force_backbone: bool = False) -> WeightsFile:
-    """Read a file of `save_weights` or a published one, and see that it fits its variant.
-
-    The variant is needed where the file does not say its own. Where it does, another crop size of the same network may
-    be asked for, or by force another backbone. A ``UserError`` tells of a damaged file or one of another network.
+    """Read a file of `save_weights` or a published one, and see that it fits its variant. The variant is needed where
+    the file does not say its own. Where it does, another crop size of the same network may be asked for, or by force
+    another backbone. A ``UserError`` tells of a damaged file or one of another network.
     """
     tensors, metadata = read_tensors(path)
     variant, lora = _variant_of(path, metadata, variant, force_backbone), None
@@ -141,9 +137,8 @@ def named_tensors(
     layout: str | None,
     ours: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], Scales]:
-    """Bring a file's tensors under the names of a network's own (see `from_file`); its scales may be in the metadata.
-
-    A ``UserError`` tells where `layout` is another than that of the family which the file's names belong to.
+    """Bring a file's tensors under the names of a network's own (see `from_file`); its scales may be in the metadata. A
+    ``UserError`` tells where `layout` is another than that of the family which the file's names belong to.
     """
     found = layout_of(tensors)
     if layout is not None and found is not None and found != layout:

@@ -34,9 +34,8 @@ _LOG = logging.getLogger("lorat")
 
 
 def save_weights(path: Path, network: LoRAT, variant: VariantConfig, extra: Mapping[str, str] | None = None) -> None:
-    """Write the weights of a network built from `variant` as safetensors, whole or not at all.
-
-    The variant is recorded in the metadata; `extra` is more of them, such as the epoch, but the file's own keys win.
+    """Write the weights of a network built from `variant` as safetensors, whole or not at all. The variant is recorded
+    in the metadata; `extra` is more of them, such as the epoch, but the file's own keys win.
     """
     tensors = {name: tensor.float() for name, tensor in weights_to_save(network, variant).items()}
     write_tensors(path, tensors, dict(extra or {}) | metadata_of(variant, network.fingerprint))
@@ -65,11 +64,10 @@ def metadata_of(variant: VariantConfig, fingerprint: str) -> dict[str, str]:
 def load_weights(
     path: Path, network: LoRAT, *, layout: str | None = None, force_backbone: bool = False
 ) -> dict[str, str]:
-    """Copy a file of `save_weights` or a published one into a network to train and return the file's metadata.
-
-    Where the file's pairs have another scale than the network's, B takes up the difference, so the network computes
-    what the file's did. Frozen tensors in the file must be those of the network, where that has a pretrained backbone,
-    and are not copied then. A ``UserError`` tells of a file of another network, of another family than the variant's
+    """Copy a file of `save_weights` or a published one into a network to train and return the file's metadata. Where
+    the file's pairs have another scale than the network's, B takes up the difference, so the network computes what the
+    file's did. Frozen tensors in the file must be those of the network, where that has a pretrained backbone, and are
+    not copied then. A ``UserError`` tells of a file of another network, of another family than the variant's
     ``backbone.layout``, or, unless forced, of another backbone.
     """
     tensors, metadata = read_tensors(path)
@@ -99,9 +97,8 @@ def load_network(
     dtype: torch.dtype = torch.float32,
     force_backbone: bool = False,
 ) -> tuple[LoRAT, VariantConfig]:
-    """Load a network to track with: `read_weights`, `network_of`, and its matrices in `dtype`.
-
-    The variant that is returned beside it has the rank and the scale that the file was trained with.
+    """Load a network to track with: `read_weights`, `network_of`, and its matrices in `dtype`. The variant that is
+    returned beside it has the rank and the scale that the file was trained with.
     """
     file = read_weights(path, variant, force_backbone=force_backbone)
     network = network_of(file, backbone, force_backbone=force_backbone)
@@ -110,11 +107,9 @@ def load_network(
 
 
 def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbone: bool = False) -> LoRAT:
-    """Build the network of a file, LoRA merged in float32, frozen, in eval mode.
-
-    Where the file does not hold the backbone, its own file is needed; without one, ``$LORAT_BACKBONES`` and then timm's
-    hub are asked. A ``UserError`` tells where it cannot be had or, unless forced, is not the one that the file was
-    trained on.
+    """Build the network of a file, LoRA merged in float32, frozen, in eval mode. Where the file does not hold the
+    backbone, its own file is needed; without one, ``$LORAT_BACKBONES`` and then timm's hub are asked. A ``UserError``
+    tells where it cannot be had or, unless forced, is not the one that the file was trained on.
     """
     pairs = pairs_of(file.trained)
     if file.needs_backbone:
@@ -146,10 +141,9 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
 def export_merged(
     file: WeightsFile, out: Path, dtype: torch.dtype, *, backbone: Path | None = None, force_backbone: bool = False
 ) -> None:
-    """Write the whole network with LoRA merged (in float32, then cast), as published files name it.
-
-    A suffix ``.safetensors`` or ``.bin`` stands for safetensors, ``.pth`` or ``.pt`` for PyTorch's format. Matrices are
-    in `dtype`; norms, scales and tables stay float32. The backbone is as for `network_of`.
+    """Write the whole network with LoRA merged (in float32, then cast), as published files name it. A suffix
+    ``.safetensors`` or ``.bin`` stands for safetensors, ``.pth`` or ``.pt`` for PyTorch's format. Matrices are in
+    `dtype`; norms, scales and tables stay float32. The backbone is as for `network_of`.
     """
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
@@ -159,10 +153,9 @@ def export_merged(
 
 
 def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> None:
-    """Write what the file holds under the published names; values and number types are kept.
-
-    The suffix is as for `export_merged`. The scale of the pairs goes with them as `scalars`, as older published files
-    have it. Without, readers take the scale that they are configured for, or 1.
+    """Write what the file holds under the published names; values and number types are kept. The suffix is as for
+    `export_merged`. The scale of the pairs goes with them as `scalars`, as older published files have it. Without,
+    readers take the scale that they are configured for, or 1.
     """
     tensors, lora, pairs = file.trained | file.frozen, file.variant.lora, pairs_of(file.trained)
     own = {layer: told for layer, told in file.scales.items() if layer and scalars}

@@ -39,10 +39,8 @@ class Setting(NamedTuple):
 
     variant: VariantConfig
     train: TrainConfig
-    device: torch.device
-    """It need not be here."""
-    dtype: torch.dtype
-    """Of autocast, and of frozen matrices."""
+    device: torch.device  # it need not be here
+    dtype: torch.dtype  # of autocast, and of frozen matrices
 
     @property
     def pairs(self) -> int:
@@ -58,28 +56,21 @@ class Setting(NamedTuple):
 class FrameCost(NamedTuple):
     """Operations while tracking, LoRA merged."""
 
-    template: int
-    """Once a sequence."""
-    track: int
-    """A frame, the template's tokens known."""
-    whole: int
-    """Template and search with all tokens in the last block too, as papers count."""
-    tokens: int
-    """Of template and search."""
+    template: int  # once a sequence
+    track: int  # a frame, the template's tokens known
+    whole: int  # template and search with all tokens in the last block too, as papers count
+    tokens: int  # of template and search
 
 
 class StepCost(NamedTuple):
     """Operations of a whole training step, and the bytes that it holds at the time of one micro-batch."""
 
-    forward: int
-    """Operations, without those that checkpointing repeats."""
+    forward: int  # operations, without those that checkpointing repeats
     operations: int
     weights: int
     optimiser: int
-    gradients: int
-    """Once all are there."""
-    activations: int
-    """What the forward pass leaves for the backward pass."""
+    gradients: int  # once all are there
+    activations: int  # what the forward pass leaves for the backward pass
     peak: int
     """The most that is held at a time, all together; less than the sum, since gradients come as activations go."""
 
@@ -114,12 +105,11 @@ def count_frame(variant: VariantConfig) -> FrameCost:
 
 
 def count_step(setting: Setting) -> StepCost:
-    """Let a training step run on fake tensors, and count its operations and what it holds.
-
-    Operations are those of PyTorch's own counter: two for a multiply-add, in matrix products, convolutions and
-    attention alone. Memory is what tensors hold, the optimiser's state from the start, as in all steps but the first,
-    and without ``train.compile``. Not counted: workspaces inside kernels, what an allocator loses between tensors,
-    buckets of gradients that several processes average.
+    """Let a training step run on fake tensors, and count its operations and what it holds. Operations are those of
+    PyTorch's own counter: two for a multiply-add, in matrix products, convolutions and attention alone. Memory is what
+    tensors hold, the optimiser's state from the start, as in all steps but the first, and without ``train.compile``.
+    Not counted: workspaces inside kernels, what an allocator loses between tensors, buckets of gradients that several
+    processes average.
     """
     # GPUs are stood in for by the processor, in float16 for bfloat16: the same sizes, and attention is fused as there.
     away = setting.device.type != "cpu" and setting.dtype == torch.bfloat16

@@ -32,14 +32,10 @@ class Measured(NamedTuple):
     """A training step here."""
 
     setting: Setting
-    seconds: tuple[float, ...]
-    """Of each step, after one that warms up."""
-    peak: int | None
-    """Bytes: of the process (CPU), of all tensors (CUDA); None where the device does not tell."""
-    before: int
-    """The part of it that was there before the network."""
-    rate: float
-    """Operations a second of a matrix product, measured right before and after the steps."""
+    seconds: tuple[float, ...]  # of each step, after one that warms up
+    peak: int | None  # bytes: of the process (CPU), of all tensors (CUDA); None where the device does not tell
+    before: int  # the part of it that was there before the network
+    rate: float  # operations a second of a matrix product, measured right before and after the steps
 
 
 def measure_apart(setting: Setting) -> Measured | None:

@@ -33,10 +33,9 @@ class Profile:
     """All that is known of a variant under a recipe: counted, and measured where it can be."""
 
     def __init__(self, variant: VariantConfig, recipe: RecipeConfig, device: str) -> None:
-        """Count, and measure what this machine can; no weights are needed.
-
-        The device is as `pick_device` takes it, but CUDA and MPS need not be here. A ``UserError`` says that the
-        variant cannot be built, the device's name is unknown, or torchrun has started several processes.
+        """Count, and measure what this machine can; no weights are needed. The device is as `pick_device` takes it, but
+        CUDA and MPS need not be here. A ``UserError`` says that the variant cannot be built, the device's name is
+        unknown, or torchrun has started several processes.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("--profile: is for one process; leave torchrun out")
@@ -49,15 +48,13 @@ class Profile:
         self.setting = Setting(variant, recipe.train, place, dtype)
         self.usable = _USABLE_CPU if place.type == "cpu" else _USABLE
         self.measured: Measured | None = None
-        self.notes: list[str] = []
-        """Why nothing was measured, or less than the recipe asks for."""
+        self.notes: list[str] = []  # why nothing was measured, or less than the recipe asks for
         with progress_bar("profile") as update:
             self.parts, self.frame = count_parameters(variant), count_frame(variant)
             update(1, 4)
             self.step = count_step(self.setting)
             wider = count_step(self.setting.with_pairs(2 * self.setting.pairs))
-            self.pair = (wider.peak - self.step.peak) / self.setting.pairs
-            """Bytes that one more pair takes."""
+            self.pair = (wider.peak - self.step.peak) / self.setting.pairs  # bytes that one more pair takes
             update(2, 4)
             rooms = (free_memory(self.setting.device),) if self.is_here else _SIZES
             self.largest = [(room, self._pairs_in(room)) for room in rooms]

@@ -62,7 +62,6 @@ class Objective(nn.Module):
 
 def tracking_loss(prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor) -> Losses:
     """Compare score logits (B, G, G) and boxes (B, G, G, 4) with the truth; boxes are xyxy in units of the search crop.
-
     `positive` (B, G, G) bool are the cells inside the object, none in a pair without it; of such a pair `box` (B, 4)
     float32 is not read. `positives` is what to divide by, a scalar float32 above 0: the positive cells of this batch,
     or their mean over ranks or micro-batches of a step.

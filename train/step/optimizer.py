@@ -40,7 +40,6 @@ def rate_share(name: str, depth: int, layer_decay: float) -> float:
 
 def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Split trained parameters into optimiser groups: the full rate first, and of each rate those with decay first.
-
     Without weight decay are those that are one-dimensional once axes of length 1 are dropped, and those with ``embed``
     in their name. A group's ``rate_share``, of the function of that name, multiplies the rate.
     """

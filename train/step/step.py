@@ -52,10 +52,9 @@ class Engine:
             self.wrapped = parallel(self.objective, self.world)
 
     def whole(self) -> tuple[LoRAT, dict[str, dict[str, Any]]]:
-        """Return the network and the ``state_dict`` of ``optimizer`` and ``scaler`` that one process would have.
-
-        Every rank has to call this, and rank 0's is saved, the same for any number of ranks and way of sharing. Where
-        ranks hold parts, only what is saved has values; elsewhere these are the live tensors.
+        """Return the network and the ``state_dict`` of ``optimizer`` and ``scaler`` that one process would have. Every
+        rank has to call this, and rank 0's is saved, the same for any number of ranks and way of sharing. Where ranks
+        hold parts, only what is saved has values; elsewhere these are the live tensors.
         """
         network, state = self.objective.network, {"scaler": self.scaler.state_dict()}
         if self._empty is None:
@@ -114,7 +113,6 @@ def validate(
     engine: Engine, source: Source, data: DataConfig, accumulate: int, asked_to_end: Callable[[], bool] = lambda: False
 ) -> dict[str, float]:
     """Return ``val_loss``, ``val_score`` and ``val_box``: those of one batch of all pairs, whatever a batch's size.
-
     Every rank has to call this; all are `asked_to_end` alike, before every batch, and then nothing is returned. Each
     batch of `source`, of `validation_source`, is computed in `accumulate` parts. The engine is in training mode
     afterwards. A `UserError` if a shard is damaged.

@@ -27,9 +27,8 @@ class RotaryAttention(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor, skip: int, rotation: Tensor) -> Tensor:
-        """Return (B, T - skip, D): what the tokens from `skip` on gather from all tokens of x (B, T, D).
-
-        The rotation holds (2, T, d / 2) sines and cosines (see `Rotary.table`).
+        """Return (B, T - skip, D): what the tokens from `skip` on gather from all tokens of x (B, T, D). The rotation
+        holds (2, T, d / 2) sines and cosines (see `Rotary.table`).
         """
         x = operand(x, self.q_proj)
         (query,) = split_heads(self.q_proj(x[:, skip:]), self.heads)

@@ -41,9 +41,8 @@ class Head(nn.Module):
         self.register_buffer("signs", torch.tensor([-1.0, -1.0, 1.0, 1.0]), persistent=False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return score logits (B, G, G) and boxes (B, G, G, 4), float32, for (B, G·G, D) tokens, row by row.
-
-        Boxes are xyxy in units of the search region: a cell's centre minus and plus the sigmoid of its four logits.
+        """Return score logits (B, G, G) and boxes (B, G, G, 4), float32, for (B, G·G, D) tokens, row by row. Boxes are
+        xyxy in units of the search region: a cell's centre minus and plus the sigmoid of its four logits.
         """
         shape = (tokens.shape[0], self.grid, self.grid)
         score = self.cls_mlp(tokens).float().view(shape)

@@ -15,10 +15,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def replace_layers(root: nn.Module, kind: type[Layer], replace: Callable[[str, Layer], nn.Module]) -> None:
-    """Put another module in the place of every layer of a kind (subclasses included) below `root`, in place.
-
-    `replace` maps a layer's path below `root` and the layer to what stands there from now on; the layer itself, where
-    it shall stay. What it returns is not searched.
+    """Put another module in the place of every layer of a kind (subclasses included) below `root`, in place. `replace`
+    maps a layer's path below `root` and the layer to what stands there from now on; the layer itself, where it shall
+    stay. What it returns is not searched.
     """
     for path, layer in [(path, layer) for path, layer in root.named_modules() if isinstance(layer, kind)]:
         root.set_submodule(path, replace(path, layer))
@@ -30,9 +29,8 @@ def autocasts(x: Tensor) -> bool:
 
 
 def operand(x: Tensor, layer: nn.Module) -> Tensor:
-    """Return x in the number type of its product with `layer`: autocast's, or else its weight's.
-
-    Layers that share an input share one cast, and keep one copy, if it is done before them.
+    """Return x in the number type of its product with `layer`: autocast's, or else its weight's. Layers that share an
+    input share one cast, and keep one copy, if it is done before them.
     """
     weight = cast("Tensor", layer.weight)
     return x.to(torch.get_autocast_dtype(x.device.type) if autocasts(x) else weight.dtype)
@@ -78,9 +76,8 @@ class PatchEmbedding(nn.Module):
 
 
 def template_types(table: Tensor, mask: Tensor) -> Tensor:
-    """Return what a template's tokens add to say background or object, (B, T, D).
-
-    They are rows 0 and 1 of `table` (2 or more, D), the object's where `mask` (B, g, g), bool or integer, is true.
+    """Return what a template's tokens add to say background or object, (B, T, D). They are rows 0 and 1 of `table` (2
+    or more, D), the object's where `mask` (B, g, g), bool or integer, is true.
     """
     # Not indexed by the mask: the gradient of indexing adds in an order that threads decide.
     return torch.where(mask.flatten(1).bool()[..., None], table[1], table[0])
@@ -119,12 +116,10 @@ class SwiGlu(nn.Module):
 
 
 def add_residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop_rate: float, skip: int = 0) -> Tensor:
-    """Return ``x[:, skip:] + branch(x)`` under drop path, as DINOv2 trains, for x (B, T, D).
-
-    A rate up to 0.1 zeroes the branch of samples drawn one by one; above it the branch is computed for a random part of
-    the batch only, which saves its time. Either way the mean is kept. Outside training the rate is 0.
-
-    The branch maps (B', T, D) to (B', T - skip, D), each sample on its own.
+    """Return ``x[:, skip:] + branch(x)`` under drop path, as DINOv2 trains, for x (B, T, D). A rate up to 0.1 zeroes
+    the branch of samples drawn one by one; above it the branch is computed for a random part of the batch only, which
+    saves its time. Either way the mean is kept. Outside training the rate is 0. The branch maps (B', T, D) to (B', T -
+    skip, D), each sample on its own.
     """
     kept, batch = x[:, skip:], x.shape[0]
     if drop_rate == 0.0:
@@ -138,10 +133,8 @@ def add_residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop_rate: float
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention, then an MLP, each added to what went in.
-
-    Any attention serves that maps (B, T, D) and a number of leading tokens to skip to (B, T - skip, D), and any MLP
-    that maps (B, T, D) to (B, T, D).
+    """A pre-norm transformer block: attention, then an MLP, each added to what went in. Any attention serves that maps
+    (B, T, D) and a number of leading tokens to skip to (B, T - skip, D), and any MLP that maps (B, T, D) to (B, T, D).
     """
 
     def __init__(
@@ -159,9 +152,8 @@ class Block(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, skip: int = 0, *context: Tensor) -> Tensor:
-        """Return the tokens from `skip` on, (B, T - skip, D), after attention to all of x (B, T, D).
-
-        The context is what else the attention takes, without a batch axis (rotations in EVA-02).
+        """Return the tokens from `skip` on, (B, T - skip, D), after attention to all of x (B, T, D). The context is
+        what else the attention takes, without a batch axis (rotations in EVA-02).
         """
         rate = self.drop_path if self.training else 0.0
 

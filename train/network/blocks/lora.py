@@ -39,19 +39,15 @@ class _Pairing(NamedTuple):
 
     slots: tuple[int, ...]
     results: int
-    scale: float
-    """What multiplies B·A."""
+    scale: float  # what multiplies B·A
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer with trained low-rank pairs.
-
-    The output may be several results side by side (query, key, value) that share the input. Each of them then has a
-    pair of its own, or none if it is no target.
-
-    The weight (out, in) and the bias (out,) or None are frozen, in any float type. `lora_a` (P·r, in) float32 holds the
-    pairs one after another, as `lora_b` (P, out / results, r) float32 does. `parts` names the results that have a pair,
-    in order; it is empty where there is one result.
+    """A frozen linear layer with trained low-rank pairs. The output may be several results side by side (query, key,
+    value) that share the input. Each of them then has a pair of its own, or none if it is no target. The weight (out,
+    in) and the bias (out,) or None are frozen, in any float type. `lora_a` (P·r, in) float32 holds the pairs one after
+    another, as `lora_b` (P, out / results, r) float32 does. `parts` names the results that have a pair, in order; it is
+    empty where there is one result.
     """
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, results: tuple[str, ...] = ()) -> None:
@@ -86,9 +82,8 @@ class LoraLinear(nn.Module):
         return torch.cat(pieces, dim=-1)
 
     def merged(self) -> Dense:
-        """Return the plain frozen layer that computes the same and shares no tensor with this one.
-
-        The sum is formed in float32 and kept in the weight's type.
+        """Return the plain frozen layer that computes the same and shares no tensor with this one. The sum is formed in
+        float32 and kept in the weight's type.
         """
         weight = _merge(self.weight.float(), self.lora_a, self.lora_b, self.pairing)
         bias = None if self.bias is None else self.bias.detach().clone()
@@ -156,9 +151,8 @@ def add_lora(blocks: nn.Module, config: LoraConfig) -> None:
 
 
 def merge_lora(network: nn.Module) -> dict[str, LoraLinear]:
-    """Replace every `LoraLinear` of `network` by the plain layer that computes the same.
-
-    Returns the replaced layers, which `unmerge_lora` needs. Drop them, and their memory is free.
+    """Replace every `LoraLinear` of `network` by the plain layer that computes the same. Returns the replaced layers,
+    which `unmerge_lora` needs. Drop them, and their memory is free.
     """
     replaced = {path: layer for path, layer in network.named_modules() if isinstance(layer, LoraLinear)}
     replace_layers(network, LoraLinear, lambda path, layer: layer.merged())
@@ -166,9 +160,8 @@ def merge_lora(network: nn.Module) -> dict[str, LoraLinear]:
 
 
 def unmerge_lora(network: nn.Module, replaced: Mapping[str, LoraLinear]) -> None:
-    """Undo `merge_lora`: the layers come back, bit for bit as they were.
-
-    They train, or not, as the layers that stood for them did last.
+    """Undo `merge_lora`: the layers come back, bit for bit as they were. They train, or not, as the layers that stood
+    for them did last.
     """
     for path, layer in replaced.items():
         layer.train(network.get_submodule(path).training)

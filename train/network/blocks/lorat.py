@@ -15,32 +15,25 @@ from lorat.train.network.blocks.layers import template_types
 from lorat.train.network.blocks.positions import corner
 from lorat.train.network.blocks.vit import Transformer
 
-SEARCH_TYPE = 2
-"""Row of the token-type table; 0 is the template's background, 1 its foreground."""
+SEARCH_TYPE = 2  # row of the token-type table; 0 is the template's background, 1 its foreground
 
 
 class Prediction(NamedTuple):
     """What the network says of a search crop."""
 
-    score_map: Tensor
-    """(B, G, G) float32 logits."""
-    boxes: Tensor
-    """(B, G, G, 4) float32 xyxy in units of the search region."""
+    score_map: Tensor  # (B, G, G) float32 logits
+    boxes: Tensor  # (B, G, G, 4) float32 xyxy in units of the search region
 
 
 class LoRAT(nn.Module):
-    """The tracker's network.
-
-    Both crops share one grid of positions, of which each takes the top-left corner, and a table of token types tells
-    background and foreground of the template and the search region apart.
+    """The tracker's network. Both crops share one grid of positions, of which each takes the top-left corner, and a
+    table of token types tells background and foreground of the template and the search region apart.
     """
 
-    fingerprint: str = ""
-    """Of the pretrained backbone's tensors; empty where there is none."""
+    fingerprint: str = ""  # of the pretrained backbone's tensors; empty where there is none
     checkpoint_activations: bool = False
     """Whether training keeps the inputs of blocks alone, and computes the rest again in the backward pass."""
-    rotation: Tensor | None
-    """Sines and cosines of all tokens' places, for backbones with rotary positions."""
+    rotation: Tensor | None  # sines and cosines of all tokens' places, for backbones with rotary positions
 
     def __init__(
         self, backbone: Transformer, template_grid: int, search_grid: int, token_type_std: float = 0.02
@@ -62,10 +55,9 @@ class LoRAT(nn.Module):
         self.head = Head(width, search_grid)
 
     def forward(self, template: Tensor, search: Tensor, template_mask: Tensor) -> Prediction:
-        """Find the template's object in the search crop, both normalised RGB.
-
-        The template is (B, 3, h, w), h = w = patch size × g, the search crop (B, 3, H, W), H = W = patch size × G, and
-        the mask (B, g, g) bool or integer, true on cells of the object.
+        """Find the template's object in the search crop, both normalised RGB. The template is (B, 3, h, w), h = w =
+        patch size × g, the search crop (B, 3, H, W), H = W = patch size × G, and the mask (B, g, g) bool or integer,
+        true on cells of the object.
         """
         return self.track(self.embed_template(template, template_mask), search)
 

@@ -15,11 +15,10 @@ from lorat.shards.base.errors import UserError
 
 
 def place_positions(positions: Tensor, grid: int, layout: Literal["official", "timm"]) -> Tensor:
-    """Bring a backbone's positions (1, N, D) to a grid of which every crop takes the top-left `corner`.
-
-    Returned are (1, M, D) float32, M at least grid², the cells of a search crop. Two published systems differ.
-    "official" resamples the native grid to the search grid, without antialiasing. "timm" keeps the native grid, unless
-    it is smaller than the search grid; then it resamples it, with antialiasing.
+    """Bring a backbone's positions (1, N, D) to a grid of which every crop takes the top-left `corner`. Returned are
+    (1, M, D) float32, M at least grid², the cells of a search crop. Two published systems differ. "official" resamples
+    the native grid to the search grid, without antialiasing. "timm" keeps the native grid, unless it is smaller than
+    the search grid; then it resamples it, with antialiasing.
     """
     if layout == "timm" and _side(positions) >= grid:
         return positions.float()
@@ -35,9 +34,8 @@ def corner(positions: Tensor, grid: int) -> Tensor:
 
 
 def resize_positions(positions: Tensor, grid: int, antialias: bool = False) -> Tensor:
-    """Resample a square positional grid (1, N, D), bicubic, to (1, grid², D) float32; of the same size it stays.
-
-    With antialiasing a smaller result is smoothed first, and the bicubic weights are others for a larger one, too.
+    """Resample a square positional grid (1, N, D), bicubic, to (1, grid², D) float32; of the same size it stays. With
+    antialiasing a smaller result is smoothed first, and the bicubic weights are others for a larger one, too.
     """
     native = _side(positions)
     if native == grid:
@@ -48,9 +46,8 @@ def resize_positions(positions: Tensor, grid: int, antialias: bool = False) -> T
 
 
 def sincos_positions(like: Tensor) -> Tensor:
-    """Return fixed 2D positions (Chen et al., 2021): sines and cosines of the row and the column.
-
-    Shape (1, side·side, D), D a multiple of 4, and device are those of the positions `like`.
+    """Return fixed 2D positions (Chen et al., 2021): sines and cosines of the row and the column. Shape (1, side·side,
+    D), D a multiple of 4, and device are those of the positions `like`.
     """
     quarter = like.shape[-1] // 4
     if like.shape[-1] % 4:
@@ -62,16 +59,12 @@ def sincos_positions(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """Rotary positions of a grid (Su et al., 2021; Fang et al., 2023).
-
-    The first half of a head's channels are pairs turned by the row, the other half by the column; pair k of a half
-    turns by ``place / temperature ** (4·k / d)``.
+    """Rotary positions of a grid (Su et al., 2021; Fang et al., 2023). The first half of a head's channels are pairs
+    turned by the row, the other half by the column; pair k of a half turns by ``place / temperature ** (4·k / d)``.
     """
 
-    channels: int
-    """Of a head; a multiple of 4."""
-    reference: int | None
-    """Cells of a side that every grid is stretched to; None leaves places as they are."""
+    channels: int  # of a head; a multiple of 4
+    reference: int | None  # cells of a side that every grid is stretched to; None leaves places as they are
     temperature: float = 10000.0
 
     def table(self, grids: Sequence[int]) -> Tensor:
@@ -90,7 +83,6 @@ class Rotary:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn neighbouring channels of queries or keys x (B, H, T, d) by their tokens' angles, in the number type of x.
-
     The table holds (2, T, d / 2) float32 sines and cosines; the products are formed in float32.
     """
     sine, cosine = table.unbind(0)

@@ -45,15 +45,13 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The parts of a backbone that the tracker uses, at the backbone's own grid of positions.
-
-    Its `rotary` is the rule of rotary positions, for backbones that have them.
+    """The parts of a backbone that the tracker uses, at the backbone's own grid of positions. Its `rotary` is the rule
+    of rotary positions, for backbones that have them.
     """
 
     def __init__(self, config: BackboneConfig, drop_path: float = 0.0) -> None:
-        """Let timm build the parts with its initial values.
-
-        A ``UserError`` names a model that timm does not know, or what of it this network does not compute.
+        """Let timm build the parts with its initial values. A ``UserError`` names a model that timm does not know, or
+        what of it this network does not compute.
         """
         super().__init__()
         model = _create(config)
@@ -83,10 +81,8 @@ class Transformer(nn.Module):
 
 
 def drop_rates(layout: str, rate: float, depth: int) -> list[float]:
-    """Return each block's drop path rate.
-
-    The official DINOv2 drops every block at the same rate, timm from 0 at the first block linearly to the full rate at
-    the last.
+    """Return each block's drop path rate. The official DINOv2 drops every block at the same rate, timm from 0 at the
+    first block linearly to the full rate at the last.
     """
     if layout == "official":
         return [rate] * depth

@@ -43,9 +43,8 @@ def cpu_number_type() -> torch.dtype:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``mps``, or ``cuda:<index>``.
-
-    A ``UserError`` tells of an unknown name, or a device that this machine does not have.
+    """Return the device called ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``mps``, or ``cuda:<index>``. A
+    ``UserError`` tells of an unknown name, or a device that this machine does not have.
     """
     if name not in DEVICES and not re.fullmatch(r"cuda:(0|[1-9][0-9]*)", name):
         raise unknown("device", name, DEVICES)
@@ -65,7 +64,6 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> torch.dtype:
     """Return the number type called ``auto``, ``float32``, ``bfloat16`` or ``float16`` for a network on `device`.
-
     ``auto`` is bfloat16 on CUDA devices that compute in it (on older ones float16, in training float32),
     ``cpu_number_type()`` on a CPU and float32 elsewhere. Float16 on a CPU is exact enough but slow, so that it has to
     be asked for. A ``UserError`` tells of an unknown name, or bfloat16 on a Mac that lacks it.

@@ -116,10 +116,9 @@ def graph_metadata(variant: VariantConfig, network: LoRAT) -> dict[str, str]:
 
 
 def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
-    """See that graphs can be written to `file`, the tracking graph's, and beside it.
-
-    The suffix must be ``.onnx`` or ``.pt2``. A ``UserError`` tells of another one, of files that exist and are not to
-    be replaced, and of packages of the extra ``onnx`` that are missing.
+    """See that graphs can be written to `file`, the tracking graph's, and beside it. The suffix must be ``.onnx`` or
+    ``.pt2``. A ``UserError`` tells of another one, of files that exist and are not to be replaced, and of packages of
+    the extra ``onnx`` that are missing.
     """
     if file.suffix != suffix:
         raise UserError(f"{file}: the name of such a graph ends in {suffix}")
@@ -133,12 +132,11 @@ def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
 
 
 def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
-    """Write the tracking graph to `file` and the template's beside it, and return both names in that order.
-
-    The network is as `load_network` returns it in float32: merged and frozen, on the CPU. ONNX networks above 2 GB have
-    their weights in a second file each, ``<file>.data``. Programs of ``torch.export`` (``.pt2``), which
-    ``torch.export.load`` reads, hold the metadata as ``metadata.json``. A ``UserError`` tells as in `check_target`, and
-    where onnxruntime computes other boxes.
+    """Write the tracking graph to `file` and the template's beside it, and return both names in that order. The network
+    is as `load_network` returns it in float32: merged and frozen, on the CPU. ONNX networks above 2 GB have their
+    weights in a second file each, ``<file>.data``. Programs of ``torch.export`` (``.pt2``), which ``torch.export.load``
+    reads, hold the metadata as ``metadata.json``. A ``UserError`` tells as in `check_target`, and where onnxruntime
+    computes other boxes.
     """
     writers = {".onnx": _write_onnx, ".pt2": _write_torch}
     if file.suffix not in writers:

@@ -55,9 +55,8 @@ class BackboneWeights:
         return f"xxh3:{digest.hexdigest()}"
 
     def load_into(self, transformer: Transformer) -> None:
-        """Give `transformer` these tensors; its grid of positions may differ in size.
-
-        A ``UserError`` lists missing, unexpected and misshapen tensors by name.
+        """Give `transformer` these tensors; its grid of positions may differ in size. A ``UserError`` lists missing,
+        unexpected and misshapen tensors by name.
         """
         positions, native = self.tensors.get("pos_embed"), transformer.pos_embed
         if positions is not None and positions.dim() == 3:
@@ -67,11 +66,10 @@ class BackboneWeights:
 
 
 def load_backbone(config: BackboneConfig, file: Path | None = None) -> BackboneWeights:
-    """Find and read the weights: `file`, else a file in ``$LORAT_BACKBONES``, else timm's hub.
-
-    In the folder the file is called ``<timm name>.safetensors`` or ``.pth``, like its folder on the hub, or as its
-    authors call it (``dinov2_vitb14_pretrain.pth``). What the hub sent once is kept in its own cache. Where they cannot
-    be had, a ``UserError`` says what to fetch and where to put it.
+    """Find and read the weights: `file`, else a file in ``$LORAT_BACKBONES``, else timm's hub. In the folder the file
+    is called ``<timm name>.safetensors`` or ``.pth``, like its folder on the hub, or as its authors call it
+    (``dinov2_vitb14_pretrain.pth``). What the hub sent once is kept in its own cache. Where they cannot be had, a
+    ``UserError`` says what to fetch and where to put it.
     """
     path = file or _in_folder(config) or _from_hub(config)
     tensors, _ = read_tensors(path)
@@ -83,9 +81,8 @@ def load_backbone(config: BackboneConfig, file: Path | None = None) -> BackboneW
 
 
 def backbone_weights(source: str, tensors: Mapping[str, Tensor]) -> BackboneWeights:
-    """Bring a backbone's tensors under the names in memory, without those the tracker leaves out.
-
-    They are those of an official or a timm file, which error messages call `source`.
+    """Bring a backbone's tensors under the names in memory, without those the tracker leaves out. They are those of an
+    official or a timm file, which error messages call `source`.
     """
     is_eva = "blocks.0.attn.q_proj.weight" in tensors
     table = _EVA if is_eva else GATED if _is_gated(tensors) else {}

@@ -18,18 +18,16 @@ from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import atomic_file
 
 _PYTORCH = (".pth", ".pt")
-_SUFFIXES = (".safetensors", ".bin", *_PYTORCH)
-"""What readers of published files go by."""
+_SUFFIXES = (".safetensors", ".bin", *_PYTORCH)  # what readers of published files go by
 
 # What PyTorch's restricted loader raises for files that are not its own, text among them.
 _DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a file's tensors by name and its metadata (empty for PyTorch's own format).
-
-    Of a PyTorch file whose tensors stand one level down, under ``model`` or ``state_dict``, that level is returned.
-    A ``UserError`` names a file that is missing, damaged, or holds something else.
+    """Return a file's tensors by name and its metadata (empty for PyTorch's own format). Of a PyTorch file whose
+    tensors stand one level down, under ``model`` or ``state_dict``, that level is returned. A ``UserError`` names a
+    file that is missing, damaged, or holds something else.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
@@ -73,9 +71,8 @@ def check_writable(path: Path, overwrite: bool) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file, whole or not at all.
-
-    ``.pth`` and ``.pt`` get PyTorch's format, which has no place for the metadata, other names safetensors.
+    """Write a file, whole or not at all. ``.pth`` and ``.pt`` get PyTorch's format, which has no place for the
+    metadata, other names safetensors.
     """
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as file:
@@ -90,7 +87,6 @@ def check_tensors(
     source: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], shown: Callable[[str], str] = str
 ) -> None:
     """Compare names and shapes; a ``UserError`` lists missing, unexpected and misshapen tensors of `source` by name.
-
     What is expected may be on any device. `shown` maps a name to what the user's file calls it.
     """
     problems = {

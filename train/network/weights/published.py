@@ -40,9 +40,8 @@ def renamed(name: str, table: Mapping[str, str]) -> str:
 
 
 def scale_of(scales: Scales, layer: str, rank: int, config: LoraConfig | None = None) -> float | None:
-    """Return what multiplies B·A of a layer, or None where nobody knows alpha.
-
-    The layer's own word goes before the file's, the file's before the configuration's.
+    """Return what multiplies B·A of a layer, or None where nobody knows alpha. The layer's own word goes before the
+    file's, the file's before the configuration's.
     """
     told = scales.get("", {}) | scales.get(layer, {}) | {"rank": rank}
     if config is None and "alpha" not in told:
@@ -87,9 +86,8 @@ def from_file(path: Path, tensors: Mapping[str, Tensor], gated: bool) -> tuple[d
 
 
 def to_file(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """Name tensors (those of a layer's own scale, too) as published files of a ``backbone.layout`` do.
-
-    It is the reverse of `from_file`, without scalars: the same values, parts of a joined layer as views of it.
+    """Name tensors (those of a layer's own scale, too) as published files of a ``backbone.layout`` do. It is the
+    reverse of `from_file`, without scalars: the same values, parts of a joined layer as views of it.
     """
     paired, last = pairs_of(tensors), last_block(tensors)
     joined = {layer.rpartition(".")[0] for layer in paired if layer.rpartition(".")[2] in PARTS}
@@ -113,9 +111,8 @@ def to_file(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
 
 
 def shown_names(expected: Collection[str], layout: str) -> Callable[[str], str]:
-    """Return what turns a name in memory into the one in published files of a ``backbone.layout``.
-
-    The network is told by the names of all its tensors.
+    """Return what turns a name in memory into the one in published files of a ``backbone.layout``. The network is told
+    by the names of all its tensors.
     """
     if layout != "timm":
         return str
@@ -172,10 +169,9 @@ def merge_pairs(
 
 
 def published_tensors(network: LoRAT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the network's live tensors by name: what is trained, and the rest.
-
-    Pairs that are stacked in memory appear as views, one per published name, so the tensors can be saved or copied
-    into. Without LoRA everything is in the first table.
+    """Return the network's live tensors by name: what is trained, and the rest. Pairs that are stacked in memory appear
+    as views, one per published name, so the tensors can be saved or copied into. Without LoRA everything is in the
+    first table.
     """
     trained: dict[str, Tensor] = {}
     frozen: dict[str, Tensor] = {}
