@@ -37,9 +37,7 @@ class Training(Scene):
 
 
 def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) -> Path:
-    """Train a freshly built network to the end of the recipe; return the newest checkpoint. A `UserError` if shards are
-    damaged, the loss stops being finite, or a checkpoint does not fit.
-    """
+    """Train a freshly built network to the recipe's end, or a `UserError`; return the newest checkpoint."""
     source, world = training.source, training.world
     data, plan = training.recipe.data, training.recipe.train
     engine, settings, first_step, newest = _start(training, network)
@@ -111,9 +109,7 @@ class _Between:
     evaluate: Evaluate | None
 
     def catch_up(self, first_step: int, newest: Path | None) -> None:
-        """Do what a run that goes on after `first_step` steps was asked to end before. Of a validation the log, which
-        is rank 0's, says whether it was done.
-        """
+        """Do what a run was asked to end before; rank 0's log says whether the validation was done."""
         pairs, log = self.training.validation, self.reporter.log
         if pairs is not None and self.training.source.ends(first_step, self.training.recipe.train.validate_epochs):
             done = log is not None and any("val_loss" in entry for entry in log.known)
@@ -129,9 +125,7 @@ class _Between:
         return values
 
     def evaluate_after(self, done: int, checkpoint: Path | None) -> None:
-        """Evaluate a checkpoint, whole or being written by rank 0, if that is due. `SystemExit` after SIGTERM or
-        Ctrl-C; results so far are kept.
-        """
+        """Evaluate a checkpoint, whole or being written by rank 0, if due; `SystemExit` after SIGTERM or Ctrl-C."""
         source, every = self.training.source, self.training.recipe.train.evaluate_epochs
         if self.evaluate is not None and checkpoint is not None and source.ends(done, every):
             epoch = done // source.steps_per_epoch

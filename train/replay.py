@@ -5,7 +5,6 @@ another device rounding differs, and drop path draws other samples.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,17 +96,12 @@ def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
         torch.manual_seed(step_seed(record.seed, record.step, rank))
         for part in ranks[rank].to(where).split(record.recipe.train.accumulate):
             objective(*part.inputs, divisor).total.backward()
-            seen.samples += _alone(part, kept.pop(), divisor, rank)
+            prediction = kept.pop()
+            for i, key in enumerate(part.keys):
+                own = Prediction(*(whole[i : i + 1].detach() for whole in prediction))
+                loss = tracking_loss(own, part.positive[i : i + 1], part.box[i : i + 1], divisor)
+                seen.samples.append(Sample(key, rank, float(loss.score), float(loss.box)))
     return seen
-
-
-def _alone(part: Batch, prediction: Prediction, divisor: Tensor, rank: int) -> Iterator[Sample]:
-    """Yield what each pair of a micro-batch adds to the loss."""
-    for i, key in enumerate(part.keys):
-        row = slice(i, i + 1)
-        own = Prediction(prediction.score_map[row].detach(), prediction.boxes[row].detach())
-        loss = tracking_loss(own, part.positive[row], part.box[row], divisor)
-        yield Sample(key, rank, float(loss.score), float(loss.box))
 
 
 def _watch(network: nn.Module, seen: Replay) -> None:
@@ -152,8 +146,12 @@ def print_replay(dump: Dump, seen: Replay) -> None:
     OUT.print(table)
     bad = sum(not sample.finite for sample in seen.samples)
     say(f"samples: {bad} of {len(seen.samples)} not finite")
-    say(f"weights not finite before the step: {some(seen.weights, 1) or 'none'}")
-    say(f"first module whose output is not finite: {seen.module or 'none'}")
-    say(f"first gradient that is not finite: {seen.gradient or 'none'}")
-    if not (bad or seen.weights or seen.module or seen.gradient):
+    found = {
+        "weights not finite before the step": some(seen.weights, 1),
+        "first module whose output is not finite": seen.module,
+        "first gradient that is not finite": seen.gradient,
+    }
+    for what, name in found.items():
+        say(f"{what}: {name or 'none'}")
+    if not (bad or any(found.values())):
         say("everything is finite here: another device, or other versions, may round differently")

@@ -23,8 +23,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, explain_disk, read_json, sync_folder
 from lorat.train.checkpoint.record import check_same
 from lorat.train.network.blocks.lorat import LoRAT
-from lorat.train.network.trained import load_weights, metadata_of, weights_to_save
-from lorat.train.network.weights.containers import write_tensors
+from lorat.train.network.trained import load_weights, save_weights
 
 WEIGHTS, STATE, RECORD = "model.safetensors", "state.pt", "checkpoint.json"
 _ROLLING_KEPT = 2
@@ -70,19 +69,23 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
     epochs' all but the newest `keep`, of rolling ones all but two. If the disk refuses (`UserError`), nothing is left
     of the checkpoint, and none is lost.
     """
-    network, variant, state, settings = snapshot
     final = run / "checkpoints" / due.name
-    metadata = {"step": str(due.step), "epoch": str(due.epoch), **metadata_of(variant, network.fingerprint)}
-    weights = {name: tensor.float() for name, tensor in weights_to_save(network, variant).items()}
     beside = final.with_name(f".{due.name}.tmp")
     with explain_disk(final):
         _remove_stale(final.parent)
         beside.mkdir(parents=True)
     try:
-        write_tensors(beside / WEIGHTS, weights, metadata)
-        _write_state(beside / STATE, state)
+        said = {"step": str(due.step), "epoch": str(due.epoch)}
+        save_weights(beside / WEIGHTS, snapshot.network, snapshot.variant, said)
+        with atomic_file(beside / STATE) as file:
+            try:
+                torch.save(snapshot.state, file)
+            except RuntimeError as error:  # its writer fails once more when the disk has refused
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
         files = {name: _seal(beside / name) for name in (WEIGHTS, STATE)}
-        record = CheckpointRecord(step=due.step, epoch=due.epoch, files=files, settings=settings)
+        record = CheckpointRecord(step=due.step, epoch=due.epoch, files=files, settings=snapshot.settings)
         with atomic_file(beside / RECORD) as file:
             file.write(record.model_dump_json(indent=1).encode())
         with explain_disk(final):
@@ -106,16 +109,6 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
 def _remove_stale(folder: Path) -> None:
     for stale in folder.glob(".*.tmp"):
         shutil.rmtree(stale)  # of a process that was killed while it saved
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> None:
-    with atomic_file(path) as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # its writer fails once more when the disk has refused
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
 
 
 def _seal(path: Path) -> dict[str, int | str]:

@@ -29,9 +29,7 @@ _LOG = logging.getLogger("lorat")
 
 
 def find_test_sets(trees: TreeOptions) -> tuple[str, ...]:
-    """Return the names (``<dataset>-<split>``) of test sets that are there, as lorat-eval does. A `UserError` if a tree
-    or the folder of trees that the user named is missing.
-    """
+    """Return the names of test sets that are there, as lorat-eval does; a `UserError` if a named one is missing."""
     try:
         names = default_test_sets(trees)
     except UserError as error:
@@ -94,12 +92,9 @@ class Evaluator:
     def _track(self, names: Sequence[str], weights: Path, progress: Show, *, again: bool) -> Evaluation | None:
         """Track what can be read with the other ranks; None where that is done, unless `again`, or fails."""
         out, world, start = default_out(weights), self._world, self._request.start
+        device, batch = str(world.device), self._request.recipe.train.evaluate_batch
         settings = BatchSettings(
-            weights=weights,
-            backbone=start.backbone,
-            force_backbone=start.force_backbone,
-            device=str(world.device),
-            batch=self._request.recipe.train.evaluate_batch,
+            weights=weights, backbone=start.backbone, force_backbone=start.force_backbone, device=device, batch=batch
         )
         outcome, sets = None, list[TestSet]()
         with share_ranks(world.rank, world.size, world.store) as ranks:

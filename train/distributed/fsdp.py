@@ -56,9 +56,7 @@ def empty_copy(network: LoRAT) -> LoRAT:
 
 
 def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
-    """Put a sharded network together in rank 0's `empty_copy`, in the processor's memory; every rank has to call this.
-    Frozen tensors stay without values where they are not wanted.
-    """
+    """Gather a sharded network in the processor's memory of rank 0, its `empty_copy`, all or without what is frozen."""
     for name, parameter in network.named_parameters():
         if frozen or parameter.requires_grad:
             value = parameter.detach()
@@ -70,9 +68,7 @@ def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
 
 
 def whole_state(optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimiser's ``state_dict`` with whole tensors; every rank has to call this. They are in the processor's
-    memory of rank 0; on the others they have no values.
-    """
+    """Return an optimiser's ``state_dict``, whole tensors on rank 0's processor, ones without values elsewhere."""
     keeper = "cpu" if torch.distributed.get_rank() == 0 else "meta"
 
     def kept(value: Any) -> Any:

@@ -16,12 +16,18 @@ from lorat.shards.base.errors import UserError
 TIMEOUT = "LORAT_TIMEOUT"
 _POLL = 0.05  # seconds between two looks at who has come
 _OF_BACKENDS = re.compile(r"gloo|nccl|connection (closed|reset|refused)", re.IGNORECASE)
+_LOST = (
+    "see what they printed, whether one was killed or out of memory, and the network; then start again, a training "
+    "with --resume auto (torchrun --max-restarts does so by itself)"
+)
+_NOT_MET = (
+    "check that every node runs torchrun with the same --nnodes and --rdzv-endpoint, that the address and its ports "
+    "can be reached from every node, and, with several networks, $GLOO_SOCKET_IFNAME or $NCCL_SOCKET_IFNAME"
+)
 
 
 def rank_timeout() -> timedelta:
-    """Return how long a rank waits for the others: ``$LORAT_TIMEOUT`` seconds, else 10 minutes. A `UserError` if the
-    variable holds no positive number.
-    """
+    """Return how long ranks wait for one another: ``$LORAT_TIMEOUT`` seconds, a positive number, else 10 minutes."""
     text = os.environ.get(TIMEOUT, "600")
     with suppress(ValueError):
         if 0.0 < float(text) < float("inf"):
@@ -31,10 +37,9 @@ def rank_timeout() -> timedelta:
 
 def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     """Meet the other ranks where the environment says, apart from those that were there before. torchrun keeps one
-    store over its restarts. What ranks that are dead wrote there, their addresses among it, would be taken for that of
-    the living. So rank 0 draws a name for this meeting, tells it to whoever asks, and all go on under that name.
-    Returned are a store of these ranks alone, this rank, and how many there are; a RuntimeError is raised if a rank
-    does not come in time.
+    store over its restarts; what dead ranks wrote there would be taken for that of the living. So rank 0 draws a name
+    for this meeting, tells it to whoever asks, and all go on under it. Returned are a store of these ranks alone, this
+    rank, and how many there are; a RuntimeError if a rank does not come in time.
     """
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     if rank == 0:
@@ -66,29 +71,17 @@ def _invite(store: dist.Store, size: int, timeout: timedelta) -> str:
 
 @contextmanager
 def explain_ranks(*, met: bool) -> Iterator[None]:
-    """Raise a `UserError` in the place of what PyTorch does when a rank is missing at the start, or when others, once
-    `met`, are gone or silent.
-    """
+    """Raise a `UserError` for what PyTorch raises when a rank does not come or, once they `met`, is gone or silent."""
     try:
         yield
     except RuntimeError as error:  # a DistError is one
         if met and not (isinstance(error, dist.DistError) or _OF_BACKENDS.search(str(error))):
             raise
         patience = f"{rank_timeout().total_seconds():g} s (${TIMEOUT})"
-        if met:
-            what = f"lost the others, or waited {patience} for them"
-            remedy = (
-                "see what they printed, whether one was killed or out of memory, and the network; then start again, "
-                "a training with --resume auto (torchrun --max-restarts does so by itself)"
-            )
-        else:
+        what, remedy = f"lost the others, or waited {patience} for them", _LOST
+        if not met:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            what = f"did not meet the others at {place} within {patience}"
-            remedy = (
-                "check that every node runs torchrun with the same --nnodes and --rdzv-endpoint, that the address and "
-                "its ports can be reached from every node, and, with several networks, $GLOO_SOCKET_IFNAME or "
-                "$NCCL_SOCKET_IFNAME"
-            )
+            what, remedy = f"did not meet the others at {place} within {patience}", _NOT_MET
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         who = f"rank {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')}"
         raise UserError(f"{who} {what} ({reason}); {remedy}") from None

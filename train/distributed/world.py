@@ -119,9 +119,8 @@ def texts_of_ranks(texts: list[str], world: World) -> list[str]:
 
 
 def agreed(work: Callable[[], Value], world: World) -> Value:
-    """Return what `work` gives on this rank, if no rank has a reason against it; every rank has to call this. `work`
-    must not meet other ranks. If it raises a `UserError` on any rank, the first rank's is raised on rank 0, and
-    `SystemExit` on the others.
+    """Return what `work`, which must not meet other ranks, gives on this rank; every rank has to call this. If it
+    raises a `UserError` on any rank, the first rank's is raised on rank 0, and `SystemExit` on the others.
     """
     if world.size == 1:
         return work()

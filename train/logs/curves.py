@@ -58,9 +58,8 @@ def _pair(batch: Batch, index: int) -> NDArray[np.uint8]:
 
 
 def draw_curves(run: Path) -> Path | None:
-    """Draw what a run's log says as ``curves.png``; None for a log without records. Losses with those of validation,
-    rate, gradient norm, speed, waiting, and AO and AUC of test sets where there are any. A disk that refuses is a
-    `UserError`.
+    """Draw a run's log as ``curves.png``; None for a log without records. Losses, also of validation, rate, gradient
+    norm, speed, waiting, and AO and AUC of test sets where there are any. A disk that refuses is a `UserError`.
     """
     lines = read_log(run / "log.jsonl")
     records = [line for line in lines if "loss" in line]

@@ -34,17 +34,20 @@ class TrainLog:
         self._since: list[tuple[int, float]] = [(first_step, self._start)]  # a step, and when it was reached
         self.listeners: list[Listener] = []  # are told too, of all that is written from now on
         self._console = Console(stderr=True)
-        self.live: Live | None = None
-        if self._console.is_terminal:
-            # Transient until all went well: an error is all that is left to read.
-            self.live = Live(Text("starting"), console=self._console, refresh_per_second=4, transient=True)
+        # Transient until all went well: an error is all that is left to read.
+        live = Live(Text("starting"), console=self._console, refresh_per_second=4, transient=True)
+        self.live = live if self._console.is_terminal else None
         self._printed, self._waiting = -math.inf, ""
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Write what `Meter.read` says of the steps up to `step` (steps done); refresh the line."""
         self._write(step, values)
         self.damaged += int(values["damaged"])
-        at, left = f"{step:,}/{self._steps:,}", self._left(step)
+        # At the speed since the first record, which has compiling in it; before the second, at the speed so far.
+        (first, since), now = self._since[-1], time.perf_counter()
+        self._since = [*self._since, (step, now)][:2]
+        left = (self._steps - step) * (now - since) / max(step - first, 1)
+        at = f"{step:,}/{self._steps:,}"
         extras = [] if self._validation is None else [f"val {self._validation:.3f}"]
         if values.get("skipped"):
             extras.append(f"{values['skipped']} steps overflowed")
@@ -89,12 +92,6 @@ class TrainLog:
         self._validation = values.get("val_loss", self._validation)
         for listener in self.listeners:
             listener(step, values)
-
-    def _left(self, step: int) -> float:
-        """Return the seconds to the end at the speed since the first record, which has compiling in it; else so far."""
-        (first, since), now = self._since[-1], time.perf_counter()
-        self._since = [*self._since, (step, now)][:2]
-        return (self._steps - step) * (now - since) / max(step - first, 1)
 
 
 @contextmanager
@@ -145,8 +142,7 @@ def status_line(at: str, values: Mapping[str, Any], seconds: float, extras: list
 def _duration(seconds: float) -> str:
     """Return a time of at most five columns: 0:42, 12:05, 5h03, 2d04h."""
     minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
+    (hours, minutes), days = divmod(minutes, 60), minutes // 1440
     if days:
-        return f"{days}d{hours:02d}h"
+        return f"{days}d{hours % 24:02d}h"
     return f"{hours}h{minutes:02d}" if hours else f"{minutes}:{rest:02d}"

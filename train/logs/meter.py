@@ -81,7 +81,5 @@ class Meter:
         return values
 
     def pace(self) -> Pace:
-        """Return how fast this process was, as a mean over ranks; the first record, which has compiling and the start
-        of workers in it, counts only where it is the only one.
-        """
+        """Return how fast this process was; the first record, with compiling in it, counts only where it is alone."""
         return Pace(*map(sum, zip(*(self._paces[1:] or self._paces), strict=True)))

@@ -33,8 +33,7 @@ class Reporter:
 
     def read(self, engine: Engine, rate: float) -> dict[str, Any]:
         """Return what happened since the last record, at the last step's rate; every rank has to call this. If a loss
-        or a gradient was not finite, on any rank, the step is kept; a `UserError` on rank 0 and `SystemExit` on the
-        others.
+        or a gradient of any rank was not finite, the step is kept: `UserError` on rank 0, `SystemExit` on the others.
         """
         fault = engine.watch.look()
         if fault is None:
@@ -86,10 +85,8 @@ def reporting(scene: Scene, first_step: int, wandb_mode: str) -> Iterator[Report
         return
     plans = {"variant": scene.variant.model_dump(mode="json"), "recipe": scene.recipe.model_dump(mode="json")}
     config = {**plans, "processes": world.size, "device": world.device.type}
-    with (
-        wandb_run(scene.run, wandb_mode, config, source.batch_size) as listener,
-        open_log(scene.run, source.epochs * source.steps_per_epoch, first_step) as log,
-    ):
+    log_file = open_log(scene.run, source.epochs * source.steps_per_epoch, first_step)
+    with wandb_run(scene.run, wandb_mode, config, source.batch_size) as listener, log_file as log:
         log.listeners += [listener] if listener is not None else []
         yield Reporter(scene, log, first_step)
     with _no_reason_to_end():

@@ -34,9 +34,7 @@ class _Results(BaseModel):
 
 
 def note_result(weights: Path, result: Result) -> None:
-    """Note a checkpoint's weights (its ``model.safetensors``) as the last, and as the best where no others are better.
-    A `UserError` if the disk is full or the file of results is damaged.
-    """
+    """Note a checkpoint's ``model.safetensors`` as the last and, unless others are better, as the best weights."""
     run = weights.parents[2]
     best = read_best(run)
     last = result.model_copy(update={"weights": str(weights.relative_to(run))})

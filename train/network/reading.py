@@ -17,16 +17,7 @@ from lorat.configs.schema import LoraConfig, VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.variants import assemble
 from lorat.train.network.weights.containers import check_tensors, read_tensors
-from lorat.train.network.weights.published import (
-    Scales,
-    from_file,
-    is_gated,
-    layout_of,
-    pairs_of,
-    published_tensors,
-    scale_of,
-    shown_names,
-)
+from lorat.train.network.weights.published import Scales, from_file, pairs_of, published_tensors, scale_of, shown_names
 
 _LOG = logging.getLogger("lorat")
 
@@ -72,7 +63,7 @@ def read_weights(path: Path, variant: VariantConfig | None = None, *, force_back
     with torch.device("meta"):
         blank = assemble(variant.model_copy(update={"lora": lora}), None)
     trained, frozen = published_tensors(blank)
-    named, scales = named_tensors(path, tensors, metadata, variant.backbone.layout, trained | frozen)
+    named, scales = from_file(path, tensors, metadata, variant.backbone.layout, trained | frozen)
     expected = dict(trained)
     if not named.keys().isdisjoint(frozen):
         expected |= frozen
@@ -128,30 +119,3 @@ def _variant_of(path: Path, metadata: Mapping[str, str], given: VariantConfig | 
     if other:
         _LOG.warning("%s: weights of %s go onto the backbone of %s", path, own.name, given.name)
     return given.model_copy(update={"lora": own.lora})
-
-
-def named_tensors(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    layout: str | None,
-    ours: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], Scales]:
-    """Bring a file's tensors under the names of a network's own (see `from_file`); its scales may be in the metadata. A
-    ``UserError`` tells where `layout` is another than that of the family which the file's names belong to.
-    """
-    found = layout_of(tensors)
-    if layout is not None and found is not None and found != layout:
-        raise UserError(
-            f"{path}: its last block has the names of the published {found} family, but the variant is of the {layout} "
-            f"one (backbone.layout), whose positions differ; name a variant of the {found} family"
-        )
-    named, scales = from_file(path, tensors, layout != "official" and is_gated(ours))
-    if pairs_of(named) and "lora_alpha" in metadata:
-        told = {"alpha": metadata["lora_alpha"], "rslora": metadata.get("lora_rslora", "false")}
-        try:
-            lora = LoraConfig.model_validate_strings(told)
-        except ValidationError:
-            raise UserError(f"{path}: its metadata hold a lora_alpha or lora_rslora that is no such value") from None
-        scales[""] = {"alpha": lora.alpha, "rslora": lora.rslora} | scales.get("", {})
-    return named, scales

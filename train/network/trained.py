@@ -15,19 +15,11 @@ from torch import Tensor
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lorat import LoRAT
-from lorat.train.network.reading import WeightsFile, is_new, named_tensors, read_weights
+from lorat.train.network.reading import WeightsFile, is_new, read_weights
 from lorat.train.network.variants import assemble, hold_matrices_in
+from lorat.train.network.weights import published
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
-from lorat.train.network.weights.published import (
-    live_pairs,
-    merge_pairs,
-    pairs_of,
-    published_tensors,
-    scale_of,
-    shown_names,
-    to_file,
-)
 
 FORMAT = "lorat-weights/1"
 _LOG = logging.getLogger("lorat")
@@ -37,25 +29,17 @@ def save_weights(path: Path, network: LoRAT, variant: VariantConfig, extra: Mapp
     """Write the weights of a network built from `variant` as safetensors, whole or not at all. The variant is recorded
     in the metadata; `extra` is more of them, such as the epoch, but the file's own keys win.
     """
-    tensors = {name: tensor.float() for name, tensor in weights_to_save(network, variant).items()}
-    write_tensors(path, tensors, dict(extra or {}) | metadata_of(variant, network.fingerprint))
+    trained, frozen = published.published_tensors(network)
+    held = published.to_file(trained if variant.backbone.pretrained else trained | frozen, variant.backbone.layout)
+    tensors = {name: tensor.float() for name, tensor in held.items()}
+    write_tensors(path, tensors, dict(extra or {}) | _metadata(variant, network.fingerprint))
 
 
-def weights_to_save(network: LoRAT, variant: VariantConfig) -> dict[str, Tensor]:
-    """Return the live tensors that a file of this variant holds, under its names."""
-    trained, frozen = published_tensors(network)
-    return to_file(trained if variant.backbone.pretrained else trained | frozen, variant.backbone.layout)
-
-
-def metadata_of(variant: VariantConfig, fingerprint: str) -> dict[str, str]:
-    """Return what a file says of itself: variant, LoRA's scale, backbone and its fingerprint."""
-    metadata = {
-        "format": FORMAT,
-        "variant": variant.model_dump_json(),
-        "backbone": variant.backbone.timm,
-        "backbone_fingerprint": fingerprint,
-    }
-    if (lora := variant.lora) is not None:
+def _metadata(variant: VariantConfig, fingerprint: str) -> dict[str, str]:
+    """Return what a file says of itself: variant, backbone and its fingerprint, LoRA's rank and scale."""
+    backbone, lora = {"backbone": variant.backbone.timm, "backbone_fingerprint": fingerprint}, variant.lora
+    metadata = {"format": FORMAT, "variant": variant.model_dump_json()} | backbone
+    if lora is not None:
         scale = {"lora_alpha": str(lora.alpha), "lora_rslora": str(lora.rslora).lower()}
         metadata |= {"lora_rank": str(lora.rank)} | scale
     return metadata
@@ -71,17 +55,22 @@ def load_weights(
     ``backbone.layout``, or, unless forced, of another backbone.
     """
     tensors, metadata = read_tensors(path)
-    (trained, frozen), live = published_tensors(network), live_pairs(network)
-    named, scales = named_tensors(path, tensors, metadata, layout, trained | frozen)
+    (trained, frozen), live = published.published_tensors(network), published.live_pairs(network)
+    named, scales = published.from_file(path, tensors, metadata, layout, trained | frozen)
     _check_pairs(path, named, live)
     if live and network.fingerprint:
         _check_backbone(path, metadata, network.fingerprint, force_backbone)
-        _check_frozen(path, named, frozen, force_backbone)
+        # Positions may be resampled.
+        common = sorted(named.keys() & frozen.keys() - {"pos_embed"})
+        check_tensors(path, {name: named[name] for name in common}, {name: frozen[name] for name in common})
+        if other := [name for name in common if not torch.equal(named[name].to(frozen[name]), frozen[name])]:
+            text = f"{path}: holds another backbone than the network's ({other[0]} differs)"
+            _only_by_force(text, "the network keeps its own", force_backbone)
         named = {name: tensor for name, tensor in named.items() if name not in frozen}
     expected = trained if named.keys().isdisjoint(frozen) else trained | frozen
-    check_tensors(path, named, expected, shown_names(expected, layout or "official"))
-    for layer, (a, b) in pairs_of(named).items():
-        own, wanted = live[layer][2], scale_of(scales, layer, len(a))
+    check_tensors(path, named, expected, published.shown_names(expected, layout or "official"))
+    for layer, (a, b) in published.pairs_of(named).items():
+        own, wanted = live[layer][2], published.scale_of(scales, layer, len(a))
         if wanted is not None and wanted != own:
             named[f"{layer}.lora.B"] = b.float() * (wanted / own)
     for name, tensor in named.items():
@@ -111,7 +100,7 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
     backbone, its own file is needed; without one, ``$LORAT_BACKBONES`` and then timm's hub are asked. A ``UserError``
     tells where it cannot be had or, unless forced, is not the one that the file was trained on.
     """
-    pairs = pairs_of(file.trained)
+    pairs = published.pairs_of(file.trained)
     if file.needs_backbone:
         weights = load_backbone(file.variant.backbone, backbone)
         fingerprint = weights.fingerprint()
@@ -121,11 +110,11 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
             _LOG.warning("%s holds the whole network; %s is not read", file.path, backbone)
         weights = BackboneWeights(str(file.path), {name: tensor.float() for name, tensor in file.base().items()})
         fingerprint = file.metadata.get("backbone_fingerprint", "")
-    tensors = merge_pairs(weights.tensors, pairs, {layer: file.scale(layer) for layer in pairs})
+    tensors = published.merge_pairs(weights.tensors, pairs, {layer: file.scale(layer) for layer in pairs})
     plain = file.variant.model_copy(update={"lora": None})
     network = assemble(plain, BackboneWeights(weights.source, tensors)).requires_grad_(False).eval()
     network.fingerprint = fingerprint
-    live, _ = published_tensors(network)
+    live, _ = published.published_tensors(network)
     own, built = (file.frozen | file.trained).get("pos_embed"), live["pos_embed"]
     if own is not None and own.shape != built.shape:  # resampled, but they were fixed for another search size
         raise UserError(
@@ -147,9 +136,10 @@ def export_merged(
     """
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
-    metadata = metadata_of(file.variant, network.fingerprint)
-    metadata |= {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
-    write_tensors(out, to_file(published_tensors(network)[0], file.variant.backbone.layout), metadata)
+    kind = {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
+    metadata = _metadata(file.variant, network.fingerprint) | kind
+    tensors, _ = published.published_tensors(network)
+    write_tensors(out, published.to_file(tensors, file.variant.backbone.layout), metadata)
 
 
 def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> None:
@@ -157,19 +147,19 @@ def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> N
     `export_merged`. The scale of the pairs goes with them as `scalars`, as older published files have it. Without,
     readers take the scale that they are configured for, or 1.
     """
-    tensors, lora, pairs = file.trained | file.frozen, file.variant.lora, pairs_of(file.trained)
+    tensors, lora, pairs = file.trained | file.frozen, file.variant.lora, published.pairs_of(file.trained)
     own = {layer: told for layer, told in file.scales.items() if layer and scalars}
     tensors |= {f"{layer}.lora.alpha": _alpha(told["alpha"]) for layer, told in own.items() if "alpha" in told}
     for layer, told in own.items():
         if "rslora" in told:
             tensors[f"{layer}.lora.use_rslora"] = torch.tensor(told["rslora"])
-    named = to_file(tensors, file.variant.backbone.layout)
+    named = published.to_file(tensors, file.variant.backbone.layout)
     if pairs and scalars and lora is not None:
         named |= {"lora_alpha": _alpha(lora.alpha), "use_rslora": torch.tensor(lora.rslora)}
     scales = sorted({file.scale(layer) for layer in pairs} - {1.0})
     if scales and not scalars:
         _LOG.warning("%s: its pairs have the scale %g; readers of files without scalars may take 1", out, scales[0])
-    write_tensors(out, named, metadata_of(file.variant, file.metadata.get("backbone_fingerprint", "")))
+    write_tensors(out, named, _metadata(file.variant, file.metadata.get("backbone_fingerprint", "")))
 
 
 def _alpha(value: float) -> Tensor:
@@ -183,7 +173,7 @@ def _check_pairs(path: Path, found: Mapping[str, Tensor], live: Mapping[str, tup
             f"{path}: a network without LoRA pairs (merged, or trained whole), but the one to train has them; give the "
             "file that was not merged, or a variant with lora: null"
         )
-    for layer, (a, _) in pairs_of(found).items():
+    for layer, (a, _) in published.pairs_of(found).items():
         if layer in live and a.dim() == 2 and len(a) != len(live[layer][0]):
             raise UserError(
                 f"{path}: its pairs have rank {len(a)}, those of the network to train {len(live[layer][0])} ({layer}); "
@@ -198,16 +188,6 @@ def _check_backbone(path: Path, metadata: Mapping[str, str], here: str, force: b
         kind = metadata.get("backbone", "its kind")
         text = f"{path}: trained on another backbone file of {kind} (fingerprint {wanted}, not {here})"
         _only_by_force(text, "taken all the same", force)
-
-
-def _check_frozen(path: Path, named: Mapping[str, Tensor], frozen: Mapping[str, Tensor], force: bool) -> None:
-    """Compare a file's frozen tensors with those of the network; positions may be resampled."""
-    common = sorted(named.keys() & frozen.keys() - {"pos_embed"})
-    check_tensors(path, {name: named[name] for name in common}, {name: frozen[name] for name in common})
-    other = [name for name in common if not torch.equal(named[name].to(frozen[name]), frozen[name])]
-    if other:
-        text = f"{path}: holds another backbone than the network's ({other[0]} differs)"
-        _only_by_force(text, "the network keeps its own", force)
 
 
 def _only_by_force(text: str, otherwise: str, force: bool) -> None:

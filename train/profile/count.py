@@ -105,11 +105,10 @@ def count_frame(variant: VariantConfig) -> FrameCost:
 
 
 def count_step(setting: Setting) -> StepCost:
-    """Let a training step run on fake tensors, and count its operations and what it holds. Operations are those of
+    """Let a training step run on fake tensors; count its operations and what it holds. Operations are those of
     PyTorch's own counter: two for a multiply-add, in matrix products, convolutions and attention alone. Memory is what
-    tensors hold, the optimiser's state from the start, as in all steps but the first, and without ``train.compile``.
-    Not counted: workspaces inside kernels, what an allocator loses between tensors, buckets of gradients that several
-    processes average.
+    tensors hold, the optimiser's state from the start, without ``train.compile``. Not counted: workspaces inside
+    kernels, what an allocator loses between tensors, buckets of gradients that several processes average.
     """
     # GPUs are stood in for by the processor, in float16 for bfloat16: the same sizes, and attention is fused as there.
     away = setting.device.type != "cpu" and setting.dtype == torch.bfloat16

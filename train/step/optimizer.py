@@ -29,9 +29,8 @@ def learning_rate(step: int, recipe: TrainConfig) -> float:
 
 
 def rate_share(name: str, depth: int, layer_decay: float) -> float:
-    """Return what a parameter's rate is multiplied by, with d for `layer_decay`: block j of L, counted from 0, has
-    d^(L - j), what comes before the blocks d^(L + 1), and what is new to a pretrained network (token types, head) and
-    the last norm 1.
+    """Return what a parameter's rate is multiplied by, with d for `layer_decay`: block j of L, counted from 0, has d^(L
+    - j), what comes before the blocks d^(L + 1), and what is new (token types, head) and the last norm 1.
     """
     if (block := block_of(name)) is not None:
         return layer_decay ** (depth - block)
@@ -66,8 +65,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip_gradients(network: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients so that their common L2 norm is at most `max_norm`; return the norm before, a scalar, of
-    whole gradients where ranks hold parts of them.
-    """
+    """Scale all gradients to a common L2 norm of at most `max_norm`; return the norm before, of whole gradients."""
     norm = nn.utils.clip_grad_norm_([p for p in network.parameters() if p.grad is not None], max_norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorat.train.network.blocks.lora import merge_lora
-from lorat.train.network.trained import load_network, published_tensors
+from lorat.train.network.trained import load_network
 from lorat.train.network.variants import build_network
+from lorat.train.network.weights.published import published_tensors
 from lorat.train.step.loss import tracking_loss
 
 SMALL = Path(__file__).parents[2] / "golden"

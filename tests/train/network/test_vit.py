@@ -10,6 +10,7 @@ from lorat.configs.schema import BackboneConfig, LoraConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.layers import Dense, add_residual, attend
 from lorat.train.network.blocks.lora import add_lora
+from lorat.train.network.blocks.positions import place_positions
 from lorat.train.network.blocks.vit import Attention, Transformer, drop_rates
 
 ARGS = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -60,7 +61,7 @@ def test_every_family_computes_what_timm_computes(name):
     image = torch.randn(2, 3, *[FAMILIES[name]["img_size"]] * 2)
     context = () if ours.rotary is None else (ours.rotary.table((4,)),)
     with torch.no_grad():
-        x = ours.norm_pre(ours.patch_embed(image) + ours.positions_for(4))
+        x = ours.norm_pre(ours.patch_embed(image) + place_positions(ours.pos_embed.detach(), 4, ours.layout))
         for block in ours.blocks:
             x = block(x, 0, *context)
         torch.testing.assert_close(ours.norm(x), theirs.forward_features(image), rtol=1e-5, atol=1e-5)

@@ -10,8 +10,9 @@ from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.reading import read_weights
-from lorat.train.network.trained import export_merged, load_network, load_weights, published_tensors, save_weights
+from lorat.train.network.trained import export_merged, load_network, load_weights, save_weights
 from lorat.train.network.variants import assemble, build_network
+from lorat.train.network.weights.published import published_tensors
 from tests.train.network.conftest import crops
 
 FUTURE = {"variant": '{"name": "x", "warp": 9}'}

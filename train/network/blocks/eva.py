@@ -7,12 +7,12 @@ Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import RotaryEmbeddingCat, SwiGLU
-from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.layers import RotaryEmbeddingCat
+from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from lorat.train.network.blocks.layers import Block, Dense, attend, is_identity, operand, split_heads
-from lorat.train.network.blocks.positions import Rotary, rotate
+from lorat.train.network.blocks.layers import Block, Dense, attend, operand, split_heads
+from lorat.train.network.blocks.positions import rotate
 
 _USUAL = {"in_pixels": False, "grid_offset": 0.0, "grid_indexing": "ij", "rotate_half": False, "aug_active": False}
 """Options of timm's rotary positions → the values that EVA-02 has."""
@@ -23,17 +23,13 @@ class RotaryAttention(nn.Module):
 
     def __init__(self, q: nn.Module, k: nn.Module, v: nn.Module, proj: nn.Module, heads: int) -> None:
         super().__init__()
-        self.q_proj, self.k_proj, self.v_proj, self.proj = q, k, v, proj
-        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.proj, self.heads = q, k, v, proj, heads
 
     def forward(self, x: Tensor, skip: int, rotation: Tensor) -> Tensor:
-        """Return (B, T - skip, D): what the tokens from `skip` on gather from all tokens of x (B, T, D). The rotation
-        holds (2, T, d / 2) sines and cosines (see `Rotary.table`).
-        """
+        """Return (B, T - skip, D): what tokens from `skip` on gather from x (B, T, D), turned by a `Rotary.table`."""
         x = operand(x, self.q_proj)
-        (query,) = split_heads(self.q_proj(x[:, skip:]), self.heads)
-        (key,) = split_heads(self.k_proj(x), self.heads)
-        (value,) = split_heads(self.v_proj(x), self.heads)
+        wholes = self.q_proj(x[:, skip:]), self.k_proj(x), self.v_proj(x)
+        query, key, value = (split_heads(whole, self.heads)[0] for whole in wholes)
         gathered = attend(rotate(query, rotation[:, skip:]), rotate(key, rotation), value)
         return self.proj(gathered.transpose(1, 2).flatten(2))
 
@@ -60,23 +56,13 @@ def rotary_obstacles(rope: Any) -> set[str]:
     return found | ({"an oblong reference grid"} if len(set(rope.ref_feat_shape or (0,))) > 1 else set())
 
 
-def block_obstacles(block: nn.Module) -> dict[str, bool]:
-    """Return what is not computed here → whether a block has it."""
-    if type(block) is not EvaBlock:
-        return {f"blocks of type {type(block).__name__}": True}
-    attention: Any = block.attn
-    mlp: Any = block.mlp
-    if type(attention) is not EvaAttention or type(mlp) is not SwiGLU:
-        kinds = f"{type(attention).__name__} with {type(mlp).__name__}"
-        return {f"blocks of {kinds} (not EvaAttention with SwiGLU)": True}
+def block_obstacles(block: Any) -> dict[str, bool]:
+    """Return what is not computed here of EVA-02 alone → whether a block has it."""
     return {
-        "fused query, key and value": attention.qkv is not None,
-        "query and key norms": not is_identity(attention.q_norm, attention.k_norm),
-        "a norm inside attention": not is_identity(attention.norm),
-        "gated attention": getattr(attention, "gate", None) is not None,
-        "half rotations": getattr(attention, "rotate_half", False),
+        "fused query, key and value": block.attn.qkv is not None,
+        "half rotations": getattr(block.attn, "rotate_half", False),
         "layer scale": block.gamma_1 is not None or block.gamma_2 is not None,
-        "another activation than SiLU": not isinstance(mlp.act, nn.SiLU),
+        "another activation than SiLU": not isinstance(block.mlp.act, nn.SiLU),
     }
 
 
@@ -92,9 +78,3 @@ def read_block(block: EvaBlock, drop_path: float) -> Block:
         scales=(nn.Identity(), nn.Identity()),
         drop_path=drop_path,
     )
-
-
-def read_rotary(model: Eva) -> Rotary:
-    """Return the rule of the model's rotary positions."""
-    rope = model.rope
-    return Rotary(rope.dim, rope.ref_feat_shape and rope.ref_feat_shape[0], rope.temperature)

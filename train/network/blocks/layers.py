@@ -29,9 +29,7 @@ def autocasts(x: Tensor) -> bool:
 
 
 def operand(x: Tensor, layer: nn.Module) -> Tensor:
-    """Return x in the number type of its product with `layer`: autocast's, or else its weight's. Layers that share an
-    input share one cast, and keep one copy, if it is done before them.
-    """
+    """Return x in the number type of its product with `layer`; done before layers that share x, they share one copy."""
     weight = cast("Tensor", layer.weight)
     return x.to(torch.get_autocast_dtype(x.device.type) if autocasts(x) else weight.dtype)
 
@@ -152,9 +150,7 @@ class Block(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, skip: int = 0, *context: Tensor) -> Tensor:
-        """Return the tokens from `skip` on, (B, T - skip, D), after attention to all of x (B, T, D). The context is
-        what else the attention takes, without a batch axis (rotations in EVA-02).
-        """
+        """Return the tokens from `skip` on, (B, T - skip, D); attention takes `context` (EVA-02's rotations) too."""
         rate = self.drop_path if self.training else 0.0
 
         def gather(x: Tensor) -> Tensor:

@@ -82,9 +82,7 @@ class LoraLinear(nn.Module):
         return torch.cat(pieces, dim=-1)
 
     def merged(self) -> Dense:
-        """Return the plain frozen layer that computes the same and shares no tensor with this one. The sum is formed in
-        float32 and kept in the weight's type.
-        """
+        """Return the plain frozen layer that computes the same: a sum formed in float32, kept in the weight's type."""
         weight = _merge(self.weight.float(), self.lora_a, self.lora_b, self.pairing)
         bias = None if self.bias is None else self.bias.detach().clone()
         return Dense.holding(weight.to(self.weight.dtype), bias).train(self.training).requires_grad_(False)
@@ -151,18 +149,14 @@ def add_lora(blocks: nn.Module, config: LoraConfig) -> None:
 
 
 def merge_lora(network: nn.Module) -> dict[str, LoraLinear]:
-    """Replace every `LoraLinear` of `network` by the plain layer that computes the same. Returns the replaced layers,
-    which `unmerge_lora` needs. Drop them, and their memory is free.
-    """
+    """Replace every `LoraLinear` by the plain layer that computes the same; return the replaced, to `unmerge_lora`."""
     replaced = {path: layer for path, layer in network.named_modules() if isinstance(layer, LoraLinear)}
     replace_layers(network, LoraLinear, lambda path, layer: layer.merged())
     return replaced
 
 
 def unmerge_lora(network: nn.Module, replaced: Mapping[str, LoraLinear]) -> None:
-    """Undo `merge_lora`: the layers come back, bit for bit as they were. They train, or not, as the layers that stood
-    for them did last.
-    """
+    """Undo `merge_lora`: the very layers come back; they train, or not, as those in their place did last."""
     for path, layer in replaced.items():
         layer.train(network.get_submodule(path).training)
         network.set_submodule(path, layer)

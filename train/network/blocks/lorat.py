@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lorat.train.network.blocks.head import Head
 from lorat.train.network.blocks.layers import template_types
-from lorat.train.network.blocks.positions import corner
+from lorat.train.network.blocks.positions import corner, place_positions
 from lorat.train.network.blocks.vit import Transformer
 
 SEARCH_TYPE = 2  # row of the token-type table; 0 is the template's background, 1 its foreground
@@ -41,23 +41,19 @@ class LoRAT(nn.Module):
         """Take over the parts of `backbone`; its positions are brought to the search grid."""
         super().__init__()
         self.template_grid, self.search_grid = template_grid, search_grid
-        self.pos_embed = nn.Parameter(backbone.positions_for(search_grid))
+        self.pos_embed = nn.Parameter(place_positions(backbone.pos_embed.detach(), search_grid, backbone.layout))
         width = self.pos_embed.shape[-1]
         rotary = backbone.rotary
         rotation = None if rotary is None else rotary.table((template_grid, search_grid))
         self.register_buffer("rotation", rotation, persistent=False)
         self.token_type_embed = nn.Parameter(torch.empty(3, width))
         nn.init.trunc_normal_(self.token_type_embed, std=token_type_std)
-        self.patch_embed = backbone.patch_embed
-        self.norm_pre = backbone.norm_pre
-        self.blocks = backbone.blocks
-        self.norm = backbone.norm
-        self.head = Head(width, search_grid)
+        self.patch_embed, self.norm_pre = backbone.patch_embed, backbone.norm_pre
+        self.blocks, self.norm, self.head = backbone.blocks, backbone.norm, Head(width, search_grid)
 
     def forward(self, template: Tensor, search: Tensor, template_mask: Tensor) -> Prediction:
-        """Find the template's object in the search crop, both normalised RGB. The template is (B, 3, h, w), h = w =
-        patch size × g, the search crop (B, 3, H, W), H = W = patch size × G, and the mask (B, g, g) bool or integer,
-        true on cells of the object.
+        """Find the template's object in the search crop, both normalised RGB: (B, 3, h, w), h = w = patch size × g, and
+        (B, 3, H, W), H = W = patch size × G; the mask (B, g, g), bool or integer, is true on cells of the object.
         """
         return self.track(self.embed_template(template, template_mask), search)
 

@@ -46,9 +46,7 @@ def resize_positions(positions: Tensor, grid: int, antialias: bool = False) -> T
 
 
 def sincos_positions(like: Tensor) -> Tensor:
-    """Return fixed 2D positions (Chen et al., 2021): sines and cosines of the row and the column. Shape (1, side·side,
-    D), D a multiple of 4, and device are those of the positions `like`.
-    """
+    """Return fixed 2D positions (Chen et al., 2021), sines and cosines of row and column, shaped as those `like`."""
     quarter = like.shape[-1] // 4
     if like.shape[-1] % 4:
         raise UserError(f"initial_positions: sincos needs a width that 4 divides, not {like.shape[-1]}")

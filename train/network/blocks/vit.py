@@ -11,8 +11,8 @@ from typing import Any
 import timm
 import torch
 from timm.layers import Attention as TimmAttention
-from timm.layers import GluMlp, Mlp, PatchEmbed
-from timm.models.eva import Eva
+from timm.layers import GluMlp, Mlp, PatchEmbed, SwiGLU
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from lorat.configs.schema import BackboneConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks import eva
 from lorat.train.network.blocks.layers import Block, Dense, PatchEmbedding, SwiGlu, attend, is_identity, split_heads
-from lorat.train.network.blocks.positions import Rotary, place_positions, sincos_positions
+from lorat.train.network.blocks.positions import Rotary, sincos_positions
 
 
 class Attention(nn.Module):
@@ -45,20 +45,18 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The parts of a backbone that the tracker uses, at the backbone's own grid of positions. Its `rotary` is the rule
-    of rotary positions, for backbones that have them.
-    """
+    """The parts of a backbone that the tracker uses, at its own grid; `rotary` is its rule of rotary positions."""
 
     def __init__(self, config: BackboneConfig, drop_path: float = 0.0) -> None:
-        """Let timm build the parts with its initial values. A ``UserError`` names a model that timm does not know, or
-        what of it this network does not compute.
-        """
+        """Let timm build the parts with its initial values; a ``UserError`` names what cannot be computed here."""
         super().__init__()
         model = _create(config)
         rates = drop_rates(config.layout, drop_path, len(model.blocks))
         is_eva = isinstance(model, Eva)
         self.layout = config.layout
-        self.rotary: Rotary | None = eva.read_rotary(model) if is_eva else None
+        rope: Any = model.rope if is_eva else None
+        reference = rope and rope.ref_feat_shape and rope.ref_feat_shape[0]
+        self.rotary: Rotary | None = rope and Rotary(rope.dim, reference, rope.temperature)
         self.patch_embed = PatchEmbedding(model.patch_embed.proj)
         prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         rows = model.pos_embed.detach()[:, prefix:]
@@ -75,15 +73,9 @@ class Transformer(nn.Module):
         """Pixels of a patch's side."""
         return self.patch_embed.proj.kernel_size[0]
 
-    def positions_for(self, grid: int) -> Tensor:
-        """Return positions (1, M, D) float32, M ≥ grid², of which crops of grid × grid cells take the `corner`."""
-        return place_positions(self.pos_embed.detach(), grid, self.layout)
-
 
 def drop_rates(layout: str, rate: float, depth: int) -> list[float]:
-    """Return each block's drop path rate. The official DINOv2 drops every block at the same rate, timm from 0 at the
-    first block linearly to the full rate at the last.
-    """
+    """Return each block's drop path rate: the official DINOv2's is the same for all, timm's grows linearly from 0."""
     if layout == "official":
         return [rate] * depth
     return [rate * (i / max(depth - 1, 1)) for i in range(depth)]
@@ -123,24 +115,24 @@ def _obstacles(model: Any) -> list[str]:
     is_eva = isinstance(model, Eva)
     inner = eva.rotary_obstacles(model.rope) if is_eva else set()
     for block in model.blocks:
-        look = eva.block_obstacles(block) if is_eva else _block_obstacles(block)
-        inner |= {text for text, is_there in look.items() if is_there}
+        inner |= {text for text, is_there in _block_obstacles(block, is_eva).items() if is_there}
     return [text for text, is_there in checks.items() if is_there] + sorted(inner)
 
 
-def _block_obstacles(block: nn.Module) -> dict[str, bool]:
-    if type(block) is not TimmBlock:
+def _block_obstacles(block: Any, is_eva: bool) -> dict[str, bool]:
+    if type(block) is not (EvaBlock if is_eva else TimmBlock):
         return {f"blocks of type {type(block).__name__}": True}
-    attention: Any = block.attn
-    mlp: Any = block.mlp
-    if type(attention) is not TimmAttention or type(mlp) not in (Mlp, GluMlp):
-        return {f"blocks of {type(attention).__name__} with {type(mlp).__name__}": True}
+    attention, mlp = block.attn, block.mlp
+    known = (EvaAttention, SwiGLU) if is_eva else (TimmAttention, Mlp, GluMlp)
+    if type(attention) is not known[0] or type(mlp) not in known[1:]:
+        instead = " (not EvaAttention with SwiGLU)" if is_eva else ""
+        return {f"blocks of {type(attention).__name__} with {type(mlp).__name__}{instead}": True}
     gated = isinstance(mlp, GluMlp)
-    return {
+    return (eva.block_obstacles(block) if is_eva else {}) | {
         "query and key norms": not is_identity(attention.q_norm, attention.k_norm),
         "a norm inside attention": not is_identity(getattr(attention, "norm", None)),
         "gated attention": getattr(attention, "gate", None) is not None,
-        "a norm inside the MLP": not is_identity(mlp.norm),
+        "a norm inside the MLP": not (is_eva or is_identity(mlp.norm)),
         "a gate after its content": gated and mlp.gate_last,
         "a gate other than SiLU": gated and not isinstance(mlp.act, nn.SiLU),
     }

@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,16 +94,9 @@ def template_file(file: Path) -> Path:
 
 def graph_metadata(variant: VariantConfig, network: LoRAT) -> dict[str, str]:
     """Return what a user of the files has to know: plain strings, lists and numbers as JSON."""
-    known = {
-        "template_size": variant.template_size,
-        "search_size": variant.search_size,
-        "template_grid": network.template_grid,
-        "search_grid": network.search_grid,
-        "template_factor": variant.template_factor,
-        "search_factor": variant.search_factor,
-        "mean": variant.mean,
-        "std": variant.std,
-    }
+    grids = {"template_grid": network.template_grid, "search_grid": network.search_grid}
+    of_variant = {"template_size", "search_size", "template_factor", "search_factor", "mean", "std"}
+    known = variant.model_dump(include=of_variant) | grids
     return {
         "variant": variant.name,
         **{name: json.dumps(value) for name, value in known.items()},
@@ -126,17 +120,15 @@ def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise UserError(f"{path}: exists; give another --out, or --overwrite")
     needed = ("onnx", "onnxscript", "onnxruntime") if suffix == ".onnx" else ()
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lorat[onnx]'")
 
 
 def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
     """Write the tracking graph to `file` and the template's beside it, and return both names in that order. The network
     is as `load_network` returns it in float32: merged and frozen, on the CPU. ONNX networks above 2 GB have their
-    weights in a second file each, ``<file>.data``. Programs of ``torch.export`` (``.pt2``), which ``torch.export.load``
-    reads, hold the metadata as ``metadata.json``. A ``UserError`` tells as in `check_target`, and where onnxruntime
-    computes other boxes.
+    weights in a second file each, ``<file>.data``. Programs of ``torch.export`` (``.pt2``) hold the metadata as
+    ``metadata.json``. A ``UserError`` tells as in `check_target`, and where onnxruntime computes other boxes.
     """
     writers = {".onnx": _write_onnx, ".pt2": _write_torch}
     if file.suffix not in writers:
@@ -182,17 +174,9 @@ def _write_onnx(graph: _Graph, file: Path) -> None:
     with warnings.catch_warnings():
         # That both inputs have one batch axis is meant.
         warnings.filterwarnings("ignore", message="# The axis name")
-        program = torch.onnx.export(
-            graph.module,
-            (),
-            kwargs=graph.inputs,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            dynamic_shapes=graph.free,
-            opset_version=_OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+        names: dict[str, Any] = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
+        how: dict[str, Any] = {"opset_version": _OPSET, "dynamo": True, "verbose": False}
+        program = torch.onnx.export(graph.module, (), kwargs=graph.inputs, dynamic_shapes=graph.free, **names, **how)
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     program.model.metadata_props.update(graph.metadata)

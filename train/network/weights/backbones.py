@@ -55,9 +55,7 @@ class BackboneWeights:
         return f"xxh3:{digest.hexdigest()}"
 
     def load_into(self, transformer: Transformer) -> None:
-        """Give `transformer` these tensors; its grid of positions may differ in size. A ``UserError`` lists missing,
-        unexpected and misshapen tensors by name.
-        """
+        """Give `transformer` these tensors, whose grid may have another size; a ``UserError`` lists those unfit."""
         positions, native = self.tensors.get("pos_embed"), transformer.pos_embed
         if positions is not None and positions.dim() == 3:
             transformer.pos_embed = nn.Parameter(native.new_empty(1, positions.shape[1], native.shape[2]))
@@ -81,9 +79,7 @@ def load_backbone(config: BackboneConfig, file: Path | None = None) -> BackboneW
 
 
 def backbone_weights(source: str, tensors: Mapping[str, Tensor]) -> BackboneWeights:
-    """Bring a backbone's tensors under the names in memory, without those the tracker leaves out. They are those of an
-    official or a timm file, which error messages call `source`.
-    """
+    """Bring an official or a timm file's tensors under the names in memory, without those the tracker leaves out."""
     is_eva = "blocks.0.attn.q_proj.weight" in tensors
     table = _EVA if is_eva else GATED if _is_gated(tensors) else {}
     # EVA-02's last norm belongs to its pretraining; timm's model does not have it either.

@@ -71,9 +71,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file, whole or not at all. ``.pth`` and ``.pt`` get PyTorch's format, which has no place for the
-    metadata, other names safetensors.
-    """
+    """Write a file, whole or not at all: ``.pth`` and ``.pt`` by PyTorch, without metadata, others as safetensors."""
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as file:
         if path.suffix in _PYTORCH:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from lorat.configs.schema import LoraConfig
@@ -40,30 +41,36 @@ def renamed(name: str, table: Mapping[str, str]) -> str:
 
 
 def scale_of(scales: Scales, layer: str, rank: int, config: LoraConfig | None = None) -> float | None:
-    """Return what multiplies B·A of a layer, or None where nobody knows alpha. The layer's own word goes before the
-    file's, the file's before the configuration's.
-    """
+    """Return what multiplies B·A: as the layer says, else the file, else the configuration; None where nobody knows."""
     told = scales.get("", {}) | scales.get(layer, {}) | {"rank": rank}
     if config is None and "alpha" not in told:
         return None
     return lora_scale(LoraConfig(**((config or LoraConfig()).model_dump() | told)))
 
 
-def from_file(path: Path, tensors: Mapping[str, Tensor], gated: bool) -> tuple[dict[str, Tensor], Scales]:
-    """Bring a file's tensors under the names in memory, and return the scales of its pairs beside them.
+def from_file(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layout: str | None, ours: Collection[str]
+) -> tuple[dict[str, Tensor], Scales]:
+    """Bring a file's tensors under the names of a network's own, and return the scales of its pairs beside them.
 
     Published files differ from what is in memory in four ways:
 
     - a layer with a pair writes its frozen tensors as ``<layer>.linear.weight``, its parts apart;
-    - files of the family that is built on timm (``backbone.layout: timm``) call the last block's query
-      ``attn.q``, its key and value ``attn.kv``, and, where `gated`, both layers of an MLP ``fc1`` and ``fc2``;
-    - older files hold the scale of the pairs as scalars ``lora_alpha`` and ``use_rslora``;
+    - files of the family that is built on timm (``backbone.layout: timm``) call the last block's query ``attn.q``, its
+      key and value ``attn.kv``, and, where `ours` are gated, both layers of an MLP ``fc1`` and ``fc2``;
+    - older files hold the scale of the pairs as scalars ``lora_alpha`` and ``use_rslora``, ours in the metadata;
     - a layer may have its own: ``<layer>.lora.alpha`` and ``<layer>.lora.use_rslora``.
 
-    A ``UserError`` names a scalar that is none.
+    A ``UserError`` names a scale that is none, or a `layout` that is not that of the family of the file's names.
     """
+    found = _layout_of(tensors)
+    if layout is not None and found is not None and found != layout:
+        raise UserError(
+            f"{path}: its last block has the names of the published {found} family, but the variant is of the {layout} "
+            f"one (backbone.layout), whose positions differ; name a variant of the {found} family"
+        )
     scales, named = Scales(), {}
-    table = _IN_MEMORY | (GATED if gated else {})
+    table = _IN_MEMORY | (GATED if layout != "official" and is_gated(ours) else {})
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".lora.")
         field = (_OWN_SCALARS if layer else _SCALARS).get(kind)
@@ -82,6 +89,13 @@ def from_file(path: Path, tensors: Mapping[str, Tensor], gated: bool) -> tuple[d
         pieces = [name.replace(".qkv.q.", f".qkv.{part}.") for part in PARTS]
         if all(piece in named for piece in pieces):
             named[name.replace(".qkv.q.", ".qkv.")] = torch.cat([named.pop(piece) for piece in pieces])
+    if pairs_of(named) and "lora_alpha" in metadata:
+        told = {"alpha": metadata["lora_alpha"], "rslora": metadata.get("lora_rslora", "false")}
+        try:
+            lora = LoraConfig.model_validate_strings(told)
+        except ValidationError:
+            raise UserError(f"{path}: its metadata hold a lora_alpha or lora_rslora that is no such value") from None
+        scales[""] = {"alpha": lora.alpha, "rslora": lora.rslora} | scales.get("", {})
     return named, scales
 
 
@@ -111,9 +125,7 @@ def to_file(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
 
 
 def shown_names(expected: Collection[str], layout: str) -> Callable[[str], str]:
-    """Return what turns a name in memory into the one in published files of a ``backbone.layout``. The network is told
-    by the names of all its tensors.
-    """
+    """Return what turns a name in memory into the published one, for the network with the names `expected`."""
     if layout != "timm":
         return str
     attention = rf"^(blocks\.{last_block(expected)}\.attn)\.qkv"
@@ -122,7 +134,7 @@ def shown_names(expected: Collection[str], layout: str) -> Callable[[str], str]:
     return lambda name: renamed(name, table)
 
 
-def layout_of(names: Collection[str]) -> str | None:
+def _layout_of(names: Collection[str]) -> str | None:
     """Return the family that a file's names belong to, or None where both would write them so."""
     begin = f"blocks.{last_block(names)}.attn."
     if any(name.startswith((f"{begin}q.", f"{begin}kv.")) for name in names):
@@ -169,18 +181,16 @@ def merge_pairs(
 
 
 def published_tensors(network: LoRAT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the network's live tensors by name: what is trained, and the rest. Pairs that are stacked in memory appear
-    as views, one per published name, so the tensors can be saved or copied into. Without LoRA everything is in the
-    first table.
+    """Return the network's live tensors by name: what is trained (without LoRA everything), and the rest. Stacked pairs
+    are views, one per published name, so the tensors can be saved or copied into.
     """
+    pairs, frozen = live_pairs(network), dict[str, Tensor]()
     trained: dict[str, Tensor] = {}
-    frozen: dict[str, Tensor] = {}
-    for layer, (a, b, _) in live_pairs(network).items():
+    for layer, (a, b, _) in pairs.items():
         trained |= {f"{layer}.lora.A": a, f"{layer}.lora.B": b}
-    has_lora = bool(trained)
     for name, parameter in network.named_parameters():
         if not name.endswith((".lora_a", ".lora_b")):
-            table = frozen if has_lora and not parameter.requires_grad else trained
+            table = frozen if pairs and not parameter.requires_grad else trained
             table[name] = parameter.detach()
     return trained, frozen
 
