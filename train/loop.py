@@ -1,7 +1,4 @@
-"""The training loop, what the ends of epochs bring, and how a run goes on from a checkpoint.
-
-What tracks test sets is handed in by the command: training knows nothing of them.
-"""
+"""The training loop, ends of epochs, and how a run goes on; what tracks test sets is handed in by the command."""
 
 from collections.abc import Callable, Mapping
 from contextlib import closing

@@ -1,7 +1,4 @@
-"""What a training takes from its command line as it is; the rest is variant, recipe and shards.
-
-Imports nothing heavy: the command's help needs it.
-"""
+"""What a training takes from its command line as it is. Imports nothing heavy: the command's help needs it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -29,6 +29,7 @@ WEIGHTS, STATE, RECORD = "model.safetensors", "state.pt", "checkpoint.json"
 _ROLLING_KEPT = 2
 _NAME = re.compile(r"epoch_\d{4,}|step_\d{8,}")
 _LOG = logging.getLogger("lorat")
+_Values = dict[str, Any]
 
 
 class Due(NamedTuple):
@@ -170,12 +171,7 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def restore(
-    checkpoint: Path,
-    network: LoRAT,
-    stateful: dict[str, Any],
-    settings: dict[str, Any],
-    *,
-    force_backbone: bool = False,
+    checkpoint: Path, network: LoRAT, stateful: _Values, settings: _Values, *, force_backbone: bool = False
 ) -> int:
     """Load a checkpoint into a network of its variant and return the number of steps done; nothing is unpickled.
     `stateful` takes the parts of the snapshot's state back (``load_state_dict``), under the same names; an empty part,

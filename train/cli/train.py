@@ -1,7 +1,4 @@
-"""``lorat-train``: shards to a trained tracker, on one process or under torchrun.
-
-The command line is read here, and nothing else; the heavy packages are imported once it is.
-"""
+"""``lorat-train``: the command line is read here, and nothing else; heavy packages are imported once it is."""
 
 import logging
 import os

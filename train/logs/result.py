@@ -1,7 +1,4 @@
-"""Which weights of a run are the best and the last: ``result.json`` and ``best.safetensors``.
-
-The best have the highest score of the test set that is tracked in between; they are a copy, since checkpoints go.
-"""
+"""Which weights of a run are the best, a copy since checkpoints go, and the last: ``result.json`` says."""
 
 import shutil
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""What a training waits for: its data, the disk or store they come from, or the network itself.
-
-Promise: what is proposed can be done with options of ``lorat-train`` or is about the machine, and is not in use yet.
-"""
+"""What a training waits for, its data or the network, and what would help that can be done here and is not in use."""
 
 import math
 from typing import Literal, NamedTuple

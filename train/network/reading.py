@@ -33,11 +33,6 @@ class WeightsFile:
     frozen: dict[str, Tensor]  # beside pairs; empty where the backbone comes from its own file
     scales: Scales
 
-    @property
-    def needs_backbone(self) -> bool:
-        """Whether the backbone's own file is needed beside this one."""
-        return bool(pairs_of(self.trained)) and not self.frozen
-
     def base(self) -> dict[str, Tensor]:
         """Return the backbone's tensors that the file holds, trained or not."""
         held = self.trained | self.frozen

@@ -101,7 +101,7 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
     tells where it cannot be had or, unless forced, is not the one that the file was trained on.
     """
     pairs = published.pairs_of(file.trained)
-    if file.needs_backbone:
+    if pairs and not file.frozen:
         weights = load_backbone(file.variant.backbone, backbone)
         fingerprint = weights.fingerprint()
         _check_backbone(file.path, file.metadata, fingerprint, force_backbone)

@@ -57,8 +57,8 @@ class Profile:
             self.pair = (wider.peak - self.step.peak) / self.setting.pairs  # bytes that one more pair takes
             update(2, 4)
             rooms = (free_memory(self.setting.device),) if self.is_here else _SIZES
+            # Bytes of a device, and the pairs that the usable share of it holds at once.
             self.largest = [(room, self._pairs_in(room)) for room in rooms]
-            """Bytes of a device, and the pairs that the usable share of it holds at once."""
             update(3, 4)
             if self.is_here:
                 self._measure(*self.largest[0])

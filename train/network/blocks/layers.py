@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
+_Two = tuple[nn.Module, nn.Module]
 
 
 def replace_layers(root: nn.Module, kind: type[Layer], replace: Callable[[str, Layer], nn.Module]) -> None:
@@ -73,14 +74,6 @@ class PatchEmbedding(nn.Module):
         return self.proj(images.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
 
 
-def template_types(table: Tensor, mask: Tensor) -> Tensor:
-    """Return what a template's tokens add to say background or object, (B, T, D). They are rows 0 and 1 of `table` (2
-    or more, D), the object's where `mask` (B, g, g), bool or integer, is true.
-    """
-    # Not indexed by the mask: the gradient of indexing adds in an order that threads decide.
-    return torch.where(mask.flatten(1).bool()[..., None], table[1], table[0])
-
-
 def is_identity(*modules: nn.Module | None) -> bool:
     """Whether none of the modules does anything."""
     return all(isinstance(module, nn.Identity | None) for module in modules)
@@ -135,14 +128,7 @@ class Block(nn.Module):
     (B, T, D) and a number of leading tokens to skip to (B, T - skip, D), and any MLP that maps (B, T, D) to (B, T, D).
     """
 
-    def __init__(
-        self,
-        attention: nn.Module,
-        mlp: nn.Module,
-        norms: tuple[nn.Module, nn.Module],
-        scales: tuple[nn.Module, nn.Module],
-        drop_path: float = 0.0,
-    ) -> None:
+    def __init__(self, attention: nn.Module, mlp: nn.Module, norms: _Two, scales: _Two, drop_path: float = 0.0) -> None:
         """Take over the parts; `norms` and `scales` are the attention's and the MLP's."""
         super().__init__()
         self.norm1, self.attn, self.ls1 = norms[0], attention, scales[0]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lorat.train.network.blocks.head import Head
-from lorat.train.network.blocks.layers import template_types
 from lorat.train.network.blocks.positions import corner, place_positions
 from lorat.train.network.blocks.vit import Transformer
 
@@ -59,7 +58,9 @@ class LoRAT(nn.Module):
 
     def embed_template(self, template: Tensor, template_mask: Tensor) -> Tensor:
         """Return the template's tokens (B, g·g, D); they serve any number of search crops."""
-        types = template_types(self.token_type_embed, template_mask)
+        table = self.token_type_embed
+        # Not indexed by the mask: the gradient of indexing adds in an order that threads decide.
+        types = torch.where(template_mask.flatten(1).bool()[..., None], table[1], table[0])
         return self._embed(template, self.template_grid) + types
 
     def track(self, template_tokens: Tensor, search: Tensor) -> Prediction:
