@@ -77,9 +77,7 @@ def load_dump(folder: Path) -> Dump:
 
 
 def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
-    """Do the step of a dump again, rank by rank, for those that may have caused it. A `UserError` if the device (as of
-    `pick_device`), the file of the training's backbone or the weights do not fit.
-    """
+    """Do a dump's step again, for each rank that may have caused it; a `UserError` if device or files do not fit."""
     where, record = pick_device(device), dump.record
     dtype = getattr(torch, record.dtype)
     network = build_network(record.variant, backbone=backbone, dtype_frozen=dtype)

@@ -66,9 +66,8 @@ class CheckpointRecord(BaseModel):
 
 
 def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Path:
-    """Write a checkpoint of a run and return its folder; only one rank calls it. Then older ones are deleted: of
-    epochs' all but the newest `keep`, of rolling ones all but two. If the disk refuses (`UserError`), nothing is left
-    of the checkpoint, and none is lost.
+    """Write a checkpoint of a run and return its folder, on one rank; then all but the newest `keep` of epochs and two
+    rolling ones are deleted. If the disk refuses (`UserError`), nothing is left of the checkpoint, and none is lost.
     """
     final = run / "checkpoints" / due.name
     beside = final.with_name(f".{due.name}.tmp")
@@ -130,9 +129,7 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 def find_checkpoint(run: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None where there is none at all. Damaged ones that are newer, or
-    cannot be dated, are named in warnings; if all are damaged, it is a `UserError`.
-    """
+    """Return a run's newest whole checkpoint, or None; newer damaged ones are warned of, a `UserError` if all are."""
     dated, damaged = list[tuple[int, Path]](), list[str]()
     for folder in checkpoints_of(run):
         try:

@@ -29,9 +29,7 @@ _PANELS = {
 
 
 def draw_batch(batch: Batch, path: Path) -> None:
-    """Write a contact sheet of training pairs as PNG; a disk that refuses is a `UserError`. Each pair is its template,
-    with the tokens marked as the object, and its search crop, with the target box.
-    """
+    """Write training pairs as a PNG contact sheet: templates with the object's tokens, search crops with the box."""
     tiles = [_pair(batch, i) for i in range(min(_MOST, len(batch)))]
     columns = min(_COLUMNS, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
@@ -58,9 +56,7 @@ def _pair(batch: Batch, index: int) -> NDArray[np.uint8]:
 
 
 def draw_curves(run: Path) -> Path | None:
-    """Draw a run's log as ``curves.png``; None for a log without records. Losses, also of validation, rate, gradient
-    norm, speed, waiting, and AO and AUC of test sets where there are any. A disk that refuses is a `UserError`.
-    """
+    """Draw a run's log as ``curves.png``, with AO and AUC of test sets if any; None for a log without records."""
     lines = read_log(run / "log.jsonl")
     records = [line for line in lines if "loss" in line]
     if not records:

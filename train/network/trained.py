@@ -26,9 +26,7 @@ _LOG = logging.getLogger("lorat")
 
 
 def save_weights(path: Path, network: LoRAT, variant: VariantConfig, extra: Mapping[str, str] | None = None) -> None:
-    """Write the weights of a network built from `variant` as safetensors, whole or not at all. The variant is recorded
-    in the metadata; `extra` is more of them, such as the epoch, but the file's own keys win.
-    """
+    """Write a network's weights as safetensors, whole or not at all; the file's own metadata win over `extra`."""
     trained, frozen = published.published_tensors(network)
     held = published.to_file(trained if variant.backbone.pretrained else trained | frozen, variant.backbone.layout)
     tensors = {name: tensor.float() for name, tensor in held.items()}
@@ -86,9 +84,7 @@ def load_network(
     dtype: torch.dtype = torch.float32,
     force_backbone: bool = False,
 ) -> tuple[LoRAT, VariantConfig]:
-    """Load a network to track with: `read_weights`, `network_of`, and its matrices in `dtype`. The variant that is
-    returned beside it has the rank and the scale that the file was trained with.
-    """
+    """Load a network to track with, its matrices in `dtype`, and its variant, with the file's own rank and scale."""
     file = read_weights(path, variant, force_backbone=force_backbone)
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)

@@ -18,12 +18,11 @@ from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 def build_network(
     variant: VariantConfig, *, backbone: Path | None = None, dtype_frozen: torch.dtype = torch.float32
 ) -> LoRAT:
-    """Build the network to train: pretrained where the variant says so, with LoRA where it has it. The backbone is a
-    weights file; otherwise ``$LORAT_BACKBONES`` and then timm's hub are asked. New weights are drawn from torch's
-    global generator. With LoRA only the pairs, the token types, the head and the norm before the blocks (CLIP has one)
-    require gradients; without, everything does. Frozen matrices are held in `dtype_frozen`; bfloat16 saves the cast of
-    each step under bfloat16 autocast. What is trained stays float32. A ``UserError`` tells of a backbone that cannot be
-    had or built, or that sizes do not fit.
+    """Build the network to train: pretrained where the variant says so (weights file, else ``$LORAT_BACKBONES``, else
+    timm's hub), with LoRA where it has it. New weights are drawn from torch's global generator. With LoRA only the
+    pairs, the token types, the head and the norm before the blocks (CLIP has one) require gradients; without,
+    everything does. Frozen matrices are held in `dtype_frozen`; bfloat16 saves the cast of each step under autocast. A
+    ``UserError`` tells of a backbone that cannot be had or built, or that sizes do not fit.
     """
     weights = load_backbone(variant.backbone, backbone) if variant.backbone.pretrained else None
     network = assemble(variant, weights)

@@ -119,9 +119,7 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
 
 
 def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
-    """Keep the step of a fault and return the error that says so, or why it could not be kept. The batch, of all ranks,
-    is made again, since it follows from the step; the network still has the weights before it.
-    """
+    """Keep a fault's step, its batch made again, with the weights before it; return the error that tells of it."""
     folder = scene.run / "faults" / f"step_{fault.step + 1:08d}"
     keys: tuple[str, ...] = ()
     what = f"see which sample and which layer with lorat-train --replay {folder}, then go on"

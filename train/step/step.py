@@ -41,9 +41,7 @@ class Engine:
         self._empty: LoRAT | None = None  # a copy without values, where ranks hold parts
 
     def share(self, *, sharded: bool) -> None:
-        """Share the work over the ranks, if there are several: all weights, or parts of them (FSDP2). Then the
-        objective may still be in the processor's memory, and the optimiser is replaced.
-        """
+        """Share the work over the ranks, if several: all weights, or parts of them (FSDP2, with another optimiser)."""
         network = self.objective.network
         if self.world.size > 1 and sharded:
             self._empty = empty_copy(network)

@@ -16,9 +16,8 @@ _Two = tuple[nn.Module, nn.Module]
 
 
 def replace_layers(root: nn.Module, kind: type[Layer], replace: Callable[[str, Layer], nn.Module]) -> None:
-    """Put another module in the place of every layer of a kind (subclasses included) below `root`, in place. `replace`
-    maps a layer's path below `root` and the layer to what stands there from now on; the layer itself, where it shall
-    stay. What it returns is not searched.
+    """Replace every layer of a kind (subclasses included) below `root`, in place, by what `replace` makes of its path
+    and itself; what that returns, the layer itself where it shall stay, is not searched.
     """
     for path, layer in [(path, layer) for path, layer in root.named_modules() if isinstance(layer, kind)]:
         root.set_submodule(path, replace(path, layer))
@@ -107,10 +106,9 @@ class SwiGlu(nn.Module):
 
 
 def add_residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop_rate: float, skip: int = 0) -> Tensor:
-    """Return ``x[:, skip:] + branch(x)`` under drop path, as DINOv2 trains, for x (B, T, D). A rate up to 0.1 zeroes
-    the branch of samples drawn one by one; above it the branch is computed for a random part of the batch only, which
-    saves its time. Either way the mean is kept. Outside training the rate is 0. The branch maps (B', T, D) to (B', T -
-    skip, D), each sample on its own.
+    """Return ``x[:, skip:] + branch(x)`` under drop path, as DINOv2 trains, for x (B, T, D); the branch maps (B', T, D)
+    to (B', T - skip, D). A rate up to 0.1 zeroes the branch of samples drawn one by one; above it the branch is
+    computed for a random part of the batch alone. Either way the mean is kept. Outside training the rate is 0.
     """
     kept, batch = x[:, skip:], x.shape[0]
     if drop_rate == 0.0:

@@ -43,11 +43,10 @@ class _Pairing(NamedTuple):
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer with trained low-rank pairs. The output may be several results side by side (query, key,
-    value) that share the input. Each of them then has a pair of its own, or none if it is no target. The weight (out,
-    in) and the bias (out,) or None are frozen, in any float type. `lora_a` (P·r, in) float32 holds the pairs one after
-    another, as `lora_b` (P, out / results, r) float32 does. `parts` names the results that have a pair, in order; it is
-    empty where there is one result.
+    """A frozen linear layer with trained low-rank pairs. Several results side by side (query, key, value) may share the
+    input; each has a pair of its own, or none if it is no target. Weight (out, in) and bias (out,) or None are frozen,
+    in any float type; `lora_a` (P·r, in) and `lora_b` (P, out / results, r), float32, hold the pairs one after another.
+    `parts` names the results that have a pair, in order; it is empty where there is one result.
     """
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, results: tuple[str, ...] = ()) -> None:

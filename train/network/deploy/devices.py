@@ -43,9 +43,7 @@ def cpu_number_type() -> torch.dtype:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``mps``, or ``cuda:<index>``. A
-    ``UserError`` tells of an unknown name, or a device that this machine does not have.
-    """
+    """Return the device of a name, ``auto`` being CUDA, else MPS, else CPU; a ``UserError`` if unknown or not here."""
     if name not in DEVICES and not re.fullmatch(r"cuda:(0|[1-9][0-9]*)", name):
         raise unknown("device", name, DEVICES)
     has_cuda, has_metal = torch.cuda.is_available(), torch.backends.mps.is_available()

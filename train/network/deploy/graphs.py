@@ -110,9 +110,8 @@ def graph_metadata(variant: VariantConfig, network: LoRAT) -> dict[str, str]:
 
 
 def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
-    """See that graphs can be written to `file`, the tracking graph's, and beside it. The suffix must be ``.onnx`` or
-    ``.pt2``. A ``UserError`` tells of another one, of files that exist and are not to be replaced, and of packages of
-    the extra ``onnx`` that are missing.
+    """See that graphs can be written to `file`, the tracking graph's, and beside it; a ``UserError`` tells of another
+    suffix, of files that exist and are not to be replaced, and of packages of the extra ``onnx`` that are missing.
     """
     if file.suffix != suffix:
         raise UserError(f"{file}: the name of such a graph ends in {suffix}")
