@@ -25,8 +25,7 @@ class TrainLog:
 
     def __init__(self, file: IO[str], steps: int, kept: list[Entry], first_step: int) -> None:
         self._file, self._steps = file, steps
-        self.damaged = sum(int(entry.get("damaged", 0)) for entry in kept)
-        """Damaged samples over the whole run, resumed parts included."""
+        self.damaged = sum(int(entry.get("damaged", 0)) for entry in kept)  # samples, of resumed parts too
         self._before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
         self._validation = next((entry["val_loss"] for entry in reversed(kept) if "val_loss" in entry), None)
         self.known = [entry for entry in kept if entry["step"] == first_step]  # of a run that goes on from there

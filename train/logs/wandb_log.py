@@ -17,8 +17,7 @@ from lorat.shards.base.storage import atomic_file
 from lorat.train.logs.log import Listener
 
 _PATIENCE = 30.0  # seconds that an answer of the server is waited for at the start
-# Seconds that the last records may take to arrive; without a limit, a server that is gone would keep the training from
-# ending. ``wandb sync`` sends what did not.
+# For the last records: else a server that is gone keeps the training from ending. ``wandb sync`` sends what did not.
 _LAST_PATIENCE = 300.0
 _LOG = logging.getLogger("lorat")
 

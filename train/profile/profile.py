@@ -1,8 +1,7 @@
 """``lorat-train --profile``: what a variant costs, before any data or weights are there.
 
-Promise: what is measured and what is computed is told apart. Parameters, operations and memory are computed for any
-variant on any machine; time and a second figure for memory are measured where the device is here and large enough, if
-need be with fewer pairs.
+Parameters, operations and memory are computed for any variant on any machine; time and a second figure for memory are
+measured, and told apart, where the device is here and large enough, if need be with fewer pairs.
 """
 
 import math

@@ -120,8 +120,7 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
 
 def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
     """Keep a fault's step, its batch made again, with the weights before it; return the error that tells of it."""
-    folder = scene.run / "faults" / f"step_{fault.step + 1:08d}"
-    keys: tuple[str, ...] = ()
+    folder, keys = scene.run / "faults" / f"step_{fault.step + 1:08d}", tuple[str, ...]()
     what = f"see which sample and which layer with lorat-train --replay {folder}, then go on"
     try:
         batch = next(make_loader(scene.source, fault.step))

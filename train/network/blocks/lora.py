@@ -3,7 +3,6 @@
 A layer computes ``x · (W + s·B·A)ᵀ + b`` (Hu et al., 2022). Training forms the sum anew for every product instead of
 running x through A and B: for hundreds of tokens a sample that is cheaper than the two thin products, and equal to what
 the merged network computes. Under autocast the sum is rounded once, as the weights of a network trained whole are.
-
 Axes: N rows (tokens of all samples), P pairs of a layer, r rank.
 """
 

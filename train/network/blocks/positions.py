@@ -1,6 +1,5 @@
-"""Where tokens are: a backbone's grid of positions, brought to the grid that the tracker uses.
-
-Grids are square, row after row. Axes: N, M and T tokens, D channels, d channels of a head, G cells of a side.
+"""A backbone's positions brought to the grid that the tracker uses; grids are square, row after row.
+Axes: N, M and T tokens, D channels, d channels of a head, G cells of a side.
 """
 
 from collections.abc import Sequence

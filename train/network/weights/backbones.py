@@ -29,14 +29,13 @@ FOLDER_VARIABLE = "LORAT_BACKBONES"
 _HUB_FILE = "model.safetensors"
 _REGISTERS = frozenset({"reg_token", "register_tokens"})
 _UNUSED = r"cls_token|mask_token|reg_token|register_tokens|(head|fc_norm|lm_head|rope)\..*|.*\.rope\..*"
-_EVA = {
+_EVA = {  # its official names → timm's
     r"\.mlp\.w1\.": ".mlp.fc1_g.",
     r"\.mlp\.w2\.": ".mlp.fc1_x.",
     r"\.mlp\.w3\.": ".mlp.fc2.",
     r"\.mlp\.ffn_ln\.": ".mlp.norm.",
     r"\.attn\.([qv])_bias": r".attn.\1_proj.bias",
 }
-"""EVA-02's official names → timm's."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
