@@ -140,7 +140,7 @@ def find(folder: Path, names: Names, layout: str) -> Place:
     if len(found) == 1:
         return found[0]
     if found:
-        remedy = "name one of these folders with --results, or its layout with --layout"
+        remedy = "name one of these folders with --results, or its layout with --layout (export-results: --read-as)"
         places = some(found, 4)
         raise UserError(f"{folder}: holds several results of {names.test_set}: {places}; {remedy}")
     if not folder.is_dir():

@@ -79,7 +79,7 @@ def pack_zip(
     data = _zip_bytes(texts)
     lines = judge_zip(io.BytesIO(data), str(out_zip), server, names, clips).lines()
     if errors := [line for severity, line in lines if severity == "error"]:
-        raise UserError(f"{out_zip}: {errors[0]}; correct the results or the tree")
+        raise UserError(f"{out_zip}: {'; '.join(errors)}; correct the results or the tree")
     _write(out_zip, data, texts, overwrite)
     return Packed(out_zip, len(names), (*notes, *(line for _, line in lines)))
 

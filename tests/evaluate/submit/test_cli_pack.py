@@ -14,6 +14,7 @@ from lorat.evaluate.results.files import SequenceResult, write_result
 from lorat.evaluate.submit.servers import SERVERS
 from tests.evaluate.conftest import moving_box, write_frames
 from tests.evaluate.mistakes import one_line_error
+from tests.evaluate.zip_files import zipped
 
 ONE, TWO = "GOT-10k_Test_000001", "GOT-10k_Test_000002"  # of 5 and 6 frames, given 20,18 and 21,18 of 22 by 17
 FRAMES = {ONE: 5, TWO: 6}
@@ -114,6 +115,16 @@ def test_what_a_server_cannot_score_is_refused_by_name_and_leaves_no_file(pack, 
     assert result.exit_code == 2, result.output
     assert all(part in result.output for part in told), result.output
     assert result.stderr.count("\n") == 1 and not list(Path().rglob("*.zip"))
+
+
+def test_every_fault_is_named_at_once_and_a_zip_of_results_is_as_good_as_a_folder(pack):
+    write_layout("pytracking")
+    Path("theirs.zip").write_bytes(zipped({f"a/{p.name}": p.read_bytes() for p in Path("theirs").iterdir()}).getvalue())
+    assert pack(results="theirs.zip", server="got10k").exit_code == 0
+    assert len(contents()) == 4
+    Path(f"theirs/{TWO}.txt").unlink()
+    broken(ONE, rows_of(ONE)[:-1])
+    one_line_error(pack("--overwrite"), f"missing sequences (1): {TWO}", f"{ONE}_001.txt (4 rows for 5 frames)")
 
 
 def test_the_first_row_is_theirs_and_what_is_odd_about_it_is_said(pack):
