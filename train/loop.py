@@ -12,6 +12,7 @@ from lorat.train.checkpoint.record import fixed_settings
 from lorat.train.checkpoint.schedule import Saver
 from lorat.train.data.batches import make_loader
 from lorat.train.data.places import Source
+from lorat.train.data.stored import about_shards
 from lorat.train.distributed.world import texts_of_ranks
 from lorat.train.logs.report import Reporter, reporting
 from lorat.train.network.blocks.lorat import LoRAT
@@ -64,7 +65,7 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
                 reporter.record(done, values)
             if due:
                 whole, state = engine.whole()
-                saver.save(due, Snapshot(whole, training.variant, state, settings))
+                saver.save(due, Snapshot(whole, training.variant, state, settings, about_shards(source)))
                 between.evaluate_after(done, saver.newest)
         saver.finish()
     return saver.newest or newest or training.run

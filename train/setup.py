@@ -15,10 +15,12 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import Location, children, file_digest, file_size, is_remote
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
+from lorat.shards.pixels.resample import serving
 from lorat.shards.writer import index_path
 from lorat.train.checkpoint.checkpoints import checkpoints_of
 from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, fixed_settings, write_record
 from lorat.train.data.places import CropSpec, Source, check_room
+from lorat.train.data.stored import enlarged
 from lorat.train.distributed.world import World
 from lorat.train.loop import Training
 from lorat.train.network.blocks.lorat import LoRAT
@@ -223,3 +225,8 @@ def introduce(training: Training, network: LoRAT) -> None:
     for manifest, weight in zip(source.manifests, source.weights, strict=True):
         draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
         say(f"  {manifest.name}: {manifest.rows:,} pairs, each drawn {draws / manifest.rows:.1f} times")
+    for manifest in source.manifests:
+        if (share := enlarged(manifest, source)) is not None:
+            size, remedy = source.spec.search_size, "lorat-prep build --serve"
+            text = "%s: built for smaller crops: of %d pixels, about %.0f %% of draws enlarge what is stored; %s %d"
+            _LOG.warning(text, manifest.name, size, 100 * share, remedy, serving(size))

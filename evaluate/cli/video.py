@@ -23,6 +23,7 @@ from lorat.shards.base.options import option
 from lorat.shards.base.process import exit_status, hear_signals, signal_name
 from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import xywh_to_xyxy
+from lorat.shards.pixels.jpeg import Range16
 
 _LOG = logging.getLogger("lorat")
 
@@ -52,11 +53,11 @@ class VideoOptions:
     )
     overwrite: bool = option(False, help="Replace files that are there.", section="Output")
 
-    def open(self) -> Footage:
+    def open(self, range16: Range16 | None) -> Footage:
         """Open what is to be tracked."""
         if self.source is None:
             return open_camera(self.camera or 0, self.start)
-        return open_footage(self.source, self.start)
+        return open_footage(self.source, self.start, range16)
 
     def first_box(self) -> NDArray[np.float64] | None:
         """Return --box as (4,) xyxy, or None without it."""
@@ -133,7 +134,7 @@ def _write_first_frame(options: VideoOptions, settings: TrackerSettings, path: P
         raise UserError(f"--first-frame {path}: end the name in .png")
     options.check_new(path, "--first-frame")
     box = options.first_box()
-    with closing(options.open()) as footage:
+    with closing(options.open(settings.range16)) as footage:
         shot, image = first_shot(footage)
     with atomic_file(path) as file:
         file.write(cv2.imencode(".png", draw_ruler(image, box)[..., ::-1])[1].tobytes())
@@ -151,7 +152,7 @@ def _track(options: VideoOptions, settings: TrackerSettings) -> int:
         )
     files = options.outputs()
     settings.file()  # a wrong name is told before anything is opened
-    with closing(options.open()) as footage:
+    with closing(options.open(settings.range16)) as footage:
         first, image = first_shot(footage)
         # torch takes seconds to import: help and mistakes need not wait for it.
         from lorat.evaluate.track.predictor import Predictor

@@ -12,7 +12,7 @@ from lorat.evaluate.pictures import draw_boxes
 from lorat.evaluate.results.files import Run, SequenceResult
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.pixels.geometry import xywh_to_xyxy
-from lorat.shards.pixels.jpeg import ImageError, encode, read_image
+from lorat.shards.pixels.jpeg import ImageError, encode
 
 _LOST = 0.1  # overlap up to which the object counts as lost
 _LASTING = 10  # frames that it has to stay so, or to the end
@@ -74,7 +74,7 @@ def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
     pictures = []
     for index in shown:
         try:
-            frame = read_image(clip.frames[index])
+            frame = clip.frames.read(index)
         except ImageError:
             continue
         picture = draw_boxes(frame, boxes[index], track.boxes[index] if track.visible[index] else None)

@@ -31,7 +31,7 @@ from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import usable_cores
 from lorat.shards.pixels.geometry import CropTransform, xyxy_to_xywh
-from lorat.shards.pixels.jpeg import ImageError, read_image
+from lorat.shards.pixels.jpeg import ImageError
 
 _FEWEST_IN_TWO_GROUPS = 8
 Answer = TypeVar("Answer")
@@ -137,7 +137,7 @@ class Slot:
         """Return the next frame, or raise why there is none."""
         image, following = self._image, self.done + 1
         if following < self.count:
-            read = partial(read_image, self.work.clip.frames[following])
+            read = partial(self.work.clip.frames.read, following)
             self._image = self.readers.submit(read).result if self.ahead else read
         return image()
 
@@ -266,4 +266,4 @@ def _first_image(clip: Clip) -> Frame:
     if missing := [path for path in clip.frames if path.name not in there and not path.is_file()]:
         first = missing[0].name
         raise UserError(f"{folder}: {len(missing)} of {count} images are missing, the first {first}; restore them")
-    return read_image(clip.frames[0])
+    return clip.frames.read(0)

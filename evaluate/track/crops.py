@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lorat.shards.pixels.geometry import CropTransform, adjust, crop_frame, crop_transform
-from lorat.shards.pixels.resample import SERVED, Window, context_window, cut_window, sample_crop, template_window
+from lorat.shards.pixels.resample import Stored, Window, context_window, cut_window, sample_crop, template_window
 
 Resize = Literal["published", "shards"]
 Frame = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -25,14 +25,14 @@ def frame_size(frame: Frame) -> tuple[int, int]:
     return frame.shape[1], frame.shape[0]
 
 
-def search_scale(box: ArrayLike, size: tuple[int, int], search_size: int) -> float:
-    """Return the scale, at most 1, at which a shard would hold the surroundings of a box in a (width, height) frame."""
-    return _scale(context_window(box, size, *SERVED.get(search_size, SERVED[224])[:3]))
+def search_scale(box: ArrayLike, size: tuple[int, int], stored: Stored | None) -> float | None:
+    """Return the scale, at most 1, at which shards hold the surroundings of a box in a (width, height) frame."""
+    return _scale(context_window(box, size, *stored[:3])) if stored else None
 
 
-def template_scale(box: ArrayLike, size: tuple[int, int], search_size: int) -> float:
-    """Return the scale, at most 1, at which a shard would hold a box as the template."""
-    return _scale(template_window(box, size, SERVED.get(search_size, SERVED[224]).object_side))
+def template_scale(box: ArrayLike, size: tuple[int, int], stored: Stored | None) -> float | None:
+    """Return the scale, at most 1, at which shards hold a box as the template."""
+    return _scale(template_window(box, size, stored.object_side)) if stored else None
 
 
 def _scale(window: Window) -> float:

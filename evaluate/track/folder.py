@@ -18,6 +18,7 @@ from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import file_digest, write_json
 from lorat.shards.pixels.geometry import xyxy_to_xywh
+from lorat.shards.pixels.jpeg import Range16
 
 METRICS = "metrics.json"  # where the scores of an evaluation stand, in its folder
 _VERSION = {"version": 1}
@@ -33,6 +34,7 @@ class Identity:
     dtype: str  # ``float32``, ``bfloat16``, ``float16``; ``compiled`` after it where the network was
     settings: str = ""  # hash of the backbone's fingerprint and of the whole variant
     resize: str = "published"  # or ``shards``: how frames were shrunk into crops
+    range16: Range16 | None = None
 
 
 def weights_digest(weights: Path) -> str:
@@ -51,7 +53,7 @@ def claim(out: Path, identity: Identity, overwrite: bool) -> None:
     if overwrite:
         _clear(out)
     if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
-        other = "holds results of other weights, another variant, number type, --compile or --resize than these"
+        other = "holds results of other weights, variant, number type, --compile, --resize or --range16 than these"
         remedy = "give another --out, or --overwrite"
         raise UserError(f"{out}: {other} ({identity.variant}, {identity.dtype}); {remedy}")
     write_json(out / _IDENTITY, _VERSION | asdict(identity))

@@ -4,7 +4,10 @@ Promise: tracking is deterministic, with one upload and one download a batch of 
 float16 or a compiled graph give float32's boxes to the last digit.
 """
 
+import json
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
-from lorat.evaluate.track.crops import Crop, Resize
+from lorat.evaluate.track.crops import Crop
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
+from lorat.shards.pixels.resample import SERVED, Stored, serving
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import compile_whole, pick_device, pick_dtype
+from lorat.train.network.weights.containers import read_tensors
 
+_LOG = logging.getLogger("lorat")
 WINDOW_WEIGHT = 0.45  # of the penalty window in the ranking of cells (published system)
 
 
@@ -56,6 +62,15 @@ def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
     return Choice(boxes.flatten(1, 2)[rows, cell], score[rows, cell], cell)
 
 
+def _stored(weights: Path, search_size: int) -> Stored:
+    """Return how the shards hold frames that weights were trained on: training took it from the shards' manifest."""
+    if said := read_tensors(weights)[1].get("stored"):
+        return Stored(*json.loads(said))
+    size = serving(search_size)
+    _LOG.warning("%s: names no shards; --resize shards takes those of lorat-prep build --serve %d", weights, size)
+    return SERVED[size]
+
+
 class Predictor:
     """A network on its device, with one upload and one download a batch of frames."""
 
@@ -65,10 +80,12 @@ class Predictor:
         variant: VariantConfig,
         device: torch.device,
         dtype: torch.dtype,
-        resize: Resize = "published",
+        stored: Stored | None = None,
     ) -> None:
-        """Take over a network whose matrices are already held in `dtype`."""
-        self.network, self.variant, self.resize = network.to(device).eval(), variant, resize
+        """Take over a network whose matrices are already held in `dtype`; crops are cut as published, or as shards that
+        hold frames `stored` so.
+        """
+        self.network, self.variant, self.stored = network.to(device).eval(), variant, stored
         self.device, self.dtype = device, dtype
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (variant.mean, variant.std))
         self._factor = (1.0 / (255.0 * std)).view(1, 3, 1, 1).to(device)
@@ -84,7 +101,9 @@ class Predictor:
         dtype = pick_dtype(settings.dtype, device)
         if settings.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
-        return cls(*settings.load_network(dtype=dtype), device, dtype, settings.resize)
+        network, variant = settings.load_network(dtype=dtype)
+        stored = None if settings.resize == "published" else _stored(settings.file(), variant.search_size)
+        return cls(network, variant, device, dtype, stored)
 
     def compile(self, batch: int) -> None:
         """Compile the work of a frame into one graph, now: that takes a minute or so.

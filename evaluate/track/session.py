@@ -45,7 +45,7 @@ class Evaluation:
     def done(self, item: TestSet) -> list[Clip]:
         """Return the clips of a test set that have a result."""
         failed = self.failed.get(item.name, {})
-        return [clip for clip in item.clips if clip.name not in failed]
+        return [clip.stretched(self.identity.range16) for clip in item.clips if clip.name not in failed]
 
 
 def evaluate(
@@ -73,13 +73,13 @@ def evaluate(
         what = (predictor.network.fingerprint + predictor.variant.model_dump_json()).encode()
         dtype = str(predictor.dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]
-        identity = folder.Identity(digest, predictor.variant.name, dtype, hashed, settings.resize)
+        identity = folder.Identity(digest, predictor.variant.name, dtype, hashed, settings.resize, settings.range16)
         if ranks.speaks:
             folder.claim(out, identity, overwrite)
         return predictor, identity
 
     predictor, identity = ranks.together(prepare)
-    part = _Part(sets, out, ranks, progress)
+    part = _Part(sets, out, ranks, progress, identity)
     ranks.together(lambda: part.track(predictor, settings, identity.dtype), part.advance)
     if ranks.speaks and part.todo and not settings.compile:  # a compiled graph is for a whole batch
         seconds = next(filter(None, (alone(predictor, clip) for clip in part.clips.values())), None)
@@ -118,10 +118,10 @@ def alone(predictor: Predictor, clip: Clip, frames: int = 30, limit: float = 5.0
 class _Part:
     """The part of an evaluation that this process does."""
 
-    def __init__(self, sets: Sequence[TestSet], out: Path, ranks: Ranks, progress: Show) -> None:
+    def __init__(self, sets: Sequence[TestSet], out: Path, ranks: Ranks, progress: Show, by: folder.Identity) -> None:
         self.out, self.ranks, self.progress = out, ranks, progress
         self.failed: dict[str, dict[str, str]] = defaultdict(dict)
-        self.clips = {(item.name, clip.name): clip for item in sets for clip in item.clips}
+        self.clips = {(item.name, clip.name): clip.stretched(by.range16) for item in sets for clip in item.clips}
         # Rank 0 sees what is done, and the longest sequences come first.
         todo = [
             (len(clip.frames), item.name, clip.name, run)

@@ -11,6 +11,7 @@ from lorat.evaluate.track.crops import Resize
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
 from lorat.shards.base.process import cores_a_rank
+from lorat.shards.pixels.jpeg import RANGE16, Range16
 
 if TYPE_CHECKING:
     from lorat.train.network.blocks.lorat import LoRAT
@@ -66,6 +67,7 @@ class TrackerSettings(WeightsSettings):
         help="How frames are shrunk into crops: not antialiased, as for the published numbers, or "
         "averaged over areas, as training on shards saw them.",
     )
+    range16: Range16 | None = option(None, **RANGE16)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -71,7 +71,7 @@ def prepare_template(predictor: Predictor, frame: Frame, box: Box) -> TemplateIn
     """Cut the template around the first box, as `check_first_box` returns it."""
     variant, side = predictor.variant, predictor.variant.template_size
     mean = frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
-    scale = template_scale(box, frame_size(frame), variant.search_size) if predictor.resize == "shards" else None
+    scale = template_scale(box, frame_size(frame), predictor.stored)
     crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
     mask = box_mask(transform.apply(box), side, predictor.network.template_grid)
     return TemplateInput(crop, mask, mean)
@@ -83,7 +83,7 @@ def prepare_search(
     """Cut the search region around the last box, as `crop_around` does."""
     variant, box = predictor.variant, search_window(state.box)
     side = variant.search_size
-    scale = search_scale(box, frame_size(frame), side) if predictor.resize == "shards" else None
+    scale = search_scale(box, frame_size(frame), predictor.stored)
     return crop_around(frame, box, variant.search_factor, side, state.mean, scale, out)
 
 

@@ -11,7 +11,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -23,14 +23,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lorat.prep.trees.base.clip import FrameFiles
 from lorat.prep.trees.base.folders import image_names, natural_order
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.jpeg import ImageError, read_image
+from lorat.shards.pixels.jpeg import ImageError, Range16, examine
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
-    from av.video.stream import VideoStream
 
 _LOG = logging.getLogger("lorat")
 _RATE = 25.0  # frames a second of footage that does not say
@@ -87,15 +87,20 @@ def load_av() -> ModuleType:
     return av
 
 
-def open_footage(path: Path, start: str = "0") -> Footage:
-    """Open a video file or a folder of images, from a `start` of `from_start` on; a `UserError` if it is neither."""
+def open_footage(path: Path, start: str = "0", range16: Range16 | None = None) -> Footage:
+    """Open a video file or a folder of images, from a `start` of `from_start` on; a `UserError` if it is neither.
+    `range16` stretches images of 16 bits a pixel, and such videos.
+    """
     name, wanted = str(path), from_start(start)
     if path.is_dir():
         try:
-            images = [path / image for image in natural_order(image_names(path))]
+            images = FrameFiles(path, tuple(natural_order(image_names(path))), range16=range16)
         except UserError:
             raise UserError(f"{path}: no images in this folder that can be read") from None
         _LOG.info("%s: images have no frame rate; %g a second are assumed", path, _RATE)
+        with suppress(ImageError):  # told when its turn comes
+            for said in examine(images[0], range16)[1].values():
+                _LOG.warning("%s: %s", images[0], said)
         return Footage(name, _RATE, len(images), False, image_shots(images, wanted))
     if not path.is_file():
         raise UserError(f"{path}: no such video or folder; check the name")
@@ -106,7 +111,12 @@ def open_footage(path: Path, start: str = "0") -> Footage:
             rate = _checked(float(stream.guessed_rate or 0), name)
             frames = stream.frames or round((container.duration or 0) / av.time_base * rate)
             count = frames if 0 < frames < 1 << 31 else None  # beyond it is no count
-            return Footage(name, rate, count, False, _file_shots(container, stream, rate, count, wanted))
+            bits, *colours = (component.bits for component in stream.format.components)
+            if (counts := bits > 8 and not colours) != (range16 is not None):
+                what = "only the upper 8 are read; --range16 stretches them" if counts else "--range16 needs grey of 16"
+                _LOG.warning("%s: %d bits a pixel; %s", path, bits, what)
+            shots = _file_shots(container, rate, count, wanted, range16 if counts else None)
+            return Footage(name, rate, count, False, shots)
     raise UserError(f"{path}: not a video that FFmpeg reads; give one (.mp4, .avi, .mkv, …)")
 
 
@@ -141,29 +151,35 @@ def _checked(rate: float, name: str) -> float:
     return _RATE
 
 
-def image_shots(images: Iterable[Path], wanted: Wanted = lambda number, seconds: True) -> Generator[Shot, None, None]:
+def image_shots(images: FrameFiles, wanted: Wanted = lambda number, seconds: True) -> Generator[Shot, None, None]:
     """Read the images that are wanted, one after the other."""
-    for index, path in enumerate(images):
+    for index in range(len(images)):
         if wanted(index, index / _RATE):
             try:
-                image = read_image(path)
+                image = images.read(index)
             except ImageError:
                 image = None
             yield Shot(index, index / _RATE, image)
 
 
 def _file_shots(
-    container: "InputContainer", stream: "VideoStream", rate: float, count: int | None, wanted: Wanted
+    container: "InputContainer", rate: float, count: int | None, wanted: Wanted, range16: Range16 | None
 ) -> Generator[Shot, None, None]:
     """Read a video file; what does not decode is a frame lost if a frame comes after it."""
     from av import FFmpegError
     from av.video.reformatter import VideoReformatter
 
+    stream = container.streams.video[0]
     to_rgb, tick, begin = VideoReformatter(), float(stream.time_base or 0), stream.start_time or 0
     index, lost, now = 0, 0, -1 / rate
 
     def upright(frame: "VideoFrame") -> NDArray[np.uint8]:
-        image = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+        nonlocal range16
+        if range16 is None:
+            image = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+        else:
+            range16 = range16.fitted(frame.to_ndarray())
+            image = cv2.cvtColor(range16.stretch(frame.to_ndarray()), cv2.COLOR_GRAY2RGB)
         return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
     with container, suppress(FFmpegError):  # what cannot be read any further is the end

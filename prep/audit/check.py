@@ -168,6 +168,9 @@ def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
     if size is not None and others:
         what = f"{frames[others[0]]}: is not {_by(size)} pixels as the first image is{_others(others)}"
         yield _note("frame size", what, others)
+    for kind, said in sorted(facts.odd.items()):
+        first, *_ = odd = sorted(said)
+        yield _note(kind, f"{frames[first]}: {said[first]}{_others(odd)}", odd)
     if facts.extra > 0:
         yield _note("extra images", f"{frames.folder}: {facts.extra:,} images belong to no annotated frame")
 

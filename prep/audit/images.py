@@ -3,12 +3,13 @@
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorat.prep.pool import LocalEngine, Tell
 from lorat.prep.trees.base.clip import Clip, FrameFiles
-from lorat.shards.pixels.jpeg import ImageError, read_image
+from lorat.shards.pixels.jpeg import ImageError, Range16, examine
 
 ClipPart = tuple[int, FrameFiles, bool, range]
 """Number of a clip, its files, whether they have their folder to themselves, those to decode."""
@@ -22,6 +23,7 @@ class ImageFacts:
     missing: set[int] = field(default_factory=set)
     unreadable: dict[int, str] = field(default_factory=dict)  # frame → what is wrong with the image, in one line
     sizes: dict[tuple[int, int], "array[int]"] = field(default_factory=dict)  # (width, height) → decoded frames
+    odd: dict[str, dict[int, str]] = field(default_factory=dict)  # kind → frame → what is lost or passed over of it
     extra: int = 0  # images in the folder that belong to no frame
 
     def add(self, other: "ImageFacts") -> None:
@@ -30,6 +32,8 @@ class ImageFacts:
         self.unreadable |= other.unreadable
         for size, frames in other.sizes.items():
             self.sizes.setdefault(size, array("i")).extend(frames)
+        for kind, said in other.odd.items():
+            self.odd.setdefault(kind, {}).update(said)
         self.extra += other.extra
 
     @property
@@ -101,11 +105,23 @@ def _see(frames: FrameFiles, alone: bool, wanted: range) -> ImageFacts:
             facts.extra = images - (len(names) - len(facts.missing))
     for number in (n for n in wanted if n not in facts.missing):
         try:
-            height, width = read_image(frames[number]).shape[:2]
-            facts.sizes.setdefault((width, height), array("i")).append(number)
+            image, odd = examine(frames[number])
+            facts.sizes.setdefault((image.shape[1], image.shape[0]), array("i")).append(number)
+            for kind, said in odd.items():
+                facts.odd.setdefault(kind, {})[number] = said
         except ImageError as error:
             if frames[number].is_file():
                 facts.unreadable[number] = error.message
             else:
                 facts.missing.add(number)
     return facts
+
+
+def odd_images(clips: Sequence[Clip], range16: Range16 | None = None) -> Iterator[str]:
+    """Yield what is lost or passed over of first images, of at most 32 clips, evenly spread: a line a kind."""
+    chosen, odd = range(0, len(clips), -(-len(clips) // 32)), dict[str, list[str]]()
+    for path in (clips[number].frames[0] for number in chosen):
+        with suppress(ImageError):  # which others tell of
+            for kind, said in examine(path, range16)[1].items():
+                odd.setdefault(kind, []).append(f"{path}: {said}")
+    yield from (f"{lines[0]} ({len(lines)} of {len(chosen)} first images looked at)" for lines in odd.values())

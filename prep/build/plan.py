@@ -142,8 +142,8 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     config = {"seed": options.seed, "shard_pairs": options.shard_pairs, **asdict(options.crops)}
     config |= {"codec": codec_name(), "shrinking": SHRINKING, "annotations": fingerprint}
     config |= {"drawing": DRAWING, "resampler": RESAMPLER}
-    if options.exclude is not None:
-        config["exclude"] = options.exclude
+    used = {"exclude": options.exclude, "range16": options.crops.range16 and [*options.crops.range16]}
+    config = {k: v for k, v in (config | used).items() if v is not None}
     pairs = options.pairs or min(_MOST_PAIRS, most_pairs(clips))
     return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs)
 

@@ -9,6 +9,7 @@ import click
 
 from lorat.prep.annotations.exclude import Exclusions, load_exclusions
 from lorat.prep.annotations.index import indexed_clips
+from lorat.prep.audit.images import odd_images
 from lorat.prep.browse.sets import print_sets
 from lorat.prep.build.estimate import Cost, Estimate, check_room, estimate, free_bytes, measure, pairs_within
 from lorat.prep.build.folder import as_begun, check_folder, finished, receipts
@@ -125,6 +126,8 @@ def _expect(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, pla
             # What other parts lost is theirs to build again.
             done = finished(plan, mine) | receipts(plan, sorted(set(every) - set(mine)))
             estimates.append(estimate(plan, [k for k in every if k not in done], slots, cost))
+            for line in odd_images(plan.clips, plan.options.crops.range16) if estimates[-1].to_build else ():
+                _LOG.warning("%s: %s", plan.name, line)
             update(len(estimates), len(plans))
     columns = ("data set", "sequences", "pairs", "there", "to build", "KB/pair", "GB", "minutes")
     table = plain_table(columns, f"To build in {place.shards}")

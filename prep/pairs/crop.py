@@ -12,7 +12,7 @@ from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.options import option
 from lorat.shards.pixels.geometry import crop_transform
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter
-from lorat.shards.pixels.jpeg import encode, read_image
+from lorat.shards.pixels.jpeg import RANGE16, Range16, encode
 from lorat.shards.pixels.resample import SERVED, Window, context_window, cut_window, template_window
 from lorat.shards.rng import Draws
 from lorat.shards.sample import PairSample, StoredImage
@@ -22,7 +22,7 @@ _TRIALS, _MIN_ACCEPTED = 60, 1 / 20  # windows tried on a pair, and the share of
 
 @dataclass(frozen=True, slots=True)
 class CropOptions:
-    """What is stored of each frame; `serve` decides all but the quality, by `SERVED`."""
+    """What is stored of each frame; `serve` decides sizes, by `SERVED`."""
 
     serve: Literal[224, 378] = option(224, help="Search size of the variants that will train on the shards.")
     context: float = field(init=False)
@@ -30,6 +30,7 @@ class CropOptions:
     longest: int = field(init=False)
     area_factor: float = field(init=False)
     quality: int = option(92, least=50, most=100, help="Of the stored JPEGs.")
+    range16: Range16 | None = option(None, **RANGE16)
 
     def __post_init__(self) -> None:
         for name, value in SERVED[self.serve]._asdict().items():
@@ -55,13 +56,13 @@ class FrameSizeChanged(Exception):
 
 def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> PairSample:
     """Cut out what is stored of a pair of a cleaned clip; an `ImageError` or a `FrameSizeChanged` is its frames'."""
-    boxes, size = clip.tracks[pair.track].boxes, clip.frame_size()
+    boxes, size, frames = clip.tracks[pair.track].boxes, clip.frame_size(), clip.stretched(options.range16).frames
     template = template_window(boxes[pair.template], size, options.object_side)
     search = search_window(boxes[pair.search], size, options)
     stored: list[StoredImage] = []
     for index, window in (pair.template, template), (pair.search, search):
         if not stored or pair.search != pair.template:
-            frame = read_image(clip.frames[index])
+            frame = frames.read(index)
             height, width = frame.shape[:2]
             if (width, height) != size:
                 raise FrameSizeChanged(f"{clip.frames[index]}: {width}x{height} instead of {size[0]}x{size[1]}")

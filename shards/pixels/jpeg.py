@@ -1,7 +1,7 @@
 """Images in and out: JPEG through TurboJPEG, everything else through OpenCV.
 
 Images are uint8 (H, W, 3) RGB. EXIF orientation is ignored, because every data set's boxes are drawn on the stored
-pixels. Where the turbojpeg library is missing, OpenCV's codec does the work after one warning. A damaged or truncated
+pixels; of 16 bits a pixel the lower 8 are, unless a `Range16` says which counts matter: `examine` tells of both. Where the turbojpeg library is missing, OpenCV's codec does the work after one warning. A damaged or truncated
 image is an `ImageError`, never a half grey picture.
 """
 
@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,10 +27,44 @@ from lorat.shards.base.storage import explain_reading
 _LOG = logging.getLogger("lorat")
 _OPENCV_READ = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _END_OF_IMAGE = b"\xff\xd9"
+_TURNED = re.compile(  # EXIF's orientation, of either byte order
+    rb"(?s)(?:Exif\0\0|eXIf)..\0?\*.{0,300}?(?:\x12\x01\x03\0\x01\0\0\0|\x01\x12\0\x03\0\0\0\x01\0)([\x02-\x08])"
+)
 
 
 class ImageError(UserError):
     """An image file that is missing, damaged, truncated, or no image."""
+
+
+class Range16(NamedTuple):
+    """Which counts of 16-bit images become 0 and 255, in all frames of a sequence; images of 8 bits stay as they are.
+    The empty range, ``auto``, stands for that of the sequence's first frame without its outermost thousandths.
+    """
+
+    low: int = 0
+    high: int = 0
+
+    @staticmethod
+    def parse(text: str) -> "Range16":
+        """Read ``7000,8200`` or ``auto``; a `UserError` if it is neither."""
+        low, _, high = text.replace("auto", "0,1").partition(",")
+        if low.isdecimal() and high.isdecimal() and int(low) < int(high):
+            return Range16() if text == "auto" else Range16(int(low), int(high))
+        raise UserError(f"--range16 {text}: write two counts, the lower first (7000,8200), or auto")
+
+    def fitted(self, counts: NDArray[Any]) -> "Range16":
+        """Return the range, or instead of ``auto`` that of these counts."""
+        low, high = (self.low, self.high) if self.high else map(int, np.percentile(counts, (0.1, 99.9)))
+        return Range16(low, max(low + 1, high))
+
+    def stretch(self, counts: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return uint16 counts of any shape on 0 … 255, cut at the range; what is uint8 as it is."""
+        table = np.interp(np.arange(1 << 16), self, (0, 255)).round().astype(np.uint8)
+        return table[counts] if counts.dtype == np.uint16 else counts
+
+
+_WHAT = "Counts of 16-bit images that become 0 and 255; auto: by a sequence's first.  [default: only the upper 8 bits]"
+RANGE16: Any = {"metavar": "LOW,HIGH|auto", "help": _WHAT}  # of the option ``--range16``
 
 
 class _StrictTurboJPEG(turbojpeg.TurboJPEG):
@@ -101,9 +135,9 @@ def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
     return data.tobytes()
 
 
-def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
-    """Decode an image file's bytes to (H, W, 3) uint8 RGB; grey and CMYK become RGB. An `ImageError` calls what is no
-    image, or a damaged or truncated one, by its `name`.
+def decode(data: bytes, name: str = "image", range16: Range16 | None = None) -> NDArray[np.uint8]:
+    """Decode an image file's bytes to (H, W, 3) uint8 RGB; grey and CMYK become RGB, 16 bits a pixel as `range16` says.
+    An `ImageError` calls what is no image, or a damaged or truncated one, by its `name`.
     """
     is_jpeg = data[:2] == b"\xff\xd8"
     turbo = _turbo()
@@ -117,17 +151,46 @@ def decode(data: bytes, name: str = "image") -> NDArray[np.uint8]:
     # OpenCV fills what a truncated JPEG lacks with grey, so the end marker is asked for first.
     whole = not is_jpeg or _END_OF_IMAGE in data[-1024:]
     raw = np.frombuffer(data, dtype=np.uint8)
-    bgr = cv2.imdecode(raw, _OPENCV_READ) if whole and raw.size else None
+    bgr: Any = cv2.imdecode(raw, _OPENCV_READ | (cv2.IMREAD_ANYDEPTH if range16 else 0)) if whole and raw.size else None
     if bgr is None:
         raise ImageError(f"{name}: does not decode (damaged or no image); replace the file")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return range16.stretch(rgb) if range16 else rgb
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, range16: Range16 | None = None) -> NDArray[np.uint8]:
     """Read an image file as (H, W, 3) uint8 RGB; errors as of `decode`, or for a missing file."""
     with explain_reading(path, "restore the image", ImageError):
         data = path.read_bytes()
-    return decode(data, str(path))
+    return decode(data, str(path), range16)
+
+
+@functools.lru_cache(maxsize=4096)
+def range_of(first: Path, range16: Range16) -> Range16:
+    """Return the range of a sequence by its first frame, for all of it; an `ImageError` if that does not decode."""
+    if range16.high:
+        return range16
+    if (counts := cv2.imread(str(first), _OPENCV_READ | cv2.IMREAD_ANYDEPTH)) is None:
+        raise ImageError(f"{first}: does not decode, but --range16 auto goes by it; replace the file")
+    return range16.fitted(counts)
+
+
+def examine(path: Path, range16: Range16 | None = None) -> tuple[NDArray[np.uint8], dict[str, str]]:
+    """Return an image as `read_image` does, and what is lost or passed over of it: kind → in words."""
+    with explain_reading(path, "restore the image", ImageError):
+        data = path.read_bytes()
+    image, odd = decode(data, str(path), range16), dict[str, str]()
+    deep = data[12:16] == b"IHDR" and data[24] == 16
+    if deep and not range16:
+        what = f"16 bits a pixel; only the upper 8 are read ({image.min()} … {image.max()} of 255)"
+        odd["16 bits"] = f"{what}; --range16 of lorat-prep build and lorat-eval stretches them"
+    elif range16 and not deep:
+        odd["8 bits"] = "8 bits a pixel, which --range16 leaves as they are"
+    if turned := _TURNED.search(data[: 1 << 16]):
+        odd["orientation"] = f"asks to be turned (EXIF {turned[1][0]}); images are used as stored"
+    if (image == image[0, 0]).all():
+        odd["one colour"] = f"one colour ({', '.join(map(str, image[0, 0]))}) all over"
+    return image, odd
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -6,8 +6,9 @@ original coordinates throughout.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,7 +31,17 @@ class Stored(NamedTuple):
 
 
 SERVED = {224: Stored(12.0, 96, 1024, 4.0), 378: Stored(14.0, 128, 1536, 5.0)}
-"""Search size → what ``lorat-prep build --serve`` stores and ``--resize shards`` tracks with."""
+"""Search size → what ``lorat-prep build --serve`` stores."""
+
+
+def serving(search_size: int) -> int:
+    """Return which of `SERVED` is meant for variants of a search size: the smallest that is not below it."""
+    return next((size for size in SERVED if size >= search_size), max(SERVED))
+
+
+def stored_by(config: Mapping[str, Any]) -> Stored | None:
+    """Return how shards hold frames by their manifest's configuration; None where it does not say."""
+    return Stored(*(config[key] for key in Stored._fields)) if config.keys() >= set(Stored._fields) else None
 
 
 @dataclass(frozen=True, slots=True)

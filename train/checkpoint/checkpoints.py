@@ -53,6 +53,7 @@ class Snapshot(NamedTuple):
     variant: VariantConfig
     state: dict[str, dict[str, Any]]  # the ``state_dict`` of ``optimizer`` and ``scaler``: plain containers and tensors
     settings: dict[str, Any]  # what the run cannot change, as `fixed_settings` gives it
+    about: dict[str, str]  # more metadata of the weights
 
 
 class CheckpointRecord(BaseModel):
@@ -75,7 +76,7 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
         _remove_stale(final.parent)
         beside.mkdir(parents=True)
     try:
-        said = {"step": str(due.step), "epoch": str(due.epoch)}
+        said = {"step": str(due.step), "epoch": str(due.epoch), **snapshot.about}
         save_weights(beside / WEIGHTS, snapshot.network, snapshot.variant, said)
         with atomic_file(beside / STATE) as file:
             try:

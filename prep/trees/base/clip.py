@@ -6,14 +6,14 @@ not clipped, not cleaned.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.jpeg import image_size
+from lorat.shards.pixels.jpeg import Range16, image_size, range_of, read_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class FrameFiles:
     folder: Path
     names: tuple[str, ...] | range  # file names, or numbers that `pattern` turns into names
     pattern: str = ""  # printf pattern such as ``%08d.jpg``, used when `names` is a range
+    range16: Range16 | None = None  # how `read` stretches 16 bits a pixel
 
     def __len__(self) -> int:
         return len(self.names)
@@ -33,6 +34,10 @@ class FrameFiles:
 
     def __iter__(self) -> Iterator[Path]:
         return (self[i] for i in range(len(self)))
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Return a frame as (H, W, 3) uint8 RGB; errors as of `read_image`."""
+        return read_image(self[index], self.range16 and range_of(self[0], self.range16))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -59,6 +64,10 @@ class Clip:
     first: int = 0  # frames that cleaning cut from the head: frame i here is frame first + i of the tree
     before: int = 0  # images of the sequence's folder before its first frame
     images: int = 0  # images in that folder, where only a span of them is annotated; else 0
+
+    def stretched(self, range16: Range16 | None) -> "Clip":
+        """Return the clip with frames that are read so."""
+        return replace(self, frames=replace(self.frames, range16=range16)) if range16 else self
 
     def frame_size(self) -> tuple[int, int]:
         """Return (width, height): from the annotations, else the first image's header; an `ImageError` of that."""

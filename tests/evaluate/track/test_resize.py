@@ -12,9 +12,12 @@ from lorat.evaluate.cli import main
 from lorat.evaluate.track.batch import Work, track_clips
 from lorat.evaluate.track.crops import crop_around, search_scale, template_scale
 from lorat.evaluate.track.predictor import Predictor
+from lorat.evaluate.track.settings import TrackerSettings
 from lorat.evaluate.track.tracker import Tracker, prepare_template
 from lorat.shards.pixels.geometry import adjust, crop_frame, crop_transform, xywh_to_xyxy
 from lorat.shards.pixels.jpeg import read_image
+from lorat.shards.pixels.resample import SERVED, serving
+from lorat.train.network.trained import save_weights
 
 MEAN = np.array([90.0, 100.0, 110.0], dtype=np.float32)
 
@@ -40,7 +43,7 @@ def test_without_a_scale_the_crop_is_the_published_one(frame):
 
 def test_an_object_that_shards_do_not_shrink_is_cut_alike(frame):
     box = (600.0, 300.0, 660.0, 350.0)
-    assert search_scale(box, (1280, 720), 224) == template_scale(box, (1280, 720), 224) == 1.0
+    assert search_scale(box, (1280, 720), SERVED[224]) == template_scale(box, (1280, 720), SERVED[224]) == 1.0
     published, _ = crop_around(frame, box, 4.0, 224, MEAN, None)
     shards, _ = crop_around(frame, box, 4.0, 224, MEAN, 1.0)
     assert np.abs(published - shards).max() <= 1.0  # 8-bit, as stored images are
@@ -48,7 +51,7 @@ def test_an_object_that_shards_do_not_shrink_is_cut_alike(frame):
 
 def test_fine_stripes_become_grey_as_in_shards_and_false_patterns_as_published():
     box = (340.0, 60.0, 940.0, 660.0)
-    scale = search_scale(box, (1280, 720), 224)
+    scale = search_scale(box, (1280, 720), SERVED[224])
     assert scale == pytest.approx(96 / 600, abs=0.01)
     shards, transform = crop_around(stripes(1), box, 4.0, 224, MEAN, scale)
     published, same = crop_around(stripes(1), box, 4.0, 224, MEAN, None)
@@ -58,20 +61,32 @@ def test_fine_stripes_become_grey_as_in_shards_and_false_patterns_as_published()
     assert np.ptp(published[inside, inside]) > 100
 
 
-@pytest.mark.parametrize(("search_size", "side"), [(96, 96), (224, 96), (378, 128)])
-def test_the_scale_is_that_of_the_build_that_serves_the_variant(search_size, side):
+@pytest.mark.parametrize(("search_size", "side"), [(96, 96), (224, 96), (256, 128), (378, 128), (448, 128)])
+def test_a_search_size_is_served_by_the_smallest_build_that_is_not_below_it(search_size, side):
     box = (500.0, 300.0, 800.0, 600.0)
-    assert template_scale(box, (1920, 1080), search_size) == pytest.approx(side / 300, abs=0.003)
+    assert template_scale(box, (1920, 1080), SERVED[serving(search_size)]) == pytest.approx(side / 300, abs=0.003)
+
+
+def test_the_scales_are_those_of_the_shards_that_the_weights_were_trained_on(tiny_weights, tiny_predictor, caplog):
+    def stored(weights: Path, resize: str = "shards"):
+        return Predictor.load(TrackerSettings(weights=weights, device="cpu", dtype="float32", resize=resize)).stored
+
+    assert stored(tiny_weights, "published") is None and not caplog.messages
+    assert stored(tiny_weights) == SERVED[224]
+    assert "names no shards; --resize shards takes those of lorat-prep build --serve 224" in caplog.messages[-1]
+    own = tiny_weights.with_name("own.safetensors")
+    save_weights(own, tiny_predictor.network, tiny_predictor.variant, {"stored": "[10.0, 64, 512, 3.0]"})
+    assert stored(own) == (10.0, 64, 512, 3.0) and len(caplog.messages) == 1
 
 
 def test_boxes_far_outside_or_longer_than_the_frame_have_a_scale():
     for box in ((900.0, 900.0, 920.0, 920.0), (-50.0, 10.0, 400.0, 20.0)):
-        assert 0 < search_scale(box, (320, 240), 224) <= 1.0
+        assert 0 < search_scale(box, (320, 240), SERVED[224]) <= 1.0
 
 
 def large(predictor: Predictor) -> Predictor:
     network, variant = predictor.network, predictor.variant
-    return Predictor(network, variant, predictor.device, predictor.dtype, "shards")
+    return Predictor(network, variant, predictor.device, predictor.dtype, SERVED[224])
 
 
 def test_one_and_many_targets_are_cut_the_same_way(tiny_predictor, make_clip):

@@ -5,6 +5,7 @@ import time
 from contextlib import closing
 from types import SimpleNamespace
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from lorat.evaluate.video.read import (
     read_ahead,
 )
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.jpeg import decode, encode
+from lorat.shards.pixels.jpeg import Range16, decode, encode
 from tests.evaluate.conftest import SIZE, picture, write_frames
 from tests.evaluate.small_videos import damage, read_video, slow_down, turn, write_video
+from tests.shards.pixels.test_jpeg import exif, with_exif
 
 
 @pytest.fixture
@@ -223,3 +225,56 @@ def test_an_error_while_reading_comes_where_frames_are_taken():
 def test_a_camera_that_hangs_does_not_keep_one_from_stopping():
     deadline = time.monotonic() + 0.2
     assert list(read_ahead(_counting(True, 2, pause=1.0), lambda: time.monotonic() > deadline)) == []
+
+
+COUNTS = 7000 + 4 * picture(0, 0)[..., 0].astype(np.uint16)
+
+
+@pytest.mark.parametrize("name", ["frames", "a.mkv"])
+@pytest.mark.parametrize(("text", "low"), [("7000,8020", 7000), ("auto", 7000 + 4 * 60), (None, 0)])
+def test_16_bits_a_pixel_are_told_or_stretched_alike_in_all_frames(name, text, low, tmp_path, said):
+    path = write_counts(tmp_path / name, [COUNTS, COUNTS + 8])
+    shots = list(open_footage(path, range16=text and Range16.parse(text)).shots)
+    first, second = (shot.image.astype(int)[..., 0] for shot in shots)
+    told = [line for line in said() if "only the upper 8" in line and "--range16" in line and str(path) in line]
+    if text is None:
+        assert len(told) == 1 and first.max() - first.min() < 5
+    else:
+        assert not told and shots[0].image.shape == (*COUNTS.shape, 3)
+        assert np.ptp(first) > 200
+        inside = (first > 5) & (first < 245)
+        assert (second >= first).all() and 1 <= (second - first)[inside].mean() < 4
+
+
+def write_counts(path, frames):
+    if not path.suffix:
+        path.mkdir()
+        for number, counts in enumerate(frames):
+            cv2.imwrite(str(path / f"{number}.png"), counts)
+        return path
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("ffv1", 25)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "gray16le"
+        for counts in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(counts, format="gray16le")))
+        file.mux(stream.encode())
+    return path
+
+
+def test_a_range_for_footage_of_8_bits_changes_nothing_and_is_told(tmp_path, said):
+    path, folder = write_video(tmp_path / "a.mp4"), tmp_path / "f"
+    write_frames(folder, 2, 0)
+    for each in (path, folder):
+        plain, ranged = (first_shot(open_footage(each, range16=how))[1] for how in (None, Range16(0, 100)))
+        np.testing.assert_array_equal(plain, ranged)
+        assert sum(str(each) in line and "--range16" in line for line in said()) == 1
+
+
+def test_images_that_ask_to_be_turned_are_told_once(tmp_path, said):
+    write_frames(tmp_path / "f", 3, 0)
+    for file in (tmp_path / "f").iterdir():
+        file.write_bytes(with_exif(file.read_bytes(), exif("MM", 6)))
+    assert len(list(open_footage(tmp_path / "f").shots)) == 3
+    assert [line for line in said() if "EXIF 6" in line] == [
+        f"{tmp_path / 'f' / '00000001.jpg'}: asks to be turned (EXIF 6); images are used as stored"
+    ]

@@ -39,7 +39,13 @@ def trained(variant, steps: int):
 
 
 def snapshot_of(network, variant, optimizer) -> Snapshot:
-    return Snapshot(network, variant, {"optimizer": optimizer.state_dict(), "scaler": {}}, SETTINGS)
+    return Snapshot(
+        network,
+        variant,
+        {"optimizer": optimizer.state_dict(), "scaler": {}},
+        SETTINGS,
+        {"stored": "[12.0, 96, 1024, 4.0]"},
+    )
 
 
 @pytest.fixture

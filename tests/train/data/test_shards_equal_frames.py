@@ -12,7 +12,7 @@ see the distributions that docs/shards.md quotes.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -28,6 +28,7 @@ from lorat.prep.trees.registry import parse_name, read_clips
 from lorat.shards.pixels.geometry import Adjusted, CropTransform, adjust, crop_frame, crop_transform
 from lorat.shards.pixels.jitter import Jitter, jitter_window
 from lorat.shards.pixels.jpeg import decode, encode, read_image
+from lorat.shards.pixels.resample import stored_by
 from lorat.shards.sample import StoredImage, from_members, sample_key, to_members
 from lorat.train.data.pairs import training_crop
 
@@ -239,6 +240,7 @@ def test_boxes_from_shards_equal_those_from_frames(pictures):
 def test_tracking_can_cut_crops_as_training_on_shards_sees_them(pictures, search_size):
     """The windows that tracking looks at: centred on the object, not jittered."""
     options = CropOptions(serve=search_size)
+    stored = stored_by(asdict(options))
     template_size, factor = SERVED[search_size]
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(48):
@@ -248,8 +250,8 @@ def test_tracking_can_cut_crops_as_training_on_shards_sees_them(pictures, search
         sample = cut_pair(clip, pair, sample_key("toy", "train", number), options)
         search, template = sample.search, sample.template
         for role, image, f, side, scale in (
-            ("search", search, factor, search_size, search_scale(search.box, size, search_size)),
-            ("template", template, 2.0, template_size, template_scale(template.box, size, search_size)),
+            ("search", search, factor, search_size, search_scale(search.box, size, stored)),
+            ("template", template, 2.0, template_size, template_scale(template.box, size, stored)),
         ):
             window = crop_transform(image.box, f, (side, side))
             trained, box, missing = training_crop(image, decode(image.jpeg), window, side)
