@@ -1,8 +1,9 @@
 """Images in and out: JPEG through TurboJPEG, everything else through OpenCV.
 
 Images are uint8 (H, W, 3) RGB. EXIF orientation is ignored, because every data set's boxes are drawn on the stored
-pixels; of 16 bits a pixel the lower 8 are, unless a `Range16` says which counts matter: `examine` tells of both. Where the turbojpeg library is missing, OpenCV's codec does the work after one warning. A damaged or truncated
-image is an `ImageError`, never a half grey picture.
+pixels; so are the lower 8 of 16 bits a pixel, unless a `Range16` says which counts matter: `examine` tells of both.
+Where the turbojpeg library is missing, OpenCV's codec does the work after one warning. A damaged or truncated image is
+an `ImageError`, never a half grey picture.
 """
 
 import ctypes

@@ -7,6 +7,7 @@ import torch
 from lorat.evaluate.track import batch as engine
 from lorat.evaluate.track.batch import Failed, Tracked, Work, track_clips
 from lorat.evaluate.track.tracker import Tracker
+from lorat.prep.trees.base.clip import FrameFiles
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError, read_image
@@ -78,11 +79,11 @@ def test_repeated_runs_are_told_apart(tiny_predictor, make_clip):
 
 
 def test_where_the_network_takes_all_cores_nothing_is_decoded_beside_it(tiny_predictor, make_clip, monkeypatch):
-    decoding, seen, read, predict = [0], [], engine.read_image, tiny_predictor.predict
+    decoding, seen, read, predict = [0], [], FrameFiles.read, tiny_predictor.predict
 
-    def counted_read(path):
+    def counted_read(*which):
         decoding[0] += 1
-        image = read(path)
+        image = read(*which)
         decoding[0] -= 1
         return image
 
@@ -91,7 +92,7 @@ def test_where_the_network_takes_all_cores_nothing_is_decoded_beside_it(tiny_pre
         return predict(*arguments)
 
     monkeypatch.setattr(engine, "usable_cores", lambda: torch.get_num_threads())
-    monkeypatch.setattr(engine, "read_image", counted_read)
+    monkeypatch.setattr(FrameFiles, "read", counted_read)
     monkeypatch.setattr(tiny_predictor, "predict", seen_predict)
     list(_track(tiny_predictor, [make_clip(f"s{n}", 4, n) for n in range(8)], batch=8, threads=3))
     assert seen == [0, 0, 0]

@@ -277,11 +277,11 @@ def seen(frames: int) -> ImageFacts:
 def test_a_deep_plan_decodes_every_image_once(tmp_path, monkeypatch: pytest.MonkeyPatch, frames: int, listed: bool):
     read: list[str] = []
 
-    def record(path: Path) -> np.ndarray:
+    def record(path: Path) -> tuple[np.ndarray, dict[str, str]]:
         read.append(path.name)
-        return np.zeros((4, 4, 3))
+        return np.zeros((4, 4, 3)), {}
 
-    monkeypatch.setattr("lorat.prep.audit.images.read_image", record)
+    monkeypatch.setattr("lorat.prep.audit.images.examine", record)
     names = [f"{n:08d}.jpg" for n in range(1, frames + 1)]
     for name in names:
         (tmp_path / name).touch()
