@@ -64,7 +64,7 @@ class Range16(NamedTuple):
         return table[counts] if counts.dtype == np.uint16 else counts
 
 
-_WHAT = "Counts of 16-bit images that become 0 and 255; auto: by a sequence's first.  [default: only the upper 8 bits]"
+_WHAT = "Counts of 16-bit images that become 0 and 255; auto: those of a sequence's first.  [default: the upper 8 bits]"
 RANGE16: Any = {"metavar": "LOW,HIGH|auto", "help": _WHAT}  # of the option ``--range16``
 
 
@@ -156,7 +156,7 @@ def decode(data: bytes, name: str = "image", range16: Range16 | None = None) -> 
     if bgr is None:
         raise ImageError(f"{name}: does not decode (damaged or no image); replace the file")
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return range16.stretch(rgb) if range16 else rgb
+    return range16.fitted(rgb).stretch(rgb) if range16 else rgb
 
 
 def read_image(path: Path, range16: Range16 | None = None) -> NDArray[np.uint8]:
