@@ -202,6 +202,7 @@ def cut_clip(
     what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
     refuse_surplus(boxes, images, what)
     if images != boxes:
-        report_fault(name, f"{what}; only the first {count} frames are used", damage=images < boxes)
+        remedy = "restore or leave it out" if images < boxes else f"only the first {count} frames are used"
+        report_fault(name, f"{what}; {remedy}", damage=images < boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
     return make_clip(dataset, split, name, kept, xywh[:count], whole, absent=None if absent is None else absent[:count])

@@ -86,6 +86,7 @@ def test_absent_frames_are_misses_or_hits_by_data_set():
     assert scores(convention_of("lasot_ext")) == (0.75, 0.75, 1.0)
     assert scores(convention_of("tnl2k")) == (0.75, 0.75, 1.0)
     assert scores(convention_of("uav20l")) == (0.75, 1.0, 1.0)
+    assert convention_of("uav_of_mine") == convention_of("generic") != convention_of("uav123")
     assert scores(CORRECTED) == (0.75, 0.75, 0.75)
 
 
