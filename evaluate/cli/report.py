@@ -58,17 +58,15 @@ class ReportOptions(ScoringOptions):
 
     def evaluation(self) -> tuple[Path, Identity | None]:
         """Return the folder of our evaluation; without an identity the folder to write to, for others alone."""
-        alone = bool(self.results) and self.run is None
         try:
             out = evaluation_folder(self.run, self.out, "--out")
-        except UserError:
-            if self.out is None and alone:
-                return Path("report"), None
-            raise
-        identity = read_identity(out)
-        if identity is None and not alone:
+            if identity := read_identity(out):
+                return out, identity
             raise UserError(f"{out}: no evaluation there (tracker.json); run lorat-eval first")
-        return out if identity or self.out else Path("report"), identity
+        except UserError:
+            if self.run is not None or not self.results:
+                raise
+            return self.out or Path("report"), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +81,17 @@ class Rivals:
 
     def read(self, name: str, clips: Sequence[Clip]) -> dict[str, Foreign]:
         """Return what is there of a test set by label; a remark says what is not, where there is anything."""
-        there, refused = dict[str, Foreign](), dict[str, str]()
+        there, remarks = dict[str, Foreign](), list[str]()
         for label, folder in self.folders.items():
             try:
-                there[label] = read_foreign(folder, clips)
+                there[label] = foreign = read_foreign(folder, clips)
             except UserError as error:
-                refused[label] = error.message
-        for label, foreign in there.items():
+                self.why[label] = error.message
+                remarks.append(f"{name}: {label} left out: {error.message}")
+                continue
             self.found.setdefault(label, str(foreign))
-            self.remarks.extend(f"{name}: {label}: {note}" for note in foreign.notes)
-        if there:
-            self.remarks.extend(f"{name}: {label} left out: {why}" for label, why in refused.items())
-        self.why.update(refused)
+            remarks += [f"{name}: {label}: {note}" for note in foreign.notes]
+        self.remarks.extend(remarks if there else ())
         return there
 
     def entry(self, label: str, foreign: Foreign, clips: Sequence[Clip]) -> Entry | None:

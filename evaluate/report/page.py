@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lorat.evaluate.measure.attributes import TITLES, AttributeScores
 from lorat.evaluate.measure.scores import Entry, SequenceScores
-from lorat.evaluate.report.plots import KINDS, CurveKind, Line, attribute_panels, coloured, curves_svg
+from lorat.evaluate.report.plots import KINDS, CurveKind, Line, attribute_panels, coloured, curves_svg, ranked
 from lorat.evaluate.report.strips import Strip
 from lorat.evaluate.report.tables import (
     COLUMNS,
@@ -112,11 +112,10 @@ class _Section:
         others = not self.measures and entry in self.compared
         return others and column.text(entry.scores) == best_of(self.compared, column)
 
-    def plots(self) -> Iterator[tuple[CurveKind, str, list[tuple[float, Line]]]]:
-        """Yield each kind of curve, its picture, and (score, tracker), the best first."""
+    def plots(self) -> Iterator[tuple[CurveKind, str, list[Line]]]:
+        """Yield each kind of curve, its picture, and the trackers, the best first."""
         for kind in KINDS:
-            ranked = [(kind.column.shown(line.scores) or 0.0, line) for line in self.coloured]
-            yield kind, curves_svg(self.coloured, kind), sorted(ranked, key=lambda row: -row[0])
+            yield kind, curves_svg(self.coloured, kind), ranked(self.coloured, kind)
 
     def attribute_plots(self) -> Iterator[tuple[CurveKind, list[tuple[str, str]]]]:
         """Yield each kind of curve, and of each attribute its title and picture, where there are several trackers."""

@@ -96,6 +96,11 @@ def attribute_panels(entries: Sequence[Entry]) -> list[Panel]:
     return [Panel(titles[code], lines[code]) for code in TITLES if code in lines]
 
 
+def ranked(lines: Sequence[Line], kind: CurveKind) -> list[Line]:
+    """Return the best of a kind of curve first, never moving last."""
+    return sorted(lines, key=lambda line: (line.colour == "still", -(kind.column.shown(line.scores) or 0.0)))
+
+
 def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
     """Draw panels, at least one, beside and below each other, and return the file, a PNG or a PDF by its ending.
 
@@ -110,9 +115,9 @@ def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
         for axes, (title, lines) in zip(grid.flat, panels, strict=False):
             drawn = _draw(axes, lines, kind)
             axes.set(title=title, ylabel=kind.title)
-            ranked = sorted(zip(lines, drawn, strict=True), key=lambda pair: _rank(pair[0], kind))
-            said = [f"{line.label} [{kind.column.text(line.scores)}]" for line, _ in ranked]
-            handles = [curve for _, curve in ranked]
+            order = ranked(lines, kind)
+            said = [f"{line.label} [{kind.column.text(line.scores)}]" for line in order]
+            handles = [drawn[lines.index(line)] for line in order]
             beside: Any = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03)} if crowded else {}
             axes.legend(handles, said, title=f"{kind.said} in brackets", alignment="left", **beside)
         for axes in grid.flat[len(panels) :]:
@@ -121,10 +126,6 @@ def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
             timeless = {"CreationDate": None} if path.suffix == ".pdf" else {}
             figure.savefig(file, format=path.suffix[1:], metadata=timeless)
     return path
-
-
-def _rank(line: Line, kind: CurveKind) -> tuple[bool, float]:
-    return line.colour == "still", -(kind.column.shown(line.scores) or 0.0)
 
 
 def curves_svg(lines: Sequence[Line], kind: CurveKind) -> str:

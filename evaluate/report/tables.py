@@ -125,26 +125,21 @@ def notes_of(every: Sequence[DatasetScores], notes: Mapping[str, str]) -> list[s
 
 def comparison_table(entries: Sequence[Entry]) -> Table:
     """Lay out trackers that are scored over the same sequences of a test set: the best of each column is bold."""
-    first = entries[0].scores
-    columns = filled([entry.scores for entry in entries], _PRINTED)
-    auc = columns.pop("auc")
-    table = plain_table(["tracker"], f"{first.name} ({len(first.sequences)} sequences), in per cent")
-    said = notes_of([entry.scores for entry in entries], _CAPTIONS)
-    table.caption, table.caption_justify = "\n".join(said) or None, "left"
-    aucs = np.array([[each.curves.auc for each in entry.scores.sequences] for entry in entries])
-    every, best = standings(aucs), max(entry.scores.curves.auc for entry in entries)
-    cells: dict[str, list[str]] = {auc.heading: [auc.text(entry.scores) for entry in entries]}
-    cells["±"] = [f"{100 * each.spread:.1f}" for each in every]
-    cells["to best"] = [f"{100 * (entry.scores.curves.auc - best):+.1f}" for entry in entries]
-    cells["p"] = ["" if each.p is None else "<0.001" if each.p < 0.001 else f"{each.p:.3f}" for each in every]
-    for column in columns.values():
-        cells[column.heading] = [column.text(entry.scores) for entry in entries]
-    leaders = {auc.heading: best_of(entries, auc)} | {c.heading: best_of(entries, c) for c in columns.values()}
-    for heading in cells:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row, entry in enumerate(entries):
-        texts = [Text(of[row], "bold" if of[row] == leaders.get(heading) else "") for heading, of in cells.items()]
-        table.add_row(Text(entry.label), *texts)
+    every = [entry.scores for entry in entries]
+    columns = filled(every, _PRINTED)
+    headings = [column.heading for column in columns.values()]
+    title = f"{every[0].name} ({len(every[0].sequences)} sequences), in per cent"
+    table = plain_table(["tracker", headings[0], "±", "to best", "p", *headings[1:]], title)
+    table.caption, table.caption_justify = "\n".join(notes_of(every, _CAPTIONS)) or None, "left"
+    sure = standings(np.array([[each.curves.auc for each in scores.sequences] for scores in every]))
+    top = max(scores.curves.auc for scores in every)
+    for entry, (spread, p) in zip(entries, sure, strict=True):
+        auc, *others = (
+            Text(text := c.text(entry.scores), "bold" if text == best_of(entries, c) else "") for c in columns.values()
+        )
+        behind = (f"{100 * spread:.1f}", f"{100 * (entry.scores.curves.auc - top):+.1f}")
+        chance = "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+        table.add_row(Text(entry.label), auc, *map(Text, (*behind, chance)), *others)
     return table
 
 
