@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorat.evaluate.cli.options import ScoringOptions, evaluation_folder
+from lorat.evaluate.measure.matlab import MATLAB_SETS
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.measure.scores import NEVER_MOVING, Entry, dataset_scores, mean_over, never_moving_results
 from lorat.evaluate.results.files import has_result
@@ -78,19 +79,22 @@ class Rivals:
     remarks: list[str] = field(default_factory=list)
     found: dict[str, str] = field(default_factory=dict)  # label → how its results were read, of the first set that has
     why: dict[str, str] = field(default_factory=dict)  # label → why its results of a set were not
+    refused: dict[str, str] = field(default_factory=dict)  # sequence → why a result of it could not be used
 
     def read(self, name: str, clips: Sequence[Clip]) -> dict[str, Foreign]:
         """Return what is there of a test set by label; a remark says what is not, where there is anything."""
         there, remarks = dict[str, Foreign](), list[str]()
+        repairs = self.convention == "matlab" if name.partition("-")[0] in MATLAB_SETS else None
         for label, folder in self.folders.items():
             try:
-                there[label] = foreign = read_foreign(folder, clips)
+                there[label] = foreign = read_foreign(folder, clips, repairs=repairs)
             except UserError as error:
                 self.why[label] = error.message
                 remarks.append(f"{name}: {label} left out: {error.message}")
                 continue
             self.found.setdefault(label, str(foreign))
             remarks += [f"{name}: {label}: {note}" for note in foreign.notes]
+            self.refused.update(foreign.refused)
         self.remarks.extend(remarks if there else ())
         return there
 
@@ -152,7 +156,7 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     if options.results:
         say(f"plots: {len(draw_for_paper(page.scored, path.parent / 'plots'))} files in {path.parent / 'plots'}")
     say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    click.get_current_context().exit(1 if failed else 0)
+    click.get_current_context().exit(1 if failed or rivals.refused else 0)
 
 
 def _beside(

@@ -129,6 +129,37 @@ def test_conventions_are_told_apart(score):
     assert aucs["published"] < aucs["matlab"]
 
 
+@pytest.mark.parametrize("box", ["1,1,0,0", "0,0,0,0", "31,41,24,16"])
+def test_matlab_removes_a_flagged_frame_whatever_its_box_says(score, box):
+    folder = Path("raw/LaSOT/airplane/airplane-1")
+    folder.joinpath("groundtruth.txt").write_text("31,41,24,16\n" * 3 + box + "\n")
+    for name, flags in (("full_occlusion", "0,0,0,1"), ("out_of_view", "0,0,0,0")):
+        folder.joinpath(f"{name}.txt").write_text(flags)
+    Path("T").mkdir()
+    Path("T/airplane-1.txt").write_text("31,41,24,16\n" * 4)
+    arguments = ("--sequences", "airplane-1", "--convention", "matlab", "--out", "out")
+    assert score("--results", "T", *LASOT, *arguments).exit_code == 0
+    scores = json.loads(Path("out/metrics.json").read_text())["datasets"]["lasot-test"]["tracker"]
+    assert scores["precision"] == scores["norm_precision"] == 0.75
+
+
+@pytest.mark.parametrize("bad", ["nan,nan,nan,nan", "-1,-1,-1,-1"])
+def test_rows_that_are_no_box_are_repaired_by_matlab_and_leave_out_their_sequence_elsewhere(score, bad):
+    write_flat(Path("T"))
+    file = Path("T/airplane-1.txt")
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:5], bad, bad, *lines[7:]]))
+    published = score("--results", "T", *LASOT)
+    assert published.exit_code == 1 and "line 6 is not finite" in published.stdout
+    assert "--convention matlab" in published.stdout and "no toolkit" not in published.stdout
+    repaired = score("--results", "T", *LASOT, "--convention", "matlab", "--out", "bad")
+    assert repaired.exit_code == 0 and "rows that are no box are the row before" in repaired.stdout
+    file.write_text("\n".join([*lines[:5], lines[4], lines[4], *lines[7:]]))
+    score("--results", "T", *LASOT, "--convention", "matlab", "--out", "good")
+    bad_scores, good = (json.loads(Path(out, "metrics.json").read_text())["datasets"] for out in ("bad", "good"))
+    assert bad_scores == good
+
+
 def test_attributes_get_a_table(score):
     write_flat(Path("T"))
     result = score("--results", "T", *LASOT)

@@ -57,6 +57,14 @@ def test_a_tracker_that_lacks_sequences_keeps_its_place_on_the_page(lorat_eval):
     assert f'<th scope="row">{NAMES[2]}</th>' in page and "(2 of 3 sequences)" in page
 
 
+def test_a_file_that_cannot_be_used_leaves_out_its_sequence_on_the_page(lorat_eval):
+    Path(f"b/{NAMES[0]}.txt").write_text("1,2,3,4\n")
+    arguments = ("--results", "A=a", "--results", "B=b", "--datasets", "lasot", "--worst", "0")
+    result = lorat_eval("report", *arguments)
+    assert result.exit_code == 1 and f"{NAMES[0]}: 1 rows for {FRAMES} frames" in result.stdout
+    assert "(2 of 3 sequences)" in Path("report/report.html").read_text()
+
+
 def test_trackers_are_compared_over_the_sequences_that_all_have(lorat_eval):
     write_ours(Path("run/eval/epoch_0010"))
     Path("run/checkpoints/epoch_0010").mkdir(parents=True)
