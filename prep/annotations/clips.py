@@ -60,7 +60,7 @@ class ClipIndex(Sequence[Clip]):
             self.odd: list[str] = self.header["odd"]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{path}: is no whole index of clips ({error})") from None
-        self.digest = _digest(text)
+        self.digest = hashlib.sha256(text).hexdigest()[:16]  # of all, since the header holds hashes of the rest
 
     def extra(self) -> Any:
         """Return what the writer left besides."""
@@ -135,12 +135,7 @@ def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any],
     counts["sha256"] = hashlib.sha256(b"".join(map(bytes, rest))).hexdigest()  # the fingerprint is of the boxes
     text = json.dumps({"sizes": sizes, **counts, **about}, allow_nan=False).encode()
     file.write(text + np.array([len(text)], _LENGTH).tobytes())
-    return _digest(text)
-
-
-def _digest(header: bytes) -> str:
-    """Return a hash of all that an index holds, since its header holds those of the sections."""
-    return hashlib.sha256(header).hexdigest()[:16]
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def annotations_fingerprint(clips: Iterable[Clip]) -> str:

@@ -24,7 +24,7 @@ from lorat.prep.annotations.clips import ClipIndex, write_clips
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
 from lorat.prep.trees.base.notation import Notation
-from lorat.prep.trees.base.reading import Reading, Stamp, TreeFault, in_threads, note, stamp
+from lorat.prep.trees.base.reading import Reading, TreeFault, in_threads, note, stamp
 from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers, remove_old
@@ -81,10 +81,6 @@ def indexed_clips(
 
 def _current(path: Path) -> ClipIndex | None:
     """Return the newest index of those named `path` and their content whose tree did not change since."""
-
-    def same(source: tuple[str, Stamp]) -> bool:
-        return stamp(source[0]) == tuple(source[1])
-
     found = path.parent.glob(f"{path.stem}-*{path.suffix}")
     for file in sorted(found, key=lambda file: stamp(file)[1], reverse=True):
         with suppress(OSError):
@@ -93,11 +89,11 @@ def _current(path: Path) -> ClipIndex | None:
             except ValueError:  # damaged; a new one may get the same name
                 file.unlink()
                 continue
-            with closing(in_threads(same, index.extra().items())) as unchanged:
-                if index.header["noticed"] and all(unchanged):
-                    with suppress(OSError):  # another user's
-                        os.utime(file)
-                    return index
+            same = in_threads(lambda source: stamp(source[0]) == tuple(source[1]), index.extra().items())
+            if index.header["noticed"] and all(same):
+                with suppress(OSError):  # another user's
+                    os.utime(file)
+                return index
     return None
 
 
@@ -179,9 +175,7 @@ def _cleaned(
 
 
 def _image_size(frames: FrameFiles) -> tuple[tuple[int, int] | None, str]:
-    """Return a sequence's frame size, from the first image that has a readable header, and what is to be said of that;
-    or None, and why.
-    """
+    """Return the frame size, of the first image that has a readable header, and a warning; or None, and why."""
     bad: list[str] = []
     for path in islice(frames, _SIZE_TRIES):
         try:

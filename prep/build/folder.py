@@ -27,33 +27,24 @@ def as_begun(plan: Plan) -> Plan:
     """Return a plan with the configuration that its folder was begun with, where that is of a release that named
     neither rules of drawing nor resampler: such builds go on as they are while the rules are still the first.
     """
-    before = _before(plan, _numbers(plan))
-    if DRAWING != 1 or before is None or _NAMED_LATER & before.keys():
+    note = begun(plan)
+    if DRAWING != 1 or note is None or _NAMED_LATER & note["config"].keys():
         return plan
     return replace(plan, config={k: v for k, v in plan.config.items() if k not in _NAMED_LATER})
-
-
-def _numbers(plan: Plan) -> list[int]:
-    """Return the numbers of the shards that a folder has receipts of, the last first."""
-    names = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
-    found = (names.fullmatch(file.name) for file in children(plan.folder))
-    return sorted((int(match[1]) for match in found if match), reverse=True)
-
-
-def _before(plan: Plan, numbers: Sequence[int]) -> dict[str, Any] | None:
-    """Return the configuration of the shards in a folder; None where there are none, or nothing tells."""
-    if file_size(plan.folder / MANIFEST) is not None:
-        return load_manifest(plan.folder).config
-    note = begun(plan) if numbers else None
-    return note and note["config"]
 
 
 def check_folder(plan: Plan) -> None:
     """Refuse a folder whose shards were built with another configuration, or go past the last pair of this plan, since
     shortening would throw finished shards away; writes nothing.
     """
-    numbers = _numbers(plan)
-    before = _before(plan, numbers) or plan.config
+    names = re.compile(rf"{re.escape(plan.name)}-(\d+)\.receipt\.json")
+    found = (names.fullmatch(file.name) for file in children(plan.folder))
+    numbers = sorted((int(match[1]) for match in found if match), reverse=True)
+    before: dict[str, Any] = plan.config
+    if file_size(plan.folder / MANIFEST) is not None:
+        before = load_manifest(plan.folder).config
+    elif numbers and (note := begun(plan)):
+        before = note["config"]
     if differing := [k for k in {**before, **plan.config} if before.get(k) != plan.config.get(k)]:
         # Other exclusions make other annotations; the reason is what helps.
         key = next((key for key in differing if key != "annotations"), differing[0])

@@ -171,13 +171,9 @@ def atomic_file(place: Location, name: Callable[[], str] | None = None) -> Itera
 
 def _linked(file: Path, final: Path) -> bool:
     """Name a file, unless the name is taken; return whether it is now: some file systems have no links."""
-    try:
+    with suppress(OSError):
         os.link(file, final)
-    except FileExistsError:
-        pass
-    except OSError:
-        return False
-    return True
+    return final.exists()
 
 
 @contextmanager
