@@ -35,7 +35,7 @@ class Training(Scene):
 
 
 def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) -> Path:
-    """Train a freshly built network to the recipe's end, or a `UserError`; return the newest checkpoint."""
+    """Train a freshly built network to the recipe's end, if no `UserError` is met; return the newest checkpoint."""
     source, world = training.source, training.world
     data, plan = training.recipe.data, training.recipe.train
     engine, settings, first_step, newest = _start(training, network)

@@ -37,7 +37,7 @@ class Saver:
         self.newest: Path | None = None  # the newest checkpoint that was written since the start of this process
 
     def due(self, done: int, *, ended: bool = False) -> Due | None:
-        """Return what is due after `done` steps, once a step on every rank; if `ended`, what was left to do then."""
+        """Return what is due after `done` steps, called once a step by all; `ended`: what `asked_to_end` left over."""
         stop, asked = self._stop, 0
         if not ended:
             every = 60 * self._recipe.checkpoint_minutes

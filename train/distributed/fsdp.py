@@ -56,7 +56,7 @@ def empty_copy(network: LoRAT) -> LoRAT:
 
 
 def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
-    """Gather a sharded network in the processor's memory of rank 0, its `empty_copy`, all or without what is frozen."""
+    """Gather a sharded network in rank 0's `empty_copy`, all or without what is frozen; every rank has to call this."""
     for name, parameter in network.named_parameters():
         if frozen or parameter.requires_grad:
             value = parameter.detach()
@@ -68,7 +68,7 @@ def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
 
 
 def whole_state(optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimiser's ``state_dict``, whole tensors on rank 0's processor, ones without values elsewhere."""
+    """Return an optimiser's ``state_dict``, whole tensors on rank 0 and none elsewhere; every rank has to call this."""
     keeper = "cpu" if torch.distributed.get_rank() == 0 else "meta"
 
     def kept(value: Any) -> Any:

@@ -81,5 +81,5 @@ class Meter:
         return values
 
     def pace(self) -> Pace:
-        """Return how fast this process was; the first record, with compiling in it, counts only where it is alone."""
+        """Return how fast this process was, a mean over ranks; the first record, with compiling, counts only alone."""
         return Pace(*map(sum, zip(*(self._paces[1:] or self._paces), strict=True)))

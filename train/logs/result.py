@@ -1,4 +1,4 @@
-"""Which weights of a run are the best, a copy since checkpoints go, and the last: ``result.json`` says."""
+"""Which weights of a run are the best (of the test set tracked in between; copied, as checkpoints go) and the last."""
 
 import shutil
 from pathlib import Path

@@ -29,8 +29,8 @@ def learning_rate(step: int, recipe: TrainConfig) -> float:
 
 
 def rate_share(name: str, depth: int, layer_decay: float) -> float:
-    """Return what a parameter's rate is multiplied by, with d for `layer_decay`: block j of L, counted from 0, has d^(L
-    - j), what comes before the blocks d^(L + 1), and what is new (token types, head) and the last norm 1.
+    """Return what multiplies a parameter's rate, with d for `layer_decay`: d^(L - j) for block j of L, counted from 0,
+    d^(L + 1) before the blocks, and 1 for what is new to a pretrained network (token types, head) and the last norm.
     """
     if (block := block_of(name)) is not None:
         return layer_decay ** (depth - block)

@@ -54,7 +54,7 @@ class BackboneWeights:
         return f"xxh3:{digest.hexdigest()}"
 
     def load_into(self, transformer: Transformer) -> None:
-        """Give `transformer` these tensors, whose grid may have another size; a ``UserError`` lists those unfit."""
+        """Give `transformer` these tensors, of a grid of any size; a ``UserError`` lists those that do not fit."""
         positions, native = self.tensors.get("pos_embed"), transformer.pos_embed
         if positions is not None and positions.dim() == 3:
             transformer.pos_embed = nn.Parameter(native.new_empty(1, positions.shape[1], native.shape[2]))
