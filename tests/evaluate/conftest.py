@@ -86,21 +86,23 @@ def make_clip(tmp_path: Path):
     return make
 
 
+def write_got10k(raw: Path, split: str, lengths: tuple[int, ...]) -> None:
+    names = [f"GOT-10k_{split.capitalize()}_{n:06d}" for n in range(1, len(lengths) + 1)]
+    for seed, (name, frames) in enumerate(zip(names, lengths, strict=True)):
+        folder = raw / "GOT-10k" / split / name
+        write_frames(folder, frames, seed)
+        boxes = [moving_box(index, seed) for index in range(frames if split == "val" else 1)]
+        lines = [f"{x1},{y1},{x2 - x1},{y2 - y1}\n" for x1, y1, x2, y2 in boxes]
+        (folder / "groundtruth.txt").write_text("".join(lines))
+        if split == "val":
+            (folder / "absence.label").write_text("0\n" * frames)
+            (folder / "cover.label").write_text("8\n" * frames)
+    (raw / "GOT-10k" / split / "list.txt").write_text("\n".join(names) + "\n")
+
+
 @pytest.fixture
 def got10k_raw(tmp_path: Path) -> Path:
     """A raw folder with GOT-10k's val (3 sequences) and test (2 sequences) splits."""
-    raw = tmp_path / "raw"
-    for split, count in (("val", 3), ("test", 2)):
-        names = [f"GOT-10k_{split.capitalize()}_{n:06d}" for n in range(1, count + 1)]
-        for seed, name in enumerate(names):
-            folder, frames = raw / "GOT-10k" / split / name, 5 + seed
-            write_frames(folder, frames, seed)
-            given = frames if split == "val" else 1
-            boxes = [moving_box(index, seed) for index in range(given)]
-            lines = [f"{x1},{y1},{x2 - x1},{y2 - y1}" for x1, y1, x2, y2 in boxes]
-            (folder / "groundtruth.txt").write_text("\n".join(lines) + "\n")
-            if split == "val":
-                (folder / "absence.label").write_text("0\n" * frames)
-                (folder / "cover.label").write_text("8\n" * frames)
-        (raw / "GOT-10k" / split / "list.txt").write_text("\n".join(names) + "\n")
-    return raw
+    write_got10k(tmp_path / "raw", "val", (5, 6, 7))
+    write_got10k(tmp_path / "raw", "test", (5, 6))
+    return tmp_path / "raw"

@@ -42,6 +42,10 @@ def read_video(path: Path) -> tuple[float, list[np.ndarray]]:
     return rate, frames
 
 
+def frames_of(path: Path) -> list[np.ndarray]:
+    return read_video(path)[1]
+
+
 def times_of(path: Path) -> list[float]:
     """Return when each frame of a video is shown, in seconds."""
     with av.open(str(path)) as file:

@@ -74,9 +74,7 @@ def test_rows_that_are_no_box_repeat_the_one_before(bad):
     anno = [[10, 10, 20, 20]] * 4
     pred = [anno[0], [13, 10, 20, 20], bad, bad]
     held = [anno[0], *[[13, 10, 20, 20]] * 3]
-    for name in ("success", "precision", "norm_precision"):
-        ours, expected = curves_of_files(pred, anno), curves_of_files(held, anno)
-        np.testing.assert_array_equal(getattr(ours, name), getattr(expected, name))
+    assert all(map(np.array_equal, curves_of_files(pred, anno), curves_of_files(held, anno)))
 
 
 def test_rows_are_repaired_before_the_first_becomes_the_given_one():
@@ -120,17 +118,14 @@ def test_without_absence_and_border_it_is_the_published_convention():
     truth, boxes, visible = xywh_to_xyxy(anno), xywh_to_xyxy(pred), np.ones(50, bool)
     ours = matlab_curves(boxes, truth, ~visible, removes=True, one_based=True)
     published = ope_curves(boxes, truth, visible, convention_of("lasot"))
-    for name in ("success", "precision", "norm_precision"):
-        np.testing.assert_array_equal(getattr(ours, name), getattr(published, name))
+    assert all(map(np.array_equal, ours, published))
 
 
 def test_a_zero_curve_is_left_out_of_its_mean_and_of_no_other():
     lost = Curves(np.zeros(21), np.full(51, 0.5), np.zeros(51))
     found = Curves(np.full(21, 0.8), np.full(51, 0.7), np.full(51, 0.6))
     mean = matlab_mean([lost, found])
-    assert mean.auc == pytest.approx(0.8)
-    assert mean.precision_20 == pytest.approx(0.6)
-    assert mean.norm_precision_20 == pytest.approx(0.6)
+    assert (mean.auc, mean.precision_20, mean.norm_precision_20) == pytest.approx((0.8, 0.6, 0.6))
     assert matlab_mean([lost, lost]).auc == 0.0
 
 
@@ -177,12 +172,11 @@ def test_curves_are_those_of_frames_taken_one_by_one(seed, one_based):
     overlap, centre = by_hand(pred, anno, absent, normalised=False)
     _, norm = by_hand(pred, anno, absent, normalised=True)
     # Within rounding of a threshold either side is right.
-    for threshold, share in zip(np.arange(21) / 20, ours.success, strict=True):
-        low, high = (overlap > threshold + 1e-9).sum(), (overlap > threshold - 1e-9).sum()
-        assert low <= round(share * frames) <= high
-    for threshold in range(51):
-        low, high = (centre <= threshold - 1e-9).sum(), (centre <= threshold + 1e-9).sum()
-        assert low <= round(ours.precision[threshold] * frames) <= high
-        at = threshold / 100
-        low, high = (norm <= at - 1e-9).sum(), (norm <= at + 1e-9).sum()
-        assert low <= round(ours.norm_precision[threshold] * frames) <= high
+    for values, thresholds, curve in (
+        (-overlap, -np.arange(21) / 20, ours.success),  # over is below of the negative
+        (centre, np.arange(51), ours.precision),
+        (norm, np.arange(51) / 100, ours.norm_precision),
+    ):
+        for threshold, share in zip(thresholds, curve, strict=True):
+            low, high = (values < threshold - 1e-9).sum(), (values < threshold + 1e-9).sum()
+            assert low <= round(share * frames) <= high

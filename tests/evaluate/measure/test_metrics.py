@@ -21,15 +21,8 @@ from tests.evaluate.boxes import boxes_of, moved
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PUBLISHED_NAMES = {
-    "LaSOT": "lasot",
-    "LaSOT_Extension": "lasot_ext",
-    "TNL2K": "tnl2k",
-    "GOT-10k": "got10k",
-    "VastTrack": "vasttrack",
-    "OTB": "otb",
-    "TrackingNet": "trackingnet",
-    "UAV123": "uav123",
-    "NFS": "nfs30",
+    **{"LaSOT": "lasot", "LaSOT_Extension": "lasot_ext", "TNL2K": "tnl2k", "GOT-10k": "got10k", "NFS": "nfs30"},
+    **{"VastTrack": "vasttrack", "OTB": "otb", "TrackingNet": "trackingnet", "UAV123": "uav123"},
 }
 
 
@@ -39,22 +32,17 @@ def published():
         return dict(arrays)
 
 
-@pytest.mark.parametrize(("published_name", "name"), PUBLISHED_NAMES.items())
-def test_curves_and_scores_equal_the_published_evaluation(published, published_name, name):
+@pytest.mark.parametrize(("published_name", "dataset"), PUBLISHED_NAMES.items())
+def test_curves_and_scores_equal_the_published_evaluation(published, published_name, dataset):
     curves = []
     for sequence in ("seq0", "seq1", "seq2", "seq3"):
         pred, truth, exist = (published[f"{sequence}/{key}"] for key in ("pred", "gt", "exist"))
-        overlap, _, _ = frame_errors(pred, truth, exist, convention_of(name))
-        result = ope_curves(pred, truth, exist, convention_of(name))
-        expected = {
-            key.rsplit("/", 1)[1]: value
-            for key, value in published.items()
-            if key.startswith(f"{published_name}/{sequence}/")
-        }
-        np.testing.assert_allclose(overlap, expected["err_overlap"], atol=1e-9)
-        np.testing.assert_allclose(result.success, expected["success_curve"], atol=1e-6)
-        np.testing.assert_allclose(result.precision, expected["precision_curve"], atol=1e-6)
-        np.testing.assert_allclose(result.norm_precision, expected["norm_precision_curve"], atol=1e-6)
+        overlap, _, _ = frame_errors(pred, truth, exist, convention_of(dataset))
+        result = ope_curves(pred, truth, exist, convention_of(dataset))
+        of = f"{published_name}/{sequence}"
+        np.testing.assert_allclose(overlap, published[f"{of}/err_overlap"], atol=1e-9)
+        for name, curve in result._asdict().items():
+            np.testing.assert_allclose(curve, published[f"{of}/{name}_curve"], atol=1e-6)
         curves.append(result)
     mean = mean_curves(curves)
     scores = [mean.auc, mean.precision_20, mean.norm_precision_20, mean.op50, mean.op75]
@@ -77,17 +65,12 @@ def test_absent_frames_are_misses_or_hits_by_data_set():
     truth = boxes_of(1)
     visible = np.arange(len(truth)) < 30  # the object leaves for good, boxes stay annotated
 
-    def scores(convention):
+    hits = {"lasot": 0, "vasttrack": 0, "lasot_ext": 1, "tnl2k": 1, "uav20l": 2}
+    for convention, count in [(CORRECTED, 0), *((convention_of(name), count) for name, count in hits.items())]:
         curves = ope_curves(truth, truth, visible, convention)
-        return curves.op50, curves.precision_20, curves.norm_precision_20
-
-    assert scores(convention_of("lasot")) == (0.75, 0.75, 0.75)
-    assert scores(convention_of("vasttrack")) == (0.75, 0.75, 0.75)
-    assert scores(convention_of("lasot_ext")) == (0.75, 0.75, 1.0)
-    assert scores(convention_of("tnl2k")) == (0.75, 0.75, 1.0)
-    assert scores(convention_of("uav20l")) == (0.75, 1.0, 1.0)
+        scores = (curves.op50, curves.precision_20, curves.norm_precision_20)
+        assert scores == ((0.75, 0.75, 0.75), (0.75, 0.75, 1.0), (0.75, 1.0, 1.0))[count]
     assert convention_of("uav_of_mine") == convention_of("generic") != convention_of("uav123")
-    assert scores(CORRECTED) == (0.75, 0.75, 0.75)
 
 
 def test_a_box_without_size_is_not_a_valid_annotation():
@@ -137,8 +120,7 @@ def test_shifting_truth_and_prediction_together_changes_nothing(seed, shift):
     visible = np.random.default_rng(seed).random(len(truth)) < 0.8
     here = ope_curves(pred, truth, visible, convention_of("lasot"))
     there = ope_curves(pred + shift, truth + shift, visible, convention_of("lasot"))
-    for name in ("success", "precision", "norm_precision"):
-        np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+    assert all(map(np.array_equal, here, there))
 
 
 @settings(max_examples=40, deadline=None)

@@ -47,14 +47,12 @@ def test_got10k_scores_equal_the_toolkits_report():
         values.append(got10k_overlaps(pred, truth, cover, size))
         times.append(seconds)
         alone, expected = got10k_scores(values[-1:], times[-1:]), report["T"]["seq_wise"][name]
-        assert alone.ao == pytest.approx(expected["ao"], abs=1e-9)
-        assert alone.sr50 == pytest.approx(expected["sr"], abs=1e-9)
-        assert alone.speed == pytest.approx(expected["speed_fps"], abs=1e-9)
+        wanted = [expected[key] for key in ("ao", "sr", "speed_fps")]
+        assert [alone.ao, alone.sr50, alone.speed] == pytest.approx(wanted, abs=1e-9)
     scores, expected = got10k_scores(values, times), report["_derived"]
-    assert scores.ao == pytest.approx(expected["AO"], abs=1e-9)
-    assert scores.sr50 == pytest.approx(expected["SR0.5"], abs=1e-9)
-    assert scores.sr75 == pytest.approx(expected["SR0.75 (succ_curve[75], strict >)"], abs=1e-9)
-    assert scores.speed == pytest.approx(report["T"]["overall"]["speed_fps"], abs=1e-9)
+    wanted = [expected[key] for key in ("AO", "SR0.5", "SR0.75 (succ_curve[75], strict >)")]
+    wanted.append(report["T"]["overall"]["speed_fps"])
+    assert [scores.ao, scores.sr50, scores.sr75, scores.speed] == pytest.approx(wanted, abs=1e-9)
 
 
 def test_got10k_counts_equal_runs_again_without_a_change():
@@ -94,18 +92,13 @@ def test_got10k_leaves_its_inputs_alone():
     pred, truth = boxes_of(8, 5) - 50, boxes_of(9, 5)
     before = pred.copy(), truth.copy()
     got10k_overlaps(pred, truth, np.full(5, 8), (100, 100))
-    np.testing.assert_array_equal(pred, before[0])
-    np.testing.assert_array_equal(truth, before[1])
+    assert all(map(np.array_equal, (pred, truth), before))
 
 
-def test_trackingnet_scores_a_perfect_tracker_1():
-    truth = boxes_of(10)
+def test_trackingnet_scores_a_perfect_tracker_1_and_gives_a_lost_one_threshold_zero():
+    truth = boxes_of(11, 1000)
     scores = trackingnet_scores([trackingnet_curves(truth, truth)])
     assert (scores.success, scores.precision, scores.norm_precision) == (1.0, 1.0, 1.0)
-
-
-def test_trackingnet_gives_a_lost_tracker_threshold_zero():
-    truth = boxes_of(11, 1000)
     scores = trackingnet_scores([trackingnet_curves(truth + 5000, truth)])
     assert scores.success == pytest.approx(0.025 + 0.975 / 1000)  # the first frame is given
     assert scores.precision == pytest.approx(1 / 1000)
@@ -128,8 +121,7 @@ def test_trackingnet_rounds_what_the_file_says_whatever_the_arithmetic(seed):
     pred[:, 2:] = np.floor(pred[:, 2:]) + 0.5
     ours = trackingnet_curves(xywh_to_xyxy(pred), xywh_to_xyxy(truth))
     whole = trackingnet_curves(xywh_to_xyxy(np.round(pred)), xywh_to_xyxy(np.round(truth)))
-    for name in ("success", "precision", "norm_precision"):
-        np.testing.assert_array_equal(getattr(ours, name), getattr(whole, name))
+    assert all(map(np.array_equal, ours, whole))
 
 
 def test_trackingnet_never_counts_a_frame_whose_annotation_has_no_size_as_near():

@@ -26,14 +26,29 @@ def run_eval(tiny_weights: Path, got10k_raw: Path, monkeypatch, tmp_path):
 
 
 OUT = Path("run/eval/epoch_0010")
+VAL = OUT / "results/got10k-val"
+WEIGHTS = Path("run/checkpoints/epoch_0010/model.safetensors")
+
+
+def metrics():
+    return json.loads((OUT / "metrics.json").read_text())
+
+
+def failures(result):
+    """Return the lines about failures; on a busy machine the progress bar's last state stands before them."""
+    assert result.exit_code == 1, result.output
+    return [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
 
 
 def test_one_command_tracks_scores_draws_and_zips(run_eval):
     result = run_eval("--submit-zip", "got10k")
     assert result.exit_code == 0, result.output + str(result.exception)
     names = [f"GOT-10k_Val_{n:06d}" for n in (1, 2, 3)]
-    assert list_results(OUT / "results" / "got10k-val") == names
-    document = json.loads((OUT / "metrics.json").read_text())
+    assert list_results(VAL) == names
+    rows = (VAL / f"{names[0]}.txt").read_text().splitlines()
+    assert rows[0] == "20.0000,18.0000,22.0000,17.0000"  # the given box, four decimals
+    assert np.loadtxt(rows, delimiter=",").shape == (5, 4)
+    document = metrics()
     values = document["datasets"]["got10k-val"]
     assert set(values["sequences"]) == set(names)
     assert values["tracker"]["got10k"]["frames"] == 4 + 5 + 6
@@ -75,34 +90,30 @@ def test_a_stopped_run_keeps_what_ended_and_goes_on_with_the_rest(run_eval, monk
     monkeypatch.setattr(engine._Stages, "launch", stop_late)
     stopped = run_eval("--batch", "1")
     assert stopped.exit_code == 130 and "the same command goes on" in stopped.stderr
-    folder = OUT / "results" / "got10k-val"
-    (done,) = list_results(folder)
-    written = (folder / f"{done}.txt").stat().st_mtime_ns
+    (done,) = list_results(VAL)
+    written = (VAL / f"{done}.txt").stat().st_mtime_ns
     monkeypatch.setattr(engine._Stages, "launch", real)
     assert run_eval("--batch", "1").exit_code == 0
-    assert len(list_results(folder)) == 3
-    assert (folder / f"{done}.txt").stat().st_mtime_ns == written
+    assert len(list_results(VAL)) == 3
+    assert (VAL / f"{done}.txt").stat().st_mtime_ns == written
 
 
 def test_a_result_that_is_not_whole_is_tracked_again(run_eval):
     assert run_eval("--no-video").exit_code == 0
-    folder = OUT / "results" / "got10k-val"
-    box_file = folder / "GOT-10k_Val_000001.txt"
+    box_file = VAL / "GOT-10k_Val_000001.txt"
     whole = box_file.read_text()
     box_file.write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    (folder / "GOT-10k_Val_000002.txt").write_text("1,2,x\n")
+    (VAL / "GOT-10k_Val_000002.txt").write_text("1,2,x\n")
     assert run_eval("--no-video").exit_code == 0
     assert box_file.read_text() == whole
-    assert len(read_result(folder, "GOT-10k_Val_000002").boxes) == 6
+    assert len(read_result(VAL, "GOT-10k_Val_000002").boxes) == 6
 
 
 def test_results_of_other_weights_are_refused_until_overwrite(run_eval, tiny_predictor):
     assert run_eval("--no-video").exit_code == 0
-    network = tiny_predictor.network
-    weights = Path("run/checkpoints/epoch_0010/model.safetensors")
-    save_weights(weights, network, tiny_predictor.variant, {"epoch": "11"})
+    save_weights(WEIGHTS, tiny_predictor.network, tiny_predictor.variant, {"epoch": "11"})
     one_line_error(run_eval("--no-video"), "--overwrite", "--out")
-    assert len(list_results(OUT / "results" / "got10k-val")) == 3
+    assert len(list_results(VAL)) == 3
     assert run_eval("--no-video", "--overwrite").exit_code == 0
 
 
@@ -110,13 +121,9 @@ def test_a_failed_sequence_is_named_and_stops_neither_the_others_nor_the_scores(
     (got10k_raw / "GOT-10k/val/GOT-10k_Val_000002/00000006.jpg").unlink()
     (got10k_raw / "GOT-10k/test/GOT-10k_Test_000001/00000001.jpg").write_bytes(b"")
     result = run_eval("--submit-zip", "got10k", "--no-video")
-    assert result.exit_code == 1, result.output
-    # On a busy machine the progress bar's last state stands before them.
-    lines = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
-    assert len(lines) == 2
-    assert "GOT-10k_Val_000002" in lines[0]
-    assert "GOT-10k_Test_000001" in lines[1]
-    document = json.loads((OUT / "metrics.json").read_text())
+    first, second = failures(result)
+    assert "GOT-10k_Val_000002" in first and "GOT-10k_Test_000001" in second
+    document = metrics()
     assert len(document["datasets"]["got10k-val"]["sequences"]) == 2
     assert "GOT-10k_Val_000002" in document["failed"]["got10k-val"]
     assert not list(OUT.glob("*.zip"))
@@ -128,15 +135,13 @@ def test_annotations_that_do_not_parse_fail_their_sequence_and_no_other(run_eval
     broken.write_text(broken.read_text().replace("21.0", "2x.0"))
     (got10k_raw / "GOT-10k/test/GOT-10k_Test_000002/groundtruth.txt").write_text("\n")
     result = run_eval("--submit-zip", "got10k", "--no-video")
-    assert result.exit_code == 1, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
-    assert len(lines) == 2 and "GOT-10k_Val_000002" in lines[0] and "line" in lines[0]
-    assert set(list_results(OUT / "results/got10k-val")) == {"GOT-10k_Val_000001", "GOT-10k_Val_000003"}
-    document = json.loads((OUT / "metrics.json").read_text())
+    first, _ = failures(result)
+    assert "GOT-10k_Val_000002" in first and "line" in first
+    assert set(list_results(VAL)) == {"GOT-10k_Val_000001", "GOT-10k_Val_000003"}
+    document = metrics()
     assert set(document["failed"]["got10k-val"]) == {"GOT-10k_Val_000002"}
     assert "no zip of got10k-test: 1 of its 2 sequences failed" in result.stdout
-    chosen = run_eval("--sequences", "GOT-10k_Val_000002", "--no-video")
-    assert chosen.exit_code == 1 and "GOT-10k_Val_000002" in chosen.stderr
+    assert "GOT-10k_Val_000002" in failures(run_eval("--sequences", "GOT-10k_Val_000002", "--no-video"))[0]
 
 
 def test_a_tree_of_which_nothing_can_be_read_is_a_mistake(run_eval, got10k_raw):
@@ -147,12 +152,10 @@ def test_a_tree_of_which_nothing_can_be_read_is_a_mistake(run_eval, got10k_raw):
 
 def test_repeated_runs_stand_beside_the_first_and_all_go_into_the_zip(run_eval, monkeypatch):
     assert run_eval("--published", "--submit-zip", "got10k", "--no-video").exit_code == 0
-    folder = OUT / "results" / "got10k-val"
     for run in ("run_002", "run_003"):
-        for name in list_results(folder):
-            same = (folder / run / f"{name}.txt").read_bytes()
-            assert same == (folder / f"{name}.txt").read_bytes()
-    document = json.loads((OUT / "metrics.json").read_text())["datasets"]["got10k-val"]
+        for name in list_results(VAL):
+            assert (VAL / run / f"{name}.txt").read_bytes() == (VAL / f"{name}.txt").read_bytes()
+    document = metrics()["datasets"]["got10k-val"]
     assert document["tracker"]["runs"] == 3
     assert document["tracker"]["got10k"]["frames"] == 3 * (4 + 5 + 6)
     (packed,) = OUT.glob("*.zip")
@@ -160,7 +163,7 @@ def test_repeated_runs_stand_beside_the_first_and_all_go_into_the_zip(run_eval, 
         assert "GOT-10k_Test_000002/GOT-10k_Test_000002_003.txt" in archive.namelist()
     once = run_eval("--no-video")  # the first of the runs that are there
     assert once.exit_code == 0
-    single = json.loads((OUT / "metrics.json").read_text())["datasets"]["got10k-val"]
+    single = metrics()["datasets"]["got10k-val"]
     assert single["tracker"]["auc"] == pytest.approx(document["tracker"]["auc"])
     taken = []
     monkeypatch.setattr(engine, "Slot", lambda *work: taken.append(work))
@@ -173,14 +176,14 @@ def test_damaged_frames_are_reported_also_by_a_second_run(run_eval, got10k_raw):
         result = run_eval("--no-video")
         assert result.exit_code == 0
         assert "1 frames of 1 sequences did not decode" in result.stdout
-    document = json.loads((OUT / "metrics.json").read_text())
+    document = metrics()
     assert document["damaged_frames"] == {"got10k-val": {"GOT-10k_Val_000002": 1}}
 
 
 def test_parts_of_a_test_set_can_be_chosen(run_eval):
     result = run_eval("--sequences", "GOT-10k_Val_000003,GOT-10k_Val_000001", "--limit", "1")
     assert result.exit_code == 0
-    assert list_results(OUT / "results" / "got10k-val") == ["GOT-10k_Val_000001"]
+    assert list_results(VAL) == ["GOT-10k_Val_000001"]
     assert "1 sequences chosen" in result.stdout
 
 
@@ -188,7 +191,7 @@ def test_a_test_split_without_ground_truth_is_tracked_but_not_scored(run_eval):
     result = run_eval("--datasets", "got10k")
     assert result.exit_code == 0
     assert "ground truth is not public" in result.stdout
-    assert json.loads((OUT / "metrics.json").read_text())["datasets"] == {}
+    assert metrics()["datasets"] == {}
     assert (OUT / "video.mp4").is_file()
 
 
@@ -231,16 +234,12 @@ def test_a_users_mistake_is_one_line_and_status_two(run_eval, arguments, words):
         (("--run", "nowhere"), ("nowhere", "lorat-train")),
         (("--weights", "no.safetensors"), ("no.safetensors",)),
         ((), ("runs", "--weights")),
+        (("--run", "run"), ("model.safetensors",)),
     ],
 )
-def test_missing_weights_are_one_line_and_status_two(run_eval, weights, words):
+def test_missing_and_damaged_weights_are_one_line_and_status_two(run_eval, weights, words):
+    WEIGHTS.write_bytes(WEIGHTS.read_bytes()[:1000])
     one_line_error(run_eval(weights=weights), *words)
-
-
-def test_damaged_weights_are_one_line_and_status_two(run_eval):
-    path = Path("run/checkpoints/epoch_0010/model.safetensors")
-    path.write_bytes(path.read_bytes()[:1000])
-    one_line_error(run_eval(), "model.safetensors")
 
 
 def test_a_checkpoint_of_whole_epochs_goes_before_a_rolling_one(run_eval):
@@ -251,11 +250,3 @@ def test_a_checkpoint_of_whole_epochs_goes_before_a_rolling_one(run_eval):
         (folder / name).mkdir()
         (folder / name / "model.safetensors").write_bytes(b"")
     assert run_weights(Path("run")).parent.name == "epoch_0100"
-
-
-def test_results_are_the_first_box_and_four_decimals(run_eval):
-    assert run_eval("--no-video").exit_code == 0
-    text = (OUT / "results/got10k-val/GOT-10k_Val_000001.txt").read_text().splitlines()
-    assert text[0] == "20.0000,18.0000,22.0000,17.0000"
-    values = np.array([line.split(",") for line in text], dtype=float)
-    assert values.shape == (5, 4)

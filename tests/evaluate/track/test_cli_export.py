@@ -6,10 +6,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.evaluate.cli import main
 from lorat.train.network.trained import load_network, save_weights
 from lorat.train.network.variants import build_network
+from tests.evaluate.conftest import TINY
+from tests.evaluate.mistakes import one_line_error as refused
 from tests.train.network.published_files import make, write
 
 
@@ -29,13 +30,6 @@ def export(*arguments: str):
     return CliRunner().invoke(main, ["export-weights", *arguments])
 
 
-def refused(result, *parts: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1, result.stderr
-    for part in parts:
-        assert part in result.stderr
-
-
 MERGE = ("--merged", "--weights", "lorat.bin", "--variant", "small.yaml")
 
 
@@ -49,7 +43,7 @@ def test_merged_file_needs_neither_backbone_nor_variant(here):
     assert not any("lora" in name for name, _ in network.named_parameters())
 
 
-@pytest.mark.parametrize("command", [["export-weights"], []])
+@pytest.mark.parametrize("command", [["export-weights"], ["video"], []])
 def test_help_shows_a_command_a_line(command):
     lines = CliRunner().invoke(main, [*command, "--help"]).stdout.splitlines()
     assert any(line.strip().startswith("lorat-eval ") for line in lines)
@@ -89,16 +83,8 @@ def test_published_file_needs_no_backbone_and_keeps_every_value(name, scalars, h
 
 
 def test_last_checkpoint_of_a_run_is_exported_beside_its_checkpoints(here):
-    config = BackboneConfig(
-        timm="vit_small_patch14_dinov2",
-        pretrained=False,
-        args={"img_size": 56, "embed_dim": 32, "depth": 2, "num_heads": 2},
-    )
-    variant = VariantConfig(
-        name="tiny", backbone=config, lora=LoraConfig(rank=4, alpha=4.0), template_size=28, search_size=56
-    )
     checkpoint = Path("runs/tiny/checkpoints/epoch_0003")
-    save_weights(checkpoint / "model.safetensors", build_network(variant), variant)
+    save_weights(checkpoint / "model.safetensors", build_network(TINY), TINY)
     assert export("--merged").exit_code == 0
     out = Path("runs/tiny/export/epoch_0003-merged.safetensors")
     shutil.rmtree(checkpoint)

@@ -1,5 +1,7 @@
 import dataclasses
+import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -100,8 +102,6 @@ def test_where_the_network_takes_all_cores_nothing_is_decoded_beside_it(tiny_pre
 
 def test_the_network_works_while_crops_are_cut(tiny_predictor, make_clip, monkeypatch):
     """Each group's crops are cut while the network has the other's: seen by who waits for whom."""
-    import threading
-
     began, inside, met = (threading.Event() for _ in range(3))
     predict, cut = tiny_predictor.predict, engine.prepare_search
 
@@ -167,19 +167,13 @@ def test_sequences_that_cannot_be_tracked_fail_by_name_and_the_others_go_on(tiny
 
 def test_a_frame_of_another_size_is_tracked(tiny_predictor, make_clip):
     clip = make_clip("a", 3)
-    import cv2
-
-    frame = cv2.resize(read_image(clip.frames[1]), (50, 40))
-    cv2.imwrite(str(clip.frames[1]), frame)
+    cv2.imwrite(str(clip.frames[1]), cv2.resize(read_image(clip.frames[1]), (50, 40)))
     (outcome,) = _track(tiny_predictor, [clip])
     x, y, w, h = outcome.result.boxes[1]
-    assert 0 <= x <= x + w <= 50
-    assert 0 <= y <= y + h <= 40
+    assert 0 <= x <= x + w <= 50 and 0 <= y <= y + h <= 40
 
 
 def test_threads_end_when_the_results_are_no_longer_wanted(tiny_predictor, make_clip):
-    import threading
-
     outcomes = _track(tiny_predictor, [make_clip("a", 3), make_clip("b", 9)], batch=2)
     next(outcomes)
     outcomes.close()

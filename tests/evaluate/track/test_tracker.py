@@ -96,23 +96,18 @@ def test_search_windows_keep_the_centre_and_are_ten_pixels_at_least(x, y, w, h):
     assert window[2:] - window[:2] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_box_without_area_is_reported_but_the_last_box_stays():
+@pytest.mark.parametrize(
+    ("transform", "row", "box", "last"),
+    [
+        (((2.0, 4.0), (1.0, -4.0)), [101, 36, 201, 76, 0.5], [50, 10, 64, 20], [50, 10, 64, 20]),
+        (((2.0, 2.0), (0.0, 0.0)), [-40, 4, -10, 30, 0.25], [0, 2, 0, 15], [10, 10, 20, 20]),
+    ],
+)
+def test_a_box_is_cut_at_the_frame_and_becomes_the_last_box_unless_it_has_no_area(transform, row, box, last):
     state = _state([10, 10, 20, 20])
-    transform = CropTransform((2.0, 2.0), (0.0, 0.0))
-    outside = np.array([-40.0, 4.0, -10.0, 30.0, 0.25])
-    tracked, after = finish(outside, transform, (64, 48), state)
-    assert tracked.box.tolist() == [0.0, 2.0, 0.0, 15.0]
-    assert tracked.score == 0.25
-    assert after.box.tolist() == [10, 10, 20, 20]
-
-
-def test_a_box_is_cut_at_the_frame_and_becomes_the_last_box():
-    state = _state([10, 10, 20, 20])
-    transform = CropTransform((2.0, 4.0), (1.0, -4.0))
-    tracked, after = finish(np.array([101.0, 36.0, 201.0, 76.0, 0.5]), transform, (64, 48), state)
-    assert tracked.box.tolist() == [50.0, 10.0, 64.0, 20.0]
-    np.testing.assert_array_equal(after.box, tracked.box)
-    assert after.mean is state.mean
+    tracked, after = finish(np.array(row, float), CropTransform(*transform), (64, 48), state)
+    assert (tracked.box.tolist(), tracked.score) == (box, row[4])
+    assert after.box.tolist() == last and after.mean is state.mean
 
 
 def test_a_target_left_outside_a_smaller_frame_sees_only_the_template_frames_colour(tiny_predictor):
@@ -143,10 +138,9 @@ def test_tracking_before_start_and_frames_that_are_no_images_are_refused(tiny_pr
     tracker = Tracker(tiny_predictor)
     with pytest.raises(UserError, match="start"):
         tracker.track(np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(UserError, match="float64"):
-        tracker.start(np.zeros((8, 8, 3)), (1, 1, 4, 4))
-    with pytest.raises(UserError, match=r"\(8, 8\)"):
-        tracker.start(np.zeros((8, 8), np.uint8), (1, 1, 4, 4))
+    for frame, words in ((np.zeros((8, 8, 3)), "float64"), (np.zeros((8, 8), np.uint8), r"\(8, 8\)")):
+        with pytest.raises(UserError, match=words):
+            tracker.start(frame, (1, 1, 4, 4))
 
 
 def test_a_tracker_loaded_from_a_file_tracks_and_starts_over(tiny_weights, make_clip):
