@@ -6,6 +6,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from lorat.configs.schema import LoraConfig
 from lorat.evaluate.cli import main
 from lorat.train.network.trained import load_network, save_weights
 from lorat.train.network.variants import build_network
@@ -43,10 +44,13 @@ def test_merged_file_needs_neither_backbone_nor_variant(here):
     assert not any("lora" in name for name, _ in network.named_parameters())
 
 
-@pytest.mark.parametrize("command", [["export-weights"], ["video"], []])
-def test_help_shows_a_command_a_line(command):
+@pytest.mark.parametrize(
+    "example", ["lorat-eval export-weights --merged", "lorat-eval video clip.mp4 --box", "lorat-eval --run"]
+)
+def test_help_shows_a_command_a_line(example):
+    command = [word for word in example.split()[1:2] if not word.startswith("-")]
     lines = CliRunner().invoke(main, [*command, "--help"]).stdout.splitlines()
-    assert any(line.strip().startswith("lorat-eval ") for line in lines)
+    assert any(line.strip().startswith(example) for line in lines)
     assert "\\b" not in "".join(lines)
 
 
@@ -84,11 +88,13 @@ def test_published_file_needs_no_backbone_and_keeps_every_value(name, scalars, h
 
 def test_last_checkpoint_of_a_run_is_exported_beside_its_checkpoints(here):
     checkpoint = Path("runs/tiny/checkpoints/epoch_0003")
-    save_weights(checkpoint / "model.safetensors", build_network(TINY), TINY)
+    variant = TINY.model_copy(update={"lora": LoraConfig(rank=4, alpha=4.0)})
+    save_weights(checkpoint / "model.safetensors", build_network(variant), variant)
+    assert any("lora" in name for name in load_file(checkpoint / "model.safetensors"))
     assert export("--merged").exit_code == 0
     out = Path("runs/tiny/export/epoch_0003-merged.safetensors")
     shutil.rmtree(checkpoint)
-    assert load_network(out)[1].name == "tiny"
+    assert load_network(out)[1].name == "tiny" and not any("lora" in name for name in load_file(out))
 
 
 def test_file_that_is_there_is_kept_until_overwrite(here):
