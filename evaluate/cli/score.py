@@ -7,7 +7,7 @@ import click
 
 from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.cli.report import latency_in
-from lorat.evaluate.measure.matlab import MATLAB_SETS
+from lorat.evaluate.measure.matlab import MATLAB_SETS, repairs
 from lorat.evaluate.measure.scores import DatasetScores, Entry, hides_truth, score
 from lorat.evaluate.report.tables import attribute_table, metrics_document, score_tables
 from lorat.evaluate.results.find import Layout
@@ -68,9 +68,9 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
             f"lorat-eval export-results --results {options.results} --submit-zip {item.dataset.name} zips them for it"
         )
         raise UserError(f"--dataset {item.name}: its ground truth is not public, so its server scores it; {remedy}")
-    repairs = options.convention == "matlab" if item.dataset.name in MATLAB_SETS else None
     with progress_bar("reading results") as progress:
-        foreign = read_foreign(options.results, item.clips, options.layout, progress, repairs=repairs)
+        mends = repairs(item.dataset.name, options.convention)
+        foreign = read_foreign(options.results, item.clips, options.layout, progress, repairs=mends)
     clips = [clip for clip in item.clips if clip.name in foreign.runs[0]]
     identity = read_identity(foreign.home.parent.parent) if foreign.layout == "lorat" else None
     label = options.label or (f"LoRAT {identity.variant}" if identity else foreign.label)

@@ -29,6 +29,11 @@ MATLAB_SETS: Final[Mapping[str, bool]] = MappingProxyType(
 _CONVENTION = Convention(absent_centre=MISS, absent_norm=MISS, empty_centre=HIT, empty_norm=HIT)
 
 
+def repairs(dataset: str, convention: str) -> bool | None:
+    """Return whether rows that are no box are repaired under a convention; None where none of a set's would."""
+    return convention == "matlab" if dataset in MATLAB_SETS else None
+
+
 def matlab_curves(
     predicted: ArrayLike, truth: ArrayLike, flagged: ArrayLike | None, *, removes: bool, one_based: bool
 ) -> Curves:

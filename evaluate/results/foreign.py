@@ -26,13 +26,8 @@ from lorat.shards.pixels.geometry import xyxy_to_xywh
 
 _SAME = 0.01  # pixels; the coarsest files with decimals have two
 _AS_THEY_ARE = ("got10k", "trackingnet")  # their own toolkits score boxes without a size, as overlaps of 0
-_SHIFTS = {  # of the first box against the given one → key of `_NOTES`
-    (1.0, 1.0, 0.0, 0.0): "after",
-    (-1.0, -1.0, 0.0, 0.0): "before",
-    (0.5, 0.5, 0.0, 0.0): "half",
-    (-0.5, -0.5, 0.0, 0.0): "half",
-    (0.0, 0.0, 1.0, 1.0): "larger",
-}
+# Keys of `_NOTES`, and by how much the first box differs from the given one: in x and y, in w and h.
+_SHIFTS = (("after", 1.0, 0.0), ("before", -1.0, 0.0), ("half", 0.5, 0.0), ("half", -0.5, 0.0), ("larger", 0.0, 1.0))
 _NOTES = {
     "after": "the first box is exactly one pixel right of and below the given one",
     "before": "the first box is exactly one pixel left of and above the given one",
@@ -265,8 +260,8 @@ def _as_scored(
 def _compare(boxes: NDArray[np.float64], given: NDArray[np.float64]) -> str | None:
     """Return what is odd about the first of (N, 4) boxes, a key of `_NOTES`, or None."""
     difference = boxes[0] - given
-    for shift, what in _SHIFTS.items():
-        if (np.abs(difference - shift) <= _SAME).all():
+    for what, by, more in _SHIFTS:
+        if (np.abs(difference - [by, by, more, more]) <= _SAME).all():
             return what
     # Some trackers write whole numbers, which may be truncated.
     whole = bool((boxes == np.round(boxes)).all())

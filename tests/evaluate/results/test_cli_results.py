@@ -40,6 +40,7 @@ def _scores(folder: str) -> dict:
     document = json.loads(Path("scores/metrics.json").read_text())
     for of_one in document["datasets"]["lasot-test"].values():
         of_one.pop("fps", None)  # two layouts have no times
+        of_one.pop("latency", None)
     for sequence in document["datasets"]["lasot-test"]["sequences"].values():
         sequence["tracker"].pop("fps")
     return document["datasets"]
