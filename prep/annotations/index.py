@@ -31,7 +31,7 @@ from lorat.shards.base.storage import atomic_file, remove_leftovers, remove_old
 from lorat.shards.pixels.jpeg import ImageError, image_size
 
 _LOG = logging.getLogger("lorat")
-_VERSION = 4  # raise it when a reader of ours or cleaning gives other clips of the same tree
+_VERSION = 5  # raise it when a reader of ours or cleaning gives other clips of the same tree
 _SIZE_TRIES = 5  # images of a sequence that are tried for its size
 _UNUSED_AFTER = 30 * 86400.0  # seconds
 _CountProgress = Callable[[int, int], None]  # called with (done, in all)
@@ -54,11 +54,11 @@ def indexed_clips(
 ) -> ClipIndex:
     """Return the cleaned clips of a split, from the cache where nothing changed.
 
-    A sequence whose annotations are damaged, or whose first images are all unreadable, is left out; the index's `lost`
-    says why, `odd` what looks wrong about the boxes of all. Where only the first image is damaged, a warning says which
-    gave the size. `root` is the data set's folder; the index lies in the folder
-    ``index`` of `cache`, or of `cache_folder`. `progress` is of sequences, first read, then indexed. A `UserError` is
-    the reader's, or says that no sequence has a visible object, or that the cache cannot be written.
+    A sequence whose annotations are damaged (by more than one or two spare rows), or whose first images are all
+    unreadable, is left out; the index's `lost` says why, `odd` what looks wrong about the boxes of all. Where only the
+    first image is damaged, a warning says which gave the size. `root` is the data set's folder; the index lies in the
+    folder ``index`` of `cache`, or of `cache_folder`. `progress` is of sequences, first read, then indexed. A
+    `UserError` is the reader's, or says that no sequence has a visible object, or that the cache cannot be written.
     """
     root, out = root.resolve(), exclude or Exclusions(f"{dataset.name}-{split}")
     what = (_VERSION, out.split, root, out.fingerprint(), _module(dataset), dataset.one_based)
@@ -117,7 +117,7 @@ def _write(
         seen = how.seen
         clips = exclude_clips(read_clips(dataset, split, root), out)
         for fault in faults:
-            if fault.damage:
+            if fault.damage and not fault.spare:
                 lost.setdefault(fault.sequence, fault.message)
             else:
                 _LOG.warning("%s", fault.message)

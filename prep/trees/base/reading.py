@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +39,7 @@ class TreeFault:
     sequence: str
     message: str  # one line that names the file
     damage: bool  # whether the sequence should not be used; otherwise there is just less of it
+    spare: bool = False  # damage of one or two rows without an image: a build uses the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def in_threads(work: Callable[[Place], Found], places: Iterable[Place]) -> Gener
     def end() -> Found:
         found, told = begun.popleft().result()
         for fault in told:
-            report_fault(fault.sequence, fault.message, damage=fault.damage)
+            report_fault(**asdict(fault))
         return found
 
     pool, begun = ThreadPoolExecutor(_THREADS), deque[Future[tuple[Found, list[TreeFault]]]]()
@@ -141,12 +142,12 @@ def read_each(places: Mapping[str, Place], read: Callable[[Place], Clip]) -> lis
     return clips
 
 
-def report_fault(sequence: str, message: str, *, damage: bool = False) -> None:
+def report_fault(sequence: str, message: str, *, damage: bool = False, spare: bool = False) -> None:
     """Tell that a sequence is read in part, or a folder not as one: a warning or a `TreeFault`."""
     if (faults := CURRENT.get().faults) is None:
         _LOG.warning("%s", message)
     else:
-        faults.append(TreeFault(sequence, message, damage))
+        faults.append(TreeFault(sequence, message, damage, spare))
 
 
 def report_lack(source: Path, what: str, named: Collection[str], there: Collection[str]) -> None:
@@ -202,7 +203,8 @@ def cut_clip(
     what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
     refuse_surplus(boxes, images, what)
     if images != boxes:
-        remedy = "restore or leave it out" if images < boxes else f"only the first {count} frames are used"
-        report_fault(name, f"{what}; {remedy}", damage=images < boxes)
+        few = images < boxes
+        remedy = "; restore the images, or leave it out" if few else ""
+        report_fault(name, f"{what}; only the first {count} frames are used{remedy}", damage=few, spare=few)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
     return make_clip(dataset, split, name, kept, xywh[:count], whole, absent=None if absent is None else absent[:count])

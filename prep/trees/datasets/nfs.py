@@ -69,7 +69,8 @@ def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     if abs(last - len(frames)) > 1 and name not in _USED_ROWS:
         what = f"{annotation}: rows for {last} images, but {len(frames)} in {folder}"
         refuse_surplus(last, len(frames), what)
-        report_fault(name, f"{what}; what lies beyond the shorter of them is not used", damage=len(frames) < last)
+        few = len(frames) < last
+        report_fault(name, f"{what}; what lies beyond the shorter of them is not used", damage=few, spare=few)
     count = min(last, len(frames))
     used = (image >= 0) & (image < count)
     xywh, absent = np.full((count, 4), np.nan), np.zeros(count, np.bool_)

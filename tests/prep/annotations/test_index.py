@@ -320,6 +320,20 @@ def test_a_tree_without_a_visible_object_is_an_error_that_leaves_nothing(tmp_pat
     assert not list(cache.iterdir())
 
 
+@pytest.mark.parametrize(("images", "used"), [(5, True), (4, True), (3, False), (2, False)])
+def test_one_or_two_rows_without_an_image_are_cut_and_told_and_more_cost_the_sequence(tmp_path, caplog, images, used):
+    root = vot_tree(tmp_path / "tree")
+    shutil.copytree(root / "bag", root / "ball")
+    for number in range(images + 1, 7):
+        (root / f"ball/color/{number:08d}.jpg").unlink()
+    for _ in range(2):  # from the tree, and from the index
+        caplog.clear()
+        clips = indexed_clips(DATASETS["vot"], "all", root)
+        assert {clip.name: len(clip.frames) for clip in clips} == {"bag": 6} | ({"ball": images} if used else {})
+        assert list(clips.lost) == ([] if used else ["ball"])
+        assert (f"{images} images but 6 boxes of ball; only the first {images} frames" in caplog.text) == used
+
+
 def test_a_cache_that_cannot_be_written_is_said_before_the_tree_is_read(lasot, tmp_path, no_reading):
     (tmp_path / "file").touch()
     no_reading()
