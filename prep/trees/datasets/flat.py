@@ -1,7 +1,6 @@
 """Sets that are a folder of frames and a file of boxes for each sequence: AVisT, DTB70, UAVDT and VisDrone-SOT.
 
-Written from readers and toolkits that are published for them. Annotations of DTB70 and UAVDT were tried, of AVisT and
-VisDrone-SOT none were at hand.
+Written from readers and toolkits that are published for them: no tree of theirs was at hand.
 """
 
 from dataclasses import dataclass
