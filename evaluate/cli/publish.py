@@ -123,10 +123,8 @@ def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "publ
 
 
 def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
-    """Score the results in the evaluation's folder; write and print all that people read of them.
-
-    Test sets without ground truth are only zipped. A `UserError` if a zip or the video cannot be made; what was written
-    before stays.
+    """Score the results in the evaluation's folder; write and print all that people read of them. Test sets without
+    ground truth are only zipped. A `UserError` if a zip or the video cannot be made; what was written before stays.
     """
     summary = summarise(outcome, out, output.convention)
     summary.write_metrics()

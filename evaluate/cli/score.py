@@ -64,9 +64,8 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     if not item.clips:
         raise UserError(f"{item.name}: {next(iter(item.unread.values()))}")
     if all(map(hides_truth, item.clips)):
-        remedy = (
-            f"lorat-eval export-results --results {options.results} --submit-zip {item.dataset.name} zips them for it"
-        )
+        zips = f"--results {options.results} --submit-zip {item.dataset.name} zips them for it"
+        remedy = f"lorat-eval export-results {zips}"
         raise UserError(f"--dataset {item.name}: its ground truth is not public, so its server scores it; {remedy}")
     with progress_bar("reading results") as progress:
         mends = repairs(item.dataset.name, options.convention)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lorat.evaluate.track.session import Evaluation
 
 _PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}  # how often the published system tracks a data set
-# Command → its module.
-_MODULES = {"check-zip": "submit", "export-results": "results", "export-weights": "export"}
-_MODULES |= {name: name for name in ("compare", "report", "score", "video")}
+_FILES = {"check-zip": "submit", "export-results": "results", "export-weights": "export"}  # else called as the command
+_FILES |= {name: name for name in ("compare", "report", "score", "video")}
+_MODULES = {name: f"lorat.evaluate.cli.{file}" for name, file in _FILES.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +59,7 @@ class TestSetOptions:
         return cut(sets, split_names(self.sequences), self.limit)
 
 
-@click.group(
-    cls=Group,
-    invoke_without_command=True,
-    modules={name: f"lorat.evaluate.cli.{module}" for name, module in _MODULES.items()},
-)
+@click.group(cls=Group, invoke_without_command=True, modules=_MODULES)
 @click.version_option(package_name="lorat", prog_name="lorat-eval")
 @options_of(BatchSettings, "settings", "Weights and tracker")
 @options_of(TreeOptions, "trees")
@@ -90,8 +86,8 @@ def main(
     if context.invoked_subcommand is not None:
         for name in context.params:
             if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-                option_name = f"--{name.replace('_', '-')}"
-                raise UserError(f"{option_name}: write it after {context.invoked_subcommand}, not before")
+                given = f"--{name.replace('_', '-')}"
+                raise UserError(f"{given}: write it after {context.invoked_subcommand}, not before")
         return
     weights, sets = settings.file(), wanted.find(trees)
     output.check_video(sets)

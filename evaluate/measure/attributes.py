@@ -12,26 +12,13 @@ from typing import Final
 
 from lorat.evaluate.measure.ope import Curves
 
+# Code → what it stands for, in LaSOT's order; VastTrack has nine of these, and INV.
 TITLES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "IV": "Illumination variation",
-        "POC": "Partial occlusion",
-        "DEF": "Deformation",
-        "MB": "Motion blur",
-        "CM": "Camera motion",
-        "ROT": "Rotation",
-        "BC": "Background clutter",
-        "VC": "Viewpoint change",
-        "SV": "Scale variation",
-        "FOC": "Full occlusion",
-        "FM": "Fast motion",
-        "OV": "Out of view",
-        "LR": "Low resolution",
-        "ARC": "Aspect ratio change",
-        "INV": "Invisibility",
-    }
+    {"IV": "Illumination variation", "POC": "Partial occlusion", "DEF": "Deformation", "MB": "Motion blur"}
+    | {"CM": "Camera motion", "ROT": "Rotation", "BC": "Background clutter", "VC": "Viewpoint change"}
+    | {"SV": "Scale variation", "FOC": "Full occlusion", "FM": "Fast motion", "OV": "Out of view"}
+    | {"LR": "Low resolution", "ARC": "Aspect ratio change", "INV": "Invisibility"}
 )
-"""Code → what it stands for, in LaSOT's order; VastTrack has nine of these, and INV."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -57,9 +44,8 @@ def attributes_of(dataset: str, split: str) -> Mapping[str, tuple[str, ...]] | N
 def attribute_scores(
     labels: Mapping[str, Sequence[str]], curves: Mapping[str, Curves], mean: Callable[[Sequence[Curves]], Curves]
 ) -> tuple[AttributeScores, ...]:
-    """Average, as `mean` does, the curves of the sequences that have each attribute, in the order of `TITLES`.
-
-    `labels` and `curves` are by sequence; those without labels are left out.
+    """Average, as `mean` does, the curves of the sequences that have each attribute, in the order of `TITLES`. `labels`
+    and `curves` are by sequence; those without labels are left out.
     """
     scores = []
     for code, title in TITLES.items():

@@ -20,10 +20,9 @@ class Standing(NamedTuple):
 
 
 def standings(scores: NDArray[np.float64]) -> list[Standing]:
-    """Compare trackers with the one of the highest mean, from (T, N) scores, N at least 1, of the same sequences.
-
-    Each draw takes N of the sequences with replacement, the same for all trackers. p is twice the share of draws in
-    which the best one is not ahead (or is not behind, if that is less). The same scores give the same numbers.
+    """Compare trackers with the one of the highest mean, from (T, N) scores, N at least 1, of the same sequences. Each
+    draw takes N of the sequences with replacement, the same for all trackers. p is twice the share of draws in which
+    the best one is not ahead (or is not behind, if that is less). The same scores give the same numbers.
     """
     count, random = scores.shape[1], Draws("paired bootstrap")
     means = np.empty((len(scores), DRAWS))

@@ -40,11 +40,9 @@ class Convention:
 
 
 def convention_of(dataset: str) -> Convention:
-    """Return the published convention of a data set, by its short name.
-
-    Absent frames are misses throughout in LaSOT and VastTrack; elsewhere, LaSOT_Extension included, hits in normalised
-    precision, and for the UAV sets in precision too. Visible objects whose box has no size are hits in normalised
-    precision even in LaSOT.
+    """Return the published convention of a data set, by its short name. Absent frames are misses throughout in LaSOT
+    and VastTrack; elsewhere, LaSOT_Extension included, hits in normalised precision, and for the UAV sets in precision
+    too. Visible objects whose box has no size are hits in normalised precision even in LaSOT.
     """
     if dataset in ("lasot", "vasttrack"):
         return Convention(absent_norm=MISS)
@@ -142,7 +140,6 @@ def ope_curves(
     predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention, valid: ArrayLike | None = None
 ) -> Curves:
     """Evaluate one sequence of at least one frame, of which the first prediction is taken to be the given box.
-
     Arguments as of `frame_errors`. A prediction without width or height has no overlap (pytracking repeats the row
     before it; the published system does not).
     """

@@ -90,22 +90,18 @@ def never_moving_results(clips: Sequence[Clip]) -> Run:
 def dataset_scores(
     clips: Sequence[Clip], runs: Sequence[Run], convention: ConventionName = "published"
 ) -> DatasetScores | None:
-    """Score the results of a data set's split; None where the tree hides the truth of every sequence.
-
-    The clips are of one data set and split; their first tracks are the ground truth. Of the runs, at least one, other
-    sequences and boxes beyond the annotated frames are ignored; a `UserError` if one lacks a sequence, or has fewer
-    boxes than annotated frames. The convention is taken where the data set has it; elsewhere scores are as published.
+    """Score the results of a data set's split; None where the tree hides the truth of every sequence. The clips are of
+    one data set and split; their first tracks are the ground truth. Of the runs, at least one, other sequences and
+    boxes beyond the annotated frames are ignored; a `UserError` if one lacks a sequence, or has fewer boxes than
+    annotated frames. The convention is taken where the data set has it; elsewhere scores are as published.
     """
     scored = [clip for clip in clips if not hides_truth(clip)]
     if not scored:
         return None
     dataset, split = scored[0].dataset, scored[0].split
-    missing = [clip.name for clip in scored if any(clip.name not in run for run in runs)]
-    if missing:
-        raise UserError(
-            f"{dataset}-{split}: {len(missing)} of {len(scored)} sequences have no result"
-            f"{' in every run' if len(runs) > 1 else ''}, the first is {missing[0]}; track them first"
-        )
+    if missing := [clip.name for clip in scored if any(clip.name not in run for run in runs)]:
+        lacking = f"no result{' in every run' if len(runs) > 1 else ''}, the first is {missing[0]}; track them first"
+        raise UserError(f"{dataset}-{split}: {len(missing)} of {len(scored)} sequences have {lacking}")
     if dataset not in MATLAB_SETS:
         convention = "published"
     tracked = [_Tracked(clip, [run[clip.name] for run in runs]) for clip in scored]
@@ -148,10 +144,8 @@ class _Tracked:
         self.truth, self.visible = track.boxes[: clip.annotated], track.visible[: clip.annotated]
         self.flagged = None if track.flagged is None else track.flagged[: clip.annotated]
         if short := [len(run.boxes) for run in runs if len(run.boxes) < len(self.truth)]:
-            raise UserError(
-                f"{clip.dataset}-{clip.split}: the result of {clip.name} has {short[0]} boxes "
-                f"for {len(self.truth)} annotated frames; track the sequence again"
-            )
+            counts = f"{short[0]} boxes for {len(self.truth)} annotated frames; track the sequence again"
+            raise UserError(f"{clip.dataset}-{clip.split}: the result of {clip.name} has {counts}")
         self.predicted = [xywh_to_xyxy(run.boxes[: len(self.truth)]) for run in runs]
         self.times = [run.times for run in runs]
 

@@ -26,10 +26,10 @@ class Got10kScores:
     ao: float
     sr50: float
     sr75: float
-    frames: int
-    """That count: not the first of a sequence, nor with cover 0; those of repeated runs again."""
-    speed: float | None = None
-    """Frames a second: the mean of 1/t over all frames that took a time t; None without times."""
+    frames: int  # that count: not the first of a sequence, nor with cover 0; those of repeated runs again
+    speed: float | None = (
+        None  # frames a second: the mean of 1/t over all frames that took a time t; None without times
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,6 @@ def got10k_overlaps(
     predicted: ArrayLike, truth: ArrayLike, cover: ArrayLike, size: tuple[int, int]
 ) -> NDArray[np.float64]:
     """Return (M,) overlaps of a sequence's frames, but for the first and those with cover 0; absence plays no part.
-
     Boxes are bounded by the image as the toolkit does it: the corner is clipped to the image, then the side to what is
     left from there, so a box that begins outside moves inwards. From (N, 4) xyxy, (N,) integers of cover.label (0 … 8)
     and the frames' (width, height).
@@ -63,9 +62,8 @@ def _bounded(boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def got10k_scores(values: Sequence[NDArray[np.float64]], times: Sequence[NDArray[np.float64]] = ()) -> Got10kScores:
-    """Pool the `got10k_overlaps` of all sequences and runs; with no frame that counts, scores are NaN.
-
-    `times` are (N,) seconds a frame of each, the first frame included; those that are NaN or not positive are left out.
+    """Pool the `got10k_overlaps` of all sequences and runs; with no frame that counts, scores are NaN. `times` are (N,)
+    seconds a frame of each, the first frame included; those that are NaN or not positive are left out.
     """
     seconds, pooled = (np.concatenate([np.zeros(0), *parts]) for parts in (times, values))
     measured = seconds[seconds > 0.0]  # NaN is not > 0
@@ -75,11 +73,10 @@ def got10k_scores(values: Sequence[NDArray[np.float64]], times: Sequence[NDArray
 
 
 def trackingnet_curves(predicted: ArrayLike, truth: ArrayLike) -> Curves:
-    """Return the three 21-point curves of one sequence, from (N, 4) xyxy, N at least 1.
-
-    All values of both boxes are rounded to integers, halves to even, and the first prediction is the given box. Success
-    compares with >=, so that threshold 0 is always passed; centre errors with <= at 0, 2.5, …, 50 pixels, normalised
-    ones at 0, 0.025, …, 0.5. There are no absent frames.
+    """Return the three 21-point curves of one sequence, from (N, 4) xyxy, N at least 1. All values of both boxes are
+    rounded to integers, halves to even, and the first prediction is the given box. Success compares with >=, so that
+    threshold 0 is always passed; centre errors with <= at 0, 2.5, …, 50 pixels, normalised ones at 0, 0.025, …, 0.5.
+    There are no absent frames.
     """
     boxes, true_boxes = _rounded(predicted), _rounded(truth)
     boxes[0] = true_boxes[0]

@@ -13,26 +13,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lorat.evaluate.measure.attributes import TITLES, AttributeScores
 from lorat.evaluate.measure.scores import Entry, SequenceScores
+from lorat.evaluate.report import tables
 from lorat.evaluate.report.plots import KINDS, CurveKind, Line, attribute_panels, coloured, curves_svg, ranked
 from lorat.evaluate.report.strips import Strip
-from lorat.evaluate.report.tables import (
-    COLUMNS,
-    OF_ATTRIBUTES,
-    SPEEDS,
-    Column,
-    PublishedNumber,
-    best_of,
-    filled,
-    notes_of,
-    published_numbers,
-)
 from lorat.prep.trees.base.official import expected_sequences
 from lorat.shards.base.storage import atomic_file
 
 _NOTES = {
     "norm_precision_corrected": "Pnorm*: frames without the object count as misses, not as hits.",
     "speed": "speed: the GOT-10k toolkit's mean of 1/t.",
-    **{name: f"{said}." for name, said in SPEEDS.items()},
+    **{name: f"{said}." for name, said in tables.SPEEDS.items()},
     "success_area": "area: under the curve, as TrackingNet's server gives it.",
 }
 
@@ -58,14 +48,12 @@ def write_page(path: Path, page: PageInput) -> None:
 def render_page(page: PageInput) -> str:
     """Return the page's HTML."""
     loader = PackageLoader("lorat.evaluate.report", "data")
-    strict = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return strict.get_template("page.html").render(
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return made.get_template("page.html").render(
         page=page,
         sections=[_Section(entries, page) for entries in page.scored],
-        columns=COLUMNS,
-        of_attributes=OF_ATTRIBUTES,
+        columns=tables.COLUMNS,
+        of_attributes=tables.OF_ATTRIBUTES,
         base64=lambda jpeg: b64encode(jpeg).decode("ascii"),
     )
 
@@ -75,24 +63,23 @@ class _Section:
 
     def __init__(self, entries: Sequence[Entry], page: PageInput) -> None:
         self.entries, self.ours, self.whole = entries, entries[0].scores, entries[-1].scores
-        self.measures = OF_ATTRIBUTES if page.variant else ()  # of ours, by attribute
+        self.measures = tables.OF_ATTRIBUTES if page.variant else ()  # of ours, by attribute
         self.compared = entries[1 if page.variant else 0 : -1]  # those whose AUC is told by attribute and sequence
         self.coloured = coloured(entries)
-        self.columns = filled([entry.scores for entry in entries])
-        self.published = published_numbers(self.ours.name)
+        self.columns = tables.filled([entry.scores for entry in entries])
+        self.published = tables.published_numbers(self.ours.name)
         self.strips = page.strips.get(self.ours.name, ())
 
-    def published_row(self, tracker: str) -> Iterator[PublishedNumber | None]:
+    def published_row(self, tracker: str) -> Iterator[tables.PublishedNumber | None]:
         """Yield what is published of a tracker in each column."""
         # Where areas are shown, which come last, a published number is one of these.
         places = {column.published: column for column in self.columns.values()}
         for column in self.columns.values():
-            here = places[column.published] is column
-            yield self.published[tracker].get(column.published) if here else None
+            yield self.published[tracker].get(column.published) if places[column.published] is column else None
 
     def notes(self) -> list[str]:
         """Say what the columns are, and where published numbers are of something else than ours."""
-        notes = notes_of([entry.scores for entry in self.entries], _NOTES)
+        notes = tables.notes_of([entry.scores for entry in self.entries], _NOTES)
         numbers = [number for row in self.published.values() for number in row.values()]
         if not numbers:
             return notes
@@ -107,10 +94,10 @@ class _Section:
             notes.append("¹ one source only.")
         return notes
 
-    def best(self, column: Column, entry: Entry) -> bool:
+    def best(self, column: tables.Column, entry: Entry) -> bool:
         """Whether a tracker has the best value of all, where none of them is ours."""
         others = not self.measures and entry in self.compared
-        return others and column.text(entry.scores) == best_of(self.compared, column)
+        return others and column.text(entry.scores) == tables.best_of(self.compared, column)
 
     def plots(self) -> Iterator[tuple[CurveKind, str, list[Line]]]:
         """Yield each kind of curve, its picture, and the trackers, the best first."""

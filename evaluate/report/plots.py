@@ -103,7 +103,6 @@ def ranked(lines: Sequence[Line], kind: CurveKind) -> list[Line]:
 
 def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
     """Draw panels, at least one, beside and below each other, and return the file, a PNG or a PDF by its ending.
-
     Legends name the best first, and never moving last.
     """
     columns = min(3, len(panels))
@@ -152,13 +151,11 @@ def _draw(axes: Axes, lines: Sequence[Line], kind: CurveKind) -> list[Line2D]:
     drawn = []
     for number, line in reversed(list(enumerate(lines))):
         colour, _, dash = line.colour.partition(" ")
-        look: Any = {"linestyle": _DASHES[dash], "linewidth": 1.6}
-        if colour == "still":
-            look = {"linestyle": (0, (4, 2)), "linewidth": 1.2}
+        dashes, width = ((0, (4, 2)), 1.2) if colour == "still" else (_DASHES[dash], 1.6)
         curve = 100 * getattr(line.scores.curves, kind.name)
         # Not clipped: a curve along 100 would lose half its width.
-        look |= {"color": _COLOURS[colour], "gid": f"curve-{number}", "clip_on": False, "zorder": 3}
-        drawn += axes.plot(kind.thresholds, curve, **look)
+        look: Any = {"color": _COLOURS[colour], "gid": f"curve-{number}", "clip_on": False, "zorder": 3}
+        drawn += axes.plot(kind.thresholds, curve, linestyle=dashes, linewidth=width, **look)
     if kind.name != "success":  # both precision scores are read off there
         axes.axvline(kind.thresholds[20], color=_COLOURS["soft"], linewidth=0.6, linestyle=":")
     last = kind.thresholds[-1]

@@ -45,7 +45,6 @@ def worst_strips(
     clips: Sequence[Clip], results: Run, scores: DatasetScores, count: int = 5, frames: int = 6
 ) -> list[Strip]:
     """Draw the `count` sequences of a test set that have the lowest AUC in its `scores`, from the results of one run.
-
     Each gets so many `frames` spread evenly, the one in which the object is first lost among them.
     """
     by_name = {clip.name: clip for clip in clips}
@@ -54,9 +53,8 @@ def worst_strips(
 
 
 def first_loss(overlap: NDArray[np.float64]) -> int | None:
-    """Return the first index from which the (N,) overlap stays low for ten frames, or to the end.
-
-    NaN stands where the object is absent, which neither counts nor interrupts.
+    """Return the first index from which the (N,) overlap stays low for ten frames, or to the end. NaN stands where the
+    object is absent, which neither counts nor interrupts.
     """
     known = np.flatnonzero(np.isfinite(overlap))
     low = overlap[known] <= _LOST
@@ -70,27 +68,20 @@ def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
     overlap = np.where(track.visible[:rows], overlaps(boxes[:rows], track.boxes[:rows]), np.nan)
     lost = first_loss(overlap)
     values = [value if np.isfinite(value) else None for value in overlap.tolist()]
-    shown = _shown(rows, count, lost)
-    pictures = []
-    for index in shown:
+    shown, pictures = _spread(rows, count), []
+    if lost is not None and lost not in shown and len(shown) > 1:  # it takes its nearest's place
+        shown[min(range(1, len(shown)), key=lambda place: abs(shown[place] - lost))] = lost
+    for index in sorted(set(shown)):
         try:
             frame = clip.frames.read(index)
         except ImageError:
             continue
         picture = draw_boxes(frame, boxes[index], track.boxes[index] if track.visible[index] else None)
-        size = (picture.shape[1], picture.shape[0])
-        pictures.append(StripFrame(index + 1, encode(picture, _QUALITY), size, values[index]))
+        height, width = picture.shape[:2]
+        pictures.append(StripFrame(index + 1, encode(picture, _QUALITY), (width, height), values[index]))
     drawn = [values[index] for index in _spread(rows, _POINTS)]
     first = None if lost is None else lost + 1
     return Strip(clip.name, rows, auc, pictures, drawn, first, undecoded=len(shown) - len(pictures))
-
-
-def _shown(frames: int, count: int, lost: int | None) -> list[int]:
-    """Return indices spread over a sequence; the one of the loss takes its nearest's place."""
-    shown = _spread(frames, count)
-    if lost is not None and lost not in shown and len(shown) > 1:
-        shown[min(range(1, len(shown)), key=lambda place: abs(shown[place] - lost))] = lost
-    return sorted(set(shown))
 
 
 def _spread(frames: int, count: int) -> list[int]:

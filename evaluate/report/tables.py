@@ -24,7 +24,6 @@ from lorat.evaluate.measure.scores import NEVER_MOVING, DatasetScores, Entry, Se
 from lorat.shards.base.console import plain_table
 
 Scores: TypeAlias = DatasetScores | SequenceScores | AttributeScores
-
 _FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
 
 
@@ -58,7 +57,7 @@ class Column(NamedTuple):
         return f"{value:.1f}" if self.share or value < 10 else f"{value:.0f}"
 
 
-COLUMNS: Mapping[str, Column] = {
+COLUMNS: Mapping[str, Column] = {  # by name, in the order of tables
     "auc": Column("AUC", "curves.auc", "auc"),
     "op50": Column("OP50", "curves.op50"),
     "op75": Column("OP75", "curves.op75"),
@@ -76,8 +75,6 @@ COLUMNS: Mapping[str, Column] = {
     "latency": Column("ms", "latency", share=False),
     "speed": Column("speed", "got10k.speed", share=False),
 }
-"""By name, in the order of tables."""
-
 OF_ATTRIBUTES = ("auc", "precision", "norm_precision")  # told of each attribute, in tables and in JSON
 _OF_SEQUENCES = ("auc", "op50", "op75", "precision", "norm_precision", "fps")
 _OF_SETS = (*_OF_SEQUENCES[:-1], "norm_precision_corrected", "fps", "latency")
@@ -152,16 +149,14 @@ def best_of(entries: Sequence[Entry], column: Column) -> str | None:
 
 def how_compared(sequences: int) -> str:
     """Say what ± and p of a comparison are."""
-    how = f"paired bootstrap over the {sequences} sequences, {DRAWS:,} draws, seeded"
-    if sequences < FEWEST:
-        how += f"; no p of fewer than {FEWEST} sequences"
+    few = f"; no p of fewer than {FEWEST} sequences" if sequences < FEWEST else ""
+    how = f"paired bootstrap over the {sequences} sequences, {DRAWS:,} draws, seeded{few}"
     return f"± half of AUC's 95 % interval; p that a tracker is as good as the best one, two-sided: {how}"
 
 
 def sequences_csv(scored: Sequence[Sequence[Entry]]) -> str:
     """Return a line for each test set, tracker but never moving, and sequence: fractions of 1, as in metrics.json."""
-    file = io.StringIO()
-    names = ("norm_precision_corrected", *_OF_SEQUENCES)
+    file, names = io.StringIO(), ("norm_precision_corrected", *_OF_SEQUENCES)
     table = csv.writer(file, lineterminator="\n")
     table.writerow(["test set", "tracker", "sequence", "frames", *names])
     for *entries, _ in scored:
@@ -255,7 +250,6 @@ class PublishedNumber(NamedTuple):
 @functools.cache
 def published_numbers(test_set: str) -> Mapping[str, Mapping[str, PublishedNumber]]:
     """Return tracker → measure → what is published on ``<dataset>-<split>``, LoRAT first, small ones first.
-
     TrackingNet's precisions are areas under their curves and TNL2K follows the published convention, as in our tables.
     """
     text = (resources.files("lorat.evaluate.report") / "data" / "published.csv").read_text("utf-8")

@@ -1,9 +1,8 @@
 """What a tracker returned for one sequence, and the files that keep it.
 
-A result is ``results/<dataset>-<split>/<sequence>.txt``: a line a frame, ``x,y,w,h``, the first line the given box.
-Beside it stand ``<sequence>.scores.txt`` and ``<sequence>.times.txt`` (seconds a frame). The box file is written last
-and every file is renamed into place, so a box file that exists is whole, and a run that was stopped goes on with the
-sequences that have none. The number of lines is compared with the sequence by whoever knows the sequence.
+``results/<dataset>-<split>/<sequence>.txt`` has a line a frame, ``x,y,w,h``, the first the given box; beside it stand
+``<sequence>.scores.txt`` and ``<sequence>.times.txt`` (seconds a frame). The box file is written last and all are
+renamed into place: one that exists is whole. Who knows the sequence compares the number of lines with it.
 """
 
 import re
@@ -48,9 +47,8 @@ def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -
 
 
 def write_result(folder: Path, result: SequenceResult) -> Path:
-    """Write a result's three files into a folder (made when missing), in place of an older one; return the box file.
-
-    A `UserError` if the sequence's name cannot be a file name.
+    """Write a result's three files into a folder (made when missing), in place of an older one; return the box file. A
+    `UserError` if the sequence's name cannot be a file name.
     """
     path = _box_file(folder, result.name)
     tables = ((result.scores[:, None], 6), (result.times[:, None], 8), (result.boxes, 4))
@@ -82,9 +80,8 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def read_result(folder: Path, name: str) -> SequenceResult:
-    """Read a sequence's result. Commas, tabs and spaces separate; scores and times may be missing.
-
-    A `UserError` if there are no boxes, if `parse_boxes` refuses them, or if scores or times are of another length.
+    """Read a sequence's result. Commas, tabs and spaces separate; scores and times may be missing. A `UserError` if
+    there are no boxes, if `parse_boxes` refuses them, or if scores or times are of another length.
     """
     path = _box_file(folder, name)
     if not path.is_file():

@@ -18,8 +18,7 @@ from lorat.prep.trees.base.official import official_names
 from lorat.shards.base.errors import UserError, some, unknown
 from lorat.shards.base.storage import children
 
-Layout = Literal["auto", "lorat", "pytracking", "otb", "got10k"]
-"""How results can be laid out, as ``--layout`` calls it; ``auto`` tells it by what is there."""
+Layout = Literal["auto", "lorat", "pytracking", "otb", "got10k"]  # of --layout; auto tells it by what is there
 
 PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs30": "nfs_", "nfs240": "nfs_", "tc128": "tpl_", "otb": "otb_"}
 """What pytracking's folders put before the sequence names of a data set, or may put there (OTB)."""
@@ -78,17 +77,14 @@ class Names:
         # A prefixed file goes before another set's of the same name, and where there is one, all have it.
         prefixed = any(stem != name for name, stem in found.items())
         for name in (name for name in names if name not in found and self._owners[_plain(name)] == 1):
-            aliases = [*self.exact(name)[: 1 if prefixed else 2], *self._folder(name)]
+            folder = _without_object(name)  # ``Human4`` may stand for ``Human4_2``, the only object of that folder
+            only = folder not in self._known and self._objects[folder] == 1
+            aliases = [*self.exact(name)[: 1 if prefixed else 2], *(self.exact(folder) if only else ())]
             if one := next((one for each in aliases if len(one := loose.get(_plain(each), [])) == 1), []):
                 near[name] = one[0]
         # A few names that are alike but for their case are those of another data set.
         both = found | near if 2 * len(found | near) >= min(len(names), len(there)) else found
         return {name: both[name] for name in names if name in both}
-
-    def _folder(self, name: str) -> tuple[str, ...]:
-        """Return the folder's name of the only object of a folder: ``Human4`` for ``Human4_2``."""
-        folder = _without_object(name)
-        return (self.prefix + folder, folder) if folder not in self._known and self._objects[folder] == 1 else ()
 
     def alike(self, place: "Place") -> Iterator[tuple[str, str]]:
         """Yield each of the first sequences that a place lacks and what is there under a name much like it."""
@@ -141,8 +137,7 @@ def find(folder: Path, names: Names, layout: str) -> Place:
         return found[0]
     if found:
         remedy = "name one of these folders with --results, or its layout with --layout (export-results: --read-as)"
-        places = some(found, 4)
-        raise UserError(f"{folder}: holds several results of {names.test_set}: {places}; {remedy}")
+        raise UserError(f"{folder}: holds several results of {names.test_set}: {some(found, 4)}; {remedy}")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one of results with --results")
     there = some([entry.name for entry in children(folder) if not entry.name.startswith(".")], 2) or "nothing"

@@ -74,12 +74,9 @@ class Foreign(NamedTuple):
         home = self.home.resolve()
         if self.layout == "lorat":
             return home.parent.parent.name if home.parent.name == "results" else home.name
-        named = tracker_of(home)
-        return (
-            tracker_of(home.parent)
-            if _SAYS_NOTHING.fullmatch(named)
-            else named.removesuffix(".zip").removesuffix(".json")
-        )
+        if _SAYS_NOTHING.fullmatch(named := tracker_of(home)):
+            return tracker_of(home.parent)
+        return named.removesuffix(".zip").removesuffix(".json")
 
     def __str__(self) -> str:
         return told(self.layout, self.home, self.runs)
@@ -117,9 +114,7 @@ def _read_all(folder: Path, names: Names, layout: str, progress: Update | None, 
     notes = [f"{_sequences(partly)}: not in every run, so left out"] if partly else []
     if not whole:
         raise UserError(f"{folder}: no sequence has a result in every run; {notes[0]}")
-    notes += [
-        f"{name}: no result of it; {like} is there, to be renamed if it is one" for name, like in names.alike(place)
-    ]
+    notes += [f"{n}: no result of it; {like} is there, to be renamed if it is one" for n, like in names.alike(place)]
     odd, refused = Oddities(dict), dict[str, str]()
     runs: list[dict[str, files.SequenceResult]] = [{} for _ in found]
     for done, clip in enumerate(whole, start=1):
@@ -237,13 +232,11 @@ def _rows_of_frames(clip: Clip, rows: int, source: str, odd: Oddities) -> NDArra
     return np.minimum(np.arange(max(min(rows, frames), clip.annotated)), rows - 1)
 
 
-def _as_scored(
-    clip: Clip, boxes: NDArray[np.float64], started: bool, layout: str, odd: Oddities
-) -> NDArray[np.float64]:
+def _as_scored(clip: Clip, boxes: NDArray[np.float64], coded: bool, layout: str, odd: Oddities) -> NDArray[np.float64]:
     """Return (N, 4) boxes as toolkits score them: from the given box, which a code may stand for, each with a size."""
     truth = clip.tracks[0].boxes
     given = xyxy_to_xywh(truth[0])
-    if what := None if started else _compare(boxes, given):
+    if what := None if coded else _compare(boxes, given):
         odd[what].setdefault(clip.name, "")
     elif layout == "lorat":
         return boxes

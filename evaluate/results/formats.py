@@ -25,14 +25,7 @@ SUFFIXES = (".txt", ".mat", ".json")
 READ = "read are text (.txt), MATLAB (.mat) and JSON files, in a folder or a zip"
 _REGION_SETS = ("vot", "didi")  # whose toolkit writes polygons and masks too
 _LARGEST = 2 << 30  # bytes that a zip may hold
-_KEYS = (
-    "results",
-    "res",
-    "pred_rect",
-    "pred_bbox",
-    "boxes",
-    "gt_rect",
-)  # what boxes, or structs around them, are called
+_KEYS = ("results", "res", "pred_rect", "pred_bbox", "boxes", "gt_rect")  # of boxes, or of structs around them
 _BROKEN = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 

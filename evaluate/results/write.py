@@ -52,9 +52,8 @@ class ResultSet(NamedTuple):
 
 
 def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) -> dict[str, str]:
-    """Return path → text of the files of results in a layout; `label` names the tracker.
-
-    A `UserError` if two test sets have a sequence of the same name, which no layout keeps apart.
+    """Return path → text of the files of results in a layout; `label` names the tracker. A `UserError` if two test sets
+    have a sequence of the same name, which no layout keeps apart.
     """
     files: dict[str, str] = {}
     owners: dict[str, str] = {}
@@ -68,9 +67,8 @@ def layout_files(sets: Sequence[ResultSet], layout: ExportLayout, label: str) ->
 
 
 def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> int:
-    """Write text files below a folder and return how many were not there as they are.
-
-    A `UserError` before anything is written if one is there with other content and `overwrite` is off.
+    """Write text files below a folder and return how many were not there as they are. A `UserError` before anything is
+    written if one is there with other content and `overwrite` is off.
     """
     changed: dict[Path, bytes] = {}
     for path, data in ((folder / name, text.encode("ascii")) for name, text in files.items()):

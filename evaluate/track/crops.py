@@ -48,11 +48,10 @@ def crop_around(
     scale: float | None,
     out: Crop | None = None,
 ) -> tuple[Crop, CropTransform]:
-    """Cut a crop of `side` pixels a side around a (4,) xyxy box with positive size.
-
-    `area_factor` is that of `crop_transform`, `pad` the (3,) colour outside the frame, 0 … 255. To a `scale` the source
-    part is averaged over areas first, and then sampled as training samples stored windows; None cuts the crop as
-    published. Returns the crop, in `out` if that is given, and the adjusted transform from frame to crop.
+    """Cut a crop of `side` pixels a side around a (4,) xyxy box with positive size. `area_factor` is that of
+    `crop_transform`, `pad` the (3,) colour outside the frame, 0 … 255. To a `scale` the source part is averaged over
+    areas first, and then sampled as training samples stored windows; None cuts the crop as published. Returns the crop,
+    in `out` if that is given, and the adjusted transform from frame to crop.
     """
     size = (side, side)
     adjusted = adjust(crop_transform(box, area_factor, size), frame_size(frame), size)

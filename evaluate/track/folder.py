@@ -105,9 +105,8 @@ def forget_others(out: Path, weights: Path) -> None:
 
 
 def is_done(out: Path, name: str, clip: Clip, run: int = 1) -> bool:
-    """Return whether `out` holds the whole result of a clip of the test set `name`.
-
-    One with another number of frames, another first box, or lines that do not parse is not whole.
+    """Return whether `out` holds the whole result of a clip of the test set `name`. One with another number of frames,
+    another first box, or lines that do not parse is not whole.
     """
     folder = result_folder(out, name, run)
     if not has_result(folder, clip.name):

@@ -52,7 +52,6 @@ def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
 
 def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
     """Choose the cell with the highest 0.55 · sigmoid(logit) + 0.45 · window (published system), all in float32.
-
     `score_map` is (B, G, G) logits, `boxes` (B, G, G, 4) xyxy, one a cell, and `window` (G, G) from `penalty_window`.
     """
     score = score_map.flatten(1).sigmoid()
@@ -106,10 +105,9 @@ class Predictor:
         return cls(network, variant, device, dtype, stored)
 
     def compile(self, batch: int) -> None:
-        """Compile the work of a frame into one graph, now: that takes a minute or so.
-
-        Batches of fewer than `batch` targets are padded, so that the graph serves them too; the template, embedded once
-        a target, is not compiled. A `UserError` if nothing can be.
+        """Compile the work of a frame into one graph, now: that takes a minute or so. Batches of fewer than `batch`
+        targets are padded, so that the graph serves them too; the template, embedded once a target, is not compiled. A
+        `UserError` if nothing can be.
         """
         self._locate, self._rows = compile_whole(self._locate_rows, self.device), batch
         side, width = self.variant.search_size, self.network.token_type_embed.shape[1]
@@ -124,9 +122,8 @@ class Predictor:
             return self.network.embed_template(self._normalise(self._upload(crops)), mask.to(self.device))
 
     def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Find one target in each search region: (B, T, D) from `embed`, (B, S, S, 3) 0 … 255.
-
-        Returns (B, 5) float64: x1, y1, x2, y2 in crop pixels, and the score. A `UserError` if a number is not finite.
+        """Find one target in each search region: (B, T, D) from `embed`, (B, S, S, 3) 0 … 255. Returns (B, 5) float64:
+        x1, y1, x2, y2 in crop pixels, and the score. A `UserError` if a number is not finite.
         """
         with torch.inference_mode():
             rows = self._locate(self._padded(tokens), self._padded(self._upload(crops)))

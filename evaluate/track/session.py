@@ -28,10 +28,9 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory, processor_name, usable_cores
 from lorat.shards.pixels.jpeg import read_image
 
-Failures = Mapping[str, Mapping[str, str]]
-"""Test set → sequence → why it has no result."""
+Failures = Mapping[str, Mapping[str, str]]  # test set → sequence → why it has no result
+# Told how many frames of how many, without a result when they began, all processes have done; sequences in words.
 Show = Callable[[int, int, str], None]
-"""Told how many frames of how many, without a result when they began, all processes have done; sequences in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +56,10 @@ def evaluate(
     progress: Show = lambda done, total, text: None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Track every sequence of the test sets that has no result in `out` yet.
-
-    Where several `ranks` evaluate together, each of them calls, with the same sets, and writes to
-    ``out/results/<dataset>-<split>/``. A `UserError` if the weights do not load, or `out` holds results of another
-    tracker, unless these are to be overwritten; on every rank if on one.
+    """Track every sequence of the test sets that has no result in `out` yet. Where several `ranks` evaluate together,
+    each of them calls, with the same sets, and writes to ``out/results/<dataset>-<split>/``. A `UserError` if the
+    weights do not load, or `out` holds results of another tracker, unless these are to be overwritten; on every rank if
+    on one.
     """
     ranks = ranks or Ranks()
 
@@ -97,9 +95,8 @@ def evaluate(
 
 
 def alone(predictor: Predictor, clip: Clip, frames: int = 30, limit: float = 5.0) -> float | None:
-    """Return the median seconds of a frame where one sequence is tracked by itself, without decoding its image.
-
-    Of some frames after the first two, for so many seconds in all at most; None where these do not decode.
+    """Return the median seconds of a frame where one sequence is tracked by itself, without decoding its image. Of some
+    frames after the first two, for so many seconds in all at most; None where these do not decode.
     """
     tracker, times, begin = Tracker(predictor), list[float](), time.perf_counter()
     try:
@@ -164,8 +161,7 @@ class _Part:
         for index in self.ranks.taken(len(self.todo), f"{self.topic}/next"):
             _, name, sequence, run = self.todo[index]
             if (clip := self.clips.get((name, sequence))) is None:
-                why = f"not in the tree of rank {self.ranks.rank}; give all nodes the same tree"
-                self.failed[name][sequence] = why
+                self.failed[name][sequence] = f"not in the tree of rank {self.ranks.rank}; give all nodes the same tree"
             elif sequence not in self.failed[name]:  # once is enough to know
                 yield Work(clip, run)
 

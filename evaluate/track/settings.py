@@ -85,9 +85,8 @@ class BatchSettings(TrackerSettings):
 
 
 def run_weights(run: Path | None) -> Path:
-    """Return the weights file of a run's last checkpoint; without a run, of the one whose weights were written last.
-
-    A run is a folder with ``checkpoints/<checkpoint>/model.safetensors``; a finished number of epochs (``epoch_0010``)
+    """Return the weights file of a run's last checkpoint; without a run, of the one whose weights were written last. A
+    run is a folder with ``checkpoints/<checkpoint>/model.safetensors``; a finished number of epochs (``epoch_0010``)
     goes before a rolling checkpoint (``step_…``), and the higher number before the lower.
     """
     if run is None:

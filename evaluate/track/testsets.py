@@ -14,9 +14,7 @@ from lorat.shards.base.errors import UserError, nearest
 
 _LOG = logging.getLogger("lorat")
 
-SCORED_SPLITS = {"got10k": "val"}
-"""What the bare name means where ground truth is needed: that of the test split is not public."""
-
+SCORED_SPLITS = {"got10k": "val"}  # what the bare name means where truth is needed: the test split's is not public
 # One without ground truth, one that is nfs30 with eight times the frames, and one that any folder can be.
 _NOT_BY_DEFAULT = ("trackingnet", "nfs240", "generic")
 
@@ -71,7 +69,6 @@ def choose_test_sets(
     names: Sequence[str], submit: Sequence[str], trees: TreeOptions, runs: Mapping[str, int] = MappingProxyType({})
 ) -> list[TestSet]:
     """Read the trees of test sets, ``got10k-val``, or a bare name for the evaluation split, and of those to `submit`.
-
     `runs` says how often the sequences of a data set are tracked; once where it is not named.
     """
     chosen: dict[tuple[str, str], bool] = {}
@@ -102,9 +99,8 @@ def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: 
 
 
 def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) -> list[TestSet]:
-    """Keep the named sequences, and of these the first `limit` of each test set.
-
-    A set of which a zip is wanted is not cut: that is a `UserError`, like a name in no set.
+    """Keep the named sequences, and of these the first `limit` of each test set. A set of which a zip is wanted is not
+    cut: that is a `UserError`, like a name in no set.
     """
     known = {name for item in sets for name in (*(clip.name for clip in item.clips), *item.unread)}
     for name in sequences:

@@ -90,9 +90,8 @@ def prepare_search(
 def finish(
     row: NDArray[np.float64], transform: CropTransform, size: tuple[int, int], state: TargetState
 ) -> tuple[TrackedBox, TargetState]:
-    """Return a frame's result, and the target after it: a box without area leaves the last box.
-
-    `row` is (5,) of `Predictor.predict`, `transform` of `prepare_search`, `size` (width, height), `state` that before.
+    """Return a frame's result, and the target after it: a box without area leaves the last box. `row` is (5,) of
+    `Predictor.predict`, `transform` of `prepare_search`, `size` (width, height), `state` that before.
     """
     box = clip_boxes(transform.invert(row[:4]), size)
     if has_area(box):
@@ -101,9 +100,8 @@ def finish(
 
 
 class Tracker:
-    """Tracks one object: `start` with its box in a first frame, then `track` each next frame.
-
-    Frames are (H, W, 3) uint8 RGB; what is not, or no box to track, is a `UserError`.
+    """Tracks one object: `start` with its box in a first frame, then `track` each next frame. Frames are (H, W, 3)
+    uint8 RGB; what is not, or no box to track, is a `UserError`.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -112,9 +110,8 @@ class Tracker:
 
     @classmethod
     def load(cls, weights: Path, **settings: Any) -> "Tracker":
-        """Load a checkpoint's ``model.safetensors`` or a published file; what does not fit is a `UserError`.
-
-        `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``.
+        """Load a checkpoint's ``model.safetensors`` or a published file; what does not fit is a `UserError`. `settings`
+        are other fields of `TrackerSettings`, such as ``device="cpu"``.
         """
         return cls(Predictor.load(TrackerSettings(weights=Path(weights), **settings)))
 

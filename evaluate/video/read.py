@@ -222,7 +222,6 @@ def _camera_shots(capture: cv2.VideoCapture, wanted: Wanted) -> Generator[Shot, 
 
 def read_ahead(footage: Footage, enough: Callable[[], bool] = lambda: False) -> Generator[Shot, None, None]:
     """Yield the rest of the footage, read by a thread of its own, until it ends or `enough`; raise what reading raises.
-
     Of live footage only the newest frame waits, so that what is taken is never old. A camera that hangs is left behind.
     """
     ready: queue.Queue[Shot | Exception | None] = queue.Queue(1 if footage.live else 2)

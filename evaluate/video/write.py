@@ -43,10 +43,9 @@ def writable(path: Path) -> Path:
 
 @contextmanager
 def video_file(path: Path, rate: float) -> Iterator[Callable[[Picture, float], None]]:
-    """Write a video that appears as `path` when the block ends, and not at all when it raises.
-
-    Yields what adds a picture with even sides, from a time in seconds on; one of another size than the first is
-    stretched. The times in an .avi are multiples of 1 / `rate`.
+    """Write a video that appears as `path` when the block ends, and not at all when it raises. Yields what adds a
+    picture with even sides, from a time in seconds on; one of another size than the first is stretched. The times in an
+    .avi are multiples of 1 / `rate`.
     """
     (codec, pixels, options), av, last = CODECS[path.suffix], load_av(), -1
     fraction = Fraction(rate).limit_denominator(1 << 16)
@@ -78,7 +77,6 @@ def write_tracking_video(
     clip: Clip, result: SequenceResult, path: Path, *, rate: float = 25.0, limit: int | None = None
 ) -> Path:
     """Write the video of one tracked sequence, with its true boxes where the tree has them, of `limit` frames at most.
-
     Returns what `writable` makes of `path`; a `UserError` if no image decodes.
     """
     path, track, boxes, written = writable(path), clip.tracks[0], xywh_to_xyxy(result.boxes), 0
@@ -102,11 +100,10 @@ def write_tracking_video(
 def write_tracks(
     footage: Footage, shots: Iterator[Shot], tracker: "Tracker", box: Box, files: tuple[Path, Path], total: int | None
 ) -> tuple[int, list[int]]:
-    """Track an object through footage into `files`: a video, as `writable` names it, and a CSV; both or neither.
-
-    `box` is its (4,) xyxy in the first of the footage's `shots` that decodes; what comes before is left out, and frames
-    after it that do not decode keep the last picture and box. `total` frames are expected. Returns how many there were,
-    and the numbers of those that do not decode.
+    """Track an object through footage into `files`: a video, as `writable` names it, and a CSV; both or neither. `box`
+    is its (4,) xyxy in the first of the footage's `shots` that decodes; what comes before is left out, and frames after
+    it that do not decode keep the last picture and box. `total` frames are expected. Returns how many there were, and
+    the numbers of those that do not decode.
     """
     done, lost, seconds, before, image = 0, list[int](), 0.0, 0.0, None
     video, csv = files
