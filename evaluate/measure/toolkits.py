@@ -27,9 +27,7 @@ class Got10kScores:
     sr50: float
     sr75: float
     frames: int  # that count: not the first of a sequence, nor with cover 0; those of repeated runs again
-    speed: float | None = (
-        None  # frames a second: the mean of 1/t over all frames that took a time t; None without times
-    )
+    speed: float | None = None  # frames a second: the mean of 1/t of all frames that took a time t; None without times
 
 
 @dataclass(frozen=True, slots=True)
