@@ -128,10 +128,7 @@ def _click_option(field: Field[Any], hint: Any, section: str) -> Callable[..., A
     if typing.get_origin(hint) is tuple:
         hint = typing.get_args(hint)[0]
         settings["multiple"] = True
-    if hint is bool:
-        settings["is_flag"] = True
-    else:
-        settings["type"] = _click_type(hint, about)
+    settings |= {"is_flag": True} if hint is bool else {"type": _click_type(hint, about)}
     names = about.names or (f"--{field.name.replace('_', '-')}",)
     return click.option(*names, field.name, cls=_Option, **settings)
 

@@ -81,8 +81,7 @@ class Manifest:
     def fingerprint(self) -> str:
         """Return a hash of what was built, the same wherever the files lie."""
         what = [self.dataset, self.split, self.config, [s.sha256 for s in self.shards]]
-        text = json.dumps(what, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
     def save(self) -> None:
         """Write manifest.json into the folder, atomically."""
@@ -148,18 +147,16 @@ def read_receipt(path: Location) -> Receipt:
 
 
 def load_receipt(folder: Location, shard: str, config: str) -> Receipt | None:
-    """Return the receipt of a finished shard, or None where it has to be built.
-
-    It counts when it was written for this shard and configuration, its counts fit together, the shard has the length
-    that it names, and the index is the one that was written. A `UserError` if a store does not answer.
+    """Return the receipt of a finished shard, or None where it has to be built. It counts when it was written for this
+    shard and configuration, its counts fit together, the shard has the length that it names, and the index is the one
+    that was written. A `UserError` if a store does not answer.
     """
     file = folder / shard
     try:
         receipt = _reads(Receipt).validate_json(read_bytes(receipt_path(folder, shard)), strict=True)
         mine = (receipt.shard, receipt.config) == (shard, config) and receipt.drawn == receipt.counted
         if mine and file_size(file) == receipt.bytes:
-            index = hashlib.sha256(read_bytes(index_path(file))).hexdigest()
-            return receipt if index == receipt.index_sha256 else None
+            return receipt if hashlib.sha256(read_bytes(index_path(file))).hexdigest() == receipt.index_sha256 else None
     except (OSError, ValueError):
         pass  # missing, garbled, or of another version: the shard is built again
     return None
@@ -169,8 +166,7 @@ def load_manifest(folder: Location) -> Manifest:
     """Read a folder's manifest and see that it is the one that was written. A `UserError` if there is none, or a store
     does not answer; a `ShardCorrupt` if it is of another version, lacks a field, or contradicts itself.
     """
-    path = folder / MANIFEST
-    if file_size(path) is None:
+    if file_size(path := folder / MANIFEST) is None:
         raise UserError(f"{folder}: no {MANIFEST}; build it with lorat-prep build --datasets …")
     manifest, wrong = read_manifest(folder)
     for what in wrong.values():
@@ -182,8 +178,7 @@ def read_manifest(folder: Location) -> tuple[Manifest, dict[str, str]]:
     """Read a folder's manifest as it stands; return it and key → what it says wrongly of its shards. A `UserError` if
     it cannot be read, a `ShardCorrupt` if it is of another version or a field is missing or mistyped.
     """
-    path = folder / MANIFEST
-    values = read_json(path)
+    values = read_json(path := folder / MANIFEST)
     version = values.get("version") if isinstance(values, dict) else VERSION
     if version != VERSION:
         raise ShardCorrupt(f"{path}: version {version}, this release reads {VERSION}; build again")

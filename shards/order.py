@@ -32,16 +32,14 @@ def quotas(weights: Sequence[int], draws: int) -> list[int]:
     """Return how many of the first T = `draws` draws of the run each data set supplies. With cumulative weights W_d
     (shares of the total) it is floor(W_d · T) − floor(W_{d−1} · T), in integers: no drift.
     """
-    total = sum(weights)
-    bounds = [draws * int(w) // total for w in np.cumsum([0, *weights])]
+    bounds = [draws * int(w) // sum(weights) for w in np.cumsum([0, *weights])]
     return [high - low for low, high in itertools.pairwise(bounds)]
 
 
 def epoch_order(pools: Sequence[Pool], seed: int, epoch: int, length: int, window: int = 0) -> NDArray[np.void]:
-    """Return the (length,) positions of an epoch, 0-based, as `ORDER_DTYPE`.
-
-    The pools stand in the recipe's order. Rows are shuffled inside windows of so many shards; 0 means all of them. A
-    pool that has no rows, or whose weight gives it less than one pair an epoch, is a `ValueError`.
+    """Return the (length,) positions of an epoch, 0-based, as `ORDER_DTYPE`. The pools stand in the recipe's order.
+    Rows are shuffled inside windows of so many shards; 0 means all of them. A pool that has no rows, or whose weight
+    gives it less than one pair an epoch, is a `ValueError`.
     """
     weights = [pool.weight for pool in pools]
     if min(weights) * length < sum(weights):  # its quota could shrink from one epoch to the next

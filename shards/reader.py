@@ -38,8 +38,7 @@ def read_index(shard: Location) -> NDArray[np.void]:
     if not data or len(data) % INDEX_DTYPE.itemsize:
         raise ShardCorrupt(f"{path}: {len(data)} bytes are no whole index; build it again")
     index = np.frombuffer(data, dtype=INDEX_DTYPE)
-    begins = np.cumsum(index["length"], dtype=np.uint64) - index["length"]
-    for row in np.flatnonzero(index["offset"] != begins):
+    for row in np.flatnonzero(index["offset"] != np.cumsum(index["length"], dtype=np.uint64) - index["length"]):
         where = f"{path}: row {row} at byte {row * INDEX_DTYPE.itemsize}"
         raise ShardCorrupt(f"{where} does not begin where the one before ends; build it again")
     if int(index[-1]["raw_length"]) != len(END_OF_ARCHIVE):
@@ -48,12 +47,11 @@ def read_index(shard: Location) -> NDArray[np.void]:
 
 
 class ShardReader:
-    """Random access to the samples of one shard; safe to use from several threads.
-
-    A local shard is an open file until `close`; a shard in a store is read row by row, one request each, and holds
-    nothing open. Rows are read by the `index` that is given, or by the one beside the shard, which must be the one that
-    the receipt names. A shard or index that is missing, or an index that is not what was written, is a `ShardCorrupt`,
-    a store that does not answer a `UserError`.
+    """Random access to the samples of one shard; safe to use from several threads. A local shard is an open file until
+    `close`; a shard in a store is read row by row, one request each, and holds nothing open. Rows are read by the
+    `index` that is given, or by the one beside the shard, which must be the one that the receipt names. A shard or
+    index that is missing, or an index that is not what was written, is a `ShardCorrupt`, a store that does not answer a
+    `UserError`.
     """
 
     def __init__(self, path: Location, receipt: Receipt | None = None, index: NDArray[np.void] | None = None) -> None:
@@ -103,10 +101,9 @@ class ShardReader:
                 of, _, number = self.members(beside)[0][0].partition(".")[0].rpartition("-")
                 if of == self._set and (self._receipt is None or int(number) in self._receipt.pairs):
                     return int(number) + row - beside
-        if self._receipt is None:
+        if (receipt := self._receipt) is None:
             return None
-        left_out = self._receipt.drawn - len(self)
-        return self._receipt.first_pair + row + (left_out if step > 0 else 0)
+        return receipt.first_pair + row + (receipt.drawn - len(self) if step > 0 else 0)
 
     def read(self, row: int) -> PairSample:
         """Read sample `row`; an `IndexError` if there is none. Bytes that are not those that were written are a

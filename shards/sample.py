@@ -51,8 +51,7 @@ def sample_key(dataset: str, split: str, pair: int) -> str:
 
 def to_members(sample: PairSample) -> list[tuple[str, bytes]]:
     """Return the sample's tar members (name, payload) in their order."""
-    meta: dict[str, Any] = {"version": VERSION}
-    meta |= {name: getattr(sample, name) for name in _OF_TRACK}
+    meta: dict[str, Any] = {"version": VERSION, **{name: getattr(sample, name) for name in _OF_TRACK}}
     for role in _ROLES:
         image = getattr(sample, role)
         meta[role] = {field.name: getattr(image, field.name) for field in fields(image) if field.name != "jpeg"}
@@ -77,5 +76,4 @@ def from_members(members: list[tuple[str, bytes]], where: str) -> PairSample:
     if meta is None:
         raise ShardCorrupt(f"{where}: {'; '.join(faults)}")
     images = {role: StoredImage(**dict(getattr(meta, role)), jpeg=payloads[f"{role}.jpg"]) for role in _ROLES}
-    key = members[0][0].partition(".")[0]
-    return PairSample(key, meta.dataset, meta.split, meta.sequence, meta.track, **images)
+    return PairSample(members[0][0].partition(".")[0], meta.dataset, meta.split, meta.sequence, meta.track, **images)

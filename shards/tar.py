@@ -30,8 +30,7 @@ def pack_members(members: list[tuple[str, bytes]]) -> bytes:
 
 def unpack_members(raw: bytes, where: str) -> list[tuple[str, bytes]]:
     """Return (name, payload) of members; a `ShardCorrupt` that begins with `where` if a header is not as written."""
-    members: list[tuple[str, bytes]] = []
-    at = 0
+    members, at = list[tuple[str, bytes]](), 0
     while at < len(raw):
         try:
             name, size = _parse_header(raw[at : at + BLOCK])

@@ -45,8 +45,7 @@ def write_shard(path: Location, samples: Iterable[PairSample]) -> ShardSummary:
     """Write `samples`, in row order, as the shard ``….tar.zst`` and its index, each atomically; errors as of that."""
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True, threads=0)
     raws = (pack_members(to_members(sample)) for sample in samples)
-    rows: list[tuple[int, int, int, int]] = []
-    sha, size = hashlib.sha256(), 0
+    rows, sha, size = list[tuple[int, int, int, int]](), hashlib.sha256(), 0
     with atomic_file(path) as file:
         for raw in chain(raws, [END_OF_ARCHIVE]):
             frame = compressor.compress(raw)

@@ -14,11 +14,10 @@ from lorat.shards.pixels.geometry import clip_boxes
 
 
 def clean(clip: Clip, frame_size: tuple[int, int]) -> Clip | None:
-    """Return the clip as training draws from it, or None where nothing is left.
-
-    The order: clip boxes to the frame; boxes without size become not visible; tracks without a visible frame go; frames
-    before the first and after the last visible one go (published system, ``fit_in_image_size`` to ``integrity``). A
-    `frame_size`, (width, height) in pixels, of 0 leaves nothing.
+    """Return the clip as training draws from it, or None where nothing is left. The order: clip boxes to the frame;
+    boxes without size become not visible; tracks without a visible frame go; frames before the first and after the last
+    visible one go (published system, ``fit_in_image_size`` to ``integrity``). A `frame_size`, (width, height) in
+    pixels, of 0 leaves nothing.
     """
     fitted = [_fit(track, frame_size) for track in clip.tracks] if min(frame_size) > 0 else []
     kept = tuple(track for track in fitted if track.visible.any())

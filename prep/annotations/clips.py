@@ -30,9 +30,8 @@ _LENGTH = np.dtype("<i8")
 
 
 class ClipIndex(Sequence[Clip]):
-    """The cleaned clips of one split in a file; picklable as its path, so that a worker process opens the same one.
-
-    An `OSError` if it cannot be opened, a `ValueError` if `write_clips` did not write it, or not to its end.
+    """The cleaned clips of one split in a file; picklable as its path, so that a worker process opens the same one. An
+    `OSError` if it cannot be opened, a `ValueError` if `write_clips` did not write it, or not to its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,10 +92,8 @@ def _reopen(path: str, digest: str) -> ClipIndex:
     try:
         index = ClipIndex(Path(path))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: this process cannot open the index of annotations ({error}); set LORAT_CACHE to a folder that "
-            "all processes and machines share, and run again"
-        ) from None
+        remedy = "set LORAT_CACHE to a folder that all processes and machines share, and run again"
+        raise UserError(f"{path}: this process cannot open the index of annotations ({error}); {remedy}") from None
     if index.digest != digest:
         raise UserError(f"{path}: the annotations changed while they were used; run again")
     return index
@@ -104,7 +101,6 @@ def _reopen(path: str, digest: str) -> ClipIndex:
 
 def write_clips(file: BinaryIO, clips: Iterable[Clip], about: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
     """Write what `ClipIndex` reads, one clip of a data set split at a time: only boxes are large. Return its `digest`.
-
     `about` joins the header; it and `extra`, JSON both, are looked at when all clips went by.
     """
     ends, visible, cover, facts = array("q", [0, 0, 0]), bytearray(), bytearray(), bytearray()
@@ -142,10 +138,8 @@ def annotations_fingerprint(clips: Iterable[Clip]) -> str:
     """Return a hash of cleaned clips in order, 16 hexadecimal digits: the same wherever the tree lies."""
     digest = hashlib.sha256()
     for clip in clips:
-        head = f"{clip.name}\0{len(clip.frames)}\0{clip.frame_size()}\0"
-        digest.update(head.encode("utf-8", "surrogatepass"))
+        digest.update(f"{clip.name}\0{len(clip.frames)}\0{clip.frame_size()}\0".encode("utf-8", "surrogatepass"))
         for track in clip.tracks:
-            boxes = np.nan_to_num(track.boxes, nan=-1.0).astype("<f8", copy=False)
-            digest.update(np.ascontiguousarray(boxes).data)
+            digest.update(np.ascontiguousarray(np.nan_to_num(track.boxes, nan=-1.0).astype("<f8", copy=False)).data)
             digest.update(np.ascontiguousarray(track.visible).data)
     return digest.hexdigest()[:16]

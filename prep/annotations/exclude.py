@@ -30,10 +30,8 @@ class Exclusions:
         frames = {sequence: sorted(numbers) for sequence, numbers in self.frames.items() if numbers}
         if not self.sequences and not frames:
             return ""
-        content = {
-            "sequences": {self.split: sorted(self.sequences)} if self.sequences else {},
-            "frames": {self.split: frames} if frames else {},
-        }
+        sequences = {self.split: sorted(self.sequences)} if self.sequences else {}
+        content = {"sequences": sequences, "frames": {self.split: frames} if frames else {}}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -52,9 +50,8 @@ def load_exclusions(report: Path) -> dict[str, Exclusions]:
 
 
 def exclude_clips(clips: Iterable[Clip], exclusions: Exclusions) -> list[Clip]:
-    """Return the clips of a split, as read or cleaned, without what is excluded, if that leaves a frame.
-
-    Damaged frames at the head are cut off, so that a sequence's first image tells its size; others are not visible.
+    """Return the clips of a split, as read or cleaned, without what is excluded, if that leaves a frame. Damaged frames
+    at the head are cut off, so that a sequence's first image tells its size; others are not visible.
     """
     kept = []
     for clip in clips:

@@ -52,13 +52,12 @@ def indexed_clips(
     cache: Path | None = None,
     progress: _CountProgress | None = None,
 ) -> ClipIndex:
-    """Return the cleaned clips of a split, from the cache where nothing changed.
-
-    A sequence whose annotations are damaged (by more than one or two spare rows), or whose first images are all
-    unreadable, is left out; the index's `lost` says why, `odd` what looks wrong about the boxes of all. Where only the
-    first image is damaged, a warning says which gave the size. `root` is the data set's folder; the index lies in the
-    folder ``index`` of `cache`, or of `cache_folder`. `progress` is of sequences, first read, then indexed. A
-    `UserError` is the reader's, or says that no sequence has a visible object, or that the cache cannot be written.
+    """Return the cleaned clips of a split, from the cache where nothing changed. A sequence whose annotations are
+    damaged (by more than one or two spare rows), or whose first images are all unreadable, is left out; the index's
+    `lost` says why, `odd` what looks wrong about the boxes of all. Where only the first image is damaged, a warning
+    says which gave the size. `root` is the data set's folder; the index lies in the folder ``index`` of `cache`, or of
+    `cache_folder`. `progress` is of sequences, first read, then indexed. A `UserError` is the reader's, or says that no
+    sequence has a visible object, or that the cache cannot be written.
     """
     root, out = root.resolve(), exclude or Exclusions(f"{dataset.name}-{split}")
     what = (_VERSION, out.split, root, out.fingerprint(), _module(dataset), dataset.one_based)
@@ -109,10 +108,7 @@ def _write(
     path: Path, dataset: Dataset, split: str, root: Path, out: Exclusions, progress: _CountProgress | None
 ) -> ClipIndex:
     """Read a tree and write its index."""
-    lost: dict[str, str] = {}
-    odd: list[str] = []
-    faults: list[TreeFault] = []
-    root_before = stamp(root)
+    lost, odd, faults, root_before = dict[str, str](), list[str](), list[TreeFault](), stamp(root)
     with Reading(skip=out.sequences, faults=faults, progress=progress) as how:
         seen = how.seen
         clips = exclude_clips(read_clips(dataset, split, root), out)
@@ -132,16 +128,12 @@ def _write(
             note(file or root)
         seen.setdefault(str(root), root_before)  # what a reader only asked about, such as whether a folder exists
         cleaned = _cleaned(clips, lost, odd, progress)
-        first = next(cleaned, None)
-        if first is None:
+        if (first := next(cleaned, None)) is None:
             reason = f" ({len(lost)} lost: {next(iter(lost.values()))})" if lost else ""
-            raise UserError(
-                f"{root}: no sequence of {out.split} has a visible object{reason}; nothing to build, check the tree "
-                "with lorat-prep check"
-            )
-        about = {"noticed": noticed, "dataset": dataset.name, "split": split}
-        about |= {"lost": lost, "warned": how.warned, "odd": odd}
-        digest = ""
+            remedy = "nothing to build, check the tree with lorat-prep check"
+            raise UserError(f"{root}: no sequence of {out.split} has a visible object{reason}; {remedy}")
+        of = {"noticed": noticed, "dataset": dataset.name, "split": split}
+        about, digest = of | {"lost": lost, "warned": how.warned, "odd": odd}, ""
         try:
             with atomic_file(path, lambda: f"{path.stem}-{digest}{path.suffix}") as opened:
                 digest = write_clips(opened, chain([first], cleaned), about, seen)
@@ -156,8 +148,7 @@ def _cleaned(
     """Yield what training draws from; empties `clips` on the way, since a tree may fill memory. Fills `odd` at last."""
     total, notation = len(clips), Notation()
     clips.reverse()
-    unsized = [clip.frames for clip in reversed(clips) if not clip.size]
-    with closing(in_threads(_image_size, unsized)) as sizes:
+    with closing(in_threads(_image_size, [clip.frames for clip in reversed(clips) if not clip.size])) as sizes:
         while clips:
             clip = clips.pop()
             size, said = (clip.size, "") if clip.size else next(sizes)

@@ -31,19 +31,18 @@ _RESOLUTION = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)\s*$", re.MULTILINE)
 def audit(
     source: TreeSplit, *, deep: bool = False, workers: int = 1, progress: Callable[[int, int, str], None] | None = None
 ) -> SplitAudit:
-    """Audit one split of a tree: read every sequence that can be read, look at its images.
-
-    `deep` decodes every image, not just the first and the last of each sequence. `progress` is called with (done, of
-    how many, what): sequences that are read, then images. What is wrong with the tree is a finding; a `UserError` is
-    raised when one of the `workers` was killed.
+    """Audit one split of a tree: read every sequence that can be read, look at its images. `deep` decodes every image,
+    not just the first and the last of each sequence. `progress` is called with (done, of how many, what): sequences
+    that are read, then images. What is wrong with the tree is a finding; a `UserError` is raised when one of the
+    `workers` was killed.
     """
 
     def told(what: str) -> Callable[[int, int], None] | None:
         return progress and (lambda done, total: progress(done, total, f"{source.name}: {what}"))
 
     name, split, eval_split = source.dataset.name, source.split, source.dataset.eval_split
-    faults: list[TreeFault] = []
-    clips, trouble, notation = list[Clip](), "", Notation()
+    scored = eval_split is not None and split in (eval_split, "val", "test")
+    clips, trouble, notation, faults = list[Clip](), "", Notation(), list[TreeFault]()
     try:
         with (how := Reading(faults=faults, progress=told("annotations"))):
             clips = source.dataset.read(source.dataset, split, source.root)
@@ -52,24 +51,16 @@ def audit(
     except UserError as error:
         trouble = error.message
     facts = see_images(clips, deep, workers, told("images"))
-    published = expected_frames(name, split) or {}
-    found: dict[str, list[Finding]] = {}
+    published, boxes, found = expected_frames(name, split) or {}, Counter[str](), dict[str, list[Finding]]()
     for fault in faults:
-        kind = _damage if fault.damage else _note
-        found.setdefault(fault.sequence, []).append(kind("annotations", fault.message))
-    boxes: Counter[str] = Counter()
+        finding = _finding("damage" if fault.damage else "note", "annotations", fault.message)
+        found.setdefault(fault.sequence, []).append(finding)
     for clip, seen in zip(clips, facts, strict=True):
         boxes.update(count_boxes(clip, seen.size))
         notation.add(clip, seen.size)
         mine = found.setdefault(clip.name, [])
-        mine += check_sequence(
-            clip,
-            seen,
-            scored=eval_split is not None and split in (eval_split, "val", "test"),
-            stated=_stated_size(clip.frames.folder) if name == "got10k" else None,
-            published=published.get(clip.name),
-            faulty=bool(mine),
-        )
+        stated, frames = _stated_size(clip.frames.folder) if name == "got10k" else None, published.get(clip.name)
+        mine += check_sequence(clip, seen, scored=scored, stated=stated, published=frames, faulty=bool(mine))
     counts = Counts(
         sequences=len({fault.sequence for fault in faults if fault.damage} | {clip.name for clip in clips}),
         expected_sequences=expected_sequences(name, split),
@@ -131,11 +122,10 @@ def check_sequence(
     published: int | None = None,
     faulty: bool = False,
 ) -> Iterator[Finding]:
-    """Yield what is wrong with a sequence, in a fixed order.
-
-    `scored` says whether trackers are started on the first frame; `stated` is (width, height) in the meta data,
-    `published` how many frames there are where that is known. Fewer than that are damage where reading the annotations
-    was `faulty`, or images lie on disk that belong to none: they were cut. Otherwise another edition is as likely.
+    """Yield what is wrong with a sequence, in a fixed order. `scored` says whether trackers are started on the first
+    frame; `stated` is (width, height) in the meta data, `published` how many frames there are where that is known.
+    Fewer than that are damage where reading the annotations was `faulty`, or images lie on disk that belong to none:
+    they were cut. Otherwise another edition is as likely.
     """
     folder, count, size = clip.frames.folder, len(clip.frames), facts.size
     if count:
@@ -183,8 +173,7 @@ def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Ite
     if not usable.any():
         yield start("no object", f"{where}: no frame has a usable box")
     elif not usable[0]:
-        training = f"; training starts at frame {np.argmax(usable)}"
-        meaning = ", so no tracker can start there" if scored else training
+        meaning = ", so no tracker can start there" if scored else f"; training starts at frame {np.argmax(usable)}"
         yield start("first frame", f"{where}: the first frame has no usable box{meaning}", [0])
     frames = np.flatnonzero(outside.any(axis=0)).tolist()
     if frames and size is not None:
@@ -201,8 +190,7 @@ def _annotated(
     visible = np.stack([track.visible[:rows] for track in clip.tracks])
     if size is None:
         return boxes, visible, np.zeros_like(visible)
-    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
-    outside = (left >= size[0]) | (top >= size[1]) | (right <= 0) | (bottom <= 0)
+    outside = (boxes[..., :2] >= size).any(-1) | (boxes[..., 2:] <= 0).any(-1)
     return boxes, visible, visible & outside
 
 

@@ -45,15 +45,12 @@ class ImageFacts:
 def see_images(
     clips: Sequence[Clip], deep: bool, workers: int, progress: Callable[[int, int], None] | None = None
 ) -> list[ImageFacts]:
-    """Return what was seen of each clip's images; a `UserError` when a worker was killed.
-
-    Folders are listed where the names of images are computed; the first and the last image of a clip are decoded, or
-    all (`deep`). `progress` is called with (images looked at, in all).
+    """Return what was seen of each clip's images; a `UserError` when a worker was killed. Folders are listed where the
+    names of images are computed; the first and the last image of a clip are decoded, or all (`deep`). `progress` is
+    called with (images looked at, in all).
     """
-    jobs = list(_jobs(clips, deep))
+    jobs, facts, done = list(_jobs(clips, deep)), [ImageFacts() for _ in clips], 0
     total = sum(len(wanted) for job in jobs for *_, wanted in job)
-    facts = [ImageFacts() for _ in clips]
-    done = 0
 
     def take(seen: list[tuple[int, int, ImageFacts]]) -> None:
         nonlocal done
@@ -70,8 +67,7 @@ def see_images(
 def _jobs(clips: Sequence[Clip], deep: bool) -> Iterator[list[ClipPart]]:
     """Yield jobs of `_IMAGES` images; every clip that has frames is looked at."""
     users = Counter(clip.frames.folder for clip in clips)
-    job: list[ClipPart] = []
-    room = _IMAGES
+    job, room = list[ClipPart](), _IMAGES
     for number, clip in enumerate(clips):
         frames = len(clip.frames)
         wanted = range(0, frames, 1 if deep else max(1, frames - 1))

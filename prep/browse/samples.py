@@ -48,8 +48,7 @@ def find_sample(manifests: Sequence[Manifest], key: str) -> Found:
         example = sample_key(manifests[0].dataset, manifests[0].split, 0)
         raise UserError(f"--key {key}: no such sample; sets: {known}; write it like {example}")
     pair = int(digits)
-    receipt = next((each for each in manifest.shards if pair in each.pairs), None)
-    if receipt is None:
+    if (receipt := next((each for each in manifest.shards if pair in each.pairs), None)) is None:
         pairs = sum(receipt.drawn for receipt in manifest.shards)
         raise UserError(f"--key {key}: {manifest.folder} has pairs 0 to {pairs - 1}")
     shard = manifest.folder / receipt.shard
@@ -90,8 +89,7 @@ def draw_sheet(found: Sequence[Found], path: Location, zoom: int = 1) -> None:
     """Write a contact sheet as PNG: template and search image of each sample, fitted into fields `zoom` times as large.
     A `UserError` if a stored image does not decode, or the file cannot be written.
     """
-    columns = min(_COLUMNS, len(found))
-    tiles = [_tile(one.sample, zoom) for one in found]
+    columns, tiles = min(_COLUMNS, len(found)), [_tile(one.sample, zoom) for one in found]
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     sheet = np.vstack([np.hstack(tiles[n : n + columns]) for n in range(0, len(tiles), columns)])
     with atomic_file(path) as file:
@@ -100,10 +98,8 @@ def draw_sheet(found: Sequence[Found], path: Location, zoom: int = 1) -> None:
 
 def _tile(sample: PairSample, zoom: int) -> Picture:
     template, search, height = sample.template, sample.search, _HEIGHT * zoom
-    images = [
-        _drawn(template, _WIDTHS[0] * zoom, height, sample.key),
-        _drawn(search, _WIDTHS[1] * zoom, height, sample.key),
-    ]
+    pairs = zip((template, search), _WIDTHS, strict=True)
+    images = [_drawn(image, width * zoom, height, sample.key) for image, width in pairs]
     tile = cv2.copyMakeBorder(np.hstack(images), 46, 34, 12, 0, cv2.BORDER_CONSTANT, value=_PAPER)
     name = sample.sequence if len(sample.sequence) <= _LONGEST_NAME else f"{sample.sequence[: _LONGEST_NAME - 3]}..."
     gap = search.frame - template.frame
@@ -124,12 +120,9 @@ def _tile(sample: PairSample, zoom: int) -> Picture:
 def _drawn(image: StoredImage, width: int, height: int, name: str) -> Picture:
     """Return a stored image with its box, fitted into a field of (`width`, `height`); errors call it `name`."""
     scale = min(width / image.size[0], height / image.size[1])
-    size = [max(1, round(side * scale)) for side in image.size]
-    picture = cv2.resize(
-        decode(image.jpeg, name), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    )
-    window = np.subtract(image.window, image.origin)
-    corners = np.subtract(np.reshape(image.box, (2, 2)), image.origin) * size / window
+    size, how = [max(1, round(side * scale)) for side in image.size], cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    picture = cv2.resize(decode(image.jpeg, name), size, interpolation=how)
+    corners = np.subtract(np.reshape(image.box, (2, 2)), image.origin) * size / np.subtract(image.window, image.origin)
     first, last = np.rint(corners).astype(int).tolist()
     for colour, thickness in ((_INK, 4), (_BOX, 2)):
         cv2.rectangle(picture, first, last, colour, thickness)

@@ -65,9 +65,8 @@ def find_sets(shards: Location, datasets: str | None = None) -> tuple[list[Locat
             unfinished.append(folder)
     if not sets:
         what = "only unfinished builds" if unfinished else "no shards"
-        raise UserError(
-            f"{shards}: {what} here; build them with lorat-prep build --shards {shards} …, or name their folder"
-        )
+        remedy = f"build them with lorat-prep build --shards {shards} …, or name their folder"
+        raise UserError(f"{shards}: {what} here; {remedy}")
     wanted = {name.strip() for name in (datasets or "").split(",")} - {""}
     known = {name for folder in sets for name in _names(folder)}
     for name in sorted(wanted - known):

@@ -24,7 +24,7 @@ class Measure(NamedTuple):
     of: Callable[[PairSample], float]
 
 
-_SIDE = "Object side, sqrt(w·h), in pixels of the"
+_SIDE, _GAP = "Object side, sqrt(w·h), in pixels of the", "Frames between template and search"
 MEASURES = {
     "object_frame": Measure(_SIDE, "frame", lambda pair: object_side(pair.search, stored=False)),
     "object_stored": Measure(_SIDE, "search image", lambda pair: object_side(pair.search)),
@@ -32,11 +32,7 @@ MEASURES = {
     "search_side": Measure("Stored images", "search, longer side", lambda pair: max(pair.search.size)),
     "search_kb": Measure("Stored images", "search, KB", lambda pair: len(pair.search.jpeg) / 1e3),
     "template_kb": Measure("Stored images", "template, KB", lambda pair: len(pair.template.jpeg) / 1e3),
-    "gaps": Measure(
-        "Frames between template and search",
-        "{same_frame:.1%} in one frame",
-        lambda pair: abs(pair.search.frame - pair.template.frame),
-    ),
+    "gaps": Measure(_GAP, "{same_frame:.1%} in one frame", lambda pair: abs(pair.search.frame - pair.template.frame)),
 }
 
 
@@ -54,8 +50,7 @@ def sample_stats(manifest: Manifest, most: int, progress: Callable[[int, int], N
     """Read at most `most` rows of a set and measure them; `progress` gets rows read and in all.
     `ShardCorrupt` if a row is damaged.
     """
-    rows: list[list[float]] = []
-    sequences = set()
+    rows, sequences = list[list[float]](), set[str]()
     for number, wanted in spread_rows(manifest, most):
         with closing(ShardReader(manifest.folder / manifest.shards[number].shard)) as reader:
             for pair in map(reader.read, wanted):
@@ -113,7 +108,6 @@ def freshness(recipe: RecipeConfig, manifests: Sequence[Manifest]) -> list[Fresh
     draws = quotas(list(weights.values()), recipe.train.epochs * recipe.train.pairs_per_epoch)
     found = []
     for (name, weight), drawn in zip(weights.items(), draws, strict=True):
-        pairs = there.get(name)
-        fresh = None if pairs is None else pairs / max(1, drawn)
+        fresh = None if (pairs := there.get(name)) is None else pairs / max(1, drawn)
         found.append(Freshness(name, weight, pairs, drawn, fresh, drawn / pairs if pairs else None))
     return found

@@ -67,8 +67,7 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
         for number in pairs:
             made = make_pair(plan, number)
             if not isinstance(made, Skip):
-                frame = compressor.compress(pack_members(to_members(made[0])))
-                stored += len(frame) + INDEX_DTYPE.itemsize
+                stored += len(compressor.compress(pack_members(to_members(made[0])))) + INDEX_DTYPE.itemsize
             done += 1
             if seconds is not None and time.perf_counter() - begin > seconds and done >= _LEAST:
                 break
@@ -103,8 +102,7 @@ def free_bytes(shards: Location) -> int | None:
     """Return the free space where shards will go; None where it cannot be known (a store)."""
     if not isinstance(shards, Path):
         return None
-    there = next(folder for folder in (shards, *shards.absolute().parents) if folder.is_dir())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(next(folder for folder in (shards, *shards.absolute().parents) if folder.is_dir())).free
 
 
 def check_room(needed: int, shards: Location) -> str | None:
@@ -115,6 +113,5 @@ def check_room(needed: int, shards: Location) -> str | None:
     room = f"{shards}: {free / 1e9:,.1f} GB are free, the build needs about {needed / 1e9:,.1f} GB"
     if needed * _SURELY <= free:
         return f"{room}, which may not fit"
-    raise UserError(
-        f"{room}; free space, build into another --shards, ask for fewer --pairs or a --budget, or go on with --force"
-    )
+    remedy = "free space, build into another --shards, ask for fewer --pairs or a --budget, or go on with --force"
+    raise UserError(f"{room}; {remedy}")

@@ -48,10 +48,8 @@ def check_folder(plan: Plan) -> None:
     if differing := [k for k in {**before, **plan.config} if before.get(k) != plan.config.get(k)]:
         # Other exclusions make other annotations; the reason is what helps.
         key = next((key for key in differing if key != "annotations"), differing[0])
-        raise UserError(
-            f"{plan.folder}: was built with another {key} ({before.get(key)} instead of "
-            f"{plan.config.get(key)}); delete the folder or build into another --shards"
-        )
+        what = f"was built with another {key} ({before.get(key)} instead of {plan.config.get(key)})"
+        raise UserError(f"{plan.folder}: {what}; delete the folder or build into another --shards")
     # Backwards from the end: one damaged shard there must not hide the whole ones before it.
     for number in takewhile(lambda number: number >= plan.shards() - 1, numbers):
         receipt = load_receipt(plan.folder, plan.shard(number), plan.fingerprint())
@@ -65,24 +63,20 @@ def check_folder(plan: Plan) -> None:
 def begin(plan: Plan) -> None:
     """Write down in the folder what is built there; errors as `check_folder`, or of writing."""
     check_folder(plan)
-    parts = plan.options.part.of if plan.options.part else 1
-    now = {"version": _VERSION, "config": plan.config, "parts": parts}
+    now = {"version": _VERSION, "config": plan.config, "parts": plan.options.part.of if plan.options.part else 1}
     if begun(plan) != now:
         write_json(plan.folder / PLAN, now)
 
 
 def begun(plan: Plan) -> dict[str, Any] | None:
     """Return what `begin` wrote into the folder; None where it did not."""
-    file = plan.folder / PLAN
-    if file_size(file) is None:
+    if file_size(file := plan.folder / PLAN) is None:
         return None
     match note := read_json(file):
         case {"version": int(version), "config": dict(), "parts": int()} if version == _VERSION:
             return note
-    raise UserError(
-        f"{file}: is not what this release writes (version {_VERSION}); if the shards beside it "
-        "were built with the same options, delete it and run again"
-    )
+    remedy = "if the shards beside it were built with the same options, delete it and run again"
+    raise UserError(f"{file}: is not what this release writes (version {_VERSION}); {remedy}")
 
 
 def receipts(plan: Plan, numbers: Sequence[int]) -> dict[int, Receipt]:

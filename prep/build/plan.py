@@ -82,8 +82,7 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Return the hash that the receipts of this configuration carry."""
-        text = repr(sorted((k, repr(v)) for k, v in self.config.items()))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(sorted((k, repr(v)) for k, v in self.config.items())).encode()).hexdigest()[:16]
 
     def shards(self) -> int:
         """Return the number of shards."""
@@ -127,10 +126,8 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     if isinstance(clips, ClipIndex):
         fingerprint, lost = clips.fingerprint, list(clips.lost.values())
         if len(lost) > options.max_bad:
-            raise UserError(
-                f"{lost[0]}; damaged sequences of {dataset}-{split}: {len(lost)}, "
-                f"--max-bad allows {options.max_bad}; or leave them out: --exclude REPORT of lorat-prep check"
-            )
+            what = f"damaged sequences of {dataset}-{split}: {len(lost)}, --max-bad allows {options.max_bad}"
+            raise UserError(f"{lost[0]}; {what}; or leave them out: --exclude REPORT of lorat-prep check")
         warn_of_losses("sequence", lost, "the log")
         for what in clips.odd:
             if not options.odd_boxes:

@@ -54,8 +54,7 @@ def run_plan(
     """
     begin(plan)
     remove_leftovers(plan.folder)
-    mine = plan.mine()
-    done = finished(plan, mine)
+    done = finished(plan, mine := plan.mine())
     todo = [number for number in mine if number not in done]
     total, begin_time = plan.pairs_in(mine), time.monotonic()
     before = drawn = sum(receipt.drawn for receipt in done.values())
@@ -112,13 +111,11 @@ def merge(plan: Plan) -> BuildReport:
 
 
 class BuildLog:
-    """What a run did, a JSON object a line, in a file beside the shards; open inside ``with``.
-
-    Each has ``time`` and ``event``: ``start``, ``warned`` (of the tree), ``lost sequence``, ``estimate``, ``skipped``
-    (a pair and why), ``shard`` (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs
-    append; parts write a file each, since appending over a network is not safe. For shards in an object store, which
-    cannot append, the file lies in the working folder. A `UserError` if it cannot be opened or written, such as on a
-    full disk.
+    """What a run did, a JSON object a line, in a file beside the shards; open inside ``with``. Each has ``time`` and
+    ``event``: ``start``, ``warned`` (of the tree), ``lost sequence``, ``estimate``, ``skipped`` (a pair and why),
+    ``shard`` (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs append; parts write a
+    file each, since appending over a network is not safe. For shards in an object store, which cannot append, the file
+    lies in the working folder. A `UserError` if it cannot be opened or written, such as on a full disk.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -157,10 +154,8 @@ def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], bu
     if plan.options.part is None:
         if manifest.rows == 0:
             reasons = ", ".join(f"{n:,} times {reason}" for reason, n in manifest.skipped.items())
-            raise UserError(
-                f"{plan.folder}: none of {plan.pairs:,} pairs could be stored ({reasons}); the "
-                "log names them, lorat-prep check finds what is wrong with the tree"
-            )
+            remedy = "the log names them, lorat-prep check finds what is wrong with the tree"
+            raise UserError(f"{plan.folder}: none of {plan.pairs:,} pairs could be stored ({reasons}); {remedy}")
         manifest.save()
     log.write(event, rows=manifest.rows, skipped=manifest.skipped)
     return BuildReport(manifest, built)
@@ -169,7 +164,5 @@ def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], bu
 def _check_losses(plan: Plan, done: dict[int, Receipt]) -> None:
     bad, allowed = losses(done), plan.options.max_bad
     if len(bad) > allowed:
-        raise UserError(
-            f"{bad[0]}; damaged frames cost {len(bad)} pairs so far, --max-bad allows {allowed}; "
-            "finished shards are kept"
-        )
+        what = f"damaged frames cost {len(bad)} pairs so far, --max-bad allows {allowed}"
+        raise UserError(f"{bad[0]}; {what}; finished shards are kept")

@@ -42,9 +42,7 @@ class Step(NamedTuple):
 
 def build_shard(plan: Plan, number: int, tell: Tell) -> None:
     """Build a shard and tell `Step`s, then its `Receipt`; a `UserError` if it cannot be written."""
-    pairs, name = plan.pair_range(number), plan.shard(number)
-    skips: list[Skip] = []
-    tried: list[JitterReport] = []
+    pairs, name, skips, tried = plan.pair_range(number), plan.shard(number), list[Skip](), list[JitterReport]()
 
     def samples() -> Iterator[PairSample]:
         for start in range(0, len(pairs), _STEP):

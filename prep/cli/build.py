@@ -95,9 +95,8 @@ def _plan(
         _LOG.warning("the report of the check says nothing about %s: all of it is used", source.name)
     with progress_bar(f"{source.name} annotations") as update:
         clips = indexed_clips(source.dataset, source.split, source.root, out, progress=update)
-    pairs = options.pairs or _VALIDATION_PAIRS.get(source.name)
-    exclude = out.fingerprint() if out else None
-    return as_begun(make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude or None)))
+    exclude, pairs = out.fingerprint() or None if out else None, options.pairs or _VALIDATION_PAIRS.get(source.name)
+    return as_begun(make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude)))
 
 
 def _within_budget(plans: Sequence[Plan], budget: int, update: Update) -> tuple[list[Plan], list[Cost]]:
@@ -107,8 +106,7 @@ def _within_budget(plans: Sequence[Plan], budget: int, update: Update) -> tuple[
     costs, wanted, allowed = [], [], []
     for plan in plans:
         costs.append(measure(plan, range(plan.shards()), seconds=None))
-        most = _VALIDATION_PAIRS.get(plan.name) or most_pairs(plan.clips)
-        wanted.append((plan.pairs, most, costs[-1].bytes))
+        wanted.append((plan.pairs, _VALIDATION_PAIRS.get(plan.name) or most_pairs(plan.clips), costs[-1].bytes))
         update(len(costs), len(plans))
     for plan, pairs in zip(plans, pairs_within(budget, wanted), strict=True):
         size = plan.options.shard_pairs
@@ -133,11 +131,11 @@ def _expect(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, pla
     table = plain_table(columns, f"To build in {place.shards}")
 
     def add(name: str, rows: Sequence[Estimate], kilobytes: str, sequences: str = "") -> None:
-        pairs, there, new, size, seconds = (
+        *counts, size, seconds = (
             sum(getattr(one, what) for one in rows) for what in ("pairs", "there", "to_build", "bytes", "seconds")
         )
-        counts = (f"{pairs:,}", f"{there:,}", f"{new:,}")
-        table.add_row(name, sequences, *counts, kilobytes, f"{size / 1e9:,.2f}", f"{seconds / 60:,.1f}")
+        cells = (*(f"{count:,}" for count in counts), kilobytes, f"{size / 1e9:,.2f}", f"{seconds / 60:,.1f}")
+        table.add_row(name, sequences, *cells)
 
     for one, plan in zip(estimates, plans, strict=True):
         sequences = of_published(len(plan.clips), expected_sequences(plan.dataset, plan.split))

@@ -16,19 +16,15 @@ from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.process import usable_cores
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_REPORT = "File for all findings; 'build --exclude' takes it."
 _SHOWN = 10  # findings of damage printed a split; the report has all of them
 
 
 @click.command("check", cls=Command)
 @options_of(SourceOptions, "trees")
 @click.option("--deep", is_flag=True, help="Decode every image, not just first and last ones.")
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("check.json"),
-    show_default=True,
-    help="File for all findings; 'build --exclude' takes it.",
-)
+@click.option("--report", type=_FILE, default="check.json", show_default=True, help=_REPORT)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int | None) -> None:
     """Audit raw trees: counts, annotations, boxes, images.
@@ -74,19 +70,17 @@ def _print(audits: Mapping[str, SplitAudit], report: Path) -> None:
     say("'of': as published. Shares of boxes: 'absent', not visible; 'no size', without")
     say("width or height, so absent too; 'outside', visible but nowhere in the image.")
     for name, each in audits.items():
-        damage = [finding for finding in each.findings() if finding.severity == "damage"]
-        for finding in damage[:_SHOWN]:
-            say(f"damage: {name}: {finding.message}")
+        damage = [finding.message for finding in each.findings() if finding.severity == "damage"]
+        for message in damage[:_SHOWN]:
+            say(f"damage: {name}: {message}")
         if len(damage) > _SHOWN:
             say(f"damage: {name}: {len(damage) - _SHOWN:,} more in {report}")
         for finding in each.split:
             if finding.severity == "note":
                 say(f"note: {name}: {finding.message}")
-        notes: dict[str, list[str]] = {}
-        for finding in chain.from_iterable(each.sequences.values()):
-            if finding.severity == "note":
-                notes.setdefault(finding.kind, []).append(finding.message)
-        for kind, messages in sorted(notes.items()):
+        notes = [finding for finding in chain.from_iterable(each.sequences.values()) if finding.severity == "note"]
+        for kind in sorted({note.kind for note in notes}):
+            messages = [note.message for note in notes if note.kind == kind]
             count = f"{len(messages):,} sequences, such as " if len(messages) > 1 else ""
             say(f"note: {name}: {kind}: {count}{messages[0]}")
     split_alone = sum(any(f.severity == "damage" for f in a.split) for a in audits.values())

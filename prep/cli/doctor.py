@@ -107,8 +107,8 @@ def disk(folder: Path) -> Diagnosis:
     try:
         write, read, pairs = _disk_speed(there)
     except OSError as error:
-        remedy = f"make {there} writable, or name another folder"
-        return Diagnosis("disk", found, f"not measured ({error.strerror})", remedy)
+        means = f"not measured ({error.strerror})"
+        return Diagnosis("disk", found, means, f"make {there} writable, or name another folder")
     found += f"; writes {write:,.0f} MB/s, reads {read:,.0f} MB/s, {pairs:,.0f} random reads of 100 KB/s"
     slow = "" if pairs >= 500 else "with slow seeks, train with data.window_shards=8"
     return Diagnosis("disk", found, f"{means}; feeds trainings with about {pairs:,.0f} pairs/s", slow)
@@ -156,13 +156,13 @@ def compute() -> Iterator[Diagnosis]:
 
         from lorat.train.network.deploy.devices import pick_device, pick_dtype
     except (ImportError, OSError) as error:
-        remedy = "install it as pytorch.org says for this machine"
-        yield Diagnosis("torch", f"does not import ({error})", "no training here", remedy)
+        means = "no training here"
+        yield Diagnosis("torch", f"does not import ({error})", means, "install it as pytorch.org says for this machine")
         return
     device = pick_device("auto")
     number_type = str(pick_dtype("auto", device, training=True)).removeprefix("torch.")
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-    found = f"{torch.__version__}, {build}, {torch.get_num_threads()} threads"
+    build = f"{torch.__version__}, {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'}"
+    found = f"{build}, {torch.get_num_threads()} threads"
     yield Diagnosis("torch", found, f"trains on {device} in {number_type}")
     if device.type == "cuda":
         for number in range(torch.cuda.device_count()):

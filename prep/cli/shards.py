@@ -132,9 +132,7 @@ def stats_command(shards: Location, datasets: str | None, recipe: str, sample: i
     Pairs, bytes, skipped pairs and cut windows are exact; objects, gaps and images come from the pairs that are read.
     Exit status 2 when no shards are there or one is damaged.
     """
-    plan = load_recipe(recipe)
-    manifests = load_sets(shards, datasets)
-    stats = {}
+    plan, manifests, stats = load_recipe(recipe), load_sets(shards, datasets), {}
     for manifest in manifests:
         with progress_bar(manifest.name) as update:
             stats[manifest.name] = sample_stats(manifest, sample, update)

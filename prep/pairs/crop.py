@@ -91,7 +91,6 @@ def try_jitter(
     box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions, draws: Draws
 ) -> JitterReport:
     """Draw training windows for a (4,) xyxy box in a frame of (width, height); report how they fare on the stored one.
-
     They follow `lorat.shards.pixels.jitter.jitter_window`, all at once. Since the report decides whether a pair is
     stored, they come from `draws` and not from NumPy's distributions.
     """

@@ -26,14 +26,12 @@ class PairDraw(NamedTuple):
 
 
 def draw_pair(clips: Sequence[Clip], name: str, seed: int, number: int) -> PairDraw:
-    """Draw pair `number` of `name`, ``<dataset>-<split>``, from cleaned clips.
-
-    Sequence, track and template frame are uniform, the search frame is uniform among the other visible frames at most
-    `MAX_GAP` frames away; where there is none (a still image, a lone frame) it is the template frame itself.
+    """Draw pair `number` of `name`, ``<dataset>-<split>``, from cleaned clips. Sequence, track and template frame are
+    uniform, the search frame is uniform among the other visible frames at most `MAX_GAP` frames away; where there is
+    none (a still image, a lone frame) it is the template frame itself.
     """
     draws = Draws("pair", seed, name, number)
-    clip_index = draws.below(len(clips))
-    clip = clips[clip_index]
+    clip = clips[clip_index := draws.below(len(clips))]
     track_index = draws.below(len(clip.tracks))
     frames = np.flatnonzero(clip.tracks[track_index].visible)
     at = draws.below(len(frames))

@@ -23,7 +23,6 @@ from lorat.shards.base.errors import UserError
 
 def add_trees(file: Path) -> list[Dataset]:
     """Run a Python file, add the data sets that it defines to `DATASETS`, in place of its former ones, and return them.
-
     A `UserError` if it is missing, does not import, defines no data set, or one whose name is taken.
     """
     file = file.expanduser().resolve()

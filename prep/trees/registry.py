@@ -76,9 +76,8 @@ def parse_name(text: str) -> tuple[Dataset, str | None]:
 
 
 def read_clips(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read the clips of a split that are on disk under `root`, in a fixed order.
-
-    A `UserError` for an unknown split, a file that is missing or does not parse, or no sequence that is not skipped.
+    """Read the clips of a split that are on disk under `root`, in a fixed order. A `UserError` for an unknown split, a
+    file that is missing or does not parse, or no sequence that is not skipped.
     """
     _check_split(dataset, split)
     if clips := dataset.read(dataset, split, root):

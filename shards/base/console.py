@@ -34,8 +34,7 @@ class _OneLine(logging.Handler):
     """Prints a record as one line above any bar, however wide the terminal is."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"{record.levelname.lower()}: {record.getMessage()}"
-        _ERR.print(text, soft_wrap=True, highlight=False, markup=False)
+        _ERR.print(f"{record.levelname.lower()}: {record.getMessage()}", soft_wrap=True, highlight=False, markup=False)
 
 
 def say(text: str) -> None:
@@ -64,9 +63,8 @@ def start_logging() -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Update]:
-    """Show a bar with count, rate and time to the end; yields ``update(done, total, what)``, total None if unknown.
-
-    The bar appears once the work has taken two seconds, and goes when it fails, so that an error is all that is left to
+    """Show a bar with count, rate and time to the end; yields ``update(done, total, what)``, total None if unknown. The
+    bar appears once the work has taken two seconds, and goes when it fails, so that an error is all that is left to
     read. Where stderr is no terminal only the final state is printed.
     """
     begin = time.monotonic()

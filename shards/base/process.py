@@ -63,9 +63,8 @@ def one_core() -> Iterator[None]:
 
 
 def keep_freed_memory(kept: int = _KEPT) -> bool:
-    """Let this process keep up to so many freed bytes for the next image, in all its threads.
-
-    Returns whether it does: other systems than Linux with glibc have allocators of their own.
+    """Let this process keep up to so many freed bytes for the next image, in all its threads. Returns whether it does:
+    other systems than Linux with glibc have allocators of their own.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) and mallopt(_M_TRIM_THRESHOLD, kept))
@@ -80,9 +79,8 @@ class Heard:
 
 @contextmanager
 def hear_signals(speaks: bool) -> Iterator[Heard]:
-    """Note SIGTERM and Ctrl-C inside the block instead of being ended by them, for a loop to end after its step.
-
-    A signal that is ignored, as in what a script started in the background, stays ignored. Who `speaks` says on stderr
+    """Note SIGTERM and Ctrl-C inside the block instead of being ended by them, for a loop to end after its step. A
+    signal that is ignored, as in what a script started in the background, stays ignored. Who `speaks` says on stderr
     that one was heard. A second Ctrl-C is a `SystemExit` with 130, at once.
     """
     heard, owner = Heard(), os.getpid()
@@ -114,10 +112,9 @@ def hear_signals(speaks: bool) -> Iterator[Heard]:
 
 
 def outlive_signals() -> None:
-    """Make this loader worker ignore Ctrl-C, and SIGTERM from others than the training itself.
-
-    A whole group of processes gets the same signals, while the training needs its workers to the end of a step. Where
-    the system does not tell who sent a signal (macOS), SIGTERM ends the worker.
+    """Make this loader worker ignore Ctrl-C, and SIGTERM from others than the training itself. A whole group of
+    processes gets the same signals, while the training needs its workers to the end of a step. Where the system does
+    not tell who sent a signal (macOS), SIGTERM ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

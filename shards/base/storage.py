@@ -67,9 +67,8 @@ def locate(text: str | Path) -> Location:
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
-        extra = _EXTRAS.get(protocol)
         needed = known_implementations.get(protocol, {}).get("err", str(error))
-        remedy = f"pip install 'lorat[{extra}]'" if extra else needed
+        remedy = f"pip install 'lorat[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else needed
         raise UserError(f"{text}: {protocol}:// needs another package; {remedy}") from None
     except ValueError:
         raise UserError(f"{text}: no storage is known for {protocol}://; write s3://bucket/folder or a path") from None
@@ -84,8 +83,7 @@ def is_remote(place: Location) -> bool:
 def _client(place: UPath) -> Any:
     """Return this process's client for a place's store: one for all threads, none across a fork."""
     options = dict(place.storage_options)
-    key = (os.getpid(), place.protocol, repr(sorted(options.items())))
-    if key not in _CLIENTS:
+    if (key := (os.getpid(), place.protocol, repr(sorted(options.items())))) not in _CLIENTS:
         # Clients of a parent stay in the table: collecting one would close sockets it still uses.
         _CLIENTS[key] = fsspec.filesystem(place.protocol, skip_instance_cache=True, **options)
     return _CLIENTS[key]
@@ -136,11 +134,10 @@ def explain_reading(
 
 @contextmanager
 def atomic_file(place: Location, name: Callable[[], str] | None = None) -> Iterator[BinaryIO]:
-    """Open a file that appears as `place` when the block ends, and not at all when it raises.
-
-    A local folder is made where it is missing. `name` is asked at the end for a local file's own name, where that tells
-    its content: one that is there stays. A full disk, a folder that is not writable and a store that fails are a
-    `UserError`. That an object appears at once is the store's promise: S3 and its like keep it, SFTP does not.
+    """Open a file that appears as `place` when the block ends, and not at all when it raises. A local folder is made
+    where it is missing. `name` is asked at the end for a local file's own name, where that tells its content: one that
+    is there stays. A full disk, a folder that is not writable and a store that fails are a `UserError`. That an object
+    appears at once is the store's promise: S3 and its like keep it, SFTP does not.
     """
     if not isinstance(place, Path):
         with _spool(place) as file:
@@ -179,8 +176,7 @@ def _linked(file: Path, final: Path) -> bool:
 @contextmanager
 def _spool(place: UPath) -> Iterator[BinaryIO]:
     """Write to a local temporary file, then upload it whole."""
-    folder = Path(tempfile.gettempdir())
-    with explain_disk(folder):
+    with explain_disk(folder := Path(tempfile.gettempdir())):
         number, name = tempfile.mkstemp(f".lorat-{secrets.token_hex(8)}.tmp", _SPOOL, folder)
     local = Path(name)
     try:
@@ -189,8 +185,7 @@ def _spool(place: UPath) -> Iterator[BinaryIO]:
         size = local.stat().st_size
         with _explain_store(place, "written", "finished files are kept, run again to go on"):
             _client(place).put_file(name, place.path)
-        arrived = file_size(place)
-        if arrived != size:
+        if (arrived := file_size(place)) != size:
             raise UserError(f"{place}: {arrived} of {size} bytes arrived; run again")
     finally:
         local.unlink(missing_ok=True)
@@ -281,10 +276,9 @@ def read_bytes(place: Location) -> bytes:
 
 
 def read_range(place: Location, offset: int, length: int) -> bytes:
-    """Read bytes offset … offset + length − 1 of a file: fewer where it ends earlier.
-
-    A `FileNotFoundError` if there is none, an `OSError` if a local file cannot be read, a `UserError` if a store does
-    not answer, or does not know byte ranges.
+    """Read bytes offset … offset + length − 1 of a file: fewer where it ends earlier. A `FileNotFoundError` if there is
+    none, an `OSError` if a local file cannot be read, a `UserError` if a store does not answer, or does not know byte
+    ranges.
     """
     if isinstance(place, Path):
         with place.open("rb") as file:
@@ -295,8 +289,7 @@ def read_range(place: Location, offset: int, length: int) -> bytes:
             data = bytes(_client(place).cat_file(place.path, start=offset, end=offset + length))
     except UserError:
         with suppress(UserError):  # the first error says more
-            size = file_size(place)
-            if size is not None and size <= offset:
+            if (size := file_size(place)) is not None and size <= offset:
                 return b""  # stores answer a range behind the end with an error status
         raise
     if len(data) > length:

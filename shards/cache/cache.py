@@ -62,10 +62,9 @@ class ShardCache:
         raise UserError(f"{folder}: shards are dropped before they are opened; raise its limit")
 
     def prefetch(self, shards: Sequence[tuple[Location, Receipt]]) -> int:
-        """Fetch shards in the background, in this order; return how many were taken in.
-
-        What is left out, for want of room or because the store failed, is fetched when it is opened. Together they may
-        take half of the cache, so that they do not push out each other.
+        """Fetch shards in the background, in this order; return how many were taken in. What is left out, for want of
+        room or because the store failed, is fetched when it is opened. Together they may take half of the cache, so
+        that they do not push out each other.
         """
         if self._fetcher != os.getpid():  # threads do not survive a fork
             self._fetcher, self._waiting, self._known = os.getpid(), queue.Queue(_QUEUE), set()
@@ -97,11 +96,10 @@ class ShardCache:
             self._known.discard(receipt.sha256)
 
     def fetch(self, shard: Location, receipt: Receipt, ahead: bool = False) -> CacheEntry:
-        """Return the local copy of a shard, its index beside it; download both where needed.
-
-        Another process may drop it before it is opened; `open` does both at once. Fetched `ahead`, it is downloaded
-        only if no shard that is open has to go for it. A shard that is missing or not the one of its receipt is a
-        `ShardCorrupt`; a store that does not answer, a full disk or too small a limit a `UserError`.
+        """Return the local copy of a shard, its index beside it; download both where needed. Another process may drop
+        it before it is opened; `open` does both at once. Fetched `ahead`, it is downloaded only if no shard that is
+        open has to go for it. A shard that is missing or not the one of its receipt is a `ShardCorrupt`; a store that
+        does not answer, a full disk or too small a limit a `UserError`.
         """
         folder = self.options.folder
         entry = entry_of(folder, receipt)
@@ -168,10 +166,9 @@ class ShardCache:
 
 
 class _CopyReader(ShardReader):
-    """Reads a copy; a row that is damaged in the copy alone is read where the shard lies.
-
-    What a run reads must not depend on the state of a cache, so no row may count as damaged that is sound in the shard
-    itself. The copy is locked, shared, while it is open, so that rather others are dropped.
+    """Reads a copy; a row that is damaged in the copy alone is read where the shard lies. What a run reads must not
+    depend on the state of a cache, so no row may count as damaged that is sound in the shard itself. The copy is
+    locked, shared, while it is open, so that rather others are dropped.
     """
 
     def __init__(self, entry: CacheEntry, receipt: Receipt, home: Location) -> None:

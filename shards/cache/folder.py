@@ -34,12 +34,10 @@ class CacheOptions:
 
 
 class CacheEntry:
-    """The files of one shard, named after its content, so that none goes stale.
-
-    Beside the shard (`data`) and its index: the shard while it is fetched (`part`); a `stamp`, which says which file
-    was checked last and whose own time is that of the last use; and the `lock` of whoever fetches or checks the shard.
-    That is one of 256 files, shared by shards: a lock file that is never deleted is never deleted while another process
-    waits for it.
+    """The files of one shard, named after its content, so that none goes stale. Beside the shard (`data`) and its
+    index: the shard while it is fetched (`part`); a `stamp`, which says which file was checked last and whose own time
+    is that of the last use; and the `lock` of whoever fetches or checks the shard. That is one of 256 files, shared by
+    shards: a lock file that is never deleted is never deleted while another process waits for it.
     """
 
     def __init__(self, data: Path) -> None:
@@ -120,7 +118,6 @@ def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 def make_part(options: CacheOptions, entry: CacheEntry, need: int, drop_open: bool) -> BinaryIO | None:
     """Make the file that a shard is fetched into, dropping the least recently used for it; None if there is no room.
-
     The shard's lock is held. The file has the length `need` from the start, index and stamp included, so that processes
     that fetch at once count each other, and is locked so that nobody takes it for a killed process's. Shards that are
     open are dropped only with `drop_open`, where the others do not suffice.
@@ -146,9 +143,7 @@ def _scan(folder: Path) -> tuple[list[tuple[CacheEntry, int]], int]:
     """Return the shards and their bytes, least recently used first, and the bytes of all files. The room's lock is
     held. Part files that no living process writes are deleted.
     """
-    sizes: Counter[str] = Counter()
-    used: defaultdict[str, float] = defaultdict(float)
-    parts = 0
+    sizes, used, parts = Counter[str](), defaultdict[str, float](float), 0
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # a download that failed this moment
             if (name := _NAME.fullmatch(path.name)) is None:
@@ -162,8 +157,7 @@ def _scan(folder: Path) -> tuple[list[tuple[CacheEntry, int]], int]:
             else:
                 path.unlink()  # of a process that was killed
     oldest_first = sorted(sizes, key=lambda key: (used[key], key))
-    kept = [(CacheEntry(folder / f"{key}.tar.zst"), sizes[key]) for key in oldest_first]
-    return kept, parts + sizes.total()
+    return [(CacheEntry(folder / f"{key}.tar.zst"), sizes[key]) for key in oldest_first], parts + sizes.total()
 
 
 def is_locked(path: Path) -> bool:

@@ -53,16 +53,14 @@ class CropTransform:
 
 
 def crop_transform(box: ArrayLike, area_factor: float, output_size: tuple[int, int]) -> CropTransform:
-    """Return the map that centres a box, (4,) xyxy of positive size in frame pixels, in a crop of size (W, H).
-
-    The source window has size w + (f − 1)(w + h)/2 by h + (f − 1)(w + h)/2 (area A) and is scaled by sqrt(W·H / A) in
-    both axes; the area factor f is 2 for templates, 4 or 5 for search regions.
+    """Return the map that centres a box, (4,) xyxy of positive size in frame pixels, in a crop of size (W, H). The
+    source window has size w + (f − 1)(w + h)/2 by h + (f − 1)(w + h)/2 (area A) and is scaled by sqrt(W·H / A) in both
+    axes; the area factor f is 2 for templates, 4 or 5 for search regions.
     """
     x1, y1, x2, y2 = map(float, np.asarray(box, dtype=np.float64))
     width, height = x2 - x1, y2 - y1
     context = (area_factor - 1.0) * (width + height) * 0.5
-    area = (width + context) * (height + context)
-    scale = float(np.sqrt(output_size[0] * output_size[1] / area))
+    scale = float(np.sqrt(output_size[0] * output_size[1] / ((width + context) * (height + context))))
     shift = (output_size[0] * 0.5 - (x1 + x2) * 0.5 * scale, output_size[1] * 0.5 - (y1 + y2) * 0.5 * scale)
     return CropTransform((scale, scale), shift)
 
@@ -76,7 +74,6 @@ def rasterise(boxes: ArrayLike) -> NDArray[np.int64]:
 @dataclass(frozen=True, slots=True)
 class Adjusted:
     """A crop on whole pixels, through whose `transform` boxes go: what is cut out of the frame and where it lands.
-
     `covered` and `source` are (x1, y1, x2, y2), ends exclusive, in the output and in the frame; None where the crop
     touches nothing of the frame.
     """
@@ -87,11 +84,10 @@ class Adjusted:
 
 
 def adjust(transform: CropTransform, frame_size: tuple[int, int], output_size: tuple[int, int]) -> Adjusted:
-    """Put a crop on whole pixels and adjust its scale and translation to them.
-
-    The frame's rectangle is mapped into the output, clipped and rasterised: the covered part. That part is mapped back,
-    rasterised and clipped to the frame: the source part. The adjusted scale is covered size / source size, the adjusted
-    translation covered corner − source corner · scale. A crop that touches nothing of the frame keeps its transform.
+    """Put a crop on whole pixels and adjust its scale and translation to them. The frame's rectangle is mapped into the
+    output, clipped and rasterised: the covered part. That part is mapped back, rasterised and clipped to the frame: the
+    source part. The adjusted scale is covered size / source size, the adjusted translation covered corner − source
+    corner · scale. A crop that touches nothing of the frame keeps its transform.
     """
     scale, shift = transform.scale, transform.translation
     # Plain floats: the same arithmetic as on arrays of four, in a tenth of the time.
@@ -123,11 +119,10 @@ def crop_frame(
     pad: ArrayLike,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Cut a crop out of an (h, w, 3) uint8 RGB frame as the published system does at test time.
-
-    The covered part is the bilinear resize (half-pixel centres, not antialiased) of the source part; the rest is the
-    colour `pad`, (3,) on 0 … 255. The crop of size (W, H) is written to `out`, (H, W, 3) float32, contiguous, on
-    0 … 255, or to a new array, and returned.
+    """Cut a crop out of an (h, w, 3) uint8 RGB frame as the published system does at test time. The covered part is the
+    bilinear resize (half-pixel centres, not antialiased) of the source part; the rest is the colour `pad`, (3,) on 0 …
+    255. The crop of size (W, H) is written to `out`, (H, W, 3) float32, contiguous, on 0 … 255, or to a new array, and
+    returned.
     """
     width, height = output_size
     if out is None:
@@ -153,7 +148,6 @@ def crop_frame(
 
 def _resize_sparsely(part: Image, out: NDArray[np.float32]) -> None:
     """Do what ``cv2.resize`` does, to rounding, from a part (h, w, 3) with at least twice the rows of `out` (H, W, 3).
-
     Only the two rows that a row of the output lies between are turned into floats, a few at a time so that they stay in
     the cache: two thirds of the time for a part of 700 rows and 224 of output.
     """

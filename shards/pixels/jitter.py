@@ -25,11 +25,10 @@ class Jitter:
 def _draw_window(
     box: ArrayLike, nominal: CropTransform, size: int, rng: np.random.Generator, jitter: Jitter
 ) -> tuple[CropTransform, bool]:
-    """Draw one jittered window; say whether the box, cut at the crop, has at least 10 × 10 crop pixels in it.
-
-    The scale of the centred window is divided by exp(jitter.scale · n), n standard normal for each axis; the
-    translation, computed for that scale, gets U(−1, 1)² · jitter.translation · (w·s_x + h·s_y) / 2 added. Two normals
-    are drawn, then two uniforms.
+    """Draw one jittered window; say whether the box, cut at the crop, has at least 10 × 10 crop pixels in it. The scale
+    of the centred window is divided by exp(jitter.scale · n), n standard normal for each axis; the translation,
+    computed for that scale, gets U(−1, 1)² · jitter.translation · (w·s_x + h·s_y) / 2 added. Two normals are drawn,
+    then two uniforms.
     """
     # Plain floats where they give the same: arrays of two cost more to make than to compute with.
     x1, y1, x2, y2 = map(float, np.asarray(box, dtype=np.float64))
@@ -41,8 +40,7 @@ def _draw_window(
     move_y = size * 0.5 - (y1 + y2) * 0.5 * scale_y + shift_y * reach
     seen_x = _within(x2 * scale_x + move_x, size) - _within(x1 * scale_x + move_x, size)
     seen_y = _within(y2 * scale_y + move_y, size) - _within(y1 * scale_y + move_y, size)
-    window = CropTransform((scale_x, scale_y), (move_x, move_y))
-    return window, seen_x >= MIN_OBJECT and seen_y >= MIN_OBJECT
+    return CropTransform((scale_x, scale_y), (move_x, move_y)), seen_x >= MIN_OBJECT and seen_y >= MIN_OBJECT
 
 
 def _within(value: float, size: int) -> float:

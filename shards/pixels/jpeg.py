@@ -95,8 +95,7 @@ def codec_name() -> str:
     """Return the JPEG library's name and version, which decides the bytes of a shard. ``libjpeg-turbo-2.1.5`` through
     TurboJPEG, ``opencv-4.10.0-libjpeg-turbo-3.0.3`` through OpenCV.
     """
-    turbo = _turbo()
-    if turbo is None:
+    if (turbo := _turbo()) is None:
         built_in = re.search(r"JPEG:.*?(libjpeg[\w-]*).*?(\d[\d.]*)", cv2.getBuildInformation())
         return "-".join([f"opencv-{cv2.__version__}", *(built_in.groups() if built_in else ())])
     found = _LoadedFrom()
@@ -124,9 +123,8 @@ def _library_name(file: Path) -> str:
 
 def encode(rgb: NDArray[np.uint8], quality: int = 92) -> bytes:
     """Encode (H, W, 3) uint8 RGB as a baseline JPEG with 4:2:0 chroma, quality 1 … 100."""
-    turbo = _turbo()
     rgb = np.ascontiguousarray(rgb)
-    if turbo is not None:
+    if (turbo := _turbo()) is not None:
         return turbo.encode(rgb, quality, turbojpeg.TJPF_RGB, turbojpeg.TJSAMP_420)
     chroma = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
@@ -140,8 +138,7 @@ def decode(data: bytes, name: str = "image", range16: Range16 | None = None) -> 
     """Decode an image file's bytes to (H, W, 3) uint8 RGB; grey and CMYK become RGB, 16 bits a pixel as `range16` says.
     An `ImageError` calls what is no image, or a damaged or truncated one, by its `name`.
     """
-    is_jpeg = data[:2] == b"\xff\xd8"
-    turbo = _turbo()
+    is_jpeg, turbo = data[:2] == b"\xff\xd8", _turbo()
     if turbo is not None and is_jpeg:
         try:
             *_, colours = turbo.decode_header(data)
@@ -181,8 +178,7 @@ def examine(path: Path, range16: Range16 | None = None) -> tuple[NDArray[np.uint
     with explain_reading(path, "restore the image", ImageError):
         data = path.read_bytes()
     image, odd = decode(data, str(path), range16), dict[str, str]()
-    deep = data[12:16] == b"IHDR" and data[24] == 16
-    if deep and not range16:
+    if (deep := data[12:16] == b"IHDR" and data[24] == 16) and not range16:
         what = f"16 bits a pixel; only the upper 8 are read ({image.min()} … {image.max()} of 255)"
         odd["16 bits"] = f"{what}; --range16 of lorat-prep build and lorat-eval stretches them"
     elif range16 and not deep:

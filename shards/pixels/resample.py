@@ -61,10 +61,9 @@ def template_window(box: ArrayLike, frame_size: tuple[int, int], object_side: in
 
 
 def context_window(box: ArrayLike, frame_size: tuple[int, int], sides: float, object_side: int, longest: int) -> Window:
-    """Return the square of `sides` geometric-mean object sides around a box, (4,) xyxy, cut at the frame.
-
-    The box is at least partly in the frame of (width, height). At most `object_side` pixels are stored for sqrt(w·h)
-    of the box and `longest` for the longer side of the window.
+    """Return the square of `sides` geometric-mean object sides around a box, (4,) xyxy, cut at the frame. The box is at
+    least partly in the frame of (width, height). At most `object_side` pixels are stored for sqrt(w·h) of the box and
+    `longest` for the longer side of the window.
     """
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
     half = 0.5 * sides * np.sqrt((x2 - x1) * (y2 - y1))
@@ -86,12 +85,10 @@ def _window(square: Box, box: ArrayLike, frame_size: tuple[int, int], object_sid
 
 
 def cut_window(frame: Image, window: Window) -> Image:
-    """Return the stored image of a window: (h, w, 3) uint8, antialiased where it is shrunk.
-
-    The window is halved (means of 2 × 2 pixels) while it is at least twice as large as wanted; what is then left to
-    shrink, less than twofold, is bilinear. The means of fractional areas that OpenCV has for this differ by 1 or 2 of
-    255 and would take as long as decoding the frame. They are taken for windows that cannot be halved without moving
-    pixels: those of an odd side.
+    """Return the stored image of a window: (h, w, 3) uint8, antialiased where it is shrunk. The window is halved (means
+    of 2 × 2 pixels) while it is at least twice as large as wanted; what is then left to shrink, less than twofold, is
+    bilinear. The means of fractional areas that OpenCV has for this differ by 1 or 2 of 255 and would take as long as
+    decoding the frame. They are taken for windows that cannot be halved without moving pixels: those of an odd side.
     """
     part = frame[window.origin[1] : window.end[1], window.origin[0] : window.end[0]]
     width, height = window.size
@@ -105,11 +102,10 @@ def cut_window(frame: Image, window: Window) -> Image:
 
 
 def sample_crop(stored: Image, window: Window, adjusted: Adjusted, size: int, mean: ArrayLike) -> tuple[Image, float]:
-    """Sample a square crop from the (h, w, 3) uint8 image that is stored of a window, bilinearly and sub-pixel.
-
-    Outside the frame stands the frame's mean, (3,) on 0 … 255; outside the stored window but inside the frame the
-    window's edge pixels repeat. The crop is on whole pixels of the original frame. Returns the (size, size, 3) uint8
-    crop, and the share of its pixels that the stored image lacked.
+    """Sample a square crop from the (h, w, 3) uint8 image that is stored of a window, bilinearly and sub-pixel. Outside
+    the frame stands the frame's mean, (3,) on 0 … 255; outside the stored window but inside the frame the window's edge
+    pixels repeat. The crop is on whole pixels of the original frame. Returns the (size, size, 3) uint8 crop, and the
+    share of its pixels that the stored image lacked.
     """
     colour = _colour(mean)
     if adjusted.covered is None or adjusted.source is None:
@@ -121,20 +117,17 @@ def sample_crop(stored: Image, window: Window, adjusted: Adjusted, size: int, me
     maps[0], maps[1] = columns, rows[:, None]
     crop = cv2.remap(stored, maps[0], maps[1], cv2.INTER_LINEAR)
     if adjusted.covered != (0, 0, size, size):
-        edges = (y1, size - y2, x1, size - x2)
-        crop = cv2.copyMakeBorder(crop, *edges, cv2.BORDER_CONSTANT, value=colour)
+        crop = cv2.copyMakeBorder(crop, y1, size - y2, x1, size - x2, cv2.BORDER_CONSTANT, value=colour)
     seen = (1.0 - outside_x) * (1.0 - outside_y)
-    missing = (1.0 - seen) * (x2 - x1) * (y2 - y1) / (size * size)
-    return crop, float(missing)
+    return crop, float((1.0 - seen) * (x2 - x1) * (y2 - y1) / (size * size))
 
 
 def _stored_positions(
     covered: tuple[int, int], source: tuple[int, int], window: Window, axis: int
 ) -> tuple[NDArray[np.float32], float]:
-    """Return where the covered pixels of one axis lie in the stored image, and the share outside.
-
-    The published system's resize maps covered pixel i (centre i + 0.5) into the source part and stops at the part's
-    edge pixels; the stored image is the source at another scale.
+    """Return where the covered pixels of one axis lie in the stored image, and the share outside. The published
+    system's resize maps covered pixel i (centre i + 0.5) into the source part and stops at the part's edge pixels; the
+    stored image is the source at another scale.
     """
     count, (low, high) = covered[1] - covered[0], source
     steps = _centres(count) * ((high - low) / count)

@@ -151,8 +151,7 @@ def _read_index(shard: Path, job: ShardJob, whole: bool, faults: list[ShardFault
     if hashlib.sha256(data).hexdigest() == receipt.index_sha256:
         ends = index["offset"] + index["length"]
         rows, size = len(index) - 1, int(ends[-1]) if len(index) else 0
-        gapless = bool((ends[:-1] == index["offset"][1:]).all())
-        if not gapless or (rows, size) != (receipt.rows, receipt.bytes):
+        if (ends[:-1] != index["offset"][1:]).any() or (rows, size) != (receipt.rows, receipt.bytes):
             said = f"the receipt says {receipt.rows} over {receipt.bytes}"
             faults.append(job.fault(f"{rows} rows over {size} bytes; {said}", place))
         return index
@@ -178,8 +177,7 @@ def walk_frames(shard: Path) -> NDArray[np.void]:
     """Return the index that belongs to a local shard, rows of `INDEX_DTYPE`, from its zstd frames alone. Meant for
     shards whose checksum fits; what is not a row of whole frames is a `ShardCorrupt`.
     """
-    rows: list[tuple[int, int, int, int]] = []
-    begin = 0
+    rows, begin = list[tuple[int, int, int, int]](), 0
     with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         while begin < len(data):
             frame, raw_length, end = zstandard.ZstdDecompressor().decompressobj(), 0, begin

@@ -68,8 +68,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"is of {manifest.name}, not of the folder that it lies in"
     first = 0
     for number, receipt in enumerate(manifest.shards):
-        name = shard_name(manifest.dataset, manifest.split, number)
-        if receipt.shard != name:
+        if receipt.shard != (name := shard_name(manifest.dataset, manifest.split, number)):
             yield f"shard {number} is called {receipt.shard} instead of {name}"
         if receipt.first_pair != first:
             yield f"{receipt.shard} begins with pair {receipt.first_pair} instead of {first}"

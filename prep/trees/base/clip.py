@@ -120,7 +120,6 @@ def make_track(
     cover: NDArray[np.int64] | None = None,
 ) -> Track:
     """Build a track of N `frames` from the boxes of a tree, (R, 4) as written; rows R … N - 1 have no annotation.
-
     `one_based` subtracts 1 from x and y; `absent`, (R,), is non-zero where the tree says that the object is not
     visible; `cover`, (R,), is GOT-10k's share of the object that is visible.
     """

@@ -55,9 +55,8 @@ def split_tree(dataset: Dataset, split: str, root: Path) -> Path:
 
 
 def sequence_folders(root: Path, images: str = "") -> dict[str, Path]:
-    """Return the folders ``<class>/<class>-<k>``, and ``<class>-<k>`` in the root itself, by name.
-
-    Where a class may be called like a sequence, `images` is the folder that only a sequence has.
+    """Return the folders ``<class>/<class>-<k>``, and ``<class>-<k>`` in the root itself, by name. Where a class may be
+    called like a sequence, `images` is the folder that only a sequence has.
     """
 
     def look(name: str) -> dict[str, Path]:
@@ -82,13 +81,11 @@ def annotation_files(root: Path, pattern: str) -> dict[Path, list[Path]]:
 
 
 def image_names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the images in `folder`, at least one, in natural order; no hidden ones.
-
-    Where sorted as text they would stand in another order, that is told.
+    """Return the names of the images in `folder`, at least one, in natural order; no hidden ones. Where sorted as text
+    they would stand in another order, that is told.
     """
     images = _images(folder)
-    ordered = tuple(natural_order(images))
-    if images != ordered:
+    if images != (ordered := tuple(natural_order(images))):
         at = next(i for i, name in enumerate(ordered) if name != images[i])
         what = f"frames are in the order of their numbers: {ordered[at]} where the order of text has {images[at]}"
         report_fault((folder.parent if folder.name in _INNER else folder).name, f"{folder}: {what}")
@@ -103,16 +100,14 @@ def _images(folder: Path) -> tuple[str, ...]:
 
 def numbered_images(folder: Path) -> tuple[str, ...]:
     """Return the names of the images, at least one, whose stem is a number, sorted by it."""
-    names = [name for name in _images(folder) if frame_number(name) >= 0]
-    if not names:
-        raise UserError(f"{folder}: no image is named by its frame number; restore the frames")
-    return tuple(sorted(names, key=frame_number))
+    if names := [name for name in _images(folder) if frame_number(name) >= 0]:
+        return tuple(sorted(names, key=frame_number))
+    raise UserError(f"{folder}: no image is named by its frame number; restore the frames")
 
 
 def counted_images(folder: Path, first: int) -> tuple[str, ...]:
-    """Return the images of a folder, called as its sequence, that alone tells how many frames there are.
-
-    A number that is missing between `first` and the last one shifts all frames behind it: a fault.
+    """Return the images of a folder, called as its sequence, that alone tells how many frames there are. A number that
+    is missing between `first` and the last one shifts all frames behind it: a fault.
     """
     names = numbered_images(folder)
     numbers = [frame_number(name) for name in names]

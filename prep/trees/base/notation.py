@@ -53,9 +53,8 @@ class Notation:
         """Return what looks odd about the set, a line each; nothing for boxes as they should be."""
         found, of = [], f"of {self.boxes:,} visible boxes"
         if self.small > self.boxes * _SMALL:
-            what = f"{self.small:,} {of} have both sides below two pixels, such as in {self.where}"
             unit = f"; no value of {self.unit:,} of them is above 1: normalised?" if self.unit else ""
-            found.append(what + unit)
+            found.append(f"{self.small:,} {of} have both sides below two pixels, such as in {self.where}{unit}")
         moving = self.spread > self.boxes and self.steady < self.spread * _STEADY
         if not found and self.corners > self.boxes * _FIT and (self.beyond > self.boxes * _BEYOND or moving):
             what = f"{self.beyond:,} {of} reach beyond the right or lower border"

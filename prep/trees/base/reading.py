@@ -159,7 +159,6 @@ def report_lack(source: Path, what: str, named: Collection[str], there: Collecti
 
 def note(path: str | PathLike[str]) -> None:
     """Note a file that is about to be read or a folder about to be listed; outside of a `Reading` that does nothing.
-
     Before, not after: a change while it is read then gives another stamp.
     """
     name = fspath(path)
@@ -193,18 +192,16 @@ def cut_clip(
     whole: Sequence[str] = (),
     absent: NDArray | None = None,
 ) -> Clip:
-    """Build a clip of one track from (R, 4) `xywh` of frames 0 … R - 1, as written; what has no partner is cut.
-
-    `whole` are the names of all images in the folder, in order, where only a span of them may be annotated; `absent`
-    (R,) is as in `make_track`. A `UserError` where there are clearly too many rows.
+    """Build a clip of one track from (R, 4) `xywh` of frames 0 … R - 1, as written; what has no partner is cut. `whole`
+    are the names of all images in the folder, in order, where only a span of them may be annotated; `absent` (R,) is as
+    in `make_track`. A `UserError` where there are clearly too many rows.
     """
     images, boxes = len(frames), len(xywh)
     count = min(images, boxes)
     what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
     refuse_surplus(boxes, images, what)
     if images != boxes:
-        few = images < boxes
-        remedy = "; restore the images, or leave it out" if few else ""
-        report_fault(name, f"{what}; only the first {count} frames are used{remedy}", damage=few, spare=few)
+        what += f"; only the first {count} frames are used{'; restore the images, or leave it out' * (images < boxes)}"
+        report_fault(name, what, damage=images < boxes, spare=images < boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
     return make_clip(dataset, split, name, kept, xywh[:count], whole, absent=None if absent is None else absent[:count])

@@ -12,10 +12,9 @@ _MASK = re.compile(r"m(-?\d+),(-?\d+),(\d{1,4}),(\d{1,4})((?:,\d{1,8})+),?")
 
 
 def parse_regions(text: str, source: object, remedy: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read a region a line: (N, 4) boxes x, y, w, h around what it is, and (N,) codes, NaN where it is no code.
-
-    A line is 4 numbers, a polygon's 6 or more, a mask as `parse_mask` reads it, or a code, which has no box: 0 there is
-    none, in results also 1 started, 2 lost. Boxes are NaN there and for an empty mask. Errors are as of `parse_table`.
+    """Read a region a line: (N, 4) boxes x, y, w, h around what it is, and (N,) codes, NaN where it is no code. A line
+    is 4 numbers, a polygon's 6 or more, a mask as `parse_mask` reads it, or a code, which has no box: 0 there is none,
+    in results also 1 started, 2 lost. Boxes are NaN there and for an empty mask. Errors are as of `parse_table`.
     """
     boxes, codes = [], []
     for number, line in enumerate(text.splitlines(), start=1):

@@ -35,13 +35,12 @@ class BadLine(UserError):
 def parse_table(
     text: str, source: object, columns: Sequence[int] | None = None, *, remedy: str = _MEND
 ) -> NDArray[np.float64]:
-    """Read numbers, a row a line, into (N, C) float64, N > 0; all rows have as many as the first.
-
-    Every line must be a row: strip `text` before where blank lines at the end are fine; it has no byte order mark. A
-    row may have as many numbers as `columns` says; None: any. ``nan`` and ``inf`` are kept. A caller with rules of its
-    own (finite boxes, plain decimals, commas only) checks the array, or its text: row i is ``text.splitlines()[i]``.
-    The first line that is not numbers, or not as many as there must be, is a `BadLine`, no number at all a `UserError`;
-    both call the text `source` and end in `remedy`.
+    """Read numbers, a row a line, into (N, C) float64, N > 0; all rows have as many as the first. Every line must be a
+    row: strip `text` before where blank lines at the end are fine; it has no byte order mark. A row may have as many
+    numbers as `columns` says; None: any. ``nan`` and ``inf`` are kept. A caller with rules of its own (finite boxes,
+    plain decimals, commas only) checks the array, or its text: row i is ``text.splitlines()[i]``. The first line that
+    is not numbers, or not as many as there must be, is a `BadLine`, no number at all a `UserError`; both call the text
+    `source` and end in `remedy`.
     """
     if not text.strip():
         raise UserError(f"{source}: holds no numbers; {remedy}")

@@ -62,8 +62,7 @@ def _load(path: Path) -> tuple[list[Row], list[Row]]:
     try:
         document = json.loads(read_text(path), object_hook=_without_outline)
     except json.JSONDecodeError as error:
-        what = f"line {error.lineno}: is no JSON ({error.msg})"
-        raise UserError(f"{path}: {what}; download it again") from None
+        raise UserError(f"{path}: line {error.lineno}: is no JSON ({error.msg}); download it again") from None
     tables = []
     for key in ("images", "annotations"):
         table = document.get(key) if isinstance(document, dict) else None

@@ -23,9 +23,8 @@ class Layout:
     flags: tuple[str, ...] = ()  # 0 or 1 an image; absent where any is 1
 
 
-AVIST = (
-    Layout("sequences/{}", "anno/{}.txt", ("full_occlusion/{}_full_occlusion.txt", "out_of_view/{}_out_of_view.txt")),
-)
+_HIDDEN = ("full_occlusion/{}_full_occlusion.txt", "out_of_view/{}_out_of_view.txt")
+AVIST = (Layout("sequences/{}", "anno/{}.txt", _HIDDEN),)
 DTB70 = (Layout("{}/img", "{}/groundtruth_rect.txt"),)
 UAVDT = (
     Layout("UAV-benchmark-S/{}", "UAV-benchmark-SOT_v1.0/anno/{}_gt.txt"),

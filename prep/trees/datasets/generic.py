@@ -30,8 +30,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         images = folder / "img" if (folder / "img").is_dir() else folder
         frames = FrameFiles(images, image_names(images))
         truth, absent = folder / "groundtruth.txt", folder / "absent.txt"
-        xywh = read_boxes(truth)
-        if len(xywh) not in (1, len(frames)):
+        if len(xywh := read_boxes(truth)) not in (1, len(frames)):
             what = f"{len(xywh)} boxes for {len(frames)} images in {images}"
             raise UserError(f"{truth}: {what}; write one line a frame, or the first frame's box alone")
         flags = read_flags(absent, len(xywh)) if absent.is_file() else None

@@ -27,8 +27,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         deeper = next((f"; {found} looks like it: give {found.parent}" for found in root.glob(f"*/{tree.name}")), "")
         raise UserError(f"{tree}: no such folder; {held(root)}{deeper}")
     names = there = subfolders(tree)
-    listed = tree / "list.txt"
-    if listed.is_file():
+    if (listed := tree / "list.txt").is_file():
         names = list(read_names(listed))
     else:
         _LOG.warning("%s: missing; the sequences are the folders beside it", listed)
@@ -48,8 +47,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         if split == "test":
             frames = FrameFiles(folder, counted_images(folder, 1))
             return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])
-        count = len(xywh)
-        absent = read_flags(folder / "absence.label", count)
+        absent = read_flags(folder / "absence.label", count := len(xywh))
         cover = read_flags(folder / "cover.label", count, highest=8)
         frames = FrameFiles(folder, range(1, count + 1), "%08d.jpg")
         return make_clip(dataset, split, folder.name, frames, xywh, absent=absent, cover=cover)

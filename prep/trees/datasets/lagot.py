@@ -26,9 +26,8 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         for name, row in json.loads(read_text(file)).items():
             several = isinstance(row["xywh"], dict)
             boxes = {f"{name}_{key}": rows for key, rows in row["xywh"].items()} if several else {name: row["xywh"]}
-            objects.update(
-                (key, (row["frames"], np.array(rows, np.float64).reshape(-1, 4))) for key, rows in boxes.items()
-            )
+            for key, rows in boxes.items():
+                objects[key] = row["frames"], np.array(rows, np.float64).reshape(-1, 4)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file}: is not LaGOT's annotation ({error!r}); {RESTORE_FILE}") from None
     places = (root / "LaSOT", root.parent / "LaSOT", root)

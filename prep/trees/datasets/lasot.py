@@ -28,11 +28,9 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         chosen = found.keys() & set(names)
         added, missing = sorted(chosen - official), sorted(official - chosen)
         if official and (added or missing):  # without any official sequence it is someone's own tree
-            _LOG.warning(
-                "%s: differs from the official list: %d sequences more and %d fewer, the first %s; "
-                "read as it says, delete it to read the official split",
-                *(listed, len(added), len(missing), (added + missing)[0]),
-            )
+            what = f"{len(added)} sequences more and {len(missing)} fewer, the first {(added + missing)[0]}"
+            remedy = "read as it says, delete it to read the official split"
+            _LOG.warning("%s: differs from the official list: %s; %s", listed, what, remedy)
     return _read(dataset, split, {name: found[name] for name in names if name in found})
 
 
@@ -44,8 +42,7 @@ def read_extension(dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
 def _read(dataset: Dataset, split: str, folders: dict[str, Path]) -> list[Clip]:
     def clip(folder: Path) -> Clip:
-        xywh = read_boxes(folder / "groundtruth.txt")
-        count = len(xywh)
+        count = len(xywh := read_boxes(folder / "groundtruth.txt"))
         occluded, outside = (read_flags(folder / f"{flag}.txt", count) for flag in ("full_occlusion", "out_of_view"))
         frames = FrameFiles(folder / "img", range(1, count + 1), "%08d.jpg")
         return make_clip(dataset, split, folder.name, frames, xywh, absent=occluded | outside)

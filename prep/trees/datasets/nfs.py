@@ -58,8 +58,7 @@ def read(rate: int, dataset: Dataset, split: str, root: Path) -> list[Clip]:
 def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     """Read one sequence; `step` is how many frames at 240 a second make one image."""
     name, folder = annotation.stem, annotation.with_suffix("")
-    whole = numbered_images(folder)
-    frames = FrameFiles(folder, whole)
+    frames = FrameFiles(folder, whole := numbered_images(folder))
     frame, corners, hidden = _read_rows(annotation)
     # Some copies of the slow files have been thinned out: they count images.
     counted = 1 if frame.max() <= len(frames) else step
@@ -83,8 +82,7 @@ def _read_rows(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64], NDAr
     """Return the frames (R,) from 0, the corners (R, 4) and what is lost or occluded (R,)."""
     frames, corners, hidden, objects = [], [], [], set()
     for number, line in enumerate(read_text(path).rstrip().splitlines(), start=1):
-        match = _ROW.fullmatch(line.strip())
-        if match is None:
+        if (match := _ROW.fullmatch(line.strip())) is None:
             wanted = "id, 4 corners, frame, lost, occluded, generated"
             raise UserError(f"{path}: line {number}: expected {wanted}, found {shorten(line)}; {RESTORE_FILE}")
         objects.add(match[1])

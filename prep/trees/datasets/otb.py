@@ -17,9 +17,8 @@ _LAST = {"Football1": 74, "Freeman3": 460, "Freeman4": 283, "Diving": 215}
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read OTB: ``<Name>/img/%04d.jpg`` and ``<Name>/groundtruth_rect.txt``; the splits 50 and 2013 are parts of it.
-
-    A folder with several objects has one annotation file each and gives one clip each: ``Jogging_1`` from
+    """Read OTB: ``<Name>/img/%04d.jpg`` and ``<Name>/groundtruth_rect.txt``; the splits 50 and 2013 are parts of it. A
+    folder with several objects has one annotation file each and gives one clip each: ``Jogging_1`` from
     ``Jogging/groundtruth_rect.1.txt``. An empty one of several is no object (Human4's first). A folder ``Jogging-1``
     with such files, a copy of ``Jogging`` as pysot asks for, is that one object: left out where it is there already.
     """

@@ -11,10 +11,9 @@ from lorat.shards.base.errors import UserError
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read TempleColor128: ``<sequence>/img/%04d.jpg``, ``<sequence>_gt.txt``, ``<sequence>_frames.txt``.
-
-    The last holds "first,last", the frames (from 1, both included) of the rows; its name may be in lower case. A
-    sequence is called as its ground truth file, so pytracking's tree (folders ``tpl_<sequence>``) gives the same names.
+    """Read TempleColor128: ``<sequence>/img/%04d.jpg``, ``<sequence>_gt.txt``, ``<sequence>_frames.txt``. The last
+    holds "first,last", the frames (from 1, both included) of the rows; its name may be in lower case. A sequence is
+    called as its ground truth file, so pytracking's tree (folders ``tpl_<sequence>``) gives the same names.
     """
 
     def clip(file: Path) -> Clip:
@@ -40,6 +39,5 @@ def _span(path: Path) -> range:
     text = read_text(path).strip()
     match = re.fullmatch(r"(\d+)\s*[,\s]\s*(\d+)", text)
     if match is None or not 0 < int(match[1]) <= int(match[2]):
-        what = f"line 1: expected first,last frame, found {shorten(text)}"
-        raise UserError(f"{path}: {what}; {RESTORE_FILE}")
+        raise UserError(f"{path}: line 1: expected first,last frame, found {shorten(text)}; {RESTORE_FILE}")
     return range(int(match[1]), int(match[2]) + 1)

@@ -44,6 +44,6 @@ def _annotations(chunk: Path) -> list[Path]:
     report_lack(chunk / "anno", "the {:,} annotated sequences", [file.stem for file in named], there)
     files = [file for file in named if file.stem in there]
     if lone := there.difference(file.stem for file in files):
-        message = f"{chunk}: {len(lone):,} folders of frames lack their file in anno, such as "
-        report_fault(chunk.name, f"{message}{min(lone)}; they are not read")
+        what = f"{len(lone):,} folders of frames lack their file in anno, such as {min(lone)}; they are not read"
+        report_fault(chunk.name, f"{chunk}: {what}")
     return files

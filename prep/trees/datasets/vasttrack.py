@@ -17,10 +17,9 @@ from lorat.shards.base.errors import UserError
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
-    """Read a split from its own tree, or from a folder that holds the trees of both.
-
-    The test split is the official list cut to what is there; a test tree without any official name is read whole, after
-    a warning. The training split is all that is not on that list.
+    """Read a split from its own tree, or from a folder that holds the trees of both. The test split is the official
+    list cut to what is there; a test tree without any official name is read whole, after a warning. The training split
+    is all that is not on that list.
     """
     tree = split_tree(dataset, split, root)
     found = sequence_folders(tree, "imgs")

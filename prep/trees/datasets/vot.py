@@ -14,7 +14,6 @@ _CHANNELS = ("color", "ir", "depth")
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read VOT: ``<sequence>/color/%08d.jpg`` (the first challenges: without ``color``) and ``groundtruth.txt``.
-
     Polygons and masks are read as the boxes around them, a lone number as a frame that is not annotated. A sequence
     with ``groundtruth_<id>.txt`` gives a clip for each object, ``<sequence>_<id>``. The first channel that the file
     ``sequence`` names, or that is there, holds the frames. `root` may be a workspace with ``sequences/``.
@@ -26,9 +25,8 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         xywh, _ = parse_regions(read_text(file).rstrip(), file, f"correct the line or {RESTORE_FILE}")
         return cut_clip(dataset, split, _name(file), FrameFiles(images, numbered_images(images)), xywh)
 
-    return read_each(
-        {_name(file): file for files in annotation_files(root, "groundtruth*.txt").values() for file in files}, clip
-    )
+    files = [file for files in annotation_files(root, "groundtruth*.txt").values() for file in files]
+    return read_each({_name(file): file for file in files}, clip)
 
 
 def _name(file: Path) -> str:
@@ -37,8 +35,7 @@ def _name(file: Path) -> str:
 
 def _images(folder: Path) -> Path:
     """Return the folder of a sequence's frames."""
-    about = folder / "sequence"
-    note(about)
+    note(about := folder / "sequence")
     named = dict(re.findall(r"(?m)^channels?\.(\w+)\s*=\s*(\S+)", read_text(about) if about.is_file() else ""))
     places = [folder / named[key] for key in sorted(named, key=(*_CHANNELS, *named).index)]
     places = [place.parent if "%" in place.name else place for place in places]
