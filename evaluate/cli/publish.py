@@ -57,16 +57,6 @@ class Summary:
         first = self.results[name][0].items()
         return {each: int(lost.sum()) for each, result in first if (lost := np.isnan(result.scores)).any()}
 
-    def write_metrics(self) -> None:
-        """Write ``metrics.json``."""
-        about = {
-            "tracker": asdict(self.outcome.identity),
-            "measured_on": machines_of(self.out),
-            "failed": self.outcome.failed,
-            "damaged_frames": {n: counts for n in self.results if (counts := self.damaged(n))},
-        }
-        write_json(self.out / METRICS, metrics_document(self.scored, about))
-
     def remarks(self) -> list[str]:
         """Say what the table does not: cut sets, sets without truth, damaged frames."""
         scores = {ours.name: ours for (_, ours), *_ in self.scored}
@@ -127,7 +117,9 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     ground truth are only zipped. A `UserError` if a zip or the video cannot be made; what was written before stays.
     """
     summary = summarise(outcome, out, output.convention)
-    summary.write_metrics()
+    about = {"tracker": asdict(outcome.identity), "measured_on": machines_of(out), "failed": outcome.failed}
+    about["damaged_frames"] = {name: counts for name in summary.results if (counts := summary.damaged(name))}
+    write_json(out / METRICS, metrics_document(summary.scored, about))
     for table in score_tables(summary.scored):
         OUT.print(table)
     panels = [set_panel(entries) for entries in summary.scored]

@@ -229,8 +229,7 @@ def _runs(item: TestSet, out: Path) -> int:
     """Return how many runs hold every sequence that the first one holds."""
 
     def held(run: int) -> set[str]:
-        folder = result_folder(out, item.name, run)
-        return {clip.name for clip in item.clips if has_result(folder, clip.name)}
+        return {clip.name for clip in item.clips if has_result(result_folder(out, item.name, run), clip.name)}
 
     first = held(1)
     return next(run for run in count(1) if not first or not first <= held(run + 1))

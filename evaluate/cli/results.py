@@ -80,8 +80,7 @@ def export_results_command(export: Export, trees: TreeOptions) -> None:
     if export.submit_zip is not None:
         _submit(export, export.submit_zip, trees)
     elif export.layout is not None:
-        lacking = _export(export, export.layout, trees)
-        click.get_current_context().exit(1 if lacking else 0)
+        click.get_current_context().exit(1 if _export(export, export.layout, trees) else 0)
 
 
 def _export(export: Export, layout: ExportLayout, trees: TreeOptions) -> bool:

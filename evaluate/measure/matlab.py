@@ -37,12 +37,10 @@ def repairs(dataset: str, convention: str) -> bool | None:
 def matlab_curves(
     predicted: ArrayLike, truth: ArrayLike, flagged: ArrayLike | None, *, removes: bool, one_based: bool
 ) -> Curves:
-    """Evaluate one sequence of at least one frame; the first prediction is taken to be the given box.
-
-    `predicted` and `truth` are (N, 4) xyxy, a row for each annotated frame, the latter NaN where there is no box.
-    `removes` says whether the toolkit removes absent frames: those `flagged`, (N,) bool, a track's; where the tree has
-    no flags, boxes of zeros, which the toolkits' own files flag. `one_based` says whether the annotation files count
-    pixels from 1, so that `truth` is less by 1.
+    """Evaluate one sequence, N at least 1, from (N, 4) xyxy; the first prediction is taken to be the given box. `truth`
+    is NaN where there is no box. `removes`: whether the toolkit removes absent frames, those `flagged`, (N,) bool, or,
+    where the tree has no flags, boxes of zeros, as in the toolkits' own files. `one_based`: whether annotation files
+    count pixels from 1, so that `truth` is less by 1.
     """
     truth = np.asarray(truth, np.float64)
     raw = xyxy_to_xywh(truth)

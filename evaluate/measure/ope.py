@@ -1,8 +1,7 @@
 """One-pass evaluation (OPE): curves and scores of a sequence, in the published convention.
 
-It is that of the STARK branch of the pytracking family: success compares with a strict >, errors with <=, and every
-annotated frame counts in the denominator, absent ones and the first one included. Boxes are (N, 4) xyxy float64 in
-continuous pixels; scores and curves are fractions of 1.
+It is that of pytracking's STARK branch: success compares with a strict >, errors with <=, and every annotated frame
+counts, absent ones and the first included. Boxes are (N, 4) xyxy float64 in continuous pixels; scores fractions of 1.
 """
 
 from collections.abc import Sequence
@@ -19,9 +18,8 @@ OVERLAP_THRESHOLDS: Final = np.arange(21) / 20.0  # (21,) of the success curve: 
 CENTRE_THRESHOLDS: Final = np.arange(51.0)  # (51,) of the precision curve: 0 … 50 pixels
 NORM_THRESHOLDS: Final = np.arange(51) / 100.0  # (51,) of the normalised precision curve: 0, 0.01, …, 0.5
 
-# Errors within every threshold, and within none.
-HIT: Final = -1.0
-MISS: Final = np.inf
+HIT: Final = -1.0  # an error within every threshold
+MISS: Final = np.inf  # and one within none
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +119,9 @@ def frame_errors(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return each frame's overlap, -1 where the annotation is not valid, centre error and normalised centre error.
 
-    `predicted` and `truth` are (N, 4) xyxy; a NaN row of the first is a miss in every curve, of the second there is no
-    box. `visible` is (N,) bool, the data set's flags. Where box and flag are one (a track's `visible`), a box without
-    size counts as absent. `convention` says what frames count as in which the object is absent or has no size; `valid`,
-    (N,) bool, which boxes can be scored: those with a size unless given.
+    Boxes are (N, 4) xyxy; a NaN row of `predicted` is a miss in every curve, of `truth` no box. `visible` is (N,) bool,
+    the set's flags; where box and flag are one (a track's `visible`), a box without size is absent. `convention` says
+    what absent frames and empty boxes count as; `valid`, (N,) bool, what can be scored: boxes with a size by default.
     """
     truth, visible = np.asarray(truth, np.float64), np.asarray(visible, bool)
     valid = (_sides(truth) > 0.0).all(axis=1) if valid is None else np.asarray(valid, bool)
@@ -139,9 +136,8 @@ def frame_errors(
 def ope_curves(
     predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike, convention: Convention, valid: ArrayLike | None = None
 ) -> Curves:
-    """Evaluate one sequence of at least one frame, of which the first prediction is taken to be the given box.
-    Arguments as of `frame_errors`. A prediction without width or height has no overlap (pytracking repeats the row
-    before it; the published system does not).
+    """Evaluate one sequence, as `frame_errors` takes it, N at least 1; the first prediction is taken to be the given
+    box. A prediction without a size has no overlap (pytracking repeats the row before; the published system does not).
     """
     boxes, truth = np.array(predicted, np.float64), np.asarray(truth, np.float64)
     boxes[0] = truth[0]

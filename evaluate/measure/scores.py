@@ -1,8 +1,7 @@
 """The join of results and ground truth: from boxes to the scores of a data set, all fractions of 1.
 
-Everything here is a function of arrays, apart from GOT-10k's frame sizes, which come from image headers where the
-annotations do not tell them. Every sequence weighs the same in the OPE scores; GOT-10k's own measures pool frames. Of
-repeated runs, a sequence's curves are the mean over the runs, and what pools frames pools those of all runs.
+All are functions of arrays, but for GOT-10k's frame sizes: image headers where annotations do not tell them. Sequences
+weigh the same in OPE; GOT-10k pools frames. Of repeated runs curves are the mean, and pooled are the frames of all.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,8 +1,7 @@
 """The measures of GOT-10k and TrackingNet, as their own toolkits define them; the servers are taken to do the same.
 
-GOT-10k's toolkit pools all frames of all sequences; TrackingNet's development kit averages over sequences and reports
-areas under all three curves, not values at one threshold. Boxes are (N, 4) xyxy float64 in continuous pixels, scores
-fractions of 1.
+GOT-10k's pools all frames of all sequences; TrackingNet's averages over sequences and reports areas under all three
+curves, not values at one threshold. Boxes are (N, 4) xyxy float64 in continuous pixels, scores fractions of 1.
 """
 
 from collections.abc import Sequence
@@ -42,10 +41,9 @@ class TrackingNetScores:
 def got10k_overlaps(
     predicted: ArrayLike, truth: ArrayLike, cover: ArrayLike, size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return (M,) overlaps of a sequence's frames, but for the first and those with cover 0; absence plays no part.
-    Boxes are bounded by the image as the toolkit does it: the corner is clipped to the image, then the side to what is
-    left from there, so a box that begins outside moves inwards. From (N, 4) xyxy, (N,) integers of cover.label (0 … 8)
-    and the frames' (width, height).
+    """Return (M,) overlaps of frames but for the first and those with cover 0; absence plays no part. From (N, 4) xyxy,
+    (N,) integers of cover.label (0 … 8) and (width, height). As in the toolkit the corner is clipped to the image, then
+    the side to what is left from there, so a box that begins outside moves inwards.
     """
     values = ope.overlaps(_bounded(predicted, size), _bounded(truth, size))
     counts = np.asarray(cover) > 0
@@ -71,10 +69,9 @@ def got10k_scores(values: Sequence[NDArray[np.float64]], times: Sequence[NDArray
 
 
 def trackingnet_curves(predicted: ArrayLike, truth: ArrayLike) -> Curves:
-    """Return the three 21-point curves of one sequence, from (N, 4) xyxy, N at least 1. All values of both boxes are
-    rounded to integers, halves to even, and the first prediction is the given box. Success compares with >=, so that
-    threshold 0 is always passed; centre errors with <= at 0, 2.5, …, 50 pixels, normalised ones at 0, 0.025, …, 0.5.
-    There are no absent frames.
+    """Return the three 21-point curves of one sequence, from (N, 4) xyxy, N at least 1; no frame is absent. All values
+    are rounded to integers, halves to even, and the first prediction is the given box. Success compares with >=: 0 is
+    always passed; centre errors with <= at 0, 2.5, …, 50 pixels, normalised ones at 0, 0.025, …, 0.5.
     """
     boxes, true_boxes = _rounded(predicted), _rounded(truth)
     boxes[0] = true_boxes[0]

@@ -102,9 +102,7 @@ def ranked(lines: Sequence[Line], kind: CurveKind) -> list[Line]:
 
 
 def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
-    """Draw panels, at least one, beside and below each other, and return the file, a PNG or a PDF by its ending.
-    Legends name the best first, and never moving last.
-    """
+    """Draw panels, at least one, in rows; return the file, a PNG or PDF by its ending. Legends name the best first."""
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     with style.context(_STYLE):

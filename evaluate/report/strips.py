@@ -53,9 +53,7 @@ def worst_strips(
 
 
 def first_loss(overlap: NDArray[np.float64]) -> int | None:
-    """Return the first index from which the (N,) overlap stays low for ten frames, or to the end. NaN stands where the
-    object is absent, which neither counts nor interrupts.
-    """
+    """Return where the (N,) overlap first stays low for ten frames, or to the end; NaN, absence, does not interrupt."""
     known = np.flatnonzero(np.isfinite(overlap))
     low = overlap[known] <= _LOST
     starts = (start for start in np.flatnonzero(low) if low[start : start + _LASTING].all())

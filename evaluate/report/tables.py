@@ -1,7 +1,7 @@
 """Scores for people and programs: tables for the console, the same numbers as JSON, and published ones beside them.
 
-One table of measures, `COLUMNS`, serves console, page and metrics.json. Every report sets the tracker beside one that
-never moves its first box: what the numbers of a data set are worth without tracking. Tables are in per cent.
+`COLUMNS` serves console, page and metrics.json. Every report has a tracker that never moves its first box: what the
+numbers of a data set are worth without tracking. Tables are in per cent.
 """
 
 import csv
@@ -162,8 +162,7 @@ def sequences_csv(scored: Sequence[Sequence[Entry]]) -> str:
     for *entries, _ in scored:
         for entry in entries:
             for each in entry.scores.sequences:
-                values = (COLUMNS[name].read(each) for name in names)
-                cells = ("" if value is None else round(value, 6) for value in values)
+                cells = ("" if value is None else round(value, 6) for value in _read(each, names).values())
                 table.writerow([entry.scores.name, entry.label, each.name, each.frames, *cells])
     return file.getvalue()
 

@@ -47,9 +47,7 @@ def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -
 
 
 def write_result(folder: Path, result: SequenceResult) -> Path:
-    """Write a result's three files into a folder (made when missing), in place of an older one; return the box file. A
-    `UserError` if the sequence's name cannot be a file name.
-    """
+    """Write a result's three files over older ones; return the box file. A `UserError` if the name is no file's."""
     path = _box_file(folder, result.name)
     tables = ((result.scores[:, None], 6), (result.times[:, None], 8), (result.boxes, 4))
     for end, (rows, decimals) in zip((*SIDE_FILES, ".txt"), tables, strict=True):

@@ -1,8 +1,7 @@
 """Results that any tracker wrote: found, read into our coordinates, prepared as toolkits do it.
 
-Nothing is made up or shifted silently: docs/results.md says which layout counts x and y from where, which rows are
-taken, what is done to the boxes, and what is refused. A file that cannot be used leaves out its sequence, by name. Our
-own results are scored as they are, as the evaluation scored them.
+Nothing is made up or shifted silently: docs/results.md says where a layout counts from, which rows are taken, what is
+done to boxes, and what is refused. A file that cannot be used leaves out its sequence, by name. Ours stay as they are.
 """
 
 import re
@@ -91,13 +90,11 @@ def read_foreign(
     repairs: bool | None = None,
     as_written: bool = False,
 ) -> Foreign:
-    """Read the results that a tracker wrote of some clips, at least one and all of one split.
-
-    docs/results.md says what the place may be; it may hold results of other data sets too. The clips' first tracks are
-    the ground truth. Boxes are prepared as toolkits score them, unless they are wanted `as_written`. Rows that are no
-    box (not finite, negative size) are handed through where the convention `repairs` them, else refused (None: the set
-    has no convention that would). A `UserError` if the layout is unknown, if the place is missing, holds no result of
-    the clips that can be used, or can be read in several ways.
+    """Read the results that a tracker wrote of some clips, at least one and all of one split, from what docs/results.md
+    names; it may hold other data sets' too. First tracks are the ground truth. Boxes are as toolkits score them, or
+    `as_written`. Rows that are no box (not finite, negative size) stay where the convention `repairs` them, else are
+    refused (None: the set has no convention that would). A `UserError` if the layout is unknown, or the place is
+    missing, has no result of the clips that can be used, or can be read in several ways.
     """
     with unpacked(place) as folder:
         found = _read_all(folder, Names(clips), layout, progress, _How(repairs, as_written))
@@ -256,7 +253,6 @@ def _compare(boxes: NDArray[np.float64], given: NDArray[np.float64]) -> str | No
     for what, by, more in _SHIFTS:
         if (np.abs(difference - [by, by, more, more]) <= _SAME).all():
             return what
-    # Some trackers write whole numbers, which may be truncated.
-    whole = bool((boxes == np.round(boxes)).all())
+    whole = bool((boxes == np.round(boxes)).all())  # some trackers write whole numbers, which may be truncated
     same = np.abs(difference) < 1.0 if whole else np.abs(difference) <= _SAME
     return None if same.all() else "other"

@@ -1,14 +1,12 @@
 """Many sequences side by side: batches, one network, a few threads for the images.
 
-The sequences under way stand in two groups. While the network works on the one, the other's boxes are computed, its
-next crops cut and its next frames decoded, so that neither the processor nor the accelerator waits for the other. Where
-the network itself takes all cores there is one group, and images come before the network: its threads wait for each
-other, so a core that decodes for a while would hold up all of them. A sequence that ends makes room for the next.
+Of two groups, the network works on one while the other's boxes are computed, its next crops cut and frames decoded.
+Where the network itself takes all cores there is one group, and images come first: the network's threads wait for each
+other, so a core that decodes would hold up all. A sequence that ends makes room for the next.
 
 Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in float32). Memory
-does not grow with the length or the number of sequences, but for their boxes. Time per frame is what a batch's crops,
-network and boxes take (not the decoding of images), divided by the sequences in it, as published; the first frame's is
-the cost of taking the template.
+does not grow with the length or number of sequences, but for their boxes. Time per frame is a batch's crops, network
+and boxes (no decoding) divided by its sequences, as published; the first frame's is the cost of taking the template.
 """
 
 import time
@@ -66,12 +64,10 @@ def track_clips(
     threads: int = 4,
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Tracked | Failed]:
-    """Track each clip's first object from ``clip.tracks[0].boxes[0]``; yield a result as soon as it ends.
-
-    A frame that does not decode keeps the last box and has no score. `work` is taken one by one as there is room; the
-    longest should come first, so that none is left to run alone. `batch` sequences stand side by side, in all groups
-    together; `threads` decode images, and as many cut crops. `on_frames` gets the number of frames done since its last
-    call. A `UserError` if memory does not hold the batch.
+    """Track each clip's first object from ``clip.tracks[0].boxes[0]``; yield a result as soon as it ends. A frame that
+    does not decode keeps the last box and has no score. `work` is taken as there is room, so the longest should come
+    first. `batch` sequences stand side by side, in all groups together; `threads` decode images, and as many cut crops.
+    `on_frames` gets the frames done since its last call. A `UserError` if memory does not hold the batch.
     """
     waiting, more, ahead = iter(work), True, works_beside(predictor.device)
     groups = [_Group(predictor.room_for_crops(n)) for n in group_sizes(batch, predictor.device)]

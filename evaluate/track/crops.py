@@ -1,9 +1,8 @@
 """How a frame is shrunk into a crop: as published, or as training on shards saw it.
 
-The published system resizes bilinearly without antialiasing, so detail finer than the crop's pixels turns into false
-patterns. Shards hold windows that were averaged over areas when they were built, so weights trained on them never saw
-those patterns. Cutting test crops the same way makes tracking agree with training; cutting them as published makes
-weights and numbers comparable with others.
+The published system resizes bilinearly without antialiasing: detail finer than the crop's pixels turns into false
+patterns. Windows in shards were averaged over areas, so weights trained on them never saw those: crops cut the same way
+agree with training, crops cut as published make weights and numbers comparable with others.
 """
 
 from typing import Literal

@@ -81,9 +81,7 @@ class Predictor:
         dtype: torch.dtype,
         stored: Stored | None = None,
     ) -> None:
-        """Take over a network whose matrices are already held in `dtype`; crops are cut as published, or as shards that
-        hold frames `stored` so.
-        """
+        """Take over a network with matrices in `dtype`; crops are cut as published, or as shards hold them `stored`."""
         self.network, self.variant, self.stored = network.to(device).eval(), variant, stored
         self.device, self.dtype = device, dtype
         mean, std = (torch.tensor(v, dtype=torch.float32) for v in (variant.mean, variant.std))
@@ -105,9 +103,8 @@ class Predictor:
         return cls(network, variant, device, dtype, stored)
 
     def compile(self, batch: int) -> None:
-        """Compile the work of a frame into one graph, now: that takes a minute or so. Batches of fewer than `batch`
-        targets are padded, so that the graph serves them too; the template, embedded once a target, is not compiled. A
-        `UserError` if nothing can be.
+        """Compile the work of a frame, not of a template, into one graph, which takes a minute or so. Batches of fewer
+        than `batch` targets are padded to serve it. A `UserError` if nothing can be compiled.
         """
         self._locate, self._rows = compile_whole(self._locate_rows, self.device), batch
         side, width = self.variant.search_size, self.network.token_type_embed.shape[1]
@@ -145,8 +142,7 @@ class Predictor:
         if not self._rows:
             return rows
         # A graph is also for one layout, and for tensors made in inference mode or outside it: a full batch is copied.
-        missing = max(self._rows - rows.shape[0], 0)
-        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+        return torch.cat([rows, rows[-1:].expand(max(self._rows - len(rows), 0), *rows.shape[1:])])
 
     def room_for_crops(self, batch: int) -> NDArray[np.float32]:
         """Return a (batch, S, S, 3) float32 array for search crops that is quick to upload."""

@@ -1,8 +1,7 @@
 """The processes that share an evaluation: one list of sequences, from which each takes the next.
 
-Promise: every sequence of rank 0's list is taken by exactly one process, the first first, and no process is without
-work while there is some: a counter in the processes' common store says what was taken. A process that is lost is
-noticed by the others when they meet at the end.
+Promise: every sequence of rank 0's list is taken by exactly one process, the first first, by a counter in their common
+store: none is without work while there is some. A process that is lost is noticed when the others meet at the end.
 """
 
 from collections.abc import Callable, Iterator

@@ -56,10 +56,9 @@ def evaluate(
     progress: Show = lambda done, total, text: None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Track every sequence of the test sets that has no result in `out` yet. Where several `ranks` evaluate together,
-    each of them calls, with the same sets, and writes to ``out/results/<dataset>-<split>/``. A `UserError` if the
-    weights do not load, or `out` holds results of another tracker, unless these are to be overwritten; on every rank if
-    on one.
+    """Track every sequence of the test sets that has no result in ``out/results/<dataset>-<split>/`` yet. Each of
+    several `ranks` calls, with the same sets. A `UserError`, on every rank if on one, if the weights do not load, or
+    `out` holds results of another tracker and these are not to be overwritten.
     """
     ranks = ranks or Ranks()
 

@@ -99,9 +99,7 @@ def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: 
 
 
 def cut(sets: Sequence[TestSet], sequences: Sequence[str], limit: int | None) -> list[TestSet]:
-    """Keep the named sequences, and of these the first `limit` of each test set. A set of which a zip is wanted is not
-    cut: that is a `UserError`, like a name in no set.
-    """
+    """Keep the first `limit` named sequences of each set; a `UserError` if a set to zip is cut, or a name in none."""
     known = {name for item in sets for name in (*(clip.name for clip in item.clips), *item.unread)}
     for name in sequences:
         if name not in known:

@@ -1,9 +1,8 @@
 """One object through one video: the box of the first frame in, a box and a score a frame out.
 
-Promise: tracking is deterministic and, with float32, follows the published system's trace: the same crops, the same
-penalty window, the same rule for the next search window. Where the crop goes and what comes back are pure functions of
-one target, so that one tracker and many side by side compute the same. Boxes are xyxy float64 in continuous frame
-pixels unless a name says otherwise.
+Promise: tracking is deterministic and, with float32, follows the published system's trace: the same crops, penalty
+window and rule for the next search window. Where the crop goes and what comes back are pure functions of one target, so
+one tracker and many side by side agree. Boxes are xyxy float64 in continuous frame pixels unless a name says otherwise.
 """
 
 from dataclasses import dataclass, replace
@@ -73,8 +72,7 @@ def prepare_template(predictor: Predictor, frame: Frame, box: Box) -> TemplateIn
     mean = frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
     scale = template_scale(box, frame_size(frame), predictor.stored)
     crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
-    mask = box_mask(transform.apply(box), side, predictor.network.template_grid)
-    return TemplateInput(crop, mask, mean)
+    return TemplateInput(crop, box_mask(transform.apply(box), side, predictor.network.template_grid), mean)
 
 
 def prepare_search(
@@ -82,9 +80,8 @@ def prepare_search(
 ) -> tuple[Crop, CropTransform]:
     """Cut the search region around the last box, as `crop_around` does."""
     variant, box = predictor.variant, search_window(state.box)
-    side = variant.search_size
     scale = search_scale(box, frame_size(frame), predictor.stored)
-    return crop_around(frame, box, variant.search_factor, side, state.mean, scale, out)
+    return crop_around(frame, box, variant.search_factor, variant.search_size, state.mean, scale, out)
 
 
 def finish(
@@ -100,9 +97,7 @@ def finish(
 
 
 class Tracker:
-    """Tracks one object: `start` with its box in a first frame, then `track` each next frame. Frames are (H, W, 3)
-    uint8 RGB; what is not, or no box to track, is a `UserError`.
-    """
+    """Tracks one object: `start` with its box, then `track` each next frame: (H, W, 3) uint8 RGB or a `UserError`."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor

@@ -1,8 +1,8 @@
 """One's own pictures frame by frame: a video file, a camera, or a folder of images.
 
-Promise: frames come one at a time, so memory does not grow with the length. A frame inside the footage that does not
-decode keeps its place, without an image. Nothing is printed by FFmpeg or OpenCV. A video is turned as its rotation
-metadata asks for; images come in natural order (a2 before a10), their EXIF orientation ignored.
+Promise: memory does not grow with the length. A frame inside that does not decode keeps its place, without an image.
+FFmpeg and OpenCV print nothing. A video's rotation metadata is obeyed, images' EXIF orientation is not; their order is
+natural (a2 before a10).
 """
 
 import logging
@@ -88,9 +88,7 @@ def load_av() -> ModuleType:
 
 
 def open_footage(path: Path, start: str = "0", range16: Range16 | None = None) -> Footage:
-    """Open a video file or a folder of images, from a `start` of `from_start` on; a `UserError` if it is neither.
-    `range16` stretches images of 16 bits a pixel, and such videos.
-    """
+    """Open a video or a folder of images, else a `UserError`, from a `start` of `from_start`; `range16` stretches."""
     name, wanted = str(path), from_start(start)
     if path.is_dir():
         try:

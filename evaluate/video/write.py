@@ -43,9 +43,8 @@ def writable(path: Path) -> Path:
 
 @contextmanager
 def video_file(path: Path, rate: float) -> Iterator[Callable[[Picture, float], None]]:
-    """Write a video that appears as `path` when the block ends, and not at all when it raises. Yields what adds a
-    picture with even sides, from a time in seconds on; one of another size than the first is stretched. The times in an
-    .avi are multiples of 1 / `rate`.
+    """Write a video that appears as `path` when the block ends, if it does not raise. Yields what adds an even-sided
+    picture, stretched to the first's size, from a time in seconds on (in an .avi multiples of 1 / `rate`).
     """
     (codec, pixels, options), av, last = CODECS[path.suffix], load_av(), -1
     fraction = Fraction(rate).limit_denominator(1 << 16)
@@ -101,12 +100,10 @@ def write_tracks(
     footage: Footage, shots: Iterator[Shot], tracker: "Tracker", box: Box, files: tuple[Path, Path], total: int | None
 ) -> tuple[int, list[int]]:
     """Track an object through footage into `files`: a video, as `writable` names it, and a CSV; both or neither. `box`
-    is its (4,) xyxy in the first of the footage's `shots` that decodes; what comes before is left out, and frames after
-    it that do not decode keep the last picture and box. `total` frames are expected. Returns how many there were, and
-    the numbers of those that do not decode.
+    is (4,) xyxy in the first of the `shots` that decodes; those before are left out, those after that do not decode
+    keep picture and box. `total` are expected. Returns how many there were, and the numbers of those lost.
     """
-    done, lost, seconds, before, image = 0, list[int](), 0.0, 0.0, None
-    video, csv = files
+    done, lost, seconds, before, image, (video, csv) = 0, list[int](), 0.0, 0.0, None, files
     with progress_bar("tracking frames") as bar, atomic_file(csv) as table, video_file(video, footage.rate) as write:
         table.write(f"{HEADER}\n".encode())
         for number, time, shown in shots:
