@@ -102,7 +102,6 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
 
 def _default_out(weights: Path, ending: str) -> Path:
     """Return a place that deleting old checkpoints does not touch."""
-    checkpoint = weights.parent
-    if checkpoint.parent.name == "checkpoints":
-        return checkpoint.parents[1] / "export" / f"{checkpoint.name}{ending}"
+    if weights.parent.parent.name == "checkpoints":
+        return weights.parents[2] / "export" / f"{weights.parent.name}{ending}"
     return weights.with_name(f"{weights.stem}{ending}")

@@ -1,7 +1,6 @@
 """What people read of an evaluation: tables, metrics.json, plots, a page, zips, a video.
 
-Promise: everything is computed from the written results, so a second run says the same. No zip is made of a test set in
-which a sequence failed.
+Promise: all is computed from the written results, so a second run says the same. A set with a failure gets no zip.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,6 +55,16 @@ class Summary:
         """Return sequence of a test set → frames that did not decode, which have no score."""
         first = self.results[name][0].items()
         return {each: int(lost.sum()) for each, result in first if (lost := np.isnan(result.scores)).any()}
+
+    def write_metrics(self) -> None:
+        """Write ``metrics.json``."""
+        about = {
+            "tracker": asdict(self.outcome.identity),
+            "measured_on": machines_of(self.out),
+            "failed": self.outcome.failed,
+            "damaged_frames": {n: counts for n in self.results if (counts := self.damaged(n))},
+        }
+        write_json(self.out / METRICS, metrics_document(self.scored, about))
 
     def remarks(self) -> list[str]:
         """Say what the table does not: cut sets, sets without truth, damaged frames."""
@@ -117,9 +126,7 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     ground truth are only zipped. A `UserError` if a zip or the video cannot be made; what was written before stays.
     """
     summary = summarise(outcome, out, output.convention)
-    about = {"tracker": asdict(outcome.identity), "measured_on": machines_of(out), "failed": outcome.failed}
-    about["damaged_frames"] = {name: counts for name in summary.results if (counts := summary.damaged(name))}
-    write_json(out / METRICS, metrics_document(summary.scored, about))
+    summary.write_metrics()
     for table in score_tables(summary.scored):
         OUT.print(table)
     panels = [set_panel(entries) for entries in summary.scored]

@@ -1,6 +1,5 @@
-"""Scores by attribute: what happens in a sequence, as the data sets' authors labelled it.
-
-Labels are known of LaSOT's test split, LaSOT_Extension and VastTrack's test split: in ``data/``, a line a sequence.
+"""Scores by attribute: what happens in a sequence, as the data sets' authors labelled it. Labels of the test splits of
+LaSOT and VastTrack, and of LaSOT_Extension, stand in ``data/``, a line a sequence.
 """
 
 import functools

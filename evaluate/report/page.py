@@ -1,7 +1,6 @@
 """The report of an evaluation as one page that opens from disk.
 
-Promise: the page is one file that fetches nothing, whatever the names in it are; it can be read without JavaScript,
-which only sorts and filters. The same input gives the same bytes.
+Promise: it fetches nothing, whatever names are in it; JavaScript only sorts and filters. Same input, same bytes.
 """
 
 from base64 import b64encode

@@ -1,6 +1,5 @@
-"""Plots of scores: curves as PNG and PDF files, and as SVG that takes its colours from the report page.
-
-All are drawn by the same function; the same scores give the same bytes.
+"""Plots of scores: curves as PNG and PDF files, and as SVG that takes its colours from the report page. All are drawn
+by the same function; the same scores give the same bytes.
 """
 
 import io

@@ -69,7 +69,7 @@ def _strip(clip: Clip, result: SequenceResult, auc: float, count: int) -> Strip:
     shown, pictures = _spread(rows, count), []
     if lost is not None and lost not in shown and len(shown) > 1:  # it takes its nearest's place
         shown[min(range(1, len(shown)), key=lambda place: abs(shown[place] - lost))] = lost
-    for index in sorted(set(shown)):
+    for index in sorted(shown):
         try:
             frame = clip.frames.read(index)
         except ImageError:

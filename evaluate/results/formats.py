@@ -1,6 +1,5 @@
-"""The boxes in one file of any tracker: text, VOT's regions, MATLAB's .mat, JSON; and zips of such files.
-
-Nothing from a file is executed or unpickled, and a zip is unpacked into a temporary folder alone.
+"""The boxes in one file of any tracker: text, VOT's regions, MATLAB's .mat, JSON; and zips of such files. Nothing in a
+file is executed or unpickled, and a zip is unpacked into a temporary folder alone.
 """
 
 import json

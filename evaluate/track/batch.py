@@ -160,8 +160,7 @@ class _Group:
     crops: NDArray[np.float32]  # (size, S, S, 3), written anew for every batch
     slots: list[Slot] = field(default_factory=list)
     cuts: Sequence[_Cut] = ()  # what the network works on
-    # (B, 5) boxes and scores of these, and the seconds that the network took.
-    rows: Future[tuple[NDArray[np.float64], float]] | None = None
+    rows: Future[tuple[NDArray[np.float64], float]] | None = None  # their (B, 5) boxes and scores; network's seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,7 @@ def claim(out: Path, identity: Identity, overwrite: bool) -> None:
         _clear(out)
     if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
         other = "holds results of other weights, variant, number type, --compile, --resize or --range16 than these"
-        remedy = "give another --out, or --overwrite"
-        raise UserError(f"{out}: {other} ({identity.variant}, {identity.dtype}); {remedy}")
+        raise UserError(f"{out}: {other} ({identity.variant}, {identity.dtype}); give another --out, or --overwrite")
     write_json(out / _IDENTITY, _VERSION | asdict(identity))
 
 

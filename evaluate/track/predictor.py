@@ -123,8 +123,7 @@ class Predictor:
         x1, y1, x2, y2 in crop pixels, and the score. A `UserError` if a number is not finite.
         """
         with torch.inference_mode():
-            rows = self._locate(self._padded(tokens), self._padded(self._upload(crops)))
-            found = rows[: len(crops)].cpu().numpy()
+            found = self._locate(self._padded(tokens), self._padded(self._upload(crops)))[: len(crops)].cpu().numpy()
         if not np.isfinite(found).all():
             name = str(self.dtype).removeprefix("torch.")
             why = "the weights are damaged or the number type is too narrow; try --dtype float32"

@@ -29,8 +29,7 @@ from lorat.shards.base.process import ALL_FREED, keep_freed_memory, processor_na
 from lorat.shards.pixels.jpeg import read_image
 
 Failures = Mapping[str, Mapping[str, str]]  # test set → sequence → why it has no result
-# Told how many frames of how many, without a result when they began, all processes have done; sequences in words.
-Show = Callable[[int, int, str], None]
+Show = Callable[[int, int, str], None]  # told the frames that all have done, of how many to do; sequences in words
 
 
 @dataclass(frozen=True, slots=True)

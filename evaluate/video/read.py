@@ -49,8 +49,7 @@ class Shot(NamedTuple):
     image: NDArray[np.uint8] | None  # (H, W, 3) RGB; None where it does not decode
 
 
-# Whether a frame, by its number and its time in seconds, is the first one wanted or after it.
-Wanted = Callable[[int, float], bool]
+Wanted = Callable[[int, float], bool]  # whether a frame, by number and seconds, is the first one wanted or after it
 
 
 def from_start(text: str) -> Wanted:

@@ -1,7 +1,6 @@
 """Tracking as a video, frame by frame: of an evaluation's sequence, or of one's own footage.
 
-Promise: a video is written beside its name and renamed when it is whole, and its length costs no memory. Pictures stand
-as long as they did in the footage.
+Promise: a video appears when it is whole, its length costs no memory, and pictures stand as long as in the footage.
 """
 
 from collections.abc import Callable, Iterator
