@@ -20,7 +20,8 @@ from lorat.shards.base.storage import children
 
 Layout = Literal["auto", "lorat", "pytracking", "otb", "got10k"]  # of --layout; auto tells it by what is there
 
-PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs30": "nfs_", "nfs240": "nfs_", "tc128": "tpl_", "otb": "otb_"}
+PREFIXES = dict.fromkeys(("uav123", "uav123_10fps", "uav20l"), "uav_") | dict.fromkeys(("nfs30", "nfs240"), "nfs_")
+PREFIXES |= {"tc128": "tpl_", "otb": "otb_"}
 """What pytracking's folders put before the sequence names of a data set, or may put there (OTB)."""
 
 _OTB = "_tracking_result"

@@ -45,8 +45,9 @@ def test_every_spelling_of_a_sequence_is_found_and_said(tmp_path, called, nested
     assert [read.runs[0][clip.name].boxes[1, 0] - truth_of(clip)[1, 0] for clip in clips] == [1, 2, 3, 4, 5]
 
 
-def test_uav123s_prefix_is_known_in_got10ks_layout_too(tmp_path):
-    clips = [clip_of("bike1", "uav123"), clip_of("car1_s", "uav123")]
+@pytest.mark.parametrize("dataset", ["uav123", "uav123_10fps", "uav20l"])
+def test_uav123s_prefix_is_known_in_got10ks_layout_too(tmp_path, dataset):
+    clips = [clip_of("bike1", dataset), clip_of("car1_s", dataset)]
     for clip in clips:
         write_rows(tmp_path / f"uav_{clip.name}" / f"uav_{clip.name}_001.txt", ours_of(clip))
     assert read_foreign(tmp_path, clips)[3:5] == ((), ())
