@@ -106,6 +106,7 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
     for column in columns.values():
         table.add_column(column.heading, justify="right", no_wrap=True)
     said = notes_of([entries[0].scores for entries in scored], _CAPTIONS)
+    table.pad_edge, table.show_edge = False, False  # with AO, SR and the speeds it fills 80 columns
     table.caption, table.caption_justify = "\n".join(said) or None, "left"
     for ours, *_, still in scored:
         name = f"{ours.scores.name} ({len(ours.scores.sequences)})"
