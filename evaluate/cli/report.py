@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorat.evaluate.cli.options import ScoringOptions, evaluation_folder
-from lorat.evaluate.measure.matlab import MATLAB_SETS
+from lorat.evaluate.measure.matlab import repairs
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.measure.scores import NEVER_MOVING, Entry, dataset_scores, mean_over, never_moving_results
 from lorat.evaluate.results.files import has_result
@@ -84,10 +84,11 @@ class Rivals:
     def read(self, name: str, clips: Sequence[Clip]) -> dict[str, Foreign]:
         """Return what is there of a test set by label; a remark says what is not, where there is anything."""
         there, remarks = dict[str, Foreign](), list[str]()
-        repairs = self.convention == "matlab" if name.partition("-")[0] in MATLAB_SETS else None
         for label, folder in self.folders.items():
             try:
-                there[label] = foreign = read_foreign(folder, clips, repairs=repairs)
+                there[label] = foreign = read_foreign(
+                    folder, clips, repairs=repairs(name.partition("-")[0], self.convention)
+                )
             except UserError as error:
                 self.why[label] = error.message
                 remarks.append(f"{name}: {label} left out: {error.message}")
@@ -195,8 +196,10 @@ def _alone(options: ReportOptions, rivals: Rivals, trees: TreeOptions) -> tuple[
     for item in scored_sets(options.datasets, trees):
         found = rivals.read(item.name, item.clips) if item.clips else {}
         entries = [entry for label, foreign in found.items() if (entry := rivals.entry(label, foreign, item.clips))]
+        if not entries:
+            continue
         still = dataset_scores(item.clips, [never_moving_results(item.clips)], options.convention)
-        if not entries or not still:
+        if not still:
             continue
         for entry in entries:
             rivals.remarks.extend(_lacking(entry, len(still.sequences)))

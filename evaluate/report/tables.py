@@ -101,19 +101,23 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
         return
     columns = filled([entries[0].scores for entries in scored], _PRINTED)
     table = plain_table(["test set"], "Scores in per cent")
-    table.padding = (0, 0, 0, 0)
+    _fit(table, [entries[0].scores for entries in scored])
+    table.show_edge = False  # with AO, SR and the speeds it fills 80 columns
     table.add_column("tracker", no_wrap=True)
     for column in columns.values():
         table.add_column(column.heading, justify="right", no_wrap=True)
-    said = notes_of([entries[0].scores for entries in scored], _CAPTIONS)
-    table.pad_edge, table.show_edge = False, False  # with AO, SR and the speeds it fills 80 columns
-    table.caption, table.caption_justify = "\n".join(said) or None, "left"
     for ours, *_, still in scored:
         name = f"{ours.scores.name} ({len(ours.scores.sequences)})"
         for place, entry, style in ((name, ours, "bold"), ("", still, "dim")):
             cells = [column.text(entry.scores) for column in columns.values()]
             table.add_row(place, entry.label, *cells, style=style, end_section=entry is still)
     yield table
+
+
+def _fit(table: Table, every: Sequence[DatasetScores]) -> None:
+    """Set a table of `_PRINTED` columns close, and say under it what they are."""
+    table.padding = (0, 0, 0, 0)
+    table.caption, table.caption_justify = "\n".join(notes_of(every, _CAPTIONS)) or None, "left"
 
 
 def notes_of(every: Sequence[DatasetScores], notes: Mapping[str, str]) -> list[str]:
@@ -128,7 +132,7 @@ def comparison_table(entries: Sequence[Entry]) -> Table:
     headings = [column.heading for column in columns.values()]
     title = f"{every[0].name} ({len(every[0].sequences)} sequences), in per cent"
     table = plain_table(["tracker", headings[0], "±", "to best", "p", *headings[1:]], title)
-    table.caption, table.caption_justify = "\n".join(notes_of(every, _CAPTIONS)) or None, "left"
+    _fit(table, every)
     sure = standings(np.array([[each.curves.auc for each in scores.sequences] for scores in every]))
     top = max(scores.curves.auc for scores in every)
     for entry, (spread, p) in zip(entries, sure, strict=True):

@@ -106,7 +106,7 @@ def read_foreign(
 def _read_all(folder: Path, names: Names, layout: str, progress: Update | None, how: _How) -> Foreign:
     layout, home, found = place = find(folder, names, layout)
     whole = [clip for clip in names.clips if all(clip.name in run for run in found)]
-    missing = [clip.name for clip in names.clips if clip not in whole]
+    missing = [clip.name for clip in names.clips if any(clip.name not in run for run in found)]
     partly = [name for name in missing if any(name in run for run in found)]
     notes = [f"{_sequences(partly)}: not in every run, so left out"] if partly else []
     if not whole:

@@ -79,9 +79,9 @@ def run_plan(
         part = str(plan.options.part) if plan.options.part else None
         counts = {"pairs": plan.pairs, "shards": plan.shards(), "to_build": len(todo)}
         log.write("start", name=plan.name, **counts, part=part, max_bad=plan.options.max_bad, config=plan.config)
+        for message in _warned(plan):
+            log.write("warned", message=message)
         if isinstance(plan.clips, ClipIndex):
-            for message in (*plan.clips.warned, *plan.clips.odd):
-                log.write("warned", message=message)
             for sequence, reason in plan.clips.lost.items():
                 log.write("lost sequence", sequence=sequence, reason=reason)
         if estimate is not None:
@@ -147,10 +147,14 @@ class BuildLog:
             self._file.write((json.dumps({"time": now, "event": event, **values}) + "\n").encode())
 
 
+def _warned(plan: Plan) -> tuple[str, ...]:
+    """Return what is told of a plan's tree in the log and in the manifest."""
+    return (*plan.clips.warned, *plan.clips.odd) if isinstance(plan.clips, ClipIndex) else ()
+
+
 def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int) -> BuildReport:
     """Make the manifest of a plan's receipts, and save it unless the plan is of one part."""
-    warned = (*plan.clips.warned, *plan.clips.odd) if isinstance(plan.clips, ClipIndex) else ()
-    manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder, warned)
+    manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder, _warned(plan))
     if plan.options.part is None:
         if manifest.rows == 0:
             reasons = ", ".join(f"{n:,} times {reason}" for reason, n in manifest.skipped.items())

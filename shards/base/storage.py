@@ -215,12 +215,13 @@ def remove_old(files: Iterable[Path], seconds: float) -> int:
     """Delete those of some local files that did not change for so long, by the clock of their disk, which may be a
     server's; return how many. What may not be deleted stays.
     """
-    removed = 0
+    removed, now = 0, dict[Path, float]()
     for path in files:
         with suppress(OSError):  # another user's, in the machine's temporary folder; or just gone
-            with tempfile.TemporaryFile(dir=path.parent) as now:
-                age = os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
-            if age > seconds:
+            if path.parent not in now:
+                with tempfile.TemporaryFile(dir=path.parent) as clock:
+                    now[path.parent] = os.fstat(clock.fileno()).st_mtime
+            if now[path.parent] - path.stat().st_mtime > seconds:
                 path.unlink()
                 removed += 1
     return removed

@@ -60,8 +60,9 @@ class Range16(NamedTuple):
 
     def stretch(self, counts: NDArray[Any]) -> NDArray[np.uint8]:
         """Return uint16 counts of any shape on 0 … 255, cut at the range; what is uint8 as it is."""
-        table = np.interp(np.arange(1 << 16), self, (0, 255)).round().astype(np.uint8)
-        return table[counts] if counts.dtype == np.uint16 else counts
+        if counts.dtype != np.uint16:
+            return counts
+        return np.interp(np.arange(1 << 16), self, (0, 255)).round().astype(np.uint8)[counts]
 
 
 _WHAT = "Counts of 16-bit images that become 0 and 255; auto: those of a sequence's first.  [default: the upper 8 bits]"
