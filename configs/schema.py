@@ -159,8 +159,14 @@ class TrainConfig(_Frozen):
     evaluate_epochs: Positive = 10
     """GOT-10k val, where its tree is, is tracked after every so many epochs, and a checkpoint is written; test sets
     are tracked after the last one."""
+    evaluate: tuple[str, ...] | None = None
+    """Those test sets (got10k-val, lasot-test); null is all with ground truth whose tree is there, [] none."""
     evaluate_batch: Positive = 16
     """Sequences that are tracked side by side, a rank."""
+    evaluate_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number type that they are tracked in."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run folder, if any, as ``--resume auto`` does."""
     log_steps: Positive = 10
 
 
@@ -168,6 +174,7 @@ class RecipeConfig(_Frozen):
     """Data and optimisation of a training run."""
 
     name: str
+    """Of several recipes, one over the other, their names with + between."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()

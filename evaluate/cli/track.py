@@ -89,6 +89,13 @@ def main(
                 given = f"--{name.replace('_', '-')}"
                 raise UserError(f"{given}: write it after {context.invoked_subcommand}, not before")
         return
+    context.exit(track_and_publish(settings, trees, wanted, output))
+
+
+def track_and_publish(
+    settings: BatchSettings, trees: TreeOptions, wanted: TestSetOptions, output: OutputOptions
+) -> int:
+    """Track what is wanted, write and print the scores; return the exit status."""
     weights, sets = settings.file(), wanted.find(trees)
     output.check_video(sets)
     out = output.out or default_out(weights)
@@ -96,9 +103,9 @@ def main(
         outcome = _track(replace(settings, run=None, weights=weights), sets, out, output.overwrite)
     except KeyboardInterrupt:
         click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
-        context.exit(INTERRUPTED)
+        return INTERRUPTED
     if outcome is None:
-        return
+        return 0
     from lorat.evaluate.cli.publish import publish
 
     try:
@@ -107,7 +114,7 @@ def main(
         for name, failures in outcome.failed.items():
             for sequence, reason in failures.items():
                 click.echo(f"failed: {name} {sequence}: {reason}", err=True)
-    context.exit(1 if outcome.failed else 0)
+    return 1 if outcome.failed else 0
 
 
 def _track(settings: BatchSettings, sets: list[TestSet], out: Path, overwrite: bool) -> "Evaluation | None":

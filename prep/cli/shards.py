@@ -120,13 +120,19 @@ def _fault_lines(faults: Sequence[ShardFault]) -> Iterator[str]:
 @click.command("stats", cls=Command)
 @_sets
 @click.option(
-    "--recipe", default="standard", show_default=True, help="A name or a YAML file: how often it draws each pair."
+    "--recipe",
+    multiple=True,
+    default=["standard"],
+    show_default=True,
+    help="A name or a YAML file, of several the later over the earlier: how often it draws each pair.",
 )
 @click.option(
     "--sample", type=click.IntRange(min=1), default=2000, show_default=True, help="Most pairs a data set that are read."
 )
 @click.option("--json", "report", type=_FILE, help="File that all numbers go into as JSON.")
-def stats_command(shards: Location, datasets: str | None, recipe: str, sample: int, report: Path | None) -> None:
+def stats_command(
+    shards: Location, datasets: str | None, recipe: tuple[str, ...], sample: int, report: Path | None
+) -> None:
     """Tell what is in the shards under SHARDS (data/shards), a folder or a URL.
 
     Pairs, bytes, skipped pairs and cut windows are exact; objects, gaps and images come from the pairs that are read.

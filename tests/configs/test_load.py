@@ -17,7 +17,7 @@ def test_every_shipped_variant_is_valid_and_named_like_its_file_and_its_recipe_e
 @pytest.mark.parametrize("name", names("recipes"))
 def test_every_shipped_recipe_is_valid_and_named_like_its_file(name):
     recipe = load_recipe(name)
-    assert recipe.name == name
+    assert recipe.name in (name, f"standard+{name}")  # one without data stands on that
     assert recipe.train.pairs_per_epoch % recipe.train.batch_size == 0
 
 

@@ -22,7 +22,7 @@ CONFIG = "config.yaml"
 _FREE_TRAIN = (
     *("accumulate", "checkpoint_activations", "compile", "dtype", "parallel"),
     *("checkpoint_epochs", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"),
-    *("evaluate_batch", "evaluate_epochs", "log_steps", "validate_epochs"),
+    *("evaluate", "evaluate_batch", "evaluate_dtype", "evaluate_epochs", "log_steps", "resume", "validate_epochs"),
 )
 _FREE_DATA = ("workers", "prefetch", "validation", "validation_pairs")
 FREE = {"name", *(f"data.{k}" for k in _FREE_DATA), *(f"train.{k}" for k in _FREE_TRAIN)}
@@ -78,11 +78,11 @@ def fixed_settings(
 
 def check_same(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise a `UserError` that names keys that differ since the checkpoint, with both values."""
-    absent = object()
+    # What a release did not know yet was off.
     differ = [
         f"{key} = {then.get(key, 'none')} (this run has {now.get(key, 'none')})"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key, absent) != now.get(key, absent)
+        if (then.get(key) or None) != (now.get(key) or None)
     ]
     if differ:
         what = f"{checkpoint}: was trained with {some(differ)}"

@@ -28,10 +28,12 @@ _MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")  # what weights are compared by:
 _LOG = logging.getLogger("lorat")
 
 
-def find_test_sets(trees: TreeOptions) -> tuple[str, ...]:
-    """Return the names of test sets that are there, as lorat-eval does; a `UserError` if a named one is missing."""
+def find_test_sets(trees: TreeOptions, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the names of test sets that are there, as lorat-eval does, or the `wanted`; a `UserError` if a named one
+    is missing.
+    """
     try:
-        names = default_test_sets(trees)
+        names = default_test_sets(trees) if wanted is None else wanted
     except UserError as error:
         if trees.named:
             raise
@@ -92,9 +94,14 @@ class Evaluator:
     def _track(self, names: Sequence[str], weights: Path, progress: Show, *, again: bool) -> Evaluation | None:
         """Track what can be read with the other ranks; None where that is done, unless `again`, or fails."""
         out, world, start = default_out(weights), self._world, self._request.start
-        device, batch = str(world.device), self._request.recipe.train.evaluate_batch
+        plan = self._request.recipe.train
         settings = BatchSettings(
-            weights=weights, backbone=start.backbone, force_backbone=start.force_backbone, device=device, batch=batch
+            weights=weights,
+            backbone=start.backbone,
+            force_backbone=start.force_backbone,
+            device=str(world.device),
+            dtype=plan.evaluate_dtype,
+            batch=plan.evaluate_batch,
         )
         outcome, sets = None, list[TestSet]()
         with share_ranks(world.rank, world.size, world.store) as ranks:

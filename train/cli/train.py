@@ -3,13 +3,13 @@
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from lorat.configs.load import load_recipe, load_variant
+from lorat.configs.load import load_plan
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import say, start_logging
@@ -21,9 +21,11 @@ from lorat.shards.pixels.jpeg import codec_name
 from lorat.train.options import StartOptions
 
 if TYPE_CHECKING:
+    from lorat.configs.schema import RecipeConfig, VariantConfig
     from lorat.train.setup import Request
 
 _CACHE_SIZE, _SHARDS, _VARIANT = "50GB", "data/shards", "B-224"
+_EVALUATION = "evaluation"  # the recipe that trains nothing
 _DATA, _RUN, _INSTEAD = "Data", "The run", "Instead of training"
 
 
@@ -32,7 +34,9 @@ class TrainOptions:
     """What to do, as it was asked for; None where nothing was said."""
 
     variant: str | None = option(None, help="A name (S-224, g-378, toy) or YAML file.", shown=_VARIANT)
-    recipe: str | None = option(None, help="A name or a YAML file.", shown="the variant's own, or standard")
+    recipe: tuple[str, ...] = option(
+        (), help="A name or a YAML file; of several the later over the earlier.", shown="the variant's own, or standard"
+    )
     config: Path | None = option(
         None, help="Repeat a run from its config.yaml, on its shards and weights.", kind="file"
     )
@@ -99,6 +103,8 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
 
         request = _request(options, start)
         Profile(request.variant, request.recipe, start.device).print()
+    elif _EVALUATION in options.recipe:
+        sys.exit(_evaluate(options, start, trees))
     else:
         sys.exit(_train(options, start, trees))
 
@@ -115,7 +121,8 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
     with join_world(start.device) as world:
         request = agreed(lambda: _request(options, start), world)
         manifests = agreed(lambda: find_shards(request), world)
-        names = agreed(lambda: () if options.no_eval else find_test_sets(trees), world)
+        wanted = () if options.no_eval else request.recipe.train.evaluate
+        names = agreed(lambda: find_test_sets(trees, wanted), world)
         training, network = agreed(lambda: prepare(request, manifests, world), world)
         check_alike(common_settings(training, network.fingerprint, names), world)
         agreed(lambda: note_run(request, training, network), world)
@@ -135,6 +142,33 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
     return 1 if evaluator is not None and evaluator.failed else 0
 
 
+def _evaluate(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> int:
+    """Do what lorat-eval does, with the weights that are named, or the run's newest."""
+    from lorat.evaluate.cli.options import OutputOptions
+    from lorat.evaluate.cli.track import TestSetOptions, track_and_publish
+    from lorat.evaluate.track.settings import BatchSettings
+
+    named = [name for name in options.recipe if name != _EVALUATION]
+    variant, recipe = load_plan(options.variant or _VARIANT, named, options.overrides)
+    plan = recipe.train
+    settings = BatchSettings(
+        run=None if options.weights else options.run or _run_folder(variant, recipe),
+        weights=options.weights,
+        variant=options.variant,
+        backbone=start.backbone,
+        force_backbone=start.force_backbone,
+        device=start.device,
+        dtype=plan.evaluate_dtype,
+        batch=plan.evaluate_batch,
+    )
+    wanted = TestSetOptions(datasets=",".join(plan.evaluate) if plan.evaluate else None)
+    return track_and_publish(settings, trees, wanted, OutputOptions())
+
+
+def _run_folder(variant: "VariantConfig", recipe: "RecipeConfig") -> Path:
+    return Path("runs") / f"{variant.name}-{recipe.name}"
+
+
 def _request(options: TrainOptions, start: StartOptions) -> "Request":
     from lorat.train.checkpoint.record import read_record
     from lorat.train.setup import Request
@@ -143,14 +177,11 @@ def _request(options: TrainOptions, start: StartOptions) -> "Request":
     if size is not None and folder is None:
         raise UserError("--shard-cache-size: no cache is used; name its folder with --shard-cache")
     if options.config is None:
-        of_variant = [text for text in options.overrides if text.startswith("variant.")]
-        of_recipe = [text for text in options.overrides if text not in of_variant]
-        variant = load_variant(options.variant or _VARIANT, [text.removeprefix("variant.") for text in of_variant])
-        recipe = load_recipe(options.recipe or variant.recipe, of_recipe)
+        variant, recipe = load_plan(options.variant or _VARIANT, options.recipe, options.overrides)
         shards, weights, bad = _SHARDS, options.weights, options.on_bad_sample
     else:
         for name in ("variant", "recipe", "weights", "on_bad_sample"):
-            if getattr(options, name) is not None:
+            if getattr(options, name):
                 raise UserError(f"--{name.replace('_', '-')}: stands in {options.config}; leave it or --config out")
         record = read_record(options.config, options.overrides)
         variant, recipe, shards, bad = record.variant, record.recipe, record.shards, record.on_bad_sample
@@ -161,8 +192,8 @@ def _request(options: TrainOptions, start: StartOptions) -> "Request":
         shards=options.shards or locate(shards),
         cache=CacheOptions(folder.expanduser(), parse_bytes(size or _CACHE_SIZE)) if folder else None,
         skip_damaged=bad == "skip",
-        run=options.run or Path("runs") / f"{variant.name}-{recipe.name}",
+        run=options.run or _run_folder(variant, recipe),
         weights=weights,
         repeats=record,
-        start=start,
+        start=replace(start, resume="auto") if recipe.train.resume else start,
     )
