@@ -2,6 +2,7 @@
 # make test   lint-free environment, then the whole test suite
 # make bench  how fast everything is, against its limits: a table, and bench.json
 #             (make bench -- --quick shows only that it works)
+# make bench-gpu  what has to be seen on a GPU, in at most eight minutes; needs no setup
 # make lint   ruff (lint and format) and mypy
 # Each sets up what it needs (.venv, the package, libturbojpeg where it may) and can be run again.
 
@@ -11,7 +12,7 @@ BIN := $(abspath $(VENV)/bin)
 DEMO := demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint setup clean
+.PHONY: demo test bench bench-gpu lint setup clean
 
 setup: $(READY)
 
@@ -28,6 +29,9 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run --json bench.json $(filter --%,$(MAKECMDGOALS))
+
+bench-gpu:
+	PYTHON="$(PYTHON)" sh tools/bench_gpu.sh --json bench-gpu.json $(filter --%,$(MAKECMDGOALS))
 
 --%:
 	@:

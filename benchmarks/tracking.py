@@ -42,7 +42,7 @@ from lorat.train.network.blocks.lora import merge_lora
 from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.variants import assemble, hold_matrices_in
 
-__all__ = ["run"]
+__all__ = ["longer", "run"]
 
 _SIDE_BY_SIDE = 16
 
@@ -169,7 +169,7 @@ def _frame(clips: list[Clip], predictor: Predictor, rounds: int) -> dict[str, fl
 
 
 def _side_by_side(clips: list[Clip], predictor: Predictor, quick: bool) -> dict[str, float | str]:
-    long = _long(clips, _SIDE_BY_SIDE, 2 if quick else 13)
+    long = longer(clips, _SIDE_BY_SIDE, 2 if quick else 13)
     with _threads(usable_cores()):
         times = in_turn(
             1 if quick else 5,
@@ -189,7 +189,7 @@ def _side_by_side(clips: list[Clip], predictor: Predictor, quick: bool) -> dict[
 
 
 def _overlap(clips: list[Clip], predictor: Predictor, quick: bool) -> dict[str, float | str]:
-    long = _long(clips, _SIDE_BY_SIDE, 2 if quick else 8)
+    long = longer(clips, _SIDE_BY_SIDE, 2 if quick else 8)
     with _threads(max(1, usable_cores() - 1)):
         times = in_turn(
             1 if quick else 5,
@@ -201,7 +201,7 @@ def _overlap(clips: list[Clip], predictor: Predictor, quick: bool) -> dict[str, 
     }
 
 
-def _long(clips: list[Clip], count: int, frames: int) -> list[Clip]:
+def longer(clips: list[Clip], count: int, frames: int) -> list[Clip]:
     """Return `count` sequences of `frames` frames, which go through the given ones again."""
     long = []
     for number, clip in zip(range(count), itertools.cycle(clips), strict=False):
@@ -271,6 +271,6 @@ def peak_of_tracking(sequences: int, frames: int) -> float:
     """Track with a narrow network and return this process's peak resident set in MB (10⁶ bytes)."""
     clips = [clip for clip in hd_clips(TreeSize(4, 3)) if clip.frame_size() == SIZES[0]]
     predictor = _predictor(True)
-    _engine(predictor, _long(clips, sequences, frames), 4)()
+    _engine(predictor, longer(clips, sequences, frames), 4)()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1.024e-3

@@ -32,13 +32,15 @@ from lorat.train.checkpoint.schedule import Saver
 from lorat.train.data.batches import make_loader
 from lorat.train.distributed.world import World, join_world
 from lorat.train.logs.meter import Meter
+from lorat.train.options import StartOptions
 from lorat.train.setup import Request, find_shards, prepare
 from lorat.train.step.loss import Losses
 from lorat.train.step.step import StepResult
 
-__all__ = ["rank_seconds", "run"]
+__all__ = ["WARM_STEPS", "Clocks", "clocked", "prepared", "rank_seconds", "recipe_of", "run", "variant_of"]
 
-_WARM = 2  # steps that do not count
+WARM_STEPS = 2  # steps that do not count
+_ALONE = World(0, 1, torch.device("cpu"))
 _ROOT = Path(__file__).parents[1]
 _RANK = """
 import sys
@@ -78,7 +80,7 @@ def run(quick: bool) -> dict[str, float | str]:
 
 
 @dataclass
-class _Clocks:
+class Clocks:
     """When calls of the loop began and ended."""
 
     calls: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -102,13 +104,13 @@ class _Clocks:
     def span(self) -> tuple[float, float]:
         """Return when the steps that count began and ended: from the end of one to another's."""
         steps = self.calls["step"]
-        return steps[_WARM - 1][1], steps[-1][1]
+        return steps[WARM_STEPS - 1][1], steps[-1][1]
 
 
 @contextmanager
-def _clocked(step: Callable[..., Any]) -> Iterator[_Clocks]:
+def clocked(step: Callable[..., Any]) -> Iterator[Clocks]:
     """Put clocks around the calls of the loop, and `step` in the place of its step."""
-    clocks = _Clocks()
+    clocks = Clocks()
     with ExitStack() as stack:
         stack.enter_context(redirect_stderr(io.StringIO()))  # what a training says
         for owner, name, call, what in (
@@ -122,13 +124,13 @@ def _clocked(step: Callable[..., Any]) -> Iterator[_Clocks]:
 
 def _whole_steps(manifest: Manifest, folder: Path, quick: bool) -> dict[str, float | str]:
     """Train B-224 with batch 8 and one worker: shares outside the step, in waiting, in saving."""
-    plan = _recipe(manifest, batch=8, steps=5 if quick else 22, workers=1)
-    training, network = _prepared(_variant("B-224", quick), plan, manifest, folder / "whole")
-    with _clocked(loop.update) as clocks:
+    plan = recipe_of(manifest, batch=8, steps=5 if quick else 22, workers=1)
+    training, network = prepared(variant_of("B-224", quick), plan, manifest, folder / "whole")
+    with clocked(loop.update) as clocks:
         loop.train(training, network)
     since, until = clocks.span()
     length = until - since
-    steps = len(clocks.calls["step"]) - _WARM
+    steps = len(clocks.calls["step"]) - WARM_STEPS
     ((begin, end),) = clocks.calls["save"]
     interval = 60.0 * TrainConfig().checkpoint_minutes
     return {
@@ -144,7 +146,7 @@ def _whole_steps(manifest: Manifest, folder: Path, quick: bool) -> dict[str, flo
 def _stub_steps(manifest: Manifest, folder: Path, quick: bool) -> dict[str, float | str]:
     """Train with a step that computes nothing, and run the loader alone, in turn."""
     batch, steps = 16, 12 if quick else 128
-    plan = _recipe(manifest, batch=batch, steps=steps, workers=1)
+    plan = recipe_of(manifest, batch=batch, steps=steps, workers=1)
     zero = torch.zeros(())
     nothing = StepResult(Losses(zero, zero, zero), zero, zero)
     rounds = iter(range(100))
@@ -152,20 +154,20 @@ def _stub_steps(manifest: Manifest, folder: Path, quick: bool) -> dict[str, floa
 
     def stub() -> int:
         run = folder / f"stub{next(rounds)}"
-        training, network = _prepared(_variant("B-224", True), plan, manifest, run)
-        with _clocked(lambda *_: nothing) as clocks:
+        training, network = prepared(variant_of("B-224", True), plan, manifest, run)
+        with clocked(lambda *_: nothing) as clocks:
             loop.train(training, network)
         since, until = clocks.span()
-        spans["stub"].append((until - since) / (steps - _WARM))
+        spans["stub"].append((until - since) / (steps - WARM_STEPS))
         return steps
 
     def loader() -> int:
         run = folder / f"loader{next(rounds)}"
-        training, _ = _prepared(_variant("B-224", True), plan, manifest, run)
+        training, _ = prepared(variant_of("B-224", True), plan, manifest, run)
         ends = []
         for _ in make_loader(training.source, workers=1):
             ends.append(time.perf_counter())
-        spans["loader"].append((ends[-1] - ends[_WARM - 1]) / (steps - _WARM))
+        spans["loader"].append((ends[-1] - ends[WARM_STEPS - 1]) / (steps - WARM_STEPS))
         return steps
 
     in_turn(1 if quick else 3, {"stub": stub, "loader": loader})
@@ -201,20 +203,20 @@ def rank_seconds(shards: Path, steps: int, quick: bool, answer: Path) -> None:
     """Train B-224 in this rank; rank 0 writes the seconds of a step to `answer`."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     manifest = load_manifest(shards)
-    plan = _recipe(manifest, batch=8, steps=steps, workers=1)
+    plan = recipe_of(manifest, batch=8, steps=steps, workers=1)
     with join_world("cpu") as world:
         run = answer.with_suffix(".run")
-        training, network = _prepared(_variant("B-224", quick), plan, manifest, run, world)
-        with _clocked(loop.update) as clocks:
+        training, network = prepared(variant_of("B-224", quick), plan, manifest, run, world)
+        with clocked(loop.update) as clocks:
             loop.train(training, network)
         if world.speaks:
             since, until = clocks.span()
-            answer.write_text(json.dumps((until - since) / (steps - _WARM)), encoding="utf-8")
+            answer.write_text(json.dumps((until - since) / (steps - WARM_STEPS)), encoding="utf-8")
 
 
 def _start(manifest: Manifest, folder: Path, quick: bool) -> float:
     """Return the seconds from the command to its first step, S-224, after one that fills caches."""
-    files = {"variant": _variant("S-224", quick), "recipe": _recipe(manifest, batch=8, steps=1, workers=1)}
+    files = {"variant": variant_of("S-224", quick), "recipe": recipe_of(manifest, batch=8, steps=1, workers=1)}
     for name, config in files.items():
         text = yaml.safe_dump(config.model_dump(mode="json"))
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -235,30 +237,38 @@ def _start(manifest: Manifest, folder: Path, quick: bool) -> float:
     return seconds
 
 
-def _variant(name: str, quick: bool) -> VariantConfig:
+def variant_of(name: str, quick: bool) -> VariantConfig:
+    """Return a variant with random weights; a quick one is two narrow blocks."""
     variant = load_variant(name)
     args = {"embed_dim": 128, "depth": 2, "num_heads": 2} if quick else {}
     backbone = variant.backbone.model_copy(update={"pretrained": False, "args": args})
     return variant.model_copy(update={"backbone": backbone})
 
 
-def _recipe(manifest: Manifest, *, batch: int, steps: int, workers: int) -> RecipeConfig:
+def recipe_of(manifest: Manifest, *, batch: int, steps: int, workers: int, epochs: int = 1) -> RecipeConfig:
+    """Return a recipe of `epochs` epochs of `steps` steps on a manifest's pairs; each epoch leaves a checkpoint."""
     return RecipeConfig.model_validate(
         {
             "name": "benchmark",
             "data": {"datasets": {manifest.name: 1}, "workers": workers},
-            "train": {"batch_size": batch, "pairs_per_epoch": batch * steps, "epochs": 1},
+            "train": {"batch_size": batch, "pairs_per_epoch": batch * steps, "epochs": epochs, "checkpoint_epochs": 1},
         }
     )
 
 
-def _prepared(
-    variant: VariantConfig, recipe: RecipeConfig, manifest: Manifest, run: Path, world: World | None = None
+def prepared(
+    variant: VariantConfig,
+    recipe: RecipeConfig,
+    manifest: Manifest,
+    run: Path,
+    world: World = _ALONE,
+    *,
+    on: bool = False,
 ) -> tuple[loop.Training, Any]:
-    """Return a training and its network as the command would make them."""
-    request = Request(variant=variant, recipe=recipe, shards=manifest.folder.parent, run=run)
-    alone = World(0, 1, torch.device("cpu"))
-    return prepare(request, find_shards(request), world or alone)
+    """Return a training and its network as the command would make them; it goes `on` from a checkpoint or is new."""
+    start = StartOptions(resume="auto" if on else None)
+    request = Request(variant=variant, recipe=recipe, shards=manifest.folder.parent, run=run, start=start)
+    return prepare(request, find_shards(request), world)
 
 
 def _median(values: list[float]) -> float:

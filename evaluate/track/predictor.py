@@ -157,4 +157,5 @@ class Predictor:
     def _normalise(self, images: Tensor) -> Tensor:
         """Turn (B, H, W, 3) values on 0 … 255 into (B, 3, H, W) float32: (x / 255 − mean) / std."""
         # Planes first, then in place: a third of the time that four passes over pixels take.
-        return images.permute(0, 3, 1, 2).contiguous().mul_(self._factor).add_(self._shift)
+        planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return planes.mul_(self._factor).add_(self._shift)

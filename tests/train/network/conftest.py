@@ -1,17 +1,11 @@
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
-from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import assemble
-
-SMALL = Path(__file__).parents[2] / "golden"
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+from tests.train.network import golden
 
 
 @pytest.fixture(scope="session")
@@ -25,24 +19,13 @@ def published() -> Path:
 
 @pytest.fixture(scope="session")
 def golden_state() -> Path:
-    """A tiny published network: frozen, LoRA and head tensors, and the LoRA scalars."""
-    return SMALL / "g4_tiny_lorat_224_lora_state.safetensors"
+    """A tiny published network."""
+    return golden.STATE
 
 
 @pytest.fixture
 def make_variant():
-    def make(size: int = 224, gated: bool = False, **lora: float) -> VariantConfig:
-        args = {"embed_dim": 64, "depth": 3, "num_heads": 4} | ({"mlp_ratio": 5.5} if gated else {})
-        kind = "giant" if gated else "small"
-        return VariantConfig(
-            name=f"tiny-{size}",
-            backbone=BackboneConfig(timm=f"vit_{kind}_patch14_dinov2.lvd142m", args=args),
-            lora=LoraConfig(**({"rank": 8, "alpha": 16.0} | lora)),
-            template_size={224: 112, 378: 196}[size],
-            search_size=size,
-        )
-
-    return make
+    return golden.variant
 
 
 @pytest.fixture
@@ -59,15 +42,10 @@ def tiny(make_variant):
 
 
 @pytest.fixture
-def golden_network(golden_state):
+def golden_network():
     """The tiny published network in training form, for a variant."""
 
-    def build(variant: VariantConfig):
-        network = assemble(variant, None)
-        load_weights(golden_state, network)
-        return network
-
-    return build
+    return golden.network_of
 
 
 @pytest.fixture
@@ -87,15 +65,9 @@ def crops(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def golden_inputs():
-    def inputs(arrays) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        template, search = (
-            (torch.from_numpy(np.asarray(arrays[k])).float() / 255 - MEAN) / STD for k in ("z_u8", "x_u8")
-        )
-        return template, search, torch.from_numpy(np.asarray(arrays["z_feat_mask"]))
-
-    return inputs
+    return golden.inputs
 
 
 @pytest.fixture(scope="session")
 def golden_arrays():
-    return dict(np.load(SMALL / "g4_model_io_224.npz"))
+    return golden.arrays()

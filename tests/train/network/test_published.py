@@ -1,7 +1,6 @@
 """The tiny published network, reproduced: outputs, losses, gradients, merging."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,32 +11,13 @@ from lorat.train.network.blocks.lora import merge_lora
 from lorat.train.network.trained import load_network
 from lorat.train.network.variants import build_network
 from lorat.train.network.weights.published import published_tensors
-from lorat.train.step.loss import tracking_loss
-
-SMALL = Path(__file__).parents[2] / "golden"
-
-
-def positive_cells(arrays, grid):
-    positive = torch.zeros(2, grid * grid, dtype=torch.bool)
-    positive[torch.from_numpy(arrays["pos_batch"]), torch.from_numpy(arrays["pos_map"])] = True
-    return positive.view(2, grid, grid)
+from tests.train.network.golden import SMALL, losses_of, published_gradients
 
 
 def backward(network, arrays, batch):
-    prediction = network.train()(*batch)
-    positive = positive_cells(arrays, network.search_grid)
-    boxes = torch.from_numpy(arrays["gt_boxes"])
-    losses = tracking_loss(prediction, positive, boxes, positive.sum())
+    losses = losses_of(network.train()(*batch), arrays)
     losses.total.backward()
     return losses
-
-
-def published_gradients(network):
-    """Gradients under published names: live tensors stand in for the parameters' values."""
-    for parameter in network.parameters():
-        if parameter.grad is not None:
-            parameter.data = parameter.grad
-    return published_tensors(network)[0]
 
 
 def assert_same(prediction, arrays, prefix="", atol=1e-4):
