@@ -12,7 +12,7 @@ import torch
 from lorat.configs.schema import AugmentConfig, DataConfig, RecipeConfig, VariantConfig
 from lorat.shards.base.console import say
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import Location, children, file_digest, file_size, is_remote
+from lorat.shards.base.storage import Location, check_can_write, children, file_digest, file_size, is_remote
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 from lorat.shards.pixels.resample import serving
@@ -77,6 +77,7 @@ def find_shards(request: Request) -> tuple[Manifest, ...]:
                 "name those with --shards"
             )
     if request.cache is not None:
+        check_can_write(request.cache.folder)
         check_room(manifests, recipe.data.window_shards, request.cache)
     return manifests
 
@@ -101,6 +102,8 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
     _check_division(recipe, world)
     if world.speaks and run.is_file():
         raise UserError(f"{run}: is a file; name a folder with --run")
+    if world.speaks:
+        check_can_write(run)
     if world.speaks and run.exists() and any(run.iterdir()) and not start.resume:
         raise UserError(f"{run}: exists; go on with --resume auto, or name another folder with --run")
     torch.manual_seed(recipe.train.seed)

@@ -40,6 +40,7 @@ def compare_command(trackers: tuple[str, ...], options: CompareOptions, trees: T
     Exit status: 0 done; 1 trackers lack sequences, which are left out of all; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
+    options.check_files()
     rivals = Rivals(_folders(trackers), options.convention)
     compared, lacking = [], False
     for item in scored_sets(options.datasets, trees):

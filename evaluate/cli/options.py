@@ -12,7 +12,7 @@ from lorat.evaluate.track.testsets import TestSet
 from lorat.shards.base.console import say
 from lorat.shards.base.errors import UserError, nearest
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import atomic_file
+from lorat.shards.base.storage import atomic_file, check_can_write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +25,10 @@ class ScoringOptions:
         "VastTrack, OTB, UAV123, UAVDT and DTB70 do, for these sets.",
     )
     csv: Path | None = option(None, kind="file", help="File for the scores of every sequence, fractions of 1.")
+
+    def check_files(self, *others: Path) -> None:
+        """Raise a `UserError` now if the file, or others of the command, could not be written in the end."""
+        check_can_write(*others, *([self.csv] if self.csv else ()))
 
     def write_csv(self, scored: Sequence[Sequence[Entry]]) -> None:
         """Write the scores of test sets, each with never moving at its end, if a file is wanted."""

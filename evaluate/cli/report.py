@@ -144,6 +144,7 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     start_logging()
     rivals = Rivals(options.rivals(), options.convention)
     out, identity = options.evaluation()
+    options.check_files(options.html or out)
     # torch and matplotlib take seconds to import: help and mistakes need not wait for them.
     from lorat.evaluate.cli.publish import PAGE, draw_for_paper
     from lorat.evaluate.report.page import write_page

@@ -20,6 +20,7 @@ from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import progress_bar, say, start_logging
 from lorat.shards.base.errors import UserError, nearest, some
 from lorat.shards.base.options import option
+from lorat.shards.base.storage import check_can_write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +78,7 @@ def export_results_command(export: Export, trees: TreeOptions) -> None:
     Exit status: 0 done; 1 sequences of the tree have no result, the others are written; 2 wrong input, or no zip.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
+    check_can_write(export.out)
     if export.submit_zip is not None:
         _submit(export, export.submit_zip, trees)
     elif export.layout is not None:

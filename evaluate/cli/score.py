@@ -60,6 +60,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
     Exit status: 0 done; 1 sequences have no result that can be used, the others are scored; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
+    options.check_files(*([options.out] if options.out else ()))
     item = options.test_set(trees)
     if not item.clips:
         raise UserError(f"{item.name}: {next(iter(item.unread.values()))}")

@@ -98,7 +98,7 @@ def track_and_publish(
     """Track what is wanted, write and print the scores; return the exit status."""
     weights, sets = settings.file(), wanted.find(trees)
     output.check_video(sets)
-    out = output.out or default_out(weights)
+    output.check_files(out := output.out or default_out(weights))
     try:
         outcome = _track(replace(settings, run=None, weights=weights), sets, out, output.overwrite)
     except KeyboardInterrupt:

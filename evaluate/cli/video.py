@@ -21,7 +21,7 @@ from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.options import option
 from lorat.shards.base.process import exit_status, hear_signals, signal_name
-from lorat.shards.base.storage import atomic_file
+from lorat.shards.base.storage import atomic_file, check_can_write
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 from lorat.shards.pixels.jpeg import Range16
 
@@ -89,11 +89,12 @@ class VideoOptions:
         return out, csv
 
     def check_new(self, path: Path, name: str) -> None:
-        """Refuse to write over the footage, or over a file without --overwrite."""
+        """Refuse to write over the footage, over a file without --overwrite, or where no file can be."""
         if self.source is not None and path.resolve() == self.source.resolve():
             raise UserError(f"{name} {path}: that is the footage itself; give another name")
         if path.exists() and not self.overwrite:
             raise UserError(f"{path}: exists; give another {name}, or --overwrite")
+        check_can_write(path)
 
 
 @click.command("video", cls=Command)

@@ -99,7 +99,10 @@ def unpacked(place: Path) -> Iterator[Path]:
     if not place.is_file():
         yield place
         return
-    with TemporaryDirectory(prefix="lorat-results-") as top, explain_disk(folder := Path(top) / place.stem):
+    with (
+        TemporaryDirectory(prefix="lorat-results-", ignore_cleanup_errors=True) as top,
+        explain_disk(folder := Path(top) / place.stem),
+    ):
         folder.mkdir()
         (_split if place.suffix.lower() == ".json" else _unzip)(place, folder)
         try:

@@ -16,7 +16,7 @@ from lorat.evaluate.results.files import has_result, read_result
 from lorat.evaluate.track.testsets import TestSet
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import file_digest, write_json
+from lorat.shards.base.storage import file_digest, remove_file, write_json
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 from lorat.shards.pixels.jpeg import Range16
 
@@ -59,9 +59,8 @@ def claim(out: Path, identity: Identity, overwrite: bool) -> None:
 
 
 def _clear(out: Path) -> None:
-    for file in list((out / "results").rglob("*.txt")):
-        file.unlink()
-    (out / _MACHINES).unlink(missing_ok=True)
+    for file in [*(out / "results").rglob("*.txt"), out / _MACHINES]:
+        remove_file(file)
 
 
 def note_machine(out: Path, machine: str) -> None:
@@ -100,7 +99,7 @@ def forget_others(out: Path, weights: Path) -> None:
     there = read_identity(out)
     if (out / _IDENTITY).is_file() and (there is None or there.weights != weights_digest(weights)):
         _clear(out)
-        (out / METRICS).unlink(missing_ok=True)
+        remove_file(out / METRICS)
 
 
 def is_done(out: Path, name: str, clip: Clip, run: int = 1) -> bool:

@@ -22,6 +22,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.resample import SERVED, Stored, serving
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import compile_whole, pick_device, pick_dtype
+from lorat.train.network.variants import not_finite
 from lorat.train.network.weights.containers import read_tensors
 
 _LOG = logging.getLogger("lorat")
@@ -125,9 +126,7 @@ class Predictor:
         with torch.inference_mode():
             found = self._locate(self._padded(tokens), self._padded(self._upload(crops)))[: len(crops)].cpu().numpy()
         if not np.isfinite(found).all():
-            name = str(self.dtype).removeprefix("torch.")
-            why = "the weights are damaged or the number type is too narrow; try --dtype float32"
-            raise UserError(f"the network gives numbers that are not finite in {name}: {why}")
+            raise UserError(f"the network gives numbers that are {not_finite(self.dtype)}")
         return found.astype(np.float64)
 
     def _locate_rows(self, tokens: Tensor, crops: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.trees.base.clip import FrameFiles
-from lorat.prep.trees.base.folders import image_names, natural_order
+from lorat.prep.trees.base.folders import IMAGE_SUFFIXES, image_names, natural_order
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import ImageError, Range16, examine
 
@@ -93,7 +93,8 @@ def open_footage(path: Path, start: str = "0", range16: Range16 | None = None) -
         try:
             images = FrameFiles(path, tuple(natural_order(image_names(path))), range16=range16)
         except UserError:
-            raise UserError(f"{path}: no images in this folder that can be read") from None
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise UserError(f"{path}: no images in this folder that can be read ({kinds})") from None
         _LOG.info("%s: images have no frame rate; %g a second are assumed", path, _RATE)
         with suppress(ImageError):  # told when its turn comes
             for said in examine(images[0], range16)[1].values():

@@ -23,7 +23,7 @@ from lorat.prep.trees.sources import SourceOptions, TreeSplit
 from lorat.shards.base.console import OUT, Update, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import option, parse_bytes
-from lorat.shards.base.storage import Location
+from lorat.shards.base.storage import Location, check_can_write
 
 _LOG = logging.getLogger("lorat")
 _VALIDATION_PAIRS = {"got10k-val": 4096}
@@ -60,6 +60,7 @@ def build_command(
     if options.part and place.merge:
         raise UserError("--merge sums up all parts; give it without --part")
     budget = parse_bytes(place.budget) if place.budget else None
+    check_can_write(place.shards)
     try:
         engine = jobs.make()
         if isinstance(engine, LocalEngine) and not place.merge:

@@ -1,6 +1,5 @@
 """``lorat-prep check``: audits raw trees before anything is built from them."""
 
-import os
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -13,8 +12,9 @@ from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.official import of_published, where_to_get
 from lorat.prep.trees.sources import SourceOptions
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
-from lorat.shards.base.errors import Stopped, UserError
+from lorat.shards.base.errors import Stopped
 from lorat.shards.base.process import usable_cores
+from lorat.shards.base.storage import check_can_write
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _REPORT = "File for all findings; 'build --exclude' takes it."
@@ -35,12 +35,9 @@ def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int |
     for dataset, split in trees.wanted(trained=False).values():
         if trees.missing([(dataset, split)]) and (get := where_to_get(dataset.name)):
             say(f"{dataset.name}-{split}: {get}")
-    sources, folder = trees.sources(trained=False), report.absolute().parent
+    sources = trees.sources(trained=False)
     # Refused now what would otherwise end an audit of hours.
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder for --report; make it or name another file")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: cannot be written; name another file with --report")
+    check_can_write(report)
     if report.exists():
         load_report(report)
     audits = {}

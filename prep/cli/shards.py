@@ -17,7 +17,7 @@ from lorat.prep.pool import LocalEngine, Tell
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.process import usable_cores
-from lorat.shards.base.storage import Location, write_json
+from lorat.shards.base.storage import Location, check_can_write, write_json
 from lorat.shards.sample import VERSION, StoredImage
 from lorat.shards.verify.shard import ShardAudit, ShardFault, ShardJob, audit_shard
 from lorat.shards.verify.verify import SetAudit, plan_audit
@@ -49,6 +49,7 @@ def verify_command(
     command line.
     """
     folders, unfinished = find_sets(shards, datasets)
+    check_can_write(*filter(None, [report]))
     results = _verify(folders, deep, workers or usable_cores())
     faults = [fault for result in results for fault in result.faults]
     for line in _fault_lines(faults):
@@ -72,7 +73,7 @@ def verify_command(
             say(f"  {path}")
     else:
         say(f"All whole{', images decoded' if deep else ''}.")
-    if report:  # last, so that a file that cannot be written costs no result
+    if report:  # last, so that a disk that is full by now costs no result
         write_json(report, {"sets": [asdict(result) for result in results]})
     if faults:
         raise SystemExit(_DAMAGED)
@@ -138,6 +139,7 @@ def stats_command(
     Pairs, bytes, skipped pairs and cut windows are exact; objects, gaps and images come from the pairs that are read.
     Exit status 2 when no shards are there or one is damaged.
     """
+    check_can_write(*filter(None, [report]))
     plan, manifests, stats = load_recipe(recipe), load_sets(shards, datasets), {}
     for manifest in manifests:
         with progress_bar(manifest.name) as update:
@@ -189,7 +191,7 @@ def inspect_command(
     With --key, print all that one sample says, and where it lies. Exit status 2 when there is nothing to show.
     """
     manifests = load_sets(shards, datasets)
-    path = out or Path(f"{key or 'inspect'}.png")
+    check_can_write(path := out or Path(f"{key or 'inspect'}.png"))
     if key is not None:
         found = find_sample(manifests, key)
         draw_sheet([found], path, zoom=4)

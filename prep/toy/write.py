@@ -7,7 +7,8 @@ it is, one of another is replaced; a tree that the toy world did not write is ne
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lorat.prep.toy.trees import FOLDERS, Job, run_job, write_lists
 from lorat.prep.trees.base.official import official_names
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import atomic_file, explain_disk
+from lorat.shards.base.storage import atomic_file, check_can_write, explain_disk
 from lorat.shards.rng import Draws
 
 _VERSION = 1  # of the renderer: raise it when the same configuration gives other bytes
@@ -114,24 +115,34 @@ def write_toyworld(
         whole = all((raw / folder / _OWNED).is_file() for folder in folders)
         if whole and (raw / _MARKER).is_file() and (raw / _MARKER).read_bytes() == marker:
             return
-        staging = raw / _STAGING
-        if staging.exists():
-            shutil.rmtree(staging)
-        for folder in folders:
-            (staging / folder).mkdir(parents=True)
-            (staging / folder / _OWNED).write_text("Written by lorat-prep toyworld.\n", "utf-8")
-        LocalEngine(workers).run(run_job, (staging, jobs), range(len(jobs)), hear)
-        write_lists(staging, jobs, results)
-        _refuse_foreign(raw)
-        (raw / _MARKER).unlink(missing_ok=True)  # it goes first and comes back last
-        for folder in FOLDERS:
-            if (raw / folder).exists():
-                shutil.rmtree(raw / folder)
-            if folder in folders:
-                (staging / folder).rename(raw / folder)
-        staging.rmdir()
+        check_can_write(raw)
+        with _staging(raw) as staging:
+            for folder in folders:
+                (staging / folder).mkdir(parents=True)
+                (staging / folder / _OWNED).write_text("Written by lorat-prep toyworld.\n", "utf-8")
+            LocalEngine(workers).run(run_job, (staging, jobs), range(len(jobs)), hear)
+            write_lists(staging, jobs, results)
+            _refuse_foreign(raw)
+            (raw / _MARKER).unlink(missing_ok=True)  # it goes first and comes back last
+            for folder in FOLDERS:
+                if (raw / folder).exists():
+                    shutil.rmtree(raw / folder)
+                if folder in folders:
+                    (staging / folder).rename(raw / folder)
         with atomic_file(raw / _MARKER) as file:
             file.write(marker)
+
+
+@contextmanager
+def _staging(raw: Path) -> Iterator[Path]:
+    """Give the folder that trees are written in before they get their places; it goes whatever happens."""
+    staging = raw / _STAGING
+    if staging.exists():
+        shutil.rmtree(staging)  # of a process that was killed
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _refuse_foreign(raw: Path) -> None:

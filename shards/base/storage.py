@@ -7,6 +7,7 @@ fresh; retries are its client's. What it gives up on is a `UserError`; only a mi
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import fsspec
 from fsspec.registry import known_implementations
@@ -30,7 +31,7 @@ Location: TypeAlias = Path | UPath
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on the disk of {} and run again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make {} writable, or name another folder"),
-    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "{} lies in a file, not in a folder; name another"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "{} is a file, not a folder; name another"),
     errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run again",
 }
 _REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -118,7 +119,54 @@ def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
         if writes_only and (error.filename is not None or error.errno not in _REFUSED_WRITES):
             raise
         remedy = _REMEDIES.get(error.errno or 0, "name another folder, or mend the disk, and run again")
-        raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy.format(path.parent)}") from None
+        there = next((above for above in path.parents if os.access(above, os.F_OK)), path.parent)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy.format(there)}") from None
+
+
+def check_can_write(*places: Location) -> None:
+    """Raise now what `atomic_file` would after long work: a `UserError` where a local disk takes no file. Each place is
+    a file or a folder, there or not; nothing is left behind. Stores are not asked.
+    """
+    for place in places:
+        if isinstance(place, Path):
+            with explain_disk(place):
+                whole = place.absolute()
+                folder = whole if whole.is_dir() else next(path for path in whole.parents if path.exists())
+                with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+                    file.write(b"\0")  # a full disk still makes files
+
+
+class _Enduring(io.RawIOBase):
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.refused = file, list[OSError]()
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def write(self, data: Any) -> int:
+        if not self.refused:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.refused.append(error)
+        return len(data)
+
+
+@contextmanager
+def enduring(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Give a library a file that takes everything; what the disk refused is raised when the block ends. PyTorch's
+    writer, which fails once more while it is torn down, would end the process.
+    """
+    taking = _Enduring(file)
+    yield cast("BinaryIO", taking)
+    if taking.refused:
+        raise taking.refused[0]
 
 
 @contextmanager
@@ -162,7 +210,7 @@ def atomic_file(place: Location, name: Callable[[], str] | None = None) -> Itera
                 beside.replace(final)
             sync_folder(place.parent)
     finally:
-        with suppress(FileNotFoundError, NotADirectoryError):  # its folder may be a file
+        with suppress(OSError):  # renamed, or never made: whatever stood in the way of that is what is raised
             beside.unlink()
 
 
@@ -188,7 +236,8 @@ def _spool(place: UPath) -> Iterator[BinaryIO]:
         if (arrived := file_size(place)) != size:
             raise UserError(f"{place}: {arrived} of {size} bytes arrived; run again")
     finally:
-        local.unlink(missing_ok=True)
+        with suppress(OSError):
+            local.unlink()
 
 
 def sync_folder(folder: Path) -> None:

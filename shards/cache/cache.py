@@ -18,11 +18,19 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import BinaryIO
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.storage import Location, atomic_file, explain_disk, read_bytes, read_range, remove_leftovers
+from lorat.shards.base.storage import (
+    Location,
+    atomic_file,
+    explain_disk,
+    read_bytes,
+    read_range,
+    remove_file,
+    remove_leftovers,
+)
 from lorat.shards.cache.folder import CacheEntry, CacheOptions, bytes_needed, entry_of, locked, make_part, room_lock
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.reader import ShardReader
@@ -162,7 +170,8 @@ class ShardCache:
                 yield file
                 fcntl.flock(file, fcntl.LOCK_UN)
         finally:
-            entry.part.unlink(missing_ok=True)
+            with suppress(OSError):  # it has its name, or what went wrong is being raised
+                entry.part.unlink()
 
 
 class _CopyReader(ShardReader):
@@ -178,7 +187,7 @@ class _CopyReader(ShardReader):
 
     def _instead_of(self, row: int, damage: ShardCorrupt) -> PairSample:
         _LOG.warning("%s: %s; read from %s instead", self.where(row), damage.message, self._home)
-        self._entry.stamp.unlink(missing_ok=True)  # whoever opens the shard next mends the copy
+        remove_file(self._entry.stamp)  # whoever opens the shard next mends the copy
         try:
             home = ShardReader(self._home, self._receipt)
         except ShardCorrupt as error:

@@ -20,7 +20,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.storage import Location, read_bytes, read_json, read_range
+from lorat.shards.base.storage import Location, explain_disk, read_bytes, read_json, read_range
 from lorat.shards.manifest import Receipt, receipt_path
 from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.reader import ShardReader
@@ -111,9 +111,9 @@ def _local_copy(place: Location) -> Iterator[Path]:
     if isinstance(place, Path):
         yield place
         return
-    with TemporaryDirectory(prefix="lorat-verify-") as folder:
+    with TemporaryDirectory(prefix="lorat-verify-", ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / place.name
-        with copy.open("wb") as target:
+        with explain_disk(copy), copy.open("wb") as target:
             while part := read_range(place, target.tell(), _PART):
                 target.write(part)
         yield copy

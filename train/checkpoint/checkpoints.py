@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from lorat.configs.load import parse
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file, explain_disk, read_json, sync_folder
+from lorat.shards.base.storage import atomic_file, enduring, explain_disk, read_json, sync_folder
 from lorat.train.checkpoint.record import check_same
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.trained import load_weights, save_weights
@@ -78,13 +78,8 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
     try:
         said = {"step": str(due.step), "epoch": str(due.epoch), **snapshot.about}
         save_weights(beside / WEIGHTS, snapshot.network, snapshot.variant, said)
-        with atomic_file(beside / STATE) as file:
-            try:
-                torch.save(snapshot.state, file)
-            except RuntimeError as error:  # its writer fails once more when the disk has refused
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+        with atomic_file(beside / STATE) as file, enduring(file) as taking:
+            torch.save(snapshot.state, taking)
         files = {name: _seal(beside / name) for name in (WEIGHTS, STATE)}
         record = CheckpointRecord(step=due.step, epoch=due.epoch, files=files, settings=snapshot.settings)
         with atomic_file(beside / RECORD) as file:

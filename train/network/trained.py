@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.reading import WeightsFile, is_new, read_weights
-from lorat.train.network.variants import assemble, hold_matrices_in
+from lorat.train.network.variants import assemble, hold_matrices_in, not_finite
 from lorat.train.network.weights import published
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
@@ -128,14 +128,18 @@ def export_merged(
 ) -> None:
     """Write the whole network with LoRA merged (in float32, then cast), as published files name it. A suffix
     ``.safetensors`` or ``.bin`` stands for safetensors, ``.pth`` or ``.pt`` for PyTorch's format. Matrices are in
-    `dtype`; norms, scales and tables stay float32. The backbone is as for `network_of`.
+    `dtype`; norms, scales and tables stay float32. The backbone is as for `network_of`. A ``UserError`` if a number is
+    not finite, or would not be in `dtype`.
     """
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
     kind = {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
     metadata = _metadata(file.variant, network.fingerprint) | kind
     tensors, _ = published.published_tensors(network)
-    write_tensors(out, published.to_file(tensors, file.variant.backbone.layout), metadata)
+    named = published.to_file(tensors, file.variant.backbone.layout)
+    if odd := [name for name, tensor in named.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{file.path}: {some(odd)} would be {not_finite(dtype)}; nothing was written")
+    write_tensors(out, named, metadata)
 
 
 def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> None:

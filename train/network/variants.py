@@ -60,6 +60,13 @@ def hold_matrices_in(network: nn.Module, dtype: torch.dtype) -> None:
                     parameter.data = parameter.data.to(dtype)
 
 
+def not_finite(dtype: torch.dtype) -> str:
+    """Say what may be wrong where a network has or gives numbers of a type that are not finite."""
+    narrow = "" if dtype == torch.float32 else " or the number type is too narrow"
+    remedy = "try --dtype float32" if narrow else "name whole ones"
+    return f"not finite in {str(dtype).removeprefix('torch.')}: the weights are damaged{narrow}; {remedy}"
+
+
 def _grid(variant: VariantConfig, name: str, patch: int) -> int:
     size = getattr(variant, name)
     if size % patch:

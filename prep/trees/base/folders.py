@@ -13,7 +13,7 @@ from lorat.prep.trees.base.reading import in_threads, note, report_fault
 from lorat.prep.trees.base.text import RESTORE
 from lorat.shards.base.errors import UserError, some
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 _INNER = ("img", "imgs", "color", "ir")  # folders of images in a sequence's
 _SEQUENCE = re.compile(r".+-\d+")
 
@@ -93,9 +93,10 @@ def image_names(folder: Path) -> tuple[str, ...]:
 
 
 def _images(folder: Path) -> tuple[str, ...]:
-    if images := tuple(name for name in file_names(folder, "") if name.lower().endswith(_IMAGE_SUFFIXES)):
+    if images := tuple(name for name in file_names(folder, "") if name.lower().endswith(IMAGE_SUFFIXES)):
         return images
-    raise UserError(f"{folder}: holds no images; restore them from the data set's archive")
+    kinds = ", ".join(IMAGE_SUFFIXES)
+    raise UserError(f"{folder}: holds no images ({kinds}); restore them from the data set's archive")
 
 
 def numbered_images(folder: Path) -> tuple[str, ...]:

@@ -68,6 +68,16 @@ def test_number_type_of_the_merged_file_is_chosen(here):
         assert torch.equal(half.get_parameter(name), tensor), name
 
 
+def test_a_number_type_that_cannot_hold_the_weights_is_refused(here):
+    state = torch.load("dinov2_pretrain.pth", weights_only=True)
+    state["blocks.0.mlp.fc1.weight"][0, 0] = 1e5  # beyond float16's 65,504
+    torch.save(state, "dinov2_pretrain.pth")
+    half = (*MERGE, "--backbone", "dinov2_pretrain.pth", "--dtype", "float16")
+    refused(export(*half), "blocks.0.mlp.fc1.weight would be not finite in float16", "try --dtype float32")
+    assert not Path("lorat-merged.safetensors").exists()
+    assert export(*half[:-1], "bfloat16").exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["out.bin", "out.safetensors", "out.pth"])
 @pytest.mark.parametrize("scalars", [True, False])
 def test_published_file_needs_no_backbone_and_keeps_every_value(name, scalars, here):

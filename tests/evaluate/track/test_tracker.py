@@ -162,5 +162,5 @@ def test_weights_that_give_no_finite_numbers_are_an_error_that_names_the_number_
     torch.nn.init.constant_(tracker.predictor.network.head.reg_mlp.layers[-1].bias, float("nan"))
     frame = read_image(make_clip("a", 1).frames[0])
     tracker.start(frame, (20, 20, 40, 40))
-    with pytest.raises(UserError, match="float32"):
+    with pytest.raises(UserError, match="in float32: the weights are damaged; name whole ones"):
         tracker.track(frame)

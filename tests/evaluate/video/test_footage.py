@@ -140,6 +140,13 @@ def test_without_pyav_images_are_read_and_a_video_names_the_extra(tmp_path, monk
         open_footage(path)
 
 
+def test_a_folder_of_other_images_says_which_kinds_are_read(tmp_path):
+    for suffix in ("webp", "tif"):
+        cv2.imwrite(str(tmp_path / f"a.{suffix}"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"can be read \(\.jpg, \.jpeg, \.png, \.bmp\)"):
+        open_footage(tmp_path)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not a video at all", "folder"])
 def test_what_is_no_footage_is_refused_by_name(content, tmp_path):
     path = tmp_path / "a.mp4"

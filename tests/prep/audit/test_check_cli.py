@@ -73,7 +73,7 @@ def test_a_tree_that_cannot_be_read_is_damage_that_no_build_can_leave_out(raw):
 
 
 def test_mistakes_end_with_2_in_one_line_and_leave_no_report(raw):
-    arguments = ["--datasets=lasot"], ["--report=none/x.json", "--datasets=vot"], ["--datasets=vto"]
+    arguments = ["--datasets=lasot"], ["--datasets=vto"]
     for mistake in arguments:
         result = check(*mistake)
         assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1

@@ -98,7 +98,7 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as refused:
         write_json(tmp_path / "file" / "below.json", 1)
-    one_line(refused.value, tmp_path / "file" / "below.json", "lies in a file")
+    one_line(refused.value, tmp_path / "file" / "below.json", f"{tmp_path / 'file'} is a file")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import check_can_write, enduring, explain_disk
 from lorat.train.network.blocks.lorat import LoRAT
 
 _OPSET = 20  # the first with a GELU of its own
@@ -111,7 +112,8 @@ def graph_metadata(variant: VariantConfig, network: LoRAT) -> dict[str, str]:
 
 def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
     """See that graphs can be written to `file`, the tracking graph's, and beside it; a ``UserError`` tells of another
-    suffix, of files that exist and are not to be replaced, and of packages of the extra ``onnx`` that are missing.
+    suffix, of files that exist and are not to be replaced, of a disk that takes none, and of packages of the extra
+    ``onnx`` that are missing.
     """
     if file.suffix != suffix:
         raise UserError(f"{file}: the name of such a graph ends in {suffix}")
@@ -121,6 +123,7 @@ def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
     needed = ("onnx", "onnxscript", "onnxruntime") if suffix == ".onnx" else ()
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lorat[onnx]'")
+    check_can_write(file)
 
 
 def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
@@ -134,13 +137,15 @@ def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Pa
         raise UserError(f"{file}: the name of a graph ends in {' or '.join(writers)}")
     check_target(file, file.suffix, overwrite=True)
     folder, graphs = file.parent, _graphs(file, network, variant)
-    folder.mkdir(parents=True, exist_ok=True)
+    beside: dict[str, Any] = {"dir": folder, "prefix": ".export-", "ignore_cleanup_errors": True}
     for graph in graphs:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
-            writers[file.suffix](graph, Path(place) / graph.file.name)
-            # The weights, where they have a file of their own, come before the graph that names them.
-            for part in sorted(Path(place).iterdir(), key=lambda path: path.name == graph.file.name):
-                part.replace(folder / part.name)
+        with explain_disk(graph.file):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(**beside) as place:
+                writers[file.suffix](graph, Path(place) / graph.file.name)
+                # The weights, where they have a file of their own, come before the graph that names them.
+                for part in sorted(Path(place).iterdir(), key=lambda path: path.name == graph.file.name):
+                    part.replace(folder / part.name)
     return [graph.file for graph in graphs]
 
 
@@ -166,7 +171,8 @@ def _graphs(file: Path, network: LoRAT, variant: VariantConfig) -> tuple[_Graph,
 
 def _write_torch(graph: _Graph, file: Path) -> None:
     program = torch.export.export(graph.module, (), kwargs=graph.inputs, dynamic_shapes=graph.free, strict=False)
-    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(graph.metadata)})
+    with file.open("wb") as opened, enduring(opened) as taking:
+        torch.export.save(program, taking, extra_files={"metadata.json": json.dumps(graph.metadata)})
 
 
 def _write_onnx(graph: _Graph, file: Path) -> None:

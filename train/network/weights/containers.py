@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lorat.shards.base.errors import UserError, some
-from lorat.shards.base.storage import atomic_file
+from lorat.shards.base.storage import atomic_file, check_can_write, enduring
 
 _PYTORCH = (".pth", ".pt")
 _SUFFIXES = (".safetensors", ".bin", *_PYTORCH)  # what readers of published files go by
@@ -63,11 +63,12 @@ def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
-    """Refuse (``UserError``) a file whose suffix is none that readers go by, or that exists."""
+    """Refuse (``UserError``) a file whose suffix is none that readers go by, that exists, or that no disk takes."""
     if path.suffix not in _SUFFIXES:
         raise UserError(f"{path}: readers go by the suffix; end the name in one of {', '.join(_SUFFIXES)}")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists; give another --out, or --overwrite")
+    check_can_write(path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -76,7 +77,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     with atomic_file(path) as file:
         if path.suffix in _PYTORCH:
             # Cloned: of a view, PyTorch would write the whole tensor that it is a part of.
-            torch.save({name: tensor.clone() for name, tensor in own.items()}, file)
+            with enduring(file) as taking:
+                torch.save({name: tensor.clone() for name, tensor in own.items()}, taking)
         else:
             file.write(save(own, metadata=dict(metadata)))
 
