@@ -90,6 +90,12 @@ class DataConfig(_Frozen):
     """Batches that each worker prepares ahead."""
     negatives: Share = 0.0
     """Share of pairs whose search crop comes from another sequence: the object is not in it."""
+    negatives_from: str = ""
+    """Where that crop is from: one of ``datasets``, ``any`` of them by weight, or, empty, the pair's own shard."""
+    max_gap: Positive | None = None
+    """Most frames between template and search; pairs that are further apart are replaced by others of their set."""
+    causal: bool = False
+    """Pairs whose search frame comes before the template's are replaced by others of their set."""
     validation: str = ""
     """Shard set (got10k-val) whose losses are computed now and then; none where this is empty."""
     validation_pairs: Positive = 4096
@@ -184,6 +190,9 @@ class RecipeConfig(_Frozen):
         train = self.train
         if not self.data.datasets:
             raise ValueError("data.datasets names no shards; write for example {lasot-train: 1}")
+        if self.data.negatives_from not in ("", "any", *self.data.datasets):
+            those = ", ".join(self.data.datasets)
+            raise ValueError(f"data.negatives_from ({self.data.negatives_from}) is none of any, {those}")
         for whole, part in (("pairs_per_epoch", "batch_size"), ("batch_size", "accumulate")):
             size, by = getattr(train, whole), getattr(train, part)
             if size % by:

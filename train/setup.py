@@ -20,7 +20,7 @@ from lorat.shards.writer import index_path
 from lorat.train.checkpoint.checkpoints import checkpoints_of
 from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, fixed_settings, write_record
 from lorat.train.data.places import CropSpec, Source, check_room
-from lorat.train.data.stored import enlarged
+from lorat.train.data.stored import enlarged, suiting
 from lorat.train.distributed.world import World
 from lorat.train.loop import Training
 from lorat.train.network.blocks.lorat import LoRAT
@@ -120,7 +120,7 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
         spec=CropSpec(*sides, variant.template_factor, variant.search_factor),
         augment=recipe.augment,
         **recipe.train.model_dump(include={"seed", "batch_size", "pairs_per_epoch", "epochs"}),
-        **recipe.data.model_dump(include={"window_shards", "negatives"}),
+        **recipe.data.model_dump(include={"window_shards", "negatives", "negatives_from", "max_gap", "causal"}),
         skip_damaged=request.skip_damaged,
         cache=request.cache,
     )
@@ -145,6 +145,7 @@ def validation_source(data: DataConfig, training: Source, shards: Location, worl
     augment = AugmentConfig(**jitter, flip=0.0, colour_jitter=0.0, grey_solarise_blur=False)
     pairs = -(-data.validation_pairs // training.batch_size) * training.batch_size
     only: dict[str, Any] = {"manifests": (load_manifest(shards / name),), "weights": (1,), "negatives": 0.0}
+    only |= {"max_gap": None, "causal": False}
     return replace(training, augment=augment, pairs_per_epoch=pairs, epochs=1, **only)
 
 
@@ -229,6 +230,9 @@ def introduce(training: Training, network: LoRAT) -> None:
         draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
         say(f"  {manifest.name}: {manifest.rows:,} pairs, each drawn {draws / manifest.rows:.1f} times")
     for manifest in source.manifests:
+        if (suit := suiting(manifest, source)) < 1.0:
+            text = "%s: about one pair in %.0f suits data.max_gap and data.causal, and others are read in vain; %s"
+            _LOG.warning(text, manifest.name, 1 / suit, "lorat-prep build takes --max-gap and --causal")
         if (share := enlarged(manifest, source)) is not None:
             size, remedy = source.spec.search_size, "lorat-prep build --serve"
             text = "%s: built for smaller crops: of %d pixels, about %.0f %% of draws enlarge what is stored; %s %d"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint
 from lorat.prep.pairs.crop import CropOptions
-from lorat.prep.pairs.draw import DRAWING
+from lorat.prep.pairs.draw import DRAWING, MAX_GAP
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
@@ -54,6 +54,8 @@ class BuildOptions:
     )
     shard_pairs: int = option(2048, least=1, help="Pairs a shard.")
     seed: int = option(42, help="Decides which pairs are drawn.")
+    max_gap: int = option(MAX_GAP, least=1, help="Most frames between template and search.")
+    causal: bool = option(False, help="Search frames come after their template's, and not before.")
     workers: int = 2  # local processes, where no engine is given
     max_bad: int = option(0, least=0, help="Pairs, and sequences, that damaged frames may cost before the build stops.")
     odd_boxes: bool = option(False, help="Build although boxes look normalised, tiny, or like two corners.")
@@ -139,7 +141,10 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     config = {"seed": options.seed, "shard_pairs": options.shard_pairs, **asdict(options.crops)}
     config |= {"codec": codec_name(), "shrinking": SHRINKING, "annotations": fingerprint}
     config |= {"drawing": DRAWING, "resampler": RESAMPLER}
-    used = {"exclude": options.exclude, "range16": options.crops.range16 and [*options.crops.range16]}
+    # Named where they are used only: what was built without them goes on.
+    used: dict[str, Any] = {"exclude": options.exclude}
+    used |= {"range16": options.crops.range16 and [*options.crops.range16]}
+    used |= {"max_gap": options.max_gap if options.max_gap != MAX_GAP else None, "causal": options.causal or None}
     config = {k: v for k, v in (config | used).items() if v is not None}
     pairs = options.pairs or min(_MOST_PAIRS, most_pairs(clips))
     return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs)

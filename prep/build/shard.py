@@ -74,9 +74,10 @@ def build_shard(plan: Plan, number: int, tell: Tell) -> None:
 
 def make_pair(plan: Plan, number: int) -> tuple[PairSample, JitterReport] | Skip:
     """Cut pair `number`, or say why it is not stored."""
-    pair = draw_pair(plan.clips, plan.name, plan.options.seed, number)
-    clip, crops = plan.clips[pair.clip], plan.options.crops
-    draws = Draws("jitter", plan.options.seed, plan.name, number)
+    options = plan.options
+    pair = draw_pair(plan.clips, plan.name, options.seed, number, options.max_gap, causal=options.causal)
+    clip, crops = plan.clips[pair.clip], options.crops
+    draws = Draws("jitter", options.seed, plan.name, number)
     report = try_jitter(clip.tracks[pair.track].boxes[pair.search], clip.frame_size(), crops, draws)
     if not report.usable:
         detail = f"{report.accepted} of {report.tried} windows"

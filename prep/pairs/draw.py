@@ -25,18 +25,22 @@ class PairDraw(NamedTuple):
     search: int
 
 
-def draw_pair(clips: Sequence[Clip], name: str, seed: int, number: int) -> PairDraw:
+def draw_pair(
+    clips: Sequence[Clip], name: str, seed: int, number: int, max_gap: int = MAX_GAP, *, causal: bool = False
+) -> PairDraw:
     """Draw pair `number` of `name`, ``<dataset>-<split>``, from cleaned clips. Sequence, track and template frame are
-    uniform, the search frame is uniform among the other visible frames at most `MAX_GAP` frames away; where there is
-    none (a still image, a lone frame) it is the template frame itself.
+    uniform, the search frame is uniform among the other visible frames at most `max_gap` frames away; where there is
+    none (a still image, a lone frame) it is the template frame itself. A `causal` search frame is a later one, and the
+    template frame is uniform among those that have one, if any.
     """
     draws = Draws("pair", seed, name, number)
     clip = clips[clip_index := draws.below(len(clips))]
     track_index = draws.below(len(clip.tracks))
     frames = np.flatnonzero(clip.tracks[track_index].visible)
-    at = draws.below(len(frames))
+    early = np.flatnonzero(np.diff(frames) <= max_gap) if causal else ()
+    at = int(early[draws.below(len(early))]) if len(early) else draws.below(len(frames))
     template = int(frames[at])
-    low, high = np.searchsorted(frames, [template - MAX_GAP, template + MAX_GAP + 1]).tolist()
+    low, high = np.searchsorted(frames, [template if causal else template - max_gap, template + max_gap + 1]).tolist()
     others = high - low - 1
     search = template
     if others:

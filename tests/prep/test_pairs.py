@@ -77,3 +77,38 @@ def test_the_jitter_trial_agrees_with_the_windows_that_training_draws():
         ]
         outside = sum(t.outside for t in trials) / sum(t.accepted for t in trials)
         assert abs(outside - np.mean(leaves)) < 0.05
+
+
+def test_a_smaller_gap_keeps_frames_nearer_and_the_default_is_the_published_one():
+    clips = [clip("a", [True] * 300)]
+    pairs = [draw_pair(clips, "toy-train", 5, i, 7) for i in range(400)]
+    assert {abs(p.template - p.search) for p in pairs} == set(range(1, 8))
+    default = [draw_pair(clips, "toy-train", 5, i) for i in range(400)]
+    assert default == [draw_pair(clips, "toy-train", 5, i, MAX_GAP) for i in range(400)]
+    assert max(abs(p.template - p.search) for p in default) > 90
+
+
+def test_the_default_draw_is_what_it_always_was():
+    """Computed before there were options: shards that were built then go on."""
+    rng = np.random.default_rng(1)
+    clips = [clip("a", (rng.random(400) < 0.3).tolist()), clip("c", [True] * 9)]
+    drawn = [tuple(draw_pair(clips, "toy-train", 42, i)) for i in range(8)]
+    assert drawn == [
+        (0, 0, 168, 224),
+        (0, 0, 247, 154),
+        (0, 0, 18, 112),
+        (1, 0, 3, 6),
+        (1, 0, 2, 8),
+        (0, 0, 128, 110),
+        (0, 0, 242, 224),
+        (1, 0, 8, 3),
+    ]
+
+
+def test_causal_pairs_look_ahead_wherever_a_later_frame_is_in_reach():
+    visible = [False, True, True, False, True, False, False, False, False, True]  # frames 1, 2, 4 and 9
+    clips = [clip("a", visible), clip("far", [True, *[False] * 40, True]), clip("still", [True])]
+    pairs = [draw_pair(clips, "x", 0, i, 4, causal=True) for i in range(1500)]
+    seen = Counter((p.clip, p.template, p.search) for p in pairs)
+    assert set(seen) == {(0, 1, 2), (0, 1, 4), (0, 2, 4), (1, 0, 0), (1, 41, 41), (2, 0, 0)}
+    assert abs(seen[0, 1, 2] + seen[0, 1, 4] - seen[0, 2, 4]) < 100  # both templates alike

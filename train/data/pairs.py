@@ -6,7 +6,7 @@ row it is depends on the place and the attempt alone.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from lorat.train.data.augment import augment_pair, swap_background
 from lorat.train.data.places import CropSpec, Place, Source, shards_in_use
 
 _REPLACEMENTS = 20
+_MISFITS = 5000  # pairs whose frames are too far apart, or in the wrong order, in a row
 _MOST_OPEN = 64  # shards a process: far below the usual limit on open files
 
 
@@ -80,47 +81,53 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         source, at = self._source, (self._source.seed, place.epoch, place.position)
         # Draws of its own: all other pairs stay what they are without negative ones.
         negative = source.negatives > 0 and Draws("negative", *at).uniform() < source.negatives
-        for attempt in range(_REPLACEMENTS):
-            key = (*at, attempt)
-            shard, row = self._row(place.dataset, key) if attempt else (place.shard, place.row)
+        attempt = misfits = 0
+        while attempt - misfits < _REPLACEMENTS and misfits < _MISFITS:
+            key, attempt = (*at, attempt), attempt + 1
+            shard, row = (place.shard, place.row) if key[-1] == 0 else self._row(place.dataset, Draws("replace", *key))
             reader = self._reader(place.dataset, shard)  # one that is gone is never skipped
-            found = self._decoded(reader, row, ["template", "search"])
+            found = self._decoded(reader, row, ["template", "search"], source.suits)
             if found is None:
                 continue
+            if not found[1]:
+                misfits += 1
+                continue
             stored = StoredPair(found[0], *found[1])
-            if negative:
-                stored = self._astray(reader, stored, key)
             rng = np.random.default_rng(key)
             background = None
             if source.augment.background and rng.random() < source.augment.background:
                 background = self._background(reader, stored.sample, int(rng.integers(len(reader))), key)
+            if negative:
+                stored = self._astray(reader, stored, key)
             pair = make_pair(stored, source.spec, source.augment, rng, background)
             if pair is not None and negative:
                 return pair._replace(positive=np.zeros_like(pair.positive), box=np.zeros_like(pair.box))
             if pair is not None:
                 return pair
         folder = source.manifests[place.dataset].folder
+        if misfits == _MISFITS:
+            wanted = " and ".join(f"data.{k}={v}" for k in ("max_gap", "causal") if (v := getattr(source, k)))
+            raise UserError(f"{folder}: {misfits:,} pairs in a row do not suit {wanted}; build it with those")
         if self._damaged:
             raise self._too_damaged(folder)
         what = f"{_REPLACEMENTS} pairs in a row show too little of their object"
         raise UserError(f"{folder}: {what}; check the boxes of this data set")
 
-    def _row(self, dataset: int, key: tuple[int, ...]) -> tuple[int, int]:
-        """Return (shard, row) of any pair of a data set."""
+    def _row(self, dataset: int, draws: Draws) -> tuple[int, int]:
+        """Draw (shard, row) of any pair of a data set."""
         ends = np.cumsum([0, *(s.rows for s in self._source.manifests[dataset].shards)])
-        number = Draws("replace", *key).below(int(ends[-1]))
+        number = draws.below(int(ends[-1]))
         shard = int(np.searchsorted(ends, number, side="right")) - 1
         return shard, number - int(ends[shard])
 
     def _decoded(
-        self, reader: ShardReader, row: int, roles: Sequence[str], unlike: str = ""
+        self, reader: ShardReader, row: int, roles: Sequence[str], suits: Callable[[PairSample], bool]
     ) -> tuple[PairSample, list[Image]] | None:
-        """Return a row and its images, none of one of the sequence `unlike`; None for a damaged row that is skipped."""
+        """Return a row and its images, none of one that does not suit; None for a damaged row that is skipped."""
         try:
             with self._reading():
                 sample = reader.read(row)
-            wanted = () if sample.sequence == unlike else roles
-            return sample, [_decode(sample, role, reader, row) for role in wanted]
+            return sample, [_decode(sample, role, reader, row) for role in (roles if suits(sample) else ())]
         except ShardCorrupt as error:
             if not self._source.skip_damaged:
                 raise ShardCorrupt(f"{error.message}, or train with --on-bad-sample skip") from None
@@ -128,15 +135,29 @@ class Pairs(Dataset["TrainingPair | UserError"]):
             return None
 
     def _astray(self, reader: ShardReader, stored: StoredPair, key: tuple[int, ...]) -> StoredPair:
-        """Return the pair with the search image of another sequence, from a row of its shard."""
+        """Return the pair with the search image of another sequence, from a row of `reader`, which is the pair's own,
+        or of another data set.
+        """
         sample, draws = stored.sample, Draws("astray", *key)
         for _ in range(_REPLACEMENTS):
-            other, images = self._decoded(reader, draws.below(len(reader)), ["search"], sample.sequence) or (sample, [])
+            where, row = self._elsewhere(draws) if self._source.negatives_from else (reader, draws.below(len(reader)))
+            other, images = self._decoded(where, row, ["search"], _of_others(sample)) or (sample, [])
             if images:
                 mixed = replace(sample, key=f"{sample.key}+{other.key}", search=other.search)
                 return StoredPair(mixed, stored.template, images[0])
         what = f"{_REPLACEMENTS} draws found no sequence but {sample.sequence} for a negative pair"
         raise UserError(f"{reader.path}: {what}; build this data set from more sequences or set data.negatives=0")
+
+    def _elsewhere(self, draws: Draws) -> tuple[ShardReader, int]:
+        """Draw a row, and the reader of its shard, of the data set that negative pairs are taken from."""
+        source = self._source
+        names = [manifest.name for manifest in source.manifests]
+        if source.negatives_from in names:
+            dataset = names.index(source.negatives_from)
+        else:
+            dataset = int(np.searchsorted(np.cumsum(source.weights), draws.below(sum(source.weights)), side="right"))
+        shard, row = self._row(dataset, draws)
+        return self._reader(dataset, shard), row
 
     def _background(self, reader: ShardReader, sample: PairSample, first: int, key: tuple[int, ...]) -> Image | None:
         """Return the search image of the first sound row; None if it would show the object again. Rows are of the
@@ -144,7 +165,7 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         """
         for number in range(_REPLACEMENTS):
             row = Draws("background", *key, number).below(len(reader)) if number else first
-            found = self._decoded(reader, row, ["search"], sample.sequence)
+            found = self._decoded(reader, row, ["search"], _of_others(sample))
             if found is not None:
                 return found[1][0] if found[1] else None
         raise self._too_damaged(reader.path)
@@ -182,6 +203,10 @@ class Pairs(Dataset["TrainingPair | UserError"]):
                 # count as damaged as without a cache; if it is gone, this fails.
                 self._uncached.add(at)
         return open_shard(manifest, shard)
+
+
+def _of_others(sample: PairSample) -> Callable[[PairSample], bool]:
+    return lambda other: other.sequence != sample.sequence
 
 
 def _decode(sample: PairSample, role: str, reader: ShardReader, row: int) -> Image:

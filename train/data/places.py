@@ -22,6 +22,7 @@ from lorat.shards.cache.cache import CacheOptions, ShardCache
 from lorat.shards.cache.folder import bytes_needed
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.order import Pool, batch_positions, epoch_order
+from lorat.shards.sample import PairSample
 
 
 class Place(NamedTuple):
@@ -61,12 +62,20 @@ class Source:
     window_shards: int = 0
     skip_damaged: bool = False  # a damaged sample is replaced by another row, and reported, or ends the run
     negatives: float = 0.0  # share of pairs whose search crop is another sequence's
+    negatives_from: str = ""  # the set of that crop, any of them, or, empty, the pair's own shard
+    max_gap: int | None = None  # frames between template and search; others are passed over
+    causal: bool = False  # whether search frames before the template's are passed over
     cache: CacheOptions | None = None  # for whole shards; the batches do not depend on it
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps an epoch."""
         return self.pairs_per_epoch // self.batch_size
+
+    def suits(self, sample: PairSample) -> bool:
+        """Return whether a pair's frames are as near and in such an order as is asked for."""
+        gap = sample.search.frame - sample.template.frame
+        return (self.max_gap is None or abs(gap) <= self.max_gap) and not (self.causal and gap < 0)
 
     def ends(self, done: int, every: int) -> bool:
         """Return whether `done` steps end the last epoch, or one of `every` so many."""

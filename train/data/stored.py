@@ -1,4 +1,4 @@
-"""How large the shards of a training hold its frames, and how often its crops would need more."""
+"""How the shards of a training were built, and how often it would need others: larger frames, nearer pairs."""
 
 import json
 from contextlib import closing, suppress
@@ -12,6 +12,7 @@ from lorat.shards.pixels.jitter import Jitter, jitter_window
 from lorat.shards.pixels.resample import SERVED, serving, stored_by
 from lorat.train.data.places import Source
 
+_PUBLISHED_GAP = 100  # frames; of shards that do not name theirs
 _ROWS, _DRAWS = 128, 8  # stored pairs that are looked at, and windows drawn on each
 
 
@@ -20,6 +21,13 @@ def about_shards(source: Source) -> dict[str, str]:
     _, manifest = max(zip(source.weights, source.manifests, strict=True), key=lambda pair: pair[0])
     stored = stored_by(manifest.config)
     return {"stored": json.dumps(stored)} if stored else {}
+
+
+def suiting(manifest: Manifest, source: Source) -> float:
+    """Return about which share of a set's pairs suits ``data.max_gap`` and ``data.causal``, by how it was built."""
+    built, causal = manifest.config.get("max_gap", _PUBLISHED_GAP), manifest.config.get("causal", False)
+    near = min(1.0, source.max_gap / built) if source.max_gap else 1.0
+    return near / 2 if source.causal and not causal else near
 
 
 def enlarged(manifest: Manifest, source: Source) -> float | None:

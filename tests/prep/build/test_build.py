@@ -237,3 +237,17 @@ def test_a_build_killed_several_times_ends_in_the_same_bytes(write_tree, tmp_pat
     built = shard_bytes(shards / "generic-train")
     assert len(built) == 20
     assert built == shard_bytes(tmp_path / "whole/generic-train")
+
+
+def test_gap_and_order_of_frames_stand_in_the_configuration_where_they_are_not_the_published_ones(tiny_clips, tmp_path):
+    plain = build(tiny_clips, tmp_path / "plain", OPTIONS).manifest
+    assert not {"max_gap", "causal"} & plain.config.keys()
+    assert build(tiny_clips, tmp_path / "same", replace(OPTIONS, max_gap=100)).manifest.config == plain.config
+    near = build(tiny_clips, tmp_path / "near", replace(OPTIONS, max_gap=2, causal=True)).manifest
+    assert {k: near.config[k] for k in near.config.keys() - plain.config.keys()} == {"max_gap": 2, "causal": True}
+    assert near.fingerprint() != plain.fingerprint()
+    reader = ShardReader(near.folder / near.shards[0].shard)
+    samples = [reader.read(row) for row in range(len(reader))]
+    assert all(0 <= sample.search.frame - sample.template.frame <= 2 for sample in samples)
+    with pytest.raises(UserError, match="another causal"):
+        build(tiny_clips, tmp_path / "near", replace(OPTIONS, max_gap=2))

@@ -108,3 +108,19 @@ def test_damaged_rows_are_passed_over_where_that_is_allowed(source, tiny_shards,
     keys = [k for batch in batches(replace(astray, skip_damaged=True)) for k in batch.keys]
     assert len(keys) == 72
     assert not any(damaged in key for key in keys)
+
+
+@pytest.mark.parametrize("wanted", ["toy-val", "toy-train", "any"])
+def test_they_come_from_the_data_set_that_is_named(source, mixed, wanted):
+    plain, found = batches(source), batches(replace(mixed, negatives_from=wanted))
+    others = []
+    for before, batch, own in zip(plain, found, batches(mixed), strict=True):
+        chosen = is_negative(batch)
+        assert torch.equal(chosen, is_negative(own))  # the same places
+        for name in ("template", "search", "box"):
+            assert torch.equal(getattr(batch, name)[~chosen], getattr(before, name)[~chosen])
+        others += [batch.keys[n].partition("+")[2] for n in chosen.nonzero().flatten().tolist()]
+    sets = {key.rpartition("-")[0] for key in others}
+    assert sets == ({"toy-train", "toy-val"} if wanted == "any" else {wanted})
+    again = replace(mixed, negatives_from=wanted)
+    assert_same(batches(again, first_step=4, workers=2), found[4:])
