@@ -26,12 +26,16 @@ from lorat.shards.pixels.geometry import xyxy_to_xywh
 _SAME = 0.01  # pixels; the coarsest files with decimals have two
 _AS_THEY_ARE = ("got10k", "trackingnet")  # their own toolkits score boxes without a size, as overlaps of 0
 # Keys of `_NOTES`, and by how much the first box differs from the given one: in x and y, in w and h.
-_SHIFTS = (("after", 1.0, 0.0), ("before", -1.0, 0.0), ("half", 0.5, 0.0), ("half", -0.5, 0.0), ("larger", 0.0, 1.0))
+_SHIFTS = (
+    *(("larger", 0.0, 1.0), ("smaller", 0.0, -1.0), ("after", 1.0, 0.0), ("before", -1.0, 0.0)),
+    *(("half", 0.5, 0.0), ("half", -0.5, 0.0)),
+)
 _NOTES = {
     "after": "the first box is exactly one pixel right of and below the given one",
     "before": "the first box is exactly one pixel left of and above the given one",
     "half": "the first box is half a pixel off the given one, as pysot's family writes it; nothing to do",
     "larger": "the first box is exactly one pixel wider and higher than the given one",
+    "smaller": "the first box is exactly one pixel narrower and lower than the given one",
     "other": "the first box is not the given one",
     "spelt": "found under another spelling",
     "truth": "read from what its file calls ground truth",
@@ -141,10 +145,12 @@ def _note_lines(odd: Oddities, clips: Sequence[Clip], layout: str) -> list[str]:
         "after": f"{_AS_PUBLISHED}; if all are shifted by a mistake, take 1 from every x and y",
         "before": f"{_AS_PUBLISHED}; if all are shifted by a mistake, add 1 to every x and y",
         "larger": "scored as they are",
+        "smaller": "scored as they are",
         "other": "the given one is scored there",
     }
     if dataset.startswith("nfs"):
         remedies["larger"] = "made on pytracking's tree, which counts the last pixel in: score them on that tree"
+        remedies["smaller"] = "made on the official tree, which leaves the last pixel out: score them on that tree"
     if DATASETS[dataset].one_based:
         shift, base, other = ("after", 1, "otb") if layout == "lorat" else ("before", 0, "lorat")
         remedies[shift] = f"{_AS_PUBLISHED}; --layout {other} would read them as counting from {base}"

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.notation import Notation
-from lorat.prep.trees.base.reading import Reading, TreeFault
-from lorat.prep.trees.registry import DATASETS, parse_name, read_clips
+from lorat.prep.trees.base.reading import NothingThere, Reading, TreeFault
+from lorat.prep.trees.registry import DATASETS, look, parse_name, read_clips
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError, nearest
 
@@ -58,11 +58,13 @@ def _is_there(dataset: Dataset, split: str, trees: TreeOptions) -> bool:
     root = trees.find(dataset, split)
     if dataset.name in SCORED_SPLITS and not (root / split).is_dir():
         return False
-    with Reading(faults=(faults := list[TreeFault]())):
-        if dataset.read(dataset, split, root) or faults:
-            return True
-    _LOG.warning("%s: holds no sequence of %s-%s; left out", root, dataset.name, split)
-    return False
+    try:
+        with Reading(faults=[]):
+            look(dataset, split, root)
+    except NothingThere as error:
+        _LOG.warning("left out: %s", error)
+        return False
+    return True
 
 
 def choose_test_sets(

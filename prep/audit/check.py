@@ -19,9 +19,9 @@ from lorat.prep.audit.images import ImageFacts, see_images
 from lorat.prep.audit.report import BoxCounts, Counts, Finding, Severity, SplitAudit
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.notation import Notation
-from lorat.prep.trees.base.official import expected_frames, expected_sequences, official_names, where_to_get
+from lorat.prep.trees.base.official import expected_frames, expected_sequences, official_names
 from lorat.prep.trees.base.reading import Reading, TreeFault
-from lorat.prep.trees.registry import holds_none
+from lorat.prep.trees.registry import look
 from lorat.prep.trees.sources import TreeSplit
 from lorat.shards.base.errors import UserError, some
 
@@ -45,9 +45,7 @@ def audit(
     clips, trouble, notation, faults = list[Clip](), "", Notation(), list[TreeFault]()
     try:
         with (how := Reading(faults=faults, progress=told("annotations"))):
-            clips = source.dataset.read(source.dataset, split, source.root)
-        if not clips and not any(fault.damage for fault in faults):
-            trouble = holds_none(source.dataset, split, source.root)
+            clips = look(source.dataset, split, source.root)
     except UserError as error:
         trouble = error.message
     facts = see_images(clips, deep, workers, told("images"))
@@ -73,7 +71,7 @@ def audit(
     of_split += [_damage("odd boxes", f"{source.root}: {what}") for what in notation.oddities()]
     of_split += [_note("not there", str(lack)) for lack in how.lacks]
     if not trouble:
-        of_split += _differing(source, counts, [clip.name for clip in clips])
+        of_split += _differing(source, counts, sorted({*(clip.name for clip in clips), *found}))
     sequences = {sequence: findings for sequence, findings in sorted(found.items()) if findings}
     return SplitAudit(root=str(source.root), deep=deep, counts=counts, split=of_split, sequences=sequences)
 
@@ -85,11 +83,12 @@ def _differing(source: TreeSplit, counts: Counts, names: Sequence[str]) -> Itera
         return re.sub(r"[ &_]", "", name)
 
     name, split, official = source.dataset.name, source.split, counts.expected_sequences
+    published = {plain(each): each for each in official_names(name, split) or ()}
     if official not in (None, counts.sequences):
-        get = where_to_get(name) if counts.sequences < official else ""
-        what = f"{source.root}: {counts.sequences:,} of {official:,} published sequences{get and '; '}{get}"
+        what = f"{source.root}: {counts.sequences:,} of {official:,} published sequences"
+        if counts.sequences < official and (lacking := sorted(published.keys() - set(map(plain, names)))):
+            what += f"; not there: {some([published[each] for each in lacking])}"
         yield _note("sequence count", what)
-    published = {plain(each) for each in official_names(name, split) or ()}
     if others := [each for each in names if published and plain(each) not in published]:
         what = f"{source.root}: {len(others):,} sequences are none of the published ones: {some(others, 3)}"
         yield _note("not published", what)

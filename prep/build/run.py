@@ -79,8 +79,7 @@ def run_plan(
         part = str(plan.options.part) if plan.options.part else None
         counts = {"pairs": plan.pairs, "shards": plan.shards(), "to_build": len(todo)}
         log.write("start", name=plan.name, **counts, part=part, max_bad=plan.options.max_bad, config=plan.config)
-        for message in _warned(plan):
-            log.write("warned", message=message)
+        log.warned(plan)
         if isinstance(plan.clips, ClipIndex):
             for sequence, reason in plan.clips.lost.items():
                 log.write("lost sequence", sequence=sequence, reason=reason)
@@ -107,6 +106,7 @@ def merge(plan: Plan) -> BuildReport:
         raise UserError(f"{plan.folder}: {len(missing)} of {plan.shards()} shards are missing ({names}); {remedy}")
     _check_losses(plan, done)
     with BuildLog(plan) as log:
+        log.warned(plan)
         return _sum_up(plan, log, "merged", list(done.values()), built=0)
 
 
@@ -139,6 +139,11 @@ class BuildLog:
                 self.write("stopped")
             elif isinstance(error, UserError):
                 self.write("failed", error=error.message)
+
+    def warned(self, plan: Plan) -> None:
+        """Append what is told of a plan's tree."""
+        for message in _warned(plan):
+            self.write("warned", message=message)
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event."""

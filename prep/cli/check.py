@@ -1,15 +1,15 @@
 """``lorat-prep check``: audits raw trees before anything is built from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import click
 
 from lorat.prep.audit.check import audit
-from lorat.prep.audit.report import SplitAudit, load_report, save_report
+from lorat.prep.audit.report import Counts, SplitAudit, load_report, save_report
 from lorat.prep.commandline import Command, options_of
-from lorat.prep.trees.base.official import of_published, where_to_get
+from lorat.prep.trees.base.official import how_to_get, of_published
 from lorat.prep.trees.sources import SourceOptions
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped
@@ -32,9 +32,9 @@ def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int |
     Any data set and split can be named, test sets too. Exit status 0: no damage. 1: damage was found; the audit went
     through to its end and the table says where. 2: a tree is missing, or another mistake on the command line.
     """
-    for dataset, split in trees.wanted(trained=False).values():
-        if trees.missing([(dataset, split)]) and (get := where_to_get(dataset.name)):
-            say(f"{dataset.name}-{split}: {get}")
+    _tell_how_to_get(
+        [d.name for d, split in trees.wanted(trained=False).values() if trees.missing([(d, split)])], trees
+    )
     sources = trees.sources(trained=False)
     # Refused now what would otherwise end an audit of hours.
     check_can_write(report)
@@ -49,8 +49,25 @@ def check_command(trees: SourceOptions, deep: bool, report: Path, workers: int |
         raise Stopped("stopped; no report was written") from None
     save_report(report, audits)
     _print(audits, report)
+    lacking = (each for each in sources if _lacks(audits[each.name].counts))
+    _tell_how_to_get([each.dataset.name for each in lacking], trees)
     if any(each.damaged for each in audits.values()):
         raise SystemExit(1)
+
+
+def _lacks(counts: Counts) -> bool:
+    return counts.expected_sequences is not None and counts.sequences < counts.expected_sequences
+
+
+def _tell_how_to_get(names: Sequence[str], trees: SourceOptions) -> None:
+    """Print where each data set is to be had and what unpacks it, each once."""
+    known = {name: how for name in dict.fromkeys(names) if (how := how_to_get(name))[0]}
+    for name, (page, lines) in known.items():
+        say(f"To get {name}: {page}")
+        for line in lines:
+            say(f"    {line}")
+    if known:
+        say(f"with RAW={trees.folder} and ZIPS the folder of what was fetched; docs/data.md lists archives and sizes.")
 
 
 def _print(audits: Mapping[str, SplitAudit], report: Path) -> None:

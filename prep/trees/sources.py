@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lorat.configs.load import load_data_roots
 from lorat.prep.trees.base.clip import Dataset
+from lorat.prep.trees.base.folders import held
 from lorat.prep.trees.plugin import add_trees
 from lorat.prep.trees.registry import DATASETS, parse_name
 from lorat.shards.base.errors import UserError, unknown
@@ -68,13 +69,19 @@ class TreeOptions:
         folder, source = self._place(dataset, split)
         if not folder.is_dir():
             places = f"--raw RAW, --root {dataset.name}=DIR or {_variable(dataset)}=DIR"
-            raise UserError(f"{dataset.name}: no folder {folder} ({source}); put the tree there, or give {places}")
+            what = f"no folder {folder} ({source}){self._beside(folder)}"
+            raise UserError(f"{dataset.name}: {what}; put the tree there, or give {places}")
         return folder
 
     def missing(self, wanted: Iterable[tuple[Dataset, str]]) -> dict[str, str]:
         """Return ``name-split`` → ``data/raw/LaSOT (LaSOT under --raw)`` of all missing trees."""
         places = {f"{d.name}-{split}": self._place(d, split) for d, split in wanted}
         return {n: f"{folder} ({by})" for n, (folder, by) in places.items() if not folder.is_dir()}
+
+    @staticmethod
+    def _beside(folder: Path) -> str:
+        """Return what lies where a folder is missing, for a message."""
+        return f"; {held(folder.parent)}" if folder.parent.is_dir() else ""
 
     def _named(self, dataset: Dataset) -> tuple[Path, str] | None:
         """Return the folder that is given for a data set, whether or not it is there, and by what."""
@@ -143,7 +150,7 @@ class SourceOptions(TreeOptions):
             there = [n for n, (d, s) in wanted.items() if f"{d.name}-{s}" not in missing]
             remedy = f"; without them: --datasets {','.join(there)}" if there else ""
             places = ", ".join(f"{name}: no folder {place}" for name, place in missing.items())
-            raise UserError(f"{places}{remedy}")
+            raise UserError(f"{places}{self._beside(self.folder / 'all')}{remedy}")
         return [TreeSplit(d, s, self.find(d, s)) for d, s in wanted.values()]
 
 

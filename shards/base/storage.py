@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -191,8 +192,7 @@ def atomic_file(place: Location, name: Callable[[], str] | None = None) -> Itera
         with _spool(place) as file:
             yield file
         return
-    # Neither host names nor process numbers are unique where containers share a folder.
-    beside = place.with_name(f".{place.name}.lorat-{secrets.token_hex(8)}.tmp")
+    beside = _beside(place)
     try:  # opened inside, or Ctrl-C just after would leave the file
         with explain_disk(place):
             missing = [f for f in place.parents if not f.exists()]
@@ -212,6 +212,39 @@ def atomic_file(place: Location, name: Callable[[], str] | None = None) -> Itera
     finally:
         with suppress(OSError):  # renamed, or never made: whatever stood in the way of that is what is raised
             beside.unlink()
+
+
+@contextmanager
+def atomic_folder(place: Path) -> Iterator[Path]:
+    """Make a folder that appears as `place`, instead of one that is there, when the block ends, and not at all when it
+    raises. Folders around it hold what one process writes: leftovers of those that were killed go first.
+    """
+    beside, before = _beside(place), _beside(place)
+    with explain_disk(place):
+        for stale in place.parent.glob(".*.tmp"):
+            shutil.rmtree(stale)
+        beside.mkdir(parents=True)
+    try:
+        yield beside
+        with explain_disk(place):
+            if place.exists():
+                place.replace(before)
+            beside.replace(place)
+            sync_folder(place.parent)
+    finally:
+        for folder in (beside, before):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a local folder; killed in the middle, that leaves a leftover, not a damaged folder."""
+    with explain_disk(folder):
+        shutil.rmtree(folder.replace(_beside(folder)))
+
+
+def _beside(place: Path) -> Path:
+    # Neither host names nor process numbers are unique where containers share a folder.
+    return place.with_name(f".{place.name}.lorat-{secrets.token_hex(8)}.tmp")
 
 
 def _linked(file: Path, final: Path) -> bool:

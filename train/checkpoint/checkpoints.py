@@ -9,7 +9,6 @@ import hashlib
 import logging
 import pickle
 import re
-import shutil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,7 @@ from pydantic import BaseModel
 from lorat.configs.load import parse
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file, enduring, explain_disk, read_json, sync_folder
+from lorat.shards.base.storage import atomic_file, atomic_folder, enduring, read_json, remove_folder
 from lorat.train.checkpoint.record import check_same
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.trained import load_weights, save_weights
@@ -71,11 +70,7 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
     rolling ones are deleted. If the disk refuses (`UserError`), nothing is left of the checkpoint, and none is lost.
     """
     final = run / "checkpoints" / due.name
-    beside = final.with_name(f".{due.name}.tmp")
-    with explain_disk(final):
-        _remove_stale(final.parent)
-        beside.mkdir(parents=True)
-    try:
+    with atomic_folder(final) as beside:  # final: damaged, or past the checkpoint that the run went on from
         said = {"step": str(due.step), "epoch": str(due.epoch), **snapshot.about}
         save_weights(beside / WEIGHTS, snapshot.network, snapshot.variant, said)
         with atomic_file(beside / STATE) as file, enduring(file) as taking:
@@ -84,27 +79,12 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
         record = CheckpointRecord(step=due.step, epoch=due.epoch, files=files, settings=snapshot.settings)
         with atomic_file(beside / RECORD) as file:
             file.write(record.model_dump_json(indent=1).encode())
-        with explain_disk(final):
-            if final.exists():  # damaged, or past the checkpoint that the run went on from
-                final.replace(final.with_name(f".{final.name}.old.tmp"))
-            beside.replace(final)
-            sync_folder(final.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)  # its room is the log's where the disk is full
-    with explain_disk(final):
-        # Later ones of its kind, which are damaged, wait for their turn.
-        (kind, number), kept = _numbered(final), _ROLLING_KEPT if due.rolling else keep
-        alike = [path for path in checkpoints_of(run) if (kind, 0) <= _numbered(path) <= (kind, number)]
-        for old in sorted(alike, key=_numbered)[:-kept]:
-            # Renamed first: killed in the middle, deleting would leave a damaged one.
-            old.replace(old.with_name(f".{old.name}.tmp"))
-        _remove_stale(final.parent)
+    # Later ones of its kind, which are damaged, wait for their turn.
+    (kind, number), kept = _numbered(final), _ROLLING_KEPT if due.rolling else keep
+    alike = [path for path in checkpoints_of(run) if (kind, 0) <= _numbered(path) <= (kind, number)]
+    for old in sorted(alike, key=_numbered)[:-kept]:
+        remove_folder(old)
     return final
-
-
-def _remove_stale(folder: Path) -> None:
-    for stale in folder.glob(".*.tmp"):
-        shutil.rmtree(stale)  # of a process that was killed while it saved
 
 
 def _seal(path: Path) -> dict[str, int | str]:

@@ -6,7 +6,6 @@ device until somebody looks. That step is kept as a folder (safetensors and JSON
 
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.errors import UserError, some
-from lorat.shards.base.storage import explain_disk, write_json
+from lorat.shards.base.storage import atomic_folder, write_json
 from lorat.train.data.batches import Batch, make_loader
 from lorat.train.data.places import Source
 from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
@@ -152,20 +151,11 @@ def _keep(folder: Path, fault: Fault, scene: Scene, batch: Batch, network: LoRAT
         variant=scene.variant,
         recipe=scene.recipe,
     )
-    beside = folder.with_name(f".{folder.name}.tmp")
-    with explain_disk(folder):
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as beside:  # folder: of the same step before a resume
         save_weights(beside / "model.safetensors", network, scene.variant)
         tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
         write_tensors(beside / "batch.safetensors", tensors, {})
         write_json(beside / DUMP, record.model_dump(mode="json"))
-        with explain_disk(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # of the same step before a resume
-            beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextmanager

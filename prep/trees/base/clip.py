@@ -89,6 +89,7 @@ class Dataset:
     prep_split: str | None = None  # that a bare name means when shards are built; None: not built without a split
     eval_split: str | None = None  # that a bare name means when a tracker is scored; None: not scored
     one_based: bool = False  # whether boxes on disk are 1-based: read minus 1, exported plus 1 (x and y only)
+    looks: str | Mapping[str, str] = ""  # globs of what a tree, or a split's, has under its root, with " or " between
 
     def __post_init__(self) -> None:
         wrong = None

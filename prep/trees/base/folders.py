@@ -5,12 +5,13 @@ A folder that is missing, or holds nothing of what it should, is a `UserError`.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Dataset
-from lorat.prep.trees.base.reading import in_threads, note, report_fault
-from lorat.prep.trees.base.text import RESTORE
+from lorat.prep.trees.base.reading import in_threads, note, report_fault, report_lack
+from lorat.prep.trees.base.text import RESTORE, read_names
 from lorat.shards.base.errors import UserError, some
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -42,6 +43,53 @@ def held(folder: Path) -> str:
     """Return which folders there are in one, for a message about what it lacks."""
     names = subfolders(folder) if folder.is_dir() else []
     return f"folders there: {some(names)}" if names else "there is no folder in it"
+
+
+def where_else(dataset: Dataset, split: str, root: Path, *, named: bool) -> str:
+    """Return what a split is looked for as under a root that lacks it, what there is, and what is most likely to do:
+    whether a folder is too many, or the root too deep. Where it is there and what it `named` lacks, that is not it.
+    """
+    looks = dataset.looks if isinstance(dataset.looks, str) else dataset.looks[split]
+    patterns = [each.split("/") for each in looks.replace("{split}", split if split != "all" else "*").split(" or ")]
+    if named and looks and any(next(root.glob("/".join(parts)), None) for parts in patterns):
+        return held(root)
+    remedies = (_likely(dataset.name, root, parts) for parts in patterns if looks)
+    remedy = next(filter(None, remedies), f"give the data set's own folder with --root {dataset.name}=DIR")
+    folder = root  # the deepest that is there of those whose name is known
+    for part in patterns[0][:-1]:
+        if "*" in part or not (folder / part).is_dir():
+            break
+        folder /= part
+    there = held(folder).replace("there:", f"in {folder.relative_to(root)}:") if folder != root else held(root)
+    looked = " or ".join(map("/".join, patterns))
+    return f"{f'looked for {looked}; ' if looks else ''}{there}; {remedy}"
+
+
+def _likely(name: str, root: Path, parts: list[str]) -> str:
+    """Return where what is looked for is a level deeper or higher, and what to do; nothing where it is neither."""
+    for at in range(len(parts)):
+        if found := next(root.glob("/".join([*parts[:at], "*", *parts[at:]])), None):
+            extra = root.joinpath(*found.relative_to(root).parts[: at + 1])
+            move = f"is a folder too many: move what it holds into {extra.parent}"
+            twice = extra.name in found.relative_to(extra).parts  # each sequence in a folder of its own name
+            return f"{extra} {move if at or twice else f'looks like it: give --root {name}={extra}'}"
+    for at in range(1, len(parts)):
+        if not parts[at].startswith("*.") and next(root.glob("/".join(parts[at:])), None):
+            around = root.absolute().parents[at - 1]
+            if fnmatch(root.absolute().relative_to(around).as_posix(), "/".join(parts[:at])):
+                return f"{root} is a part of it: give --root {name}={around}"
+            return f"what {root} holds belongs into {root.joinpath(*parts[:at])}"
+    return ""
+
+
+def listed_sequences(listed: Path, there: Collection[str]) -> list[str]:
+    """Return the sequences that a list names, in its order, and are there; what it lacks or does not name is told."""
+    names = read_names(listed)
+    report_lack(listed, f"the {{:,}} sequences of {listed.name}", names, there)
+    if others := natural_order(set(there).difference(names)):
+        what = f"{some(others)}: not in {listed.name}, so not read"
+        report_fault(others[0], f"{listed.parent}: {what}")
+    return [name for name in names if name in there]
 
 
 def split_tree(dataset: Dataset, split: str, root: Path) -> Path:

@@ -41,10 +41,14 @@ def expected_sequences(dataset: str, split: str) -> int | None:
     return _COUNTED.get((dataset, split)) if names is None else len(names)
 
 
-def where_to_get(dataset: str) -> str:
-    """Return where a data set is to be had and what to do then, in half a sentence; nothing where that is unknown."""
-    page = dict(line.split("\t") for line in _lines("pages.txt")).get(dataset)
-    return f"get it from {page} and unpack it as docs/data.md says" if page else ""
+def how_to_get(dataset: str) -> tuple[str, list[str]]:
+    """Return where a data set is to be had, and the lines that unpack it, comments among them; nothing if unknown."""
+    for part in _text("getting.sh").split("\n\n"):
+        first, *lines = part.strip().split("\n")
+        names, _, page = first.removeprefix("# ").partition(": ")
+        if dataset in names.split(", "):
+            return page, lines
+    return "", []
 
 
 def of_published(count: int, expected: int | None) -> str:
@@ -72,6 +76,9 @@ def _numbers(file: str) -> list[int]:
 
 
 def _lines(file: str) -> list[str]:
+    return [line for line in _text(file).splitlines() if line and not line.startswith("#")]
+
+
+def _text(file: str) -> str:
     place = resources.files("lorat.prep.trees.base") / "data" / file
-    lines = place.read_text("utf-8").splitlines() if place.is_file() else []
-    return [line for line in lines if line and not line.startswith("#")]
+    return place.read_text("utf-8") if place.is_file() else ""

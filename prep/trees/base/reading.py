@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
+from lorat.prep.trees.base.official import expected_frames
 from lorat.shards.base.errors import UserError
 
 _LOG = logging.getLogger("lorat")
 _THREADS = 32  # that wait for a disk at once
 Place = TypeVar("Place")
 Found = TypeVar("Found")
-_SPARE = 2  # rows that a sequence may have more than images: published ones have one or two
+_SPARE = 2  # rows or images that a sequence may have more than of the other: published ones have one or two
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds; (-1, -1) where nothing is there
 
 
@@ -42,6 +43,10 @@ class TreeFault:
     spare: bool = False  # damage of one or two rows without an image: a build uses the rest
 
 
+class NothingThere(UserError):
+    """No sequence of a split is where it was looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lack:
     """What a list names and the disk does not have; `str` of it is the line to print."""
@@ -53,7 +58,10 @@ class Lack:
 
     def __str__(self) -> str:
         counts = f"{len(self.missing):,} of {self.what.format(self.named)}"
-        return f"{self.source}: {counts} are not there, such as {self.missing[0]}"
+        such = (
+            f"are not there, such as {self.missing[0]}" if len(self.missing) > 1 else f"is not there: {self.missing[0]}"
+        )
+        return f"{self.source}: {counts} {such}"
 
 
 @dataclass(eq=False)
@@ -150,9 +158,15 @@ def report_fault(sequence: str, message: str, *, damage: bool = False, spare: bo
         faults.append(TreeFault(sequence, message, damage, spare))
 
 
-def report_lack(source: Path, what: str, named: Collection[str], there: Collection[str]) -> None:
-    """Tell the `Reading` what of `named`, such as "the {:,} sequences of list.txt", is not among what is there."""
+def report_lack(
+    source: Path, what: str, named: Collection[str], there: Collection[str], *, others: bool = False
+) -> None:
+    """Tell the `Reading` what of `named`, such as "the {:,} sequences of list.txt", is not among what is there. If it
+    is all, that is `NothingThere`, unless there may be `others`.
+    """
     how, missing = CURRENT.get(), tuple(name for name in named if name not in there)
+    if missing and not others and len(missing) == len(named):
+        raise NothingThere(f"{source}: none of {what.format(len(named))} is there, such as {missing[0]}")
     if missing and any(how.lacks is each.lacks for each in _NOTING):
         how.lacks.append(Lack(source, what, len(named), missing))
 
@@ -177,10 +191,18 @@ def stamp(path: str | PathLike[str]) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
-def refuse_surplus(rows: int, images: int, what: str) -> None:
-    """Raise a `UserError`, `what`, where a sequence has clearly too many rows: three or more, or a whole multiple."""
-    if rows > images + _SPARE or (rows > images > 0 and rows % images == 0):
+def report_lengths(dataset: Dataset, split: str, name: str, rows: int, images: int, what: str) -> None:
+    """Tell, as `what`, that a sequence has not as many rows as images. One or two more are cut; so are all images
+    beyond the rows that were published. Else it is unknown which belong together: a `UserError`.
+    """
+    less, more = sorted((rows, images))
+    whole = images > rows == (expected_frames(dataset.name, split) or {}).get(name)
+    if not whole and (more > less + _SPARE or (less and more > less and more % less == 0)):
         raise UserError(f"{what}, so which belong together is unknown; restore the sequence, or leave it out")
+    if less != more:
+        few = images < rows
+        what += f"; only the first {less} frames are used{'; restore the images, or leave it out' * few}"
+        report_fault(name, what, damage=few, spare=few)
 
 
 def cut_clip(
@@ -194,14 +216,10 @@ def cut_clip(
 ) -> Clip:
     """Build a clip of one track from (R, 4) `xywh` of frames 0 … R - 1, as written; what has no partner is cut. `whole`
     are the names of all images in the folder, in order, where only a span of them may be annotated; `absent` (R,) is as
-    in `make_track`. A `UserError` where there are clearly too many rows.
+    in `make_track`. A `UserError` as of `report_lengths`.
     """
     images, boxes = len(frames), len(xywh)
+    report_lengths(dataset, split, name, boxes, images, f"{frames.folder}: {images} images but {boxes} boxes of {name}")
     count = min(images, boxes)
-    what = f"{frames.folder}: {images} images but {boxes} boxes of {name}"
-    refuse_surplus(boxes, images, what)
-    if images != boxes:
-        what += f"; only the first {count} frames are used{'; restore the images, or leave it out' * (images < boxes)}"
-        report_fault(name, what, damage=images < boxes, spare=images < boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
     return make_clip(dataset, split, name, kept, xywh[:count], whole, absent=None if absent is None else absent[:count])

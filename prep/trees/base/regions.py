@@ -5,7 +5,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.base.text import BadLine, is_number, shorten
+from lorat.prep.trees.base.text import BadLine, is_number, notation_of, shorten
 from lorat.shards.base.errors import UserError
 
 _MASK = re.compile(r"m(-?\d+),(-?\d+),(\d{1,4}),(\d{1,4})((?:,\d{1,8})+),?")
@@ -24,6 +24,8 @@ def parse_regions(text: str, source: object, remedy: str) -> tuple[NDArray[np.fl
             box = _around(*mask)
         elif not all(map(is_number, fields)) or (len(fields) not in (1, 4) and (len(fields) < 6 or len(fields) % 2)):
             message = f"line {number}: expected a box, a polygon, a mask or one number, found {shorten(line)}"
+            if known := notation_of(line):
+                message += f", which looks like {known}"
             raise BadLine(f"{source}: {message}; {remedy}", number, line)
         elif len(fields) == 1:
             code = float(fields[0])

@@ -20,6 +20,27 @@ RESTORE = "restore it from the data set's archive"
 RESTORE_FILE = "restore the file from the data set's archive"
 _MEND = f"correct the line or {RESTORE_FILE}"
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE | re.ASCII)
+_VALUE, _SHARE = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", r"(?:0|1|0?\.\d+|1\.0*|\d(?:\.\d+)?e-\d+)"
+_KNOWN = tuple(  # lines that people take for boxes
+    (re.compile(pattern, re.IGNORECASE | re.ASCII), what)
+    for pattern, what in (
+        (
+            rf'\d+(?:\s+{_VALUE}){{4}}\s+\d+\s+[01]\s+[01]\s+[01](?:\s+".*)?',
+            "a row of VATIC (id, two corners, frame, lost, occluded, generated), as NFS's official files have",
+        ),
+        (rf"{_VALUE}(?:[,\s]+{_VALUE}){{7}}", "a polygon, as VOT has"),
+        (r"m-?\d+,-?\d+,\d+,\d+,.*", "a mask, as VOT has"),
+        (rf"\d+(?:[,\s]+{_SHARE}){{4}}", "a class and a box in shares of the image's sides, as YOLO has"),
+        (
+            rf"\d+[,\s]+-?\d+(?:[,\s]+{_VALUE}){{5,8}}",
+            "a row of MOT (frame, id, x, y, width, height, …), with all objects in one file",
+        ),
+        (rf"{_VALUE}(?:;\s*{_VALUE})+", "numbers with semicolons, not commas, between them"),
+        (r"[\[{].*", "JSON"),
+        (r"<.*", "XML, as Pascal VOC has"),
+        (r"(?!nan|inf)[^\W\d]\w*(?:[,\s]+[^\W\d]\w*)+", "the names of columns, which have to go"),
+    )
+)
 _EMPTY_FIELD = re.compile(r"(?m)(?:,|^)[ \t]*,")
 _FIELDS = {1: "1 number", 4: "4 numbers (x, y, width, height)", 8: "8 numbers (a polygon's corners)"}
 
@@ -59,10 +80,17 @@ def parse_table(
         if len(fields) not in columns or not all(map(is_number, fields)):
             wanted = " or ".join(_FIELDS.get(count, f"{count} numbers") for count in columns)
             message = f"line {number}: expected {wanted}, found {shorten(line)}"
+            if 4 in columns and (known := notation_of(line)):
+                message, remedy = f"{message}, which looks like {known}", "write x, y, width, height in pixels"
             raise BadLine(f"{source}: {message}; {remedy}", number, line)
         rows.append([float(field) for field in fields])
         columns = (len(fields),)
     return np.array(rows)
+
+
+def notation_of(line: str) -> str:
+    """Return which known notation a line that is no box is in; nothing where it is none of them."""
+    return next((what for pattern, what in _KNOWN if pattern.fullmatch(line.strip())), "")
 
 
 def is_number(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, Track, make_track
-from lorat.prep.trees.base.folders import image_names
+from lorat.prep.trees.base.folders import held, image_names
 from lorat.prep.trees.base.reading import report_lack
 from lorat.prep.trees.base.text import read_text
 from lorat.shards.base.errors import UserError
@@ -25,12 +25,17 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read a split's images that have objects and are on disk, in the order of their names."""
     path, folder = root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017"
     value = partial(_value, path)
+    if not path.is_file():
+        return []
     images, annotations = _load(path)
     objects = [row for row in annotations if not row.get("iscrowd")]
     if not objects:
         return []
     if not folder.is_dir():
         folder = root / "images" / folder.name
+    if not folder.is_dir():
+        what = f"its images are looked for in {root / folder.name} and {folder}; {held(root)}; unpack them there"
+        raise UserError(f"{path}: {what}")
     there = set(image_names(folder))
     boxes = np.array([value("annotation", row, "bbox") for row in objects], np.float64)
     track = make_track(boxes, len(boxes), one_based=dataset.one_based)

@@ -9,19 +9,15 @@ from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.folders import annotation_files, image_names, subfolders
-from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.reading import cut_clip, read_each
 from lorat.prep.trees.base.text import read_boxes, read_flags
 from lorat.shards.base.errors import UserError
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read the sequences of one split folder, or with ``all`` those of every one."""
-    splits = subfolders(root)
-    if split != "all" and split not in splits:
-        there = f"there are: {', '.join(splits) or 'none'}"
-        raise UserError(f"{root}: no folder '{split}'; {there}. Sequences lie in <root>/<split>/<sequence>/")
     found: dict[str, Path] = {}
-    for part in splits if split == "all" else [split]:
+    for part in (name for name in subfolders(root) if split in (name, "all")):
         for folder in annotation_files(root / part, "groundtruth.txt"):
             if (other := found.setdefault(folder.name, folder)) != folder:
                 raise UserError(f"{folder}: has the same name as {other}; rename one of them")
@@ -29,11 +25,9 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     def clip(folder: Path) -> Clip:
         images = folder / "img" if (folder / "img").is_dir() else folder
         frames = FrameFiles(images, image_names(images))
-        truth, absent = folder / "groundtruth.txt", folder / "absent.txt"
-        if len(xywh := read_boxes(truth)) not in (1, len(frames)):
-            what = f"{len(xywh)} boxes for {len(frames)} images in {images}"
-            raise UserError(f"{truth}: {what}; write one line a frame, or the first frame's box alone")
+        xywh, absent = read_boxes(folder / "groundtruth.txt"), folder / "absent.txt"
         flags = read_flags(absent, len(xywh)) if absent.is_file() else None
-        return make_clip(dataset, split, folder.name, frames, xywh, absent=flags)
+        make = make_clip if len(xywh) == 1 else cut_clip
+        return make(dataset, split, folder.name, frames, xywh, absent=flags)
 
     return read_each(found, clip)

@@ -10,10 +10,10 @@ import logging
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
-from lorat.prep.trees.base.folders import counted_images, held, subfolders
+from lorat.prep.trees.base.folders import counted_images, held, listed_sequences, subfolders
 from lorat.prep.trees.base.official import official_names
-from lorat.prep.trees.base.reading import read_each, report_lack
-from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
+from lorat.prep.trees.base.reading import read_each
+from lorat.prep.trees.base.text import read_boxes, read_flags
 from lorat.shards.base.errors import UserError
 
 _LOG = logging.getLogger("lorat")
@@ -24,20 +24,13 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     part = split in ("vot", "vot_clean")
     tree = root / ("train" if part else split)
     if not tree.is_dir():
-        deeper = next((f"; {found} looks like it: give {found.parent}" for found in root.glob(f"*/{tree.name}")), "")
-        raise UserError(f"{tree}: no such folder; {held(root)}{deeper}")
-    names = there = subfolders(tree)
+        return []
+    names = subfolders(tree)
     if (listed := tree / "list.txt").is_file():
-        names = list(read_names(listed))
+        names = listed_sequences(listed, names)
     else:
         _LOG.warning("%s: missing; the sequences are the folders beside it", listed)
     chosen = set(official_names("got10k", split) or ()) if part else set(names)
-    wanted = [name for name in names if name in chosen]
-    keep = set(there).intersection(wanted)
-    if wanted and not keep:
-        what = f"names {len(names):,} sequences, none" if names is not there else "none of the split's sequences"
-        raise UserError(f"{listed}: {what} is a folder beside it; {held(tree)}")
-    report_lack(listed, "the {:,} sequences of list.txt", wanted, keep)
 
     def clip(folder: Path) -> Clip:
         if not (folder / "groundtruth.txt").is_file() and subfolders(folder):
@@ -52,4 +45,4 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         frames = FrameFiles(folder, range(1, count + 1), "%08d.jpg")
         return make_clip(dataset, split, folder.name, frames, xywh, absent=absent, cover=cover)
 
-    return read_each({name: tree / name for name in wanted if name in keep}, clip)
+    return read_each({name: tree / name for name in names if name in chosen}, clip)

@@ -22,6 +22,8 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read every object whose images are there, in ``LaSOT`` in the root or beside it, or in the root itself."""
     file = next((root / name for name in _FILES if (root / name).is_file()), root / _FILES[-1])
     objects: dict[str, tuple[list[str], Any]] = {}
+    if not file.is_file():
+        return []
     try:
         for name, row in json.loads(read_text(file)).items():
             several = isinstance(row["xywh"], dict)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.folders import annotation_files, file_names, natural_order, numbered_images, subfolders
-from lorat.prep.trees.base.reading import cut_clip, read_each, refuse_surplus, report_fault, report_lack
+from lorat.prep.trees.base.reading import cut_clip, read_each, report_fault, report_lack, report_lengths
 from lorat.prep.trees.base.text import RESTORE_FILE, read_boxes, read_text, shorten
 from lorat.shards.base.errors import UserError
 
@@ -50,7 +50,7 @@ def read(rate: int, dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
     there = set(subfolders(sequences))
     files = {file.removesuffix(".txt").removeprefix("nfs_"): anno / file for file in file_names(anno, ".txt")}
-    report_lack(anno, "the {:,} annotated sequences", natural_order(files), there)
+    report_lack(anno, f"the {{:,}} annotated sequences in {sequences}", natural_order(files), there)
     report_fault(root.name, f"{root}: {_PYTRACKINGS}")
     return read_each({name: files[name] for name in natural_order(files.keys() & there)}, clip)
 
@@ -67,9 +67,7 @@ def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     last = int(image.max()) + 1
     if abs(last - len(frames)) > 1 and name not in _USED_ROWS:
         what = f"{annotation}: rows for {last} images, but {len(frames)} in {folder}"
-        refuse_surplus(last, len(frames), what)
-        few = len(frames) < last
-        report_fault(name, f"{what}; what lies beyond the shorter of them is not used", damage=few, spare=few)
+        report_lengths(dataset, split, name, last, len(frames), what)
     count = min(last, len(frames))
     used = (image >= 0) & (image < count)
     xywh, absent = np.full((count, 4), np.nan), np.zeros(count, np.bool_)

@@ -20,23 +20,29 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read OTB: ``<Name>/img/%04d.jpg`` and ``<Name>/groundtruth_rect.txt``; the splits 50 and 2013 are parts of it. A
     folder with several objects has one annotation file each and gives one clip each: ``Jogging_1`` from
     ``Jogging/groundtruth_rect.1.txt``. An empty one of several is no object (Human4's first). A folder ``Jogging-1``
-    with such files, a copy of ``Jogging`` as pysot asks for, is that one object: left out where it is there already.
+    with that file, or beside ``Jogging``, is that one object, as pysot asks for: left out where it is there already.
     """
     chosen = None if split == "all" else set(official_names("otb", split) or ())
     objects, copies = dict[str, Path](), list[str]()
-    for folder, files in annotation_files(root, "groundtruth_rect*.txt").items():  # Jogging before Jogging-1
+    folders = annotation_files(root, "groundtruth_rect*.txt")  # Jogging before Jogging-1
+    for folder, files in folders.items():
         base, _, which = folder.name.rpartition("-")
-        own = folder / f"groundtruth_rect.{which}.txt"
-        for file in [own] if base and own in files else files:
+        own, whole = folder / f"groundtruth_rect.{which}.txt", folder / "groundtruth_rect.txt"
+        if base and own in files:
+            files = [own]
+        named = {_name(file): file for file in files}
+        if files == [whole] and root / base in folders:
+            named = {f"{base}_{which}": whole}
+        for name, file in named.items():
             filled = len(files) == 1 or read_text(file).strip()
-            if filled and (chosen is None or _name(file) in chosen) and objects.setdefault(_name(file), file) != file:
+            if filled and (chosen is None or name in chosen) and objects.setdefault(name, file) != file:
                 copies.append(folder.name)
     if copies:
         what = f"{some(copies)}: holds an object that is read from another folder already, so it is left out"
         report_fault(copies[0], f"{root}: {what}")
 
-    def clip(file: Path) -> Clip:
-        folder, xywh = file.parent, read_boxes(file)
+    def clip(name: str) -> Clip:
+        folder, xywh = objects[name].parent, read_boxes(objects[name])
         # One mirror has KiteSurf's frames in jpg/ instead.
         images = folder / ("img" if (folder / "img").is_dir() else "jpg")
         whole = numbered_images(images)
@@ -44,9 +50,9 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         names = tuple(image for image in whole if first <= frame_number(image) <= last)
         if len(whole) == len(xywh):  # a row an image needs no table
             names, xywh = (names, xywh[len(whole) - len(names) :]) if folder.name in _CUT else (whole, xywh)
-        return cut_clip(dataset, split, _name(file), FrameFiles(images, names), xywh, whole)
+        return cut_clip(dataset, split, name, FrameFiles(images, names), xywh, whole)
 
-    return read_each(objects, clip)
+    return read_each({name: name for name in objects}, clip)
 
 
 def _name(file: Path) -> str:

@@ -19,9 +19,6 @@ _CHUNKS = {"train": tuple(f"TRAIN_{k}" for k in range(12)), "test": ("TEST",)}
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read the chunks of a split that are on disk."""
     chunks = [root / chunk for chunk in _CHUNKS[split] if (root / chunk).is_dir()]
-    if not chunks:
-        what = f"holds none of the folders {_CHUNKS[split][0]} … of TrackingNet's {split} split"
-        raise UserError(f"{root}: {what}; extract at least one of them there")
 
     def clip(file: Path) -> Clip:
         folder, xywh = file.parent.parent / "frames" / file.stem, read_boxes(file)
@@ -41,7 +38,9 @@ def _annotations(chunk: Path) -> list[Path]:
     there = set(subfolders(chunk / "frames"))
     note(chunk / "anno")
     named = sorted((chunk / "anno").glob("*.txt"))
-    report_lack(chunk / "anno", "the {:,} annotated sequences", [file.stem for file in named], there)
+    report_lack(
+        chunk / "anno", "the {:,} annotated sequences in frames", [file.stem for file in named], there, others=True
+    )
     files = [file for file in named if file.stem in there]
     if lone := there.difference(file.stem for file in files):
         what = f"{len(lone):,} folders of frames lack their file in anno, such as {min(lone)}; they are not read"

@@ -57,5 +57,6 @@ def read(part: str, dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
     there = set(subfolders(images))
     names = natural_order(Path(file).stem for file in file_names(folder, ".txt"))
-    report_lack(folder, "the {:,} annotated folders", {spans.get(name, (name, 1))[0] for name in names}, there)
+    named = sorted({spans.get(name, (name, 1))[0] for name in names})
+    report_lack(folder, f"the {{:,}} annotated folders in {images}", named, there)
     return read_each({name: name for name in names if spans.get(name, (name, 1))[0] in there}, clip)

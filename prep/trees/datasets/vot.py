@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
-from lorat.prep.trees.base.folders import annotation_files, numbered_images
+from lorat.prep.trees.base.folders import annotation_files, listed_sequences, numbered_images
 from lorat.prep.trees.base.reading import cut_clip, note, read_each
 from lorat.prep.trees.base.regions import parse_regions
 from lorat.prep.trees.base.text import RESTORE_FILE, read_text
@@ -16,7 +16,8 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read VOT: ``<sequence>/color/%08d.jpg`` (the first challenges: without ``color``) and ``groundtruth.txt``.
     Polygons and masks are read as the boxes around them, a lone number as a frame that is not annotated. A sequence
     with ``groundtruth_<id>.txt`` gives a clip for each object, ``<sequence>_<id>``. The first channel that the file
-    ``sequence`` names, or that is there, holds the frames. `root` may be a workspace with ``sequences/``.
+    ``sequence`` names, or that is there, holds the frames. `root` may be a workspace with ``sequences/``. A
+    ``list.txt`` beside the sequences decides, as in VOT's toolkit.
     """
     root = root / "sequences" if (root / "sequences").is_dir() else root
 
@@ -25,8 +26,10 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         xywh, _ = parse_regions(read_text(file).rstrip(), file, f"correct the line or {RESTORE_FILE}")
         return cut_clip(dataset, split, _name(file), FrameFiles(images, numbered_images(images)), xywh)
 
-    files = [file for files in annotation_files(root, "groundtruth*.txt").values() for file in files]
-    return read_each({_name(file): file for file in files}, clip)
+    found = {folder.name: files for folder, files in annotation_files(root, "groundtruth*.txt").items()}
+    note(listed := root / "list.txt")
+    names = listed_sequences(listed, found) if listed.is_file() else found
+    return read_each({_name(file): file for name in names for file in found[name]}, clip)
 
 
 def _name(file: Path) -> str:

@@ -176,6 +176,7 @@ def test_advice_on_first_rows_keeps_to_the_published_numbers(tmp_path):
         ("lasot", shift_of(-1), ("published numbers of such files", "--layout lorat")),
         ("lasot", shift_of(1), ("published numbers of such files", "by a mistake")),
         ("nfs30", np.array([0, 0, 1.0, 1.0]), ("wider and higher", "pytracking's tree")),
+        ("nfs30", np.array([0, 0, -1.0, -1.0]), ("narrower and lower", "made on the official tree")),
     ):
         clip = clip_of("car-1", dataset)
         base = shift_of(1) if dataset == "lasot" else 0

@@ -69,7 +69,7 @@ def test_damage_ends_with_1_after_every_data_set_was_audited(raw):
 def test_a_tree_that_cannot_be_read_is_damage_that_no_build_can_leave_out(raw):
     result = check("--datasets=generic-val")
     assert result.exit_code == 1
-    assert "no folder 'val'" in result.output and "--exclude" not in result.output
+    assert "looked for val/*/groundtruth.txt" in result.output and "--exclude" not in result.output
 
 
 def test_mistakes_end_with_2_in_one_line_and_leave_no_report(raw):
@@ -81,9 +81,12 @@ def test_mistakes_end_with_2_in_one_line_and_leave_no_report(raw):
 
 
 def test_a_missing_tree_is_told_with_where_to_get_it(raw):
-    lines = check("--datasets=generic,tnl2k,otb").stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["tnl2k-train", "otb-all"]
-    assert "get it from https://github.com/wangxiao5791509/" in lines[0] and "docs/data.md" in lines[0]
+    result = check("--datasets=generic,tnl2k,otb")
+    told = [line for line in result.stdout.splitlines() if not line.startswith("    ")]
+    assert [line[:14] for line in told] == ["To get tnl2k: ", "To get otb: ht", "with RAW=raw a"]
+    assert "To get tnl2k: https://github.com/wangxiao5791509/" in told[0] and "docs/data.md" in told[2]
+    assert '    unzip -q -n "$ZIPS/otb/*.zip" -d "$RAW/OTB"' in result.stdout
+    assert "folders there: VOT, generic" in result.stderr
 
 
 def test_sequences_that_lack_or_are_not_published_are_counted(raw):
@@ -91,7 +94,8 @@ def test_sequences_that_lack_or_are_not_published_are_counted(raw):
         write_sequence(raw / "OTB" / name)
         (raw / "OTB" / name / "groundtruth.txt").rename(raw / "OTB" / name / "groundtruth_rect.txt")
     output = check("--datasets=otb").output
-    assert "3 of 100 published sequences; get it from http://cvlab.hanyang.ac.kr/" in output
+    assert "3 of 100 published sequences; not there: Biker, Bird1, Bird2 and 96 more" in output
+    assert output.index("Findings in ") < output.index("To get otb: http://cvlab.hanyang.ac.kr/")
     assert "none of the published ones" in output and "Mine" in output
 
 

@@ -53,7 +53,7 @@ def test_what_has_boxes_or_images_alone_is_told(tmp_path, files, images, caplog)
         assert [clip.name for clip in read_clips(DATASETS["visdrone"], "test", tmp_path)] == ["b"]
     assert "c.txt: no such file, so c is not read as a sequence" in caplog.text
     assert [str(lack) for lack in how.lacks] == [
-        f"{tmp_path}/annotations: 1 of the 2 annotated sequences are not there, such as a"
+        f"{tmp_path}/annotations: 1 of the 2 annotated sequences in {tmp_path}/sequences is not there: a"
     ]
 
 

@@ -33,10 +33,16 @@ def test_one_box_alone_is_a_test_sequence(tmp_path, sequence):
     assert clip.tracks[0].visible.tolist() == [True, False, False]
 
 
-def test_another_number_of_boxes_than_images_is_an_error(tmp_path, sequence):
-    sequence(tmp_path / "test/cat", rows=2)
-    with pytest.raises(UserError, match=r"groundtruth\.txt: 2 boxes for 3 images"):
-        read_clips(GENERIC, "test", tmp_path)
+def test_another_number_of_boxes_than_images_is_treated_as_in_other_sets(tmp_path, sequence, caplog):
+    sequence(tmp_path / "test/cat", rows=2, absent="0\n1\n")
+    (clip,) = read_clips(GENERIC, "test", tmp_path)
+    assert (len(clip.frames), clip.tracks[0].visible.tolist()) == (2, [True, False])
+    assert "3 images but 2 boxes of cat; only the first 2 frames are used" in caplog.text
+    for rows in (6, 7):  # twice as many, and clearly more
+        sequence(tmp_path / "test/cat", rows=rows)
+        (tmp_path / "test/cat/absent.txt").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=f"cat: 3 images but {rows} boxes of cat, so which belong together is unk"):
+            read_clips(GENERIC, "test", tmp_path)
 
 
 def test_all_is_every_split_and_a_name_in_two_of_them_is_an_error(tmp_path, sequence):
@@ -50,7 +56,7 @@ def test_all_is_every_split_and_a_name_in_two_of_them_is_an_error(tmp_path, sequ
 
 def test_an_unknown_split_lists_the_folders_there_are(tmp_path, sequence):
     sequence(tmp_path / "mine/cat")
-    with pytest.raises(UserError, match="no folder 'train'; there are: mine"):
+    with pytest.raises(UserError, match=r"looked for train/\*/groundtruth\.txt; folders there: mine"):
         read_clips(GENERIC, "train", tmp_path)
 
 

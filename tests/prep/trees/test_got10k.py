@@ -103,5 +103,7 @@ def test_official_lists_have_the_published_sizes():
 
 
 def test_a_missing_split_folder_is_an_error_that_names_it(got10k):
-    with pytest.raises(UserError, match=r"/val: no such folder; folders there: train"):
+    with pytest.raises(
+        UserError, match=r"got10k-val; looked for val/GOT-10k_Val_\*/groundtruth\.txt; folders there: train"
+    ):
         read_clips(GOT10K, "val", got10k("train", [1]))

@@ -61,14 +61,21 @@ def test_a_difference_of_one_is_no_defect(nfs, caplog, rows, count, annotated):
 
 
 def test_more_images_than_rows_are_a_warning(nfs, caplog):
-    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 25)], 6))
+    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 25)], 5))
     assert clip.annotated == 3
-    assert "6 in " in caplog.text
+    assert "5 in " in caplog.text
 
 
-def test_clearly_more_rows_than_images_are_an_error(nfs):
-    with pytest.raises(UserError, match=r"book\.txt: rows for 10 images, but 3 in .*belong together is unknown"):
-        read_clips(NFS30, "all", nfs([row(k) for k in range(1, 81)], 3))
+@pytest.mark.parametrize("count", [594, 597, 1030])
+def test_more_images_than_the_published_rows_are_a_warning(nfs, count, caplog):
+    (clip,) = read_clips(NFS30, "all", nfs([row(k) for k in range(1, 594 * 8 + 1)], count, name="dog_2"))
+    assert (clip.annotated, len(caplog.records)) == (594, count > 595)
+
+
+@pytest.mark.parametrize(("last", "count"), [(3, 6), (10, 3)])
+def test_lengths_that_clearly_differ_are_an_error(nfs, last, count):
+    with pytest.raises(UserError, match=rf"book\.txt: rows for {last} images, but {count} in .*together is unknown"):
+        read_clips(NFS30, "all", nfs([row(k) for k in range(1, 8 * last + 1)], count))
 
 
 def test_an_image_without_a_row_is_not_visible(nfs):

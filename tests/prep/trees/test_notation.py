@@ -23,12 +23,16 @@ def paths(count: int = 12, objects: int = 8, lowest: float = 0.0) -> list[np.nda
 
 
 def oddities(rows: list[np.ndarray], one_based: bool = False) -> list[str]:
+    return counted(rows, one_based).oddities()
+
+
+def counted(rows: list[np.ndarray], one_based: bool = False) -> Notation:
     notation = Notation()
     for number, xywh in enumerate(rows):
         frames = FrameFiles(Path("a"), range(len(xywh)), "%d.jpg")
         track = make_track(xywh, len(xywh), one_based=one_based)
         notation.add(Clip("toy", "train", f"s{number}", frames, (track,), len(xywh)), (160, 120))
-    return notation.oddities()
+    return notation
 
 
 def normalised(xywh: np.ndarray) -> np.ndarray:
@@ -57,13 +61,18 @@ def test_corners_that_stay_in_the_frame_are_told_by_how_they_move():
     x = np.arange(12.0) * 2
     boxes = np.stack([20 + x, 10 + x, 30 + x, 30 + x], 1)  # no reading as sizes leaves the frame
     (what,) = oddities([boxes])
-    assert what.startswith("0 of 12") and "corners" in what
+    assert what.startswith("width and height grow and shrink with x and y in 12 visible boxes, 12 would fit into")
+    assert what.endswith("as two corners: corners instead of sizes?")
+    (what,) = oddities([box[None] for box in boxes])  # stills, as COCO's, are compared with each other
+    assert "12 visible boxes" in what and "corners" in what
+    assert not oddities([box[None] for box in boxes[:11]])
 
 
-def test_one_image_each_needs_boxes_beyond_the_frame_to_look_like_corners():
+def test_of_stills_the_odd_are_told_and_the_large_are_not():
     stills = [row[None] for each in paths() for row in each]
-    assert "corners" in oddities([corners(row) for row in stills])[0]
-    big = [np.array([[3.0, 3.0, 150.0, 110.0]])] * 5  # as well a box as corners
+    assert "reach beyond" in oddities([corners(row) for row in stills])[0]
+    place = np.random.default_rng(1).uniform(2, 20, (40, 2))
+    big = [np.array([[*low, *(SIZE - 2 * low)]]) for low in place]  # as well a box as corners
     assert not oddities(stills) and not oddities(big)
 
 
@@ -98,6 +107,21 @@ def test_what_official_annotations_hold_is_not_odd(make, one_based):
     assert not oddities(make(), one_based)
     for alone in make():
         assert not oddities([alone], one_based)
+
+
+@pytest.mark.parametrize("notation", [lambda each: each, normalised, corners])
+@pytest.mark.parametrize("make", [paths, whole_frame, beyond_the_frame, left_of_the_frame, approaching, with_slivers])
+def test_clips_counted_together_give_what_each_gives_alone(make, notation, monkeypatch):
+    rows = [*map(notation, [*make(), *(row[None] for row in make()[0])]), np.full((3, 4), np.nan)]
+    together = counted(rows)
+    told = together.oddities()
+    monkeypatch.setattr("lorat.prep.trees.base.notation._AT_ONCE", 1)
+    alone = counted(rows)
+    assert told == alone.oddities()
+    for name in ("boxes", "small", "unit", "beyond", "corners", "where"):
+        assert getattr(together, name) == getattr(alone, name)
+    sides = [each[:, 2:] for each in rows if np.isfinite(each).all() and (each[:, 2:] > 0).all() and len(each) > 1]
+    assert together.moving.sides == pytest.approx(sum(len(each) * each.var(0).sum() for each in sides))
 
 
 def test_a_set_without_a_visible_box_is_not_odd():

@@ -138,6 +138,18 @@ def test_pysots_copies_of_a_folder_are_left_out_with_a_note(otb, caplog):
     assert "Jogging-2: holds an object that is read from another folder already" in caplog.text
 
 
+def test_a_copy_that_holds_its_own_objects_file_alone_is_that_object(otb, caplog):
+    otb("Jogging", range(1, 4), 3, "groundtruth_rect.1.txt")
+    for folder in ("Jogging-1", "Jogging-2"):
+        root = otb(folder, range(1, 4), 3)
+    clips = read_clips(OTB, "all", root)
+    assert [(clip.name, clip.frames.folder.parent.name) for clip in clips] == [
+        ("Jogging_1", "Jogging"),
+        ("Jogging_2", "Jogging-2"),
+    ]
+    assert "Jogging-1: holds an object that is read from another folder already" in caplog.text
+
+
 def test_parts_of_otb_are_their_objects(otb):
     for name in ("Biker", "Coke", "Basketball"):
         root = otb(name, range(1, 4), 3)
