@@ -146,6 +146,9 @@ class TrainConfig(_Frozen):
     step whose gradients overflow all the same is left out."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Each block learns at this times the rate of the block after it; 1 is the same for all."""
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """What a moving average of the trained weights keeps of itself at each step, such as 0.9998, less in the first
+    steps; it is what is validated, tracked with and saved as the model. 0 is no average."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """What many processes share: gradients (DDP), or also the weights (FSDP2), of which each then holds its part."""
     checkpoint_activations: bool = False

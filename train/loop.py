@@ -65,7 +65,8 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
                 reporter.record(done, values)
             if due:
                 whole, state = engine.whole()
-                saver.save(due, Snapshot(whole, training.variant, state, settings, about_shards(source)))
+                averaged = engine.averaged(whole, state)
+                saver.save(due, Snapshot(whole, training.variant, state, settings, about_shards(source), averaged))
                 between.evaluate_after(done, saver.newest)
         saver.finish()
     return saver.newest or newest or training.run

@@ -2,7 +2,8 @@
 
 ``checkpoints/epoch_0010/`` (ten finished epochs) and ``checkpoints/step_00001234/`` (a rolling one) hold
 ``model.safetensors``, ``state.pt``, and ``checkpoint.json``: how far the run was, what it stood on, size and hash of
-the other two. A checkpoint is whole or not there; one that was damaged later is told by its hashes.
+the others. Where a recipe has a moving average of the weights, that is the model, and ``live.safetensors`` is what goes
+on. A checkpoint is whole or not there; one that was damaged later is told by its hashes.
 """
 
 import hashlib
@@ -22,9 +23,9 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, atomic_folder, enduring, read_json, remove_folder
 from lorat.train.checkpoint.record import check_same
 from lorat.train.network.blocks.lorat import LoRAT
-from lorat.train.network.trained import load_weights, save_weights
+from lorat.train.network.trained import AVERAGED, load_weights, save_weights
 
-WEIGHTS, STATE, RECORD = "model.safetensors", "state.pt", "checkpoint.json"
+WEIGHTS, LIVE, STATE, RECORD = "model.safetensors", "live.safetensors", "state.pt", "checkpoint.json"
 _ROLLING_KEPT = 2
 _NAME = re.compile(r"epoch_\d{4,}|step_\d{8,}")
 _LOG = logging.getLogger("lorat")
@@ -53,6 +54,7 @@ class Snapshot(NamedTuple):
     state: dict[str, dict[str, Any]]  # the ``state_dict`` of ``optimizer`` and ``scaler``: plain containers and tensors
     settings: dict[str, Any]  # what the run cannot change, as `fixed_settings` gives it
     about: dict[str, str]  # more metadata of the weights
+    averaged: LoRAT | None = None  # the network with the moving average of its weights
 
 
 class CheckpointRecord(BaseModel):
@@ -72,10 +74,14 @@ def save_checkpoint(run: Path, due: Due, snapshot: Snapshot, *, keep: int) -> Pa
     final = run / "checkpoints" / due.name
     with atomic_folder(final) as beside:  # final: damaged, or past the checkpoint that the run went on from
         said = {"step": str(due.step), "epoch": str(due.epoch), **snapshot.about}
-        save_weights(beside / WEIGHTS, snapshot.network, snapshot.variant, said)
+        weights = {WEIGHTS: (snapshot.network, said)}
+        if snapshot.averaged is not None:
+            weights = {WEIGHTS: (snapshot.averaged, said | AVERAGED), LIVE: (snapshot.network, said)}
+        for name, (network, about) in weights.items():
+            save_weights(beside / name, network, snapshot.variant, about)
         with atomic_file(beside / STATE) as file, enduring(file) as taking:
             torch.save(snapshot.state, taking)
-        files = {name: _seal(beside / name) for name in (WEIGHTS, STATE)}
+        files = {name: _seal(beside / name) for name in (*weights, STATE)}
         record = CheckpointRecord(step=due.step, epoch=due.epoch, files=files, settings=snapshot.settings)
         with atomic_file(beside / RECORD) as file:
             file.write(record.model_dump_json(indent=1).encode())
@@ -158,7 +164,8 @@ def restore(
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error) or "empty file").splitlines()[0]
         raise UserError(f"{path}: cannot be loaded ({reason}); delete {checkpoint}") from None
-    load_weights(checkpoint / WEIGHTS, network, force_backbone=force_backbone)
+    weights = LIVE if LIVE in record.files else WEIGHTS
+    load_weights(checkpoint / weights, network, force_backbone=force_backbone)
     for name, owner in stateful.items():
         if state.get(name):
             owner.load_state_dict(state[name])

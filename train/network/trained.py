@@ -22,6 +22,7 @@ from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
 
 FORMAT = "lorat-weights/1"
+AVERAGED = {"averaged": "true"}  # in the metadata of weights that are a moving average (train.ema)
 _LOG = logging.getLogger("lorat")
 
 
@@ -86,6 +87,8 @@ def load_network(
 ) -> tuple[LoRAT, VariantConfig]:
     """Load a network to track with, its matrices in `dtype`, and its variant, with the file's own rank and scale."""
     file = read_weights(path, variant, force_backbone=force_backbone)
+    if file.metadata.items() >= AVERAGED.items():
+        _LOG.info("%s: the moving average of the weights (train.ema); the last step's are live.safetensors", path)
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
     return network, file.variant

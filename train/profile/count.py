@@ -22,6 +22,7 @@ from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.variants import assemble, hold_matrices_in
+from lorat.train.step.average import average
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer
 from lorat.train.step.step import Engine, update
@@ -124,6 +125,8 @@ def count_step(setting: Setting) -> StepCost:
         gradients = ledger.live - weights
         engine.optimizer.step()
         engine.optimizer.zero_grad(set_to_none=True)
+        if setting.train.ema:
+            average(engine.optimizer, setting.train.ema, 0)
         optimiser = ledger.live - weights
         batch = made_up_batch(setting, network)
         ledger.peak = held = ledger.live

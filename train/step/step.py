@@ -22,6 +22,7 @@ from lorat.train.data.places import Source
 from lorat.train.distributed.fsdp import empty_copy, fill, shard, whole_state
 from lorat.train.distributed.world import World, mean_over_ranks, parallel, texts_of_ranks
 from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.step.average import average, averaged, averages, network_of_averages
 from lorat.train.step.faults import Watch, step_unless
 from lorat.train.step.loss import Losses, Objective
 from lorat.train.step.optimizer import clip_gradients
@@ -60,6 +61,11 @@ class Engine:
         # Files hold frozen tensors only where there is no backbone file that has them.
         fill(self._empty, network, frozen=not network.fingerprint)
         return self._empty, {"optimizer": whole_state(self.optimizer), **state}
+
+    def averaged(self, whole: LoRAT, state: dict[str, dict[str, Any]]) -> LoRAT | None:
+        """Return what `whole` gives with the moving average of the weights; None where there is none."""
+        means = averages(self.objective.network, self.optimizer, state["optimizer"])
+        return network_of_averages(whole, means) if means else None
 
 
 class StepResult(NamedTuple):
@@ -104,16 +110,18 @@ def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> Step
     step_unless(optimizer, torch.maximum(faulty, skipped.float()))
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
+    if recipe.ema:
+        average(optimizer, recipe.ema, step, skipped.float() if scaler.is_enabled() else None)
     return StepResult(Losses(*totals), norm, skipped.float())
 
 
 def validate(
     engine: Engine, source: Source, data: DataConfig, accumulate: int, asked_to_end: Callable[[], bool] = lambda: False
 ) -> dict[str, float]:
-    """Return ``val_loss``, ``val_score`` and ``val_box``: those of one batch of all pairs, whatever a batch's size.
-    Every rank has to call this; all are `asked_to_end` alike, before every batch, and then nothing is returned. Each
-    batch of `source`, of `validation_source`, is computed in `accumulate` parts. The engine is in training mode
-    afterwards. A `UserError` if a shard is damaged.
+    """Return ``val_loss``, ``val_score`` and ``val_box``: those of one batch of all pairs, whatever a batch's size, of
+    the moving average of the weights if there is one. Every rank has to call this; all are `asked_to_end` alike, before
+    every batch, and then nothing is returned. Each batch of `source`, of `validation_source`, is computed in
+    `accumulate` parts. The engine is in training mode afterwards. A `UserError` if a shard is damaged.
     """
     world, objective, damaged = engine.world, engine.objective, list[str]()
     # Compiled, another mode would be another graph; sharded weights come by the module's hooks.
@@ -122,7 +130,7 @@ def validate(
     batches = make_loader(source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     objective.eval()
     try:
-        with closing(batches), torch.no_grad():
+        with closing(batches), averaged(engine.optimizer), torch.no_grad():
             for batch in batches:
                 if asked_to_end():
                     return {}

@@ -65,12 +65,13 @@ def trained(world: World, dtype: torch.dtype, *, sharded: bool) -> dict[str, tor
         if world.rank == step % 2:
             time.sleep(0.2)  # the other one has to wait
         batch = batch_of(step, world)
-        result = update(engine, plan(2).model_copy(update={"clip_norm": 1.0}), batch, step)
+        result = update(engine, plan(2).model_copy(update={"clip_norm": 1.0, "ema": 0.2}), batch, step)
     network, state = engine.whole()
     moments = state["optimizer"]["state"].values()
     if sharded and not world.speaks:  # only what is saved takes memory
         assert all(m[name].is_meta for m in moments for name in ("exp_avg", "exp_avg_sq"))
     told = {f"moment {i}": m["exp_avg"] for i, m in enumerate(moments)} | {"norm": result.norm}
+    told |= {f"average {i}": m["average"] for i, m in enumerate(moments)}
     return {**dict(network.named_parameters()), **told} if world.speaks else {}
 
 

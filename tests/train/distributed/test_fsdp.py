@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from lorat.configs.load import load_recipe
 from lorat.configs.schema import LoraConfig
@@ -12,7 +13,12 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.trained import load_network
 from tests.train.conftest import assert_equal, command_line, first_epoch_of, log_of, weights_of
 
-OPTIONS = ["--set=train.accumulate=2", "--set=data.validation=toy-val", "--set=data.validation_pairs=16"]
+OPTIONS = [
+    "--set=train.accumulate=2",
+    "--set=data.validation=toy-val",
+    "--set=data.validation_pairs=16",
+    "--set=train.ema=0.9",
+]
 
 
 @pytest.fixture(scope="module", params=["lora", "whole"])
@@ -53,6 +59,9 @@ def assert_same_files(first: Path, second: Path, epoch: int = 3) -> None:
     for name in a:
         assert a[name].dtype == b[name].dtype == torch.float32
         torch.testing.assert_close(a[name], b[name], rtol=0.0, atol=2e-4)
+    live = [load_file(folder / "live.safetensors") for folder in (one, other)]
+    for name in live[0]:
+        torch.testing.assert_close(live[0][name], live[1][name], rtol=0.0, atol=2e-4)
     said = [safe_open(f / "model.safetensors", "pt").metadata() for f in (one, other)]
     assert said[0] == said[1]
     a, b = (torch.load(f / "state.pt", weights_only=True)["optimizer"] for f in (one, other))
@@ -61,7 +70,7 @@ def assert_same_files(first: Path, second: Path, epoch: int = 3) -> None:
     for number, state in a["state"].items():
         found = b["state"][number]
         assert found["step"] == state["step"]
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in ("exp_avg", "exp_avg_sq", "average"):
             torch.testing.assert_close(found[name], state[name], rtol=0.0, atol=1e-3)
 
 
