@@ -13,7 +13,7 @@ from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import OUT, say, start_logging
-from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.errors import UserError, counted, some
 from lorat.shards.base.options import option
 
 
@@ -54,7 +54,8 @@ def compare_command(trackers: tuple[str, ...], options: CompareOptions, trees: T
         say(how_compared(len(entries[0].scores.sequences)))
         if left := {clip.name for clip in item.clips} - {clip.name for clip in shared} | item.unread.keys():
             lacking = True
-            say(f"{item.name}: {len(left)} sequences left out, which not every tracker has ({some(sorted(left), 5)})")
+            few = f"{counted(len(left), 'sequence')} left out, which not every tracker has"
+            say(f"{item.name}: {few} ({some(sorted(left), 5)})")
     rivals.all_found()
     for line in rivals.remarks:
         say(line)

@@ -29,7 +29,7 @@ from lorat.evaluate.video.read import NoPyAV
 from lorat.evaluate.video.write import write_tracking_video
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.console import OUT, say
-from lorat.shards.base.errors import some
+from lorat.shards.base.errors import counted, some
 from lorat.shards.base.storage import write_json
 
 PAGE = "report.html"  # the page's name in an evaluation's folder
@@ -72,11 +72,12 @@ class Summary:
         lines = [f"{name}: {said}" for name, ours in scores.items() for said in _meanings(ours)]
         for item in self.outcome.sets:
             if not item.whole:
-                lines.append(f"{item.name}: {len(item.clips)} sequences chosen, not the whole test set")
+                lines.append(f"{item.name}: {counted(len(item.clips), 'sequence')} chosen, not the whole test set")
             if self.clips[item.name] and item.name not in scores:
                 lines.append(f"{item.name}: tracked; its ground truth is not public, so no score")
             if damaged := self.damaged(item.name):
-                lost = f"{sum(damaged.values())} frames of {len(damaged)} sequences did not decode"
+                frames, of = counted(sum(damaged.values()), "frame"), counted(len(damaged), "sequence")
+                lost = f"{frames} of {of} did not decode"
                 remedy = "after mending them run again with --overwrite"
                 lines.append(f"{item.name}: {lost} and kept the last box ({some([*damaged], 5)}); {remedy}")
         return lines
@@ -175,7 +176,7 @@ def _meanings(scores: DatasetScores) -> Iterator[str]:
         areas = f"success {100 * own.success:.1f}, precision {100 * own.precision:.1f}"
         yield f"areas under the curves, as its server gives them: {areas}, normalised {100 * own.norm_precision:.1f}"
     if hidden := scores.unscored:
-        yield f"{len(hidden)} sequences have no ground truth ({some(hidden, 5)})"
+        yield f"no ground truth of {counted(len(hidden), 'sequence')} ({some(hidden, 5)})"
 
 
 def _failures(failed: Mapping[str, Mapping[str, str]]) -> Iterator[str]:

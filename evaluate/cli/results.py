@@ -18,7 +18,7 @@ from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.registry import DATASETS, parse_name
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import progress_bar, say, start_logging
-from lorat.shards.base.errors import UserError, nearest, some
+from lorat.shards.base.errors import UserError, counted, nearest, some
 from lorat.shards.base.options import option
 from lorat.shards.base.storage import check_can_write
 
@@ -105,13 +105,13 @@ def _export(export: Export, layout: ExportLayout, trees: TreeOptions) -> bool:
     for item in sets:
         runs = f" in {len(item.runs)} runs" if len(item.runs) > 1 else ""
         base = "x and y from 1, as its annotations" if item.dataset.one_based else "x and y from 0"
-        line = f"{item.name}: {len(item.runs[0])} sequences{runs}, {base}"
+        line = f"{item.name}: {counted(len(item.runs[0]), 'sequence')}{runs}, {base}"
         if layout == "got10k" and (untimed := len(item.untimed())):
             line += f"; {untimed} of them without a time for every frame, so without a time file"
         say(line)
     for name, names in missing.items():
         if names:
-            say(f"{name}: {len(names)} sequences of the tree have no result ({some(names, 5)})")
+            say(f"{name}: no result of {counted(len(names), 'sequence')} of the tree ({some(names, 5)})")
     same = f", {len(files) - changed:,} are there as they are" if changed < len(files) else ""
     tops = sorted({str(export.out / path.partition("/")[0]) for path in files})
     say(f"{layout}: {changed:,} files written{same}: {', '.join(tops)}")

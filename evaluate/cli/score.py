@@ -18,7 +18,7 @@ from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import OUT, progress_bar, say, start_logging
-from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.errors import UserError, counted, some
 from lorat.shards.base.options import option
 from lorat.shards.base.storage import write_json
 
@@ -108,10 +108,10 @@ def _remarks(item: TestSet, foreign: Foreign, scores: DatasetScores) -> list[str
         lines.append(f"{item.name}: no result of {lacking}: the scores are of the {len(names)} that are there")
     lines += [f"{item.name}: {name} cannot be scored: {why}" for name, why in item.unread.items()]
     if hidden := scores.unscored:
-        lines.append(f"{item.name}: {len(hidden)} sequences have no ground truth ({some(hidden, 5)})")
+        lines.append(f"{item.name}: no ground truth of {counted(len(hidden), 'sequence')} ({some(hidden, 5)})")
     official = set(official_names(item.dataset.name, item.split) or names)
     if names < official:
         lines.append(f"{item.name}: {len(names)} of the official {len(official)} sequences")
     elif names != official:
-        lines.append(f"{item.name}: {len(names)} sequences, not the official {len(official)}")
+        lines.append(f"{item.name}: {counted(len(names), 'sequence')}, not the official {len(official)}")
     return lines

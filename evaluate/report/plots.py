@@ -22,6 +22,7 @@ from lorat.evaluate.measure.attributes import TITLES
 from lorat.evaluate.measure.ope import CENTRE_THRESHOLDS, NORM_THRESHOLDS, OVERLAP_THRESHOLDS
 from lorat.evaluate.measure.scores import DatasetScores, Entry
 from lorat.evaluate.report.tables import COLUMNS, Column, Scores
+from lorat.shards.base.errors import counted
 from lorat.shards.base.storage import atomic_file
 
 _STYLE = Path(__file__).with_name("data") / "plots.mplstyle"
@@ -82,7 +83,7 @@ def coloured(entries: Sequence[Entry]) -> list[Line]:
 def set_panel(entries: Sequence[Entry]) -> Panel:
     """Return the curves of a test set."""
     first = entries[0].scores
-    return Panel(f"{first.name} ({len(first.sequences)} sequences)", coloured(entries))
+    return Panel(f"{first.name} ({counted(len(first.sequences), 'sequence')})", coloured(entries))
 
 
 def attribute_panels(entries: Sequence[Entry]) -> list[Panel]:

@@ -22,6 +22,7 @@ from lorat.evaluate.measure.attributes import AttributeScores
 from lorat.evaluate.measure.bootstrap import DRAWS, FEWEST, standings
 from lorat.evaluate.measure.scores import NEVER_MOVING, DatasetScores, Entry, SequenceScores
 from lorat.shards.base.console import plain_table
+from lorat.shards.base.errors import counted
 
 Scores: TypeAlias = DatasetScores | SequenceScores | AttributeScores
 _FEW_SEQUENCES = 20  # a test set of up to so many gets a table of its sequences
@@ -130,7 +131,7 @@ def comparison_table(entries: Sequence[Entry]) -> Table:
     every = [entry.scores for entry in entries]
     columns = filled(every, _PRINTED)
     headings = [column.heading for column in columns.values()]
-    title = f"{every[0].name} ({len(every[0].sequences)} sequences), in per cent"
+    title = f"{every[0].name} ({counted(len(every[0].sequences), 'sequence')}), in per cent"
     table = plain_table(["tracker", headings[0], "±", "to best", "p", *headings[1:]], title)
     _fit(table, every)
     sure = standings(np.array([[each.curves.auc for each in scores.sequences] for scores in every]))
@@ -155,7 +156,7 @@ def best_of(entries: Sequence[Entry], column: Column) -> str | None:
 def how_compared(sequences: int) -> str:
     """Say what ± and p of a comparison are."""
     few = f"; no p of fewer than {FEWEST} sequences" if sequences < FEWEST else ""
-    how = f"paired bootstrap over the {sequences} sequences, {DRAWS:,} draws, seeded{few}"
+    how = f"paired bootstrap over the {counted(sequences, 'sequence')}, {DRAWS:,} draws, seeded{few}"
     return f"± half of AUC's 95 % interval; p that a tracker is as good as the best one, two-sided: {how}"
 
 

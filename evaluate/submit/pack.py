@@ -17,7 +17,7 @@ from lorat.evaluate.results.files import Run, SequenceResult, table_text
 from lorat.evaluate.submit.check import judge_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.prep.trees.base.clip import Clip
-from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.errors import UserError, counted, some
 from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import rasterise, xywh_to_xyxy, xyxy_to_xywh
 
@@ -33,7 +33,7 @@ class Packed(NamedTuple):
 
     def lines(self) -> tuple[str, ...]:
         """Return what to say of it."""
-        return (*self.notes, f"zip of {self.sequences} sequences: {self.path}")
+        return (*self.notes, f"zip of {counted(self.sequences, 'sequence')}: {self.path}")
 
 
 def pack_zip(

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from lorat.prep.trees.base.clip import Clip, Dataset
 from lorat.prep.trees.base.notation import Notation
-from lorat.prep.trees.base.reading import NothingThere, Reading, TreeFault
+from lorat.prep.trees.base.reading import NothingThere, Reading, TreeFault, summed_up
 from lorat.prep.trees.registry import DATASETS, look, parse_name, read_clips
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError, nearest
@@ -90,8 +90,8 @@ def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: 
     with Reading(faults=faults):
         clips = read_clips(dataset, split, root)
     unread = {fault.sequence: fault.message for fault in faults if fault.damage}
-    for fault in (fault for fault in faults if not fault.damage):
-        _LOG.warning("%s", fault.message)
+    for message in summed_up(fault for fault in faults if not fault.damage):
+        _LOG.warning("%s", message)
     whole, notation = tuple(clip for clip in clips if clip.name not in unread), Notation()
     for clip in whole:
         notation.add(clip, clip.size)

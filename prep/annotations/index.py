@@ -24,7 +24,7 @@ from lorat.prep.annotations.clips import ClipIndex, write_clips
 from lorat.prep.annotations.exclude import Exclusions, exclude_clips
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles
 from lorat.prep.trees.base.notation import Notation
-from lorat.prep.trees.base.reading import Reading, TreeFault, in_threads, note, stamp
+from lorat.prep.trees.base.reading import Reading, TreeFault, in_threads, note, stamp, summed_up
 from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, remove_leftovers, remove_old
@@ -115,10 +115,9 @@ def _write(
         for fault in faults:
             if fault.damage and not fault.spare:
                 lost.setdefault(fault.sequence, fault.message)
-            else:
-                _LOG.warning("%s", fault.message)
-        for lack in how.lacks:
-            _LOG.warning("%s", lack)
+        told = [fault for fault in faults if fault.spare or not fault.damage]
+        for message in (*summed_up(told), *map(str, how.lacks)):
+            _LOG.warning("%s", message)
         clips = [clip for clip in clips if clip.name not in lost]
         # A tree of which a reader noted nothing, or a reader without a file, may change unnoticed.
         noticed = any(Path(place).is_relative_to(root) for place in seen)

@@ -23,7 +23,7 @@ from lorat.prep.trees.base.official import expected_frames, expected_sequences, 
 from lorat.prep.trees.base.reading import Reading, TreeFault
 from lorat.prep.trees.registry import look
 from lorat.prep.trees.sources import TreeSplit
-from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.errors import UserError, counted, some
 
 _RESOLUTION = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)\s*$", re.MULTILINE)
 
@@ -59,8 +59,9 @@ def audit(
         mine = found.setdefault(clip.name, [])
         stated, frames = _stated_size(clip.frames.folder) if name == "got10k" else None, published.get(clip.name)
         mine += check_sequence(clip, seen, scored=scored, stated=stated, published=frames, faulty=bool(mine))
+    damaged = {fault.sequence for fault in faults if fault.damage}
     counts = Counts(
-        sequences=len({fault.sequence for fault in faults if fault.damage} | {clip.name for clip in clips}),
+        sequences=len(damaged | {clip.name for clip in clips}),
         expected_sequences=expected_sequences(name, split),
         frames=sum(len(clip.frames) for clip in clips),
         expected_frames=sum(published.values()) or None,
@@ -71,7 +72,7 @@ def audit(
     of_split += [_damage("odd boxes", f"{source.root}: {what}") for what in notation.oddities()]
     of_split += [_note("not there", str(lack)) for lack in how.lacks]
     if not trouble:
-        of_split += _differing(source, counts, sorted({*(clip.name for clip in clips), *found}))
+        of_split += _differing(source, counts, sorted({*(clip.name for clip in clips), *damaged}))
     sequences = {sequence: findings for sequence, findings in sorted(found.items()) if findings}
     return SplitAudit(root=str(source.root), deep=deep, counts=counts, split=of_split, sequences=sequences)
 
@@ -90,8 +91,8 @@ def _differing(source: TreeSplit, counts: Counts, names: Sequence[str]) -> Itera
             what += f"; not there: {some([published[each] for each in lacking])}"
         yield _note("sequence count", what)
     if others := [each for each in names if published and plain(each) not in published]:
-        what = f"{source.root}: {len(others):,} sequences are none of the published ones: {some(others, 3)}"
-        yield _note("not published", what)
+        what = f"{counted(len(others), 'sequence')} not among the published ones: {some(others)}"
+        yield _note("not published", f"{source.root}: {what}")
 
 
 def _stated_size(folder: Path) -> tuple[int, int] | None:

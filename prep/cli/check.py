@@ -1,7 +1,6 @@
 """``lorat-prep check``: audits raw trees before anything is built from them."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ from lorat.prep.audit.check import audit
 from lorat.prep.audit.report import Counts, SplitAudit, load_report, save_report
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.base.official import how_to_get, of_published
+from lorat.prep.trees.base.reading import wording
 from lorat.prep.trees.sources import SourceOptions
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import Stopped
@@ -92,9 +92,11 @@ def _print(audits: Mapping[str, SplitAudit], report: Path) -> None:
         for finding in each.split:
             if finding.severity == "note":
                 say(f"note: {name}: {finding.message}")
-        notes = [finding for finding in chain.from_iterable(each.sequences.values()) if finding.severity == "note"]
-        for kind in sorted({note.kind for note in notes}):
-            messages = [note.message for note in notes if note.kind == kind]
+        alike = dict[tuple[str, str], list[str]]()  # notes of one kind and wording
+        for sequence, findings in each.sequences.items():
+            for note in (finding for finding in findings if finding.severity == "note"):
+                alike.setdefault((note.kind, wording(sequence, note.message)), []).append(note.message)
+        for (kind, _), messages in sorted(alike.items()):
             count = f"{len(messages):,} sequences, such as " if len(messages) > 1 else ""
             say(f"note: {name}: {kind}: {count}{messages[0]}")
     split_alone = sum(any(f.severity == "damage" for f in a.split) for a in audits.values())

@@ -8,8 +8,9 @@ that does so by itself calls `note`.
 """
 
 import logging
+import re
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from contextvars import ContextVar, copy_context
@@ -23,13 +24,14 @@ from numpy.typing import NDArray
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.official import expected_frames
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, counted
 
 _LOG = logging.getLogger("lorat")
 _THREADS = 32  # that wait for a disk at once
 Place = TypeVar("Place")
 Found = TypeVar("Found")
 _SPARE = 2  # rows or images that a sequence may have more than of the other: published ones have one or two
+_TOLD = 3  # messages of one wording, one by one
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds; (-1, -1) where nothing is there
 
 
@@ -156,6 +158,22 @@ def report_fault(sequence: str, message: str, *, damage: bool = False, spare: bo
         _LOG.warning("%s", message)
     else:
         faults.append(TreeFault(sequence, message, damage, spare))
+
+
+def wording(sequence: str, message: str) -> str:
+    """Return a message without what is of its sequence alone: names of files, and numbers."""
+    return re.sub(r"\S*[/\d]\S*", "", message.replace(sequence, ""))
+
+
+def summed_up(faults: Iterable[TreeFault]) -> Iterator[str]:
+    """Yield what faults say: of those of one wording the first three, and how many more there are."""
+    alike = dict[str, list[str]]()
+    for fault in faults:
+        alike.setdefault(wording(fault.sequence, fault.message), []).append(fault.message)
+    for messages in alike.values():
+        yield from messages[:_TOLD]
+        if len(messages) > _TOLD:
+            yield f"{messages[0]} (and {counted(len(messages) - _TOLD, 'more sequence')}; lorat-prep check lists all)"
 
 
 def report_lack(

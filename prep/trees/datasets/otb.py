@@ -20,9 +20,10 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     """Read OTB: ``<Name>/img/%04d.jpg`` and ``<Name>/groundtruth_rect.txt``; the splits 50 and 2013 are parts of it. A
     folder with several objects has one annotation file each and gives one clip each: ``Jogging_1`` from
     ``Jogging/groundtruth_rect.1.txt``. An empty one of several is no object (Human4's first). A folder ``Jogging-1``
-    with that file, or beside ``Jogging``, is that one object, as pysot asks for: left out where it is there already.
+    with that file, or one file alone, is that one object, as pysot asks for: left out where it is there already.
     """
     chosen = None if split == "all" else set(official_names("otb", split) or ())
+    known = official_names("otb", "all") or ()
     objects, copies = dict[str, Path](), list[str]()
     folders = annotation_files(root, "groundtruth_rect*.txt")  # Jogging before Jogging-1
     for folder, files in folders.items():
@@ -31,7 +32,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         if base and own in files:
             files = [own]
         named = {_name(file): file for file in files}
-        if files == [whole] and root / base in folders:
+        if files == [whole] and base and (root / base in folders or f"{base}_{which}" in known):
             named = {f"{base}_{which}": whole}
         for name, file in named.items():
             filled = len(files) == 1 or read_text(file).strip()

@@ -65,7 +65,7 @@ def test_another_trackers_boxes_are_exported_as_they_are(export, layout):
     result = export(*arguments, "--datasets", "lasot", results=theirs)
     assert result.exit_code == 1, result.output + str(result.exception)
     assert "read as otb in theirs" in result.stdout
-    assert "1 sequences of the tree have no result (airplane-9)" in result.stdout
+    assert "no result of 1 sequence of the tree (airplane-9)" in result.stdout
     inside = "airplane-1/airplane-1_001" if layout == "got10k" else "airplane-1"
     written = np.loadtxt(f"out/theirs/{inside}.txt", delimiter="," if layout == "got10k" else "\t")
     assert (written == np.loadtxt("theirs/airplane-1.txt", delimiter=",")).all()
@@ -115,7 +115,7 @@ def test_sequences_that_the_tree_has_besides_give_status_one(export):
     Path("ours/results/lasot-test/airplane-9.txt").unlink()
     result = export("--layout", "otb")
     assert result.exit_code == 1
-    assert "1 sequences of the tree have no result (airplane-9)" in result.stdout
+    assert "no result of 1 sequence of the tree (airplane-9)" in result.stdout
     assert len(_files()) == 2
 
 

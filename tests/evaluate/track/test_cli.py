@@ -175,7 +175,7 @@ def test_damaged_frames_are_reported_also_by_a_second_run(run_eval, got10k_raw):
     for _ in range(2):
         result = run_eval("--no-video")
         assert result.exit_code == 0
-        assert "1 frames of 1 sequences did not decode" in result.stdout
+        assert "1 frame of 1 sequence did not decode" in result.stdout
     document = metrics()
     assert document["damaged_frames"] == {"got10k-val": {"GOT-10k_Val_000002": 1}}
 

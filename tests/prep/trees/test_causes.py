@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lorat.prep.trees.base.reading import Reading
+from lorat.prep.trees.base.reading import Reading, TreeFault, summed_up
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
@@ -46,6 +46,14 @@ def test_a_row_more_than_images_is_cut_and_told(tmp_path, files, images):
     with Reading(faults=[]) as how:
         (clip,) = read_clips(DATASETS["tnl2k"], "train", tmp_path)
     assert len(clip.frames) == 24 and how.faults[0].damage
+
+
+def test_of_what_is_said_of_many_sequences_three_are_told_and_the_rest_counted():
+    faults = [TreeFault(f"s{k}", f"a/s{k}: {k + 2} images but {k + 1} boxes of s{k}", damage=False) for k in range(9)]
+    other = TreeFault("t", "a/t: no groundtruth.txt", damage=False)
+    told = list(summed_up([*faults, other]))
+    assert told[:3] == [fault.message for fault in faults[:3]] and told[4:] == [other.message]
+    assert told[3] == "a/s0: 2 images but 1 boxes of s0 (and 6 more sequences; lorat-prep check lists all)"
 
 
 def got10k(tmp_path, files, *names, listed=None, inside="train"):
