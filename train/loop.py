@@ -32,6 +32,7 @@ class Training(Scene):
 
     validation: Source | None = None  # where validation pairs come from, if there is validation
     start: StartOptions = field(default_factory=StartOptions)
+    figures: Mapping[str, float] = field(default_factory=dict)  # what the network costs, for wandb
 
 
 def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) -> Path:
@@ -40,7 +41,7 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
     data, plan = training.recipe.data, training.recipe.train
     engine, settings, first_step, newest = _start(training, network)
     batches = make_loader(source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
-    telling = reporting(training, first_step, training.start.wandb)
+    telling = reporting(training, first_step, training.start.wandb, training.figures)
     # Closed here, workers end whatever happens; the interpreter alone would wait for them for ever.
     with closing(batches), hear_signals(world.speaks) as heard, telling as reporter:
         saver = Saver(training.run, plan, source.steps_per_epoch, world, heard)

@@ -126,6 +126,11 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
         training, network = agreed(lambda: prepare(request, manifests, world), world)
         check_alike(common_settings(training, network.fingerprint, names), world)
         agreed(lambda: note_run(request, training, network), world)
+        if world.speaks and start.wandb != "off":
+            from lorat.train.profile.figures import network_figures
+
+            figures = network_figures(request.variant, world.device, training.dtype)
+            training = replace(training, figures=figures)
         evaluator = Evaluator(names, trees, request, world) if names else None
         if world.speaks:
             introduce(training, network)

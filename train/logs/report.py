@@ -12,7 +12,7 @@ from lorat.train.logs.curves import draw_batch, draw_curves
 from lorat.train.logs.log import TrainLog, open_log
 from lorat.train.logs.meter import Meter
 from lorat.train.logs.verdict import judge
-from lorat.train.logs.wandb_log import wandb_run
+from lorat.train.logs.wandb_log import About, code_version, wandb_run
 from lorat.train.step.faults import Scene, write_dump
 from lorat.train.step.step import Engine
 
@@ -77,16 +77,18 @@ def _no_reason_to_end() -> Iterator[None]:
 
 
 @contextmanager
-def reporting(scene: Scene, first_step: int, wandb_mode: str) -> Iterator[Reporter]:
-    """Open a run's log, and wandb's where that is asked for; at the end draw the curves."""
+def reporting(scene: Scene, first_step: int, wandb_mode: str, figures: Mapping[str, float]) -> Iterator[Reporter]:
+    """Open a run's log, and wandb's with the network's figures where that is asked for; at the end draw the curves."""
     source, world = scene.source, scene.world
     if not world.speaks:
         yield Reporter(scene, None, first_step)
         return
     plans = {"variant": scene.variant.model_dump(mode="json"), "recipe": scene.recipe.model_dump(mode="json")}
-    config = {**plans, "processes": world.size, "device": world.device.type}
+    config = {**plans, "processes": world.size, "device": world.device.type, "code": code_version()}
+    tags = [scene.variant.name, *scene.recipe.name.split("+")]
+    about = About(config=config, batch_size=source.batch_size, tags=tags, summary=figures)
     log_file = open_log(scene.run, source.epochs * source.steps_per_epoch, first_step)
-    with wandb_run(scene.run, wandb_mode, config, source.batch_size) as listener, log_file as log:
+    with wandb_run(scene.run, wandb_mode, about) as listener, log_file as log:
         log.listeners += [listener] if listener is not None else []
         yield Reporter(scene, log, first_step)
     with _no_reason_to_end():

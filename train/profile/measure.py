@@ -59,7 +59,7 @@ def _measure(setting: Setting, threads: int) -> Measured:
     for step in range(1 + _MOST_STEPS):
         if step > _LEAST_STEPS and sum(seconds[1:]) > _ENOUGH:
             break
-        seconds.append(_seconds(partial(update, engine, setting.train, batch, step), device))
+        seconds.append(seconds_of(partial(update, engine, setting.train, batch, step), device))
     if device.type == "cpu":
         peak = _resident("VmHWM")
     elif device.type == "cuda":
@@ -71,10 +71,11 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return operations a second of a product of large square matrices, the best of a few."""
     side = _SIDES[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / min(_seconds(lambda: left @ right, device) for _ in range(_PRODUCTS + 1))
+    return 2 * side**3 / min(seconds_of(lambda: left @ right, device) for _ in range(_PRODUCTS + 1))
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Return how long work on a device takes until it is done."""
     _wait_for(device)
     begin = time.perf_counter()
     work()
