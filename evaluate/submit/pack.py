@@ -58,8 +58,9 @@ def pack_zip(
     if set(names) != set(rules.official):
         if not out_zip.stem.endswith("-unofficial"):
             out_zip = out_zip.with_name(f"{out_zip.stem}-unofficial{out_zip.suffix}")
+        few = f"{counted(len(names), 'sequence')} {'is' if len(names) == 1 else 'are'}"
         notes.append(
-            f"{len(names)} sequences are not the official {len(rules.official)} of {rules.title}: "
+            f"{few} not the official {len(rules.official)} of {rules.title}: "
             "the zip is named -unofficial, and the server would not score it"
         )
     texts: dict[str, str] = {}

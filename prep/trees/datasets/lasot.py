@@ -13,6 +13,7 @@ from lorat.prep.trees.base.folders import natural_order, sequence_folders
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.base.reading import read_each, report_lack
 from lorat.prep.trees.base.text import read_boxes, read_flags, read_names
+from lorat.shards.base.errors import counted
 
 _LOG = logging.getLogger("lorat")
 
@@ -28,7 +29,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         chosen = found.keys() & set(names)
         added, missing = sorted(chosen - official), sorted(official - chosen)
         if official and (added or missing):  # without any official sequence it is someone's own tree
-            what = f"{len(added)} sequences more and {len(missing)} fewer, the first {(added + missing)[0]}"
+            what = f"{counted(len(added), 'sequence')} more and {len(missing)} fewer, the first {(added + missing)[0]}"
             remedy = "read as it says, delete it to read the official split"
             _LOG.warning("%s: differs from the official list: %s; %s", listed, what, remedy)
     return _read(dataset, split, {name: found[name] for name in names if name in found})

@@ -78,7 +78,7 @@ def test_trackers_are_compared_over_the_sequences_that_all_have(lorat_eval):
     assert len(Path("scores.csv").read_text().splitlines()) == 1 + 3 * 3
     result = lorat_eval("compare", "a", "few")
     assert result.exit_code == 1
-    assert f"1 sequences left out, which not every tracker has ({NAMES[2]})" in result.stdout
+    assert f"1 sequence left out, which not every tracker has ({NAMES[2]})" in result.stdout
 
 
 def test_the_best_of_each_column_is_bold(tmp_path):

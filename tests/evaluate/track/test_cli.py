@@ -184,7 +184,7 @@ def test_parts_of_a_test_set_can_be_chosen(run_eval):
     result = run_eval("--sequences", "GOT-10k_Val_000003,GOT-10k_Val_000001", "--limit", "1")
     assert result.exit_code == 0
     assert list_results(VAL) == ["GOT-10k_Val_000001"]
-    assert "1 sequences chosen" in result.stdout
+    assert "1 sequence chosen" in result.stdout
 
 
 def test_a_test_split_without_ground_truth_is_tracked_but_not_scored(run_eval):

@@ -65,7 +65,7 @@ def test_a_list_that_chooses_otherwise_than_the_official_one_is_a_warning(lasot,
     places = {f"airplane/airplane-{k}": sequence() for k in (1, 2, 3, 4)}
     root = lasot(places, training_set="airplane-1\nairplane-2\nairplane-3\n")
     assert read_clips(LASOT, "train", root)[0].name == "airplane-1"
-    assert "training_set.txt: differs from the official list: 1 sequences more and 1 fewer, the " in (caplog.text)
+    assert "training_set.txt: differs from the official list: 1 sequence more and 1 fewer, the " in (caplog.text)
     assert "first airplane-1;" in caplog.text
 
 
