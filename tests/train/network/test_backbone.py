@@ -1,8 +1,13 @@
-import huggingface_hub
+import hashlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import NamedTuple
+
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from lorat.configs.schema import BackboneConfig
@@ -84,39 +89,66 @@ def test_folder_that_is_not_there_is_named(make_variant, tmp_path, monkeypatch):
         build_network(make_variant())
 
 
+class Hub(NamedTuple):
+    """What the hub has, and what it was asked for."""
+
+    files: dict[str, bytes]  # by path
+    asked: list[str]
+
+
+class _Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        hub = self.server.hub
+        hub.asked.append(self.path)
+        data = hub.files.get(self.path)
+        self.send_response(404 if data is None else 200)
+        self.send_header("Content-Length", str(len(data or b"")))
+        if data is not None:
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data or b"")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
-def empty_hub(monkeypatch):
-    """No folder of backbones and nothing in the hub's cache; returns what sets its functions."""
+def hub(monkeypatch, tmp_path) -> Iterator[Hub]:
+    """A server that the real client takes for the hub, with no file yet, and an empty cache; no folder of backbones."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        server.hub = Hub({}, [])
+        monkeypatch.delenv("LORAT_BACKBONES", raising=False)
+        address = f"http://127.0.0.1:{server.server_port}"
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield server.hub
+        server.shutdown()
 
-    def answer(function, result):
-        monkeypatch.setattr(huggingface_hub, function, result)
 
-    monkeypatch.delenv("LORAT_BACKBONES", raising=False)
-    answer("try_to_load_from_cache", lambda *_: None)
-    answer("hf_hub_download", None)
-    return answer
-
-
-def test_hub_is_asked_for_timms_safetensors_by_name(forms, empty_hub):
+def test_hub_is_asked_once_for_timms_safetensors_by_name(forms, hub):
     variant, timms, _ = forms
-    asked = []
-    empty_hub("hf_hub_download", lambda *place: asked.append(place) or str(timms))
+    place = f"/timm/{variant.backbone.timm}/resolve/main/model.safetensors"
+    hub.files[place] = timms.read_bytes()
     assert build_network(variant).fingerprint == build_network(variant, backbone=timms).fingerprint
-    assert asked == [(f"timm/{variant.backbone.timm}", "model.safetensors")]
+    assert place in hub.asked
+    hub.asked.clear()
+    assert build_network(variant).fingerprint and hub.asked == []
 
 
-def test_what_the_hub_sent_once_is_not_asked_for_again(forms, empty_hub):
-    empty_hub("try_to_load_from_cache", lambda *_: str(forms[1]))
-    assert build_network(forms[0]).fingerprint
-
-
-def test_unreachable_hub_says_what_to_fetch_and_where_to_put_it(make_variant, empty_hub):
-    def offline(*_args, **_options):
-        raise LocalEntryNotFoundError("no route to host")
-
-    empty_hub("hf_hub_download", offline)
+@pytest.mark.parametrize("why", ["offline", "nothing there"])
+def test_a_hub_that_does_not_give_says_what_to_fetch_and_where_to_put_it(why, make_variant, hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", why == "offline")
     with pytest.raises(UserError) as error:
         load_backbone(make_variant().backbone)
+    assert (hub.asked == []) == (why == "offline")
     assert "\n" not in error.value.message
     for part in (
         "https://huggingface.co/timm/vit_small_patch14_dinov2.lvd142m/resolve/main/",
