@@ -73,7 +73,7 @@ def _frame(variant: VariantConfig, way: str, dtype: torch.dtype) -> Callable[[],
         replace_layers(network, LoraLinear, lambda path, layer: _Unmerged(layer, dtype))
         network.blocks[-1] = _AllTokens(network.blocks[-1])
     hold_matrices_in(network, dtype)
-    tokens = torch.randn(1, network.template_grid**2, network.token_type_embed.shape[1])
+    tokens = torch.randn(1, network.template_length, network.token_type_embed.shape[1])
     search = torch.randn(1, 3, variant.search_size, variant.search_size)
 
     def frame() -> Prediction:

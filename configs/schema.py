@@ -50,6 +50,9 @@ class BackboneConfig(_Frozen):
     only a smaller one) and drop path ("official" has one rate for all blocks, "timm" grows linearly from 0 to it)."""
     pretrained: bool = True
     """Whether the backbone's weights are loaded; false trains the network from scratch."""
+    prefix_tokens: Literal["none", "registers", "all"] = "none"
+    """Which of the backbone's own tokens pass the blocks before the template's: none, its register tokens, or its class
+    token too. They have neither place nor token type, and nothing reads them after the last block."""
     initial_positions: Literal["timm", "sincos"] = "timm"
     """Where nothing is loaded; with sines and cosines a small network knows at once where its tokens are."""
 

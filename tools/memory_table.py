@@ -20,7 +20,9 @@ VARIANTS = (
     *(f"timm-dinov2-{size}-{side}" for size in "SBLg" for side in (224, 378)),
     *("clip-B-256", "clip-L-224", "clip-L-336", "clip-H-224", "clip-H-378"),
     *("mae-B-256", "mae-B-384", "mae-B-432", "mae-L-256", "mae-L-384", "mae-H-224"),
-    *("eva02-B-224", "eva02-L-224", "toy"),
+    *("eva02-B-224", "eva02-L-224"),
+    *(f"dinov3-{size}-{side}" for size in "SBL" for side in (256, 384)),
+    "toy",
 )
 HEADER = (
     "| variant | weights | gradients | AdamW | 128: kept | most | less: kept | most "

@@ -109,7 +109,7 @@ class Predictor:
         """
         self._locate, self._rows = compile_whole(self._locate_rows, self.device), batch
         side, width = self.variant.search_size, self.network.token_type_embed.shape[1]
-        tokens = torch.zeros(1, self.network.template_grid**2, width, device=self.device)
+        tokens = torch.zeros(1, self.network.template_length, width, device=self.device)
         self.predict(tokens, np.zeros((1, side, side, 3), dtype=np.float32))
 
     def embed(self, templates: Sequence[TemplateInput]) -> Tensor:

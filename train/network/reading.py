@@ -75,10 +75,25 @@ def read_weights(path: Path, variant: VariantConfig | None = None, *, force_back
     if own is not None and wanted is not None and own.dim() == 3 and own.shape[2] == wanted.shape[2]:
         expected["pos_embed"] = own
     check_tensors(path, named, expected, shown_names(expected, variant.backbone.layout))
+    given = variant.lora
     if lora is not None:
         variant = variant.model_copy(update={"lora": lora.model_copy(update=scales.get("", {}))})
     ours, rest = ({n: t for n, t in named.items() if n in table} for table in (trained, frozen))
-    return WeightsFile(path, variant, metadata, ours, rest, scales)
+    file = WeightsFile(path, variant, metadata, ours, rest, scales)
+    _say_guess(file, given)
+    return file
+
+
+def _say_guess(file: WeightsFile, given: LoraConfig | None) -> None:
+    """Warn of pairs whose alpha nobody tells: not the file, and the `given` configuration for another rank."""
+    ranks = {layer: len(a) for layer, (a, _) in pairs_of(file.trained).items()}
+    unknown = [layer for layer, rank in ranks.items() if scale_of(file.scales, layer, rank) is None]
+    layer = next((layer for layer in unknown if given is None or ranks[layer] != given.rank), None)
+    if layer is not None:
+        own = f"variant's alpha {given.alpha:g} is for rank {given.rank}" if given else "variant has no LoRA"
+        what = f"does not tell the alpha of its pairs of rank {ranks[layer]}, and the {own}"
+        how = "if boxes are off, give a variant file with the lora.rank and lora.alpha it was trained with"
+        _LOG.warning("%s: %s; a scale of %g is taken (%s); %s", file.path, what, file.scale(layer), layer, how)
 
 
 def is_new(name: str) -> bool:

@@ -114,8 +114,9 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
     network = assemble(plain, BackboneWeights(weights.source, tensors)).requires_grad_(False).eval()
     network.fingerprint = fingerprint
     live, _ = published.published_tensors(network)
-    own, built = (file.frozen | file.trained).get("pos_embed"), live["pos_embed"]
-    if own is not None and own.shape != built.shape:  # resampled, but they were fixed for another search size
+    own, built = (table.get("pos_embed") for table in (file.frozen | file.trained, live))
+    # Resampled, but they were fixed for another search size.
+    if own is not None and built is not None and own.shape != built.shape:
         raise UserError(
             f"{file.path}: holds positions for {own.shape[1]} search cells, but variant {file.variant.name} has "
             f"{built.shape[1]}; name the variant it was trained as"

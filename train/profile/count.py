@@ -102,7 +102,8 @@ def count_frame(variant: VariantConfig) -> FrameCost:
         # The last block computes the template's tokens too; they are dropped after it.
         last.forward = lambda tokens, skip, *context: forward(tokens, 0, *context)[:, skip:]
         network(template, search, mask)
-    return FrameCost(embedding, before - embedding, ledger.operations - before, grid**2 + network.search_grid**2)
+    tokens = network.template_length + network.search_grid**2
+    return FrameCost(embedding, before - embedding, ledger.operations - before, tokens)
 
 
 def count_step(setting: Setting) -> StepCost:

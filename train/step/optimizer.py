@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lorat.configs.schema import TrainConfig
-from lorat.train.network.weights.published import block_of, last_block
+from lorat.train.network.weights.naming import block_of, last_block
 
-_BEFORE_BLOCKS = ("patch_embed.", "pos_embed", "norm_pre.")
+_BEFORE_BLOCKS = ("patch_embed.", "pos_embed", "prefix_tokens", "norm_pre.")
 
 
 def learning_rate(step: int, recipe: TrainConfig) -> float:
@@ -39,15 +39,16 @@ def rate_share(name: str, depth: int, layer_decay: float) -> float:
 
 def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Split trained parameters into optimiser groups: the full rate first, and of each rate those with decay first.
-    Without weight decay are those that are one-dimensional once axes of length 1 are dropped, and those with ``embed``
-    in their name. A group's ``rate_share``, of the function of that name, multiplies the rate.
+    Without weight decay are those that are one-dimensional once axes of length 1 are dropped, those with ``embed`` in
+    their name, and a backbone's own tokens. A group's ``rate_share``, of the function of that name, multiplies the
+    rate.
     """
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     depth = last_block(trained) + 1
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in trained.items():
         share = rate_share(name, depth, layer_decay)
-        bare = sum(length != 1 for length in parameter.shape) <= 1 or "embed" in name
+        bare = sum(length != 1 for length in parameter.shape) <= 1 or "embed" in name or name == "prefix_tokens"
         group = {"params": [], "weight_decay": 0.0 if bare else weight_decay, "rate_share": share}
         groups.setdefault((-share, bare), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]

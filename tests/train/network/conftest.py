@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorat.train.network.variants import assemble
+from lorat.train.network.variants import assemble, hold_matrices_in
 from tests.train.network import golden
 
 
@@ -61,6 +61,18 @@ def crops(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     mask = torch.zeros(batch, 8, 8, dtype=torch.bool)
     mask[:, 2:5, 3:6] = True
     return torch.randn(batch, 3, 112, 112), torch.randn(batch, 3, 224, 224), mask
+
+
+def assert_gradients_reach_what_is_trained(network, inputs, dtype):
+    """A backward pass with frozen matrices in a number type, under autocast where that is not float32."""
+    hold_matrices_in(network, dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        score, boxes = network(*inputs)
+    (score.square().mean() + boxes.square().mean()).backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        if parameter.requires_grad:
+            assert parameter.grad.abs().max() > 0, name
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Everything is invented but the names, shapes, number types and containers. For e
 as plain tensors: merged in float32, layer by layer.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ FAMILIES = {
     "clip": ("vit_large_patch14_clip_quickgelu_224.dfn2b", "timm", {}),
     "mae": ("vit_huge_patch14_224.mae", "timm", {}),
     "eva": ("eva02_base_patch14_224.mim_in22k", "timm", {}),
+    "dinov3": ("vit_base_patch16_dinov3.lvd1689m", "timm", {"patch_size": 14}),
 }
 """Family → timm's name, the published layout, arguments."""
 
@@ -66,7 +68,7 @@ class Published:
         timms = self.variant.backbone.layout == "timm"
         tensors = {}
         for name, tensor in self.backbone.items():
-            if name == "cls_token" or name.startswith(("fc_norm.", "head.")):
+            if name in ("cls_token", "reg_token") or name.startswith(("fc_norm.", "head.")):
                 continue
             if name == "pos_embed":
                 tensor = tensor[:, 1:]
@@ -75,6 +77,7 @@ class Published:
                 tensors[f"blocks.{DEPTH - 1}.attn.q.{kind}"] = tensor[:WIDTH]
                 tensors[f"blocks.{DEPTH - 1}.attn.kv.{kind}"] = tensor[WIDTH:]
                 continue
+            name = re.sub(r"gamma_(\d)", r"ls\1.gamma", name)
             if not timms and "gated" in self.variant.name:
                 name = name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3")
             tensors[name] = tensor

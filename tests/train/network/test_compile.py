@@ -35,6 +35,10 @@ KINDS = {
         {"template_size": 48, "search_size": 96},
     ),
     "rotary": (BackboneConfig(timm="eva02_base_patch14_224", args=NARROW, layout="timm"), {}),
+    "registers": (
+        BackboneConfig(timm="vit_small_patch16_dinov3", args=NARROW, layout="timm", prefix_tokens="registers"),
+        {"template_size": 48, "search_size": 96},
+    ),
 }
 
 

@@ -32,6 +32,9 @@ KINDS = {
     "gated": BackboneConfig(timm="vit_giant_patch14_dinov2", args={**NARROW, "mlp_ratio": 4}),
     "clip": BackboneConfig(timm="vit_base_patch32_clip_224", args=NARROW, layout="timm"),
     "rotary": BackboneConfig(timm="eva02_base_patch14_224", args=NARROW, layout="timm"),
+    "dinov3": BackboneConfig(
+        timm="vit_small_patch16_dinov3", args={**NARROW, "patch_size": 14}, layout="timm", prefix_tokens="all"
+    ),
 }
 
 
@@ -49,7 +52,7 @@ def built(kind: str):
     network = assemble(variant, None).eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if "ls" in name and name.endswith("gamma"):
+            if name.endswith("gamma"):
                 parameter.fill_(0.5)
             if name.startswith("head.") and name.endswith("weight"):
                 parameter.mul_(8.0)

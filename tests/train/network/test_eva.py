@@ -11,7 +11,7 @@ from lorat.train.network.blocks.eva import GatedFeedForward
 from lorat.train.network.blocks.layers import Dense
 from lorat.train.network.blocks.lora import LoraLinear, merge_lora
 from lorat.train.network.variants import assemble, hold_matrices_in
-from tests.train.network.conftest import crops
+from tests.train.network.conftest import assert_gradients_reach_what_is_trained, crops
 
 NAME = "eva02_base_patch14_224"
 ARGS = {"embed_dim": 32, "depth": 3, "num_heads": 4}
@@ -86,14 +86,7 @@ def test_every_linear_layer_of_a_block_has_a_pair_and_merging_keeps_the_output()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_reach_every_pair(dtype):
     network = assemble(variant(), None).train()
-    hold_matrices_in(network, dtype)
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        score, boxes = network(*crops())
-    (score.square().mean() + boxes.square().mean()).backward()
-    for name, parameter in network.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad, name
-        if parameter.requires_grad:
-            assert parameter.grad.abs().max() > 0, name
+    assert_gradients_reach_what_is_trained(network, crops(), dtype)
 
 
 def test_bfloat16_weights_track_like_float32_and_norms_stay_float32():

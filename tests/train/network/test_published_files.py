@@ -3,6 +3,8 @@
 Released files could not be had; these are made as the published format's description says.
 """
 
+import re
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -42,12 +44,17 @@ def backbone(tracker, tmp_path):
     return write(tmp_path / "backbone.safetensors", tracker.backbone)
 
 
+def place(tensors, tracker):
+    """Bring learned positions, where there are any, to the tracker's grid."""
+    if "pos_embed" in tensors:
+        grid, layout = tracker.variant.search_size // 14, tracker.variant.backbone.layout
+        tensors["pos_embed"] = place_positions(tensors["pos_embed"], grid, layout)
+
+
 def assert_computes(network, tracker, scale):
     """Every tensor of a loaded network is the one that the published merge gives."""
     wanted = dict(tracker.merged(scale))
-    grid = tracker.variant.search_size // 14
-    layout = tracker.variant.backbone.layout
-    wanted["pos_embed"] = place_positions(wanted["pos_embed"], grid, layout)
+    place(wanted, tracker)
     for name in [name for name in wanted if ".attn.q." in name]:
         pieces = wanted.pop(name), wanted.pop(name.replace(".q.", ".kv."))
         wanted[name.replace(".q.", ".qkv.")] = torch.cat(pieces)
@@ -74,15 +81,15 @@ def test_every_container_loads_with_its_scale(name, tracker, backbone, tmp_path)
 @pytest.mark.parametrize("form", ["whole", "merged"])
 def test_files_with_the_backbone_need_no_other(form, tracker, tmp_path):
     tensors = tracker.whole() if form == "whole" else tracker.merged(2.0)
-    grid = tracker.variant.search_size // 14
-    tensors["pos_embed"] = place_positions(tensors["pos_embed"], grid, tracker.variant.backbone.layout)
+    place(tensors, tracker)
     network, _ = load_network(write(tmp_path / "all.pth", tensors), variant=tracker.variant)
     assert_computes(network, tracker, 2.0)
 
 
 def test_network_that_was_trained_whole_loads_and_goes_back_to_the_same_file(tracker, tmp_path):
     tensors = tracker.merged(0.0)
-    tensors["pos_embed"] = tensors["pos_embed"][:, : (GRID - 2) ** 2].contiguous()
+    if "pos_embed" in tensors:
+        tensors["pos_embed"] = tensors["pos_embed"][:, : (GRID - 2) ** 2].contiguous()
     native = {"img_size": 14 * (GRID - 2)}
     config = tracker.variant.backbone
     config = config.model_copy(update={"args": config.args | native, "pretrained": False})
@@ -209,6 +216,25 @@ def test_rank_is_the_files_layer_by_layer(tracker, backbone, tmp_path):
     wanted = tracker.base()["blocks.1.attn.qkv.weight"][WIDTH : 2 * WIDTH] + 8 / 2 * (b @ a)
     found = network.blocks[1].attn.qkv.weight[WIDTH : 2 * WIDTH]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@official
+@pytest.mark.parametrize(
+    ("told", "rank", "said_of"),
+    [
+        ({}, RANK, None),
+        ({"lora_alpha": torch.tensor(12)}, 64, None),
+        ({}, 64, r"rank 4, and the variant's alpha 8 is for rank 64; a scale of 2 is taken"),
+        ({}, None, r"rank 4, and the variant has no LoRA; a scale of 1 is taken"),
+    ],
+)
+def test_a_scale_that_nobody_tells_is_said(told, rank, said_of, tracker, tmp_path, said):
+    path = write(tmp_path / "model.bin", tracker.trained() | told)
+    variant = variant_of("official", rank=rank) if rank else tracker.variant.model_copy(update={"lora": None})
+    read_weights(path, variant)
+    assert bool(said.text) == (said_of is not None)
+    assert re.search(said_of or "", said.text)
+    assert "model.bin" in said.text or not said_of
 
 
 @official

@@ -43,6 +43,13 @@ SIZES = {
     "mae-H-224": (684_517_125, 53_754_885),
     "eva02-B-224": (99_330_821, 13_575_173),
     "eva02-L-224": (337_352_645, 34_087_941),
+    # without published counterpart: timm's parameters less five tokens, and what is trained
+    "dinov3-S-256": (27_487_877, 5_902_853),
+    "dinov3-S-384": (27_487_877, 5_902_853),
+    "dinov3-B-256": (98_622_725, 12_985_349),
+    "dinov3-B-384": (98_622_725, 12_985_349),
+    "dinov3-L-256": (335_592_453, 32_518_149),
+    "dinov3-L-384": (335_592_453, 32_518_149),
 }
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 4}
@@ -69,7 +76,7 @@ def test_the_table_has_every_shipped_variant_but_the_toy():
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_shipped_variants_have_the_published_number_of_parameters(name):
+def test_shipped_variants_have_their_number_of_parameters(name):
     variant = load_variant(name)
     with torch.device("meta"):
         network = assemble(variant, None)

@@ -20,14 +20,16 @@ FAMILIES = {
     "vit_base_patch16_clip_quickgelu_224": {"img_size": 64},
     "vit_base_patch16_224.mae": {"img_size": 64},
     "eva02_base_patch14_224": {"img_size": 56},
+    "vit_small_patch16_dinov3": {"init_values": 0.5, "img_size": 64, "num_reg_tokens": 0},
 }
-OFFICIAL = {"mlp.fc1": "mlp.w12", "mlp.fc2": "mlp.w3"}
+GATED = {"mlp.fc1": "mlp.w12", "mlp.fc2": "mlp.w3"}
+SCALES = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
 
 
 def small(name: str) -> BackboneConfig:
     """A backbone of four by four patches that timm computes without a class token, too."""
     pool = {"class_token": False, "global_pool": "avg"}
-    pool |= {} if name.startswith("eva02") else {"fc_norm": False}
+    pool |= {} if name.startswith("eva02") or "dinov3" in name else {"fc_norm": False}
     return BackboneConfig(timm=name, args=ARGS | FAMILIES[name] | pool, pretrained=False)
 
 
@@ -42,7 +44,7 @@ def twins(name: str):
     ours = Transformer(config).eval()
     state = {}
     for key, tensor in theirs.state_dict().items():
-        for old, new in OFFICIAL.items() if "giant" in name else ():
+        for old, new in (SCALES | (GATED if "giant" in name else {})).items():
             key = key.replace(old, new)
         state[key] = tensor
     state = {key: tensor for key, tensor in state.items() if not key.startswith("fc_norm.")}
@@ -61,7 +63,10 @@ def test_every_family_computes_what_timm_computes(name):
     image = torch.randn(2, 3, *[FAMILIES[name]["img_size"]] * 2)
     context = () if ours.rotary is None else (ours.rotary.table((4,)),)
     with torch.no_grad():
-        x = ours.norm_pre(ours.patch_embed(image) + place_positions(ours.pos_embed.detach(), 4, ours.layout))
+        x = ours.patch_embed(image)
+        if ours.pos_embed is not None:
+            x = x + place_positions(ours.pos_embed, 4, "official")
+        x = ours.norm_pre(x)
         for block in ours.blocks:
             x = block(x, 0, *context)
         torch.testing.assert_close(ours.norm(x), theirs.forward_features(image), rtol=1e-5, atol=1e-5)
@@ -165,7 +170,11 @@ REFUSED = {
     "eva02_tiny_patch14_224": ({}, "EvaAttention with GluMlp|fused query"),
     "eva02_base_patch14_224": ({"qk_norm": True}, "query and key norms"),
     "eva02_large_patch14_224": ({"use_rot_pos_emb": False}, "positions of type NoneType"),
-    "vit_small_patch16_dinov3": ({}, "RotaryEmbeddingDinoV3|no learned positions"),
+    "vit_small_patch16_dinov3": ({"use_abs_pos_emb": True}, "learned positions beside rotary ones"),
+    "vit_base_patch16_dinov3": ({"rope_rotate_half": False}, "rotary rotate_half"),
+    "vit_large_patch16_dinov3": ({"qkv_fused": False}, "separate query, key and value"),
+    "vit_base_patch16_dinov3_qkvb": ({}, "biases of query and value.*without _qkvb"),
+    "vit_small_plus_patch16_dinov3": ({}, "EvaAttention with SwiGLU"),
     "vit_base_patch16_224": ({"embed_dims": 3}, "embed_dims"),
 }
 

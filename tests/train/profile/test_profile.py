@@ -71,7 +71,7 @@ def test_last_block_of_timm_variants_serves_the_search_region_alone(name):
     assert (frame.template + frame.track) / 1e9 == pytest.approx(TIMM[name], rel=0.004)
 
 
-@pytest.mark.parametrize("name", ["toy", "eva02-B-224", "mae-B-256"])
+@pytest.mark.parametrize("name", ["toy", "eva02-B-224", "mae-B-256", "dinov3-S-256"])
 def test_any_kind_of_variant_is_counted(name):
     variant = load_variant(name)
     parts = count_parameters(variant)

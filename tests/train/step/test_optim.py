@@ -99,6 +99,7 @@ def test_without_lora_everything_is_trained_and_what_comes_before_the_blocks_mov
         assert rate_share(name, 12, 0.75) == 1.0
     assert rate_share("blocks.0.attn.qkv.weight", 12, 0.75) == pytest.approx(0.75**12)
     assert rate_share("blocks.11.norm1.bias", 12, 0.75) == 0.75
+    assert rate_share("prefix_tokens", 12, 0.75) == rate_share("pos_embed", 12, 0.75)
     decays = of_names(network, groups, "weight_decay")
     for name in ("pos_embed", "patch_embed.proj.weight", "blocks.3.ls1.gamma"):
         assert decays[name] == 0.0

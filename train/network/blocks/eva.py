@@ -12,7 +12,7 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from lorat.train.network.blocks.layers import Block, Dense, attend, operand, split_heads
-from lorat.train.network.blocks.positions import rotate
+from lorat.train.network.blocks.positions import Rotary, rotate
 
 _USUAL = {"in_pixels": False, "grid_offset": 0.0, "grid_indexing": "ij", "rotate_half": False, "aug_active": False}
 """Options of timm's rotary positions → the values that EVA-02 has."""
@@ -46,6 +46,11 @@ class GatedFeedForward(nn.Module):
         x = operand(x, self.fc1_g)
         hidden = F.silu(self.fc1_g(x)) * self.fc1_x(x)
         return self.fc2(self.norm(hidden.float()))
+
+
+def rotary_of(rope: RotaryEmbeddingCat) -> Rotary:
+    """Return the rule of timm's rotary positions."""
+    return Rotary(rope.dim, rope.ref_feat_shape and rope.ref_feat_shape[0], rope.temperature)
 
 
 def rotary_obstacles(rope: Any) -> set[str]:

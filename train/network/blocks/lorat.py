@@ -1,7 +1,8 @@
 """LoRAT: template and search tokens pass one transformer together; a head reads the search tokens.
 
 Follows "Tracking Meets LoRA" (Lin et al., 2024) as its published system computes it.
-Axes: B batch, T tokens, D channels; g and G are the sides of the template's and the search grid.
+Axes: B batch, T tokens, P class and register tokens, D channels; g and G are the sides of the template's and the
+search grid.
 """
 
 from typing import NamedTuple
@@ -32,6 +33,8 @@ class LoRAT(nn.Module):
     fingerprint: str = ""  # of the pretrained backbone's tensors; empty where there is none
     checkpoint_activations: bool = False
     """Whether training keeps the inputs of blocks alone, and computes the rest again in the backward pass."""
+    prefix_tokens: nn.Parameter | None  # the backbone's class and register tokens (1, P, D), where they are kept
+    pos_embed: nn.Parameter | None  # (1, at least G·G, D)
     rotation: Tensor | None  # sines and cosines of all tokens' places, for backbones with rotary positions
 
     def __init__(
@@ -40,15 +43,24 @@ class LoRAT(nn.Module):
         """Take over the parts of `backbone`; its positions are brought to the search grid."""
         super().__init__()
         self.template_grid, self.search_grid = template_grid, search_grid
-        self.pos_embed = nn.Parameter(place_positions(backbone.pos_embed.detach(), search_grid, backbone.layout))
-        width = self.pos_embed.shape[-1]
-        rotary = backbone.rotary
-        rotation = None if rotary is None else rotary.table((template_grid, search_grid))
+        self.register_parameter("prefix_tokens", backbone.prefix_tokens)
+        self.register_parameter("pos_embed", None)
+        if backbone.pos_embed is not None:
+            placed = place_positions(backbone.pos_embed.detach(), search_grid, backbone.config.layout)
+            self.pos_embed = nn.Parameter(placed)
+        width, rotary = backbone.patch_embed.proj.out_channels, backbone.rotary
+        prefix = self.template_length - template_grid**2
+        rotation = None if rotary is None else rotary.table((template_grid, search_grid), prefix)
         self.register_buffer("rotation", rotation, persistent=False)
         self.token_type_embed = nn.Parameter(torch.empty(3, width))
         nn.init.trunc_normal_(self.token_type_embed, std=token_type_std)
         self.patch_embed, self.norm_pre = backbone.patch_embed, backbone.norm_pre
         self.blocks, self.norm, self.head = backbone.blocks, backbone.norm, Head(width, search_grid)
+
+    @property
+    def template_length(self) -> int:
+        """How many tokens `embed_template` gives."""
+        return self.template_grid**2 + (0 if self.prefix_tokens is None else self.prefix_tokens.shape[1])
 
     def forward(self, template: Tensor, search: Tensor, template_mask: Tensor) -> Prediction:
         """Find the template's object in the search crop, both normalised RGB: (B, 3, h, w), h = w = patch size × g, and
@@ -57,14 +69,20 @@ class LoRAT(nn.Module):
         return self.track(self.embed_template(template, template_mask), search)
 
     def embed_template(self, template: Tensor, template_mask: Tensor) -> Tensor:
-        """Return the template's tokens (B, g·g, D); they serve any number of search crops."""
+        """Return the template's tokens (B, P + g·g, D), the backbone's own P before them where they are kept; they
+        serve any number of search crops.
+        """
         table = self.token_type_embed
         # Not indexed by the mask: the gradient of indexing adds in an order that threads decide.
         types = torch.where(template_mask.flatten(1).bool()[..., None], table[1], table[0])
-        return self._embed(template, self.template_grid) + types
+        tokens = self._embed(template, self.template_grid) + types
+        if self.prefix_tokens is None:
+            return tokens
+        prefix = self.norm_pre(self.prefix_tokens).expand(tokens.shape[0], -1, -1)
+        return torch.cat((prefix, tokens), dim=1)
 
     def track(self, template_tokens: Tensor, search: Tensor) -> Prediction:
-        """Find the object of (B, g·g, D) tokens from `embed_template` in a search crop, (B, 3, H, W) normalised RGB."""
+        """Find the object of tokens from `embed_template` in a search crop, (B, 3, H, W) normalised RGB."""
         search_tokens = self._embed(search, self.search_grid) + self.token_type_embed[SEARCH_TYPE]
         context = () if self.rotation is None else (self.rotation,)
         x = torch.cat((template_tokens, search_tokens), dim=1)
@@ -79,4 +97,5 @@ class LoRAT(nn.Module):
 
     def _embed(self, images: Tensor, grid: int) -> Tensor:
         """Return a crop's tokens (B, grid², D) without their types."""
-        return self.norm_pre(self.patch_embed(images) + corner(self.pos_embed, grid))
+        tokens = self.patch_embed(images)
+        return self.norm_pre(tokens if self.pos_embed is None else tokens + corner(self.pos_embed, grid))

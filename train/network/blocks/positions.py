@@ -2,6 +2,7 @@
 Axes: N, M and T tokens, D channels, d channels of a head, G cells of a side.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,35 +57,42 @@ def sincos_positions(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """Rotary positions of a grid (Su et al., 2021; Fang et al., 2023). The first half of a head's channels are pairs
-    turned by the row, the other half by the column; pair k of a half turns by ``place / temperature ** (4·k / d)``.
+    """Rotary positions of a grid (Su et al., 2021; Fang et al., 2023). Half of a head's pairs of channels are turned by
+    the row, the other half by the column; pair k of a half turns by ``place / temperature ** (4·k / d)``.
     """
 
     channels: int  # of a head; a multiple of 4
     reference: int | None  # cells of a side that every grid is stretched to; None leaves places as they are
     temperature: float = 10000.0
+    centred: bool = False  # every grid reaches from -2π to 2π, its cells' middles counting (Siméoni et al., 2025)
 
-    def table(self, grids: Sequence[int]) -> Tensor:
-        """Return sines and cosines for square grids one after another, (2, T, d / 2) float32."""
-        angles = torch.cat([self._angles(grid) for grid in grids])
+    def table(self, grids: Sequence[int], prefix: int = 0) -> Tensor:
+        """Return sines and cosines, (2, T, d / 2) float32: for `prefix` tokens without a place, which are not turned,
+        and then for square grids one after another.
+        """
+        angles = torch.cat([torch.zeros(prefix, self.channels // 2), *map(self._angles, grids)])
         return torch.stack((angles.sin(), angles.cos()))
 
     def _angles(self, grid: int) -> Tensor:
         places = torch.arange(grid, dtype=torch.float32)
-        if self.reference is not None:
+        if self.centred:
+            places = 2 * math.pi * (2 * ((places + 0.5) / grid) - 1)
+        elif self.reference is not None:
             places = places / grid * self.reference
         quarter = self.channels // 4
         rates = self.temperature ** (-torch.arange(quarter, dtype=torch.float32) / quarter)
         return _rows_and_columns(places[:, None] * rates)
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring channels of queries or keys x (B, H, T, d) by their tokens' angles, in the number type of x.
-    The table holds (2, T, d / 2) float32 sines and cosines; the products are formed in float32.
+def rotate(x: Tensor, table: Tensor, *, halves: bool = False) -> Tensor:
+    """Turn pairs of channels of queries or keys x (B, H, T, d) by their tokens' angles, in the number type of x. A pair
+    are neighbours, or one channel of each half. The table holds (2, T, d / 2) float32 sines and cosines; the products
+    are formed in float32.
     """
     sine, cosine = table.unbind(0)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
+    shape, axis = ((2, -1), -2) if halves else ((-1, 2), -1)
+    first, second = x.unflatten(-1, shape).unbind(axis)
+    turned = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=axis)
     return turned.flatten(-2).to(x.dtype)
 
 

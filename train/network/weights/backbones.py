@@ -1,41 +1,32 @@
 """Where a backbone's pretrained weights come from, and which they are.
 
-The official files and timm's hold the same tensors under slightly different names; both are read into the names in
-memory (DINOv2's official ones, timm's for the others). The fingerprint covers the values that the tracker uses, so that
-it is the same for either file and for any float type that holds the values exactly.
+The official files, timm's and transformers' hold the same tensors under different names (`naming`). The fingerprint
+covers the values that the tracker uses, so that it is the same for all of them and for any float type that holds the
+values exactly.
 """
 
 import logging
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
+import torch
 import xxhash
 from torch import Tensor, nn
 
 from lorat.configs.schema import BackboneConfig
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.weights.containers import check_tensors, read_tensors
-from lorat.train.network.weights.published import GATED, renamed
+from lorat.train.network.weights.naming import TYPES, named_in_memory
 
 _LOG = logging.getLogger("lorat")
 FOLDER_VARIABLE = "LORAT_BACKBONES"
 _HUB_FILE = "model.safetensors"
-_REGISTERS = frozenset({"reg_token", "register_tokens"})
-_UNUSED = r"cls_token|mask_token|reg_token|register_tokens|(head|fc_norm|lm_head|rope)\..*|.*\.rope\..*"
-_EVA = {  # its official names → timm's
-    r"\.mlp\.w1\.": ".mlp.fc1_g.",
-    r"\.mlp\.w2\.": ".mlp.fc1_x.",
-    r"\.mlp\.w3\.": ".mlp.fc2.",
-    r"\.mlp\.ffn_ln\.": ".mlp.norm.",
-    r"\.attn\.([qv])_bias": r".attn.\1_proj.bias",
-}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -44,6 +35,7 @@ class BackboneWeights:
 
     source: str
     tensors: dict[str, Tensor]
+    registers: int | None = None  # how many register tokens the file has, used or not; None where it does not say
 
     def fingerprint(self) -> str:
         """Hash names, shapes and float32 values, in the order of names."""
@@ -55,8 +47,12 @@ class BackboneWeights:
 
     def load_into(self, transformer: Transformer) -> None:
         """Give `transformer` these tensors, of a grid of any size; a ``UserError`` lists those that do not fit."""
+        if self.registers not in (None, transformer.registers):
+            what = f"a backbone with {self.registers} register tokens, but {transformer.config.timm} has "
+            what += f"{transformer.registers}, and blocks are trained with theirs"
+            raise UserError(f"{self.source}: {what}; {how_to_get(transformer.config)}")
         positions, native = self.tensors.get("pos_embed"), transformer.pos_embed
-        if positions is not None and positions.dim() == 3:
+        if positions is not None and positions.dim() == 3 and native is not None:
             transformer.pos_embed = nn.Parameter(native.new_empty(1, positions.shape[1], native.shape[2]))
         check_tensors(self.source, self.tensors, transformer.state_dict())
         transformer.load_state_dict(self.tensors, assign=True)
@@ -70,20 +66,22 @@ def load_backbone(config: BackboneConfig, file: Path | None = None) -> BackboneW
     """
     path = file or _in_folder(config) or _from_hub(config)
     tensors, _ = read_tensors(path)
-    registers = sorted(_REGISTERS & tensors.keys())
-    if registers and not re.search(r"_reg\d", config.timm):
-        what = f"a backbone with register tokens ({registers[0]}), but {config.timm} has none"
-        raise UserError(f"{path}: {what}; {how_to_get(config)}")
-    return backbone_weights(str(path), tensors)
+    if any(name.endswith(TYPES) for name in tensors):
+        raise UserError(f"{path}: a tracker's weights, no backbone's ({TYPES}); give it with --weights")
+    weights = backbone_weights(str(path), tensors, config.prefix_tokens)
+    if "patch_embed.proj.weight" not in weights.tensors:
+        known = "read are timm's names, those of the authors and, for DINOv2 and DINOv3, transformers'"
+        what = f"no backbone under names that are known here ({some(sorted(tensors), 4)})"
+        raise UserError(f"{path}: {what}; {known}; {how_to_get(config)}")
+    return weights
 
 
-def backbone_weights(source: str, tensors: Mapping[str, Tensor]) -> BackboneWeights:
-    """Bring an official or a timm file's tensors under the names in memory, without those the tracker leaves out."""
-    is_eva = "blocks.0.attn.q_proj.weight" in tensors
-    table = _EVA if is_eva else GATED if _is_gated(tensors) else {}
-    # EVA-02's last norm belongs to its pretraining; timm's model does not have it either.
-    unused = re.compile(rf"{_UNUSED}|norm\..*" if is_eva else _UNUSED)
-    used = {renamed(name, table): t.detach().float() for name, t in tensors.items() if not unused.fullmatch(name)}
+def backbone_weights(
+    source: str, tensors: Mapping[str, Tensor], prefix_tokens: Literal["none", "registers", "all"] = "none"
+) -> BackboneWeights:
+    """Bring a file's tensors under the names in memory, without those the tracker leaves out."""
+    used = {name: t.detach().float() for name, t in named_in_memory(source, tensors).items()}
+    classes, registers = used.pop("cls_token", None), used.pop("reg_token", None)
     positions = used.get("pos_embed")
     if positions is not None and positions.dim() == 3:
         # The class token's row comes first where there is one.
@@ -92,15 +90,12 @@ def backbone_weights(source: str, tensors: Mapping[str, Tensor]) -> BackboneWeig
         if prefix is None:
             raise UserError(f"{source}: pos_embed has {rows} rows, which is no square grid")
         used["pos_embed"] = positions[:, prefix:].contiguous()
-    return BackboneWeights(source, used)
-
-
-def _is_gated(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether timm's MLP halves its width between the layers, which only a gate does."""
-    first, second = (tensors.get(f"blocks.0.mlp.fc{number}.weight") for number in (1, 2))
-    if first is None or second is None or (first.dim(), second.dim()) != (2, 2):
-        return False
-    return first.shape[0] == 2 * second.shape[1]
+        if prefix and classes is not None:
+            classes = classes + positions[:, :1]
+    held = {"registers": [registers], "all": [classes, registers]}.get(prefix_tokens, [])
+    if kept := [tokens for tokens in held if tokens is not None]:
+        used["prefix_tokens"] = torch.cat(kept, dim=1)
+    return BackboneWeights(source, used, 0 if registers is None else registers.shape[1])
 
 
 def _in_folder(config: BackboneConfig) -> Path | None:

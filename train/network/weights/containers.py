@@ -16,8 +16,10 @@ from torch import Tensor
 
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import atomic_file, check_can_write, enduring
+from lorat.train.network.weights.naming import TYPES, last_block
 
 _PYTORCH = (".pth", ".pt")
+_LEVELS = ("model", "state_dict", "teacher")  # tables of tensors inside a file of a training; DINO's teacher is used
 _SUFFIXES = (".safetensors", ".bin", *_PYTORCH)  # what readers of published files go by
 
 # What PyTorch's restricted loader raises for files that are not its own, text among them.
@@ -26,8 +28,8 @@ _DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError,
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return a file's tensors by name and its metadata (empty for PyTorch's own format). Of a PyTorch file whose
-    tensors stand one level down, under ``model`` or ``state_dict``, that level is returned. A ``UserError`` names a
-    file that is missing, damaged, or holds something else.
+    tensors stand further down, under ``model``, ``state_dict`` or ``teacher``, that table is returned. A ``UserError``
+    names a file that is missing, damaged, or holds something else.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
@@ -55,11 +57,15 @@ def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
     except _DAMAGED as error:
         what = "neither a safetensors file nor a PyTorch file of plain tensors, or damaged"
         raise UserError(f"{path}: {what}; fetch it again, or save its weights alone") from error
-    inner = [state.get(name) for name in ("model", "state_dict")] if isinstance(state, dict) else []
-    for level in (state, *inner):
-        if isinstance(level, dict) and all(isinstance(value, Tensor) for value in level.values()):
-            return {str(name): tensor.detach() for name, tensor in level.items()}
-    raise UserError(f"{path}: not a table of named tensors; give a file of weights only")
+    while isinstance(state, dict):
+        inner = next((state[name] for name in _LEVELS if isinstance(state.get(name), dict)), None)
+        if inner is None:
+            break
+        state = inner
+    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+        return {str(name): tensor.detach() for name, tensor in state.items()}
+    held = f" (it holds {some(sorted(map(str, state)), 6)})" if isinstance(state, dict) else ""
+    raise UserError(f"{path}: not a table of named tensors{held}; give a file of weights only")
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
@@ -100,4 +106,22 @@ def check_tensors(
     }
     text = "; ".join(f"{kind}: {some(sorted(names), 8)}" for kind, names in problems.items() if names)
     if text:
-        raise UserError(f"{source}: weights of another network ({text}); check variant and file")
+        raise UserError(f"{source}: {_misfit(found, expected)} ({text}); check variant and file")
+
+
+def _misfit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Say in words what kind of weights those `found` are, compared with the `expected`."""
+    if TYPES in expected and TYPES not in found:
+        return "no tracker's weights, which have token types (a backbone's go to --backbone)"
+    if found.keys().isdisjoint(expected):
+        return "weights under names that are not known here"
+    norms = [name for name in (TYPES, "blocks.0.norm1.weight") if name in found and name in expected]
+    sizes = {
+        "blocks": [last_block(names) + 1 for names in (found, expected)],
+        "channels": [table[norms[0]].shape[-1] for table in (found, expected) if norms],
+    }
+    if others := [f"{own[0]} {what} instead of {own[1]}" for what, own in sizes.items() if len(set(own)) == 2]:
+        return f"weights of a network of {' and '.join(others)}"
+    if found.keys() < expected.keys() and all(found[name].shape == expected[name].shape for name in found):
+        return "weights of a part of the network"
+    return "weights of another network"

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -16,10 +15,8 @@ from lorat.configs.schema import LoraConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import LoraLinear, lora_scale
 from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.weights.naming import GATED, PARTS, TYPES, join_parts, last_block, renamed, without_prefix
 
-PARTS = ("q", "k", "v")
-GATED = {r"\.mlp\.fc1\b": ".mlp.w12", r"\.mlp\.fc2\b": ".mlp.w3"}
-"""timm's names of a gated MLP's layers → the names in memory."""
 _UNGATED = {r"\.mlp\.w12\b": ".mlp.fc1", r"\.mlp\.w3\b": ".mlp.fc2"}
 _IN_MEMORY = {
     r"\.linear\.(weight|bias)$": r".\1",
@@ -31,13 +28,6 @@ _OWN_SCALARS = {"alpha": "alpha", "use_rslora": "rslora"}
 
 Scales = dict[str, dict[str, float]]
 """What a file says of the scale of its pairs: layer → fields of `LoraConfig`; "" is for all layers."""
-
-
-def renamed(name: str, table: Mapping[str, str]) -> str:
-    """Return a name after all substitutions of a table: pattern → replacement."""
-    for pattern, replacement in table.items():
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def scale_of(scales: Scales, layer: str, rank: int, config: LoraConfig | None = None) -> float | None:
@@ -63,6 +53,7 @@ def from_file(
 
     A ``UserError`` names a scale that is none, or a `layout` that is not that of the family of the file's names.
     """
+    tensors = without_prefix(path, tensors, [TYPES])
     found = _layout_of(tensors)
     if layout is not None and found is not None and found != layout:
         raise UserError(
@@ -81,14 +72,10 @@ def from_file(
         else:
             value = float(tensor.item()) if field == "alpha" else bool(tensor.item())
             scales.setdefault(renamed(layer, table), {})[field] = value
-    # One layer is made of query, key and value where their frozen tensors stand apart.
     for name in [name for name in named if re.search(r"\.attn\.kv\.(weight|bias)$", name)]:
         for part, piece in zip("kv", named.pop(name).chunk(2), strict=False):
             named[name.replace(".kv.", f".qkv.{part}.")] = piece
-    for name in [name for name in named if re.search(r"\.qkv\.q\.(weight|bias)$", name)]:
-        pieces = [name.replace(".qkv.q.", f".qkv.{part}.") for part in PARTS]
-        if all(piece in named for piece in pieces):
-            named[name.replace(".qkv.q.", ".qkv.")] = torch.cat([named.pop(piece) for piece in pieces])
+    named = join_parts(named)
     if pairs_of(named) and "lora_alpha" in metadata:
         told = {"alpha": metadata["lora_alpha"], "rslora": metadata.get("lora_rslora", "false")}
         try:
@@ -145,17 +132,6 @@ def _layout_of(names: Collection[str]) -> str | None:
 def is_gated(names: Iterable[str]) -> bool:
     """Return whether names in memory are of a network with gated MLPs (EVA-02's are others)."""
     return any(".mlp.w12." in name for name in names)
-
-
-def block_of(name: str) -> int | None:
-    """Return the number of the block that a tensor belongs to, or None."""
-    match = re.match(r"blocks\.(\d+)\.", name)
-    return int(match[1]) if match else None
-
-
-def last_block(names: Iterable[str]) -> int:
-    """Return the number of the last block that names speak of, or -1."""
-    return max((block for name in names if (block := block_of(name)) is not None), default=-1)
 
 
 def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
