@@ -13,6 +13,9 @@ AboveZero = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 LoraTarget = Literal["q", "k", "v", "proj", "mlp"]
+StopMetric = Literal[
+    "val_loss", "val_score", "val_box", "got10k-val/ao", "got10k-val/sr50", "got10k-val/sr75", "got10k-val/auc"
+]
 
 
 class _Frozen(BaseModel):
@@ -126,6 +129,20 @@ class AugmentConfig(_Frozen):
     """Probability that the object of the search crop stands before another image of its shard."""
 
 
+class EarlyStopping(_Frozen):
+    """A run ends before its last epoch where a metric gets no better."""
+
+    metric: StopMetric
+    """A loss on validation pairs (less is better), or a score on GOT-10k val (more is better)."""
+    patience: Positive
+    """Epochs; the run ends with the first that has a value, where the best one is so much older."""
+
+    @property
+    def of_validation(self) -> bool:
+        """Whether the metric is a loss on validation pairs."""
+        return self.metric.startswith("val_")
+
+
 class TrainConfig(_Frozen):
     """The optimisation."""
 
@@ -171,6 +188,8 @@ class TrainConfig(_Frozen):
     evaluate_epochs: Positive = 10
     """GOT-10k val, where its tree is, is tracked after every so many epochs, and a checkpoint is written; test sets
     are tracked after the last one."""
+    early_stopping: EarlyStopping | None = None
+    """None trains all epochs."""
     evaluate: tuple[str, ...] | None = None
     """Those test sets (got10k-val, lasot-test); null is all with ground truth whose tree is there, [] none."""
     evaluate_batch: Positive = 16

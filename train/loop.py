@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorat.shards.base.process import Heard, exit_status, hear_signals
-from lorat.train.checkpoint.checkpoints import Snapshot, find_checkpoint, restore
+from lorat.train.checkpoint.checkpoints import WEIGHTS, Due, Snapshot, find_checkpoint, restore
 from lorat.train.checkpoint.record import fixed_settings
 from lorat.train.checkpoint.schedule import Saver
 from lorat.train.data.batches import make_loader
@@ -22,8 +22,8 @@ from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, learning_rate, set_learning_rate
 from lorat.train.step.step import Engine, update, validate
 
-Evaluate = Callable[[Path, int, Callable[[str], None]], Mapping[str, float]]
-"""Takes a checkpoint's weights file, its finished epochs, and what shows a line; gives scores."""
+Evaluate = Callable[[Path, int, Callable[[str], None], bool], Mapping[str, float]]
+"""Takes a checkpoint's weights file, its finished epochs, what shows a line, and whether the run ends; gives scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +48,8 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
         between = _Between(training, engine, reporter, saver, heard, evaluate)
         between.catch_up(first_step, newest)
         for step in range(first_step, source.epochs * source.steps_per_epoch):
+            if reporter.ends_early(step):
+                break
             batch = reporter.meter.wait_for(batches)
             if step == 0:
                 reporter.show(batch)
@@ -64,6 +66,8 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
                     due = due if losses else saver.due(done, ended=True)
                     values |= losses
                 reporter.record(done, values)
+                if any(reporter.turn(done)):  # what is best, and the last, is saved
+                    due = Due(done, done // source.steps_per_epoch, rolling=False, stop=due.stop if due else 0)
             if due:
                 whole, state = engine.whole()
                 averaged = engine.averaged(whole, state)
@@ -126,10 +130,22 @@ class _Between:
 
     def evaluate_after(self, done: int, checkpoint: Path | None) -> None:
         """Evaluate a checkpoint, whole or being written by rank 0, if due; `SystemExit` after SIGTERM or Ctrl-C."""
-        source, every = self.training.source, self.training.recipe.train.evaluate_epochs
-        if self.evaluate is not None and checkpoint is not None and source.ends(done, every):
-            epoch = done // source.steps_per_epoch
-            self.reporter.add(done, self.evaluate(checkpoint / "model.safetensors", epoch, self._show))
+        source, plan = self.training.source, self.training.recipe.train
+        turn, stopping = self.reporter.turn(done), plan.early_stopping
+        if checkpoint is None:
+            return
+        if turn.improved and stopping is not None and stopping.of_validation:
+            self.reporter.note_best(done, checkpoint / WEIGHTS)
+        last = turn.over or done == source.epochs * source.steps_per_epoch
+        if last or source.ends(done, plan.evaluate_epochs):
+            self._track(done, checkpoint, last)
+            if not last and self.reporter.turn(done).over:  # by what was tracked now
+                self._track(done, checkpoint, True)
+
+    def _track(self, done: int, checkpoint: Path, last: bool) -> None:
+        if self.evaluate is not None:
+            epoch = done // self.training.source.steps_per_epoch
+            self.reporter.add(done, self.evaluate(checkpoint / WEIGHTS, epoch, self._show, last))
             self.reporter.meter.restart()
 
     def _show(self, text: str) -> None:

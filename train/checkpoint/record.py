@@ -22,6 +22,7 @@ CONFIG = "config.yaml"
 _FREE_TRAIN = (
     *("accumulate", "checkpoint_activations", "compile", "dtype", "parallel"),
     *("checkpoint_epochs", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"),
+    *("early_stopping", "early_stopping.metric", "early_stopping.patience"),
     *("evaluate", "evaluate_batch", "evaluate_dtype", "evaluate_epochs", "log_steps", "resume", "validate_epochs"),
 )
 _FREE_DATA = ("workers", "prefetch", "validation", "validation_pairs")

@@ -21,11 +21,21 @@ from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.errors import UserError
 from lorat.train.distributed.world import World
 from lorat.train.logs.result import Result, note_result
+from lorat.train.loop import Training
 from lorat.train.setup import Request
 
 BETWEEN = "got10k-val"  # the test set that is tracked while the training goes on
 _MEASURES = (f"{BETWEEN}/ao", f"{BETWEEN}/auc")  # what weights are compared by: the first that there is
 _LOG = logging.getLogger("lorat")
+
+
+def check_stopping(training: Training, names: Sequence[str]) -> None:
+    """Raise a `UserError` where what early stopping looks at will never be found."""
+    stopping = training.recipe.train.early_stopping
+    if stopping is None or (training.validation if stopping.of_validation else BETWEEN in names):
+        return
+    lacks = "validation pairs (data.validation)" if stopping.of_validation else f"the tree of {BETWEEN}"
+    raise UserError(f"train.early_stopping.metric={stopping.metric}: needs {lacks}; give it, or another metric")
 
 
 def find_test_sets(trees: TreeOptions, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -52,11 +62,10 @@ class Evaluator:
         self._last: tuple[Evaluation, Path] | None = None
         self.failed = False  # whether something could not be tracked or scored
 
-    def __call__(self, weights: Path, epoch: int, show: Callable[[str], None]) -> dict[str, float]:
-        """Track every test set with the weights after the last epoch, GOT-10k val before, unless that is done. `show`
+    def __call__(self, weights: Path, epoch: int, show: Callable[[str], None], last: bool) -> dict[str, float]:
+        """Track every test set with the weights after the `last` epoch, GOT-10k val before, unless that is done. `show`
         may raise, to end this early. New scores are returned on rank 0: ``got10k-val/ao`` → score, and so on.
         """
-        last = epoch == self._request.recipe.train.epochs
         names = self._names if last else tuple({BETWEEN} & {*self._names})
 
         def progress(done: int, total: int, text: str) -> None:
@@ -66,7 +75,8 @@ class Evaluator:
         if outcome is not None and self._world.speaks:
             self._last = outcome, default_out(weights)
             with self._reporting():
-                return _score(outcome, weights, epoch)
+                stopping = self._request.recipe.train.early_stopping
+                return _score(outcome, weights, epoch, (stopping.metric,) if stopping else _MEASURES)
         return {}
 
     def publish(self) -> None:
@@ -126,15 +136,15 @@ class Evaluator:
         return outcome
 
 
-def _score(outcome: Evaluation, weights: Path, epoch: int) -> dict[str, float]:
-    """Write the scores and note which weights are the best."""
+def _score(outcome: Evaluation, weights: Path, epoch: int, measures: Sequence[str]) -> dict[str, float]:
+    """Write the scores and note which weights are the best, by the first of the measures that there is."""
     from lorat.evaluate.cli.publish import summarise
     from lorat.evaluate.report.tables import score_values
 
     summary = summarise(outcome, default_out(weights))
     summary.write_metrics()
     scored, scores = summary.scored, score_values(summary.scored)
-    if (measure := next((m for m in _MEASURES if m in scores), None)) is not None:
+    if (measure := next((m for m in measures if m in scores), None)) is not None:
         sequences = next(len(s.sequences) for (_, s), *_ in scored if s.name == BETWEEN)
         note_result(weights, Result(measure=measure, score=scores[measure], sequences=sequences, epoch=epoch))
     return scores

@@ -111,7 +111,7 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
 
 def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> int:
     """Train and return the exit status; what ranks find by themselves, they agree on first."""
-    from lorat.train.cli.results import Evaluator, find_test_sets
+    from lorat.train.cli.results import Evaluator, check_stopping, find_test_sets
     from lorat.train.distributed.world import agreed, check_alike, join_world
     from lorat.train.logs.result import read_best
     from lorat.train.loop import train
@@ -124,6 +124,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
         wanted = () if options.no_eval else request.recipe.train.evaluate
         names = agreed(lambda: find_test_sets(trees, wanted), world)
         training, network = agreed(lambda: prepare(request, manifests, world), world)
+        agreed(lambda: check_stopping(training, names), world)
         check_alike(common_settings(training, network.fingerprint, names), world)
         agreed(lambda: note_run(request, training, network), world)
         if world.speaks and start.wandb != "off":

@@ -3,14 +3,17 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from lorat.shards.base.errors import UserError
 from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import texts_of_ranks
 from lorat.train.logs.curves import draw_batch, draw_curves
-from lorat.train.logs.log import TrainLog, open_log
+from lorat.train.logs.log import TrainLog, open_log, read_log
 from lorat.train.logs.meter import Meter
+from lorat.train.logs.patience import Patience
+from lorat.train.logs.result import Result, note_result
 from lorat.train.logs.verdict import judge
 from lorat.train.logs.wandb_log import About, code_version, wandb_run
 from lorat.train.step.faults import Scene, write_dump
@@ -20,11 +23,19 @@ _LOG = logging.getLogger("lorat")
 _ENOUGH = 200  # steps after which a verdict on speed is worth something, if an epoch is longer
 
 
+class Turn(NamedTuple):
+    """What the metric of early stopping says at the end of an epoch, the same on all ranks."""
+
+    improved: bool = False  # it is the best so far
+    over: bool = False  # the training ends
+
+
 class Reporter:
     """Says and writes what is to be known of a training."""
 
-    def __init__(self, scene: Scene, log: TrainLog | None, first_step: int) -> None:
+    def __init__(self, scene: Scene, log: TrainLog | None, first_step: int, patience: Patience | None = None) -> None:
         self._scene, source = scene, scene.source
+        self._patience = patience  # rank 0's
         self.meter = Meter(scene.world)
         self.log = log  # rank 0's
         early = first_step + min(source.steps_per_epoch, _ENOUGH)
@@ -43,6 +54,32 @@ class Reporter:
         # Met here, no rank ends while rank 0 writes: torchrun would end them all then.
         texts_of_ranks([], world)
         raise error
+
+    def turn(self, done: int) -> Turn:
+        """Return what early stopping makes of what was found after `done` steps; every rank has to call this."""
+        source = self._scene.source
+        if self._scene.recipe.train.early_stopping is None or not source.ends(done, 1):
+            return Turn()
+        mine = self._patience
+        told = [name for name in Turn._fields if mine is not None and getattr(mine, name)(done)]
+        told = texts_of_ranks([" ".join(told)], self._scene.world)[0].split()
+        return Turn(*(name in told for name in Turn._fields))
+
+    def ends_early(self, done: int) -> bool:
+        """Return whether the training ends after `done` steps, before its last, and say so; every rank has to call
+        this.
+        """
+        over = self.turn(done).over
+        if over and self.log is not None:
+            self.log.say(f"{self._patience}; the training ends with epoch {done // self._scene.source.steps_per_epoch}")
+        return over
+
+    def note_best(self, done: int, weights: Path) -> None:
+        """Note a checkpoint's weights as those with the best loss on validation pairs, on rank 0."""
+        stopping = self._scene.recipe.train.early_stopping
+        if self._patience is not None and stopping is not None:
+            epoch = done // self._scene.source.steps_per_epoch
+            note_result(weights, Result(measure=stopping.metric, score=self._patience.best, epoch=epoch))
 
     def show(self, batch: Batch) -> None:
         """Draw the first batch, on rank 0."""
@@ -90,7 +127,11 @@ def reporting(scene: Scene, first_step: int, wandb_mode: str, figures: Mapping[s
     log_file = open_log(scene.run, source.epochs * source.steps_per_epoch, first_step)
     with wandb_run(scene.run, wandb_mode, about) as listener, log_file as log:
         log.listeners += [listener] if listener is not None else []
-        yield Reporter(scene, log, first_step)
+        patience = None
+        if (stopping := scene.recipe.train.early_stopping) is not None:
+            patience = Patience(stopping, source.steps_per_epoch, read_log(scene.run / "log.jsonl"))
+            log.listeners.append(patience.see)
+        yield Reporter(scene, log, first_step, patience)
     with _no_reason_to_end():
         draw_curves(scene.run)
     if log.damaged:

@@ -1,4 +1,6 @@
-"""Which weights of a run are the best (of the test set tracked in between; copied, as checkpoints go) and the last."""
+"""Which weights of a run are the best (by the test set that is tracked in between, or the metric of early stopping;
+copied, as checkpoints go) and the last.
+"""
 
 import shutil
 from pathlib import Path
@@ -14,14 +16,20 @@ RESULT, BEST = "result.json", "best.safetensors"
 class Result(BaseModel, frozen=True):
     """What weights reached."""
 
-    measure: str  # test set and measure, such as ``got10k-val/ao``
-    score: float  # a fraction of 1
-    sequences: int  # that were scored
+    measure: str  # test set and measure, such as ``got10k-val/ao``, or a loss on validation pairs (``val_loss``)
+    score: float  # a fraction of 1, or the loss
+    sequences: int = 0  # that were scored
     epoch: int
     weights: str = ""  # their file, relative to the run
 
     def __str__(self) -> str:
-        return f"{self.measure} {100 * self.score:.1f} after epoch {self.epoch}"
+        score = f"{self.score:.5g}" if self.is_loss else f"{100 * self.score:.1f}"
+        return f"{self.measure} {score} after epoch {self.epoch}"
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether less is better."""
+        return self.measure.startswith("val_")
 
 
 class _Results(BaseModel):
@@ -35,7 +43,8 @@ def note_result(weights: Path, result: Result) -> None:
     run = weights.parents[2]
     best = read_best(run)
     last = result.model_copy(update={"weights": str(weights.relative_to(run))})
-    if best is None or last.measure != best.measure or last.score >= best.score:
+    sign = -1.0 if last.is_loss else 1.0
+    if best is None or last.measure != best.measure or sign * last.score > sign * best.score:
         with weights.open("rb") as whole, atomic_file(run / BEST) as copy:
             shutil.copyfileobj(whole, copy)
         best = last.model_copy(update={"weights": BEST})
