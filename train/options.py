@@ -18,6 +18,7 @@ class StartOptions:
         False, help="Start or go on from weights that were trained on another backbone.", section="What is trained"
     )
     resume: Literal["auto"] | None = option(None, help="Go on from the newest checkpoint, if any.")
+    no_log_files: bool = option(False, help="Keep no copy of what each process prints, log-rank-0.txt and so on.")
     device: str = option("auto", help="auto, cpu, cuda or mps.")
     wandb: Literal["online", "offline", "off"] = option(
         "off", help="Log to wandb.ai too, or to files for wandb sync; online without a key is offline."

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -91,7 +92,8 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
     """
     start_logging()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
-        logging.getLogger("lorat").setLevel(logging.ERROR)  # rank 0 has the same to say
+        for handler in logging.getLogger("lorat").handlers:
+            handler.setLevel(logging.ERROR)  # rank 0 has the same to say
     codec_name()  # says here, once, if the fast codec is missing
     if options.replay is not None:
         from lorat.train.replay import load_dump, print_replay, replay
@@ -113,6 +115,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
     """Train and return the exit status; what ranks find by themselves, they agree on first."""
     from lorat.train.cli.results import Evaluator, check_stopping, find_test_sets
     from lorat.train.distributed.world import agreed, check_alike, join_world
+    from lorat.train.logs.rank_log import rank_log
     from lorat.train.logs.result import read_best
     from lorat.train.loop import train
     from lorat.train.setup import common_settings, find_shards, introduce, note_run, prepare
@@ -133,18 +136,19 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
             figures = network_figures(request.variant, world.device, training.dtype)
             training = replace(training, figures=figures)
         evaluator = Evaluator(names, trees, request, world) if names else None
-        if world.speaks:
-            introduce(training, network)
-        with explain_memory(request.recipe, request.variant, world):
-            checkpoint = train(training, network, evaluator)
-        if evaluator is not None:
-            evaluator.publish()
-        if world.speaks:
-            say(f"weights: {checkpoint / 'model.safetensors'}")
-            if best := read_best(request.run):
-                say(f"best:    {request.run / best.weights} ({best})")
-            if (curves := request.run / "curves.png").is_file():
-                say(f"curves:  {curves}")
+        with nullcontext() if start.no_log_files else rank_log(request.run, world):
+            if world.speaks:
+                introduce(training, network)
+            with explain_memory(request.recipe, request.variant, world):
+                checkpoint = train(training, network, evaluator)
+            if evaluator is not None:
+                evaluator.publish()
+            if world.speaks:
+                say(f"weights: {checkpoint / 'model.safetensors'}")
+                if best := read_best(request.run):
+                    say(f"best:    {request.run / best.weights} ({best})")
+                if (curves := request.run / "curves.png").is_file():
+                    say(f"curves:  {curves}")
     return 1 if evaluator is not None and evaluator.failed else 0
 
 
