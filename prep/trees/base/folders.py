@@ -49,7 +49,7 @@ def where_else(dataset: Dataset, split: str, root: Path, *, named: bool) -> str:
     """Return what a split is looked for as under a root that lacks it, what there is, and what is most likely to do:
     whether a folder is too many, or the root too deep. Where it is there and what it `named` lacks, that is not it.
     """
-    looks = dataset.looks if isinstance(dataset.looks, str) else dataset.looks[split]
+    looks = dataset.looks if isinstance(dataset.looks, str) else dataset.looks.get(split, "")
     patterns = [each.split("/") for each in looks.replace("{split}", split if split != "all" else "*").split(" or ")]
     if named and looks and any(next(root.glob("/".join(parts)), None) for parts in patterns):
         return held(root)
