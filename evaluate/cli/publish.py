@@ -18,7 +18,7 @@ from lorat.evaluate.measure.scores import DatasetScores, Entry, score
 from lorat.evaluate.report.page import PageInput, write_page
 from lorat.evaluate.report.plots import KINDS, attribute_panels, plot_curves, set_panel
 from lorat.evaluate.report.strips import worst_strips
-from lorat.evaluate.report.tables import metrics_document, score_tables
+from lorat.evaluate.report.tables import metrics_document, notes_of, score_tables
 from lorat.evaluate.results.files import SequenceResult, read_results
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
@@ -133,7 +133,7 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     panels = [set_panel(entries) for entries in summary.scored]
     plots = [plot_curves(panels, kind, out / f"{kind.name}.png") for kind in KINDS[:2]] if panels else []
     remarks = summary.remarks()
-    for line in remarks:
+    for line in (*notes_of([entries[0].scores for entries in summary.scored]), *remarks):
         say(line)
     for item in outcome.sets:
         if item.submit:
@@ -154,11 +154,14 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
 
 
 def draw_for_paper(scored: Sequence[Sequence[Entry]], folder: Path) -> list[Path]:
-    """Draw each curve of each test set, and of its attributes, as PNG and as PDF, without never moving."""
+    """Draw each curve of each test set, and of its attributes, as PNG and as PDF: of all trackers that have it, without
+    never moving.
+    """
     drawn = []
     for entries in scored:
         whole = set_panel(entries)
-        for kind, end in product(KINDS, ("png", "pdf")):
+        known = [kind for kind in KINDS if any(kind.column.shown(entry.scores) is not None for entry in entries[:-1])]
+        for kind, end in product(known, ("png", "pdf")):
             path = folder / f"{entries[0].scores.name}_{kind.name}.{end}"
             drawn.append(plot_curves([whole._replace(lines=whole.lines[:-1])], kind, path))
             if panels := attribute_panels(entries):

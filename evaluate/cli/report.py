@@ -1,26 +1,24 @@
 """``lorat-eval report``: the page of an evaluation, made anew, with other trackers beside it, or of these alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from lorat.evaluate.cli.compare import Rivals, scored_sets
 from lorat.evaluate.cli.options import ScoringOptions, evaluation_folder
-from lorat.evaluate.measure.matlab import repairs
-from lorat.evaluate.measure.ope import ConventionName
-from lorat.evaluate.measure.scores import NEVER_MOVING, Entry, dataset_scores, mean_over, never_moving_results
+from lorat.evaluate.measure.scores import NEVER_MOVING, Entry, dataset_scores, never_moving_results, part
 from lorat.evaluate.results.files import has_result
-from lorat.evaluate.results.foreign import Foreign, read_foreign
-from lorat.evaluate.track.folder import Identity, latency_of, read_identity, result_folder, unfinished
-from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, default_test_sets
+from lorat.evaluate.results.foreign import Foreign
+from lorat.evaluate.track.folder import Identity, read_identity, result_folder, unfinished
+from lorat.evaluate.track.testsets import TestSet, choose_test_sets
 from lorat.prep.commandline import Command, options_of
-from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import say, start_logging
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, counted
 from lorat.shards.base.options import option
 
 if TYPE_CHECKING:
@@ -70,61 +68,6 @@ class ReportOptions(ScoringOptions):
             return self.out or Path("report"), None
 
 
-@dataclass(frozen=True, slots=True)
-class Rivals:
-    """Trackers with results in any layout."""
-
-    folders: Mapping[str, Path]  # label → results
-    convention: ConventionName
-    remarks: list[str] = field(default_factory=list)
-    found: dict[str, str] = field(default_factory=dict)  # label → how its results were read, of the first set that has
-    why: dict[str, str] = field(default_factory=dict)  # label → why its results of a set were not
-    refused: dict[str, str] = field(default_factory=dict)  # sequence → why a result of it could not be used
-
-    def read(self, name: str, clips: Sequence[Clip]) -> dict[str, Foreign]:
-        """Return what is there of a test set by label; a remark says what is not, where there is anything."""
-        there, remarks = dict[str, Foreign](), list[str]()
-        for label, folder in self.folders.items():
-            try:
-                there[label] = foreign = read_foreign(
-                    folder, clips, repairs=repairs(name.partition("-")[0], self.convention)
-                )
-            except UserError as error:
-                self.why[label] = error.message
-                remarks.append(f"{name}: {label} left out: {error.message}")
-                continue
-            self.found.setdefault(label, str(foreign))
-            remarks += [f"{name}: {label}: {note}" for note in foreign.notes]
-            self.refused.update(foreign.refused)
-        self.remarks.extend(remarks if there else ())
-        return there
-
-    def entry(self, label: str, foreign: Foreign, clips: Sequence[Clip]) -> Entry | None:
-        """Return a tracker's scores over those of some clips that it has; None without any that has ground truth."""
-        there = [clip for clip in clips if all(clip.name in run for run in foreign.runs)]
-        scores = dataset_scores(there, foreign.runs, self.convention)
-        return Entry(label, replace(scores, latency=latency_in(foreign, scores.fps))) if scores else None
-
-    def all_found(self) -> None:
-        """Raise a `UserError` if there is nothing of one of them in any test set."""
-        for label, folder in self.folders.items():
-            if label not in self.found:
-                raise UserError(f"{label}={folder}: {self.why.get(label, 'no result of any test set')}")
-
-
-def latency_in(foreign: Foreign, fps: float | None) -> float | None:
-    """Return milliseconds a frame of one sequence alone: as we measured it, or as others' time files say."""
-    if foreign.layout == "lorat":
-        return latency_of(foreign.home.parent.parent)
-    return 1000.0 / fps if fps else None
-
-
-def scored_sets(datasets: str | None, trees: TreeOptions) -> list[TestSet]:
-    """Read the named test sets, or all whose tree is there; a bare name means the split with ground truth."""
-    names = [f"{n}-{SCORED_SPLITS[n]}" if n in SCORED_SPLITS else n for n in split_names(datasets)]
-    return choose_test_sets(names or default_test_sets(trees), (), trees)
-
-
 @click.command("report", cls=Command)
 @options_of(ReportOptions, "options")
 @options_of(TreeOptions, "trees")
@@ -139,7 +82,7 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     lorat-eval report --run runs/B-224-standard --results DiMP=pytracking/dimp/dimp50
     lorat-eval report --results DiMP=dimp --results ATOM=atom --datasets lasot --out compared
 
-    Exit status: 0 done; 1 sequences have no result, and the page says so; 2 wrong input.
+    Exit status: 0 done; 1 sequences or trackers lack results that can be used, and the page says so; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     rivals = Rivals(options.rivals(), options.convention)
@@ -158,7 +101,7 @@ def report_command(options: ReportOptions, trees: TreeOptions) -> None:
     if options.results:
         say(f"plots: {len(draw_for_paper(page.scored, path.parent / 'plots'))} files in {path.parent / 'plots'}")
     say(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    click.get_current_context().exit(1 if failed or rivals.refused else 0)
+    click.get_current_context().exit(1 if failed or rivals.refused or rivals.unusable else 0)
 
 
 def _beside(
@@ -208,7 +151,8 @@ def _alone(options: ReportOptions, rivals: Rivals, trees: TreeOptions) -> tuple[
         failed |= bool(item.unread)
         rivals.remarks.extend(f"{item.name}: {name} cannot be scored: {why}" for name, why in item.unread.items())
         first = entries[0]
-        strips[item.name] = worst_strips(item.clips, found[first.label].runs[0], first.scores, options.worst)
+        if isinstance(boxes := found[first.label], Foreign):
+            strips[item.name] = worst_strips(item.clips, boxes.runs[0], first.scores, options.worst)
         scored.append([*entries, Entry(NEVER_MOVING, still)])
     rivals.all_found()
     if not scored:
@@ -222,9 +166,9 @@ def _lacking(entry: Entry, most: int, ours: Entry | None = None) -> Iterator[str
     """Say it where a tracker has results of fewer sequences than there are."""
     label, theirs = entry
     if (few := len(theirs.sequences)) < most:
-        line = f"{theirs.name}: {label} has results of {few} of {most} sequences"
+        line = f"{theirs.name}: {label} has results of {few} of {counted(most, 'sequence')}"
         if ours:
-            mine = mean_over(ours.scores, {each.name for each in theirs.sequences})
+            mine = part(ours.scores, {each.name for each in theirs.sequences}).curves
             line += f"; over these its AUC is {100 * theirs.curves.auc:.1f} and ours {100 * mine.auc:.1f}"
         yield line
 

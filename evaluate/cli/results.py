@@ -114,7 +114,7 @@ def _export(export: Export, layout: ExportLayout, trees: TreeOptions) -> bool:
             say(f"{name}: no result of {counted(len(names), 'sequence')} of the tree ({some(names, 5)})")
     same = f", {len(files) - changed:,} are there as they are" if changed < len(files) else ""
     tops = sorted({str(export.out / path.partition("/")[0]) for path in files})
-    say(f"{layout}: {changed:,} files written{same}: {', '.join(tops)}")
+    say(f"{layout}: {counted(changed, 'file')} written{same}: {', '.join(tops)}")
     return any(missing.values())
 
 
@@ -168,7 +168,7 @@ def _missing(item: ResultSet, tree: TestSet | None) -> list[str]:
     if tree is None:
         return []
     if tree.unread:
-        say(f"{item.name}: {len(tree.unread)} sequences of the tree do not read; not compared")
+        say(f"{item.name}: {counted(len(tree.unread), 'sequence')} of the tree cannot be read; not compared")
     frames = {clip.name: len(clip.frames) for clip in tree.clips}
     for number, run in enumerate(item.runs, start=1):
         for name, result in run.items():
@@ -184,7 +184,8 @@ def _submit(export: Export, server: ServerName, trees: TreeOptions) -> None:
     item = choose_test_sets((), (server,), trees)[0]
     if item.unread:
         why = next(iter(item.unread.values()))
-        raise UserError(f"no zip of {item.name}: {len(item.unread)} sequences of the tree do not read: {why}")
+        few = counted(len(item.unread), "sequence")
+        raise UserError(f"no zip of {item.name}: {few} of the tree cannot be read: {why}")
     runs = export.read(item).runs
     say("boxes are written as the whole pixels that they touch, as in LoRAT's published zips")
     out = export.out / SERVERS[server].zip_name

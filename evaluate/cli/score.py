@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
+from lorat.evaluate.cli.compare import latency_in
 from lorat.evaluate.cli.options import ScoringOptions
-from lorat.evaluate.cli.report import latency_in
 from lorat.evaluate.measure.matlab import MATLAB_SETS, repairs
 from lorat.evaluate.measure.scores import DatasetScores, Entry, hides_truth, score
-from lorat.evaluate.report.tables import attribute_table, metrics_document, score_tables
+from lorat.evaluate.report.tables import attribute_table, metrics_document, notes_of, score_tables
 from lorat.evaluate.results.find import Layout
 from lorat.evaluate.results.foreign import Foreign, read_foreign
 from lorat.evaluate.track.folder import METRICS, read_identity
@@ -101,10 +101,10 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
 
 def _remarks(item: TestSet, foreign: Foreign, scores: DatasetScores) -> list[str]:
     """Say how the results were read, and which sequences the scores are of."""
-    lines = [f"read as {foreign}", *foreign.notes]
+    lines = [*notes_of([scores]), f"read as {foreign}", *foreign.notes]
     names = {sequence.name for sequence in scores.sequences}
     if foreign.missing:
-        lacking = f"{len(foreign.missing)} of {len(item.clips)} sequences ({some(foreign.missing, 5)})"
+        lacking = f"{len(foreign.missing)} of {counted(len(item.clips), 'sequence')} ({some(foreign.missing, 5)})"
         lines.append(f"{item.name}: no result of {lacking}: the scores are of the {len(names)} that are there")
     lines += [f"{item.name}: {name} cannot be scored: {why}" for name, why in item.unread.items()]
     if hidden := scores.unscored:

@@ -11,7 +11,7 @@ from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import say, start_logging
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, counted
 from lorat.shards.base.options import option
 
 
@@ -46,9 +46,9 @@ def check_zip_command(file: Path, check: ZipCheck) -> None:
         say(f"{severity}: {line}")
     if judgement.unchecked:
         remedy = f"with the tree they are: --root {judgement.server.name}=DIR"
-        say(f"not checked: the rows of {judgement.unchecked:,} sequences against their frames; {remedy}")
+        say(f"not checked: the rows of {counted(judgement.unchecked, 'sequence')} against their frames; {remedy}")
     errors = len(judgement.errors)
-    say(f"{errors:,} errors, {len(judgement.findings) - errors:,} warnings")
+    say(f"{counted(errors, 'error')}, {counted(len(judgement.findings) - errors, 'warning')}")
     say(f"Verdict: {judgement.verdict()}.")
     click.get_current_context().exit(1 if errors else 0)
 

@@ -6,7 +6,7 @@ weigh the same in OPE; GOT-10k pools frames. Of repeated runs curves are the mea
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,23 @@ def dataset_scores(
         convention = "published"
     tracked = [_Tracked(clip, [run[clip.name] for run in runs]) for clip in scored]
     sequences = tuple(_sequence_scores(each, convention) for each in tracked)
+    return combined(
+        sequences,
+        dataset,
+        split,
+        convention,
+        fps=_fps([times for each in tracked for times in each.times]),
+        got10k=_got10k(tracked) if dataset == "got10k" else None,
+        trackingnet=_trackingnet(tracked) if dataset == "trackingnet" else None,
+        unscored=tuple(clip.name for clip in clips if hides_truth(clip)),
+        runs=len(runs),
+    )
+
+
+def combined(
+    sequences: Sequence[SequenceScores], dataset: str, split: str, convention: ConventionName = "published", **more: Any
+) -> DatasetScores:
+    """Return the scores of a split from those of its sequences, at least one, and further fields."""
     curves = {each.name: each.curves for each in sequences}
     invalid = any(each.invalid_frames for each in sequences)
     corrected = [v for each in sequences if (v := each.norm_precision_corrected) is not None]
@@ -112,22 +129,28 @@ def dataset_scores(
     return DatasetScores(
         dataset=dataset,
         split=split,
-        sequences=sequences,
+        sequences=tuple(sequences),
         curves=average(list(curves.values())),
         norm_precision_corrected=float(np.mean(corrected)) if corrected and invalid else None,
-        fps=_fps([times for each in tracked for times in each.times]),
-        got10k=_got10k(tracked) if dataset == "got10k" else None,
-        trackingnet=_trackingnet(tracked) if dataset == "trackingnet" else None,
-        unscored=tuple(clip.name for clip in clips if hides_truth(clip)),
         convention=convention,
-        runs=len(runs),
         attributes=attribute_scores(attributes_of(dataset, split) or {}, curves, average),
+        **more,
     )
 
 
-def mean_over(scores: DatasetScores, names: Collection[str]) -> Curves:
-    """Average the curves of the named sequences, at least one, as the scores' convention does."""
-    return _MEANS[scores.convention]([each.curves for each in scores.sequences if each.name in names])
+def part(scores: DatasetScores, names: Collection[str]) -> DatasetScores:
+    """Return the scores over the named ones of the sequences, at least one; a part loses what pools all frames."""
+    sequences = [each for each in scores.sequences if each.name in names]
+    if len(sequences) == len(scores.sequences):
+        return scores
+    fps = frames_a_second(sequences)
+    return combined(sequences, scores.dataset, scores.split, scores.convention, fps=fps, runs=scores.runs)
+
+
+def frames_a_second(sequences: Sequence[SequenceScores]) -> float | None:
+    """Return the frames of sequences over their seconds; None where one was not timed."""
+    seconds = [each.frames / each.fps for each in sequences if each.fps]
+    return sum(each.frames for each in sequences) / sum(seconds) if len(seconds) == len(sequences) else None
 
 
 def hides_truth(clip: Clip) -> bool:

@@ -120,8 +120,9 @@ class _Section:
     def sequences(self) -> Iterator[tuple[SequenceScores, list[float | None], float | None, float]]:
         """Yield each sequence (ours if any), AUC of those compared, the first's lead, and never moving's AUC."""
         first, *_ = known = [{s.name: s for s in entry.scores.sequences} for entry in self.entries]
+        auc = tables.COLUMNS["auc"]
         for still in self.whole.sequences:
-            aucs = [100 * of[still.name].curves.auc if still.name in of else None for of in known]
+            aucs = [auc.shown(of[still.name]) if still.name in of else None for of in known]
             best = max((value for value in aucs[1:-1] if value is not None), default=None)
             gap = None if best is None or aucs[0] is None else aucs[0] - best
             shown = aucs[len(aucs) - 1 - len(self.compared) : -1]

@@ -31,7 +31,8 @@ _COLOURS = {
     **{"c0": "#0072b2", "c1": "#d55e00", "c2": "#009e73", "c3": "#b5589b", "c4": "#b8860b", "c5": "#3a9fd6"},
     **{"still": "#8d949b", "soft": "#626a73", "line": "#e3e6e9"},
 }
-_MOST_WITHIN = 3  # curves whose legend leaves them room
+_MOST_WITHIN = 3  # curves whose legend leaves them room; that of more stands below them
+_SHORT = 13  # letters of labels that stand side by side below them
 _DASHES: Mapping[str, Any] = {"": "-", "dashed": (0, (5, 1.5)), "dotted": (0, (1.5, 1))}
 
 
@@ -103,11 +104,16 @@ def ranked(lines: Sequence[Line], kind: CurveKind) -> list[Line]:
 
 def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
     """Draw panels, at least one, in rows; return the file, a PNG or PDF by its ending. Legends name the best first."""
+    panels = [p._replace(lines=[e for e in p.lines if kind.column.shown(e.scores) is not None]) for p in panels]
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     with style.context(_STYLE):
         crowded = max(len(panel.lines) for panel in panels) > _MOST_WITHIN
-        figure = Figure(figsize=((4.4 if crowded else 3.3) * columns, 2.6 * rows), layout="constrained")
+        short = all(len(line.label) <= _SHORT for panel in panels for line in panel.lines)
+        beside = 2 if short else 1
+        below = 0.15 * (2 + math.ceil(max(len(panel.lines) for panel in panels) / beside)) if crowded else 0.0
+        # 3.3 inches are a column of a paper.
+        figure = Figure(figsize=(3.3 * columns, (2.6 + below) * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, (title, lines) in zip(grid.flat, panels, strict=False):
             drawn = _draw(axes, lines, kind)
@@ -115,8 +121,8 @@ def plot_curves(panels: Sequence[Panel], kind: CurveKind, path: Path) -> Path:
             order = ranked(lines, kind)
             said = [f"{line.label} [{kind.column.text(line.scores)}]" for line in order]
             handles = [drawn[lines.index(line)] for line in order]
-            beside: Any = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03)} if crowded else {}
-            axes.legend(handles, said, title=f"{kind.said} in brackets", alignment="left", **beside)
+            place: Any = {"loc": "upper left", "bbox_to_anchor": (-0.2, -0.17), "ncols": beside} if crowded else {}
+            axes.legend(handles, said, title=f"{kind.said} in brackets", alignment="left", **place)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         with atomic_file(path) as file:

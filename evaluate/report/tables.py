@@ -85,7 +85,7 @@ SPEEDS = {
     "fps": "fps: throughput, frames over seconds, ours of sequences side by side",
     "latency": "ms: latency, a frame's time where one sequence is tracked alone",
 }
-_CAPTIONS = {"norm_precision_corrected": "Pnorm*: absent frames count as misses", **SPEEDS}
+_PRINTED_NOTES = {"norm_precision_corrected": "Pnorm*: absent frames count as misses", **SPEEDS}
 
 
 def filled(every: Sequence[DatasetScores], names: Sequence[str] = (*COLUMNS,)) -> dict[str, Column]:
@@ -102,7 +102,7 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
         return
     columns = filled([entries[0].scores for entries in scored], _PRINTED)
     table = plain_table(["test set"], "Scores in per cent")
-    _fit(table, [entries[0].scores for entries in scored])
+    table.padding = (0, 0, 0, 0)
     table.show_edge = False  # with AO, SR and the speeds it fills 80 columns
     table.add_column("tracker", no_wrap=True)
     for column in columns.values():
@@ -115,14 +115,8 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
     yield table
 
 
-def _fit(table: Table, every: Sequence[DatasetScores]) -> None:
-    """Set a table of `_PRINTED` columns close, and say under it what they are."""
-    table.padding = (0, 0, 0, 0)
-    table.caption, table.caption_justify = "\n".join(notes_of(every, _CAPTIONS)) or None, "left"
-
-
-def notes_of(every: Sequence[DatasetScores], notes: Mapping[str, str]) -> list[str]:
-    """Return those of some notes, by column, whose column some scores fill."""
+def notes_of(every: Sequence[DatasetScores], notes: Mapping[str, str] = _PRINTED_NOTES) -> list[str]:
+    """Return those of some notes, by column, whose column some scores fill; by default what tables' columns are."""
     return [said for name, said in notes.items() if any(COLUMNS[name].read(each) is not None for each in every)]
 
 
@@ -133,16 +127,18 @@ def comparison_table(entries: Sequence[Entry]) -> Table:
     headings = [column.heading for column in columns.values()]
     title = f"{every[0].name} ({counted(len(every[0].sequences), 'sequence')}), in per cent"
     table = plain_table(["tracker", headings[0], "±", "to best", "p", *headings[1:]], title)
-    _fit(table, every)
+    table.padding = (0, 0, 0, 0)
     sure = standings(np.array([[each.curves.auc for each in scores.sequences] for scores in every]))
-    top = max(scores.curves.auc for scores in every)
-    for entry, (spread, p) in zip(entries, sure, strict=True):
+    top = max((one for scores in every if math.isfinite(one := scores.curves.auc)), default=math.nan)
+    for entry, standing in zip(entries, sure, strict=True):
         auc, *others = (
             Text(text := c.text(entry.scores), "bold" if text == best_of(entries, c) else "") for c in columns.values()
         )
-        behind = (f"{100 * spread:.1f}", f"{100 * (entry.scores.curves.auc - top):+.1f}")
-        chance = "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-        table.add_row(Text(entry.label), auc, *map(Text, (*behind, chance)), *others)
+        behind = ("-", "-", "-")
+        if standing:
+            chance = "" if standing.p is None else "<0.001" if standing.p < 0.001 else f"{standing.p:.3f}"
+            behind = (f"{100 * standing.spread:.1f}", f"{100 * (entry.scores.curves.auc - top):+.1f}", chance)
+        table.add_row(Text(entry.label), auc, *map(Text, behind), *others)
     return table
 
 
@@ -153,22 +149,23 @@ def best_of(entries: Sequence[Entry], column: Column) -> str | None:
     return column.text(choose(known, key=lambda scores: column.shown(scores) or 0.0)) if len(known) > 1 else None
 
 
-def how_compared(sequences: int) -> str:
+def how_compared() -> str:
     """Say what ± and p of a comparison are."""
-    few = f"; no p of fewer than {FEWEST} sequences" if sequences < FEWEST else ""
-    how = f"paired bootstrap over the {counted(sequences, 'sequence')}, {DRAWS:,} draws, seeded{few}"
-    return f"± half of AUC's 95 % interval; p that a tracker is as good as the best one, two-sided: {how}"
+    how = f"paired bootstrap over sequences, {DRAWS:,} draws, seeded; no p of fewer than {FEWEST}"
+    return f"±: half of AUC's 95 % interval; p: that a tracker is as good as the best one, two-sided ({how})"
 
 
 def sequences_csv(scored: Sequence[Sequence[Entry]]) -> str:
     """Return a line for each test set, tracker but never moving, and sequence: fractions of 1, as in metrics.json."""
-    file, names = io.StringIO(), ("norm_precision_corrected", *_OF_SEQUENCES)
+    file = io.StringIO()
+    names = [name for name in COLUMNS if name in (*_OF_SEQUENCES, "norm_precision_corrected")]
     table = csv.writer(file, lineterminator="\n")
     table.writerow(["test set", "tracker", "sequence", "frames", *names])
     for *entries, _ in scored:
         for entry in entries:
             for each in entry.scores.sequences:
-                cells = ("" if value is None else round(value, 6) for value in _read(each, names).values())
+                values = _read(each, names).values()
+                cells = ("" if value is None or math.isnan(value) else round(value, 6) for value in values)
                 table.writerow([entry.scores.name, entry.label, each.name, each.frames, *cells])
     return file.getvalue()
 

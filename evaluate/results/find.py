@@ -118,6 +118,14 @@ def tracker_of(home: Path) -> str:
     return _NUMBER.sub("", home.name).removesuffix(_OTB) or home.name
 
 
+def is_there(place: Path) -> bool:
+    """Return whether `find` may find something: a file or folder, or what names several runs or one of several trackers
+    in the folder above.
+    """
+    beside = place.exists() or any(_all_runs(home) == f"{place.name}_*" for home in files.folders_in(place.parent))
+    return beside or any(file.stem.endswith(f"_{place.name}") for file in _files(place.parent, ".mat"))
+
+
 def find(folder: Path, names: Names, layout: str) -> Place:
     """Return where the results are: what lies in the folder itself goes before what lies deeper."""
     if layout not in get_args(Layout):
@@ -137,14 +145,14 @@ def find(folder: Path, names: Names, layout: str) -> Place:
     if len(found) == 1:
         return found[0]
     if found:
-        remedy = "name one of these folders with --results, or its layout with --layout (export-results: --read-as)"
+        remedy = "give one of these folders, or, to score and export-results, the layout (--layout, --read-as)"
         raise UserError(f"{folder}: holds several results of {names.test_set}: {some(found, 4)}; {remedy}")
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one of results with --results")
+        raise UserError(f"{folder}: no such folder; give that of one tracker's results")
     there = some([entry.name for entry in children(folder) if not entry.name.startswith(".")], 2) or "nothing"
     how = "" if layout == "auto" else f" in the layout {layout}"
     wanted = " and ".join(clip.name for clip in names.clips[:2])
-    wanted = f"wanted are sequences such as {wanted}; name the folder of one tracker's results; {READ}"
+    wanted = f"wanted are sequences such as {wanted}; give the folder of one tracker's results; {READ}"
     raise UserError(f"{folder}: no result of {names.test_set}{how}: it holds {there}, {wanted}")
 
 

@@ -20,7 +20,7 @@ from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.console import Update
-from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.errors import UserError, counted, some
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
 _SAME = 0.01  # pixels; the coarsest files with decimals have two
@@ -36,6 +36,8 @@ _NOTES = {
     "half": "the first box is half a pixel off the given one, as pysot's family writes it; nothing to do",
     "larger": "the first box is exactly one pixel wider and higher than the given one",
     "smaller": "the first box is exactly one pixel narrower and lower than the given one",
+    "corners": "the first box is given by its corners, the others by their size, as some of pysot's are; nothing to do",
+    "all corners": "the boxes look like corners but are scored as x, y, width, height; write sizes if they are corners",
     "other": "the first box is not the given one",
     "spelt": "found under another spelling",
     "truth": "read from what its file calls ground truth",
@@ -59,6 +61,10 @@ class _How(NamedTuple):
 
 
 Oddities = defaultdict[str, dict[str, str]]  # key of `_NOTES` → sequence → detail, once for all runs
+
+
+class NothingUsable(UserError):
+    """A tracker has results of a test set, and none that can be used."""
 
 
 class Foreign(NamedTuple):
@@ -98,7 +104,7 @@ def read_foreign(
     names; it may hold other data sets' too. First tracks are the ground truth. Boxes are as toolkits score them, or
     `as_written`. Rows that are no box (not finite, negative size) stay where the convention `repairs` them, else are
     refused (None: the set has no convention that would). A `UserError` if the layout is unknown, or the place is
-    missing, has no result of the clips that can be used, or can be read in several ways.
+    missing, has no result of the clips (`NothingUsable`: none that can be used), or can be read in several ways.
     """
     with unpacked(place) as folder:
         found = _read_all(folder, Names(clips), layout, progress, _How(repairs, as_written))
@@ -114,7 +120,7 @@ def _read_all(folder: Path, names: Names, layout: str, progress: Update | None, 
     partly = [name for name in missing if any(name in run for run in found)]
     notes = [f"{_sequences(partly)}: not in every run, so left out"] if partly else []
     if not whole:
-        raise UserError(f"{folder}: no sequence has a result in every run; {notes[0]}")
+        raise NothingUsable(f"{folder}: no sequence has a result in every run; {notes[0]}")
     notes += [f"{n}: no result of it; {like} is there, to be renamed if it is one" for n, like in names.alike(place)]
     odd, refused = Oddities(dict), dict[str, str]()
     runs: list[dict[str, files.SequenceResult]] = [{} for _ in found]
@@ -133,7 +139,8 @@ def _read_all(folder: Path, names: Names, layout: str, progress: Update | None, 
         if progress:
             progress(done, len(whole))
     if not runs[0]:
-        raise UserError(some(list(refused.values())))
+        few = f"{folder}: none of its {len(refused)} results of {names.test_set} can be used: "
+        raise NothingUsable(f"{few if len(refused) > 1 else ''}{some(list(refused.values()))}")
     used = [clip for clip in whole if clip.name not in refused]
     notes += [*_note_lines(odd, used, layout), *(f"left out: {why}" for why in refused.values())]
     return Foreign(layout, home, runs, tuple(missing), tuple(notes), refused)
@@ -153,11 +160,16 @@ def _note_lines(odd: Oddities, clips: Sequence[Clip], layout: str) -> list[str]:
         remedies["smaller"] = "made on the official tree, which leaves the last pixel out: score them on that tree"
     if DATASETS[dataset].one_based:
         shift, base, other = ("after", 1, "otb") if layout == "lorat" else ("before", 0, "lorat")
-        remedies[shift] = f"{_AS_PUBLISHED}; --layout {other} would read them as counting from {base}"
+        remedies[shift] = f"{_AS_PUBLISHED}; score --layout {other} would read them as counting from {base}"
     right = len(clips) - len(set().union(*(odd.get(kind, ()) for kind in remedies)))
     lines = []
     for kind, details in ((kind, details) for kind, details in odd.items() if details):
-        detail = next(iter(details.values()))
+        if kind == "spelt":
+            pairs = some([f"{name} as {called}" for name, called in details.items()], 5)
+            lines.append(f"{counted(len(details), 'sequence')} {_NOTES[kind]}: {pairs}")
+            continue
+        name, detail = next(iter(details.items()))
+        detail = f"{name}: {detail}" if detail and len(details) > 1 else detail
         line = f"{_sequences(list(details))}: {_NOTES[kind]}{f' ({detail})' if detail else ''}"
         if kind in remedies:
             line += f"; {right} of {len(clips)} begin with the given box; {remedies[kind]}"
@@ -192,9 +204,9 @@ def _read(clip: Clip, path: Path, run: int, layout: str, how: _How, odd: Odditie
             matlab = "" if how.repairs is None else "; --convention matlab takes the row before it"
             raise UserError(f"{source}: {which}; {files.REMEDY}{matlab}")
         boxes[~np.isfinite(boxes).all(axis=1)] = np.nan
-        odd["repaired"].setdefault(clip.name, f"{bad.sum()} rows")
+        odd["repaired"].setdefault(clip.name, counted(int(bad.sum()), "row"))
     if coded[1:].any():
-        odd["coded"].setdefault(clip.name, f"{coded[1:].sum()} frames")
+        odd["coded"].setdefault(clip.name, counted(int(coded[1:].sum()), "frame"))
     if not how.as_written:
         boxes = _as_scored(clip, boxes, bool(coded[0]), layout, odd)
     return files.SequenceResult(clip.name, boxes, scores[taken], times[taken])
@@ -211,7 +223,7 @@ def _times(clip: Clip, path: Path, run: int | None, rows: Rows, odd: Oddities) -
         table = table.reshape(-1, 1)  # all on one line
     if len(table) == number:
         return table[:, min(run or 0, table.shape[1] - 1)]
-    odd["times"].setdefault(clip.name, f"{len(table)} times for {number} rows")
+    odd["times"].setdefault(clip.name, f"{counted(len(table), 'time')} for {counted(number, 'row')}")
     return np.full(number, np.nan)
 
 
@@ -224,14 +236,14 @@ def _rows_of_frames(clip: Clip, rows: int, source: str, odd: Oddities) -> NDArra
     if rows > frames and clip.before:
         raise UserError(f"{source}: {rows} rows for {frames} of {clip.images} images: which are theirs? {_AGAIN}")
     if rows > frames:
-        odd["cut"].setdefault(clip.name, f"{rows} rows for {frames} frames")
+        odd["cut"].setdefault(clip.name, f"{counted(rows, 'row')} for {counted(frames, 'frame')}")
     # A frame without annotation needs no row.
     needed = np.flatnonzero(np.isfinite(truth).all(axis=1) & (truth[:, 2:] > truth[:, :2]).all(axis=1))
     if rows <= (needed[-1] if len(needed) else 0):
         why = _SHORTER.get((clip.dataset, clip.name, rows), _AGAIN)
-        raise UserError(f"{source}: {rows} rows for {clip.annotated} frames; {why}")
+        raise UserError(f"{source}: {counted(rows, 'row')} for {counted(clip.annotated, 'frame')}; {why}")
     if rows < clip.annotated:
-        odd["unneeded"].setdefault(clip.name, f"{rows} rows for {clip.annotated} frames")
+        odd["unneeded"].setdefault(clip.name, f"{counted(rows, 'row')} for {counted(clip.annotated, 'frame')}")
     return np.minimum(np.arange(max(min(rows, frames), clip.annotated)), rows - 1)
 
 
@@ -260,5 +272,10 @@ def _compare(boxes: NDArray[np.float64], given: NDArray[np.float64]) -> str | No
         if (np.abs(difference - [by, by, more, more]) <= _SAME).all():
             return what
     whole = bool((boxes == np.round(boxes)).all())  # some trackers write whole numbers, which may be truncated
-    same = np.abs(difference) < 1.0 if whole else np.abs(difference) <= _SAME
-    return None if same.all() else "other"
+    if (np.abs(difference) < 1.0 if whole else np.abs(difference) <= _SAME).all():
+        return None
+    end = given[:2] + given[2:]
+    if (np.abs(boxes[0] - [*given[:2], *end]) > 1.0 + _SAME).any():  # counted from 0, 1, or with the last pixel in
+        return "other"
+    nearer = np.abs(boxes[1:2, 2:] - given[2:]).sum() < np.abs(boxes[1:2, 2:] - end).sum()
+    return "corners" if nearer else "all corners"

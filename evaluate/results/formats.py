@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lorat.evaluate.results.files import REMEDY
 from lorat.prep.trees.base.regions import parse_regions
 from lorat.prep.trees.base.text import parse_table, read_text
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, counted
 from lorat.shards.base.storage import explain_disk
 
 SUFFIXES = (".txt", ".mat", ".json")
@@ -46,8 +46,8 @@ def read_rows(path: Path, dataset: str, source: str) -> Rows:
         boxes = parse_table(text, source, (4,), remedy=REMEDY)
         return Rows(boxes, np.zeros(len(boxes), np.bool_))
     boxes, codes = parse_regions(text, source, REMEDY)
-    if lost := max((codes == 2).sum(), (codes == 1).sum() - 1):
-        why = f"a reset baseline of VOT's, in which the tracker was put back onto the object {lost} times"
+    if lost := int(max((codes == 2).sum(), (codes == 1).sum() - 1)):
+        why = f"a reset baseline of VOT's, in which the tracker was put back onto the object {counted(lost, 'time')}"
         raise UserError(f"{source}: {why}; a score of one pass needs the results of an unsupervised run")
     return Rows(boxes, ~np.isnan(codes))
 
@@ -72,6 +72,13 @@ def _json(path: Path) -> Any:
         return json.loads(read_text(path, REMEDY))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON ({error}); {REMEDY}") from None
+
+
+def toolkit_report(place: Path) -> dict[str, Any] | None:
+    """Return a ``performance.json`` of GOT-10k's toolkit: scores by tracker and no boxes; None of any other place."""
+    content = _json(place) if place.is_file() and place.suffix.lower() == ".json" else None
+    reports = isinstance(content, dict) and any(isinstance(v, dict) and "seq_wise" in v for v in content.values())
+    return content if reports else None
 
 
 def _record(value: Any, source: str) -> Rows:
@@ -108,16 +115,19 @@ def unpacked(place: Path) -> Iterator[Path]:
         try:
             yield folder
         except UserError as error:
-            raise UserError(error.message.replace(str(folder), str(place))) from None
+            error.message = error.message.replace(str(folder), str(place))
+            error.args = (error.message,)
+            raise
 
 
 def _split(place: Path, folder: Path) -> None:
     """Write the boxes that a JSON file has of each sequence into files of their own."""
     content = _json(place)
-    held = list(content.values()) if isinstance(content, dict) else []
-    if not held or any(isinstance(each, dict) and "seq_wise" in each for each in held):
-        what = "holds the scores of a toolkit and no boxes" if held else "has no boxes by sequence"
-        raise UserError(f"{place}: {what}; name the folder of the boxes themselves with --results")
+    if toolkit_report(place):
+        remedy = "lorat-eval compare and report show them"
+        raise UserError(f"{place}: holds the scores of GOT-10k's toolkit and no boxes; {remedy}")
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{place}: has no boxes by sequence; give the folder of the boxes")
     for name, rows in content.items():
         if Path(name).name == name and "\0" not in name:
             (folder / f"{name}.json").write_text(json.dumps(rows), "utf-8")

@@ -24,7 +24,7 @@ from lorat.evaluate.submit import servers
 from lorat.evaluate.submit.servers import ERRORS, SERVERS, WARNINGS, Server, ServerName, ZipFinding, printable
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.text import is_number, parse_table
-from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.errors import UserError, counted, some
 from lorat.shards.pixels.geometry import rasterise, xywh_to_xyxy, xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError
 
@@ -102,7 +102,7 @@ def judge_zip(
         known = {clip.name: clip for clip in clips}
         findings += _judge_sequences(archive, sequences, known, rules)
     there = len(sequences.keys() & expected)
-    summary = f"{rules.title}, {len(names):,} files {form}, {there:,} of {len(expected):,} sequences"
+    summary = f"{rules.title}, {counted(len(names), 'file')} {form}, {there:,} of {counted(len(expected), 'sequence')}"
     return Judgement(rules, summary, there, len(sequences.keys() - known.keys()), tuple(findings))
 
 
@@ -133,13 +133,13 @@ def _judge_sequences(
         for entry in runs.values():
             boxes, faults = _read(archive, entry, server)
             if boxes is not None and boxes.shape[1] != 4:
-                faults.append(("lines", f"{boxes.shape[1]} columns instead of 4"))
+                faults.append(("lines", f"{counted(boxes.shape[1], 'column')} instead of 4"))
             elif boxes is not None:
                 frames = len(boxes) if frames is None else frames
                 faults += _judge_boxes(boxes, clip)
                 if frames != len(boxes):
                     wanted = f"{frames:,} {'frames' if clip else 'of another run'}"
-                    faults.append(("rows", f"{len(boxes):,} rows for {wanted}"))
+                    faults.append(("rows", f"{counted(len(boxes), 'row')} for {wanted}"))
             yield from (ZipFinding(kind, entry, what) for kind, what in faults)
         same.append(len(runs) > len({archive.getinfo(entry).CRC for entry in runs.values()}) == 1)
         if "time" in parts:
@@ -162,7 +162,7 @@ def _read(
     if len(data) != (declared := archive.getinfo(name).file_size):
         return None, [("unreadable", f"{len(data):,} bytes where the zip declares {declared:,}")]
     returns = data.count(b"\r")
-    faults = [("form", f"{returns:,} carriage returns")] if returns else []
+    faults = [("form", f"{counted(returns, 'carriage return')}")] if returns else []
     if server.pandas and data.startswith(codecs.BOM_UTF8):
         data = data.removeprefix(codecs.BOM_UTF8)
         faults.append(("form", "a byte order mark"))
@@ -174,7 +174,7 @@ def _read(
     if not filled:
         return None, [*faults, ("rows", "no line")]
     if len(filled) != len(lines):
-        faults.append(("blank lines", f"{len(lines) - len(filled):,} lines"))
+        faults.append(("blank lines", f"{counted(len(lines) - len(filled), 'line')}"))
     odd: dict[str, list[str]] = defaultdict(list)
     for number, line in filled:
         fields = [field for field in line.split(",") if not _PLAIN.fullmatch(field)]
@@ -231,8 +231,8 @@ def _judge_time(
     if table is None:
         return
     if table.shape[1] not in (1, runs):
-        yield "times", f"{table.shape[1]} columns for {runs} runs"
+        yield "times", f"{counted(table.shape[1], 'column')} for {counted(runs, 'run')}"
     elif frames not in (None, len(table)):
-        yield "times", f"{len(table):,} rows beside {frames:,} boxes"
+        yield "times", f"{counted(len(table), 'row')} beside {frames:,} boxes"
     elif bad := np.count_nonzero(~(np.isfinite(table) & (table > 0.0))):
         yield "times", f"{bad:,} values that are not positive"

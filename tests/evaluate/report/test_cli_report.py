@@ -65,7 +65,7 @@ def test_other_trackers_stand_beside_ours_in_any_layout(report, lorat_eval, got1
     (few / f"{NAMES[0]}.txt").write_text("1,2,3,4\n")
     result = report("--out", str(OUT), "--results", "Few=few")
     assert result.exit_code == 1, result.output
-    assert f"Few: left out: few/{NAMES[0]}.txt: {NAMES[0]}: 1 rows for 5 frames" in result.stdout
+    assert f"Few: left out: few/{NAMES[0]}.txt: {NAMES[0]}: 1 row for 5 frames" in result.stdout
 
 
 def test_sequences_without_a_result_are_said_on_the_page_and_by_the_status(report):

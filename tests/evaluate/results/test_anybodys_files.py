@@ -40,8 +40,14 @@ def test_every_spelling_of_a_sequence_is_found_and_said(tmp_path, called, nested
     for shift, (clip, stem) in enumerate(zip(clips, called, strict=True)):
         write_rows(tmp_path / (f"{stem}/{stem}_001.txt" if nested else f"{stem}.txt"), ours_of(clip, shift + 1))
     read = read_foreign(tmp_path, clips)
-    assert read.missing == () and len(read.notes) == 1
-    assert "found under another spelling (" in read.notes[0]
+    assert read.missing == ()
+    loose = [
+        f"{clip.name} as {stem}"
+        for clip, stem in zip(clips, called, strict=True)
+        if clip.name != stem.removeprefix("otb_")
+    ]
+    said = f"{len(loose)} sequences found under another spelling: {', '.join(loose)}"
+    assert read.notes == (said,)
     assert [read.runs[0][clip.name].boxes[1, 0] - truth_of(clip)[1, 0] for clip in clips] == [1, 2, 3, 4, 5]
 
 
@@ -95,6 +101,14 @@ def test_rows_that_fit_neither_frames_nor_images_are_refused_unless_the_span_beg
     assert len(read.runs[0]["David"].boxes) == FRAMES and "cut (8 rows for 6 frames)" in read.notes[0]
 
 
+def test_a_detail_of_several_sequences_says_whose_it_is(tmp_path):
+    clips = [clip_of(name, "tnl2k") for name in ("car-1", "car-2")]
+    for clip, rows in zip(clips, (8, 9), strict=True):
+        write_rows(tmp_path / f"{clip.name}.txt", ours_of(clip_of(clip.name, frames=rows)))
+    (note,) = read_foreign(tmp_path, clips).notes
+    assert note == "2 sequences (car-1, car-2): rows beyond the last frame are cut (car-1: 8 rows for 6 frames)"
+
+
 def test_an_otb_tree_scores_results_over_all_images_of_its_sequences(tmp_path):
     boxes = np.array([30.0, 40, 20, 10]) + np.arange(15)[:, None] * [1, 0, 0, 0]
     write_rows(tmp_path / "OTB/Tiger1/groundtruth_rect.txt", boxes, form="%d")
@@ -137,7 +151,7 @@ def test_every_file_that_cannot_be_used_is_named_and_the_others_are_read(tmp_pat
 def test_paddle_1_is_told_from_a_short_file(tmp_path):
     clip = clip_of("paddle-1", "lasot_ext", frames=2703)
     write_rows(tmp_path / "paddle-1.txt", ours_of(clip)[:2500])
-    with pytest.raises(UserError, match=r"2500 rows for 2703 frames; its toolkit's own annotation is as short"):
+    with pytest.raises(UserError, match=r"2,500 rows for 2,703 frames; its toolkit's own annotation is as short"):
         read_foreign(tmp_path, [clip])
 
 
@@ -169,6 +183,21 @@ def test_half_a_pixel_in_the_first_row_is_pysots_way(tmp_path, half):
     assert read_foreign(tmp_path, [clip]).notes == (
         "car-1: the first box is half a pixel off the given one, as pysot's family writes it; nothing to do",
     )
+
+
+@pytest.mark.parametrize("less", [0, 1])
+def test_a_first_row_of_corners_is_known_and_a_file_of_corners_is_another_thing(tmp_path, less):
+    clip = clip_of("Basketball", "otb")
+    rows = ours_of(clip)
+    corners = np.hstack([rows[:, :2], rows[:, :2] + rows[:, 2:]]) - less
+    write_rows(tmp_path / "Basketball.txt", np.vstack([corners[:1], rows[1:]]))
+    read = read_foreign(tmp_path, [clip])
+    first = "Basketball: the first box is given by its corners, the others by their size, as some of pysot's are"
+    assert read.notes == (f"{first}; nothing to do",)
+    np.testing.assert_array_equal(read.runs[0]["Basketball"].boxes, ours_of(clip))
+    write_rows(tmp_path / "Basketball.txt", corners)
+    (note,) = read_foreign(tmp_path, [clip]).notes
+    assert "the boxes look like corners but are scored as x, y, width, height" in note
 
 
 def test_advice_on_first_rows_keeps_to_the_published_numbers(tmp_path):
@@ -234,7 +263,7 @@ def test_a_reset_baseline_is_recognised_and_never_scored_as_one_pass(tmp_path):
         path.write_text("\n".join(lines))
     read = read_foreign(tmp_path / "Ocean", clips)
     assert read.label == "Ocean" and list(read.runs[0]) == ["ants1"]
-    assert "reset baseline" in read.refused["agility"] and "1 times" in read.refused["agility"]
+    assert "reset baseline" in read.refused["agility"] and "onto the object 1 time;" in read.refused["agility"]
 
 
 def save_mat(path: Path, **values) -> None:
@@ -309,14 +338,14 @@ def test_json_is_read_a_file_a_sequence_or_one_file_for_all(tmp_path):
             assert read.label == name and read.missing == ()
             for clip in clips:
                 np.testing.assert_allclose(read.runs[0][clip.name].boxes, ours_of(clip))
-            assert ("ground truth (gt_rect)" in " ".join(read.notes)) == (name == "pysot")
+            assert ("ground truth (Basketball: gt_rect)" in " ".join(read.notes)) == (name == "pysot")
 
 
 def test_scores_in_json_are_no_boxes(tmp_path):
     path = tmp_path / "performance.json"
     path.write_text(json.dumps({"SiamFC": {"overall": {"success_score": 0.5}, "seq_wise": {}}}))
     for text, says in (
-        (path.read_text(), "holds the scores of a toolkit"),
+        (path.read_text(), "holds the scores of GOT-10k's toolkit"),
         ("[1]", "no boxes by sequence"),
         ("{", "no JSON"),
     ):

@@ -108,7 +108,7 @@ def test_several_trackers_in_a_folder_are_refused_by_name(tmp_path, folders, nam
     _pytracking(tmp_path, clip, *folders)
     with pytest.raises(UserError, match=r"several results of tnl2k-test") as error:
         read_foreign(tmp_path, [clip])
-    for part in (*named, "--results", "--layout"):
+    for part in (*named, "one of these folders", "--layout"):
         assert part in error.value.message
 
 

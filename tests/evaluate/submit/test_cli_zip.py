@@ -92,7 +92,7 @@ def test_with_the_tree_rows_first_boxes_and_sizes_are_compared(here, got10k_raw,
     assert f"(1): {two}/{two}_001.txt (5 rows for 6 frames)" in result.stdout
     assert f"outside the image (1): {two}/{two}_001.txt (row 5: 96,18,22,17)" in result.stdout
     assert "the rows of 178 sequences" in result.stdout
-    assert "2 errors, 1 warnings" in result.stdout
+    assert "2 errors, 1 warning" in result.stdout
 
 
 @pytest.mark.parametrize(

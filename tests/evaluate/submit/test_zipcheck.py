@@ -122,7 +122,7 @@ TEXTS = [
     ("form", set_lines(" 10.00,20.00,30.00,40.00", GOOD[1]), "line 1"),
     ("form", set_lines(*GOOD, end="\r"), "2 carriage returns"),
     ("form", set_lines(*GOOD, end="\r\n"), "2 carriage returns"),
-    ("blank lines", set_lines(*GOOD, ""), "1 lines"),
+    ("blank lines", set_lines(*GOOD, ""), "1 line"),
     ("boxes", set_lines(GOOD[0], "11,nan,30,40"), "row 2: 11,nan,30,40"),
     ("boxes", set_lines(GOOD[0], "inf,20,30,40"), "row 2"),
     ("boxes", set_lines(GOOD[0], "11,20,0.00,40"), "row 2"),
@@ -148,7 +148,7 @@ def test_a_text_the_server_cannot_take_is_found_and_nothing_else(kind, text, det
     ("text", "kind", "detail"),
     [
         (b"\xef\xbb\xbf" + set_lines(*GOOD), "form", "byte order mark"),
-        (set_lines(GOOD[0], "   ", GOOD[1]), "blank lines", "1 lines"),
+        (set_lines(GOOD[0], "   ", GOOD[1]), "blank lines", "1 line"),
     ],
 )
 def test_what_pandas_reads_and_numpy_does_not_is_an_error_for_got10k_alone(text, kind, detail):
