@@ -45,12 +45,19 @@ class Command(click.Command):
         super().__init__(*args, **settings)
 
     def main(self, *args: Any, **settings: Any) -> Any:
-        """Run; a `UserError` is one line and status 2, a `Stopped` 130."""
+        """Run; a `UserError` is one line and status 2, a `Stopped`, as any Ctrl-C is, 130."""
         try:
             return super().main(*args, **settings)
         except (UserError, Stopped) as error:
             click.echo(f"Error: {error.message}", err=True)
             raise SystemExit(error.exit_code) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command; click by itself would end with 1 after Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped("stopped") from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, in the order of declaration."""

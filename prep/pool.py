@@ -25,7 +25,9 @@ from typing import Any, ClassVar, Literal
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
 from lorat.shards.base.process import one_core, settle_worker, usable_cores
+from lorat.shards.base.waiting import tell_waits_through
 
+_LOG = logging.getLogger("lorat")
 Tell = Callable[[Any], None]
 Work = Callable[[Any, Any, Tell], None]
 
@@ -161,13 +163,19 @@ def _run_in_processes(packed: bytes, jobs: Sequence[Any], tell: Tell, workers: i
                 f"a worker process cannot be started ({reason}); run the same command again with fewer --workers, or "
                 "raise the limits on open files and processes (ulimit -n, ulimit -u)"
             ) from None
-        left = len(futures)
+        left, silent = len(futures), False
         with ours:
             while left:
                 try:
                     ended, message = ours.recv()
                 except (EOFError, OSError):
                     break  # no worker is left; the futures know
+                if isinstance(message, _Word):
+                    if not silent:  # the others wait for much the same
+                        _LOG.warning("%s", message)
+                    silent = True
+                    continue
+                silent = False
                 if ended is None:
                     tell(message)
                 else:
@@ -192,6 +200,10 @@ def _run_in_processes(packed: bytes, jobs: Sequence[Any], tell: Tell, workers: i
                 pool.shutdown(cancel_futures=True)
 
 
+class _Word(str):
+    """What a worker says of a long wait."""
+
+
 class _Worker:
     """This process, where it is one that does one job after another."""
 
@@ -204,6 +216,7 @@ class _Worker:
         self._packed, self._pipe, self._lock, self._busy = packed, pipe, lock, False
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
         signal.signal(signal.SIGTERM, self._leave)
+        tell_waits_through(lambda text: self._send(None, _Word(text)))
         threading.Thread(target=self._follow_parent, daemon=True).start()
         _Worker.here = self
 

@@ -1,16 +1,18 @@
 """The training loop, ends of epochs, and how a run goes on; what tracks test sets is handed in by the command."""
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorat.shards.base.process import Heard, exit_status, hear_signals
+from lorat.shards.base.waiting import waiting
 from lorat.train.checkpoint.checkpoints import WEIGHTS, Due, Snapshot, find_checkpoint, restore
 from lorat.train.checkpoint.record import fixed_settings
 from lorat.train.checkpoint.schedule import Saver
-from lorat.train.data.batches import make_loader
+from lorat.train.data.batches import poll_batches
 from lorat.train.data.places import Source
 from lorat.train.data.stored import about_shards
 from lorat.train.distributed.world import texts_of_ranks
@@ -40,41 +42,37 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
     source, world = training.source, training.world
     data, plan = training.recipe.data, training.recipe.train
     engine, settings, first_step, newest = _start(training, network)
-    batches = make_loader(source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
+    batches = poll_batches(source, first_step, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     telling = reporting(training, first_step, training.start.wandb, training.figures)
     # Closed here, workers end whatever happens; the interpreter alone would wait for them for ever.
     with closing(batches), hear_signals(world.speaks) as heard, telling as reporter:
         saver = Saver(training.run, plan, source.steps_per_epoch, world, heard)
-        between = _Between(training, engine, reporter, saver, heard, evaluate)
+        saver.starts(first_step, newest)
+        between = _Between(training, engine, settings, reporter, saver, heard, evaluate)
         between.catch_up(first_step, newest)
         for step in range(first_step, source.epochs * source.steps_per_epoch):
             if reporter.ends_early(step):
                 break
-            batch = reporter.meter.wait_for(batches)
+            batch = reporter.meter.wait_for(partial(saver.next, batches))
+            if batch is None:
+                between.end(step)
+                break
             if step == 0:
                 reporter.show(batch)
-            rate = learning_rate(step, plan)
-            set_learning_rate(engine.optimizer, rate)
-            reporter.meter.add(*update(engine, plan, batch.to(world.device), step))
+            set_learning_rate(engine.optimizer, learning_rate(step, plan))
+            with waiting("the first step to be compiled") if plan.compile and step == first_step else nullcontext():
+                reporter.meter.add(*update(engine, plan, batch.to(world.device), step))
             done = step + 1
             due = saver.due(done)
-            ends = source.ends(done, plan.validate_epochs)
-            if due or ends or done % plan.log_steps == 0:
-                values = reporter.read(engine, rate)
-                if training.validation and ends and not (due and due.stop):
-                    losses = between.validate(training.validation)
-                    due = due if losses else saver.due(done, ended=True)
-                    values |= losses
-                reporter.record(done, values)
+            if due or source.ends(done, plan.validate_epochs) or done % plan.log_steps == 0:
+                between.record(done)
                 if any(reporter.turn(done)):  # what is best, and the last, is saved
-                    due = Due(done, done // source.steps_per_epoch, rolling=False, stop=due.stop if due else 0)
+                    due = Due(done, done // source.steps_per_epoch, rolling=False)
             if due:
-                whole, state = engine.whole()
-                averaged = engine.averaged(whole, state)
-                saver.save(due, Snapshot(whole, training.variant, state, settings, about_shards(source), averaged))
+                between.save(due)
                 between.evaluate_after(done, saver.newest)
         saver.finish()
-    return saver.newest or newest or training.run
+    return saver.newest or training.run
 
 
 def _start(training: Training, network: LoRAT) -> tuple[Engine, dict[str, Any], int, Path | None]:
@@ -107,6 +105,7 @@ class _Between:
 
     training: Training
     engine: Engine
+    settings: dict[str, Any]
     reporter: Reporter
     saver: Saver
     heard: Heard
@@ -121,12 +120,33 @@ class _Between:
                 self.reporter.add(first_step, self.validate(pairs))
         self.evaluate_after(first_step, newest)
 
+    def record(self, done: int) -> None:
+        """Record the steps since the last record, and at the end of an epoch that asks for it a validation."""
+        plan, pairs = self.training.recipe.train, self.training.validation
+        values = self.reporter.read(self.engine, learning_rate(done - 1, plan))
+        if pairs and self.training.source.ends(done, plan.validate_epochs) and not self.saver.asked_to_end():
+            values |= self.validate(pairs)
+        self.reporter.record(done, values)
+
     def validate(self, pairs: Source) -> dict[str, float]:
         """Return the losses; nothing where a signal asked for the end in the meantime."""
         data, accumulate = self.training.recipe.data, self.training.recipe.train.accumulate
-        values = validate(self.engine, pairs, data, accumulate, self.saver.asked_to_end)
+        values = validate(self.engine, pairs, data, accumulate, self.saver.next)
         self.reporter.meter.restart()
         return values
+
+    def save(self, due: Due) -> None:
+        """Write a checkpoint."""
+        (whole, state), about = self.engine.whole(), about_shards(self.training.source)
+        averaged = self.engine.averaged(whole, state)
+        self.saver.save(due, Snapshot(whole, self.training.variant, state, self.settings, about, averaged))
+
+    def end(self, done: int) -> None:
+        """Record and save what was not yet, where a signal ends the training after `done` steps."""
+        if self.reporter.meter.steps:
+            self.record(done)
+        if due := self.saver.last(done):
+            self.save(due)
 
     def evaluate_after(self, done: int, checkpoint: Path | None) -> None:
         """Evaluate a checkpoint, whole or being written by rank 0, if due; `SystemExit` after SIGTERM or Ctrl-C."""
@@ -143,7 +163,7 @@ class _Between:
                 self._track(done, checkpoint, True)
 
     def _track(self, done: int, checkpoint: Path, last: bool) -> None:
-        if self.evaluate is not None:
+        if self.evaluate is not None and not self.saver.asked_to_end():
             epoch = done // self.training.source.steps_per_epoch
             self.reporter.add(done, self.evaluate(checkpoint / WEIGHTS, epoch, self._show, last))
             self.reporter.meter.restart()

@@ -19,6 +19,7 @@ from lorat.shards.pixels.resample import serving
 from lorat.shards.writer import index_path
 from lorat.train.checkpoint.checkpoints import checkpoints_of
 from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, fixed_settings, write_record
+from lorat.train.data.handover import check_shared_memory
 from lorat.train.data.places import CropSpec, Source, check_room
 from lorat.train.data.stored import enlarged, suiting
 from lorat.train.distributed.world import World
@@ -127,6 +128,7 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
     validation = validation_source(recipe.data, source, request.shards, world)
     if validation is not None:
         _check_files(validation.manifests[0], request)
+    check_shared_memory(source, recipe.data, world.size, validates=validation is not None)
     return Training(run, variant, recipe, source, dtype, world, validation=validation, start=start), network
 
 

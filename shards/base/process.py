@@ -125,7 +125,7 @@ def outlive_signals() -> None:
         def end_for_it() -> None:
             while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
                 pass
-            os._exit(exit_status(signal.SIGTERM))
+            os._exit(0)  # as it wants it: no failure of a worker
 
         threading.Thread(target=end_for_it, daemon=True).start()
 

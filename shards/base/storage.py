@@ -2,7 +2,8 @@
 
 What a build or a training leaves behind is written beside its final name, flushed and renamed (its folder is flushed
 too, so a power cut does not undo the name), or spooled to a local file and uploaded whole. Every answer of a store is
-fresh; retries are its client's. What it gives up on is a `UserError`; only a missing object is a `FileNotFoundError`.
+fresh; retries are its client's, and all of them together end after ``$LORAT_STORE_TIMEOUT`` seconds (120). What it
+gives up on is a `UserError`; only a missing object is a `FileNotFoundError`.
 """
 
 import errno
@@ -21,10 +22,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import fsspec
+from fsspec.asyn import sync
 from fsspec.registry import known_implementations
 from upath import UPath
 
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.waiting import seconds_in, waiting
 
 Location: TypeAlias = Path | UPath
 """A local path, or a place in a store that fsspec knows."""
@@ -52,6 +55,10 @@ _CLIENT_ERRORS = {
     "azure.core.exceptions": ("AzureError",),
 }
 _LONGEST_REASON = 200
+_SLOWEST = 50e3  # bytes a second of a line that is slow, not silent
+_NOT_OURS = re.compile(
+    "credentials|Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|profile", re.IGNORECASE
+)
 
 
 def locate(text: str | Path) -> Location:
@@ -91,6 +98,25 @@ def _client(place: UPath) -> Any:
     return _CLIENTS[key]
 
 
+def store_timeout() -> float:
+    """Return how many seconds a store may take to answer, with all that its client tries again."""
+    return seconds_in("LORAT_STORE_TIMEOUT", 120.0)
+
+
+def _ask(place: UPath, method: str, *args: Any, sent: int = 0, **options: Any) -> Any:
+    """Call a method of a place's client, which may wait for its store no longer than `store_timeout` and the time that
+    `sent` bytes take on a slow line. A client that knows no such limit keeps its own.
+    """
+    client, limit = _client(place), store_timeout() + sent / _SLOWEST
+    with waiting(str(place)):
+        if not client.async_impl:
+            return getattr(client, method)(*args, **options)
+        try:
+            return sync(client.loop, getattr(client, f"_{method}"), *args, timeout=limit, **options)
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {round(limit, 1):g} s, $LORAT_STORE_TIMEOUT") from None
+
+
 @contextmanager
 def _explain_store(place: UPath, done: str, remedy: str = "run again") -> Iterator[None]:
     """Turn what a store refuses into one line; a missing object stays a `FileNotFoundError`."""
@@ -101,6 +127,10 @@ def _explain_store(place: UPath, done: str, remedy: str = "run again") -> Iterat
             raise FileNotFoundError(errno.ENOENT, "No such object", str(place)) from None
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
+        if isinstance(error, PermissionError) or _NOT_OURS.search(reason):
+            remedy = (
+                "give the store's credentials (for S3 $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY, or $AWS_PROFILE)"
+            )
         raise UserError(f"{place}: cannot be {done} ({reason}); {remedy}") from None
 
 
@@ -265,7 +295,7 @@ def _spool(place: UPath) -> Iterator[BinaryIO]:
             yield file
         size = local.stat().st_size
         with _explain_store(place, "written", "finished files are kept, run again to go on"):
-            _client(place).put_file(name, place.path)
+            _ask(place, "put_file", name, place.path, sent=size)
         if (arrived := file_size(place)) != size:
             raise UserError(f"{place}: {arrived} of {size} bytes arrived; run again")
     finally:
@@ -316,7 +346,7 @@ def remove_file(place: Location) -> None:
             place.unlink(missing_ok=True)
     else:
         with suppress(FileNotFoundError), _explain_store(place, "deleted"):
-            _client(place).rm_file(place.path)
+            _ask(place, "rm_file", place.path)
 
 
 def file_size(place: Location) -> int | None:
@@ -325,7 +355,7 @@ def file_size(place: Location) -> int | None:
         with explain_reading(place):
             return place.stat().st_size if place.is_file() else None
     with suppress(FileNotFoundError), _explain_store(place, "looked up"):
-        info = _client(place).info(place.path)
+        info = _ask(place, "info", place.path)
         return int(info["size"]) if info["type"] == "file" and info["size"] is not None else None
     return None
 
@@ -338,7 +368,7 @@ def children(folder: Location) -> list[Location]:
         with explain_reading(folder):
             return sorted(folder.iterdir()) if folder.is_dir() else []
     with suppress(FileNotFoundError), _explain_store(folder, "listed"):
-        found = _client(folder).ls(folder.path, detail=False)
+        found = _ask(folder, "ls", folder.path, detail=False)
         itself = folder.path.rstrip("/")  # a file, or the empty object that stands for a folder
         return [folder / name for name in sorted({Path(p).name for p in found if p.rstrip("/") != itself})]
     return []
@@ -355,7 +385,7 @@ def read_bytes(place: Location) -> bytes:
     if isinstance(place, Path):
         return place.read_bytes()
     with _explain_store(place, "read"):
-        return bytes(_client(place).cat_file(place.path))
+        return bytes(_ask(place, "cat_file", place.path))
 
 
 def read_range(place: Location, offset: int, length: int) -> bytes:
@@ -369,10 +399,11 @@ def read_range(place: Location, offset: int, length: int) -> bytes:
             return file.read(length)
     try:
         with _explain_store(place, "read"):
-            data = bytes(_client(place).cat_file(place.path, start=offset, end=offset + length))
-    except UserError:
+            data = bytes(_ask(place, "cat_file", place.path, start=offset, end=offset + length))
+    except UserError as error:
         with suppress(UserError):  # the first error says more
-            if (size := file_size(place)) is not None and size <= offset:
+            silent = isinstance(error.__context__, TimeoutError)
+            if not silent and (size := file_size(place)) is not None and size <= offset:
                 return b""  # stores answer a range behind the end with an error status
         raise
     if len(data) > length:

@@ -31,6 +31,7 @@ from lorat.shards.base.storage import (
     remove_file,
     remove_leftovers,
 )
+from lorat.shards.base.waiting import Note, waiting
 from lorat.shards.cache.folder import CacheEntry, CacheOptions, bytes_needed, entry_of, locked, make_part, room_lock
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.reader import ShardReader
@@ -89,6 +90,7 @@ class ShardCache:
         return len(shards)
 
     def _fetch_waiting(self) -> None:
+        Note().take()  # nobody waits for it
         while True:
             shard, receipt = self._waiting.get()
             try:
@@ -160,11 +162,12 @@ class ShardCache:
             limit = f"the cache's limit is {self.options.max_bytes:,}; raise it"
             raise UserError(f"{self.options.folder}: {receipt.shard} needs {need:,} bytes, {limit}")
         remove_leftovers(self.options.folder)
-        while (file := make_part(self.options, entry, need, drop_open=not ahead)) is None:
-            if ahead:
-                yield None
-                return
-            time.sleep(_POLL)  # the room is promised to downloads of other processes
+        with waiting(f"room in {self.options.folder}, which is promised to downloads of other processes"):
+            while (file := make_part(self.options, entry, need, drop_open=not ahead)) is None:
+                if ahead:
+                    yield None
+                    return
+                time.sleep(_POLL)
         try:
             with file:
                 yield file

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lorat.shards.base.waiting import waiting
 from lorat.shards.manifest import Receipt
 from lorat.shards.writer import INDEX_DTYPE, index_path
 
@@ -108,7 +109,8 @@ def room_lock(folder: Path) -> Path:
 def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
     """Hold a lock file's lock, exclusive or ``fcntl.LOCK_SH``, waiting for it."""
     with path.open("ab") as file:
-        fcntl.flock(file, kind)
+        with waiting(f"{path}, which another process holds"):
+            fcntl.flock(file, kind)
         try:
             yield
         finally:

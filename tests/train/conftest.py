@@ -196,17 +196,25 @@ class Runner:
     def run(self, arguments: list[str], *environments: dict[str, str], limit: int = 0, status: int = 0) -> str:
         """Run to an exit status and return stderr, which is no traceback."""
         self.start(arguments, *environments, limit=limit)
+        return self._ended(status)
+
+    def _ended(self, status: int) -> str:
         code, errors = self.wait()
         assert code == status and "Traceback" not in errors, errors
         return errors
 
-    def run_two(self, arguments: list[str], *on_each: dict[str, str], status: int = 0) -> str:
-        """Run as two ranks that meet over gloo, as torchrun would start them."""
+    def start_two(self, arguments: list[str], *on_each: dict[str, str]) -> int:
+        """Start two ranks that meet over gloo, as torchrun would, and return the first's process."""
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         place["LORAT_TIMEOUT"] = "200"  # one that is lost is no hang
         own = on_each or ({}, {})
         ranks = [{**place, "RANK": str(r), "LOCAL_RANK": str(r), **each} for r, each in enumerate(own)]
-        return self.run(arguments, *ranks, status=status)
+        return self.start(arguments, *ranks)
+
+    def run_two(self, arguments: list[str], *on_each: dict[str, str], status: int = 0) -> str:
+        """Run two ranks to an exit status and return stderr, which is no traceback."""
+        self.start_two(arguments, *on_each)
+        return self._ended(status)
 
 
 def free_port() -> int:

@@ -38,7 +38,7 @@ class Due(NamedTuple):
     step: int  # optimiser steps done, over the whole run
     epoch: int  # finished epochs
     rolling: bool  # whether it is a step's, which makes room soon, or an epoch's
-    stop: int = 0  # the signal after which the training ends with this checkpoint; 0 is none
+    last: bool = False  # whether the training ends with it, as a signal asked
 
     @property
     def name(self) -> str:

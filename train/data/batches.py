@@ -6,7 +6,9 @@ not on ranks, workers or history. Images stay uint8 until they are on the device
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import cv2
@@ -18,6 +20,8 @@ from torch.utils.data import DataLoader
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import outlive_signals, settle_worker
+from lorat.shards.base.waiting import POLL, made_one
+from lorat.train.data.handover import Apart, Notes, is_late, place
 from lorat.train.data.pairs import Pairs, TrainingPair
 from lorat.train.data.places import Source, Steps
 
@@ -53,6 +57,10 @@ class Batch:
         """Copy the tensors to pinned memory; the loader calls this where a GPU trains."""
         return self._map(Tensor.pin_memory)
 
+    def shared(self) -> "Batch":
+        """Move the tensors to shared memory; a `UserError` where it is full."""
+        return self._map(partial(place, batch=sum(v.nbytes for v in self._values() if isinstance(v, Tensor))))
+
     def split(self, parts: int) -> "Iterator[Batch]":
         """Yield `parts` equal micro-batches; the size must be a multiple of `parts`."""
         step, rest = divmod(len(self), parts)
@@ -84,33 +92,54 @@ def make_loader(
     Without workers, of which each prepares `prefetch` batches ahead, they are made here. From pinned memory a GPU
     fetches them by itself. A damaged shard, or a pair that cannot be made, is a `UserError`.
     """
+    with closing(poll_batches(source, first_step, rank, world, workers, prefetch, pin=pin)) as batches:
+        yield from (batch for batch in batches if isinstance(batch, Batch))
+
+
+def poll_batches(
+    source: Source, first_step: int, rank: int, world: int, workers: int, prefetch: int, *, pin: bool
+) -> Generator[Batch | str, None, None]:
+    """Yield the batches of `make_loader`, and every half second without one what it waits for, empty where nobody
+    knows. Closed, it ends its workers at once.
+    """
     if workers:
         # Their processes are forked, and OpenCV's threads, once used here, do not survive that: a worker would wait for
         # them for ever.
         cv2.setNumThreads(1)
+    notes = Notes(workers)
     loader = DataLoader(
         Pairs(source),
         batch_sampler=Steps(source, first_step, rank, world),
         num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_one_thread,
+        collate_fn=_hand_over if workers else _collate,
+        worker_init_fn=partial(_begin_worker, notes),
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin,
+        timeout=POLL if workers else 0,
     )
-    batches: Iterator[Batch | UserError] = iter(loader)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (OSError, EOFError, RuntimeError):
-            # A batch that a lost worker announced cannot be had. What ended the worker is raised by PyTorch here, in
-            # the place of that, as soon as the system says so.
-            time.sleep(1.0 if workers else 0.0)
-            raise
-        if batch is None:
-            return
-        if isinstance(batch, UserError):
-            raise batch from None
-        yield batch
+    batches: Iterator[Batch | UserError] = iter(loader) if workers else Apart(iter(loader), notes)
+    number = 0
+    try:
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, EOFError, RuntimeError) as error:
+                if is_late(error):
+                    yield notes.blocker(number)
+                    continue
+                # A batch that a lost worker announced cannot be had. What ended the worker is raised by PyTorch here,
+                # in the place of that, as soon as the system says so.
+                time.sleep(1.0 if workers else 0.0)
+                raise
+            if batch is None:
+                return
+            if isinstance(batch, UserError):
+                raise batch from None
+            yield batch
+            number += 1
+    finally:
+        notes.end_waiting()
+        del batches  # with them goes what would keep the workers
 
 
 def _collate(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
@@ -130,7 +159,20 @@ def _collate(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
     )
 
 
-def _one_thread(_: int) -> None:
+def _hand_over(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
+    """Make a batch in a worker, and place it where the training finds it."""
+    batch = _collate(pairs)
+    if isinstance(batch, Batch):
+        try:
+            batch = batch.shared()
+        except UserError as error:
+            batch = error
+    made_one()
+    return batch
+
+
+def _begin_worker(notes: Notes, number: int) -> None:
     outlive_signals()
     settle_worker()
     torch.set_num_threads(1)
+    notes.take(number)

@@ -5,13 +5,14 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.waiting import seconds_in
 
 TIMEOUT = "LORAT_TIMEOUT"
 _POLL = 0.05  # seconds between two looks at who has come
@@ -27,12 +28,8 @@ _NOT_MET = (
 
 
 def rank_timeout() -> timedelta:
-    """Return how long ranks wait for one another: ``$LORAT_TIMEOUT`` seconds, a positive number, else 10 minutes."""
-    text = os.environ.get(TIMEOUT, "600")
-    with suppress(ValueError):
-        if 0.0 < float(text) < float("inf"):
-            return timedelta(seconds=float(text))
-    raise UserError(f"${TIMEOUT} is '{text}'; give a positive number of seconds")
+    """Return how long ranks wait for one another: ``$LORAT_TIMEOUT`` seconds, else 10 minutes."""
+    return timedelta(seconds=seconds_in(TIMEOUT, 600.0))
 
 
 def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:

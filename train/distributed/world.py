@@ -4,12 +4,16 @@ Ranks read their own command line, files and trees. One that lacks something, or
 leave the others waiting for it, or train other weights. So they tell one another, and all end with one line on rank 0.
 """
 
+import gc
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -18,10 +22,14 @@ from torch import Tensor, nn
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
+from lorat.shards.base.waiting import POLL, wait_for, waiting
 from lorat.train.distributed.rendezvous import explain_ranks, meet, rank_timeout
 from lorat.train.network.deploy.devices import pick_device
 
 Value = TypeVar("Value")
+_PIECE = timedelta(seconds=POLL)
+_LET_GO = 0.2  # seconds
+_NOT_YET = "Operation timed out!"  # of one piece; the group's own limit has other words
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,7 @@ class World:
     size: int
     device: torch.device
     store: dist.Store | None = None  # of all ranks; None where there is one
+    meeting: Any = None  # a group over the processors, beside the one of the gradients; None where there is one rank
 
     @property
     def speaks(self) -> bool:
@@ -69,14 +78,20 @@ def join_world(device: str) -> Iterator[World]:
         torch.cuda.set_device(chosen)
     timeout = rank_timeout()
     with explain_ranks(met=False):
-        store, rank, size = meet(timeout)
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        store, rank, size = wait_for(partial(meet, timeout), f"the other ranks at {place}")
         backend = "nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        meeting = dist.new_group(backend="gloo", timeout=timeout)
     try:
         with explain_ranks(met=True):
-            yield World(rank, size, chosen, store)
+            yield World(rank, size, chosen, store, meeting)
     finally:
         dist.destroy_process_group()
+        # Threads of the groups let go of the last exchange's tensors, for which they need the interpreter. One that
+        # asks for it while that is taken down aborts the process ("terminate called without an active exception").
+        gc.collect()
+        time.sleep(_LET_GO)
 
 
 def own_gpu(number: int) -> torch.device:
@@ -105,17 +120,42 @@ def mean_over_ranks(value: Tensor, world: World) -> Tensor:
     if world.size == 1:
         return value
     value = value.clone()
-    dist.all_reduce(value)
+    _settle(dist.all_reduce(value, async_op=True), value.device)
     return value / world.size
+
+
+def most_over_ranks(numbers: Sequence[int], world: World) -> list[int]:
+    """Return the largest of each of some numbers over all ranks, over the processors; every rank has to call it."""
+    if world.size == 1:
+        return list(numbers)
+    value = torch.tensor(numbers, dtype=torch.int64)
+    _settle(dist.all_reduce(value, dist.ReduceOp.MAX, group=world.meeting, async_op=True), value.device)
+    return list(map(int, value))
 
 
 def texts_of_ranks(texts: list[str], world: World) -> list[str]:
     """Return the texts of all ranks, in their order; every rank has to call it."""
     if world.size == 1:
         return texts
+    most_over_ranks([0], world)  # once all are here, what follows takes no time
     every: list[list[str]] = [[] for _ in range(world.size)]
-    dist.all_gather_object(every, texts)
+    dist.all_gather_object(every, texts, group=world.meeting)
     return [text for part in every for text in part]
+
+
+def _settle(work: Any, device: torch.device) -> None:
+    """Wait for the other ranks, in pieces, between which signals are heard; a GPU waits by itself."""
+    if device.type == "cuda":
+        work.wait()
+        return
+    with waiting("the other ranks"):
+        while True:
+            try:
+                work.wait(_PIECE)
+                return
+            except RuntimeError as error:
+                if not str(error).startswith(_NOT_YET):
+                    raise
 
 
 def agreed(work: Callable[[], Value], world: World) -> Value:

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class Meter:
     def _reset(self) -> None:
         self._damaged: list[str] = []
         self._sums = torch.zeros(5, device=self._world.device)
-        self._steps = self._pairs = 0
+        self.steps = self._pairs = 0  # since the last record
         self._seconds = np.zeros(3)  # waiting here; reading and making in the workers
         self.restart()
 
@@ -37,10 +37,11 @@ class Meter:
         """Leave out the time since the last record, in which nothing was trained."""
         self._since = time.perf_counter()
 
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """Return the next batch and count how long it took to come."""
+    def wait_for(self, take: Callable[[], Batch | None]) -> Batch | None:
+        """Take the next batch, if there is one, and count how long it took to come."""
         begin = time.perf_counter()
-        batch = next(batches)
+        if (batch := take()) is None:
+            return None
         self._seconds += [time.perf_counter() - begin, *batch.seconds.sum(axis=0)]
         self._damaged += itertools.chain(*batch.damaged)
         self._pairs += len(batch)
@@ -49,12 +50,12 @@ class Meter:
     def add(self, losses: Losses, norm: Tensor, skipped: Tensor) -> None:
         """Count one step, as `StepResult` tells of it."""
         self._sums += torch.stack([*losses, norm, skipped])
-        self._steps += 1
+        self.steps += 1
 
     def read(self, rate: float) -> dict[str, float]:
         """Return means over steps and ranks and start anew; every rank has to call this."""
         beside = self._sums.new_tensor([len(self._damaged), *self._seconds])
-        means = mean_over_ranks(torch.cat([self._sums / self._steps, beside]), self._world).tolist()
+        means = mean_over_ranks(torch.cat([self._sums / self.steps, beside]), self._world).tolist()
         loss, score, box, norm, skipped, damaged, waited, reading, making = means
         elapsed = time.perf_counter() - self._since  # the device has caught up
         values = {
@@ -67,7 +68,7 @@ class Meter:
             "damaged": round(damaged * self._world.size),
         }
         if skipped:
-            values["skipped"] = round(skipped * self._steps)
+            values["skipped"] = round(skipped * self.steps)
         self._paces.append(Pace(elapsed, waited, self._pairs, reading, making))
         told = texts_of_ranks(self._damaged, self._world) if values["damaged"] else []
         for message in told if self._world.speaks else ():

@@ -7,7 +7,7 @@ and changes no batch, no random draw and no weight of the training.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from lorat.configs.schema import DataConfig, TrainConfig
-from lorat.train.data.batches import Batch, make_loader
+from lorat.train.data.batches import Batch, poll_batches
 from lorat.train.data.places import Source
 from lorat.train.distributed.fsdp import empty_copy, fill, shard, whole_state
 from lorat.train.distributed.world import World, mean_over_ranks, parallel, texts_of_ranks
@@ -116,23 +116,28 @@ def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> Step
 
 
 def validate(
-    engine: Engine, source: Source, data: DataConfig, accumulate: int, asked_to_end: Callable[[], bool] = lambda: False
+    engine: Engine,
+    source: Source,
+    data: DataConfig,
+    accumulate: int,
+    take: Callable[[Iterator[Batch | str]], Batch | None],
 ) -> dict[str, float]:
     """Return ``val_loss``, ``val_score`` and ``val_box``: those of one batch of all pairs, whatever a batch's size, of
-    the moving average of the weights if there is one. Every rank has to call this; all are `asked_to_end` alike, before
-    every batch, and then nothing is returned. Each batch of `source`, of `validation_source`, is computed in
-    `accumulate` parts. The engine is in training mode afterwards. A `UserError` if a shard is damaged.
+    the moving average of the weights if there is one. Every rank has to call this; all `take` the next of
+    `poll_batches` alike, and where that gives none, nothing is returned. Each batch of `source`, of
+    `validation_source`, is computed in `accumulate` parts. The engine is in training mode afterwards. A `UserError` if
+    a shard is damaged.
     """
     world, objective, damaged = engine.world, engine.objective, list[str]()
     # Compiled, another mode would be another graph; sharded weights come by the module's hooks.
     compute: Any = objective if isinstance(objective, FSDPModule) else objective.forward
     one, sums = torch.ones((), device=world.device), torch.zeros(3, device=world.device)
-    batches = make_loader(source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
+    batches = poll_batches(source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     objective.eval()
     try:
         with closing(batches), averaged(engine.optimizer), torch.no_grad():
-            for batch in batches:
-                if asked_to_end():
+            for _ in range(source.epochs * source.steps_per_epoch):
+                if (batch := take(batches)) is None:
                     return {}
                 damaged += [message for messages in batch.damaged for message in messages]
                 for part in batch.to(world.device).split(accumulate):

@@ -232,6 +232,7 @@ def test_minutes_count_from_the_last_checkpoint_of_any_kind(tmp_path, monkeypatc
     saved = []
     for step in range(1, 31):
         clock[0] += 8.0
+        assert not saver.asked_to_end()  # the ranks meet
         if due := saver.due(step):
             saver.save(due, None)
             saved.append(due.name)
@@ -244,14 +245,17 @@ def test_a_signal_ends_the_training_with_a_checkpoint(tmp_path, monkeypatch, num
     monkeypatch.setattr(saving, "save_checkpoint", lambda *_, **__: None)
     heard = Heard()
     saver = Saver(tmp_path, recipe().train, 10, ALONE, heard)
-    assert saver.due(3) is None
+    batches = iter(["a shard", "batch"])
+    saver.finish()
     heard.number = number
-    due = saver.due(4)
+    assert saver.next(batches) is None and next(batches) == "batch"
+    due = saver.last(4)
     assert due.name == "step_00000004"
+    saver.save(due, None)
+    assert saver.last(4) is None  # not twice
     with pytest.raises(SystemExit) as ended:
-        saver.save(due, None)
+        saver.finish()
     assert ended.value.code == status
-    assert saver.due(20).name == "epoch_0002"  # not twice where an epoch's is due anyway
 
 
 def test_a_disk_that_refuses_ends_the_training_only_where_it_has_to(tmp_path, monkeypatch, caplog):
@@ -264,7 +268,7 @@ def test_a_disk_that_refuses_ends_the_training_only_where_it_has_to(tmp_path, mo
     rolling = saver.due(3)
     saver.save(rolling, None)
     assert "goes on without a checkpoint: run/checkpoints: cannot be written" in caplog.text
-    for due in (saver.due(20), rolling._replace(stop=signal.SIGTERM)):
+    for due in (saver.due(20), rolling._replace(last=True)):
         with pytest.raises(UserError):
             saver.save(due, None)
 

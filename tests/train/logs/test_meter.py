@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def losses(total: float) -> Losses:
 
 def count(meter: Meter, batches: Iterator[Batch], *totals: float, skipped: float = 0.0) -> None:
     for total in totals:
-        meter.wait_for(batches)
+        meter.wait_for(partial(next, batches))
         norm = torch.tensor(0.0 if skipped else 2.0)
         meter.add(losses(total), norm, torch.tensor(skipped))
 

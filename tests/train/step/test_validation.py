@@ -12,13 +12,17 @@ import torch
 
 from lorat.configs.schema import DataConfig, TrainConfig
 from lorat.train.checkpoint.checkpoints import find_checkpoint
-from lorat.train.data.batches import Batch, make_loader
+from lorat.train.data.batches import Batch, make_loader, poll_batches
 from lorat.train.network.variants import build_network
 from lorat.train.setup import validation_source
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer
 from lorat.train.step.step import Engine, StepResult, update, validate
 from tests.train.conftest import ALONE, assert_equal, log_of, train, weights_of
+
+
+def whatever_comes(batches: Iterator[Batch | str]) -> Batch:
+    return next(batch for batch in batches if isinstance(batch, Batch))
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def test_losses_are_those_of_one_batch_of_all_pairs(engine, data, source, tiny_s
         resized = replace(source, batch_size=batch_size)
         pairs = validation_source(data, resized, tiny_shards, ALONE)
         assert pairs.pairs_per_epoch == {8: 24, 24: 24, 4: 20}[batch_size]
-        values.append(validate(engine, replace(pairs, pairs_per_epoch=24), data, accumulate))
+        values.append(validate(engine, replace(pairs, pairs_per_epoch=24), data, accumulate, whatever_comes))
     (batch,) = make_loader(replace(pairs, batch_size=24, pairs_per_epoch=24))
     engine.objective.eval()
     with torch.no_grad():
@@ -51,7 +55,7 @@ def test_losses_are_those_of_one_batch_of_all_pairs(engine, data, source, tiny_s
 
 def test_a_validation_leaves_training_mode_and_no_gradients(engine, data, source, tiny_shards):
     pairs = validation_source(data, source, tiny_shards, ALONE)
-    validate(engine, pairs, data, 1)
+    validate(engine, pairs, data, 1, whatever_comes)
     assert all(module.training for module in engine.objective.modules())
     assert all(p.grad is None for p in engine.objective.parameters())
 
@@ -114,14 +118,14 @@ def test_a_signal_ends_a_validation_which_is_done_when_the_run_goes_on(asked_to_
     """torchrun and Slurm do not wait for long."""
     taken = []
 
-    def batches(*arguments: Any, **options: Any) -> Iterator[Batch]:
-        for number, batch in enumerate(make_loader(*arguments, **options)):
+    def batches(*arguments: Any, **options: Any) -> Iterator[Batch | str]:
+        for number, batch in enumerate(poll_batches(*arguments, **options)):
             if number == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
             taken.append(number)
             yield batch
 
-    asked_to_end("step_00000003", {"step.step.make_loader": batches})
+    asked_to_end("step_00000003", {"step.step.poll_batches": batches})
     assert taken == [0, 1, 2]
 
 
