@@ -1,9 +1,9 @@
 """A training step of B-224 with our LoRA, and with LoRA as its formula reads.
 
-The plain side is the oracle of the tests: query, key and value as layers of their own with a pair each, frozen weights
-in float32 under bfloat16 autocast, PyTorch's attention. All else is the same code on both sides, on random weights:
-forward, loss, backward, gradient norm, AdamW. A third side, "pairs", is the plain one with our attention, so that only
-the pairs differ.
+In both number types, one after the other. The plain side is the oracle of the tests: query, key and value as layers of
+their own with a pair each, frozen weights in float32, cast by autocast where it computes in bfloat16, PyTorch's
+attention. All else is the same code on both sides, on random weights: forward, loss, backward, gradient norm, AdamW. In
+bfloat16 a third side, "pairs", is the plain one with our attention, so that only the pairs differ.
 
 Each side has a process of its own, as a training has, and they do steps in turn. Memory: a process notes its resident
 set once everything is imported; then it builds network and optimiser. The peak resident set from then to the end, less
@@ -31,10 +31,10 @@ from tests.train.network.plain_lora import make_plain
 
 __all__ = ["SIDES", "run", "training_step"]
 
-SIDES = ("plain", "pairs", "ours")
+SIDES = {torch.bfloat16: ("plain", "pairs", "ours"), torch.float32: ("plain", "ours")}
 
 _CHILD = """
-import json, sys
+import json, sys, torch
 from pathlib import Path
 from benchmarks.network import training_step
 
@@ -44,7 +44,7 @@ def kb(field):
 
 before = kb("VmRSS:")
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-step = training_step(sys.argv[1], bool(int(sys.argv[2])))
+step = training_step(sys.argv[1], getattr(torch, sys.argv[2]), bool(int(sys.argv[3])))
 for line in sys.stdin:
     step()
     print(json.dumps(kb("VmHWM:") - before), flush=True)
@@ -54,10 +54,10 @@ for line in sys.stdin:
 class _Side:
     """A process that does training steps of one side when told to."""
 
-    def __init__(self, side: str, quick: bool) -> None:
+    def __init__(self, side: str, dtype: torch.dtype, quick: bool) -> None:
         self.peak_mb = 0.0
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, side, str(int(quick))],
+            [sys.executable, "-c", _CHILD, side, str(dtype).removeprefix("torch."), str(int(quick))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -81,43 +81,51 @@ class _Side:
 
 
 def run(quick: bool) -> dict[str, float | str]:
-    """Measure both sides.
+    """Measure all sides.
 
     Args:
         quick: two blocks of a small width, batch 2, one round.
 
     Returns:
-        Milliseconds a step and MB (10⁶ bytes) of each side, and the ratios that have targets.
+        Milliseconds a step and MB (10⁶ bytes) of each side, and the ratios that have targets, for bfloat16 under
+        ``step_…``, for float32 under ``float32_step_…``.
     """
-    sides = {side: _Side(side, quick) for side in SIDES}
+    numbers = _measure(torch.bfloat16, quick)
+    return numbers | {f"float32_{name}": value for name, value in _measure(torch.float32, quick).items()}
+
+
+def _measure(dtype: torch.dtype, quick: bool) -> dict[str, float | str]:
+    sides = {side: _Side(side, dtype, quick) for side in SIDES[dtype]}
     try:
         times = in_turn(1 if quick else 9, {name: side.step for name, side in sides.items()})
     finally:
         for side in sides.values():
             side.end()
     plain, ours = sides["plain"].peak_mb, sides["ours"].peak_mb
+    of_pairs = {"step_speedup_of_pairs": round(times.ratio("pairs", "ours"), 3)} if "pairs" in sides else {}
     return {
         "step_plain_ms": round(times.median("plain") * 1e3, 1),
         "step_ms": round(times.median("ours") * 1e3, 1),
         "step_speedup": round(times.ratio("plain", "ours"), 3),
-        "step_speedup_of_pairs": round(times.ratio("pairs", "ours"), 3),
+        **of_pairs,
         "step_plain_peak_mb": round(plain, 1),
         "step_peak_mb": round(ours, 1),
         "step_peak_of_plain": round(ours / plain, 3),
     }
 
 
-def training_step(side: str, quick: bool = False) -> Callable[[], int]:
+def training_step(side: str, dtype: torch.dtype, quick: bool = False) -> Callable[[], int]:
     """Build network and optimiser and return what does one step, and returns 1.
 
     Args:
         side: one of `SIDES`.
+        dtype: what to compute in, bfloat16 or float32.
         quick: as for `run`.
     """
     keep_freed_memory(ALL_FREED)  # as a training on a processor does
     torch.manual_seed(0)
     variant = _variant(quick)
-    frozen = torch.bfloat16 if side == "ours" else torch.float32
+    frozen = dtype if side == "ours" else torch.float32
     network = build_network(variant, dtype_frozen=frozen).train()
     if side != "ours":
         make_plain(network, attend if side == "pairs" else F.scaled_dot_product_attention)
@@ -132,7 +140,7 @@ def training_step(side: str, quick: bool = False) -> Callable[[], int]:
     box = torch.tensor([[5.0, 4.0, 11.0, 9.0]]).expand(batch, 4) / cells
 
     def step() -> int:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             prediction = network(template, search, mask)
         tracking_loss(prediction, positive, box, positive.sum()).total.backward()
         clip_gradients(network, 1.0)

@@ -10,7 +10,7 @@ Numbers = Mapping[str, float | str]
 
 MODULES = (
     *("build", "training", "memory", "index", "slow_disk", "order"),
-    *("network", "inference", "trainer", "scoring", "tracking"),
+    *("network", "inference", "handover", "trainer", "scoring", "tracking"),
 )
 """Of this package; each has ``run(quick) -> Numbers``."""
 
@@ -151,7 +151,7 @@ ROWS = (
     Row("order", "resume in mid-epoch", "{resume_s:.2f} s", "", "resume_s", 2.0, "most", _SECONDS),
     Row(
         "network",
-        "training step of B-224, batch 8",
+        "training step of B-224, batch 8, bfloat16",
         "{step_ms:.0f} ms ({step_speedup_of_pairs:.2f}x by pairs alone)",
         "LoRA and attention as their formulas read",
         "step_speedup",
@@ -160,6 +160,26 @@ ROWS = (
         _TIMES,
     ),
     Row("network", "its peak memory", "{step_peak_mb:.0f} MB", "the same", "step_peak_of_plain", 0.85, "most", _TIMES),
+    Row(
+        "network",
+        "the same step in float32",
+        "{float32_step_ms:.0f} ms",
+        "the same",
+        "float32_step_speedup",
+        1.35,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "network",
+        "its peak memory",
+        "{float32_step_peak_mb:.0f} MB",
+        "the same",
+        "float32_step_peak_of_plain",
+        1.0,
+        "most",
+        _TIMES,
+    ),
     Row(
         "inference",
         "a frame of B-224, bfloat16",
@@ -187,6 +207,16 @@ ROWS = (
         "LoRA not merged, whole last block",
         "frame_speedup_float32",
         1.1,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "handover",
+        "hand over a batch of 128",
+        "{handover_ms:.1f} ms",
+        "its tensors one by one",
+        "handover_speedup",
+        1.0,
         "least",
         _TIMES,
     ),

@@ -4,12 +4,13 @@ Promise: what stands at a position of an epoch depends on the shards, the recipe
 not on ranks, workers or history. Images stay uint8 until they are on the device.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,6 +25,13 @@ from lorat.shards.base.waiting import POLL, made_one
 from lorat.train.data.handover import Apart, Notes, is_late, place
 from lorat.train.data.pairs import Pairs, TrainingPair
 from lorat.train.data.places import Source, Steps
+
+_TYPES = {
+    **{"template": torch.uint8, "search": torch.uint8, "template_mask": torch.bool, "positive": torch.bool},
+    **{"box": torch.float32, "position": torch.int64, "missing": torch.float32},
+}
+"""Of a batch's tensors, in the order of its fields."""
+_ALIGNED = 64  # bytes that a tensor begins at a multiple of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,12 +77,43 @@ class Batch:
         for at in range(0, len(self), step):
             yield Batch(*(value[at : at + step] for value in self._values()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross to another process as one tensor where all lie in one piece of memory, as `_collate` lays them: each
+        that crosses costs a file in shared memory, opened and mapped on the other side.
+        """
+        values = self._values()
+        parts = [value for value in values if isinstance(value, Tensor)]
+        storage = parts[0].untyped_storage()
+        if any(part.untyped_storage().data_ptr() != storage.data_ptr() for part in parts):
+            return Batch, tuple(values)
+        places = [_Place(p.dtype, p.shape, int(p.storage_offset()) * p.itemsize) for p in parts]
+        rest = [value for value in values if not isinstance(value, Tensor)]
+        return _unpacked, (torch.empty(0, dtype=torch.uint8).set_(storage), places, rest)
+
     def _values(self) -> list[Any]:
         return [getattr(self, field.name) for field in fields(self)]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values: list[Any] = [change(v) if isinstance(v, Tensor) else v for v in self._values()]
         return Batch(*values)
+
+
+class _Place(NamedTuple):
+    """Where a contiguous tensor lies among the bytes of a batch."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+    def of(self, whole: Tensor) -> Tensor:
+        """Return the tensor in the batch's bytes, (n,) uint8."""
+        stop = self.start + math.prod(self.shape) * self.dtype.itemsize
+        return whole[self.start : stop].view(self.dtype).view(self.shape)
+
+
+def _unpacked(whole: Tensor, places: list[_Place], rest: list[Any]) -> Batch:
+    values: list[Any] = [*(place.of(whole) for place in places), *rest]
+    return Batch(*values)
 
 
 def make_loader(
@@ -148,15 +187,14 @@ def _collate(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
         if isinstance(error, UserError):
             return error
     columns = dict(zip(TrainingPair._fields, zip(*made, strict=True), strict=True))
-    arrays = ("template", "search", "template_mask", "positive", "box")
-    return Batch(
-        **{name: torch.from_numpy(np.stack(columns[name])) for name in arrays},
-        position=torch.tensor(columns["position"]),
-        missing=torch.tensor(columns["missing"], dtype=torch.float32),
-        keys=columns["key"],
-        damaged=columns["damaged"],
-        seconds=np.array(columns["seconds"], dtype=np.float32),
-    )
+    places, size = list[_Place](), 0
+    for name, dtype in _TYPES.items():
+        places.append(_Place(dtype, (len(made), *np.shape(columns[name][0])), size))
+        size += -(-math.prod(places[-1].shape) * dtype.itemsize // _ALIGNED) * _ALIGNED
+    whole = torch.empty(size, dtype=torch.uint8)
+    for name, spot in zip(_TYPES, places, strict=True):
+        np.stack(columns[name], out=spot.of(whole).numpy(), casting="same_kind")
+    return _unpacked(whole, places, [columns["key"], columns["damaged"], np.array(columns["seconds"], np.float32)])
 
 
 def _hand_over(pairs: list[TrainingPair | UserError]) -> Batch | UserError:

@@ -26,8 +26,7 @@ from lorat.train.data.places import Source
 
 _SHARED = Path("/dev/shm")
 _LATE = "DataLoader timed out after"
-_PAGE = 4096
-_TENSORS = 7  # a batch; each is a file in shared memory
+_ROUNDED = 2 * 4096  # what a batch takes more: gaps between its tensors, and its one file ends with a page
 _LOST_AFTER = 10.0  # seconds that a batch may be on its way
 _REMEDY = "give it more (docker run --shm-size=8g), lower data.prefetch, or hand nothing over: --set data.workers=0"
 
@@ -48,7 +47,7 @@ def batch_bytes(source: Source, ranks: int) -> int:
     spec = source.spec
     images = 3 * (spec.template_size**2 + spec.search_size**2)
     pair = images + spec.template_grid**2 + spec.search_grid**2 + 4 * 4 + 8 + 4
-    return source.batch_size // ranks * pair + _TENSORS * _PAGE
+    return source.batch_size // ranks * pair + _ROUNDED
 
 
 def check_shared_memory(

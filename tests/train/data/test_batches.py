@@ -1,9 +1,12 @@
 """Batches depend on their place in the run, never on ranks, workers or history."""
 
+import io
+import pickle
 import shutil
 import signal
 from dataclasses import replace
 from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 
 import cv2
 import numpy as np
@@ -14,7 +17,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import load_manifest
 from lorat.train.data import pairs
 from lorat.train.data.batches import make_loader
-from tests.train.batches import assert_same, keys_of
+from tests.train.batches import TENSORS, assert_same, keys_of
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 1), (1, 2), (2, 0), (2, 2), (4, 1), (8, 0)])
@@ -98,3 +101,30 @@ def test_workers_start_in_a_process_that_has_used_opencv_threads(source):
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
         cv2.setNumThreads(1)
+
+
+def test_a_batch_crosses_to_another_process_as_one_tensor(source):
+    (batch,) = islice(make_loader(source), 1)
+    dispatched = []
+
+    class Pickler(ForkingPickler):
+        def reducer_override(self, value):
+            if isinstance(value, torch.Tensor):
+                dispatched.append(value)
+            return NotImplemented
+
+    Pickler(io.BytesIO()).dump(batch)
+    assert [(tensor.dtype, tensor.dim()) for tensor in dispatched] == [(torch.uint8, 1)]
+    assert dispatched[0].nbytes < sum(getattr(batch, name).nbytes for name in TENSORS) + 64 * len(TENSORS)
+    there = pickle.loads(pickle.dumps(batch))  # noqa: S301
+    assert_same([batch], [there])
+    assert all(getattr(there, name).dtype == getattr(batch, name).dtype for name in TENSORS)
+
+
+def test_a_part_of_a_batch_and_one_of_separate_tensors_cross_too(source):
+    (batch,) = islice(make_loader(source), 1)
+    first, second = batch.split(2)
+    apart = replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
+    crossed = [pickle.loads(pickle.dumps(one)) for one in (first, second, apart)]  # noqa: S301
+    assert_same([first, second], crossed[:2])
+    assert_same([batch], crossed[2:])

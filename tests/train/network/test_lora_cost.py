@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorat.configs.schema import LoraConfig
+from lorat.train.network.blocks import layers
 from lorat.train.network.blocks.eva import GatedFeedForward, RotaryAttention
 from lorat.train.network.blocks.layers import Dense
 from lorat.train.network.blocks.lora import LoraLinear, add_lora
@@ -47,6 +49,43 @@ def test_training_is_that_of_the_formula_as_it_reads(tiny):
     for name, gradient in pairs_by_name(network, gradients=True).items():
         scale = expected[name].abs().max().item()
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch is built without oneDNN")
+@pytest.mark.parametrize("results", [(), ("q", "k", "v")])
+def test_a_layer_and_its_gradients_are_the_same_by_onednn(results, monkeypatch):
+    torch.manual_seed(4)
+    layer = LoraLinear(nn.Linear(96, 288), LoraConfig(rank=32), results)
+    plain = nn.ModuleList(PlainLora.parts_of(layer)).double()
+    x, slope = torch.randn(4, 320, 96), torch.randn(4, 320, 288)
+    x_layer, x_plain = x.clone().requires_grad_(), x.double().requires_grad_()
+    monkeypatch.setattr(layers, "_is_onednn_faster", lambda: True)
+    with Called() as called:
+        y = layer(x_layer)
+        y.backward(slope)
+    expected = torch.cat([part(x_plain) for part in plain], dim=-1)
+    expected.backward(slope.double())
+    assert called.times["mkldnn::_linear_pointwise"] >= 4
+    assert layer.lora_a.grad.is_contiguous()
+    assert layer.lora_b.grad.is_contiguous()
+    pairs = (torch.cat([part.a.grad for part in plain]), torch.stack([part.b.grad for part in plain]))
+    for ours, theirs in zip(
+        (y, x_layer.grad, layer.lora_a.grad, layer.lora_b.grad), (expected, x_plain.grad, *pairs), strict=True
+    ):
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5 * scale)
+
+
+class Called(TorchDispatchMode):
+    """Counts the calls of every operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.times[function.name().partition(".")[0]] += 1
+        return function(*args, **(kwargs or {}))
 
 
 class Saved:
@@ -114,7 +153,8 @@ def test_the_formula_as_it_reads_keeps_three_copies_of_the_input_and_the_weights
     assert kept[1] > 3 * x.nbytes / 2 + layer.weight.nbytes
 
 
-def test_a_layer_takes_fewer_operations_than_the_formula_as_it_reads():
+def test_a_layer_takes_fewer_operations_than_the_formula_as_it_reads(monkeypatch):
+    monkeypatch.setattr(layers, "_is_onednn_faster", lambda: False)  # PyTorch's counter does not know its products
     layer = LoraLinear(nn.Linear(768, 2304), LoraConfig(), ("q", "k", "v"))
     plain = nn.ModuleList(PlainLora.parts_of(layer))
     counts = []

@@ -4,13 +4,18 @@ Number types: matrices may be held in a smaller type; norms, scales and the resi
 Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 """
 
+import platform
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorat.shards.base.process import processor_name
+
+_LARGE = 1 << 21  # multiplications; below it a product takes less time than the longer way into oneDNN costs
 Layer = TypeVar("Layer", bound=nn.Module)
 _Two = tuple[nn.Module, nn.Module]
 
@@ -34,17 +39,53 @@ def operand(x: Tensor, layer: nn.Module) -> Tensor:
     return x.to(torch.get_autocast_dtype(x.device.type) if autocasts(x) else weight.dtype)
 
 
+@cache
+def _is_onednn_faster() -> bool:
+    """Whether this processor's float32 products are not for MKL, which keeps its best kernels for Intel's."""
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return is_x86 and torch.backends.mkldnn.is_available() and "Intel" not in processor_name()
+
+
+def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether to have ``x · weightᵀ`` computed by oneDNN itself; graphs and other kinds of tensors (fake, distributed)
+    keep the operation that everybody knows.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    # A part of a matrix that is turned round too would be left to a reference, a thousand times slower.
+    is_whole = all(t.is_contiguous() or t.mT.is_contiguous() for t in (x, weight))
+    return is_whole and x.numel() * weight.shape[0] >= _LARGE and _is_onednn_faster()
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x · weightᵀ + bias`` (…, out) for x (…, in), as `F.linear` does but without gradients."""
+    if _is_for_onednn(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def product_over_rows(wide: Tensor, narrow: Tensor) -> Tensor:
+    """Return ``wideᵀ · narrow`` (w, n) for (N, w) and (N, n), w at least n, without gradients."""
+    if _is_for_onednn(narrow.t(), wide.t()):
+        return product(narrow.t(), wide.t()).t()
+    return wide.t() @ narrow  # the long side first, which processors are quicker at
+
+
 class Dense(nn.Linear):
     """A linear layer whose input takes the number type of its weight, unless autocast chooses."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, out) for x (…, in)."""
-        return F.linear(operand(x, self), self.weight, self.bias)
+        return self._linear(operand(x, self), self.weight, self.bias)
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Return outputs `start` to `stop` alone, (…, stop - start), for x (…, in)."""
         bias = None if self.bias is None else self.bias[start:stop]
-        return F.linear(operand(x, self), self.weight[start:stop], bias)
+        return self._linear(operand(x, self), self.weight[start:stop], bias)
+
+    @staticmethod
+    def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias) if torch.is_grad_enabled() else product(x, weight, bias)
 
     @classmethod
     def of(cls, layer: nn.Linear) -> "Dense":

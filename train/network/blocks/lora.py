@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lorat.configs.schema import LoraConfig
-from lorat.train.network.blocks.layers import Dense, autocasts, operand, replace_layers
+from lorat.train.network.blocks.layers import Dense, autocasts, operand, product, product_over_rows, replace_layers
 
 _TARGETS: Mapping[str, tuple[str, ...]] = {
     "qkv": ("q", "k", "v"),
@@ -114,7 +114,7 @@ class _MergedProduct(torch.autograd.Function):
         merged = _merge(weight, a, b, pairing).to(x.dtype)
         ctx.save_for_backward(x, weight, a, b)  # merging again costs less than keeping the sum
         ctx.pairing = pairing
-        return F.linear(x, merged, None if bias is None else bias.to(x.dtype))
+        return product(x, merged, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -123,15 +123,19 @@ class _MergedProduct(torch.autograd.Function):
         with _no_autocast(x):
             rows, grad = x.flatten(0, -2), grad.flatten(0, -2)
             merged = _merge(weight, a, b, pairing).to(x.dtype) if ctx.needs_input_grad[0] else None
-            grad_x = None if merged is None else (grad @ merged).view_as(x)
-            thin = (rows @ a.to(x.dtype).t()).chunk(len(b), dim=1)
+            grad_x = None if merged is None else product(grad, merged.t()).view_as(x)
+            thin = product(rows, a.to(x.dtype)).chunk(len(b), dim=1)
             columns, parts = b.to(x.dtype), grad.chunk(pairing.results, dim=1)
-            pieces = [parts[slot] @ columns[pair] for pair, slot in enumerate(pairing.slots)]
-            grad_b = torch.stack([parts[slot].t() @ thin[pair] for pair, slot in enumerate(pairing.slots)])
-            # The long side first, which processors are quicker at.
-            grad_a = (rows.t() @ torch.cat(pieces, dim=1)).t()
-        grad_a = grad_a.to(a.dtype, memory_format=torch.contiguous_format).mul_(pairing.scale)
-        return grad_x, None, None, grad_a, grad_b.to(b.dtype).mul_(pairing.scale), None
+            pieces = [product(parts[slot], columns[pair].t()) for pair, slot in enumerate(pairing.slots)]
+            grad_b = torch.stack(
+                [product_over_rows(parts[slot], thin[pair]) for pair, slot in enumerate(pairing.slots)]
+            )
+            grad_a = product_over_rows(rows, torch.cat(pieces, dim=1)).t()
+        grad_a, grad_b = (
+            g.to(p.dtype, memory_format=torch.contiguous_format).mul_(pairing.scale)
+            for g, p in ((grad_a, a), (grad_b, b))
+        )
+        return grad_x, None, None, grad_a, grad_b, None
 
 
 def add_lora(blocks: nn.Module, config: LoraConfig) -> None:
