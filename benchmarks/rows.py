@@ -9,7 +9,7 @@ __all__ = ["MODULES", "ROWS", "Row"]
 Numbers = Mapping[str, float | str]
 
 MODULES = (
-    *("build", "training", "memory", "index", "slow_disk", "order"),
+    *("build", "training", "memory", "index", "slow_disk", "order", "packing"),
     *("network", "inference", "handover", "trainer", "scoring", "tracking"),
 )
 """Of this package; each has ``run(quick) -> Numbers``."""
@@ -118,6 +118,46 @@ ROWS = (
         "{v:.0f} MB",
     ),
     Row("index", "open it", "{index_open_s:.2f} s", "", "index_open_s", 5.0, "most", _SECONDS),
+    Row(
+        "packing",
+        "read a pair, in the page cache",
+        "{cached_packed_us:.0f} µs",
+        "as three loose files",
+        "cached_speedup",
+        0.8,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "packing",
+        "the same, from the disk",
+        "{forgotten_packed_us:.0f} µs",
+        "as three loose files",
+        "forgotten_speedup",
+        1.0,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "packing",
+        "the same, opening and reading 5 ms late",
+        "{late_packed_us:.0f} µs",
+        "as three loose files",
+        "late_speedup",
+        3.0,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "packing",
+        "the same, 20 ms a request",
+        "{store_packed_us:.0f} µs",
+        "as three loose files",
+        "store_speedup",
+        2.5,
+        "least",
+        _TIMES,
+    ),
     Row(
         "slow_disk",
         "index, all files 5 ms late",

@@ -169,12 +169,19 @@ class TrainConfig(_Frozen):
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """What a moving average of the trained weights keeps of itself at each step, such as 0.9998, less in the first
     steps; it is what is validated, tracked with and saved as the model. 0 is no average."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """What many processes share: gradients (DDP), or also the weights (FSDP2), of which each then holds its part."""
+    parallel: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """What many processes share: gradients (DDP), or also the weights (FSDP2), of which each then holds its part, or
+    what ``zero_stage`` says (DeepSpeed)."""
+    zero_stage: Literal[1, 3] = 1
+    """Of DeepSpeed: each process holds its part of the optimiser's state (1), or of gradients and weights too (3)."""
     checkpoint_activations: bool = False
     """Compute each block again in the backward pass: much less memory, a third more time, the same gradients."""
     compile: bool = False
     """Compile forward pass, loss and gradients into one graph; the first step takes minutes."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """What the compiler tries: PyTorch's modes."""
+    compiled_autograd: bool = False
+    """Compile the backward pass as one graph too, with what averages gradients over processes in it (DDP)."""
     validate_epochs: Positive = 1
     """Epochs between two validations, where ``data.validation`` names shards."""
     checkpoint_epochs: Positive = 10
@@ -222,7 +229,13 @@ class RecipeConfig(_Frozen):
             size, by = getattr(train, whole), getattr(train, part)
             if size % by:
                 raise ValueError(f"train.{whole} ({size}) must be a multiple of train.{part} ({by})")
-        if train.compile and train.parallel == "fsdp":
-            what = "train.compile makes one graph of a step, which train.parallel=fsdp would cut at every block"
+        if train.compile and train.parallel != "ddp":
+            what = f"train.compile makes one graph of a step, which train.parallel={train.parallel} would cut"
             raise ValueError(f"{what}; set one of them alone")
+        if train.compiled_autograd and not train.compile:
+            raise ValueError("train.compiled_autograd goes on from a compiled forward pass; set train.compile=true too")
+        if train.parallel == "deepspeed" and train.ema:
+            raise ValueError("train.parallel=deepspeed keeps no moving average; set train.ema=0, or take ddp or fsdp")
+        if train.parallel == "deepspeed" and train.dtype == "float16":
+            raise ValueError("train.parallel=deepspeed trains in bfloat16 or float32; set train.dtype to one of them")
         return self

@@ -78,8 +78,7 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
 def _start(training: Training, network: LoRAT) -> tuple[Engine, dict[str, Any], int, Path | None]:
     """Return what trains, what may not change of it, the steps that are done, and the checkpoint that says so."""
     plan, world, start = training.recipe.train, training.world, training.start
-    sharded = plan.parallel == "fsdp" and world.size > 1
-    if not sharded:  # else only this process's part goes to its device
+    if plan.parallel != "fsdp" or world.size == 1:  # else only this process's part goes to its device
         network.to(world.device)
     network.train()
     network.checkpoint_activations = plan.checkpoint_activations
@@ -93,9 +92,7 @@ def _start(training: Training, network: LoRAT) -> tuple[Engine, dict[str, Any], 
         if name:
             newest, stateful = Path(name), {"optimizer": optimizer, "scaler": engine.scaler}
             first_step = restore(newest, network, stateful, settings, force_backbone=start.force_backbone)
-    if plan.compile:
-        engine.objective.compile_whole(world.device)
-    engine.share(sharded=sharded)
+    engine.share(plan)
     return engine, settings, first_step, newest
 
 

@@ -109,7 +109,9 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
         raise UserError(f"{run}: exists; go on with --resume auto, or name another folder with --run")
     torch.manual_seed(recipe.train.seed)
     dtype = pick_dtype(recipe.train.dtype, world.device, training=True)
-    network = build_network(variant, backbone=start.backbone, dtype_frozen=dtype)
+    # DeepSpeed wants all parameters in float32.
+    frozen = torch.float32 if recipe.train.parallel == "deepspeed" and world.size > 1 else dtype
+    network = build_network(variant, backbone=start.backbone, dtype_frozen=frozen)
     if request.weights and not request.goes_on():
         load_weights(request.weights, network, layout=variant.backbone.layout, force_backbone=start.force_backbone)
     if request.repeats is not None:

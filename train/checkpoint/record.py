@@ -20,10 +20,11 @@ from lorat.shards.manifest import Manifest
 
 CONFIG = "config.yaml"
 _FREE_TRAIN = (
-    *("accumulate", "checkpoint_activations", "compile", "dtype", "parallel"),
+    *("accumulate", "checkpoint_activations", "compile", "compile_mode", "compiled_autograd", "dtype", "parallel"),
     *("checkpoint_epochs", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"),
     *("early_stopping", "early_stopping.metric", "early_stopping.patience"),
     *("evaluate", "evaluate_batch", "evaluate_dtype", "evaluate_epochs", "log_steps", "resume", "validate_epochs"),
+    "zero_stage",
 )
 _FREE_DATA = ("workers", "prefetch", "validation", "validation_pairs")
 FREE = {"name", *(f"data.{k}" for k in _FREE_DATA), *(f"train.{k}" for k in _FREE_TRAIN)}

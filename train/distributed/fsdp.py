@@ -6,6 +6,7 @@ their names, so what is put together is what a single process has, and files go 
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,12 +56,17 @@ def empty_copy(network: LoRAT) -> LoRAT:
     return copy.deepcopy(network, memo)
 
 
-def fill(empty: LoRAT, network: LoRAT, *, frozen: bool) -> None:
+def gathered(parameter: nn.Parameter) -> Tensor:
+    """Return the values of a parameter that ranks hold parts of; every rank has to call this."""
+    value = parameter.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def fill(empty: LoRAT, network: LoRAT, gather: Callable[[nn.Parameter], Tensor], *, frozen: bool) -> None:
     """Gather a sharded network in rank 0's `empty_copy`, all or without what is frozen; every rank has to call this."""
     for name, parameter in network.named_parameters():
         if frozen or parameter.requires_grad:
-            value = parameter.detach()
-            value = value.full_tensor() if isinstance(value, DTensor) else value
+            value = gather(parameter)
             if torch.distributed.get_rank() == 0:
                 path, _, last = name.rpartition(".")
                 new = nn.Parameter(value.cpu(), requires_grad=parameter.requires_grad)

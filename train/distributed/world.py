@@ -105,8 +105,10 @@ def own_gpu(number: int) -> torch.device:
     return torch.device("cuda", number)
 
 
-def parallel(network: nn.Module, world: World) -> nn.Module:
-    """Wrap a network so that gradients are averaged over the ranks."""
+def parallel(network: nn.Module, world: World, *, traceable: bool = False) -> nn.Module:
+    """Wrap a network so that gradients are averaged over the ranks, by hooks that a compiler can follow if asked."""
+    if traceable:
+        torch._dynamo.config.optimize_ddp = "python_reducer"
     data_parallel = nn.parallel.DistributedDataParallel
     # Buffers are constants here; they would be sent before every forward pass. PyTorch 2.14 renames the option.
     known = inspect.signature(data_parallel.__init__).parameters

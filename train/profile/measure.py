@@ -54,7 +54,7 @@ def _measure(setting: Setting, threads: int) -> Measured:
     network = materialise(empty_network(setting.variant, setting.dtype), device)
     engine, batch = step_engine(network, setting), made_up_batch(setting, network)
     if setting.train.compile:
-        engine.objective.compile_whole(device)
+        engine.objective.compile_whole(device, setting.train.compile_mode)
     seconds: list[float] = []
     for step in range(1 + _MOST_STEPS):
         if step > _LEAST_STEPS and sum(seconds[1:]) > _ENOUGH:

@@ -98,6 +98,11 @@ class Watch:
         self._seen = torch.where(new, torch.stack([loss, norm]).float(), self._seen)
         return (self._first >= 0).float()
 
+    @property
+    def tripped(self) -> bool:
+        """Whether a step was bad; waits for the device."""
+        return int(self._first) >= 0
+
     def look(self) -> Fault | None:
         """Wait for the device and return what was seen; every rank has to call this."""
         step = int(self._first)

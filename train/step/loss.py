@@ -54,10 +54,10 @@ class Objective(nn.Module):
             prediction = self.network(template, search, template_mask)
         return tracking_loss(prediction, positive, box, positives)
 
-    def compile_whole(self, device: torch.device) -> None:
+    def compile_whole(self, device: torch.device, mode: str = "default") -> None:
         """Compile forward pass, loss and gradients in place, at the first step; a `UserError` if `device` cannot."""
         check_compiler(device)
-        self.compile(fullgraph=True, dynamic=False)  # micro-batches are of one size
+        self.compile(fullgraph=True, dynamic=False, mode=mode)  # micro-batches are of one size
 
 
 def tracking_loss(prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor) -> Losses:

@@ -8,7 +8,7 @@ and changes no batch, no random draw and no weight of the training.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +19,11 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from lorat.configs.schema import DataConfig, TrainConfig
 from lorat.train.data.batches import Batch, poll_batches
 from lorat.train.data.places import Source
-from lorat.train.distributed.fsdp import empty_copy, fill, shard, whole_state
+from lorat.train.distributed.fsdp import empty_copy, fill, gathered, shard, whole_state
 from lorat.train.distributed.world import World, mean_over_ranks, parallel, texts_of_ranks
+from lorat.train.distributed.zero import Zero
 from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.deploy.devices import compile_backward
 from lorat.train.step.average import average, averaged, averages, network_of_averages
 from lorat.train.step.faults import Watch, step_unless
 from lorat.train.step.loss import Losses, Objective
@@ -40,15 +42,64 @@ class Engine:
         self.watch = Watch(world)  # keeps steps that are not finite from changing weights
         self.wrapped: nn.Module = objective  # alone or over the ranks; what a step calls
         self._empty: LoRAT | None = None  # a copy without values, where ranks hold parts
+        self._zero: Zero | None = None  # where DeepSpeed does the step
+        self._compiled_backward: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def share(self, *, sharded: bool) -> None:
-        """Share the work over the ranks, if several: all weights, or parts of them (FSDP2, with another optimiser)."""
-        network = self.objective.network
-        if self.world.size > 1 and sharded:
+    def share(self, plan: TrainConfig) -> None:
+        """Compile the step if it is to be, and share its work over the ranks, if several, as ``parallel`` says. All
+        other ways than DDP put another optimiser in the place of this one.
+        """
+        network, many = self.objective.network, self.world.size > 1
+        if many and plan.parallel != "ddp":
             self._empty = empty_copy(network)
+        if many and plan.parallel == "fsdp":
             self.optimizer = shard(self.objective, network.blocks, self.optimizer, self.world.device)
-        elif self.world.size > 1:
-            self.wrapped = parallel(self.objective, self.world)
+        elif many and plan.parallel == "deepspeed":
+            self._zero = Zero(self.objective, self.optimizer, plan.zero_stage, plan.clip_norm, self.world.device)
+            self.wrapped, self.optimizer = self._zero.module, self._zero.optimizer
+        elif many:
+            self.wrapped = parallel(self.objective, self.world, traceable=plan.compiled_autograd)
+        if plan.compiled_autograd:
+            self._compiled_backward = compile_backward(self.wrapped, self.world.device, plan.compile_mode)
+        elif plan.compile:
+            self.objective.compile_whole(self.world.device, plan.compile_mode)
+
+    @property
+    def computes(self) -> Callable[..., Losses]:
+        """What computes losses that nothing is trained on: the objective as it is, compiled or not; another mode would
+        be another graph. Weights that ranks hold parts of come by the hooks of the module that shares them.
+        """
+        if self._zero is not None or isinstance(self.objective, FSDPModule):
+            return self.wrapped
+        return self.objective.forward
+
+    def accumulate(self, part: Batch, divisor: Tensor, *, last: bool) -> Losses:
+        """Add the gradients of a micro-batch, the `last` of its step or not, and return its losses."""
+        if self._zero is not None:
+            return self._zero.accumulate(part.inputs, divisor, last=last)
+        with self.wrapped.no_sync() if isinstance(self.wrapped, DDP) and not last else nullcontext():
+            losses: Losses = self.wrapped(*part.inputs, divisor)
+            with self._compiled_backward():
+                self.scaler.scale(losses.total).backward()
+        return losses
+
+    def finish(self, step: int, loss: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
+        """Do the optimiser's step and return `StepResult`'s norm and whether it was left out; `loss` is this rank's."""
+        if self._zero is not None:
+            norm = self._zero.step(self.watch.tripped)
+            self.watch.see(step, loss, norm)
+            return norm, torch.zeros_like(norm)
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.wrapped, clip_norm)
+        # With a scaler, gradients that overflow are its business and no fault.
+        skipped = ~norm.isfinite() & self.scaler.is_enabled()
+        norm = torch.where(skipped, 0.0, norm)
+        faulty = self.watch.see(step, loss, norm)
+        # Not the scaler's own step: on Metal it would update all the same (see `step_unless`).
+        step_unless(self.optimizer, torch.maximum(faulty, skipped.float()))
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm, skipped.float()
 
     def whole(self) -> tuple[LoRAT, dict[str, dict[str, Any]]]:
         """Return the network and the ``state_dict`` of ``optimizer`` and ``scaler`` that one process would have. Every
@@ -58,12 +109,15 @@ class Engine:
         network, state = self.objective.network, {"scaler": self.scaler.state_dict()}
         if self._empty is None:
             return network, {"optimizer": self.optimizer.state_dict(), **state}
+        gather, kept = (gathered, whole_state(self.optimizer)) if self._zero is None else self._zero.whole()
         # Files hold frozen tensors only where there is no backbone file that has them.
-        fill(self._empty, network, frozen=not network.fingerprint)
-        return self._empty, {"optimizer": whole_state(self.optimizer), **state}
+        fill(self._empty, network, gather, frozen=not network.fingerprint)
+        return self._empty, {"optimizer": kept, **state}
 
     def averaged(self, whole: LoRAT, state: dict[str, dict[str, Any]]) -> LoRAT | None:
         """Return what `whole` gives with the moving average of the weights; None where there is none."""
+        if self._zero is not None:
+            return None
         means = averages(self.objective.network, self.optimizer, state["optimizer"])
         return network_of_averages(whole, means) if means else None
 
@@ -90,29 +144,16 @@ def shared_divisor(positive: Tensor, world: World) -> Tensor:
 
 def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> StepResult:
     """Do one optimiser step, counted from 0 over the run, on this rank's part of a batch."""
-    wrapped, scaler, optimizer = engine.wrapped, engine.scaler, engine.optimizer
     torch.manual_seed(step_seed(recipe.seed, step, engine.world.rank))
     divisor = shared_divisor(batch.positive, engine.world)
     totals = torch.zeros(3, device=batch.box.device)
     for number, part in enumerate(batch.split(recipe.accumulate), start=1):
-        last = number == recipe.accumulate
-        with wrapped.no_sync() if isinstance(wrapped, DDP) and not last else nullcontext():
-            losses: Losses = wrapped(*part.inputs, divisor)
-            scaler.scale(losses.total).backward()
+        losses = engine.accumulate(part, divisor, last=number == recipe.accumulate)
         totals += torch.stack([losses.total.detach(), losses.score, losses.box])
-    scaler.unscale_(optimizer)
-    norm = clip_gradients(wrapped, recipe.clip_norm)
-    # With a scaler, gradients that overflow are its business and no fault.
-    skipped = ~norm.isfinite() & scaler.is_enabled()
-    norm = torch.where(skipped, 0.0, norm)
-    faulty = engine.watch.see(step, totals[0], norm)
-    # Not the scaler's own step: on Metal it would update all the same (see `step_unless`).
-    step_unless(optimizer, torch.maximum(faulty, skipped.float()))
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+    norm, skipped = engine.finish(step, totals[0], recipe.clip_norm)
     if recipe.ema:
-        average(optimizer, recipe.ema, step, skipped.float() if scaler.is_enabled() else None)
-    return StepResult(Losses(*totals), norm, skipped.float())
+        average(engine.optimizer, recipe.ema, step, skipped if engine.scaler.is_enabled() else None)
+    return StepResult(Losses(*totals), norm, skipped)
 
 
 def validate(
@@ -129,8 +170,6 @@ def validate(
     a shard is damaged.
     """
     world, objective, damaged = engine.world, engine.objective, list[str]()
-    # Compiled, another mode would be another graph; sharded weights come by the module's hooks.
-    compute: Any = objective if isinstance(objective, FSDPModule) else objective.forward
     one, sums = torch.ones((), device=world.device), torch.zeros(3, device=world.device)
     batches = poll_batches(source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     objective.eval()
@@ -141,7 +180,7 @@ def validate(
                     return {}
                 damaged += [message for messages in batch.damaged for message in messages]
                 for part in batch.to(world.device).split(accumulate):
-                    losses = compute(*part.inputs, one)
+                    losses = engine.computes(*part.inputs, one)
                     sums += torch.stack([losses.score, losses.box, part.positive.sum(dtype=torch.float32)])
     finally:
         objective.train()

@@ -11,7 +11,8 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -98,3 +99,21 @@ def compile_whole(function: Callable[P, R], device: torch.device) -> Callable[P,
     """Return `function` compiled into one graph for each shape of its inputs, after `check_compiler`."""
     check_compiler(device)
     return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def compile_backward(
+    module: torch.nn.Module, device: torch.device, mode: str
+) -> Callable[[], AbstractContextManager[None]]:
+    """Compile a module's forward pass in place and return the context in which its backward pass is compiled, whole,
+    with what DDP does there if it is `traceable`. A ``UserError`` if this PyTorch or `device` cannot.
+    """
+    check_compiler(device)
+    from torch._dynamo import compiled_autograd
+
+    enable = getattr(compiled_autograd, "_enable", None)  # PyTorch has no public name for it
+    if enable is None:
+        raise UserError(f"train.compiled_autograd: PyTorch {torch.__version__} has it not; set it to false")
+    module.compile(dynamic=False, mode=mode)
+    # CUDA graphs of the forward pass are not gone on from by another compiler.
+    backward = torch.compile(fullgraph=True, dynamic=False, mode=mode.replace("reduce-overhead", "default"))
+    return partial(enable, backward, dynamic=False)
