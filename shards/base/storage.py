@@ -40,7 +40,8 @@ _REMEDIES = {
 }
 _REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
-_LEFTOVER = re.compile(r"\..+\.(lorat-[0-9a-f]{16}|[A-Za-z0-9]+-\d+)\.tmp")  # the latter of older releases
+# What is written beside its name, which is the group; the second kind is of older releases.
+_LEFTOVER = re.compile(r"\.([^/]+)\.(?:lorat-[0-9a-f]{16}|[A-Za-z0-9]+-\d+)\.tmp")
 _SPOOL = ".lorat-upload-"
 _LEFT_AFTER = 6 * 3600.0  # seconds without a write, after which a temporary file counts as left behind
 _CLIENTS: dict[tuple[int, str, str], Any] = {}
@@ -142,7 +143,8 @@ def _store_errors() -> tuple[type[Exception], ...]:
 @contextmanager
 def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
     """Turn what a local disk refuses inside the block into a `UserError` that says what to do. With `writes_only` what
-    cannot come from writing this file passes: there an error that names a file is another's.
+    cannot come from writing this file passes: there an error that names a file is another's. What lies in an
+    unfinished folder is named as in the finished one.
     """
     try:
         yield
@@ -150,6 +152,7 @@ def explain_disk(path: Path, writes_only: bool = False) -> Iterator[None]:
         if writes_only and (error.filename is not None or error.errno not in _REFUSED_WRITES):
             raise
         remedy = _REMEDIES.get(error.errno or 0, "name another folder, or mend the disk, and run again")
+        path = Path(_LEFTOVER.sub(r"\1", str(path)))
         there = next((above for above in path.parents if os.access(above, os.F_OK)), path.parent)
         raise UserError(f"{path}: cannot be written ({error.strerror}); {remedy.format(there)}") from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorat.configs.schema import RecipeConfig
+from lorat.configs.schema import EarlyStopping, RecipeConfig
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import Heard
 from lorat.shards.manifest import load_manifest
@@ -180,8 +180,9 @@ def test_a_disk_that_refuses_loses_no_older_checkpoint(tmp_path, save, file_limi
     sizes = {path.name: path.stat().st_size for path in older.iterdir()}
     assert sizes["model.safetensors"] < sizes["state.pt"]
     file_limit(sizes[name] - 1)
-    with pytest.raises(UserError, match=f"{name}: cannot be written .*ulimit"):
+    with pytest.raises(UserError, match="ulimit") as refused:
         save("epoch_0002", 60, keep=1)
+    assert refused.value.message.startswith(f"{tmp_path / 'checkpoints/epoch_0002' / name}: cannot be written")
     assert names(tmp_path) == ["epoch_0001"] and find_checkpoint(tmp_path) == older
 
 
@@ -193,6 +194,7 @@ def test_every_key_of_a_recipe_is_fixed_or_named_as_free(tiny_variant, tiny_reci
     assert not FREE & settings.keys()
     parts = {part: type(getattr(tiny_recipe, part)).model_fields for part in ("data", "augment", "train")}
     known = {"name", *(f"{part}.{name}" for part, fields in parts.items() for name in fields)}
+    known |= {f"train.early_stopping.{name}" for name in EarlyStopping.model_fields}
     assert known >= FREE
     assert {k for k in known - FREE if k != "data.datasets"} <= settings.keys()
 

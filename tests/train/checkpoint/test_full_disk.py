@@ -87,7 +87,7 @@ def test_the_checkpoints_of_a_run_fill_its_disk(runner, files, whole, disk):
         *warnings, last = [s for s in errors.splitlines() if "cannot be written" in s]
         assert [re.search(r"step_\d+", s)[0] for s in warnings] == ["step_00000010", "step_00000011"]
         assert all("warning: the training goes on without a checkpoint" in s for s in warnings)
-        assert last.startswith("Error: ") and "epoch_0004" in last and "No space left" in last
+        assert last.startswith(f"Error: {run / 'checkpoints/epoch_0004'}/") and "No space left" in last
         assert f"make room on the disk of {run / 'checkpoints'}" in last
         assert names(run) == kept and find_checkpoint(run).name == "epoch_0003"
         for name in kept[:3]:
