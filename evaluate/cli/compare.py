@@ -11,7 +11,7 @@ from lorat.evaluate.measure.matlab import repairs
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.measure.scores import DatasetScores, Entry, dataset_scores, part
 from lorat.evaluate.measure.stored import stored_scores
-from lorat.evaluate.report.tables import comparison_table, how_compared, notes_of
+from lorat.evaluate.report.tables import comparison_table, how_compared, not_official, notes_of
 from lorat.evaluate.results.find import is_there
 from lorat.evaluate.results.foreign import Foreign, NothingUsable, read_foreign
 from lorat.evaluate.results.formats import toolkit_report
@@ -148,7 +148,8 @@ def compare_command(trackers: tuple[str, ...], options: CompareOptions, trees: T
     for entries in compared:
         OUT.print(comparison_table(entries))
     notes = notes_of([entry.scores for entries in compared for entry in entries])
-    for line in (*notes, how_compared(), *lacking, *rivals.remarks):
+    parts = [line for entries in compared for line in not_official(entries[0].scores)]
+    for line in (*notes, how_compared(), *parts, *lacking, *rivals.remarks):
         say(line)
     options.write_csv([[*entries, entries[0]] for entries in compared])
     click.get_current_context().exit(1 if lacking or rivals.refused or rivals.unusable else 0)

@@ -16,7 +16,7 @@ from lorat.evaluate.cli.options import OutputOptions
 from lorat.evaluate.measure.ope import ConventionName
 from lorat.evaluate.measure.scores import DatasetScores, Entry, score
 from lorat.evaluate.report.page import PageInput, write_page
-from lorat.evaluate.report.plots import KINDS, attribute_panels, plot_curves, set_panel
+from lorat.evaluate.report.plots import KINDS, attribute_panels, coloured, plot_curves, set_panel
 from lorat.evaluate.report.strips import worst_strips
 from lorat.evaluate.report.tables import metrics_document, notes_of, score_tables
 from lorat.evaluate.results.files import SequenceResult, read_results
@@ -28,6 +28,7 @@ from lorat.evaluate.track.testsets import TestSet
 from lorat.evaluate.video.read import NoPyAV
 from lorat.evaluate.video.write import write_tracking_video
 from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.base.reading import wording
 from lorat.shards.base.console import OUT, say
 from lorat.shards.base.errors import counted, some
 from lorat.shards.base.storage import write_json
@@ -130,7 +131,7 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
     summary.write_metrics()
     for table in score_tables(summary.scored):
         OUT.print(table)
-    panels = [set_panel(entries) for entries in summary.scored]
+    panels = [set_panel(lines) for lines in coloured(summary.scored)]
     plots = [plot_curves(panels, kind, out / f"{kind.name}.png") for kind in KINDS[:2]] if panels else []
     remarks = summary.remarks()
     for line in (*notes_of([entries[0].scores for entries in summary.scored]), *remarks):
@@ -158,13 +159,13 @@ def draw_for_paper(scored: Sequence[Sequence[Entry]], folder: Path) -> list[Path
     never moving.
     """
     drawn = []
-    for entries in scored:
-        whole = set_panel(entries)
+    for entries, lines in zip(scored, coloured(scored), strict=True):
+        whole = set_panel(lines[:-1])
         known = [kind for kind in KINDS if any(kind.column.shown(entry.scores) is not None for entry in entries[:-1])]
         for kind, end in product(known, ("png", "pdf")):
             path = folder / f"{entries[0].scores.name}_{kind.name}.{end}"
-            drawn.append(plot_curves([whole._replace(lines=whole.lines[:-1])], kind, path))
-            if panels := attribute_panels(entries):
+            drawn.append(plot_curves([whole], kind, path))
+            if panels := attribute_panels(lines):
                 drawn.append(plot_curves(panels, kind, path.with_stem(f"{path.stem}_attributes")))
     return drawn
 
@@ -183,11 +184,12 @@ def _meanings(scores: DatasetScores) -> Iterator[str]:
 
 
 def _failures(failed: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Say which sequences have no result and why; those with one reason share a line."""
+    """Say which sequences have no result and why; those of one wording share a line."""
     for name, reasons in failed.items():
-        for reason in dict.fromkeys(reasons.values()):
-            sequences = [sequence for sequence, why in reasons.items() if why == reason]
-            yield f"failed: {name} {some(sequences, 5)}: {reason}"
+        alike = dict[str, list[str]]()
+        for sequence, why in reasons.items():
+            alike.setdefault(wording(sequence, why), []).append(sequence)
+        yield from (f"failed: {name} {some(each, 5)}: {reasons[each[0]]}" for each in alike.values())
 
 
 def _zip(summary: Summary, item: TestSet, overwrite: bool) -> None:

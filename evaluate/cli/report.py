@@ -135,6 +135,7 @@ def _alone(options: ReportOptions, rivals: Rivals, trees: TreeOptions) -> tuple[
     """Collect the page of others' results; and whether one of them lacks sequences."""
     from lorat.evaluate.report.page import PageInput
     from lorat.evaluate.report.strips import worst_strips
+    from lorat.evaluate.report.tables import not_official
 
     scored, strips, failed = [], {}, False
     for item in scored_sets(options.datasets, trees):
@@ -149,7 +150,7 @@ def _alone(options: ReportOptions, rivals: Rivals, trees: TreeOptions) -> tuple[
             rivals.remarks.extend(_lacking(entry, len(still.sequences)))
             failed |= len(entry.scores.sequences) < len(still.sequences)
         failed |= bool(item.unread)
-        rivals.remarks.extend(f"{item.name}: {name} cannot be scored: {why}" for name, why in item.unread.items())
+        rivals.remarks.extend([*item.lines(), *not_official(still)])
         first = entries[0]
         if isinstance(boxes := found[first.label], Foreign):
             strips[item.name] = worst_strips(item.clips, boxes.runs[0], first.scores, options.worst)

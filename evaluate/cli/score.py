@@ -9,13 +9,12 @@ from lorat.evaluate.cli.compare import latency_in
 from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.measure.matlab import MATLAB_SETS, repairs
 from lorat.evaluate.measure.scores import DatasetScores, Entry, hides_truth, score
-from lorat.evaluate.report.tables import attribute_table, metrics_document, notes_of, score_tables
+from lorat.evaluate.report.tables import attribute_table, metrics_document, not_official, notes_of, score_tables
 from lorat.evaluate.results.find import Layout
 from lorat.evaluate.results.foreign import Foreign, read_foreign
 from lorat.evaluate.track.folder import METRICS, read_identity
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of
-from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import OUT, progress_bar, say, start_logging
 from lorat.shards.base.errors import UserError, counted, some
@@ -102,16 +101,12 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
 def _remarks(item: TestSet, foreign: Foreign, scores: DatasetScores) -> list[str]:
     """Say how the results were read, and which sequences the scores are of."""
     lines = [*notes_of([scores]), f"read as {foreign}", *foreign.notes]
-    names = {sequence.name for sequence in scores.sequences}
     if foreign.missing:
         lacking = f"{len(foreign.missing)} of {counted(len(item.clips), 'sequence')} ({some(foreign.missing, 5)})"
-        lines.append(f"{item.name}: no result of {lacking}: the scores are of the {len(names)} that are there")
-    lines += [f"{item.name}: {name} cannot be scored: {why}" for name, why in item.unread.items()]
+        lines.append(
+            f"{item.name}: no result of {lacking}: the scores are of the {len(scores.sequences)} that are there"
+        )
+    lines += item.lines()
     if hidden := scores.unscored:
         lines.append(f"{item.name}: no ground truth of {counted(len(hidden), 'sequence')} ({some(hidden, 5)})")
-    official = set(official_names(item.dataset.name, item.split) or names)
-    if names < official:
-        lines.append(f"{item.name}: {len(names)} of the official {len(official)} sequences")
-    elif names != official:
-        lines.append(f"{item.name}: {counted(len(names), 'sequence')}, not the official {len(official)}")
-    return lines
+    return [*lines, *not_official(scores)]

@@ -1,7 +1,7 @@
 """Scores that GOT-10k's toolkit stored in a ``performance.json``, as it counted them: the file has no boxes.
 
 The file has a tracker's scores ``overall`` and ``seq_wise``. Of most sets these are curves over the thresholds of
-`ope`; of GOT-10k itself only AO, the share over 0.50 and the speed.
+`ope`; of GOT-10k itself only AO, the share over 0.50, the speed and one pooled curve.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ _CURVES = {
     "precision_curve": len(CENTRE_THRESHOLDS),
     "normalized_precision_curve": len(NORM_THRESHOLDS),
 }
+_BINS = 101
 
 
 def stored_scores(report: Mapping[str, Any], clips: Sequence[Clip], source: object) -> dict[str, DatasetScores]:
@@ -47,7 +48,10 @@ def _scores(stored: Mapping[str, Any], clips: Sequence[Clip]) -> DatasetScores |
     pooled = None
     if "ao" in overall and len(named) == len(by_sequence):
         frames = sum(int(each["length"]) for each in by_sequence.values())
-        pooled = Got10kScores(float(overall["ao"]), float(overall["sr"]), np.nan, frames, _speed(overall.get("speed")))
+        over = overall.get("succ_curve", [np.nan] * _BINS)  # the shares over 0, 0.01, …, 1
+        if len(over) != _BINS:
+            raise ValueError(f"succ_curve: {len(over)} values, not {_BINS}")
+        pooled = Got10kScores(float(overall["ao"]), float(overall["sr"]), float(over[75]), frames, _speed(overall))
     return combined(sequences, first.dataset, first.split, fps=frames_a_second(sequences), got10k=pooled)
 
 
@@ -58,7 +62,7 @@ def _sequence(clip: Clip, stored: Mapping[str, Any]) -> SequenceScores:
         invalid_frames=int((~clip.tracks[0].visible[: clip.annotated]).sum()),
         curves=Curves(*(_curve(stored, name, count) for name, count in _CURVES.items())),
         norm_precision_corrected=None,
-        fps=_speed(stored.get("speed_fps")),
+        fps=_speed(stored),
     )
 
 
@@ -71,5 +75,6 @@ def _curve(stored: Mapping[str, Any], name: str, count: int) -> NDArray[np.float
     return curve
 
 
-def _speed(value: float | None) -> float | None:
+def _speed(stored: Mapping[str, Any]) -> float | None:
+    value = stored.get("speed_fps", stored.get("speed"))  # the second as GOT-10k's site writes it
     return float(value) if value and value > 0 else None  # -1 where it was not timed

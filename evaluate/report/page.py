@@ -50,7 +50,7 @@ def render_page(page: PageInput) -> str:
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return made.get_template("page.html").render(
         page=page,
-        sections=[_Section(entries, page) for entries in page.scored],
+        sections=[_Section(e, page, lines) for e, lines in zip(page.scored, coloured(page.scored), strict=True)],
         columns=tables.COLUMNS,
         of_attributes=tables.OF_ATTRIBUTES,
         base64=lambda jpeg: b64encode(jpeg).decode("ascii"),
@@ -60,13 +60,14 @@ def render_page(page: PageInput) -> str:
 class _Section:
     """What the template shows of one test set."""
 
-    def __init__(self, entries: Sequence[Entry], page: PageInput) -> None:
+    def __init__(self, entries: Sequence[Entry], page: PageInput, lines: Sequence[Line]) -> None:
         self.entries, self.ours, self.whole = entries, entries[0].scores, entries[-1].scores
         self.measures = tables.OF_ATTRIBUTES if page.variant else ()  # of ours, by attribute
         self.compared = entries[1 if page.variant else 0 : -1]  # those whose AUC is told by attribute and sequence
-        self.coloured = coloured(entries)
+        self.coloured = lines
         self.columns = tables.filled([entry.scores for entry in entries])
         self.published = tables.published_numbers(self.ours.name)
+        self.beside = [tracker for tracker in self.published if tracker == f"LoRAT {page.variant}"]
         self.strips = page.strips.get(self.ours.name, ())
 
     def published_row(self, tracker: str) -> Iterator[tables.PublishedNumber | None]:
@@ -77,13 +78,14 @@ class _Section:
             yield self.published[tracker].get(column.published) if places[column.published] is column else None
 
     def notes(self) -> list[str]:
-        """Say what the columns are, and where published numbers are of something else than ours."""
-        notes = tables.notes_of([entry.scores for entry in self.entries], _NOTES)
+        """Say what the columns are."""
+        return tables.notes_of([entry.scores for entry in self.entries], _NOTES)
+
+    def published_notes(self) -> list[str]:
+        """Say where published numbers stand, and where they are of something else than ours."""
         numbers = [number for row in self.published.values() for number in row.values()]
-        if not numbers:
-            return notes
         sources = sorted({source for number in numbers for source in number.sources})
-        notes.append(f"published: as quoted in {', '.join(sources)}; each value's own on hovering.")
+        notes = [f"As quoted in {', '.join(sources)}; each value's own on hovering."]
         official = expected_sequences(self.ours.dataset, self.ours.split)
         if official not in (None, len(self.whole.sequences)):
             notes.append(f"They are over all {official} sequences of the set.")
@@ -105,7 +107,7 @@ class _Section:
 
     def attribute_plots(self) -> Iterator[tuple[CurveKind, list[tuple[str, str]]]]:
         """Yield each kind of curve, and of each attribute its title and picture, where there are several trackers."""
-        panels = attribute_panels(self.entries) if len(self.entries) > 2 else ()
+        panels = attribute_panels(self.coloured) if len(self.entries) > 2 else ()
         for kind in KINDS if panels else ():
             yield kind, [(panel.title, curves_svg(panel.lines, kind)) for panel in panels]
 

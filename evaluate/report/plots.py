@@ -74,23 +74,28 @@ class Panel(NamedTuple):
     lines: Sequence[Line]  # the first on top of all
 
 
-def coloured(entries: Sequence[Entry]) -> list[Line]:
-    """Give trackers, of which the last never moves, their colours."""
+def coloured(scored: Sequence[Sequence[Entry]]) -> list[list[Line]]:
+    """Return the lines of each test set, of which the last never moves: a tracker has one colour in all of them."""
     styles = ("", " dashed", " dotted")
-    others = [f"c{1 + number % 5}{styles[number // 5 % 3]}" for number in range(len(entries) - 2)]
-    return [Line(e.label, colour, e.scores) for e, colour in zip(entries, ["c0", *others, "still"], strict=True)]
+    labels = dict.fromkeys(entry.label for entries in scored for entry in entries[:-1])
+    others = (f"c{1 + number % 5}{styles[number // 5 % 3]}" for number in range(len(labels)))
+    colours = dict(zip(labels, ("c0", *others), strict=False))
+    return [
+        [*(Line(e.label, colours[e.label], e.scores) for e in entries), Line(still.label, "still", still.scores)]
+        for *entries, still in scored
+    ]
 
 
-def set_panel(entries: Sequence[Entry]) -> Panel:
+def set_panel(lines: Sequence[Line]) -> Panel:
     """Return the curves of a test set."""
-    first = entries[0].scores
-    return Panel(f"{first.name} ({counted(len(first.sequences), 'sequence')})", coloured(entries))
+    first = cast("DatasetScores", lines[0].scores)
+    return Panel(f"{first.name} ({counted(len(first.sequences), 'sequence')})", lines)
 
 
-def attribute_panels(entries: Sequence[Entry]) -> list[Panel]:
+def attribute_panels(every: Sequence[Line]) -> list[Panel]:
     """Return the curves of each attribute that sequences of a test set have, without never moving."""
     titles, lines = dict[str, str](), dict[str, list[Line]]()
-    for line in coloured(entries)[:-1]:
+    for line in every[:-1]:
         for each in cast("DatasetScores", line.scores).attributes:
             titles.setdefault(each.code, f"{each.title} ({each.sequences})")
             lines.setdefault(each.code, []).append(line._replace(scores=each))

@@ -21,6 +21,7 @@ from rich.text import Text
 from lorat.evaluate.measure.attributes import AttributeScores
 from lorat.evaluate.measure.bootstrap import DRAWS, FEWEST, standings
 from lorat.evaluate.measure.scores import NEVER_MOVING, DatasetScores, Entry, SequenceScores
+from lorat.prep.trees.base.official import official_names
 from lorat.shards.base.console import plain_table
 from lorat.shards.base.errors import counted
 
@@ -118,6 +119,16 @@ def score_tables(scored: Sequence[Sequence[Entry]]) -> Iterator[Table]:
 def notes_of(every: Sequence[DatasetScores], notes: Mapping[str, str] = _PRINTED_NOTES) -> list[str]:
     """Return those of some notes, by column, whose column some scores fill; by default what tables' columns are."""
     return [said for name, said in notes.items() if any(COLUMNS[name].read(each) is not None for each in every)]
+
+
+def not_official(scores: DatasetScores) -> Iterator[str]:
+    """Say it where scores are not those of a split's official sequences, over which published numbers are."""
+    names, remedy = {each.name for each in scores.sequences}, "published numbers are over all of these"
+    official = set(official_names(scores.dataset, scores.split) or names)
+    if names < official:
+        yield f"{scores.name}: {len(names):,} of the official {counted(len(official), 'sequence')}; {remedy}"
+    elif names != official:
+        yield f"{scores.name}: {counted(len(names), 'sequence')}, not the official {len(official):,}; {remedy}"
 
 
 def comparison_table(entries: Sequence[Entry]) -> Table:

@@ -17,6 +17,7 @@ from lorat.evaluate.results import files
 from lorat.evaluate.results.find import Names, find, told, tracker_of
 from lorat.evaluate.results.formats import Rows, read_rows, unpacked
 from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.base.reading import summed_up
 from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.base.console import Update
@@ -51,6 +52,7 @@ _NOTES = {
 }
 _AS_PUBLISHED = "scored as they are, and so are published numbers of such files"
 _AGAIN = "track the sequence again"
+_LISTED = "metrics.json of score --out has all"
 _SHORTER = {("lasot_ext", "paddle-1", 2500): "its toolkit's own annotation is as short, the data set's is not"}
 _SAYS_NOTHING = re.compile(r"default|baseline|unsupervised|(\w+_)?results?", re.IGNORECASE)
 
@@ -142,7 +144,7 @@ def _read_all(folder: Path, names: Names, layout: str, progress: Update | None, 
         few = f"{folder}: none of its {len(refused)} results of {names.test_set} can be used: "
         raise NothingUsable(f"{few if len(refused) > 1 else ''}{some(list(refused.values()))}")
     used = [clip for clip in whole if clip.name not in refused]
-    notes += [*_note_lines(odd, used, layout), *(f"left out: {why}" for why in refused.values())]
+    notes += [*_note_lines(odd, used, layout), *(f"left out: {why}" for why in summed_up(refused.items(), _LISTED))]
     return Foreign(layout, home, runs, tuple(missing), tuple(notes), refused)
 
 

@@ -38,6 +38,10 @@ class TestSet:
         """``<dataset>-<split>``: result folders and reports call it so."""
         return f"{self.dataset.name}-{self.split}"
 
+    def lines(self) -> list[str]:
+        """Say which sequences cannot be scored, and why."""
+        return [f"{self.name}: cannot be scored: {line}" for line in summed_up(self.unread.items())]
+
 
 def default_test_sets(trees: TreeOptions) -> list[str]:
     """Return the names of all test sets with ground truth whose tree is there, at least one."""
@@ -90,7 +94,7 @@ def _read(dataset: Dataset, split: str, trees: TreeOptions, submit: bool, runs: 
     with Reading(faults=faults):
         clips = read_clips(dataset, split, root)
     unread = {fault.sequence: fault.message for fault in faults if fault.damage}
-    for message in summed_up(fault for fault in faults if not fault.damage):
+    for message in summed_up((fault.sequence, fault.message) for fault in faults if not fault.damage):
         _LOG.warning("%s", message)
     whole, notation = tuple(clip for clip in clips if clip.name not in unread), Notation()
     for clip in whole:

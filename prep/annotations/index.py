@@ -115,7 +115,7 @@ def _write(
         for fault in faults:
             if fault.damage and not fault.spare:
                 lost.setdefault(fault.sequence, fault.message)
-        told = [fault for fault in faults if fault.spare or not fault.damage]
+        told = [(fault.sequence, fault.message) for fault in faults if fault.spare or not fault.damage]
         for message in (*summed_up(told), *map(str, how.lacks)):
             _LOG.warning("%s", message)
         clips = [clip for clip in clips if clip.name not in lost]

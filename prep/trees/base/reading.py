@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.official import expected_frames
-from lorat.shards.base.errors import UserError, counted
+from lorat.shards.base.errors import UserError, counted, some
 
 _LOG = logging.getLogger("lorat")
 _THREADS = 32  # that wait for a disk at once
 Place = TypeVar("Place")
 Found = TypeVar("Found")
 _SPARE = 2  # rows or images that a sequence may have more than of the other: published ones have one or two
-_TOLD = 3  # messages of one wording, one by one
+_TOLD, _NAMED = 3, 20  # messages of one wording that are told one by one, and names of more sequences
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds; (-1, -1) where nothing is there
 
 
@@ -165,15 +165,17 @@ def wording(sequence: str, message: str) -> str:
     return re.sub(r"\S*[/\d]\S*", "", message.replace(sequence, ""))
 
 
-def summed_up(faults: Iterable[TreeFault]) -> Iterator[str]:
-    """Yield what faults say: of those of one wording the first three, and how many more there are."""
-    alike = dict[str, list[str]]()
-    for fault in faults:
-        alike.setdefault(wording(fault.sequence, fault.message), []).append(fault.message)
-    for messages in alike.values():
-        yield from messages[:_TOLD]
-        if len(messages) > _TOLD:
-            yield f"{messages[0]} (and {counted(len(messages) - _TOLD, 'more sequence')}; lorat-prep check lists all)"
+def summed_up(faults: Iterable[tuple[str, str]], listed: str = "lorat-prep check lists all") -> Iterator[str]:
+    """Yield what is said of sequences, (name, message): of messages of one wording the first three, and the names of
+    some more; `listed` says where all are.
+    """
+    alike = dict[str, list[tuple[str, str]]]()
+    for name, message in faults:
+        alike.setdefault(wording(name, message), []).append((name, message))
+    for told in alike.values():
+        yield from (message for _, message in told[:_TOLD])
+        if more := [name for name, _ in told[_TOLD:]]:
+            yield f"{told[0][1]} (and {counted(len(more), 'more sequence')}: {some(more, _NAMED)}; {listed})"
 
 
 def report_lack(

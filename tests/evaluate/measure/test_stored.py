@@ -56,10 +56,11 @@ def test_stored_curves_give_the_scores_that_the_boxes_give(tmp_path):
     assert first[1] == "KCF" and first[-2:] == ["", "50.0"]
 
 
-def test_got10ks_own_report_has_ao_and_no_auc(tmp_path):
+@pytest.mark.parametrize("speed", ["speed_fps", "speed"])  # of the toolkit and of its site
+def test_got10ks_own_report_has_ao_and_no_auc(tmp_path, speed):
     clips = [clip_of(f"GOT-10k_Val_00000{k}", "got10k", "val") for k in (1, 2, 3)]
-    each = {"ao": 0.2, "sr": 0.1, "speed": 90.0, "length": 5}
-    kcf = {"overall": {"ao": 0.203, "sr": 0.177, "speed": 94.66}, "seq_wise": {clip.name: each for clip in clips}}
+    each = {"ao": 0.2, "sr": 0.1, speed: 90.0, "length": 5}
+    kcf = {"overall": {"ao": 0.203, "sr": 0.177, speed: 94.66}, "seq_wise": {clip.name: each for clip in clips}}
     path = write(tmp_path / "performance.json", {"KCF": kcf})
     scores = read_stored(path, clips)["KCF"]
     assert (scores.got10k.ao, scores.got10k.sr50, scores.got10k.frames, scores.got10k.speed) == (
@@ -70,7 +71,13 @@ def test_got10ks_own_report_has_ao_and_no_auc(tmp_path):
     )
     columns = {str(c.header): [str(cell) for cell in c.cells] for c in comparison_table([Entry("KCF", scores)]).columns}
     assert (columns["AUC"], columns["p"], columns["AO"], columns["SR0.75"]) == (["-"], ["-"], ["20.3"], ["-"])
+    assert columns["fps"] == ["90"]
     assert read_stored(path, clips[:2])["KCF"].got10k is None, "its AO is over all of its sequences"
+    kcf["overall"]["succ_curve"] = np.linspace(1.0, 0.0, 101).tolist()
+    assert read_stored(write(path, {"KCF": kcf}), clips)["KCF"].got10k.sr75 == pytest.approx(0.25)
+    kcf["overall"]["succ_curve"] = [1.0, 0.0]
+    with pytest.raises(UserError, match="succ_curve: 2 values, not 101"):
+        read_stored(write(path, {"KCF": kcf}), clips)
 
 
 def test_other_files_are_none_and_odd_ones_are_refused_in_a_line(tmp_path):

@@ -41,7 +41,7 @@ def test_a_table_stands_beside_never_moving_and_says_how_it_was_read(score):
         "never moving",
         "airplane-9",
         "read as otb in DiMP_tracking_result",
-        "3 of the official 280 sequences",
+        "3 of the official 280 sequences; published numbers are over all of these",
     ):
         assert words in result.stdout
     assert not Path("metrics.json").exists()
@@ -236,7 +236,7 @@ def test_a_sequence_whose_annotations_do_not_parse_is_named_and_the_others_are_s
     Path("raw/LaSOT/airplane/airplane-9/groundtruth.txt").write_text("1,2,x,4\n")
     result = score("--results", "T", *LASOT, "--out", "out")
     assert result.exit_code == 1, result.output
-    assert "airplane-9 cannot be scored" in result.stdout
+    assert "lasot-test: cannot be scored: raw/LaSOT/airplane/airplane-9/groundtruth.txt: line 1" in result.stdout
     document = json.loads(Path("out/metrics.json").read_text())
     assert "groundtruth.txt: line 1" in document["failed"]["lasot-test"]["airplane-9"]
     assert len(document["datasets"]["lasot-test"]["sequences"]) == 2

@@ -69,6 +69,8 @@ def test_the_same_variants_published_row_is_marked_and_single_sources_too(tmp_pa
     page = render_page(page_of(clips_of(3, tmp_path), variant="B-378", label="LoRAT B-378"))
     marked = re.findall(r'<tr class="published same"><th scope="row">(.*?)</th>', page)
     assert marked == ["LoRAT B-378, published"]
+    before, folded = page.partition("<details><summary><h3>Published numbers</h3></summary>")[::2]
+    assert "OSTrack-384, published" not in before and "OSTrack-384, published" in folded.partition("</details>")[0]
     assert "<sup>1</sup>" in page and "one source only" in page
 
 
@@ -95,7 +97,7 @@ def test_trackingnets_published_numbers_stand_under_the_areas_they_are(tmp_path)
 def test_a_flattered_pnorm_has_the_corrected_one_beside_it_and_a_footnote(tmp_path):
     page = page_of(clips_of(2, tmp_path, dataset="lasot_ext", names=["atv-1", "atv-2"]))
     text = render_page(page)
-    assert text.count(">Pnorm*<") == 2, "in the scores and by sequence"
+    assert text.count(">Pnorm*<") == 3, "in the scores, the published ones and by sequence"
     assert "Pnorm*: frames without the object count as misses" in text
     scores = page.scored[0][0].scores
     assert scores.norm_precision_corrected is not None

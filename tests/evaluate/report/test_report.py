@@ -11,7 +11,7 @@ from lorat.evaluate.measure.attributes import AttributeScores
 from lorat.evaluate.measure.ope import Curves
 from lorat.evaluate.measure.scores import Entry, score
 from lorat.evaluate.measure.toolkits import Got10kScores
-from lorat.evaluate.report.plots import KINDS, plot_curves, set_panel
+from lorat.evaluate.report.plots import KINDS, coloured, plot_curves, set_panel
 from lorat.evaluate.report.tables import metrics_document, score_tables, score_values
 from lorat.evaluate.results.files import SequenceResult
 from lorat.shards.base.storage import write_json
@@ -101,13 +101,24 @@ def test_what_a_training_logs_is_named_by_test_set(scored):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_plots_are_png_images_with_a_panel_a_test_set(scored, tmp_path, kind, count):
-    path = plot_curves([set_panel(scored)] * count, kind, tmp_path / "curves.png")
+    path = plot_curves([set_panel(coloured([scored])[0])] * count, kind, tmp_path / "curves.png")
     height, width = cv2.imread(str(path)).shape[:2]
     assert width > 600 * min(3, count)
     assert height > 500 * (1 + (count > 3))
 
 
+def test_a_tracker_has_one_colour_in_all_test_sets(scored):
+    one, still = scored
+    others = [Entry(f"T{k}", one.scores) for k in range(7)]
+    first, second = coloured([[one, *others[1:], still], [others[0], *others[::-1], still]])
+    known = {line.label: line.colour for line in (*first, *second)}
+    assert all(line.colour == known[line.label] for line in (*first, *second))
+    assert len(set(known.values())) == 9 and (known["LoRAT tiny"], known[still.label]) == ("c0", "still")
+
+
 def test_the_same_scores_give_the_same_picture(scored, tmp_path):
     for end in ("png", "pdf"):
-        paths = [plot_curves([set_panel(scored)], KINDS[0], tmp_path / f"{name}.{end}") for name in ("a", "b")]
+        paths = [
+            plot_curves([set_panel(coloured([scored])[0])], KINDS[0], tmp_path / f"{name}.{end}") for name in ("a", "b")
+        ]
         assert paths[0].read_bytes() == paths[1].read_bytes()

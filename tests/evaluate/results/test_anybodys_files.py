@@ -136,6 +136,18 @@ def test_a_frame_without_annotation_needs_no_row_and_one_with_does(tmp_path):
         read_foreign(tmp_path, [clip])
 
 
+def test_of_many_files_that_cannot_be_used_for_one_reason_three_are_told_and_the_rest_named(tmp_path):
+    clips = [clip_of(f"car-{k}", "tnl2k") for k in range(1, 41)]
+    for clip in clips:
+        write_rows(tmp_path / f"{clip.name}.txt", ours_of(clip)[: None if clip.name == "car-1" else 4])
+    (tmp_path / "car-9.txt").write_text("")
+    read = read_foreign(tmp_path, clips)
+    assert len(read.refused) == 39 and len(read.notes) == 5
+    assert [note.split(": ")[2] for note in read.notes[:3]] == ["car-2", "car-3", "car-4"]
+    assert "and 35 more sequences: car-5, car-6, " in read.notes[3] and "and 15 more; metrics.json" in read.notes[3]
+    assert "car-9: holds no numbers" in read.notes[4]
+
+
 def test_every_file_that_cannot_be_used_is_named_and_the_others_are_read(tmp_path):
     clips = [clip_of(f"car-{k}", "tnl2k") for k in (1, 2, 3, 4, 5)]
     for clip in clips:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lorat.prep.trees.base.reading import Reading, TreeFault, summed_up
+from lorat.prep.trees.base.reading import Reading, summed_up
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.base.errors import UserError
 
@@ -49,11 +49,12 @@ def test_a_row_more_than_images_is_cut_and_told(tmp_path, files, images):
 
 
 def test_of_what_is_said_of_many_sequences_three_are_told_and_the_rest_counted():
-    faults = [TreeFault(f"s{k}", f"a/s{k}: {k + 2} images but {k + 1} boxes of s{k}", damage=False) for k in range(9)]
-    other = TreeFault("t", "a/t: no groundtruth.txt", damage=False)
+    faults = [(f"s{k}", f"a/s{k}: {k + 2} images but {k + 1} boxes of s{k}") for k in range(9)]
+    other = ("t", "a/t: no groundtruth.txt")
     told = list(summed_up([*faults, other]))
-    assert told[:3] == [fault.message for fault in faults[:3]] and told[4:] == [other.message]
-    assert told[3] == "a/s0: 2 images but 1 boxes of s0 (and 6 more sequences; lorat-prep check lists all)"
+    assert told[:3] == [message for _, message in faults[:3]] and told[4:] == [other[1]]
+    more = "6 more sequences: s3, s4, s5, s6, s7, s8"
+    assert told[3] == f"a/s0: 2 images but 1 boxes of s0 (and {more}; lorat-prep check lists all)"
 
 
 def got10k(tmp_path, files, *names, listed=None, inside="train"):
