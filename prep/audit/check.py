@@ -136,7 +136,7 @@ def check_sequence(
     if stated is not None and size is not None and stated != size:
         yield _note("stated size", f"{folder}: images are {_by(size)} pixels, the meta data say {_by(stated)}")
     if published is not None and count != published:
-        what = f"{folder}: {clip.name}: {count:,} annotated frames, published with {published:,}"
+        what = f"{folder}: {clip.name}: {counted(count, 'annotated frame')}, published with {published:,}"
         if count < published and (faulty or facts.extra > 0):
             yield _damage("frame count", f"{what}, though images are there; restore the annotation files")
         else:
@@ -162,7 +162,8 @@ def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
         first, *_ = odd = sorted(said)
         yield _note(kind, f"{frames[first]}: {said[first]}{_others(odd)}", odd)
     if facts.extra > 0:
-        yield _note("extra images", f"{frames.folder}: {facts.extra:,} images belong to no annotated frame")
+        what = f"{counted(facts.extra, 'image')} more than annotated frames"
+        yield _note("extra images", f"{frames.folder}: {what}")
 
 
 def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Iterator[Finding]:
@@ -177,7 +178,7 @@ def _box_findings(clip: Clip, size: tuple[int, int] | None, scored: bool) -> Ite
         yield start("first frame", f"{where}: the first frame has no usable box{meaning}", [0])
     frames = np.flatnonzero(outside.any(axis=0)).tolist()
     if frames and size is not None:
-        what = f"{where}: visible boxes outside the image ({_by(size)}) in {len(frames)} frames"
+        what = f"{where}: visible boxes outside the image ({_by(size)}) in {counted(len(frames), 'frame')}"
         yield _note("box outside", what, frames)
 
 
@@ -202,7 +203,7 @@ _damage, _note = partial(_finding, "damage"), partial(_finding, "note")
 
 
 def _others(frames: Sequence[int]) -> str:
-    return f" (and {len(frames) - 1:,} more frames)" if len(frames) > 1 else ""
+    return f" (and {counted(len(frames) - 1, 'more frame')})" if len(frames) > 1 else ""
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -80,9 +80,6 @@ def run_plan(
         counts = {"pairs": plan.pairs, "shards": plan.shards(), "to_build": len(todo)}
         log.write("start", name=plan.name, **counts, part=part, max_bad=plan.options.max_bad, config=plan.config)
         log.warned(plan)
-        if isinstance(plan.clips, ClipIndex):
-            for sequence, reason in plan.clips.lost.items():
-                log.write("lost sequence", sequence=sequence, reason=reason)
         if estimate is not None:
             log.write("estimate", **estimate._asdict())
         show(drawn, total)
@@ -112,7 +109,7 @@ def merge(plan: Plan) -> BuildReport:
 
 class BuildLog:
     """What a run did, a JSON object a line, in a file beside the shards; open inside ``with``. Each has ``time`` and
-    ``event``: ``start``, ``warned`` (of the tree), ``lost sequence``, ``estimate``, ``skipped`` (a pair and why),
+    ``event``: ``start``, ``warned`` (of the tree, lost sequences included), ``estimate``, ``skipped`` (a pair and why),
     ``shard`` (written, with its counts), and ``end``, ``merged``, ``stopped`` or ``failed``. Runs append; parts write a
     file each, since appending over a network is not safe. For shards in an object store, which cannot append, the file
     lies in the working folder. A `UserError` if it cannot be opened or written, such as on a full disk.
@@ -154,7 +151,10 @@ class BuildLog:
 
 def _warned(plan: Plan) -> tuple[str, ...]:
     """Return what is told of a plan's tree in the log and in the manifest."""
-    return (*plan.clips.warned, *plan.clips.odd) if isinstance(plan.clips, ClipIndex) else ()
+    if not isinstance(plan.clips, ClipIndex):
+        return ()
+    lost = (f"lost a sequence: {reason}" for reason in plan.clips.lost.values())
+    return (*plan.clips.warned, *lost, *plan.clips.odd)
 
 
 def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int) -> BuildReport:

@@ -47,45 +47,69 @@ def held(folder: Path) -> str:
 
 def where_else(dataset: Dataset, split: str, root: Path, *, named: bool) -> str:
     """Return what a split is looked for as under a root that lacks it, what there is, and what is most likely to do:
-    whether a folder is too many, or the root too deep. Where it is there and what it `named` lacks, that is not it.
+    whether a folder is too many or called otherwise, or the root too deep. Where it is there and what it `named` lacks,
+    that is not it.
     """
     looks = dataset.looks if isinstance(dataset.looks, str) else dataset.looks.get(split, "")
     patterns = [each.split("/") for each in looks.replace("{split}", split if split != "all" else "*").split(" or ")]
-    if named and looks and any(next(root.glob("/".join(parts)), None) for parts in patterns):
-        return held(root)
-    remedies = (_likely(dataset.name, root, parts) for parts in patterns if looks)
-    remedy = next(filter(None, remedies), f"give the data set's own folder with --root {dataset.name}=DIR")
-    folder = root  # the deepest that is there of those whose name is known
+    folder = root  # the deepest of those whose name is known that holds folders
     for part in patterns[0][:-1]:
-        if "*" in part or not (folder / part).is_dir():
+        if "*" in part or not ((folder / part).is_dir() and subfolders(folder / part)):
             break
         folder /= part
     there = held(folder).replace("there:", f"in {folder.relative_to(root)}:") if folder != root else held(root)
+    if named and looks and any(next(root.glob("/".join(parts)), None) for parts in patterns):
+        return there
+    remedies = (_likely(dataset.name, root, parts) for parts in patterns if looks)
+    remedy = next(filter(None, remedies), f"give the data set's own folder with --root {dataset.name}=DIR")
     looked = " or ".join(map("/".join, patterns))
     return f"{f'looked for {looked}; ' if looks else ''}{there}; {remedy}"
 
 
 def _likely(name: str, root: Path, parts: list[str]) -> str:
-    """Return where what is looked for is a level deeper or higher, and what to do; nothing where it is neither."""
+    """Return where what is looked for is a level deeper or higher, or called otherwise, and what to do; nothing where
+    it is none of these.
+    """
     for at in range(len(parts)):
         if found := next(root.glob("/".join([*parts[:at], "*", *parts[at:]])), None):
             extra = root.joinpath(*found.relative_to(root).parts[: at + 1])
             move = f"is a folder too many: move what it holds into {extra.parent}"
-            twice = extra.name in found.relative_to(extra).parts  # each sequence in a folder of its own name
+            twice = extra.name == found.relative_to(extra).parts[0]  # each sequence in a folder of its own name
             return f"{extra} {move if at or twice else f'looks like it: give --root {name}={extra}'}"
+    for base in (root, *(root / child for child in subfolders(root))):
+        if called := _called_otherwise(base, parts):
+            return called
     for at in range(1, len(parts)):
         if not parts[at].startswith("*.") and next(root.glob("/".join(parts[at:])), None):
             around = root.absolute().parents[at - 1]
             if fnmatch(root.absolute().relative_to(around).as_posix(), "/".join(parts[:at])):
                 return f"{root} is a part of it: give --root {name}={around}"
             return f"what {root} holds belongs into {root.joinpath(*parts[:at])}"
+    around = root.absolute().parent
+    if not parts[0].startswith("*") and next(around.glob("/".join(parts)), None):
+        return f"{around} looks like it: give --root {name}={around}"
+    return ""
+
+
+def _called_otherwise(root: Path, parts: list[str]) -> str:
+    """Return which folder, such as train_data or Train, has what is looked for in the one that should be there."""
+    for at, part in enumerate(parts[:-1]):
+        if part.startswith("*"):
+            break
+        folder = root.joinpath(*parts[:at])
+        for other in subfolders(folder) if folder.is_dir() else ():
+            alike = fnmatch(other.lower(), f"*{part.lower()}*")
+            if alike and next((folder / other).glob("/".join(parts[at + 1 :])), None):
+                return f"{folder / other} looks like {folder / part}: call it so"
+        if "*" in part:
+            break
     return ""
 
 
 def listed_sequences(listed: Path, there: Collection[str]) -> list[str]:
     """Return the sequences that a list names, in its order, and are there; what it lacks or does not name is told."""
     names = read_names(listed)
-    report_lack(listed, f"the {{:,}} sequences of {listed.name}", names, there)
+    report_lack(listed, f"the {{}} of {listed.name}", "sequence", names, there)
     if others := natural_order(set(there).difference(names)):
         what = f"{some(others)}: not in {listed.name}, so not read"
         report_fault(others[0], f"{listed.parent}: {what}")
@@ -143,8 +167,10 @@ def image_names(folder: Path) -> tuple[str, ...]:
 def _images(folder: Path) -> tuple[str, ...]:
     if images := tuple(name for name in file_names(folder, "") if name.lower().endswith(IMAGE_SUFFIXES)):
         return images
-    kinds = ", ".join(IMAGE_SUFFIXES)
-    raise UserError(f"{folder}: holds no images ({kinds}); restore them from the data set's archive")
+    inside = f", but folders: {some(folders)}" if (folders := subfolders(folder)) else ""
+    raise UserError(
+        f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}){inside}; restore them from the data set's archive"
+    )
 
 
 def numbered_images(folder: Path) -> tuple[str, ...]:

@@ -54,16 +54,18 @@ class Lack:
     """What a list names and the disk does not have; `str` of it is the line to print."""
 
     source: Path  # the list, annotation file or folder that names it
-    what: str  # with the number of all in braces, as in "the {:,} sequences of list.txt"
+    what: str  # with braces for the number and kind of all, as in "the {} of list.txt"
+    kind: str  # of one of them
     named: int
     missing: tuple[str, ...]  # at least one
 
     def __str__(self) -> str:
-        counts = f"{len(self.missing):,} of {self.what.format(self.named)}"
-        such = (
-            f"are not there, such as {self.missing[0]}" if len(self.missing) > 1 else f"is not there: {self.missing[0]}"
-        )
-        return f"{self.source}: {counts} {such}"
+        what, first = self.what.format(counted(self.named, self.kind)), self.missing[0]
+        if len(self.missing) == 1:
+            return f"{self.source}: {'1 of ' * (self.named > 1)}{what} is not there: {first}"
+        if len(self.missing) == self.named:
+            return f"{self.source}: none of {what} is there, such as {first}"
+        return f"{self.source}: {len(self.missing):,} of {what} are not there, such as {first}"
 
 
 @dataclass(eq=False)
@@ -179,16 +181,19 @@ def summed_up(faults: Iterable[tuple[str, str]], listed: str = "lorat-prep check
 
 
 def report_lack(
-    source: Path, what: str, named: Collection[str], there: Collection[str], *, others: bool = False
+    source: Path, what: str, kind: str, named: Collection[str], there: Collection[str], *, others: bool = False
 ) -> None:
-    """Tell the `Reading` what of `named`, such as "the {:,} sequences of list.txt", is not among what is there. If it
-    is all, that is `NothingThere`, unless there may be `others`.
+    """Tell the `Reading` what of `named`, such as "the {} of list.txt" where each is of the kind "sequence", is not
+    among what is there. If it is all, that is `NothingThere`, unless there may be `others`.
     """
     how, missing = CURRENT.get(), tuple(name for name in named if name not in there)
-    if missing and not others and len(missing) == len(named):
-        raise NothingThere(f"{source}: none of {what.format(len(named))} is there, such as {missing[0]}")
-    if missing and any(how.lacks is each.lacks for each in _NOTING):
-        how.lacks.append(Lack(source, what, len(named), missing))
+    if not missing:
+        return
+    lack = Lack(source, what, kind, len(named), missing)
+    if not others and len(missing) == len(named):
+        raise NothingThere(str(lack))
+    if any(how.lacks is each.lacks for each in _NOTING):
+        how.lacks.append(lack)
 
 
 def note(path: str | PathLike[str]) -> None:

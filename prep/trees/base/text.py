@@ -110,6 +110,8 @@ def read_text(path: Path, remedy: str = RESTORE) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
+        if inner := next(path.parent.glob(f"*/{path.name}"), None):
+            remedy = f"{inner} is there: move what {inner.parent} holds into {path.parent}"
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     # Bytes that are not UTF-8 become a replacement character, which no parser here accepts.
     return data.decode("utf-8-sig", errors="replace")

@@ -58,7 +58,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     if names and not clips:
         what = f"none of the {len(names):,} images that the annotations name ({names[0]}) is in {folder}"
         raise UserError(f"{path}: {what}; unpack them there, and take folders out of file_name")
-    report_lack(path, "{:,} annotated images", names, there)
+    report_lack(path, "{}", "annotated image", names, there)
     return sorted(clips, key=lambda clip: clip.name)
 
 

@@ -53,7 +53,7 @@ def read(layouts: tuple[Layout, ...], dataset: Dataset, split: str, root: Path) 
     if not layout.boxes.startswith("{}"):
         folder, _, suffix = layout.boxes.partition("{}")
         named = [file.removesuffix(suffix) for file in file_names(root / folder, suffix)]
-        report_lack(root / folder, f"the {{:,}} annotated sequences in {place(layout.images)}", named, there)
+        report_lack(root / folder, f"the {{}} in {place(layout.images)}", "annotated sequence", named, there)
 
     def clip(name: str) -> Clip:
         images, xywh = place(layout.images, name), read_boxes(files[name])

@@ -38,7 +38,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     )
     there = {name for name, (frames, _) in objects.items() if (images / frames[0]).parent.is_dir()}
     note(images)
-    report_lack(file, f"the {{:,}} objects' images (looked for in {images})", objects, there)
+    report_lack(file, f"the {{}} with images in {images}", "object", objects, there)
 
     def clip(name: str) -> Clip:
         frames, boxes = objects[name]

@@ -25,7 +25,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     listed = root / ("training_set.txt" if split == "train" else "testing_set.txt")
     if listed.is_file():
         official, names = found.keys() & set(names), read_names(listed)
-        report_lack(listed, f"the {{:,}} sequences of {listed.name}", names, found)
+        report_lack(listed, f"the {{}} of {listed.name}", "sequence", names, found)
         chosen = found.keys() & set(names)
         added, missing = sorted(chosen - official), sorted(official - chosen)
         if official and (added or missing):  # without any official sequence it is someone's own tree

@@ -50,7 +50,7 @@ def read(rate: int, dataset: Dataset, split: str, root: Path) -> list[Clip]:
 
     there = set(subfolders(sequences))
     files = {file.removesuffix(".txt").removeprefix("nfs_"): anno / file for file in file_names(anno, ".txt")}
-    report_lack(anno, f"the {{:,}} annotated sequences in {sequences}", natural_order(files), there)
+    report_lack(anno, f"the {{}} in {sequences}", "annotated sequence", natural_order(files), there)
     report_fault(root.name, f"{root}: {_PYTRACKINGS}")
     return read_each({name: files[name] for name in natural_order(files.keys() & there)}, clip)
 
@@ -58,17 +58,18 @@ def read(rate: int, dataset: Dataset, split: str, root: Path) -> list[Clip]:
 def _clip(dataset: Dataset, split: str, annotation: Path, step: int) -> Clip:
     """Read one sequence; `step` is how many frames at 240 a second make one image."""
     name, folder = annotation.stem, annotation.with_suffix("")
-    frames = FrameFiles(folder, whole := numbered_images(folder))
+    whole = numbered_images(folder)
     frame, corners, hidden = _read_rows(annotation)
     # Some copies of the slow files have been thinned out: they count images.
-    counted = 1 if frame.max() <= len(frames) else step
+    counted = 1 if frame.max() <= len(whole) else step
     image = np.where(frame % counted == 0, frame // counted, -1)
     image[frame * (step // counted) >= _USED_ROWS.get(name, np.inf)] = -1
     last = int(image.max()) + 1
-    if abs(last - len(frames)) > 1 and name not in _USED_ROWS:
-        what = f"{annotation}: rows for {last} images, but {len(frames)} in {folder}"
-        report_lengths(dataset, split, name, last, len(frames), what)
-    count = min(last, len(frames))
+    if abs(last - len(whole)) > 1 and name not in _USED_ROWS:
+        what = f"{annotation}: rows for {last} images, but {len(whole)} in {folder}"
+        report_lengths(dataset, split, name, last, len(whole), what)
+    count = min(last, len(whole))
+    frames = FrameFiles(folder, whole if name in _USED_ROWS else whole[:count])
     used = (image >= 0) & (image < count)
     xywh, absent = np.full((count, 4), np.nan), np.zeros(count, np.bool_)
     xywh[image[used]] = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])[used]

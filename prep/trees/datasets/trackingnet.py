@@ -11,7 +11,7 @@ from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.folders import counted_images, subfolders
 from lorat.prep.trees.base.reading import in_threads, note, read_each, report_fault, report_lack
 from lorat.prep.trees.base.text import read_boxes
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, counted
 
 _CHUNKS = {"train": tuple(f"TRAIN_{k}" for k in range(12)), "test": ("TEST",)}
 
@@ -28,7 +28,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         return make_clip(dataset, split, folder.name, frames, xywh[: len(frames)])
 
     annotations = {file.stem: file for files in in_threads(_annotations, chunks) for file in files}
-    report_lack(root, "the {:,} folders of the split", _CHUNKS[split], [chunk.name for chunk in chunks])
+    report_lack(root, "the {} of the split", "folder", _CHUNKS[split], [chunk.name for chunk in chunks])
     return read_each(annotations, clip)
 
 
@@ -38,11 +38,10 @@ def _annotations(chunk: Path) -> list[Path]:
     there = set(subfolders(chunk / "frames"))
     note(chunk / "anno")
     named = sorted((chunk / "anno").glob("*.txt"))
-    report_lack(
-        chunk / "anno", "the {:,} annotated sequences in frames", [file.stem for file in named], there, others=True
-    )
+    stems = [file.stem for file in named]
+    report_lack(chunk / "anno", "the {} in frames", "annotated sequence", stems, there, others=True)
     files = [file for file in named if file.stem in there]
-    if lone := there.difference(file.stem for file in files):
-        what = f"{len(lone):,} folders of frames lack their file in anno, such as {min(lone)}; they are not read"
+    if lone := there.difference(stems):
+        what = f"{counted(len(lone), 'folder')} of frames without a file in anno, such as {min(lone)}: not read"
         report_fault(chunk.name, f"{chunk}: {what}")
     return files

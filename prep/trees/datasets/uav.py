@@ -58,5 +58,5 @@ def read(part: str, dataset: Dataset, split: str, root: Path) -> list[Clip]:
     there = set(subfolders(images))
     names = natural_order(Path(file).stem for file in file_names(folder, ".txt"))
     named = sorted({spans.get(name, (name, 1))[0] for name in names})
-    report_lack(folder, f"the {{:,}} annotated folders in {images}", named, there)
+    report_lack(folder, f"the {{}} in {images}", "annotated folder", named, there)
     return read_each({name: name for name in names if spans.get(name, (name, 1))[0] in there}, clip)

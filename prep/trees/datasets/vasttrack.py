@@ -12,8 +12,7 @@ from lorat.prep.trees.base.clip import Clip, Dataset, FrameFiles, make_clip
 from lorat.prep.trees.base.folders import natural_order, sequence_folders, split_tree
 from lorat.prep.trees.base.official import official_names
 from lorat.prep.trees.base.reading import note, read_each
-from lorat.prep.trees.base.text import RESTORE, read_boxes
-from lorat.shards.base.errors import UserError
+from lorat.prep.trees.base.text import read_boxes
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
@@ -31,12 +30,11 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         names = set(found)
 
     def clip(folder: Path) -> Clip:
-        for truth in (folder / "Groundtruth.txt", folder / "groundtruth.txt"):
+        truths = [folder / f"{letter}roundtruth.txt" for letter in "Gg"]
+        for truth in truths:
             note(truth)
-            if truth.is_file():
-                xywh = read_boxes(truth)
-                frames = FrameFiles(folder / "imgs", range(1, len(xywh) + 1), "%05d.jpg")
-                return make_clip(dataset, split, folder.name, frames, xywh)
-        raise UserError(f"{folder / 'Groundtruth.txt'}: no such file; {RESTORE}")
+        xywh = read_boxes(next((truth for truth in truths if truth.is_file()), truths[0]))
+        frames = FrameFiles(folder / "imgs", range(1, len(xywh) + 1), "%05d.jpg")
+        return make_clip(dataset, split, folder.name, frames, xywh)
 
     return read_each({name: found[name] for name in natural_order(names)}, clip)

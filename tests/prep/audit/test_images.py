@@ -32,7 +32,9 @@ def tree(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("deep", "frames", "others"), [(False, [0, 3], "1 more"), (True, [0, 1, 2, 3], "3 more")])
+@pytest.mark.parametrize(
+    ("deep", "frames", "others"), [(False, [0, 3], "1 more frame"), (True, [0, 1, 2, 3], "3 more frames")]
+)
 def test_check_notes_them_with_their_frames(tree, deep, frames, others):
     result = audit(TreeSplit(DATASETS["generic"], "train", tree), deep=deep, workers=2)
     assert result.damaged == 0
@@ -44,19 +46,17 @@ def test_check_notes_them_with_their_frames(tree, deep, frames, others):
                 "16 bits",
                 frames,
                 f"{folder}/thermal/0.png: 16 bits a pixel; only the upper 8 are read (27 … 31 of 255); --range16 of "
-                f"lorat-prep build and lorat-eval stretches them (and {others} frames)",
+                f"lorat-prep build and lorat-eval stretches them (and {others})",
             )
         ],
         "turned": [
             (
                 "orientation",
                 frames,
-                f"{folder}/turned/0.jpg: asks to be turned (EXIF 6); images are used as stored (and {others} frames)",
+                f"{folder}/turned/0.jpg: asks to be turned (EXIF 6); images are used as stored (and {others})",
             )
         ],
-        "white": [
-            ("one colour", frames, f"{folder}/white/0.png: one colour (255, 255, 255) all over (and {others} frames)")
-        ],
+        "white": [("one colour", frames, f"{folder}/white/0.png: one colour (255, 255, 255) all over (and {others})")],
     }
 
 

@@ -99,13 +99,25 @@ def test_what_got10ks_list_names_and_the_disk_lacks_is_counted(tmp_path, files):
             None,
             r"folders there: full_data; \S+full_data looks like it: give --root got10k=\S+full_data",
         ),
-        ("train_data", None, r"looked for train/GOT-10k_Train_\*/groundtruth.txt; folders there: train_data"),
+        ("train_data", None, r"folders there: train_data; \S+/train_data looks like \S+/train: call it so$"),
+        (
+            "full_data/Train",
+            None,
+            r"folders there: full_data; \S+/full_data/Train looks like \S+/full_data/train: call",
+        ),
     ],
 )
 def test_got10k_a_folder_deeper_or_called_otherwise(tmp_path, files, inside, listed, says):
     root = got10k(tmp_path, files, NAMES[0], inside=inside)
     if listed:
         files(root / "train", {"list.txt": "\n".join(listed)})
+    with pytest.raises(UserError, match=says):
+        read_clips(DATASETS["got10k"], "train", root)
+
+
+def test_of_a_list_of_others_the_folders_beside_it_are_said(tmp_path, files):
+    root = got10k(tmp_path, files, NAMES[1], listed=NAMES[:1])
+    says = rf"list\.txt: the 1 sequence of list\.txt is not there: {NAMES[0]}; folders in train: {NAMES[1]}$"
     with pytest.raises(UserError, match=says):
         read_clips(DATASETS["got10k"], "train", root)
 
@@ -183,12 +195,42 @@ def test_a_sequence_in_a_folder_of_its_own_name_is_said(tmp_path, files):
         read_clips(DATASETS["otb"], "all", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["lasot_ext", "vasttrack"])
+def test_what_lies_a_level_deeper_in_a_sequence_is_said(tmp_path, files, images, name):
+    truth = "groundtruth.txt" if name == "lasot_ext" else "Groundtruth.txt"
+    files(tmp_path / "a/a-1/inner", {truth: rows(2)})
+    images(tmp_path / "a/a-1/imgs", ["00001.jpg"])
+    says = rf"a-1/{truth}: cannot be read .*; \S+inner/{truth} is there: move what \S+inner holds into \S+a/a-1$"
+    with pytest.raises(UserError, match=says):
+        read_clips(DATASETS[name], "test", tmp_path)
+
+
+def test_images_in_a_folder_of_another_name_are_said(tmp_path, files, images):
+    files(tmp_path, {"train/a/groundtruth.txt": rows(2)})
+    images(tmp_path / "train/a/frames", ["1.jpg", "2.jpg"])
+    with pytest.raises(UserError, match=r"train/a: holds no images \(.*\), but folders: frames; restore them"):
+        read_clips(DATASETS["generic"], "train", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "split", "part"), [("visdrone", "test", "sequences"), ("avist", "all", "anno")])
+def test_a_root_that_is_a_part_of_the_tree_is_said(tmp_path, files, name, split, part):
+    files(tmp_path / "set", {LAID[name][1]: rows(2)})
+    (tmp_path / "set" / part).mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=rf"set looks like it: give --root {name}={tmp_path}/set$"):
+        read_clips(DATASETS[name], split, tmp_path / "set" / part)
+
+
+def test_a_tree_in_a_folder_of_its_own_name_is_the_root(tmp_path, files):
+    files(tmp_path, {"UAV123/anno/UAV123/bike1.txt": ""})
+    with pytest.raises(UserError, match=rf"UAV123 looks like it: give --root uav123={tmp_path}/UAV123$"):
+        read_clips(DATASETS["uav123"], "all", tmp_path)
+
+
 def test_annotations_without_any_images_are_said(tmp_path, files):
     files(tmp_path, {"anno/a.txt": rows(2)})
     (tmp_path / "sequences/b").mkdir(parents=True)
-    with pytest.raises(
-        UserError, match=r"anno: none of the 1 annotated sequences in \S+sequences is there, such as a;"
-    ):
+    says = r"anno: the 1 annotated sequence in \S+sequences is not there: a; folders there: anno, sequences$"
+    with pytest.raises(UserError, match=says):
         read_clips(DATASETS["avist"], "all", tmp_path)
 
 

@@ -78,7 +78,7 @@ def test_frames_without_annotations_are_left_out_after_one_warning(chunk, caplog
         (root / "TRAIN_0/frames" / name).mkdir()
     assert [clip.name for clip in read_clips(TRACKINGNET, "train", root)] == ["a_0"]
     assert len(caplog.records) == 1
-    assert "TRAIN_0: 2 folders of frames lack their file in anno, such as b_0" in caplog.text
+    assert "TRAIN_0: 2 folders of frames without a file in anno, such as b_0: not read" in caplog.text
 
 
 def test_a_tree_without_chunks_or_with_unpacked_zips_missing_says_what_to_do(tmp_path, files):

@@ -71,5 +71,5 @@ def test_a_test_tree_without_official_names_is_read_whole_after_a_warning(tree, 
 def test_a_missing_ground_truth_is_named(tree):
     root = tree("Aardwolf/Aardwolf-1")
     (root / "Aardwolf/Aardwolf-1/Groundtruth.txt").unlink()
-    with pytest.raises(UserError, match=r"Aardwolf-1/Groundtruth\.txt: no such file"):
+    with pytest.raises(UserError, match=r"Aardwolf-1/Groundtruth\.txt: cannot be read"):
         read_clips(VASTTRACK, "test", root)
