@@ -22,7 +22,7 @@ from lorat.configs.schema import TrainConfig
 from lorat.evaluate.track.batch import Work, track_clips
 from lorat.evaluate.track.predictor import Predictor, penalty_window, select_box
 from lorat.evaluate.track.tracker import prepare_template
-from lorat.shards.base.process import usable_cores
+from lorat.shards.base.machine import usable_cores
 from lorat.shards.manifest import Manifest
 from lorat.shards.pixels.jpeg import codec_name, read_image
 from lorat.train import loop
@@ -30,9 +30,9 @@ from lorat.train.distributed.world import World
 from lorat.train.network.blocks.lora import merge_lora
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import pick_dtype
-from lorat.train.network.variants import assemble, hold_matrices_in
+from lorat.train.network.variants import assemble, empty_network, hold_matrices_in
 from lorat.train.network.weights.containers import read_tensors
-from lorat.train.profile.count import Setting, empty_network, made_up_batch, materialise, step_engine
+from lorat.train.profile.count import Setting, made_up_batch, materialise, step_engine
 from lorat.train.step.step import update
 from tests.train.network import golden
 
@@ -163,8 +163,9 @@ def loader(bench: Bench) -> Iterator[Figures]:
 
 def tracking(bench: Bench) -> Iterator[Figures]:
     """Time frames of B-224: the network on crops of the host, as bytes and as floats; and the engine on HD frames."""
-    variant, dtype = variant_of("B-224", bench.quick), pick_dtype("auto", bench.device)
+    variant = variant_of("B-224", bench.quick)
     network = assemble(variant, None).eval().requires_grad_(False)
+    dtype = pick_dtype("auto", bench.device, network)
     merge_lora(network)
     hold_matrices_in(network, dtype)
     predictor = Predictor(network, variant, bench.device, dtype)

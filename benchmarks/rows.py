@@ -10,7 +10,7 @@ Numbers = Mapping[str, float | str]
 
 MODULES = (
     *("build", "training", "memory", "index", "slow_disk", "order", "packing"),
-    *("network", "inference", "handover", "trainer", "scoring", "tracking"),
+    *("network", "inference", "handover", "trainer", "scoring", "tracking", "shared_cores"),
 )
 """Of this package; each has ``run(quick) -> Numbers``."""
 
@@ -389,6 +389,26 @@ ROWS = (
         "memory_of_number",
         1.05,
         "most",
+        _TIMES,
+    ),
+    Row(
+        "shared_cores",
+        "S-224 beside two busy processes",
+        "{beside_fps:.1f} fps",
+        "PyTorch's threads as they come",
+        "beside_speedup",
+        2.0,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "shared_cores",
+        "the same alone",
+        "{alone_fps:.1f} fps",
+        "PyTorch's threads as they come",
+        "alone_speedup",
+        0.95,
+        "least",
         _TIMES,
     ),
 )

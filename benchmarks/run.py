@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.rows import MODULES, ROWS, Numbers
 from lorat.shards.base.console import OUT
-from lorat.shards.base.process import processor_name
+from lorat.shards.base.machine import processor_name
 from lorat.shards.pixels.jpeg import codec_name
 
 __all__ = ["main"]

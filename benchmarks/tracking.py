@@ -36,13 +36,14 @@ from lorat.evaluate.track.batch import Work, track_clips
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
 from lorat.evaluate.track.tracker import TargetState, finish, prepare_search, prepare_template
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
-from lorat.shards.base.process import ALL_FREED, keep_freed_memory, usable_cores
+from lorat.shards.base.machine import usable_cores
+from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.blocks.lora import merge_lora
-from lorat.train.network.blocks.lorat import Prediction
+from lorat.train.network.blocks.lorat import LoRAT, Prediction
 from lorat.train.network.variants import assemble, hold_matrices_in
 
-__all__ = ["longer", "run"]
+__all__ = ["longer", "random_network", "run"]
 
 _SIDE_BY_SIDE = 16
 
@@ -107,12 +108,18 @@ def _variant(quick: bool) -> VariantConfig:
     return variant.model_copy(update={"backbone": backbone})
 
 
-def _predictor(quick: bool) -> Predictor:
+def random_network(quick: bool) -> tuple[LoRAT, VariantConfig]:
+    """Return S-224 with random weights, LoRA merged, in bfloat16; a narrow one where it is to be quick."""
     torch.manual_seed(0)
     variant = _variant(quick)
     network = assemble(variant, None).eval().requires_grad_(False)
     merge_lora(network)
     hold_matrices_in(network, torch.bfloat16)
+    return network, variant
+
+
+def _predictor(quick: bool) -> Predictor:
+    network, variant = random_network(quick)
     return _Steady(network, variant, torch.device("cpu"), torch.bfloat16)
 
 

@@ -23,8 +23,9 @@ from multiprocessing.connection import Connection
 from typing import Any, ClassVar, Literal
 
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.machine import usable_cores
 from lorat.shards.base.options import option
-from lorat.shards.base.process import one_core, settle_worker, usable_cores
+from lorat.shards.base.process import one_core, settle_worker
 from lorat.shards.base.waiting import tell_waits_through
 
 _LOG = logging.getLogger("lorat")

@@ -18,16 +18,17 @@ from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 from lorat.shards.pixels.resample import serving
 from lorat.shards.writer import index_path
 from lorat.train.checkpoint.checkpoints import checkpoints_of
-from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, fixed_settings, write_record
+from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, fixed_settings, read_record, write_record
 from lorat.train.data.handover import check_shared_memory
 from lorat.train.data.places import CropSpec, Source, check_room
 from lorat.train.data.stored import enlarged, suiting
-from lorat.train.distributed.world import World
+from lorat.train.distributed.world import World, agreed, texts_of_ranks
 from lorat.train.loop import Training
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import pick_dtype
+from lorat.train.network.deploy.processor import settle_threads
 from lorat.train.network.trained import load_weights
-from lorat.train.network.variants import build_network
+from lorat.train.network.variants import build_network, empty_network
 from lorat.train.options import StartOptions
 
 _LOG = logging.getLogger("lorat")
@@ -97,8 +98,30 @@ def _check_files(manifest: Manifest, request: Request) -> None:
             raise UserError(f"{what}; run lorat-prep build --datasets {manifest.name} again")
 
 
+def settle_compute(request: Request, world: World) -> Request:
+    """Give this process its threads, and return the request with the number type that all ranks take: the one that is
+    named, or that the run began with, or what rank 0 picks. Every rank has to call this.
+    """
+    train, record = request.recipe.train, request.run / CONFIG
+
+    def pick() -> str:
+        network, name = empty_network(request.variant), train.dtype
+        if world.device.type == "cpu":
+            settle_threads(network, train.batch_size // (world.size * train.accumulate))
+        if name == "auto" and not world.speaks:
+            return name
+        if name == "auto" and request.goes_on() and record.is_file():
+            name = read_record(record).recipe.train.dtype
+        return str(pick_dtype(name, world.device, network, training=True)).removeprefix("torch.")
+
+    own = agreed(pick, world)
+    first = texts_of_ranks([own], world)[0]
+    chosen = train.model_copy(update={"dtype": first if train.dtype == "auto" else own})
+    return replace(request, recipe=request.recipe.model_copy(update={"train": chosen}))
+
+
 def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> tuple[Training, LoRAT]:
-    """Build the network and give it the weights to start from; nothing is written."""
+    """Build the network and give it the weights to start from, after `settle_compute`; nothing is written."""
     variant, recipe, start, run = request.variant, request.recipe, request.start, request.run
     _check_division(recipe, world)
     if world.speaks and run.is_file():
@@ -108,7 +131,7 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
     if world.speaks and run.exists() and any(run.iterdir()) and not start.resume:
         raise UserError(f"{run}: exists; go on with --resume auto, or name another folder with --run")
     torch.manual_seed(recipe.train.seed)
-    dtype = pick_dtype(recipe.train.dtype, world.device, training=True)
+    dtype = getattr(torch, recipe.train.dtype)
     # DeepSpeed wants all parameters in float32.
     frozen = torch.float32 if recipe.train.parallel == "deepspeed" and world.size > 1 else dtype
     network = build_network(variant, backbone=start.backbone, dtype_frozen=frozen)
@@ -224,11 +247,12 @@ def introduce(training: Training, network: LoRAT) -> None:
     """Print what is about to be trained, on what."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     every = sum(p.numel() for p in network.parameters())
-    source, world = training.source, training.world
+    source, world, threads = training.source, training.world, torch.get_num_threads()
+    own = f" of {threads} thread{'s' * (threads > 1)}" * (world.device.type == "cpu")
     say(
         f"{training.variant.name}: {trained:,} of {every:,} parameters trained; {source.epochs} epochs of "
         f"{source.pairs_per_epoch:,} pairs, batch {source.batch_size}, {training.number_type} on {world.size} x "
-        f"{world.device}"
+        f"{world.device}{own}"
     )
     for manifest, weight in zip(source.manifests, source.weights, strict=True):
         draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)

@@ -17,6 +17,7 @@ from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import INTERRUPTED, progress_bar, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
+from lorat.shards.base.process import wait_briefly
 
 if TYPE_CHECKING:
     from lorat.evaluate.track.session import Evaluation
@@ -83,6 +84,7 @@ def main(
     Ctrl-C, and the same command goes on.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
+    wait_briefly()
     if context.invoked_subcommand is not None:
         for name in context.params:
             if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

@@ -19,6 +19,7 @@ from lorat.evaluate.video.write import CODECS, writable, write_tracks
 from lorat.prep.commandline import Command, options_of
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.machine import Lost
 from lorat.shards.base.options import option
 from lorat.shards.base.process import exit_status, hear_signals, signal_name
 from lorat.shards.base.storage import atomic_file, check_can_write
@@ -169,13 +170,15 @@ def _track(options: VideoOptions, settings: TrackerSettings) -> int:
         with hear_signals(speaks=False) as heard, closing(read_ahead(footage, lambda: heard.number != 0)) as following:
             # A camera's first frame is old by the time the network is loaded.
             shots = islice(following if footage.live else chain([first], following), options.frames)
-            begin = time.monotonic()
+            begin, lost_time = time.monotonic(), Lost()
             done, lost = write_tracks(footage, shots, tracker, box, files, total)
-            seconds = time.monotonic() - begin
+            seconds, shared = time.monotonic() - begin, lost_time.line()
     if lost:
         text = "%s: %d frames do not decode (the first: frame %d); they keep the last box"
         _LOG.warning(text, footage.name, len(lost), lost[0])
     stopped = f", stopped by {signal_name(heard.number)}" if heard.number else ""
     say(f"{footage.name}: {done} frames{stopped}, {done / seconds:.1f} a second")
+    if shared:
+        _LOG.warning("%s", shared)
     say(f"video: {files[0]}\nboxes: {files[1]}")
     return exit_status(heard.number) if heard.number and not footage.live else 0

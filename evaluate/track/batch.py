@@ -27,7 +27,7 @@ from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import TargetState, check_first_box, finish, prepare_search, prepare_template
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import usable_cores
+from lorat.shards.base.machine import usable_cores
 from lorat.shards.pixels.geometry import CropTransform, xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError
 

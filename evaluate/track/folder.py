@@ -126,6 +126,12 @@ def unfinished(out: Path, item: TestSet, why: str) -> dict[str, str]:
     return {**item.unread, **dict.fromkeys(lacking, why)}
 
 
+def number_type(out: Path, weights: str) -> str | None:
+    """Return the number type of the results that `out` holds, if they are of these weights."""
+    there = read_identity(out) if any((out / "results").rglob("*.txt")) else None
+    return there.dtype.removesuffix(" compiled") if there is not None and there.weights == weights else None
+
+
 def read_identity(out: Path) -> Identity | None:
     """Return whose results `out` holds, or None where that is not said or in another version."""
     try:

@@ -22,7 +22,8 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.resample import SERVED, Stored, serving
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import compile_whole, pick_device, pick_dtype
-from lorat.train.network.variants import not_finite
+from lorat.train.network.deploy.processor import settle_threads
+from lorat.train.network.variants import hold_matrices_in, not_finite
 from lorat.train.network.weights.containers import read_tensors
 
 _LOG = logging.getLogger("lorat")
@@ -96,12 +97,21 @@ class Predictor:
     def load(cls, settings: TrackerSettings) -> "Predictor":
         """Load a network; a `UserError` if a file does not fit, or the machine lacks the device."""
         device = pick_device(settings.device)
-        dtype = pick_dtype(settings.dtype, device)
+        network, variant = settings.load_network()
+        if device.type == "cpu":
+            settle_threads(network, 1)
+        return cls.around(network, variant, settings, pick_dtype(settings.dtype, device, network))
+
+    @classmethod
+    def around(
+        cls, network: LoRAT, variant: VariantConfig, settings: TrackerSettings, dtype: torch.dtype
+    ) -> "Predictor":
+        """Take over a network as it was loaded, to compute in `dtype`."""
+        hold_matrices_in(network, dtype)
         if settings.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
-        network, variant = settings.load_network(dtype=dtype)
         stored = None if settings.resize == "published" else _stored(settings.file(), variant.search_size)
-        return cls(network, variant, device, dtype, stored)
+        return cls(network, variant, pick_device(settings.device), dtype, stored)
 
     def compile(self, batch: int) -> None:
         """Compile the work of a frame, not of a template, into one graph, which takes a minute or so. Batches of fewer

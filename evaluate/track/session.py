@@ -5,6 +5,7 @@ is named and leaves the others alone. What comes out does not depend on how many
 """
 
 import hashlib
+import logging
 import time
 import uuid
 from collections import defaultdict
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lorat.configs.schema import VariantConfig
 from lorat.evaluate.results.files import write_result
 from lorat.evaluate.track import folder
 from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips
@@ -25,9 +27,14 @@ from lorat.evaluate.track.testsets import TestSet
 from lorat.evaluate.track.tracker import Tracker
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import ALL_FREED, keep_freed_memory, processor_name, usable_cores
+from lorat.shards.base.machine import Lost, processor_name, usable_cores
+from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.pixels.jpeg import read_image
+from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.deploy.devices import pick_device, pick_dtype
+from lorat.train.network.deploy.processor import settle_threads
 
+_LOG = logging.getLogger("lorat")
 Failures = Mapping[str, Mapping[str, str]]  # test set → sequence → why it has no result
 Show = Callable[[int, int, str], None]  # told the frames that all have done, of how many to do; sequences in words
 
@@ -61,15 +68,26 @@ def evaluate(
     """
     ranks = ranks or Ranks()
 
-    def prepare() -> tuple[Predictor, folder.Identity]:
-        digest = folder.weights_digest(settings.file())
-        predictor = Predictor.load(settings)
-        if predictor.device.type == "cpu":
+    def load() -> tuple[str, LoRAT, VariantConfig, str]:
+        digest, device = folder.weights_digest(settings.file()), pick_device(settings.device)
+        network, variant = settings.load_network()
+        if device.type == "cpu":
             keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
+            settle_threads(network, settings.batch)
+        begun = None if overwrite or settings.dtype != "auto" else folder.number_type(out, digest)
+        # The other ranks take the first one's.
+        name = pick_dtype(begun or settings.dtype, device, network) if ranks.speaks else torch.float32
+        return digest, network, variant, str(name).removeprefix("torch.")
+
+    digest, network, variant, own = ranks.together(load)
+    dtype = getattr(torch, ranks.first(own))
+
+    def prepare() -> tuple[Predictor, folder.Identity]:
+        predictor = Predictor.around(network, variant, settings, dtype)
         what = (predictor.network.fingerprint + predictor.variant.model_dump_json()).encode()
-        dtype = str(predictor.dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
+        computed = str(dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]
-        identity = folder.Identity(digest, predictor.variant.name, dtype, hashed, settings.resize, settings.range16)
+        identity = folder.Identity(digest, predictor.variant.name, computed, hashed, settings.resize, settings.range16)
         if ranks.speaks:
             folder.claim(out, identity, overwrite)
         return predictor, identity
@@ -77,6 +95,8 @@ def evaluate(
     predictor, identity = ranks.together(prepare)
     part = _Part(sets, out, ranks, progress, identity)
     ranks.together(lambda: part.track(predictor, settings, identity.dtype), part.advance)
+    if ranks.speaks and part.shared:
+        _LOG.warning("%s", part.shared)
     if ranks.speaks and part.todo and not settings.compile:  # a compiled graph is for a whole batch
         seconds = next(filter(None, (alone(predictor, clip) for clip in part.clips.values())), None)
         if seconds is not None:
@@ -116,6 +136,7 @@ class _Part:
     def __init__(self, sets: Sequence[TestSet], out: Path, ranks: Ranks, progress: Show, by: folder.Identity) -> None:
         self.out, self.ranks, self.progress = out, ranks, progress
         self.failed: dict[str, dict[str, str]] = defaultdict(dict)
+        self.shared = ""  # a line where other work took much of the processor
         self.clips = {(item.name, clip.name): clip.stretched(by.range16) for item in sets for clip in item.clips}
         # Rank 0 sees what is done, and the longest sequences come first.
         todo = [
@@ -136,9 +157,11 @@ class _Part:
         if settings.compile and share:
             predictor.compile(group_sizes(batch, predictor.device)[0])
         many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
+        lost = Lost()
         computed = f"{_machine(predictor.device)}, {dtype}, {batch} sequences side by side{many}"
         for end in track_clips(predictor, self._work(), batch=batch, threads=settings.threads, on_frames=self.advance):
             self.ranks.add(f"{self.topic}/sequences", 1)
+            self.shared = lost.line()  # while the threads are there
             name = f"{end.work.clip.dataset}-{end.work.clip.split}"
             if isinstance(end, Failed):
                 self.failed[name][end.work.clip.name] = end.reason

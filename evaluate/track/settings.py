@@ -9,8 +9,8 @@ from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.crops import Resize
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.machine import cores_a_rank
 from lorat.shards.base.options import option
-from lorat.shards.base.process import cores_a_rank
 from lorat.shards.pixels.jpeg import RANGE16, Range16
 
 if TYPE_CHECKING:

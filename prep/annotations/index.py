@@ -27,7 +27,7 @@ from lorat.prep.trees.base.notation import Notation
 from lorat.prep.trees.base.reading import Reading, TreeFault, in_threads, note, stamp, summed_up
 from lorat.prep.trees.registry import read_clips
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file, remove_leftovers, remove_old
+from lorat.shards.base.storage import atomic_file, cache_folder, remove_leftovers, remove_old
 from lorat.shards.pixels.jpeg import ImageError, image_size
 
 _LOG = logging.getLogger("lorat")
@@ -35,13 +35,6 @@ _VERSION = 6  # raise it when a reader of ours or cleaning gives other clips of 
 _SIZE_TRIES = 5  # images of a sequence that are tried for its size
 _UNUSED_AFTER = 30 * 86400.0  # seconds
 _CountProgress = Callable[[int, int], None]  # called with (done, in all)
-
-
-def cache_folder() -> Path:
-    """Return the folder of what can be made again: ``LORAT_CACHE``, else ``lorat`` in ``XDG_CACHE_HOME``, ~/.cache."""
-    if named := os.environ.get("LORAT_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lorat"
 
 
 def indexed_clips(

@@ -23,10 +23,11 @@ import zstandard
 from rich.table import Table
 from rich.text import Text
 
+from lorat.configs.load import load_variant
 from lorat.prep.commandline import Command, LocationType
 from lorat.shards.base.console import OUT
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import usable_cores
+from lorat.shards.base.machine import allowed_cores, core_quota, free_cores, memory_limits, usable_cores
 from lorat.shards.base.storage import Location
 from lorat.shards.pixels.jpeg import codec_name
 
@@ -69,20 +70,19 @@ def doctor_command(folder: Location) -> None:
     OUT.print(table)
 
 
-def machine(group: Path = Path("/sys/fs/cgroup")) -> Iterator[Diagnosis]:
-    """Yield the cores and the memory, or what a container's limits, which Linux keeps in `group`, leave of them."""
-    limits = {file.name: file.read_text().strip() for file in group.glob("*.max")}
-    usable, total = usable_cores(), os.cpu_count() or 1
-    found, remedy = str(usable) if usable == total else f"{usable} of {total}", ""
-    quota, _, period = limits.get("cpu.max", "").partition(" ")
-    if quota.isdecimal() and period.isdecimal() and int(quota) < usable * int(period):
-        left = int(quota) / int(period)
-        found += f", of which a container limit leaves {left:g}"
-        remedy = f"give builds --workers {max(1, int(left))} and trainings data.workers of as many at most"
+def machine() -> Iterator[Diagnosis]:
+    """Yield the cores and the memory, or what limits of containers and schedulers leave of them."""
+    usable, allowed, total, quota = usable_cores(), allowed_cores(), os.cpu_count() or 1, core_quota()
+    found, remedy = str(allowed) if allowed == total else f"{allowed} of {total}", ""
+    if quota < allowed:
+        found += f", of which a container limit leaves {quota:g}"
+    free = free_cores()
+    if free < usable - 0.5:
+        remedy = f"other work leaves {free:.1f} of them free now; what is measured or timed here is slower for it"
     yield Diagnosis("cores", found, f"builds run {usable} processes unless --workers says otherwise", remedy)
     memory, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), ""
-    if limits.get("memory.max", "").isdecimal() and int(limits["memory.max"]) < memory:
-        memory, limit = int(limits["memory.max"]), " (a container limit)"
+    if (least := min((each.limit for each in memory_limits()), default=memory)) < memory:
+        memory, limit = least, " (a container limit)"
     workers = int(memory / 1e9 / _WORKER_GB / 2)
     means = f"a loader process takes up to {_WORKER_GB} GB; {workers:,} fit into half of it"
     remedy = "use few loader processes (data.workers of 1 or 2)" if workers < 4 else ""
@@ -155,15 +155,22 @@ def compute() -> Iterator[Diagnosis]:
         import torch
 
         from lorat.train.network.deploy.devices import pick_device, pick_dtype
+        from lorat.train.network.deploy.processor import Product, measured
+        from lorat.train.network.variants import empty_network
     except (ImportError, OSError) as error:
         means = "no training here"
         yield Diagnosis("torch", f"does not import ({error})", means, "install it as pytorch.org says for this machine")
         return
     device = pick_device("auto")
-    number_type = str(pick_dtype("auto", device, training=True)).removeprefix("torch.")
     build = f"{torch.__version__}, {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'}"
     found = f"{build}, {torch.get_num_threads()} threads"
-    yield Diagnosis("torch", found, f"trains on {device} in {number_type}")
+    network = empty_network(load_variant("B-224"))
+    if device.type == "cpu":
+        times, when = measured(Product.of(network))
+        number_type = f"{times.dtype}, since bfloat16 is {times.speedup:.2g} x as fast as float32 ({when}, for B-224)"
+    else:
+        number_type = str(pick_dtype("auto", device, network, training=True))
+    yield Diagnosis("torch", found, f"trains on {device} in {number_type.removeprefix('torch.')}")
     if device.type == "cuda":
         for number in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(number)

@@ -7,7 +7,7 @@ import click
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
 from lorat.shards.base.console import OUT, progress_bar
-from lorat.shards.base.process import usable_cores
+from lorat.shards.base.machine import usable_cores
 
 
 @click.command("toyworld", cls=Command)

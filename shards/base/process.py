@@ -1,4 +1,4 @@
-"""A process among others: the cores it may use, how it treats threads and memory, and what signals do to it.
+"""A process among others: how it treats threads and memory, and what signals do to it.
 
 glibc returns large blocks to the system as soon as they are freed. A process that decodes a frame of some megabytes,
 drops it and decodes the next gets every page of every frame zeroed by the kernel again: a sixth of a build's time where
@@ -7,14 +7,12 @@ two processes do so at once.
 
 import ctypes
 import os
-import platform
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import cv2
@@ -23,26 +21,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of malloc.h
 # The most that glibc takes; a frame of 3840 by 2160 pixels fits. Larger blocks are mapped and returned one by one.
 _LARGEST_BLOCK = 32 << 20
 _KEPT = 256 << 20  # enough for a worker: some frames and what is made of them
+_TURNS = "3000"  # of GNU OpenMP's waiting loop; it takes 300,000 where it is not told
 ALL_FREED = (1 << 31) - 1  # the most: for a process whose every step needs the same memory again
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use: fewer than the machine has under a scheduler."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, macOS does not
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def cores_a_rank() -> int:
-    """Return how many of them each of the ranks has that torchrun started on this machine."""
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def processor_name() -> str:
-    """Return what this machine's processor calls itself."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def wait_briefly() -> None:
+    """Let OpenMP's threads wait for each other awake for some microseconds only, unless the environment says how; to be
+    called before torch is imported. GNU's default is milliseconds: beside other work, whose turn that is, each wait
+    then costs both of them a core's whole turn. Shorter, a free machine is as fast; asleep at once, it is a quarter
+    slower.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _TURNS)
 
 
 def settle_worker() -> None:

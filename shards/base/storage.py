@@ -85,6 +85,13 @@ def locate(text: str | Path) -> Location:
     return UPath(text.rstrip("/"), use_listings_cache=False)
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: ``LORAT_CACHE``, else ``lorat`` in ``XDG_CACHE_HOME``, ~/.cache."""
+    if named := os.environ.get("LORAT_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lorat"
+
+
 def is_remote(place: Location) -> bool:
     """Return whether a place is in a store, not on a local disk."""
     return not isinstance(place, Path)

@@ -1,5 +1,6 @@
 """What the doctor says fits the machine, and what is missing comes with its remedy."""
 
+import math
 import os
 import re
 import resource
@@ -11,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from lorat.prep.cli import doctor, main
+from lorat.shards.base.machine import MemoryLimit
 from lorat.train.network.weights.backbones import FOLDER_VARIABLE
 
 
@@ -24,17 +26,27 @@ def test_every_part_of_the_machine_is_named_within_80_columns(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_container_limit_on_cores_and_memory_is_named(tmp_path, monkeypatch):
+def test_limits_on_cores_and_memory_and_other_work_are_named(monkeypatch):
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 8_000_000}
     monkeypatch.setattr(os, "sysconf", lambda name: pages[name])
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    cores, memory = doctor.machine(tmp_path)
+    monkeypatch.setattr(doctor, "memory_limits", lambda: [])
+    for name, value in {"allowed_cores": 4, "usable_cores": 4, "core_quota": math.inf, "free_cores": 4.0}.items():
+        monkeypatch.setattr(doctor, name, lambda value=value: value)
+    cores, memory = doctor.machine()
     assert cores.remedy == "" and (memory.found, memory.remedy) == ("32.8 GB", "")
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    (tmp_path / "memory.max").write_text("2000000000\n")
-    cores, memory = doctor.machine(tmp_path)
-    assert "a container limit leaves 0.5" in cores.found and "--workers 1 " in cores.remedy
+    monkeypatch.setattr(doctor, "core_quota", lambda: 1.5)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 2)
+    monkeypatch.setattr(doctor, "free_cores", lambda: 0.5)
+    monkeypatch.setattr(doctor, "memory_limits", lambda: [MemoryLimit(2_000_000_000, 1)])
+    cores, memory = doctor.machine()
+    assert "a container limit leaves 1.5" in cores.found and "builds run 2 processes" in cores.means
+    assert "other work leaves 0.5" in cores.remedy
     assert memory.found == "2.0 GB (a container limit)" and "few loader processes" in memory.remedy
+
+
+def test_the_number_type_of_a_processor_comes_with_its_reason(monkeypatch):
+    (torch_here, *_) = compute(monkeypatch, is_available=False)
+    assert re.search(r"trains on cpu in (bfloat16|float32), since bfloat16 is [\d.]+ x as fast", torch_here.means)
 
 
 def test_what_is_missing_comes_with_its_remedy_and_is_optional(monkeypatch):

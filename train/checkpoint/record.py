@@ -1,8 +1,8 @@
 """What a run is made of: its record ``config.yaml``, and what may not change while it goes on.
 
 Promise: ``lorat-train --config RUN/config.yaml --run NEW`` gives the same weights bit for bit on one process and CPU
-with the same PyTorch. A resumed run has to be the run that was stopped, so every key counts that is not listed here as
-free: free is what changes no batch and, up to rounding, no gradient.
+with the same PyTorch and number of threads. A resumed run has to be the run that was stopped, so every key counts that
+is not listed here as free: free is what changes no batch and, up to rounding, no gradient.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

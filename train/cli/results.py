@@ -113,7 +113,7 @@ class Evaluator:
             dtype=plan.evaluate_dtype,
             batch=plan.evaluate_batch,
         )
-        outcome, sets = None, list[TestSet]()
+        outcome, sets, threads = None, list[TestSet](), torch.get_num_threads()
         with share_ranks(world.rank, world.size, world.store) as ranks:
             if world.speaks:
                 with self._reporting():
@@ -128,6 +128,7 @@ class Evaluator:
                 with self._reporting(), torch.random.fork_rng(devices=()):
                     outcome = evaluate(sets, out, settings, progress=progress, ranks=ranks)
             finally:
+                torch.set_num_threads(threads)  # they decide the last bits of what is trained
                 if world.device.type == "cuda":
                     torch.cuda.empty_cache()
         for name, sequences in outcome.failed.items() if outcome else ():

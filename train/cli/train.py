@@ -16,6 +16,7 @@ from lorat.prep.trees.sources import TreeOptions
 from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option, parse_bytes
+from lorat.shards.base.process import wait_briefly
 from lorat.shards.base.storage import Location, locate
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.pixels.jpeg import codec_name
@@ -91,6 +92,7 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
     Exit status: 0 done; 1 trained, but test sets could not all be tracked; 2 an input is missing or does not fit.
     """
     start_logging()
+    wait_briefly()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
         for handler in logging.getLogger("lorat").handlers:
             handler.setLevel(logging.ERROR)  # rank 0 has the same to say
@@ -118,7 +120,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
     from lorat.train.logs.rank_log import rank_log
     from lorat.train.logs.result import read_best
     from lorat.train.loop import train
-    from lorat.train.setup import common_settings, find_shards, introduce, note_run, prepare
+    from lorat.train.setup import common_settings, find_shards, introduce, note_run, prepare, settle_compute
     from lorat.train.step.faults import explain_memory
 
     with join_world(start.device) as world:
@@ -126,6 +128,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
         manifests = agreed(lambda: find_shards(request), world)
         wanted = () if options.no_eval else request.recipe.train.evaluate
         names = agreed(lambda: find_test_sets(trees, wanted), world)
+        request = settle_compute(request, world)
         training, network = agreed(lambda: prepare(request, manifests, world), world)
         agreed(lambda: check_stopping(training, names), world)
         check_alike(common_settings(training, network.fingerprint, names), world)

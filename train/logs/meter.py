@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorat.shards.base.machine import Lost
 from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
 from lorat.train.logs.verdict import Pace
@@ -35,7 +36,7 @@ class Meter:
 
     def restart(self) -> None:
         """Leave out the time since the last record, in which nothing was trained."""
-        self._since = time.perf_counter()
+        self._since, self._lost = time.perf_counter(), Lost()
 
     def wait_for(self, take: Callable[[], Batch | None]) -> Batch | None:
         """Take the next batch, if there is one, and count how long it took to come."""
@@ -54,9 +55,9 @@ class Meter:
 
     def read(self, rate: float) -> dict[str, float]:
         """Return means over steps and ranks and start anew; every rank has to call this."""
-        beside = self._sums.new_tensor([len(self._damaged), *self._seconds])
+        beside = self._sums.new_tensor([len(self._damaged), *self._seconds, self._lost.share()])
         means = mean_over_ranks(torch.cat([self._sums / self.steps, beside]), self._world).tolist()
-        loss, score, box, norm, skipped, damaged, waited, reading, making = means
+        loss, score, box, norm, skipped, damaged, waited, reading, making, lost = means
         elapsed = time.perf_counter() - self._since  # the device has caught up
         values = {
             **{name: round(value, 5) for name, value in (("loss", loss), ("score", score), ("box", box))},
@@ -69,7 +70,7 @@ class Meter:
         }
         if skipped:
             values["skipped"] = round(skipped * self.steps)
-        self._paces.append(Pace(elapsed, waited, self._pairs, reading, making))
+        self._paces.append(Pace(elapsed, waited, self._pairs, reading, making, lost * elapsed))
         told = texts_of_ranks(self._damaged, self._world) if values["damaged"] else []
         for message in told if self._world.speaks else ():
             if message not in self._known:

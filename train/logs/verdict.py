@@ -5,10 +5,11 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from lorat.shards.base.process import cores_a_rank
+from lorat.shards.base.machine import MUCH, cores_a_rank
 from lorat.shards.base.storage import is_remote
 from lorat.shards.pixels.jpeg import codec_name
-from lorat.train.network.deploy.devices import cpu_number_type
+from lorat.train.network.deploy.devices import pick_dtype
+from lorat.train.network.variants import empty_network
 from lorat.train.step.faults import Scene
 
 _TOLERATED = 0.05  # share of time spent waiting for data that is not worth a change
@@ -23,6 +24,7 @@ class Pace(NamedTuple):
     pairs: int  # of this process
     reading: float  # that workers spent reading the stored bytes of these pairs
     making: float  # that workers spent decoding, cropping and augmenting them
+    lost: float = 0.0  # for want of a core, in the threads that compute
 
 
 class Verdict(NamedTuple):
@@ -33,6 +35,13 @@ class Verdict(NamedTuple):
 
 
 def judge(pace: Pace, scene: Scene) -> Verdict:
+    """Say what a training waits for, and whether it shares its processor, of which much is lost then."""
+    verdict, lost = _judge(pace, scene), pace.lost / (pace.seconds or 1.0)
+    shared = f"; other work had the cores for {lost:.0%} of the time that this wanted them"
+    return verdict._replace(text=verdict.text + shared * (lost > MUCH))
+
+
+def _judge(pace: Pace, scene: Scene) -> Verdict:
     """Say what a training waits for, and what would help. It waits for data if it does so for a twentieth of the time,
     and then for the disk or the store if workers read for longer than they decode, crop and augment.
     """
@@ -58,13 +67,11 @@ def judge(pace: Pace, scene: Scene) -> Verdict:
 def _for_network(scene: Scene) -> str:
     device, plan = scene.world.device, scene.recipe.train
     cpu = device.type == "cpu"
-    bfloat16 = cpu and cpu_number_type() == torch.bfloat16
-    if device.type == "cuda":
-        bfloat16 = torch.cuda.get_device_capability(device)[0] >= 8
     # A step is one graph already, or cannot be (FSDP2).
     whole = plan.compile or plan.parallel == "fsdp" or device.type == "mps"
     helps = {
-        "--set train.dtype=bfloat16": bfloat16 and scene.dtype == torch.float32,
+        "--set train.dtype=bfloat16": scene.dtype == torch.float32
+        and pick_dtype("auto", device, empty_network(scene.variant), training=True) == torch.bfloat16,
         "--set train.checkpoint_activations=false, if memory suffices": plan.checkpoint_activations,
         "a smaller train.accumulate, if memory suffices": plan.accumulate > 1 and not cpu,
         "--set train.compile=true": not whole,

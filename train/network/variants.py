@@ -51,6 +51,14 @@ def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> LoRAT:
     return network
 
 
+def empty_network(variant: VariantConfig, dtype: torch.dtype = torch.float32) -> LoRAT:
+    """Return the network in training form on the meta device, frozen matrices in `dtype`."""
+    with torch.device("meta"):
+        network = assemble(variant, None)
+    hold_matrices_in(network, dtype)
+    return network
+
+
 def hold_matrices_in(network: nn.Module, dtype: torch.dtype) -> None:
     """Cast frozen matrices (and their biases) in place; norms, scales and tables stay float32."""
     for module in network.modules():

@@ -21,7 +21,7 @@ from lorat.configs.schema import TrainConfig, VariantConfig
 from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World
 from lorat.train.network.blocks.lorat import LoRAT
-from lorat.train.network.variants import assemble, hold_matrices_in
+from lorat.train.network.variants import empty_network
 from lorat.train.step.average import average
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer
@@ -136,14 +136,6 @@ def count_step(setting: Setting) -> StepCost:
         update(engine, setting.train, batch, 0)
     forward, kept = after_forward[0][0] * setting.train.accumulate, after_forward[0][1] - held
     return StepCost(forward, ledger.operations, weights, optimiser, gradients, kept, ledger.peak)
-
-
-def empty_network(variant: VariantConfig, dtype: torch.dtype) -> LoRAT:
-    """Return the network in training form on the meta device, frozen matrices in `dtype`."""
-    with torch.device("meta"):
-        network = assemble(variant, None)
-    hold_matrices_in(network, dtype)
-    return network
 
 
 def materialise(network: LoRAT, device: torch.device) -> LoRAT:

@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import torch
 
-from lorat.train.profile.count import Setting, empty_network, made_up_batch, materialise, step_engine
+from lorat.shards.base.machine import memory_limits
+from lorat.train.network.variants import empty_network
+from lorat.train.profile.count import Setting, made_up_batch, materialise, step_engine
 from lorat.train.step.step import update
 
 _STATUS, _MEMORY = Path("/proc/self/status"), Path("/proc/meminfo")
-_CONTAINERS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 _LEAST_STEPS, _MOST_STEPS, _ENOUGH = 2, 5, 10.0  # seconds after which no more steps begin
 _SIDES, _PRODUCTS = {"cuda": 8192, "mps": 4096, "cpu": 2048}, 5
 
@@ -98,17 +99,7 @@ def free_memory(device: torch.device) -> int:
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     if not _MEMORY.is_file():
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(_kilobytes(_MEMORY, "MemAvailable"), *_left_in_containers())
-
-
-def _left_in_containers(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Return what a container's limits leave; the files it has read count as free."""
-    left = [sys.maxsize]
-    for limit, usage in ((root / limit, root / usage) for limit, usage in _CONTAINERS):
-        if limit.is_file() and usage.is_file() and limit.read_text().strip() != "max":
-            files = re.search(r"^inactive_file (\d+)", limit.with_name("memory.stat").read_text(), re.MULTILINE)
-            left.append(int(limit.read_text()) - int(usage.read_text()) + (int(files[1]) if files else 0))
-    return left
+    return min(_kilobytes(_MEMORY, "MemAvailable"), *(limit.left for limit in memory_limits()), sys.maxsize)
 
 
 def _resident(name: str) -> int:

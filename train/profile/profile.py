@@ -16,6 +16,7 @@ from lorat.configs.schema import RecipeConfig, VariantConfig
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.errors import UserError
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
+from lorat.train.network.variants import empty_network
 from lorat.train.profile.count import Setting, count_frame, count_parameters, count_step
 from lorat.train.profile.measure import Measured, free_memory, measure_apart, product_rate
 
@@ -43,7 +44,8 @@ class Profile:
         place, asked = pick_device(device) if self.is_here else torch.device(device), recipe.train.dtype
         if asked == "auto" and not self.is_here:  # what `pick_dtype` takes on the usual devices of that kind
             asked = "bfloat16" if device == "cuda" else "float32"
-        dtype = pick_dtype(asked, place, training=True) if self.is_here else getattr(torch, asked)
+        empty = empty_network(variant)
+        dtype = pick_dtype(asked, place, empty, training=True) if self.is_here else getattr(torch, asked)
         self.setting = Setting(variant, recipe.train, place, dtype)
         self.usable = _USABLE_CPU if place.type == "cpu" else _USABLE
         self.measured: Measured | None = None

@@ -9,6 +9,8 @@ from click.testing import CliRunner
 from lorat.evaluate.cli import main
 from lorat.evaluate.results.files import list_results, read_result
 from lorat.evaluate.track import batch as engine
+from lorat.train.network.deploy import devices
+from lorat.train.network.deploy.processor import Measured
 from lorat.train.network.trained import save_weights
 from tests.evaluate.mistakes import one_line_error
 
@@ -115,6 +117,17 @@ def test_results_of_other_weights_are_refused_until_overwrite(run_eval, tiny_pre
     one_line_error(run_eval("--no-video"), "--overwrite", "--out")
     assert len(list_results(VAL)) == 3
     assert run_eval("--no-video", "--overwrite").exit_code == 0
+
+
+def test_an_evaluation_keeps_the_number_type_it_began_with(run_eval, monkeypatch):
+    for speedup, whole in ((3.0, "--limit=1"), (0.5, "--limit=2")):
+        rounds = [(speedup, 1.0)] * 8
+        monkeypatch.setattr(devices, "fast_dtype", lambda product, rounds=rounds: Measured.of(rounds).dtype)
+        assert run_eval("--dtype=auto", "--no-video", whole).exit_code == 0
+        assert json.loads((OUT / "tracker.json").read_text())["dtype"] == "bfloat16"
+    assert len(list_results(VAL)) == 2
+    assert run_eval("--dtype=auto", "--no-video", "--limit=1", "--overwrite").exit_code == 0
+    assert json.loads((OUT / "tracker.json").read_text())["dtype"] == "float32"
 
 
 def test_a_failed_sequence_is_named_and_stops_neither_the_others_nor_the_scores(run_eval, got10k_raw):

@@ -16,7 +16,7 @@ import pytest
 from lorat.prep.annotations import index as index_module
 from lorat.prep.annotations.clips import annotations_fingerprint
 from lorat.prep.annotations.exclude import Exclusions
-from lorat.prep.annotations.index import cache_folder, indexed_clips
+from lorat.prep.annotations.index import indexed_clips
 from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.registry import DATASETS, read_clips
@@ -403,16 +403,6 @@ def test_another_version_reads_anew(lasot, monkeypatch):
         monkeypatch.setattr(index_module, "_VERSION", version)
         indexed_clips(LASOT, "train", lasot)
     assert len(read) == 2
-
-
-def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
-    assert cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("LORAT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_folder() == Path("/x/lorat")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/a")
-    assert cache_folder() == Path("/home/a/.cache/lorat")
 
 
 def test_progress_counts_sequences(lasot):

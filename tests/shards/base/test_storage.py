@@ -15,6 +15,7 @@ from lorat.shards.base import storage
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import (
     atomic_file,
+    cache_folder,
     children,
     file_size,
     is_remote,
@@ -257,3 +258,14 @@ def test_a_killed_writer_never_leaves_half_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "_LEFT_AFTER", -1.0)
     remove_leftovers(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} <= {"file"}
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("LORAT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_folder() == Path("/x/lorat")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/a")
+    assert cache_folder() == Path("/home/a/.cache/lorat")

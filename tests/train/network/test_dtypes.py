@@ -14,6 +14,7 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import merge_lora
 from lorat.train.network.deploy import devices
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
+from lorat.train.network.deploy.processor import Measured
 from lorat.train.network.variants import hold_matrices_in
 from lorat.train.step.loss import Objective
 
@@ -163,26 +164,28 @@ def test_a_device_that_the_machine_lacks_is_refused(name, monkeypatch):
         pick_device(name)
 
 
-def test_auto_takes_the_number_type_that_the_device_is_fast_at(monkeypatch):
-    monkeypatch.setattr(devices, "_cpu_flags", lambda: frozenset({"avx512_bf16"}))
-    assert pick_dtype("auto", CPU) == torch.bfloat16
-    monkeypatch.setattr(devices, "_cpu_flags", lambda: frozenset({"avx2"}))
-    assert pick_dtype("auto", CPU) == torch.float32
-    assert pick_dtype("auto", METAL) == torch.float32
+def test_auto_takes_the_number_type_that_the_device_is_fast_at(monkeypatch, tiny):
+    network, _ = tiny
+    for speedup, taken in ((3.0, torch.bfloat16), (0.5, torch.float32)):
+        rounds = [(speedup, 1.0)] * 9
+        monkeypatch.setattr(devices, "fast_dtype", lambda product, rounds=rounds: Measured.of(rounds).dtype)
+        assert pick_dtype("auto", CPU, network) == taken
+    assert pick_dtype("auto", METAL, network) == torch.float32
     for major, tracking, training in ((7, torch.float16, torch.float32), (9, *[torch.bfloat16] * 2)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, m=major: (m, 0))
-        assert pick_dtype("auto", CUDA) == tracking
-        assert pick_dtype("auto", CUDA, training=True) == training
+        assert pick_dtype("auto", CUDA, network) == tracking
+        assert pick_dtype("auto", CUDA, network, training=True) == training
 
 
-def test_named_number_types_are_taken_where_the_device_has_them(monkeypatch):
+def test_named_number_types_are_taken_where_the_device_has_them(monkeypatch, tiny):
+    network, _ = tiny
     for device in (CPU, CUDA):
-        assert pick_dtype("bfloat16", device) == torch.bfloat16
-        assert pick_dtype("float16", device) == torch.float16
+        assert pick_dtype("bfloat16", device, network) == torch.bfloat16
+        assert pick_dtype("float16", device, network) == torch.float16
     monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: major < 14)
     with pytest.raises(UserError, match="macOS 14"):
-        pick_dtype("bfloat16", METAL)
+        pick_dtype("bfloat16", METAL, network)
     monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: True)
-    assert pick_dtype("bfloat16", METAL) == torch.bfloat16
+    assert pick_dtype("bfloat16", METAL, network) == torch.bfloat16
     with pytest.raises(UserError, match="did you mean 'bfloat16'"):
-        pick_dtype("bfloat", CPU)
+        pick_dtype("bfloat", CPU, network)

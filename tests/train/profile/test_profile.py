@@ -9,19 +9,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lorat.configs.load import load_recipe, load_variant
 from lorat.configs.schema import LoraConfig, TrainConfig
+from lorat.shards.base.machine import MemoryLimit
 from lorat.train.cli import main
+from lorat.train.network.variants import empty_network
+from lorat.train.profile import measure
 from lorat.train.profile import profile as profiling
 from lorat.train.profile.count import (
     Setting,
     count_frame,
     count_parameters,
     count_step,
-    empty_network,
     made_up_batch,
     materialise,
     step_engine,
 )
-from lorat.train.profile.measure import _left_in_containers, free_memory, measure_apart
+from lorat.train.profile.measure import free_memory, measure_apart
 from lorat.train.profile.profile import Profile
 from lorat.train.step.step import update
 from tests.train.conftest import with_train
@@ -193,12 +195,10 @@ def test_a_machine_too_small_says_so(tiny, monkeypatch):
     assert "do not fit" in profile.notes[0] and "time is not given" in profile.notes[-1]
 
 
-def test_memory_of_a_container_counts(tmp_path):
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
-    assert min(_left_in_containers(tmp_path)) == 450
+def test_memory_of_a_container_counts(monkeypatch):
     assert free_memory(CPU) > 2**20
+    monkeypatch.setattr(measure, "memory_limits", lambda: [MemoryLimit(1000, 450), MemoryLimit(2000, 900)])
+    assert free_memory(CPU) == 450
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

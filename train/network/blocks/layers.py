@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorat.shards.base.process import processor_name
+from lorat.shards.base.machine import processor_name
 
 _LARGE = 1 << 21  # multiplications; below it a product takes less time than the longer way into oneDNN costs
 Layer = TypeVar("Layer", bound=nn.Module)

@@ -12,35 +12,19 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import torch
 
 from lorat.shards.base.errors import UserError, unknown
+from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.deploy.processor import Product, fast_dtype
 
 P = ParamSpec("P")
 R = TypeVar("R")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NUMBER_TYPES = ("auto", "float32", "bfloat16", "float16")
-
-_CPU_INFO = Path("/proc/cpuinfo")
-# The two x86 extensions that multiply bfloat16 matrices in hardware, as Linux names them.
-_BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
-
-
-@lru_cache(maxsize=1)
-def _cpu_flags() -> frozenset[str]:
-    """Return the processor's extensions as Linux lists them; empty on other systems."""
-    text = _CPU_INFO.read_text(errors="replace") if _CPU_INFO.is_file() else ""
-    found = re.search(r"^flags[ \t]*:(.*)", text, re.MULTILINE)
-    return frozenset(found[1].split() if found else ())
-
-
-def cpu_number_type() -> torch.dtype:
-    """Return bfloat16 where the processor has AMX or AVX512-BF16, else float32."""
-    return torch.bfloat16 if _cpu_flags() & _BFLOAT16_FLAGS else torch.float32
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -61,11 +45,12 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device, network: LoRAT, *, training: bool = False) -> torch.dtype:
     """Return the number type called ``auto``, ``float32``, ``bfloat16`` or ``float16`` for a network on `device`.
-    ``auto`` is bfloat16 on CUDA devices that compute in it (on older ones float16, in training float32),
-    ``cpu_number_type()`` on a CPU and float32 elsewhere. Float16 on a CPU is exact enough but slow, so that it has to
-    be asked for. A ``UserError`` tells of an unknown name, or bfloat16 on a Mac that lacks it.
+    ``auto`` is bfloat16 on CUDA devices that compute in it (on older ones float16, in training float32), what is
+    measured to be fast on a CPU, for a network of these shapes, and float32 elsewhere. Float16 on a CPU is exact
+    enough but slow, so that it has to be asked for. A ``UserError`` tells of an unknown name, or bfloat16 on a Mac
+    that lacks it.
     """
     if name not in NUMBER_TYPES:
         raise unknown("number type", name, NUMBER_TYPES)
@@ -75,7 +60,7 @@ def pick_dtype(name: str, device: torch.device, *, training: bool = False) -> to
         named: torch.dtype = getattr(torch, name)
         return named
     if device.type == "cpu":
-        return cpu_number_type()
+        return fast_dtype(Product.of(network))
     if device.type != "cuda":
         return torch.float32
     # is_bf16_supported() also says yes where it is only emulated, hence the generation.
