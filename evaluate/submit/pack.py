@@ -53,7 +53,7 @@ def pack_zip(
         notes.append(f"{rules.title} has no place for repeated runs: the first of {len(runs)} is zipped")
         runs = runs[:1]
     if not 1 <= len(runs) <= rules.most_runs:
-        remedy = f"track with --repeats {rules.most_runs}, or name the folder of one run with --results"
+        remedy = f"track with --repeats {rules.most_runs}, keep as many in the results, or name one run with --results"
         raise UserError(f"{out_zip}: {server} takes 1 to {rules.most_runs} runs, not {len(runs)}; {remedy}")
     if set(names) != set(rules.official):
         if not out_zip.stem.endswith("-unofficial"):

@@ -62,6 +62,7 @@ WARNINGS = {
     "form": "files with signs, exponents, spaces, carriage returns or byte order marks, which its toolkit reads",
     "identical": "sequences whose runs are all the same",
     "blank lines": "files with blank lines",
+    "passed over": "files that the server passes over",
     "place": "files in folders, or with more in the name than the sequence",
 }
 """Every kind of finding, as those of `ERRORS` the gravest first."""
@@ -124,7 +125,7 @@ def sort_names(
         owners = _owners(server, name, expected)
         for owner in owners:
             found[owner].append(name)
-        findings += [] if owners else [ZipFinding("unexpected", name)]
+        findings += [] if owners else [ZipFinding("unexpected" if server.times else "passed over", name)]
     sequences: dict[str, dict[str, str]] = defaultdict(dict)
     for (name, part), files in sorted(found.items()):
         sequences[name][part] = files[0]

@@ -257,13 +257,13 @@ def trackingnet_defects():
     return {
         "missing": (without(flat, name), {"missing": [TN]}),
         "unexpected": (flat | {"x_0.txt": BOXES}, {"unexpected": ["x_0"]}),
-        "unexpected file": (flat | {"a.csv": b""}, {"unexpected": ["a.csv"]}),
+        "unexpected file": (flat | {"a.csv": b""}, {"passed over": ["a.csv"]}),
         "both layouts": (flat | {f"T/{TN}/{name}": BOXES}, {"matched twice": [TN], "place": [f"T/{TN}/{name}"]}),
         "second copy": (flat | {f"copy of {name}": BOXES}, {"matched twice": [TN], "place": [f"copy of {name}"]}),
         "twice": ([*flat.items(), (name, BOXES)], {"matched twice": [TN]}),
         "longer name": (renamed(flat, name, f"a_{name}"), {"place": [f"a_{name}"]}),
-        "times": (flat | {f"{TN}_time.txt": TIMES}, {"unexpected": [f"{TN}_time.txt"]}),
-        "litter": (flat | {f"__MACOSX/._{name}": b""}, {"unexpected": [f"__MACOSX/._{name}"]}),
+        "times": (flat | {f"{TN}_time.txt": TIMES}, {"passed over": [f"{TN}_time.txt"]}),
+        "litter": (flat | {f"__MACOSX/._{name}": b""}, {"passed over": [f"__MACOSX/._{name}"]}),
         "case": (renamed(flat, name, name.swapcase()[:-3] + "txt"), {"missing": [TN], "unexpected": [TN.swapcase()]}),
         "letters": (flat | {"über.txt": BOXES}, {"path": ["über.txt"], "unexpected": ["über"]}),
     }
@@ -334,7 +334,7 @@ def test_backslashes_are_called_what_they_are():
 def test_an_entry_whose_name_ends_before_it_begins_is_no_path():
     data = zipped(trackingnet_files() | {"?name": b""}).getvalue().replace(b"?name", b"\0name")
     judgement = judge_zip(io.BytesIO(data), "t.zip")
-    assert found(judgement) == {"path": ["\0name"], "unexpected": [""]}
+    assert found(judgement) == {"path": ["\0name"], "passed over": [""]}
 
 
 def test_encrypted_damaged_and_strangely_packed_entries_are_named():
