@@ -31,7 +31,7 @@ from lorat.shards.base.storage import atomic_file, cache_folder, remove_leftover
 from lorat.shards.pixels.jpeg import ImageError, image_size
 
 _LOG = logging.getLogger("lorat")
-_VERSION = 6  # raise it when a reader of ours or cleaning gives other clips of the same tree
+_VERSION = 7  # raise it when a reader of ours or cleaning gives other clips of the same tree
 _SIZE_TRIES = 5  # images of a sequence that are tried for its size
 _UNUSED_AFTER = 30 * 86400.0  # seconds
 _CountProgress = Callable[[int, int], None]  # called with (done, in all)

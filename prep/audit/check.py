@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lorat.prep.audit.images import ImageFacts, see_images
 from lorat.prep.audit.report import BoxCounts, Counts, Finding, Severity, SplitAudit
 from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.base.folders import but_folders
 from lorat.prep.trees.base.notation import Notation
 from lorat.prep.trees.base.official import expected_frames, expected_sequences, official_names
 from lorat.prep.trees.base.reading import Reading, TreeFault
@@ -145,8 +146,9 @@ def check_sequence(
 
 def _image_findings(clip: Clip, facts: ImageFacts) -> Iterator[Finding]:
     frames, size, missing = clip.frames, facts.size, sorted(facts.missing)
-    if missing and len(missing) == len(frames):
-        yield _damage("missing image", f"{frames.folder}: none of the {len(frames):,} images is there; restore them")
+    if missing and 1 < len(missing) == len(frames):
+        what = f"none of the {len(frames):,} images is there{but_folders(frames.folder)}; restore them"
+        yield _damage("missing image", f"{frames.folder}: {what}")
     elif missing:
         yield _damage("missing image", f"{frames[missing[0]]}: missing{_others(missing)}; restore the image", missing)
     if unreadable := sorted(facts.unreadable):

@@ -45,6 +45,12 @@ def held(folder: Path) -> str:
     return f"folders there: {some(names)}" if names else "there is no folder in it"
 
 
+def but_folders(folder: Path) -> str:
+    """Return which folders are where images should be, for a message; nothing where none is."""
+    names = subfolders(folder) if folder.is_dir() else []
+    return f", but folders: {some(names)}" if names else ""
+
+
 def where_else(dataset: Dataset, split: str, root: Path, *, named: bool) -> str:
     """Return what a split is looked for as under a root that lacks it, what there is, and what is most likely to do:
     whether a folder is too many or called otherwise, or the root too deep. Where it is there and what it `named` lacks,
@@ -167,10 +173,8 @@ def image_names(folder: Path) -> tuple[str, ...]:
 def _images(folder: Path) -> tuple[str, ...]:
     if images := tuple(name for name in file_names(folder, "") if name.lower().endswith(IMAGE_SUFFIXES)):
         return images
-    inside = f", but folders: {some(folders)}" if (folders := subfolders(folder)) else ""
-    raise UserError(
-        f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}){inside}; restore them from the data set's archive"
-    )
+    what = f"holds no images ({', '.join(IMAGE_SUFFIXES)}){but_folders(folder)}"
+    raise UserError(f"{folder}: {what}; restore them from the data set's archive")
 
 
 def numbered_images(folder: Path) -> tuple[str, ...]:
@@ -204,4 +208,5 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); {RESTORE}") from None
+        beside = f"{held(folder.parent)}; " if folder.parent.is_dir() else ""
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); {beside}{RESTORE}") from None

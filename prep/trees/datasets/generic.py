@@ -27,7 +27,7 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
         frames = FrameFiles(images, image_names(images))
         xywh, absent = read_boxes(folder / "groundtruth.txt"), folder / "absent.txt"
         flags = read_flags(absent, len(xywh)) if absent.is_file() else None
-        make = make_clip if len(xywh) == 1 else cut_clip
+        make = make_clip if len(xywh) == 1 and split != dataset.prep_split else cut_clip
         return make(dataset, split, folder.name, frames, xywh, absent=flags)
 
     return read_each(found, clip)

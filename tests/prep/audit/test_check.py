@@ -123,8 +123,12 @@ def test_the_first_and_the_last_image_are_decoded(tree, number):
 
 
 def test_a_sequence_without_images_is_damaged_as_a_whole(tree):
-    shutil.rmtree(frame(tree, NAMES[0], 1).parent)
-    assert damage(audited(tree)) == {NAMES[0]: [("missing image", [])]}
+    images = frame(tree, NAMES[0], 1).parent
+    shutil.rmtree(images)
+    assert damage(result := audited(tree)) == {NAMES[0]: [("missing image", [])]}
+    assert result.sequences[NAMES[0]][0].message == f"{images}: none of the 8 images is there; restore them"
+    (images / "img").mkdir(parents=True)
+    assert "is there, but folders: img; restore" in audited(tree).sequences[NAMES[0]][0].message
 
 
 def test_a_first_frame_without_object_is_damage_where_trackers_start_there(tree):

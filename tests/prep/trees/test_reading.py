@@ -7,6 +7,7 @@ import time
 import pytest
 
 from lorat.prep.trees.base import reading
+from lorat.prep.trees.base.folders import subfolders
 from lorat.prep.trees.base.reading import CURRENT, Reading, in_threads, note, read_each, report_fault
 from lorat.shards.base.errors import UserError
 
@@ -86,3 +87,9 @@ def test_a_block_keeps_its_warnings_and_hides_none(caplog):
         "two of 2",
         "after",
     ]
+
+
+def test_a_folder_that_is_missing_is_said_with_what_is_beside_it(tmp_path):
+    (tmp_path / "train_data").mkdir()
+    with pytest.raises(UserError, match=r"train: cannot be listed \(No such .*\); folders there: train_data; restore"):
+        subfolders(tmp_path / "train")
