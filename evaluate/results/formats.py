@@ -75,8 +75,11 @@ def _json(path: Path) -> Any:
 
 
 def toolkit_report(place: Path) -> dict[str, Any] | None:
-    """Return a ``performance.json`` of GOT-10k's toolkit: scores by tracker and no boxes; None of any other place."""
-    content = _json(place) if place.is_file() and place.suffix.lower() == ".json" else None
+    """Return a ``performance.json`` of GOT-10k's toolkit, or of the folder with it: scores by tracker and no boxes;
+    None of any other place.
+    """
+    file = place / "performance.json" if place.is_dir() else place
+    content = _json(file) if file.is_file() and file.suffix.lower() == ".json" else None
     reports = isinstance(content, dict) and any(isinstance(v, dict) and "seq_wise" in v for v in content.values())
     return content if reports else None
 

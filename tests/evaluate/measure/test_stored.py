@@ -41,7 +41,7 @@ def test_stored_curves_give_the_scores_that_the_boxes_give(tmp_path):
     odd = {clips[0].name: clips[0].name.title()}  # another spelling, as of result files
     path = write(tmp_path / "performance.json", {"KCF": report(true, **odd), "ECO": report(true)})
     stored = read_stored(path, clips)
-    assert list(stored) == ["KCF", "ECO"]
+    assert list(stored) == ["KCF", "ECO"] == list(read_stored(tmp_path, clips)), "named by its folder too"
     for mine, right in zip(stored["KCF"].sequences, true.sequences, strict=True):
         assert (mine.name, mine.frames, mine.invalid_frames) == (right.name, right.frames, right.invalid_frames)
     assert stored["KCF"].curves.auc == pytest.approx(true.curves.auc)
