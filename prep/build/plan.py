@@ -76,6 +76,7 @@ class Plan:
     config: dict[str, Any]
     options: BuildOptions
     pairs: int
+    warned: tuple[str, ...] = ()  # of the tree, lost sequences and images included, for the log and the manifest
 
     @property
     def name(self) -> str:
@@ -136,8 +137,9 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
                 remedy = "write x, y, width, height in pixels, or build them as they are with --odd-boxes"
                 raise UserError(f"{dataset}-{split}: {what} {remedy}")
             _LOG.warning("%s-%s: %s", dataset, split, what)
+        warned = (*clips.warned, *(f"lost a sequence: {reason}" for reason in lost), *clips.odd)
     else:
-        fingerprint = annotations_fingerprint(clips)
+        fingerprint, warned = annotations_fingerprint(clips), ()
     config = {"seed": options.seed, "shard_pairs": options.shard_pairs, **asdict(options.crops)}
     config |= {"codec": codec_name(), "shrinking": SHRINKING, "annotations": fingerprint}
     config |= {"drawing": DRAWING, "resampler": RESAMPLER}
@@ -147,7 +149,7 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     used |= {"max_gap": options.max_gap if options.max_gap != MAX_GAP else None, "causal": options.causal or None}
     config = {k: v for k, v in (config | used).items() if v is not None}
     pairs = options.pairs or min(_MOST_PAIRS, most_pairs(clips))
-    return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs)
+    return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs, warned)
 
 
 def warn_of_losses(what: str, reasons: Sequence[str], where: str) -> None:

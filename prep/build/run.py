@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from lorat.prep.annotations.clips import ClipIndex
 from lorat.prep.build.estimate import Estimate
 from lorat.prep.build.folder import as_begun, begin, begun, check_folder, finished, losses, receipts
 from lorat.prep.build.plan import BuildOptions, Plan, make_plan, warn_of_losses
@@ -139,7 +138,7 @@ class BuildLog:
 
     def warned(self, plan: Plan) -> None:
         """Append what is told of a plan's tree."""
-        for message in _warned(plan):
+        for message in plan.warned:
             self.write("warned", message=message)
 
     def write(self, event: str, **values: Any) -> None:
@@ -149,17 +148,9 @@ class BuildLog:
             self._file.write((json.dumps({"time": now, "event": event, **values}) + "\n").encode())
 
 
-def _warned(plan: Plan) -> tuple[str, ...]:
-    """Return what is told of a plan's tree in the log and in the manifest."""
-    if not isinstance(plan.clips, ClipIndex):
-        return ()
-    lost = (f"lost a sequence: {reason}" for reason in plan.clips.lost.values())
-    return (*plan.clips.warned, *lost, *plan.clips.odd)
-
-
 def _sum_up(plan: Plan, log: BuildLog, event: str, shards: Sequence[Receipt], built: int) -> BuildReport:
     """Make the manifest of a plan's receipts, and save it unless the plan is of one part."""
-    manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder, _warned(plan))
+    manifest = Manifest(plan.dataset, plan.split, plan.config, tuple(shards), plan.folder, plan.warned)
     if plan.options.part is None:
         if manifest.rows == 0:
             reasons = ", ".join(f"{n:,} times {reason}" for reason, n in manifest.skipped.items())

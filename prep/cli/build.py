@@ -97,7 +97,11 @@ def _plan(
     with progress_bar(f"{source.name} annotations") as update:
         clips = indexed_clips(source.dataset, source.split, source.root, out, progress=update)
     exclude, pairs = out.fingerprint() or None if out else None, options.pairs or _VALIDATION_PAIRS.get(source.name)
-    return as_begun(make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude)))
+    plan = as_begun(make_plan(clips, shards, replace(options, pairs=pairs, exclude=exclude)))
+    odd = tuple(odd_images(clips, options.crops.range16))
+    for line in odd:
+        _LOG.warning("%s: %s", plan.name, line)
+    return replace(plan, warned=plan.warned + odd)
 
 
 def _within_budget(plans: Sequence[Plan], budget: int, update: Update) -> tuple[list[Plan], list[Cost]]:
@@ -125,8 +129,6 @@ def _expect(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, pla
             # What other parts lost is theirs to build again.
             done = finished(plan, mine) | receipts(plan, sorted(set(every) - set(mine)))
             estimates.append(estimate(plan, [k for k in every if k not in done], slots, cost))
-            for line in odd_images(plan.clips, plan.options.crops.range16) if estimates[-1].to_build else ():
-                _LOG.warning("%s: %s", plan.name, line)
             update(len(estimates), len(plans))
     columns = ("data set", "sequences", "pairs", "there", "to build", "KB/pair", "GB", "minutes")
     table = plain_table(columns, f"To build in {place.shards}")

@@ -6,11 +6,13 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from lorat.prep.cli import main
 from lorat.shards.manifest import load_manifest
+from lorat.shards.pixels.jpeg import encode, read_image
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -183,6 +185,17 @@ def test_every_build_and_every_part_repeats_what_was_warned_of_when_the_tree_was
     for log in (*logs, *(f"parts/generic-train/build-{n}-of-2.log" for n in (1, 2))):
         events = map(json.loads, (here / log).read_text().splitlines())
         assert [event["message"] for event in events if event["event"] == "warned"] == first
+
+
+def test_what_is_lost_of_first_images_is_told_by_every_part_and_stands_in_log_and_manifest(here):
+    first = here / "mine/train/seq-1/0.jpg"
+    first.write_bytes(encode(np.full_like(read_image(first), 77)))
+    told = f"{first}: one colour (77, 77, 77) all over (1 of 4 first images looked at)"
+    for part in ("--part=1/2", "--part=2/2", "--merge"):
+        result = run(here, "--pairs=8", "--shard-pairs=4", part)
+        assert done(result) and f"warning: generic-train: {told}" in result.stderr
+    assert manifest(here).warned == (told,)
+    assert json.dumps(told) in (here / "shards/generic-train/build-2-of-2.log").read_text()
 
 
 def test_a_tree_without_warnings_has_the_manifest_that_it_had(here):
