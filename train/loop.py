@@ -151,9 +151,9 @@ class _Between:
         turn, stopping = self.reporter.turn(done), plan.early_stopping
         if checkpoint is None:
             return
-        if turn.improved and stopping is not None and stopping.of_validation:
-            self.reporter.note_best(done, checkpoint / WEIGHTS)
         last = turn.over or done == source.epochs * source.steps_per_epoch
+        if (turn.improved or last) and stopping is not None and stopping.of_validation:
+            self.reporter.note_value(done, checkpoint / WEIGHTS)
         if last or source.ends(done, plan.evaluate_epochs):
             self._track(done, checkpoint, last)
             if not last and self.reporter.turn(done).over:  # by what was tracked now

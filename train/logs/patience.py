@@ -15,7 +15,7 @@ class Patience:
     def __init__(self, stopping: EarlyStopping, steps_per_epoch: int, known: Iterable[Mapping[str, Any]]) -> None:
         """Begin with the lines of the log that are `known`."""
         self._stopping, self._steps_per_epoch = stopping, steps_per_epoch
-        self.best, self._best_step, self._last_step = 0.0, 0, 0
+        self._best, self._last, self._best_step, self._last_step = 0.0, 0.0, 0, 0
         for entry in known:
             self.see(entry["step"], entry)
 
@@ -23,10 +23,14 @@ class Patience:
         """Look for the metric among what was found after `step` steps."""
         if (value := values.get(self._stopping.metric)) is None:
             return
-        better = value < self.best if self._stopping.of_validation else value > self.best
+        better = value < self._best if self._stopping.of_validation else value > self._best
         if better or not self._last_step:
-            self.best, self._best_step = value, step
-        self._last_step = step
+            self._best, self._best_step = value, step
+        self._last, self._last_step = value, step
+
+    def value(self, done: int) -> float | None:
+        """Return the value after `done` steps, if there is one."""
+        return self._last if done > 0 and self._last_step == done else None
 
     def improved(self, done: int) -> bool:
         """Return whether the value after `done` steps is the best."""
@@ -35,8 +39,8 @@ class Patience:
     def over(self, done: int) -> bool:
         """Return whether there is a value after `done` steps, and the best is `patience` epochs older or more."""
         waited = done - self._best_step
-        return done > 0 and self._last_step == done and waited >= self._stopping.patience * self._steps_per_epoch
+        return self.value(done) is not None and waited >= self._stopping.patience * self._steps_per_epoch
 
     def __str__(self) -> str:
         epoch = self._best_step // self._steps_per_epoch
-        return f"{self._stopping.metric} has not been better than {self.best:g} since epoch {epoch}"
+        return f"{self._stopping.metric} has not been better than {self._best:g} since epoch {epoch}"

@@ -74,12 +74,13 @@ class Reporter:
             self.log.say(f"{self._patience}; the training ends with epoch {done // self._scene.source.steps_per_epoch}")
         return over
 
-    def note_best(self, done: int, weights: Path) -> None:
-        """Note a checkpoint's weights as those with the best loss on validation pairs, on rank 0."""
+    def note_value(self, done: int, weights: Path) -> None:
+        """Note what the metric of early stopping says of a checkpoint's weights, if anything, on rank 0."""
         stopping = self._scene.recipe.train.early_stopping
-        if self._patience is not None and stopping is not None:
-            epoch = done // self._scene.source.steps_per_epoch
-            note_result(weights, Result(measure=stopping.metric, score=self._patience.best, epoch=epoch))
+        if self._patience is None or stopping is None or (value := self._patience.value(done)) is None:
+            return
+        epoch = done // self._scene.source.steps_per_epoch
+        note_result(weights, Result(measure=stopping.metric, score=value, epoch=epoch))
 
     def show(self, batch: Batch) -> None:
         """Draw the first batch, on rank 0."""

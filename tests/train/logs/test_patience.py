@@ -73,7 +73,9 @@ def test_the_last_epochs_tasks_are_done_and_the_best_is_kept(here):
     assert sorted(p.name for p in (folder / "run/checkpoints").iterdir()) == ["epoch_0001", "epoch_0003"]
     result = json.loads((folder / "run/result.json").read_text())
     assert (result["best"]["measure"], result["best"]["epoch"]) == ("val_loss", 1)
-    assert result["best"]["score"] == next(e["val_loss"] for e in log_of(folder / "run") if "val_loss" in e)
+    losses = [e["val_loss"] for e in log_of(folder / "run") if "val_loss" in e]
+    assert (result["best"]["score"], result["last"]["score"]) == (losses[0], losses[-1])
+    assert (result["last"]["epoch"], result["last"]["weights"]) == (3, "checkpoints/epoch_0003/model.safetensors")
     assert_equal(load_file(folder / "run/best.safetensors"), weights_of(folder / "run", 1))
 
 
