@@ -88,7 +88,7 @@ def _for_decoding(pace: Pace, scene: Scene) -> str:
     room = cores - (scene.world.device.type == "cpu")  # there the network needs a core itself
     if workers >= room:
         return (
-            f"all {cores} cores are at work: what would help: {codec}more cores a process, or less augmentation "
+            f"no core of {cores} is free: what would help: {codec}more cores a process, or less augmentation "
             "(augment in the recipe)"
         )
     busy = pace.seconds - pace.waited

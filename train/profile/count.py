@@ -62,6 +62,10 @@ class FrameCost(NamedTuple):
     whole: int  # template and search with all tokens in the last block too, as papers count
     tokens: int  # of template and search
 
+    def with_lora(self, numbers: int) -> int:
+        """Return the whole with LoRA beside its layers: each token meets each of its numbers once."""
+        return self.whole + 2 * self.tokens * numbers
+
 
 class StepCost(NamedTuple):
     """Operations of a whole training step, and the bytes that it holds at the time of one micro-batch."""

@@ -1,11 +1,12 @@
 """What a network costs in a few numbers, under the names that the published trainer gives them on wandb."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from statistics import median
 
 import torch
 
 from lorat.configs.schema import VariantConfig
+from lorat.train.network.variants import hold_matrices_in
 from lorat.train.profile.count import count_frame, count_parameters, empty_network, materialise
 from lorat.train.profile.measure import seconds_of
 
@@ -15,38 +16,52 @@ _LOOPS_GPU = (10, 100)
 
 def network_figures(variant: VariantConfig, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Return what `variant` costs: parameters as trained (``model_num_param``, ``…_trainable``) and with LoRA merged
-    (``…_eval``), multiply-adds of a template and of a tracked frame (``model_mac_init``, ``model_mac_track``), the
-    same as ``model_gflop`` a frame, and the median time of one frame alone on `device` (``model_latency_ms``,
-    ``model_fps``), matrices in `dtype`.
+    (``…_eval``); multiply-adds of a template, of a tracked frame and of a pair with LoRA beside its layers
+    (``model_mac_init``, ``…_track``, ``…_train``), those of the frame as ``model_gflop`` too; and the median times on
+    `device` of one frame (``model_latency_ms``, ``model_fps``) and of one pair forward in training form
+    (``model_latency_ms_train``), in `dtype`.
     """
     parts, frame = count_parameters(variant), count_frame(variant)
     every, trained = (sum(part[n] for part in parts.values()) for n in (0, 1))
-    seconds = median(_frames(variant, device, dtype))
+    lora = parts["LoRA"][0]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
+        # What is trained must not depend on these random weights.
+        track, pair = _seconds_of_frame(variant, device, dtype), _seconds_of_pair(variant, device, dtype)
     return {
         "model_num_param": every,
         "model_num_param_trainable": trained,
-        "model_num_param_eval": every - parts["LoRA"][0],
+        "model_num_param_eval": every - lora,
         "model_mac_init": frame.template // 2,
         "model_mac_track": frame.track // 2,
+        "model_mac_train": frame.with_lora(lora) // 2,
         "model_gflop": frame.track / 1e9,
-        "model_latency_ms": 1e3 * seconds,
-        "model_fps": 1.0 / seconds,
+        "model_latency_ms": 1e3 * track,
+        "model_fps": 1.0 / track,
+        "model_latency_ms_train": 1e3 * pair,
     }
 
 
-def _frames(variant: VariantConfig, device: torch.device, dtype: torch.dtype) -> Iterator[float]:
-    """Yield the seconds of frames on a network of random weights, LoRA merged."""
-    plain = variant.model_copy(update={"lora": None})
-    drawn = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=drawn), torch.inference_mode():  # what is trained must not depend on this
-        network = materialise(empty_network(plain, dtype), device).eval()
-        grid, side = network.template_grid, variant.template_size
-        template = network.embed_template(
-            torch.zeros(1, 3, side, side, device=device), torch.ones(1, grid, grid, dtype=torch.bool, device=device)
-        )
-        search = torch.zeros(1, 3, variant.search_size, variant.search_size, device=device)
-        warming, measured = _LOOPS.get(device.type, _LOOPS_GPU)
-        for number in range(warming + measured):
-            seconds = seconds_of(lambda: network.track(template, search), device)
-            if number >= warming:
-                yield seconds
+def _seconds_of_frame(variant: VariantConfig, device: torch.device, dtype: torch.dtype) -> float:
+    network = empty_network(variant.model_copy(update={"lora": None}), dtype).requires_grad_(False).eval()
+    hold_matrices_in(network, dtype)  # as a tracker does, whatever was trained
+    template, search, mask = _inputs(variant, network.template_grid, device)
+    known = materialise(network, device).embed_template(template, mask)
+    return _median(lambda: network.track(known, search), device)
+
+
+def _seconds_of_pair(variant: VariantConfig, device: torch.device, dtype: torch.dtype) -> float:
+    network = materialise(empty_network(variant, dtype), device).eval()
+    inputs = _inputs(variant, network.template_grid, device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return _median(lambda: network(*inputs), device)
+
+
+def _inputs(variant: VariantConfig, grid: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Return a template (1, 3, T, T), a search crop (1, 3, S, S) and a mask (1, G, G) of it."""
+    template, search = (torch.zeros(1, 3, side, side) for side in (variant.template_size, variant.search_size))
+    return tuple(x.to(device) for x in (template, search, torch.ones(1, grid, grid, dtype=torch.bool)))
+
+
+def _median(work: Callable[[], object], device: torch.device) -> float:
+    warming, measured = _LOOPS.get(device.type, _LOOPS_GPU)
+    return median([seconds_of(work, device) for _ in range(warming + measured)][warming:])

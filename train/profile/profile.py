@@ -123,8 +123,7 @@ class Profile:
             "a tracked frame, LoRA merged": frame.track,
             "a template, once a sequence": frame.template,
             "template and search, merged, last block whole": frame.whole,
-            # Each token meets each number of a pair once.
-            "the same with LoRA beside its layers": frame.whole + 2 * frame.tokens * lora,
+            "the same with LoRA beside its layers": frame.with_lora(lora),
             "training, a pair forward": self.step.forward / pairs,
             "training, a pair forward and backward": self.step.operations / pairs,
         }

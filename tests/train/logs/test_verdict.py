@@ -74,7 +74,7 @@ def test_decoding_asks_for_as_many_workers_as_the_network_could_use_and_cores_al
     assert "data.workers=3" in told(WAITING, cores=3)[1]
     assert "data.workers=3" in told(WAITING, cores=4, device="cpu")[1]
     kind, text = told(WAITING, cores=2)
-    assert kind == "decoding" and "data.workers" not in text and "all 2 cores" in text
+    assert kind == "decoding" and "data.workers" not in text and "no core of 2 is free" in text
 
 
 def test_a_slow_codec_is_named_where_decoding_takes_the_time(told):
