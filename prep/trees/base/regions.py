@@ -24,7 +24,9 @@ def parse_regions(text: str, source: object, remedy: str) -> tuple[NDArray[np.fl
             box = _around(*mask)
         elif not all(map(is_number, fields)) or (len(fields) not in (1, 4) and (len(fields) < 6 or len(fields) % 2)):
             message = f"line {number}: expected a box, a polygon, a mask or one number, found {shorten(line)}"
-            if known := notation_of(line):
+            if _MASK.fullmatch(line.strip()):
+                message = f"line {number}: the runs of the mask {shorten(line)} are longer than its width x height"
+            elif known := notation_of(line):
                 message += f", which looks like {known}"
             raise BadLine(f"{source}: {message}; {remedy}", number, line)
         elif len(fields) == 1:

@@ -30,15 +30,15 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
             boxes = {f"{name}_{key}": rows for key, rows in row["xywh"].items()} if several else {name: row["xywh"]}
             for key, rows in boxes.items():
                 objects[key] = row["frames"], np.array(rows, np.float64).reshape(-1, 4)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        first = {name: Path(frames[0]) for name, (frames, _) in objects.items()}
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
         raise UserError(f"{file}: is not LaGOT's annotation ({error!r}); {RESTORE_FILE}") from None
     places = (root / "LaSOT", root.parent / "LaSOT", root)
-    images = next(
-        (place for place in places if any((place / frames[0]).parent.is_dir() for frames, _ in objects.values())), root
-    )
-    there = {name for name, (frames, _) in objects.items() if (images / frames[0]).parent.is_dir()}
+    found = [place for place in places if any((place / frame).parent.is_dir() for frame in first.values())][:1]
+    there = {name for name, frame in first.items() for images in found if (images / frame).parent.is_dir()}
+    images = found[0] if found else root
     note(images)
-    report_lack(file, f"the {{}} with images in {images}", "object", objects, there)
+    report_lack(file, f"the {{}} with images in {' or '.join(map(str, found or places))}", "object", objects, there)
 
     def clip(name: str) -> Clip:
         frames, boxes = objects[name]

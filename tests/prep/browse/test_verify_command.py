@@ -81,14 +81,6 @@ def test_a_long_run_of_damaged_rows_is_one_line(shards):
     assert f"from byte {begin} to {int(index[10]['offset'])}" in damaged[0]
 
 
-def test_a_report_that_cannot_be_written_costs_no_result(shards, tmp_path):
-    damage(shards / "toy-train" / "toy-train-00001.tar.zst", 3)
-    (tmp_path / "file").write_text("")
-    result = verify(shards, "--json", tmp_path / "file" / "faults.json")
-    assert result.exit_code == 2 and "Traceback" not in result.output
-    assert "toy-train-00001.tar.zst row 3 (toy-train-" in result.output
-
-
 def test_other_files_and_unfinished_builds_are_notes(shards):
     (shards / "toy-train" / "notes.txt").write_text("mine")
     (shards / "toy-test").mkdir()

@@ -83,7 +83,17 @@ def test_lagot_has_its_images_in_lasot(tmp_path, files, images, beside):
     assert how.lacks[0].missing == ("cat-1",)
 
 
-def test_a_json_that_is_not_lagots_is_named(tmp_path, files):
-    files(tmp_path, {"LaGOT_multiple_object_per_sequence_annotations_final.json": '{"a": {"frames": []}}'})
-    with pytest.raises(UserError, match=r"final\.json: is not LaGOT's annotation \(KeyError\('xywh'\)\)"):
+@pytest.mark.parametrize(
+    ("row", "why"), [({"frames": []}, r"KeyError\('xywh'\)"), ({"frames": [], "xywh": []}, "IndexError")]
+)
+def test_a_json_that_is_not_lagots_is_named(tmp_path, files, row, why):
+    files(tmp_path, {"LaGOT_multiple_object_per_sequence_annotations_final.json": json.dumps({"a": row})})
+    with pytest.raises(UserError, match=rf"final\.json: is not LaGOT's annotation \({why}"):
         read_clips(DATASETS["lagot"], "all", tmp_path)
+
+
+def test_where_lasots_images_were_looked_for_is_said(tmp_path, files):
+    rows = {"a-1": {"frames": ["a/a-1/img/1.jpg"], "xywh": [[0, 0, 1, 1]]}}
+    files(tmp_path / "LaGOT", {"LaGOT_one_object_per_sequence_annotations_final.json": json.dumps(rows)})
+    with pytest.raises(UserError, match=r"the 1 object with images in \S+LaGOT/LaSOT or \S+/LaSOT or \S+LaGOT is not "):
+        read_clips(DATASETS["lagot"], "all", tmp_path / "LaGOT")

@@ -35,9 +35,14 @@ def test_a_mask_is_its_pixels_whatever_zeros_at_its_end_are_left_out():
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["1,2", "1,2,3", "1,2,3,x", "1,2,3,4,5", "m1,2,3,4", "", "m1,2,3,4,x,1", "m1,2,3,4,nan", "m1,2,3,4,5,8", "1,,2,3"],
+    "line", ["1,2", "1,2,3", "1,2,3,x", "1,2,3,4,5", "m1,2,3,4", "", "m1,2,3,4,x,1", "m1,2,3,4,nan", "1,,2,3"]
 )
 def test_a_line_that_is_none_of_them_is_named(line):
     with pytest.raises(UserError, match=r"here: line 2: expected a box, a polygon, a mask or one number.*mend it"):
         parse_regions(f"1,2,3,4\n{line}\n1,2,3,4", "here", "mend it")
+
+
+def test_a_mask_that_is_longer_than_its_box_is_named():
+    says = r"here: line 1: the runs of the mask 'm1,2,3,4,5,8' are longer than its width x height; mend it"
+    with pytest.raises(UserError, match=says):
+        parse_regions("m1,2,3,4,5,8", "here", "mend it")
