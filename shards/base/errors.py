@@ -45,9 +45,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} '{name}'; known: {', '.join(names)}{nearest(name, names)}")
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, what: str, ending: str = "s") -> str:
     """Return a number of things of a kind: ``1 sequence``, ``1,120 sequences``."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
+    return f"{number:,} {what}{ending * (number != 1)}"
 
 
 def some(names: Sequence[object], most: int = 3) -> str:

@@ -244,7 +244,8 @@ def cut_clip(
     in `make_track`. A `UserError` as of `report_lengths`.
     """
     images, boxes = len(frames), len(xywh)
-    report_lengths(dataset, split, name, boxes, images, f"{frames.folder}: {images} images but {boxes} boxes of {name}")
+    what = f"{frames.folder}: {counted(images, 'image')} but {counted(boxes, 'box', 'es')} of {name}"
+    report_lengths(dataset, split, name, boxes, images, what)
     count = min(images, boxes)
     kept = FrameFiles(frames.folder, frames.names[:count], frames.pattern)
     return make_clip(dataset, split, name, kept, xywh[:count], whole, absent=None if absent is None else absent[:count])

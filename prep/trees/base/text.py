@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.trees.base.reading import note
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, counted
 
 RESTORE = "restore it from the data set's archive"
 RESTORE_FILE = "restore the file from the data set's archive"
@@ -133,7 +133,7 @@ def read_flags(path: Path, count: int, highest: int = 1) -> NDArray[np.int64]:
                 message = f"line {number}: expected values 0 to {highest}, found {shorten((bad or [line])[0])}"
                 raise UserError(f"{path}: {message}; {_MEND}")
     if len(values) != count:
-        what = f"{len(values)} values for {count} boxes"
+        what = f"{counted(len(values), 'value')} for {counted(count, 'box', 'es')}"
         raise UserError(f"{path}: {what}; restore the sequence's files from the data set's archive")
     return np.array(values, dtype="S1").view(np.uint8).astype(np.int64) - ord("0")
 

@@ -32,7 +32,7 @@ def test_clearly_fewer_images_than_rows_leave_a_sequence_out_by_name(tmp_path, f
     files(tmp_path, {"bad/groundtruth.txt": rows(boxes), "good/groundtruth.txt": rows(3)})
     images(tmp_path / "bad/imgs", [f"{k:05d}.jpg" for k in range(count)])
     images(tmp_path / "good/imgs", [f"{k:05d}.jpg" for k in range(3)])
-    says = rf"bad/imgs: {count} images but {boxes} boxes of bad, so which belong together is unknown"
+    says = rf"bad/imgs: {count} images? but {boxes} boxes of bad, so which belong together is unknown"
     with pytest.raises(UserError, match=says):
         read_clips(DATASETS["tnl2k"], "train", tmp_path)
     with Reading(faults=[]) as how:

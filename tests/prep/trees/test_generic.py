@@ -32,7 +32,7 @@ def test_one_box_alone_is_a_test_sequence(tmp_path, sequence):
     assert (len(clip.frames), clip.annotated) == (3, 1)
     assert clip.tracks[0].visible.tolist() == [True, False, False]
     sequence(tmp_path / "train/cat", rows=1)
-    with pytest.raises(UserError, match="cat: 3 images but 1 boxes of cat, so which belong together is unknown"):
+    with pytest.raises(UserError, match="cat: 3 images but 1 box of cat, so which belong together is unknown"):
         read_clips(GENERIC, "train", tmp_path)
 
 
