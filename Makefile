@@ -3,6 +3,7 @@
 # make bench  how fast everything is, against its limits: a table, and bench.json
 #             (make bench -- --quick shows only that it works)
 # make bench-gpu  what has to be seen on a GPU, in at most eight minutes; needs no setup
+# make vot    an environment with VOT's toolkit in .vot, for lorat-eval vot --toolkit .vot/env/bin/vot
 # make lint   ruff (lint and format) and mypy
 # Each sets up what it needs (.venv, the package, libturbojpeg where it may) and can be run again.
 
@@ -12,7 +13,7 @@ BIN := $(abspath $(VENV)/bin)
 DEMO := demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench bench-gpu lint setup clean
+.PHONY: demo test bench bench-gpu lint setup vot clean
 
 setup: $(READY)
 
@@ -35,6 +36,9 @@ bench-gpu:
 
 --%:
 	@:
+
+vot:
+	sh tools/vot.sh .vot "$(PYTHON)"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -85,6 +85,7 @@ COMMANDS = {
     "video": ("lorat-eval", "video", "frames", BOX, WEIGHTS),
     "video-csv": ("lorat-eval", "video", "frames", BOX, WEIGHTS, "--out={at}/x.mp4", "--csv=boxes.csv"),
     "first-frame": ("lorat-eval", "video", "frames", "--first-frame=first.png"),
+    "vot": ("lorat-eval", "vot", "vots2023", "--workspace=new/workspace", WEIGHTS),
 }
 # Of these the file, or one of them, is larger than the two pages that there is room for.
 LARGE = ["toyworld", "build", "inspect", "train", "eval", "report", "plots", "video", "first-frame"]

@@ -1,4 +1,4 @@
-"""One object through one video: the box of the first frame in, a box and a score a frame out.
+"""One object through one video, or several: first boxes in, a box and a score a frame and object out.
 
 Promise: tracking is deterministic and, with float32, follows the published system's trace: the same crops, penalty
 window and rule for the next search window. Where the crop goes and what comes back are pure functions of one target, so
@@ -96,12 +96,44 @@ def finish(
     return TrackedBox(box, float(row[4])), state
 
 
-class Tracker:
-    """Tracks one object: `start` with its box, then `track` each next frame: (H, W, 3) uint8 RGB or a `UserError`."""
+class Targets:
+    """Tracks objects that begin in the same frame: `start` with their boxes, then `track` each next frame, all of them
+    in one batch. Frames are (H, W, 3) uint8 RGB or a `UserError`.
+    """
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.state: TargetState | None = None
+        self.states: list[TargetState] = []
+
+    def start(self, frame: Frame, boxes: ArrayLike) -> None:
+        """Take the objects in `boxes`, (N, 4) xyxy, each with an area inside the frame, as the targets."""
+        _check_frame(frame)
+        firsts = [check_first_box(box, frame_size(frame)) for box in np.asarray(boxes, dtype=np.float64)]
+        templates = [prepare_template(self.predictor, frame, box) for box in firsts]
+        self._tokens = self.predictor.embed(templates)
+        self._crops = self.predictor.room_for_crops(len(firsts))
+        parts = zip(firsts, templates, self._tokens, strict=True)
+        self.states = [TargetState(box, template.mean, tokens) for box, template, tokens in parts]
+
+    def track(self, frame: Frame) -> list[TrackedBox]:
+        """Return each target's box and score in the next frame, in the order of the first boxes."""
+        _check_frame(frame)
+        if not self.states:
+            raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
+        both = zip(self.states, self._crops, strict=True)
+        transforms = [prepare_search(self.predictor, frame, state, crop)[1] for state, crop in both]
+        rows = self.predictor.predict(self._tokens, self._crops)
+        parts = zip(rows, transforms, self.states, strict=True)
+        found = [finish(row, transform, frame_size(frame), state) for row, transform, state in parts]
+        self.states = [state for _, state in found]
+        return [result for result, _ in found]
+
+
+class Tracker:
+    """Tracks one object: `start` with its box, then `track` each next frame, as of `Targets`."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor, self._targets = predictor, Targets(predictor)
 
     @classmethod
     def load(cls, weights: Path, **settings: Any) -> "Tracker":
@@ -110,22 +142,18 @@ class Tracker:
         """
         return cls(Predictor.load(TrackerSettings(weights=Path(weights), **settings)))
 
+    @property
+    def state(self) -> TargetState:
+        """What is remembered of the target since `start`."""
+        return self._targets.states[0]
+
     def start(self, frame: Frame, box: ArrayLike) -> None:
         """Take the object in `box`, (4,) xyxy with an area inside the frame, as the target."""
-        _check_frame(frame)
-        first = check_first_box(box, frame_size(frame))
-        template = prepare_template(self.predictor, frame, first)
-        self.state = TargetState(first, template.mean, self.predictor.embed([template])[0])
+        self._targets.start(frame, np.asarray(box, dtype=np.float64)[None])
 
     def track(self, frame: Frame) -> TrackedBox:
         """Return the target's box and score in the next frame."""
-        _check_frame(frame)
-        if self.state is None:
-            raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
-        crop, transform = prepare_search(self.predictor, frame, self.state)
-        row = self.predictor.predict(self.state.tokens[None], crop[None])[0]
-        result, self.state = finish(row, transform, frame_size(frame), self.state)
-        return result
+        return self._targets.track(frame)[0]
 
 
 def _check_frame(frame: Frame) -> None:

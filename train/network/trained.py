@@ -138,6 +138,8 @@ def export_merged(
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
     kind = {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
+    # How the shards of a training hold frames is asked for by trackers that cut crops alike.
+    kind |= {key: value for key, value in file.metadata.items() if key == "stored"}
     metadata = _metadata(file.variant, network.fingerprint) | kind
     tensors, _ = published.published_tensors(network)
     named = published.to_file(tensors, file.variant.backbone.layout)

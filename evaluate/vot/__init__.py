@@ -1,0 +1,1 @@
+"""VOT challenges: workspaces of the toolkit, and the tracker that it talks to."""

@@ -1,0 +1,21 @@
+"""A network that answers VOT's toolkit."""
+
+from lorat.evaluate.track.predictor import Predictor
+from lorat.evaluate.track.tracker import Targets
+from lorat.evaluate.vot.dialogue import Dialogue
+from lorat.shards.pixels.jpeg import Range16, range_of, read_image
+
+
+def serve(dialogue: Dialogue, predictor: Predictor, range16: Range16 | None = None) -> None:
+    """Track sequence after sequence until the toolkit quits. Every frame is decoded once, for all of its objects, which
+    go through the network together. A `UserError` for a frame that does not decode, or a first box outside of it.
+    """
+    targets, fixed = Targets(predictor), range16
+    for image, boxes in dialogue.requests():
+        if boxes is not None:
+            fixed = range16 and range_of(image, range16)
+            targets.start(read_image(image, fixed), boxes)
+            dialogue.answer(boxes, [1.0] * len(boxes))
+        else:
+            found = targets.track(read_image(image, fixed))
+            dialogue.answer([box for box, _ in found], [score for _, score in found])

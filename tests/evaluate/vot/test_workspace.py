@@ -1,0 +1,139 @@
+"""Workspaces with the real toolkit and a tracker without a network: what fails, what is killed, what is refused."""
+
+import configparser
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lorat.evaluate.vot.stacks import find_stack
+from lorat.evaluate.vot.toolkit import Toolkit
+from lorat.evaluate.vot.workspace import VotFailed, Workspace
+from lorat.shards.base.errors import UserError
+from tests.evaluate.vot.sequences import write_sequences
+
+LIGHT = Path(__file__).with_name("light_tracker.py")
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Workspace:
+    """A workspace with three sequences of two objects, and the light tracker."""
+    made = Workspace(tmp_path / "a workspace", find_stack("vots2024/main"), "Light")
+    made.prepare(write_sequences(tmp_path / "sequences", objects=2, count=3))
+    made.weights.write_bytes(b"none")
+    made.claim("float32")
+    made.register([sys.executable, str(LIGHT), str(tmp_path)], timeout=2)
+    return made
+
+
+def test_a_tracker_that_hangs_crashes_or_is_killed_gives_one_line_and_the_evaluation_goes_on(
+    toolkit, workspace, tmp_path
+):
+    tool = Toolkit.find(toolkit)
+    for order, reason in (
+        ("hang-seq-0-5", "it did not reply in 2 seconds"),
+        ("crash-seq-1-1", "RuntimeError: what went wrong at seq-1-1"),
+        ("kill-seq-2-7", "its process was ended by SIGKILL"),
+    ):
+        (tmp_path / order).touch()
+        with pytest.raises(VotFailed) as failed:
+            workspace.evaluate(tool)
+        message, logs = failed.value.message, sorted(workspace.log.parent.glob("Light_*.log"))
+        assert failed.value.exit_code == 1 and "\n" not in message
+        assert f"vots2024/main: the tracker failed at sequence {order[5:10].strip('-')}" in message
+        assert reason in message and str(logs[-1]) in message
+        assert not list(workspace.folder.glob("*.zip"))
+        (tmp_path / order).unlink()
+    first = {file: file.stat().st_mtime_ns for file in workspace.results.rglob("*.bin")}
+    assert len(first) == 4  # two objects of two sequences
+    with zipfile.ZipFile(workspace.evaluate(tool)) as pack:
+        assert "manifest.yml" in pack.namelist() and len([n for n in pack.namelist() if n.endswith(".bin")]) == 6
+    assert all(file.stat().st_mtime_ns == when for file, when in first.items())
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(toolkit, workspace, tmp_path):
+    (tmp_path / "hang-seq-1-3").touch()
+    workspace.register([sys.executable, str(LIGHT), str(tmp_path)], timeout=600)
+    code = f"""
+from pathlib import Path
+from lorat.evaluate.vot.stacks import find_stack
+from lorat.evaluate.vot.toolkit import Toolkit
+from lorat.evaluate.vot.workspace import Workspace
+Workspace(Path({str(workspace.folder)!r}), find_stack("vots2024/main"), "Light").evaluate(Toolkit.find({toolkit!r}))
+"""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while len(done := sorted(workspace.results.rglob("*.bin"))) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert number == signal.SIGKILL or "the same command goes on" in errors
+    before = [file.stat().st_mtime_ns for file in done]
+    (tmp_path / "hang-seq-1-3").unlink()
+    assert workspace.evaluate(Toolkit.find(toolkit)).is_file()
+    assert [file.stat().st_mtime_ns for file in done] == before
+
+
+def test_results_of_other_weights_or_number_types_are_not_mixed_in(workspace):
+    assert workspace.begun is None
+    workspace.results.mkdir(parents=True)
+    (workspace.results / "a.bin").touch()
+    workspace.claim("float32")
+    assert workspace.begun == "float32"
+    with pytest.raises(UserError, match="or another number type; give another --name, or remove it"):
+        workspace.claim("bfloat16")
+    workspace.weights.write_bytes(b"others")
+    with pytest.raises(UserError, match="holds results of other weights"):
+        workspace.claim("float32")
+
+
+def test_other_trackers_of_a_workspace_stay_as_they_are(workspace):
+    file = workspace.folder / "trackers.ini"
+    file.write_text("[Mine]\nprotocol = trax\ncommand = mine %%d\nenv_PATH = /mine\n")
+    workspace.register(["tracker", "50%", "a b"], timeout=7)
+    read = configparser.ConfigParser()
+    read.optionxform = str
+    read.read(file)
+    assert dict(read["Mine"]) == {"protocol": "trax", "command": "mine %d", "env_PATH": "/mine"}
+    about = {"label": "Light", "protocol": "trax", "command": "tracker 50% 'a b'", "timeout": "7"}
+    assert dict(read["Light"]) == about
+
+
+def test_what_is_there_already_is_kept_or_refused(workspace, tmp_path):
+    workspace.prepare(tmp_path / "sequences")
+    workspace.prepare(None)
+    other = write_sequences(tmp_path / "other")
+    with pytest.raises(UserError, match="there are other sequences already"):
+        workspace.prepare(other)
+    (other / "list.txt").unlink()
+    with pytest.raises(UserError, match=r"no list\.txt there"):
+        workspace.prepare(other)
+    with pytest.raises(UserError, match="is of another stack than vots2023"):
+        Workspace(workspace.folder, find_stack("vots2023"), "Light").prepare(None)
+    with pytest.raises(UserError, match="letters, digits, - and _"):
+        Workspace(workspace.folder, find_stack("vots2023"), "g 378")
+    with pytest.raises(UserError, match="takes no % in a path"):
+        Workspace(tmp_path / "50% done", find_stack("vots2023"), "Light")
+
+
+def test_a_toolkit_that_does_not_run_a_stack_is_named_with_what_to_install(toolkit, tmp_path):
+    Toolkit.find(toolkit).check(find_stack("vot2020/shortterm"))
+    remedy = r"runs on 0\.9\.0 .*; in a virtual .* pip install vot-toolkit==0\.9\.0 attributee==0\.1\.9"
+    with pytest.raises(UserError, match=remedy):
+        Toolkit.find(toolkit).check(find_stack("vots2026/main"))
+    with pytest.raises(UserError, match=r"no such command; .* pip install vot-toolkit==0\.7\.4"):
+        Toolkit.find(str(tmp_path / "vot"))
+    (tmp_path / "vot").touch(mode=0o755)
+    with pytest.raises(UserError, match="no python beside it"):
+        Toolkit.find(str(tmp_path / "vot")).check(find_stack("vots2023"))
+    (tmp_path / "python").symlink_to(sys.executable)  # an interpreter without the toolkit
+    with pytest.raises(UserError, match=r"vot-toolkit none with attributee none; vots2023 runs on 0\.7\.4, 0\.9\.0"):
+        Toolkit.find(str(tmp_path / "vot")).check(find_stack("vots2023"))
+    with pytest.raises(UserError, match=r"unknown stack 'vots2032'.*did you mean"):
+        find_stack("vots2032")
