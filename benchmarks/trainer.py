@@ -33,7 +33,7 @@ from lorat.train.data.batches import make_loader
 from lorat.train.distributed.world import World, join_world
 from lorat.train.logs.meter import Meter
 from lorat.train.options import StartOptions
-from lorat.train.setup import Request, find_shards, prepare
+from lorat.train.setup import Request, find_shards, prepare, settle_compute
 from lorat.train.step.loss import Losses
 from lorat.train.step.step import StepResult
 
@@ -268,6 +268,7 @@ def prepared(
     """Return a training and its network as the command would make them; it goes `on` from a checkpoint or is new."""
     start = StartOptions(resume="auto" if on else None)
     request = Request(variant=variant, recipe=recipe, shards=manifest.folder.parent, run=run, start=start)
+    request = settle_compute(request, world)
     return prepare(request, find_shards(request), world)
 
 
