@@ -26,7 +26,7 @@ from rich.text import Text
 from lorat.configs.load import load_variant
 from lorat.prep.commandline import Command, LocationType
 from lorat.shards.base.console import OUT
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, counted
 from lorat.shards.base.machine import allowed_cores, core_quota, free_cores, memory_limits, usable_cores
 from lorat.shards.base.storage import Location
 from lorat.shards.pixels.jpeg import codec_name
@@ -163,7 +163,7 @@ def compute() -> Iterator[Diagnosis]:
         return
     device = pick_device("auto")
     build = f"{torch.__version__}, {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'}"
-    found = f"{build}, {torch.get_num_threads()} threads"
+    found = f"{build}, {counted(torch.get_num_threads(), 'thread')}"
     network = empty_network(load_variant("B-224"))
     if device.type == "cpu":
         times, when = measured(Product.of(network))

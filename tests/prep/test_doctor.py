@@ -46,6 +46,7 @@ def test_limits_on_cores_and_memory_and_other_work_are_named(monkeypatch):
 
 def test_the_number_type_of_a_processor_comes_with_its_reason(monkeypatch):
     (torch_here, *_) = compute(monkeypatch, is_available=False)
+    assert re.search(r", (1 thread|[2-9]\d* threads|1\d+ threads)$", torch_here.found)
     assert re.search(r"trains on cpu in (bfloat16|float32), since bfloat16 is [\d.]+ x as fast", torch_here.means)
 
 
