@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from lorat.evaluate.cli import main
@@ -17,7 +18,8 @@ from lorat.evaluate.track.tracker import Tracker, prepare_template
 from lorat.shards.pixels.geometry import adjust, crop_frame, crop_transform, xywh_to_xyxy
 from lorat.shards.pixels.jpeg import read_image
 from lorat.shards.pixels.resample import SERVED, serving
-from lorat.train.network.trained import save_weights
+from lorat.train.network.reading import read_weights
+from lorat.train.network.trained import export_merged, save_weights
 
 MEAN = np.array([90.0, 100.0, 110.0], dtype=np.float32)
 
@@ -77,6 +79,9 @@ def test_the_scales_are_those_of_the_shards_that_the_weights_were_trained_on(tin
     own = tiny_weights.with_name("own.safetensors")
     save_weights(own, tiny_predictor.network, tiny_predictor.variant, {"stored": "[10.0, 64, 512, 3.0]"})
     assert stored(own) == (10.0, 64, 512, 3.0) and len(caplog.messages) == 1
+    merged = own.with_name("merged.safetensors")
+    export_merged(read_weights(own), merged, torch.float32)
+    assert stored(merged) == (10.0, 64, 512, 3.0)
 
 
 def test_boxes_far_outside_or_longer_than_the_frame_have_a_scale():
