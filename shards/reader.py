@@ -16,8 +16,9 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
+from lorat.shards.base.disk import explain_reading
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.storage import Location, explain_reading, read_bytes, read_range
+from lorat.shards.base.storage import Location, read_bytes, read_range
 from lorat.shards.manifest import Receipt
 from lorat.shards.sample import PairSample, from_members
 from lorat.shards.tar import END_OF_ARCHIVE, unpack_members

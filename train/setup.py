@@ -11,8 +11,9 @@ import torch
 
 from lorat.configs.schema import AugmentConfig, DataConfig, RecipeConfig, VariantConfig
 from lorat.shards.base.console import say
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import Location, check_can_write, children, file_digest, file_size, is_remote
+from lorat.shards.base.storage import Location, children, file_digest, file_size, is_remote
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
 from lorat.shards.pixels.resample import serving

@@ -10,9 +10,10 @@ from lorat.evaluate.report.tables import sequences_csv
 from lorat.evaluate.track.settings import default_out, run_weights
 from lorat.evaluate.track.testsets import TestSet
 from lorat.shards.base.console import say
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError, nearest
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import atomic_file, check_can_write
+from lorat.shards.base.storage import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

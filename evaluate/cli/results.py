@@ -18,9 +18,9 @@ from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.registry import DATASETS, parse_name
 from lorat.prep.trees.sources import TreeOptions, split_names
 from lorat.shards.base.console import progress_bar, say, start_logging
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError, counted, nearest, some
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import check_can_write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,11 +18,12 @@ from lorat.evaluate.video.read import Footage, first_shot, open_camera, open_foo
 from lorat.evaluate.video.write import CODECS, writable, write_tracks
 from lorat.prep.commandline import Command, options_of
 from lorat.shards.base.console import say, start_logging
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.machine import Lost
 from lorat.shards.base.options import option
 from lorat.shards.base.process import exit_status, hear_signals, signal_name
-from lorat.shards.base.storage import atomic_file, check_can_write
+from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 from lorat.shards.pixels.jpeg import Range16
 

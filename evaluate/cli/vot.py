@@ -14,8 +14,8 @@ from lorat.evaluate.vot.toolkit import Toolkit
 from lorat.evaluate.vot.workspace import Workspace
 from lorat.prep.commandline import Command, options_of
 from lorat.shards.base.console import say, start_logging
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import check_can_write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

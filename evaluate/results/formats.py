@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from lorat.evaluate.results.files import REMEDY
 from lorat.prep.trees.base.regions import parse_regions
 from lorat.prep.trees.base.text import parse_table, read_text
+from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import UserError, counted
-from lorat.shards.base.storage import explain_disk
 
 SUFFIXES = (".txt", ".mat", ".json")
 READ = "read are text (.txt), MATLAB (.mat) and JSON files, in a folder or a zip"

@@ -13,8 +13,9 @@ import numpy as np
 from lorat.evaluate.results.files import Run, table_text
 from lorat.evaluate.results.find import PREFIXES
 from lorat.prep.trees.base.clip import Dataset
+from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file, explain_disk
+from lorat.shards.base.storage import atomic_file
 
 ExportLayout = Literal["pytracking", "otb", "got10k"]
 

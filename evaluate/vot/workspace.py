@@ -15,8 +15,9 @@ from pathlib import Path
 
 from lorat.evaluate.vot.stacks import Stack
 from lorat.evaluate.vot.toolkit import Toolkit
+from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file, explain_disk, file_digest, read_json, write_json
+from lorat.shards.base.storage import atomic_file, file_digest, read_json, write_json
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _FAILED = re.compile(r"encountered an error at sequence (?P<sequence>\S+): (?P<reason>[^\n\r\x1b]*)")

@@ -20,8 +20,9 @@ from lorat.prep.build.plan import BuildOptions, Plan, make_plan, warn_of_losses
 from lorat.prep.build.shard import Step, build_shard
 from lorat.prep.pool import Engine, LocalEngine
 from lorat.prep.trees.base.clip import Clip
+from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import UserError, some
-from lorat.shards.base.storage import Location, explain_disk, remove_leftovers
+from lorat.shards.base.storage import Location, remove_leftovers
 from lorat.shards.manifest import Manifest, Receipt
 
 PairProgress = Callable[[int, int], None]

@@ -21,9 +21,10 @@ from lorat.prep.pool import EngineOptions, LocalEngine
 from lorat.prep.trees.base.official import expected_sequences, of_published
 from lorat.prep.trees.sources import SourceOptions, TreeSplit
 from lorat.shards.base.console import OUT, Update, plain_table, progress_bar, say
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import option, parse_bytes
-from lorat.shards.base.storage import Location, check_can_write
+from lorat.shards.base.storage import Location
 
 _LOG = logging.getLogger("lorat")
 _VALIDATION_PAIRS = {"got10k-val": 4096}

@@ -12,9 +12,9 @@ from lorat.prep.trees.base.official import how_to_get, of_published
 from lorat.prep.trees.base.reading import wording
 from lorat.prep.trees.sources import SourceOptions
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import Stopped
 from lorat.shards.base.machine import usable_cores
-from lorat.shards.base.storage import check_can_write
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _REPORT = "File for all findings; 'build --exclude' takes it."

@@ -15,9 +15,10 @@ from lorat.prep.browse.stats import MEASURES, QUANTILES, freshness, object_side,
 from lorat.prep.commandline import Command, LocationType
 from lorat.prep.pool import LocalEngine, Tell
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.machine import usable_cores
-from lorat.shards.base.storage import Location, check_can_write, write_json
+from lorat.shards.base.storage import Location, write_json
 from lorat.shards.sample import VERSION, StoredImage
 from lorat.shards.verify.shard import ShardAudit, ShardFault, ShardJob, audit_shard
 from lorat.shards.verify.verify import SetAudit, plan_audit

@@ -17,9 +17,10 @@ from lorat.prep.pool import LocalEngine
 from lorat.prep.toy.scene import Pool
 from lorat.prep.toy.trees import FOLDERS, Job, run_job, write_lists
 from lorat.prep.trees.base.official import official_names
+from lorat.shards.base.disk import check_can_write, explain_disk
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import atomic_file, check_can_write, explain_disk
+from lorat.shards.base.storage import atomic_file
 from lorat.shards.rng import Draws
 
 _VERSION = 1  # of the renderer: raise it when the same configuration gives other bytes

@@ -21,16 +21,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import BinaryIO
 
+from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.storage import (
-    Location,
-    atomic_file,
-    explain_disk,
-    read_bytes,
-    read_range,
-    remove_file,
-    remove_leftovers,
-)
+from lorat.shards.base.storage import Location, atomic_file, read_bytes, read_range, remove_file, remove_leftovers
 from lorat.shards.base.waiting import Note, waiting
 from lorat.shards.cache.folder import CacheEntry, CacheOptions, bytes_needed, entry_of, locked, make_part, room_lock
 from lorat.shards.manifest import Manifest, Receipt

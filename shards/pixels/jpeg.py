@@ -22,8 +22,8 @@ import turbojpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lorat.shards.base.disk import explain_reading
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import explain_reading
 
 _LOG = logging.getLogger("lorat")
 _OPENCV_READ = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION

@@ -19,8 +19,9 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
+from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import ShardCorrupt, UserError
-from lorat.shards.base.storage import Location, explain_disk, read_bytes, read_json, read_range
+from lorat.shards.base.storage import Location, read_bytes, read_json, read_range
 from lorat.shards.manifest import Receipt, receipt_path
 from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.reader import ShardReader

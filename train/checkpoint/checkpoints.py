@@ -19,8 +19,9 @@ from pydantic import BaseModel
 
 from lorat.configs.load import parse
 from lorat.configs.schema import VariantConfig
+from lorat.shards.base.disk import enduring
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file, atomic_folder, enduring, read_json, remove_folder
+from lorat.shards.base.storage import atomic_file, atomic_folder, read_json, remove_folder
 from lorat.train.checkpoint.record import check_same
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.trained import AVERAGED, load_weights, save_weights

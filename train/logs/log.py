@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from lorat.shards.base.storage import atomic_file, explain_disk
+from lorat.shards.base.disk import explain_disk
+from lorat.shards.base.storage import atomic_file
 
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal
 

@@ -18,8 +18,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import explain_disk
 from lorat.train.distributed.world import World
 
 _LOG = logging.getLogger("lorat")

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from lorat.configs.schema import VariantConfig
+from lorat.shards.base.disk import check_can_write, enduring, explain_disk
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import check_can_write, enduring, explain_disk
 from lorat.train.network.blocks.lorat import LoRAT
 
 _OPSET = 20  # the first with a GELU of its own

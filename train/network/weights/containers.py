@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lorat.shards.base.disk import check_can_write, enduring
 from lorat.shards.base.errors import UserError, some
-from lorat.shards.base.storage import atomic_file, check_can_write, enduring
+from lorat.shards.base.storage import atomic_file
 from lorat.train.network.weights.naming import TYPES, last_block
 
 _PYTORCH = (".pth", ".pt")
