@@ -120,7 +120,9 @@ def test_online_without_a_way_to_the_server_is_offline_under_the_same_id_in_one_
     way, tmp_path, monkeypatch, caplog, capfd
 ):
     caplog.set_level(logging.INFO, logger="lorat")
-    monkeypatch.setattr(logging.getLogger("lorat"), "handlers", [])  # of a command that another test ran here
+    # A command that another test ran here speaks by a handler of its own, and by that alone.
+    monkeypatch.setattr(logging.getLogger("lorat"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
     if way != "no key":
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     with proxy() as address:
