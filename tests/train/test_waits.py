@@ -75,8 +75,13 @@ def stop_in_the_middle(runner: Runner, arguments: list[str], run: Path, store, r
     return process
 
 
+def unwrapped(text: str) -> str:
+    """Text without the line ends that a narrow terminal brings."""
+    return " ".join(text.split())
+
+
 def told(runner: Runner) -> int:
-    return runner.errors.read_text().count("waiting for data (")
+    return unwrapped(runner.errors.read_text()).count("waiting for data (")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +103,7 @@ def test_a_store_that_falls_silent_is_told_and_the_run_saves_when_it_is_asked_to
     code, errors = runner.wait()
     assert code == status and "Traceback" not in errors, errors
     assert time.monotonic() - begin < 20
-    assert re.search(r"waiting for data \((rank \d: )?s3://.*tar\.zst", errors)
+    assert re.search(r"waiting for data \((rank \d: )?s3://.*tar\.zst", unwrapped(errors))
     newest = find_checkpoint(run)
     assert checkpoint_record(newest).step == log_of(run)[-1]["step"] == done < STEPS
     assert f"saved {newest}" in errors.replace("\n", "")
@@ -168,9 +173,8 @@ def test_a_batch_that_is_lost_on_its_way_ends_the_run(source, monkeypatch):
 @pytest.fixture
 def small_memory(tmp_path) -> list[str]:
     """What makes a command see one megabyte of shared memory, which another program fills once a run has begun."""
-    fill = (
-        f"while [ ! -s {tmp_path}/run/log.jsonl ]; do kill -0 $$ && sleep 0.1 || exit; done; cat /dev/zero > /dev/shm/o"
-    )
+    begun = f"while [ ! -s {tmp_path}/run/log.jsonl ]; do kill -0 $$ && sleep 0.1 || exit; done"
+    fill = f"{begun}; while kill -0 $$; do cat /dev/zero >> /dev/shm/o; sleep 0.05; done"  # what a batch leaves too
     mount = "mount --make-rprivate / && mount -t tmpfs -o size=1m tmpfs /dev/shm"
     command = ["unshare", "-m", "sh", "-c", f'{mount} || exit 77; ({fill}) > /dev/null 2>&1 & exec "$@"', "sh"]
     try:

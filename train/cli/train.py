@@ -110,7 +110,9 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
     elif _EVALUATION in options.recipe:
         sys.exit(_evaluate(options, start, trees))
     else:
-        sys.exit(_train(options, start, trees))
+        from lorat.train.distributed.world import end_process
+
+        end_process(_train(options, start, trees))
 
 
 def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> int:

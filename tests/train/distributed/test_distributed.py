@@ -14,7 +14,7 @@ import torch
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, TrainConfig, VariantConfig
 from lorat.train.data.batches import Batch
-from lorat.train.distributed.world import World, join_world, mean_over_ranks
+from lorat.train.distributed.world import World, end_process, join_world, mean_over_ranks
 from lorat.train.network.variants import build_network, hold_matrices_in
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, set_learning_rate
@@ -152,3 +152,4 @@ def assert_trained_as_one(every: dict[str, torch.Tensor], dtype: torch.dtype, **
 
 if __name__ == "__main__":
     run_cases(CASES, Path(sys.argv[1]))
+    end_process(0)
