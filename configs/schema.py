@@ -64,6 +64,8 @@ class VariantConfig(_Frozen):
     """A network and the crops that it sees. Sizes are in pixels, sides of squares."""
 
     name: str
+    method: Literal["lorat", "spmtrack", "loratv2"] = "lorat"
+    """The tracker that the network is of."""
     backbone: BackboneConfig
     lora: LoraConfig | None = LoraConfig()
     """None trains the backbone whole."""
@@ -73,6 +75,15 @@ class VariantConfig(_Frozen):
     """Area factor of the template's window (see lorat.shards.pixels.geometry.crop_transform)."""
     search_factor: AboveZero = 4.0
     """Area factor of the search window."""
+    templates: Positive = 1
+    """Template images of a sample."""
+    searches: Positive = 1
+    """Search images of a training sample, each of which is predicted."""
+    reference_size: Positive | None = None
+    """Of the dynamic reference frame, a later look at the object that LoRATv2's second phase has; None where there is
+    none."""
+    reference_factor: AboveZero = 4.0
+    """Area factor of its window."""
     drop_path: Share = 0.0
     token_type_std: AboveZero = 0.02
     """Standard deviation of new token types; the published value suits trained backbones."""
