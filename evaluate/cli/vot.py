@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from lorat.evaluate.segment.settings import SegmentSettings
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.evaluate.vot.dialogue import Dialogue
 from lorat.evaluate.vot.stacks import find_stack
@@ -39,7 +40,8 @@ class VotOptions:
 @click.argument("stack")
 @options_of(VotOptions, "options")
 @options_of(TrackerSettings, "settings", "Weights and tracker")
-def vot_command(stack: str, options: VotOptions, settings: TrackerSettings) -> None:
+@options_of(SegmentSettings, "segment", "Masks")
+def vot_command(stack: str, options: VotOptions, settings: TrackerSettings, segment: SegmentSettings) -> None:
     """Evaluate a tracker on STACK with VOT's toolkit, and pack the results.
 
     Prepares a workspace, lets the toolkit track every sequence, pack the results and, where ground
@@ -48,6 +50,8 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings) -> N
     \b
     lorat-eval vot vots2024/main --workspace vots2024 --weights model.safetensors
     lorat-eval vot vot2022/shorttermbox --workspace stb --run runs/B-224-standard --sequences /data/stb
+    lorat-eval vot vots2024/main --workspace vots2024-masks --weights model.safetensors \\
+        --segment sam-vit-h --segment-weights sam_vit_h_4b8939.pth
 
     Exit status: 0 done; 1 a sequence failed, and the reason; 2 wrong input; 130 after Ctrl-C, and the
     same command goes on.
@@ -55,14 +59,16 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings) -> N
     start_logging()
     workspace = Workspace(options.workspace.absolute(), find_stack(stack), options.name)
     weights = settings.file()
+    segment.check()
     check_can_write(workspace.folder)
     toolkit = Toolkit.find(options.toolkit or os.environ.get("LORAT_VOT") or "vot")
     toolkit.check(workspace.stack)
     workspace.prepare(options.sequences)
     dtype = workspace.begun or "auto" if settings.dtype == "auto" else settings.dtype
     settings = _merge(replace(settings, run=None, weights=weights, dtype=dtype), workspace.weights)
-    workspace.claim(settings.dtype)
-    workspace.register(_tracker_command(settings), options.timeout)
+    segment = segment.settled(settings.device)
+    workspace.claim(settings.dtype, segment.identity())
+    workspace.register([*_tracker_command(settings), *segment.arguments()], options.timeout)
     pack = workspace.evaluate(toolkit)
     if workspace.stack.scored:
         scores, page = workspace.analyse(toolkit)
@@ -101,15 +107,19 @@ def _tracker_command(settings: TrackerSettings) -> list[str]:
 
 @click.command("vot-tracker", cls=Command)
 @options_of(TrackerSettings, "settings", "Weights and tracker")
-def vot_tracker_command(settings: TrackerSettings) -> None:
+@options_of(SegmentSettings, "segment", "Masks")
+def vot_tracker_command(settings: TrackerSettings, segment: SegmentSettings) -> None:
     """Track what VOT's toolkit sends on stdin, in TraX.
 
     For the toolkit's trackers.ini; lorat-eval vot writes that. One process tracks sequence after
     sequence, and all objects of a sequence together.
     """
     start_logging()
-    dialogue = Dialogue()  # before torch, so that the toolkit's limit holds from here on
+    dialogue = Dialogue(
+        masks=segment.segment is not None
+    )  # before torch, so that the toolkit's limit holds from here on
     from lorat.evaluate.track.predictor import Predictor
     from lorat.evaluate.vot.server import serve
 
-    serve(dialogue, Predictor.load(settings), settings.range16)
+    predictor = Predictor.load(settings)
+    serve(dialogue, predictor, settings.range16, segment.load(predictor.device))

@@ -1,14 +1,18 @@
 """A network that answers VOT's toolkit."""
 
+from lorat.evaluate.segment.segmenter import Segmenter
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import Targets
 from lorat.evaluate.vot.dialogue import Dialogue
 from lorat.shards.pixels.jpeg import Range16, range_of, read_image
 
 
-def serve(dialogue: Dialogue, predictor: Predictor, range16: Range16 | None = None) -> None:
-    """Track sequence after sequence until the toolkit quits. Every frame is decoded once, for all of its objects, which
-    go through the network together. A `UserError` for a frame that does not decode, or a first box outside of it.
+def serve(
+    dialogue: Dialogue, predictor: Predictor, range16: Range16 | None = None, segmenter: Segmenter | None = None
+) -> None:
+    """Track sequence after sequence until the toolkit quits, and answer with masks where there is a `segmenter`. Every
+    frame is decoded once, for all of its objects, which go through the network together. A `UserError` for a frame that
+    does not decode, or a first box outside of it.
     """
     targets, fixed = Targets(predictor), range16
     for image, boxes in dialogue.requests():
@@ -17,5 +21,8 @@ def serve(dialogue: Dialogue, predictor: Predictor, range16: Range16 | None = No
             targets.start(read_image(image, fixed), boxes)
             dialogue.answer(boxes, [1.0] * len(boxes))
         else:
-            found = targets.track(read_image(image, fixed))
-            dialogue.answer([box for box, _ in found], [score for _, score in found])
+            frame = read_image(image, fixed)
+            found = targets.track(frame)
+            reported = [box for box, _ in found]
+            masks = segmenter(frame, reported) if segmenter else None
+            dialogue.answer(reported, [score for _, score in found], masks)

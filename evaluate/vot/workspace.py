@@ -9,9 +9,10 @@ import io
 import re
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from lorat.evaluate.vot.stacks import Stack
 from lorat.evaluate.vot.toolkit import Toolkit
@@ -98,13 +99,13 @@ class Workspace:
     def _note(self) -> Path:
         return self.folder / f"{self.name}.json"
 
-    def claim(self, dtype: str) -> None:
-        """Note that results under the name are of the weights there, computed in a number type; a `UserError` if they
-        are of others.
+    def claim(self, dtype: str, masks: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Note that results under the name are of the weights there, computed in a number type, with masks made so; a
+        `UserError` if they are of others.
         """
-        identity = {"weights": file_digest(self.weights, "run again"), "dtype": dtype}
+        identity = {"weights": file_digest(self.weights, "run again"), "dtype": dtype, **masks}
         if any(self.results.rglob("*")) and (not self._note.is_file() or read_json(self._note) != identity):
-            text = "holds results of other weights, or another number type"
+            text = "holds results of other weights, other masks, or another number type"
             raise UserError(f"{self.results}: {text}; give another --name, or remove it")
         write_json(self._note, identity)
 

@@ -21,7 +21,7 @@ def parse_regions(text: str, source: object, remedy: str) -> tuple[NDArray[np.fl
         fields = re.split(r"\s*,\s*|\s+", line.strip().removesuffix(","))
         box, code = np.full(4, np.nan), np.nan
         if (mask := parse_mask(line)) is not None:
-            box = _around(*mask)
+            box = box_around(*mask)
         elif not all(map(is_number, fields)) or (len(fields) not in (1, 4) and (len(fields) < 6 or len(fields) % 2)):
             message = f"line {number}: expected a box, a polygon, a mask or one number, found {shorten(line)}"
             if _MASK.fullmatch(line.strip()):
@@ -57,7 +57,7 @@ def parse_mask(line: str) -> tuple[int, int, NDArray[np.bool_]] | None:
     return x, y, np.pad(filled, (0, width * height - len(filled))).reshape(height, width)
 
 
-def _around(x: int, y: int, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def box_around(x: int, y: int, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the x, y, w, h around a mask's pixels; NaN where it has none."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
