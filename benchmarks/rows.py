@@ -10,7 +10,7 @@ Numbers = Mapping[str, float | str]
 
 MODULES = (
     *("build", "training", "memory", "index", "slow_disk", "order", "packing"),
-    *("network", "inference", "handover", "trainer", "scoring", "tracking", "shared_cores"),
+    *("network", "inference", "handover", "trainer", "scoring", "tracking", "start", "shared_cores"),
 )
 """Of this package; each has ``run(quick) -> Numbers``."""
 
@@ -392,6 +392,16 @@ ROWS = (
         _TIMES,
     ),
     Row(
+        "start",
+        "a tracker's start, toy network",
+        "{start_toy_s:.2f} s of processor",
+        "importing PyTorch, reading the file",
+        "start_of_torch",
+        1.5,
+        "most",
+        _TIMES,
+    ),
+    Row(
         "shared_cores",
         "S-224 beside two busy processes",
         "{beside_fps:.1f} fps",
@@ -399,6 +409,16 @@ ROWS = (
         "beside_speedup",
         2.0,
         "least",
+        _TIMES,
+    ),
+    Row(
+        "start",
+        "a tracker's start, toy network",
+        "{start_toy_s:.2f} s of processor",
+        "importing PyTorch, reading the file",
+        "start_of_torch",
+        1.5,
+        "most",
         _TIMES,
     ),
     Row(

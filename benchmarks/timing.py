@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Times", "in_turn"]
+__all__ = ["Times", "in_turn", "median_ratio"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Times:
 
     def ratio(self, side: str, to: str) -> float:
         """Return the median over the rounds of the time of `side` divided by that of `to`."""
-        return _ratio(self.seconds[side], self.seconds[to])
+        return median_ratio(self.seconds[side], self.seconds[to])
 
     def cpu_ratio(self, side: str, to: str) -> float:
         """Return `ratio` in processor time."""
-        return _ratio(self.cpu_seconds[side], self.cpu_seconds[to])
+        return median_ratio(self.cpu_seconds[side], self.cpu_seconds[to])
 
 
 def in_turn(rounds: int, sides: Mapping[str, Callable[[], int]]) -> Times:
@@ -48,5 +48,6 @@ def in_turn(rounds: int, sides: Mapping[str, Callable[[], int]]) -> Times:
     return Times(wall, cpu)
 
 
-def _ratio(above: list[float], below: list[float]) -> float:
+def median_ratio(above: list[float], below: list[float]) -> float:
+    """Return the median over the rounds of one side's seconds divided by the other's."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))

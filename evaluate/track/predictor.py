@@ -97,7 +97,7 @@ class Predictor:
     def load(cls, settings: TrackerSettings) -> "Predictor":
         """Load a network; a `UserError` if a file does not fit, or the machine lacks the device."""
         device = pick_device(settings.device)
-        network, variant = settings.load_network()
+        network, variant = settings.load_network(dtype=None)
         if device.type == "cpu":
             settle_threads(network, 1)
         return cls.around(network, variant, settings, pick_dtype(settings.dtype, device, network))

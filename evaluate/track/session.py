@@ -70,7 +70,7 @@ def evaluate(
 
     def load() -> tuple[str, LoRAT, VariantConfig, str]:
         digest, device = folder.weights_digest(settings.file()), pick_device(settings.device)
-        network, variant = settings.load_network()
+        network, variant = settings.load_network(dtype=None)
         if device.type == "cpu":
             keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
             settle_threads(network, settings.batch)

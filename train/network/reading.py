@@ -6,6 +6,7 @@ trained, alone or beside the frozen backbone, or a whole network without pairs.
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from lorat.configs.schema import LoraConfig, VariantConfig
 from lorat.shards.base.errors import UserError
-from lorat.train.network.variants import assemble
+from lorat.train.network.blocks.plan import Plan
+from lorat.train.network.blocks.vit import Transformer
+from lorat.train.network.variants import around, plan_and_values
 from lorat.train.network.weights.containers import check_tensors, read_tensors
 from lorat.train.network.weights.published import Scales, from_file, pairs_of, published_tensors, scale_of, shown_names
 
@@ -29,6 +32,7 @@ class WeightsFile:
     path: Path
     variant: VariantConfig  # the one to build, with the rank and the scale that the file was trained with
     metadata: dict[str, str]
+    plan: Plan  # of its backbone
     trained: dict[str, Tensor]  # everything, where there are no pairs
     frozen: dict[str, Tensor]  # beside pairs; empty where the backbone comes from its own file
     scales: Scales
@@ -55,8 +59,10 @@ def read_weights(path: Path, variant: VariantConfig | None = None, *, force_back
     if factors:
         rank = max(len(factors[0]), 1)
         lora = (variant.lora or LoraConfig(alpha=rank)).model_copy(update={"rank": rank})
+    plan = _plan_of(metadata, variant)
     with torch.device("meta"):
-        blank = assemble(variant.model_copy(update={"lora": lora}), None)
+        transformer = Transformer(plan, variant.backbone)
+        blank = around(transformer, variant.model_copy(update={"lora": lora}))
     trained, frozen = published_tensors(blank)
     named, scales = from_file(path, tensors, metadata, variant.backbone.layout, trained | frozen)
     expected = dict(trained)
@@ -79,9 +85,19 @@ def read_weights(path: Path, variant: VariantConfig | None = None, *, force_back
     if lora is not None:
         variant = variant.model_copy(update={"lora": lora.model_copy(update=scales.get("", {}))})
     ours, rest = ({n: t for n, t in named.items() if n in table} for table in (trained, frozen))
-    file = WeightsFile(path, variant, metadata, ours, rest, scales)
+    file = WeightsFile(path, variant, metadata, plan, ours, rest, scales)
     _say_guess(file, given)
     return file
+
+
+def _plan_of(metadata: Mapping[str, str], variant: VariantConfig) -> Plan:
+    """Return the plan of a variant's backbone: the file's own where that is of the same, else timm is asked."""
+    asked = variant.backbone
+    with suppress(KeyError, ValidationError):  # of older or newer files
+        own = VariantConfig.model_validate_json(metadata["variant"]).backbone
+        if (own.timm, own.args) == (asked.timm, asked.args):
+            return Plan.model_validate_json(metadata["plan"])
+    return plan_and_values(asked, values=False)[0]
 
 
 def _say_guess(file: WeightsFile, given: LoraConfig | None) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError, some
 from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.plan import Plan
 from lorat.train.network.reading import WeightsFile, is_new, read_weights
-from lorat.train.network.variants import assemble, hold_matrices_in, not_finite
+from lorat.train.network.variants import around, filled, hold_matrices_in, hold_tables_in_float32, not_finite
 from lorat.train.network.weights import published
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
@@ -31,13 +32,13 @@ def save_weights(path: Path, network: LoRAT, variant: VariantConfig, extra: Mapp
     trained, frozen = published.published_tensors(network)
     held = published.to_file(trained if variant.backbone.pretrained else trained | frozen, variant.backbone.layout)
     tensors = {name: tensor.float() for name, tensor in held.items()}
-    write_tensors(path, tensors, dict(extra or {}) | _metadata(variant, network.fingerprint))
+    write_tensors(path, tensors, dict(extra or {}) | _metadata(variant, network.plan, network.fingerprint))
 
 
-def _metadata(variant: VariantConfig, fingerprint: str) -> dict[str, str]:
+def _metadata(variant: VariantConfig, plan: Plan, fingerprint: str) -> dict[str, str]:
     """Return what a file says of itself: variant, backbone and its fingerprint, LoRA's rank and scale."""
     backbone, lora = {"backbone": variant.backbone.timm, "backbone_fingerprint": fingerprint}, variant.lora
-    metadata = {"format": FORMAT, "variant": variant.model_dump_json()} | backbone
+    metadata = {"format": FORMAT, "variant": variant.model_dump_json(), "plan": plan.model_dump_json()} | backbone
     if lora is not None:
         scale = {"lora_alpha": str(lora.alpha), "lora_rslora": str(lora.rslora).lower()}
         metadata |= {"lora_rank": str(lora.rank)} | scale
@@ -82,22 +83,26 @@ def load_network(
     *,
     backbone: Path | None = None,
     variant: VariantConfig | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     force_backbone: bool = False,
 ) -> tuple[LoRAT, VariantConfig]:
-    """Load a network to track with, its matrices in `dtype`, and its variant, with the file's own rank and scale."""
+    """Load a network to track with, its matrices in `dtype`, or where that is None as `network_of` holds them, and its
+    variant, with the file's own rank and scale.
+    """
     file = read_weights(path, variant, force_backbone=force_backbone)
     if file.metadata.items() >= AVERAGED.items():
         _LOG.info("%s: the moving average of the weights (train.ema); the last step's are live.safetensors", path)
     network = network_of(file, backbone, force_backbone=force_backbone)
-    hold_matrices_in(network, dtype)
+    if dtype is not None:
+        hold_matrices_in(network, dtype)
     return network, file.variant
 
 
 def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbone: bool = False) -> LoRAT:
-    """Build the network of a file, LoRA merged in float32, frozen, in eval mode. Where the file does not hold the
-    backbone, its own file is needed; without one, ``$LORAT_BACKBONES`` and then timm's hub are asked. A ``UserError``
-    tells where it cannot be had or, unless forced, is not the one that the file was trained on.
+    """Build the network of a file, LoRA merged in float32, frozen, in eval mode. Matrices that the file holds merged
+    keep their number type, and stay in the file until they are used. Where it does not hold the backbone, that one's
+    own file is needed; without one, ``$LORAT_BACKBONES`` and then timm's hub are asked. A ``UserError`` tells where it
+    cannot be had or, unless forced, is not the one that the file was trained on.
     """
     pairs = published.pairs_of(file.trained)
     if pairs and not file.frozen:
@@ -107,12 +112,13 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
     else:
         if backbone is not None:
             _LOG.warning("%s holds the whole network; %s is not read", file.path, backbone)
-        weights = BackboneWeights(str(file.path), {name: tensor.float() for name, tensor in file.base().items()})
+        weights = BackboneWeights(str(file.path), file.base())
         fingerprint = file.metadata.get("backbone_fingerprint", "")
     tensors = published.merge_pairs(weights.tensors, pairs, {layer: file.scale(layer) for layer in pairs})
     plain = file.variant.model_copy(update={"lora": None})
-    network = assemble(plain, BackboneWeights(weights.source, tensors)).requires_grad_(False).eval()
-    network.fingerprint = fingerprint
+    network = around(filled(file.plan, plain, BackboneWeights(weights.source, tensors)), plain)
+    network.requires_grad_(False).eval().fingerprint = fingerprint
+    hold_tables_in_float32(network)
     live, _ = published.published_tensors(network)
     own, built = (table.get("pos_embed") for table in (file.frozen | file.trained, live))
     # Resampled, but they were fixed for another search size.
@@ -140,7 +146,7 @@ def export_merged(
     kind = {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
     # How the shards of a training hold frames is asked for by trackers that cut crops alike.
     kind |= {key: value for key, value in file.metadata.items() if key == "stored"}
-    metadata = _metadata(file.variant, network.fingerprint) | kind
+    metadata = _metadata(file.variant, file.plan, network.fingerprint) | kind
     tensors, _ = published.published_tensors(network)
     named = published.to_file(tensors, file.variant.backbone.layout)
     if odd := [name for name, tensor in named.items() if not tensor.isfinite().all()]:
@@ -165,7 +171,7 @@ def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> N
     scales = sorted({file.scale(layer) for layer in pairs} - {1.0})
     if scales and not scalars:
         _LOG.warning("%s: its pairs have the scale %g; readers of files without scalars may take 1", out, scales[0])
-    write_tensors(out, named, _metadata(file.variant, file.metadata.get("backbone_fingerprint", "")))
+    write_tensors(out, named, _metadata(file.variant, file.plan, file.metadata.get("backbone_fingerprint", "")))
 
 
 def _alpha(value: float) -> Tensor:

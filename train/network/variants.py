@@ -1,16 +1,18 @@
 """A variant's network, from its configuration."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lorat.configs.schema import VariantConfig
+from lorat.configs.schema import BackboneConfig, VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.layers import Dense
 from lorat.train.network.blocks.lora import LoraLinear, add_lora
 from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.plan import Plan
 from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 
@@ -34,11 +36,30 @@ def build_network(
 
 def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> LoRAT:
     """Build the network around the given backbone tensors, or around timm's initial values."""
-    with nullcontext() if weights is None else torch.device("meta"):
-        transformer = Transformer(variant.backbone, variant.drop_path)
-    if weights is not None:
-        weights.load_into(transformer)
-    template, search = (_grid(variant, name, transformer.patch_size) for name in ("template_size", "search_size"))
+    plan, initial = plan_and_values(variant.backbone, values=weights is None)
+    weights = weights or BackboneWeights(f"timm's {variant.backbone.timm}", initial)
+    return around(filled(plan, variant, weights), variant)
+
+
+def plan_and_values(config: BackboneConfig, *, values: bool) -> tuple[Plan, dict[str, Tensor]]:
+    """Ask timm, whose import takes seconds, for a backbone's plan and, where they are wanted, its initial `values`."""
+    from lorat.train.network.weights.timm_models import timm_model
+
+    with nullcontext() if values else torch.device("meta"):
+        return timm_model(config)
+
+
+def filled(plan: Plan, variant: VariantConfig, weights: BackboneWeights) -> Transformer:
+    """Build a variant's backbone and give it its tensors."""
+    transformer = Transformer(plan, variant.backbone, variant.drop_path)
+    weights.load_into(transformer)
+    return transformer
+
+
+def around(transformer: Transformer, variant: VariantConfig) -> LoRAT:
+    """Build the network around a backbone that has its tensors."""
+    patch = transformer.plan.patch
+    template, search = (_grid(variant, name, patch) for name in ("template_size", "search_size"))
     if template > search:
         sizes = f"template_size {variant.template_size} must not exceed search_size {variant.search_size}"
         raise UserError(f"variant {variant.name}: {sizes}, whose positions it shares")
@@ -61,11 +82,23 @@ def empty_network(variant: VariantConfig, dtype: torch.dtype = torch.float32) ->
 
 def hold_matrices_in(network: nn.Module, dtype: torch.dtype) -> None:
     """Cast frozen matrices (and their biases) in place; norms, scales and tables stay float32."""
+    for parameter in _matrices(network):
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
+def hold_tables_in_float32(network: nn.Module) -> None:
+    """Cast all but matrices (and their biases) in place."""
+    matrices = {id(parameter) for parameter in _matrices(network)}
+    for parameter in network.parameters():
+        if id(parameter) not in matrices:
+            parameter.data = parameter.data.float()
+
+
+def _matrices(network: nn.Module) -> Iterator[Tensor]:
     for module in network.modules():
         if isinstance(module, Dense | LoraLinear | nn.Conv2d):
-            for parameter in (module.weight, module.bias):
-                if parameter is not None and not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
+            yield from (parameter for parameter in (module.weight, module.bias) if parameter is not None)
 
 
 def not_finite(dtype: torch.dtype) -> str:

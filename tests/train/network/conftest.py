@@ -4,7 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorat.configs.schema import BackboneConfig
+from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.variants import assemble, hold_matrices_in
+from lorat.train.network.weights.backbones import BackboneWeights
+from lorat.train.network.weights.timm_models import timm_model
 from tests.train.network import golden
 
 
@@ -53,6 +57,14 @@ def said(caplog, monkeypatch):
     """What lorat logs."""
     monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
     return caplog
+
+
+def transformer_of(config: BackboneConfig, drop_path: float = 0.0) -> Transformer:
+    """A backbone with timm's initial values."""
+    plan, values = timm_model(config)
+    transformer = Transformer(plan, config, drop_path)
+    BackboneWeights("timm", values).load_into(transformer)
+    return transformer
 
 
 def crops(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

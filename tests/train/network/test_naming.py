@@ -10,10 +10,10 @@ import torch
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.positions import place_positions
-from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.reading import read_weights
 from lorat.train.network.weights.backbones import load_backbone
 from lorat.train.network.weights.naming import without_prefix
+from tests.train.network.conftest import transformer_of
 from tests.train.network.published_files import make, variant_of, write
 
 WIDTH, DEPTH = 32, 3
@@ -147,7 +147,7 @@ def test_a_backbone_is_the_same_under_every_name(form, kind, tmp_path):
     found = load_backbone(config_of(kind), tmp_path / "other.pth")
     assert found.fingerprint() == wanted.fingerprint()
     with torch.device("meta"):
-        transformer = Transformer(config_of(kind))
+        transformer = transformer_of(config_of(kind))
     found.load_into(transformer)
 
 
@@ -160,7 +160,7 @@ def test_class_and_register_tokens_are_read_where_they_are_kept(form, kind, tmp_
         weights = load_backbone(config_of(kind, prefix), tmp_path / "other.pth")
         wanted = torch.cat([tensors[name] for name in names], dim=1)
         torch.testing.assert_close(weights.tensors["prefix_tokens"], wanted, rtol=0, atol=1e-6)
-        weights.load_into(Transformer(config_of(kind, prefix)))
+        weights.load_into(transformer_of(config_of(kind, prefix)))
 
 
 def test_a_class_token_brings_its_position(tmp_path):
@@ -174,7 +174,7 @@ def test_biases_that_act_are_not_left_out(tmp_path):
     tensors["blocks.1.attn.qkv.bias"][0] = 1.0
     torch.save(tensors, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"unexpected: blocks\.1\.attn\.qkv\.bias\)"):
-        load_backbone(config_of("dinov3"), tmp_path / "a.pth").load_into(Transformer(config_of("dinov3")))
+        load_backbone(config_of("dinov3"), tmp_path / "a.pth").load_into(transformer_of(config_of("dinov3")))
 
 
 def test_a_trackers_file_is_read_under_a_prefix_too(tmp_path):
@@ -197,7 +197,7 @@ def test_what_stands_beside_the_prefix_is_kept_but_does_not_win():
 
 def misfit(path, tensors, config):
     with pytest.raises(UserError) as error:
-        load_backbone(config, write(path, tensors)).load_into(Transformer(config))
+        load_backbone(config, write(path, tensors)).load_into(transformer_of(config))
     assert "\n" not in error.value.message
     assert "another network" not in error.value.message
     return error.value.message
@@ -248,7 +248,7 @@ def test_transformers_models_compute_the_same(kind, tmp_path):
             if kind != "dinov3" or not name.endswith(("q_proj.bias", "v_proj.bias")):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     theirs.save_pretrained(tmp_path)
-    ours = Transformer(config_of(kind, "all")).eval()
+    ours = transformer_of(config_of(kind, "all")).eval()
     load_backbone(config_of(kind, "all"), tmp_path / "model.safetensors").load_into(ours)
     image = torch.randn(2, 3, settings.image_size, settings.image_size)
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_transformers_models_compute_the_same(kind, tmp_path):
         if ours.pos_embed is not None:
             x = x + place_positions(ours.pos_embed, 4, "official")
         x = torch.cat((ours.prefix_tokens.expand(2, -1, -1), x), dim=1)
-        context = () if ours.rotary is None else (ours.rotary.table((4,), prefix=5),)
+        context = () if ours.plan.rotary is None else (ours.plan.rotary.table((4,), prefix=5),)
         for block in ours.blocks:
             x = block(x, 0, *context)
         wanted = theirs(pixel_values=image).last_hidden_state

@@ -12,6 +12,7 @@ from lorat.train.network.blocks.layers import Dense, add_residual, attend
 from lorat.train.network.blocks.lora import add_lora
 from lorat.train.network.blocks.positions import place_positions
 from lorat.train.network.blocks.vit import Attention, Transformer, drop_rates
+from tests.train.network.conftest import transformer_of
 
 ARGS = {"embed_dim": 32, "depth": 2, "num_heads": 4}
 FAMILIES = {
@@ -41,7 +42,7 @@ def twins(name: str):
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    ours = Transformer(config).eval()
+    ours = transformer_of(config).eval()
     state = {}
     for key, tensor in theirs.state_dict().items():
         for old, new in (SCALES | (GATED if "giant" in name else {})).items():
@@ -54,14 +55,14 @@ def twins(name: str):
 
 def dinov2(drop_path: float = 0.0) -> Transformer:
     args = ARGS | {"init_values": 0.5}
-    return Transformer(BackboneConfig(timm="vit_small_patch14_dinov2", args=args), drop_path)
+    return transformer_of(BackboneConfig(timm="vit_small_patch14_dinov2", args=args), drop_path)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_computes_what_timm_computes(name):
     theirs, ours = twins(name)
     image = torch.randn(2, 3, *[FAMILIES[name]["img_size"]] * 2)
-    context = () if ours.rotary is None else (ours.rotary.table((4,)),)
+    context = () if ours.plan.rotary is None else (ours.plan.rotary.table((4,)),)
     with torch.no_grad():
         x = ours.patch_embed(image)
         if ours.pos_embed is not None:
@@ -75,9 +76,9 @@ def test_every_family_computes_what_timm_computes(name):
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5])
 def test_skipped_tokens_do_not_change_the_others(name, rate):
-    network = Transformer(small(name), rate)
+    network = transformer_of(small(name), rate)
     block = network.blocks[-1]
-    context = () if network.rotary is None else (network.rotary.table((1, 2, 2)),)
+    context = () if network.plan.rotary is None else (network.plan.rotary.table((1, 2, 2)),)
     x = torch.randn(4, 9, 32)
     torch.manual_seed(5)
     whole = block(x, 0, *context)
@@ -144,7 +145,7 @@ def test_drop_path_is_the_same_everywhere_or_grows_with_depth():
     assert max(drop_rates("timm", 0.1, 24)) == 0.1  # above it, part of the batch would be left out
     assert drop_rates("timm", 0.4, 1) == [0.0]
     config = BackboneConfig(timm="vit_small_patch14_dinov2", args=ARGS, layout="timm")
-    assert [block.drop_path for block in Transformer(config, 0.4).blocks] == [0.0, 0.4]
+    assert [block.drop_path for block in transformer_of(config, 0.4).blocks] == [0.0, 0.4]
 
 
 def test_bfloat16_attention_on_a_processor_is_close_to_float32():
@@ -183,4 +184,4 @@ REFUSED = {
 def test_what_is_not_computed_is_refused_by_name(name):
     args, reason = REFUSED[name]
     with pytest.raises(UserError, match=f"backbone {name}:.*({reason})"), torch.device("meta"):
-        Transformer(BackboneConfig(timm=name, args=args, pretrained=False))
+        transformer_of(BackboneConfig(timm=name, args=args, pretrained=False))

@@ -260,3 +260,22 @@ def test_gated_pairs_have_official_names(make_variant):
     names = published_tensors(assemble(make_variant(gated=True), None))[0]
     assert names["blocks.0.mlp.w12.lora.B"].shape == (352, 8)
     assert names["blocks.2.mlp.w3.lora.A"].shape == (8, 176)
+
+
+@pytest.mark.parametrize("plan", [None, '{"width": 64, "warp": 9}'])
+def test_files_of_other_versions_are_built_as_timm_says(plan, saved, backbone):
+    network, _, path = saved
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != "plan"}
+    save_file(tensors, path, metadata | ({} if plan is None else {"plan": plan}))
+    assert read_weights(path).plan == network.plan
+    same_output(network.eval(), load_network(path, backbone=backbone)[0], crops(), 1e-5)
+
+
+def test_a_plan_is_not_taken_for_another_backbone(saved):
+    network, variant, path = saved
+    args = variant.backbone.args | {"num_heads": 2}
+    other = variant.model_copy(update={"backbone": variant.backbone.model_copy(update={"args": args})})
+    assert read_weights(path).plan.heads == network.plan.heads != 2
+    assert read_weights(path, other, force_backbone=True).plan.heads == 2

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorat.train.network.blocks.layers import Dense
+from lorat.train.network.blocks.layers import Dense, constant
 
 
 class Mlp(nn.Module):
@@ -35,9 +35,7 @@ class Head(nn.Module):
     def __init__(self, width: int, grid: int) -> None:
         super().__init__()
         self.grid, self.cls_mlp, self.reg_mlp = grid, Mlp(width, 1), Mlp(width, 4)
-        centre = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
-        self.register_buffer("centres", torch.stack((x, y, x, y), dim=-1), persistent=False)
+        self.register_buffer("centres", constant(lambda: _centres(grid)), persistent=False)
         self.register_buffer("signs", torch.tensor([-1.0, -1.0, 1.0, 1.0]), persistent=False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,3 +46,10 @@ class Head(nn.Module):
         score = self.cls_mlp(tokens).float().view(shape)
         distances = self.reg_mlp(tokens).float().sigmoid().view(*shape, 4)
         return score, self.centres.float() + self.signs.float() * distances
+
+
+def _centres(grid: int) -> Tensor:
+    """Return (G, G, 4): a cell's centre, twice, in units of the search region."""
+    centre = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    return torch.stack((x, y, x, y), dim=-1)

@@ -28,6 +28,15 @@ def replace_layers(root: nn.Module, kind: type[Layer], replace: Callable[[str, L
         root.set_submodule(path, replace(path, layer))
 
 
+def constant(make: Callable[[], Tensor]) -> Tensor:
+    """Compute a table on the processor and put it where modules are being made. On the meta device, the first such
+    computation would import PyTorch's compiler.
+    """
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        return make().to(device)
+
+
 def autocasts(x: Tensor) -> bool:
     """Whether autocast chooses the number type of products of x; it never does on meta tensors."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
@@ -144,6 +153,26 @@ class SwiGlu(nn.Module):
         """Return (B, T, D)."""
         gate, content = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * content)
+
+
+class LayerScale(nn.Module):
+    """A factor for each channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (…, D)."""
+        return x * self.gamma
+
+
+class QuickGelu(nn.Module):
+    """CLIP's approximation of GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (…)."""
+        return x * torch.sigmoid(1.702 * x)
 
 
 def add_residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop_rate: float, skip: int = 0) -> Tensor:

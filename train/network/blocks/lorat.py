@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lorat.train.network.blocks.head import Head
+from lorat.train.network.blocks.layers import constant
 from lorat.train.network.blocks.positions import corner, place_positions
 from lorat.train.network.blocks.vit import Transformer
 
@@ -42,15 +43,15 @@ class LoRAT(nn.Module):
     ) -> None:
         """Take over the parts of `backbone`; its positions are brought to the search grid."""
         super().__init__()
-        self.template_grid, self.search_grid = template_grid, search_grid
+        self.template_grid, self.search_grid, self.plan = template_grid, search_grid, backbone.plan
         self.register_parameter("prefix_tokens", backbone.prefix_tokens)
         self.register_parameter("pos_embed", None)
         if backbone.pos_embed is not None:
             placed = place_positions(backbone.pos_embed.detach(), search_grid, backbone.config.layout)
             self.pos_embed = nn.Parameter(placed)
-        width, rotary = backbone.patch_embed.proj.out_channels, backbone.rotary
+        width, rotary = backbone.plan.width, backbone.plan.rotary
         prefix = self.template_length - template_grid**2
-        rotation = None if rotary is None else rotary.table((template_grid, search_grid), prefix)
+        rotation = None if rotary is None else constant(lambda: rotary.table((template_grid, search_grid), prefix))
         self.register_buffer("rotation", rotation, persistent=False)
         self.token_type_embed = nn.Parameter(torch.empty(3, width))
         nn.init.trunc_normal_(self.token_type_embed, std=token_type_std)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 import xxhash
 from torch import Tensor, nn
@@ -47,9 +46,9 @@ class BackboneWeights:
 
     def load_into(self, transformer: Transformer) -> None:
         """Give `transformer` these tensors, of a grid of any size; a ``UserError`` lists those that do not fit."""
-        if self.registers not in (None, transformer.registers):
+        if self.registers not in (None, transformer.plan.registers):
             what = f"a backbone with {self.registers} register tokens, but {transformer.config.timm} has "
-            what += f"{transformer.registers}, and blocks are trained with theirs"
+            what += f"{transformer.plan.registers}, and blocks are trained with theirs"
             raise UserError(f"{self.source}: {what}; {how_to_get(transformer.config)}")
         positions, native = self.tensors.get("pos_embed"), transformer.pos_embed
         if positions is not None and positions.dim() == 3 and native is not None:
@@ -135,6 +134,8 @@ def _from_hub(config: BackboneConfig) -> Path:
 
 def _hub_entry(config: BackboneConfig) -> Any:
     """Return what timm knows of a model's weights."""
+    import timm  # takes seconds, and whoever brings a file need not wait for it
+
     try:
         entry = timm.models.get_pretrained_cfg(config.timm)
     except RuntimeError as error:
