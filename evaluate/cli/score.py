@@ -1,6 +1,10 @@
-"""``lorat-eval score``: the scores of boxes that any tracker wrote."""
+"""``lorat-eval score``: the scores of boxes that any tracker wrote; ``lorat-eval score-masks``: those of masks."""
 
-from dataclasses import dataclass, replace
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -9,17 +13,28 @@ from lorat.evaluate.cli.compare import latency_in
 from lorat.evaluate.cli.options import ScoringOptions
 from lorat.evaluate.measure.matlab import MATLAB_SETS, repairs
 from lorat.evaluate.measure.scores import DatasetScores, Entry, hides_truth, score
+from lorat.evaluate.measure.segmentation import ObjectScores, mean_scores, score_object
 from lorat.evaluate.report.tables import attribute_table, metrics_document, not_official, notes_of, score_tables
 from lorat.evaluate.results.find import Layout
 from lorat.evaluate.results.foreign import Foreign, read_foreign
+from lorat.evaluate.results.regions import Region, coded, read_regions, trajectory_file
 from lorat.evaluate.track.folder import METRICS, read_identity
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of
+from lorat.prep.trees.datasets.vot import truth_files
+from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.prep.trees.sources import TreeOptions, split_names
-from lorat.shards.base.console import OUT, progress_bar, say, start_logging
+from lorat.shards.base.console import OUT, plain_table, progress_bar, say, start_logging
+from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError, counted, some
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import write_json
+from lorat.shards.base.storage import atomic_file, write_json
+
+_MASK_COLUMNS = {
+    **{"j": "J", "f": "F", "jf": "J&F", "quality": "Q", "accuracy": "A", "robustness": "R"},
+    **{"nre": "NRE", "dre": "DRE", "adq": "ADQ"},
+}
+"""Field of `ObjectScores` → heading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,3 +125,84 @@ def _remarks(item: TestSet, foreign: Foreign, scores: DatasetScores) -> list[str
     if hidden := scores.unscored:
         lines.append(f"{item.name}: no ground truth of {counted(len(hidden), 'sequence')} ({some(hidden, 5)})")
     return [*lines, *not_official(scores)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreMasksOptions:
+    """Results, and the masks that they are held against."""
+
+    results: Path = option(
+        kind="folder",
+        exists=True,
+        help="The toolkit's trajectories, a folder a sequence: <workspace>/results/<name>/baseline.",
+    )
+    sequences: Path = option(kind="folder", exists=True, help="VOT's sequences, or a workspace, whose truth are masks.")
+    json: Path | None = option(None, kind="file", help="File for the scores of every object, fractions of 1.")
+
+
+@click.command("score-masks", cls=Command)
+@options_of(ScoreMasksOptions, "options")
+def score_masks_command(options: ScoreMasksOptions) -> None:
+    """Score masks as VOT's toolkit does.
+
+    Reads the toolkit's trajectories of an unsupervised run, masks or boxes, text or binary, of one or
+    several objects a sequence, and prints J, F and their mean, quality, accuracy, robustness and what
+    went wrong.
+
+    \b
+    lorat-eval score-masks --results ws/results/LoRAT/baseline --sequences ws/sequences
+
+    Exit status: 0 done; 1 objects have no result, the others are scored; 2 wrong input.
+    """  # noqa: D301 (click's mark is the character itself)
+    start_logging()
+    if options.json is not None:
+        check_can_write(options.json)
+    files, scored = truth_files(options.sequences), defaultdict[str, dict[str, ObjectScores]](dict)
+    missing: list[str] = []
+    for clip in read_clips(DATASETS["vot"], "all", options.sequences):
+        truth = files[clip.name]
+        sequence, frames = truth.parent.name, clip.images or len(clip.frames)
+        found = trajectory_file(options.results / sequence, clip.name)
+        if found is None:
+            missing.append(clip.name)
+            continue
+        ignored = truth.with_name("groundtruth__ignore.txt")
+        scored[sequence][clip.name] = score_object(
+            _of_length(read_regions(truth), frames, truth),
+            _of_length(read_regions(found), frames, found),
+            clip.frame_size(),
+            read_regions(ignored) if ignored.is_file() else None,
+        )
+    if not scored:
+        where = f"{options.results / '<sequence>'}/<object>_001.txt or .bin"
+        raise UserError(f"{options.results}: no trajectory of {some(missing, 3)} ({where}); check --results")
+    _show_masks(scored)
+    if missing:
+        say(f"no result of {counted(len(missing), 'object')} ({some(missing, 5)}): the scores are of the others")
+    if options.json is not None:
+        every = {name: asdict(scores) for objects in scored.values() for name, scores in objects.items()}
+        text = json.dumps({"mean": asdict(_mean_of(scored)), "objects": every}, indent=1).replace("NaN", "null")
+        with atomic_file(options.json) as file:
+            file.write(f"{text}\n".encode())
+        say(f"scores of objects: {options.json}")
+    click.get_current_context().exit(1 if missing else 0)
+
+
+def _of_length(regions: list[Region], frames: int, path: Path) -> Sequence[Region]:
+    """Return a region a frame: an annotation may end early, as the toolkit reads it."""
+    if len(regions) > frames or (len(regions) < frames and not path.name.startswith("groundtruth")):
+        raise UserError(f"{path}: {counted(len(regions), 'region')} for {counted(frames, 'frame')}; check --sequences")
+    return regions + [coded(0)] * (frames - len(regions))
+
+
+def _mean_of(scored: Mapping[str, Mapping[str, ObjectScores]]) -> ObjectScores:
+    return mean_scores([list(objects.values()) for objects in scored.values()])
+
+
+def _show_masks(scored: Mapping[str, Mapping[str, ObjectScores]]) -> None:
+    table = plain_table(["sequence", *_MASK_COLUMNS.values()], "Scores in per cent")
+    rows = {name: mean_scores([list(objects.values())]) for name, objects in scored.items()}
+    for name, scores in (rows | {f"all ({len(rows)})": _mean_of(scored)}).items():
+        values = [getattr(scores, field) for field in _MASK_COLUMNS]
+        table.add_row(name, *("-" if math.isnan(value) else f"{100 * value:.1f}" for value in values))
+    OUT.print(table)

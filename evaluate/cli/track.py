@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from lorat.evaluate.track.session import Evaluation
 
 _PUBLISHED_RUNS = {"lasot_ext": 3, "got10k": 3}  # how often the published system tracks a data set
-_FILES = {"check-zip": "submit", "export-results": "results", "export-weights": "export"}  # else called as the command
+_FILES = {
+    "check-zip": "submit",
+    "export-results": "results",
+    "export-weights": "export",
+    "score-masks": "score",
+}  # else called as the command
 _FILES |= {"vot-tracker": "vot"} | {name: name for name in ("compare", "report", "score", "video", "vot")}
 _MODULES = {name: f"lorat.evaluate.cli.{file}" for name, file in _FILES.items()}
 

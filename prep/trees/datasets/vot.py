@@ -10,6 +10,7 @@ from lorat.prep.trees.base.regions import parse_regions
 from lorat.prep.trees.base.text import RESTORE_FILE, read_text
 
 _CHANNELS = ("color", "ir", "depth")
+_NO_OBJECT = "groundtruth__"
 
 
 def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
@@ -19,17 +20,24 @@ def read(dataset: Dataset, split: str, root: Path) -> list[Clip]:
     ``sequence`` names, or that is there, holds the frames. `root` may be a workspace with ``sequences/``. A
     ``list.txt`` beside the sequences decides, as in VOT's toolkit.
     """
-    root = root / "sequences" if (root / "sequences").is_dir() else root
 
     def clip(file: Path) -> Clip:
         images = _images(file.parent)
         xywh, _ = parse_regions(read_text(file).rstrip(), file, f"correct the line or {RESTORE_FILE}")
         return cut_clip(dataset, split, _name(file), FrameFiles(images, numbered_images(images)), xywh)
 
+    return read_each(truth_files(root), clip)
+
+
+def truth_files(root: Path) -> dict[str, Path]:
+    """Return the annotation of each object by its clip's name, in the order of ``list.txt``. What an object's id begins
+    with _ (``_ignore``: pixels that do not count) is none.
+    """
+    root = root / "sequences" if (root / "sequences").is_dir() else root
     found = {folder.name: files for folder, files in annotation_files(root, "groundtruth*.txt").items()}
     note(listed := root / "list.txt")
     names = listed_sequences(listed, found) if listed.is_file() else found
-    return read_each({_name(file): file for name in names for file in found[name]}, clip)
+    return {_name(file): file for name in names for file in found[name] if not file.stem.startswith(_NO_OBJECT)}
 
 
 def _name(file: Path) -> str:
