@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -17,7 +18,9 @@ from lorat.evaluate.measure.segmentation import ObjectScores, mean_scores, score
 from lorat.evaluate.report.tables import attribute_table, metrics_document, not_official, notes_of, score_tables
 from lorat.evaluate.results.find import Layout
 from lorat.evaluate.results.foreign import Foreign, read_foreign
-from lorat.evaluate.results.regions import Region, coded, read_regions, trajectory_file
+from lorat.evaluate.results.regions import STARTED, Region, coded, of_mask, read_regions, trajectory_file
+from lorat.evaluate.segment.files import Layout as MaskLayout
+from lorat.evaluate.segment.files import place_of, read_masks
 from lorat.evaluate.track.folder import METRICS, read_identity
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of
@@ -134,10 +137,20 @@ class ScoreMasksOptions:
     results: Path = option(
         kind="folder",
         exists=True,
-        help="The toolkit's trajectories, a folder a sequence: <workspace>/results/<name>/baseline.",
+        help="The toolkit's trajectories, a folder a sequence (<workspace>/results/<name>/baseline), or the masks that "
+        "--segment wrote.",
     )
     sequences: Path = option(kind="folder", exists=True, help="VOT's sequences, or a workspace, whose truth are masks.")
     json: Path | None = option(None, kind="file", help="File for the scores of every object, fractions of 1.")
+
+    def find(self, sequence: str, name: str) -> list[Region] | None:
+        """Read the regions of an object; None where there are none. The first frame's is given, not found."""
+        if (file := trajectory_file(self.results / sequence, name)) is not None:
+            return read_regions(file)
+        if not any(place_of(self.results / name, layout).exists() for layout in get_args(MaskLayout)):
+            return None
+        found = [of_mask(mask) for _, mask in read_masks(self.results / name)]
+        return [coded(STARTED), *found[1:]]
 
 
 @click.command("score-masks", cls=Command)
@@ -146,8 +159,8 @@ def score_masks_command(options: ScoreMasksOptions) -> None:
     """Score masks as VOT's toolkit does.
 
     Reads the toolkit's trajectories of an unsupervised run, masks or boxes, text or binary, of one or
-    several objects a sequence, and prints J, F and their mean, quality, accuracy, robustness and what
-    went wrong.
+    several objects a sequence, or the masks that --segment wrote, PNG or RLE, and prints J, F and their
+    mean, quality, accuracy, robustness and what went wrong.
 
     \b
     lorat-eval score-masks --results ws/results/LoRAT/baseline --sequences ws/sequences
@@ -162,14 +175,14 @@ def score_masks_command(options: ScoreMasksOptions) -> None:
     for clip in read_clips(DATASETS["vot"], "all", options.sequences):
         truth = files[clip.name]
         sequence, frames = truth.parent.name, clip.images or len(clip.frames)
-        found = trajectory_file(options.results / sequence, clip.name)
+        found = options.find(sequence, clip.name)
         if found is None:
             missing.append(clip.name)
             continue
         ignored = truth.with_name("groundtruth__ignore.txt")
         scored[sequence][clip.name] = score_object(
             _of_length(read_regions(truth), frames, truth),
-            _of_length(read_regions(found), frames, found),
+            _of_length(found, frames, options.results / clip.name),
             clip.frame_size(),
             read_regions(ignored) if ignored.is_file() else None,
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.trees.base.regions import parse_mask
+from lorat.prep.trees.base.regions import box_around, parse_mask
 from lorat.prep.trees.base.text import is_number, read_text, shorten
 from lorat.shards.base.disk import explain_reading
 from lorat.shards.base.errors import UserError
@@ -44,6 +44,12 @@ def rectangle(values: Sequence[float]) -> Region:
     """Return the pixels of x, y, w, h as the toolkit counts them: all four rounded, then w pixels from x on."""
     x, y, w, h = np.rint(values).astype(int).tolist()
     return Region(x, y, np.ones((max(h, 0), max(w, 0)), np.bool_))
+
+
+def of_mask(mask: NDArray[np.bool_]) -> Region:
+    """Return the pixels of an (H, W) mask."""
+    x, y, w, h = np.nan_to_num(box_around(0, 0, mask)).astype(int).tolist()
+    return Region(x, y, mask[y : y + h, x : x + w].copy())
 
 
 def read_regions(path: Path) -> list[Region]:

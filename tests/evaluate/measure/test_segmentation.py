@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from lorat.evaluate.cli import main
 from lorat.evaluate.measure.segmentation import contour_accuracy, mean_scores, score_object
 from lorat.evaluate.results.regions import Region, coded, read_regions, rectangle
+from lorat.evaluate.segment.files import mask_files
 from lorat.shards.base.errors import UserError
 from tests.conftest import ROOT
 from tests.evaluate.conftest import SIZE, write_frames
@@ -61,7 +62,24 @@ def test_objects_without_a_result_are_named_and_the_others_scored(workspace):
     short = workspace / "results/Mine/baseline/seq-1/seq-1_001.txt"
     short.write_text("1\n10,10,5,5\n")
     outcome = scored(workspace)
-    assert outcome.exit_code == 2 and f"{short}: 2 regions for 30 frames; check --sequences" in outcome.stderr
+    assert outcome.exit_code == 2 and f"{short.parent}: 2 regions for 30 frames; check --sequences" in outcome.stderr
+
+
+@pytest.mark.parametrize("layout", ["png", "rle"])
+def test_masks_that_the_tracker_wrote_score_as_the_toolkits_trajectories(layout, workspace):
+    assert scored(workspace).exit_code == 0
+    wanted, folder = json.loads((workspace / "scores.json").read_text()), workspace / "masks"
+    folder.mkdir()
+    for name, number in (("seq-0_001", 0), ("seq-0_002", 1), ("seq-0_003", 2), ("seq-1", 0)):
+        (folder / f"found_{name}.txt").write_text("\n".join(GOLDEN["sequences"][name[:5]][number]["found"]))
+        with mask_files(folder / name, layout) as write:
+            for index, region in enumerate(read_regions(folder / f"found_{name}.txt")):
+                mask = np.zeros((SIZE[1], SIZE[0]), np.bool_)
+                height, width = region.pixels.shape
+                mask[region.y : region.y + height, region.x : region.x + width] = region.pixels
+                write(f"{index + 1:08d}", mask)
+    assert scored(workspace, f"--results={folder}").exit_code == 0
+    assert json.loads((workspace / "scores.json").read_text()) == wanted
 
 
 def test_pixels_that_do_not_count_are_left_out():
