@@ -92,7 +92,7 @@ class _Floor:
             reader = ShardReader(manifest.folder / shard.shard)
             for sample in (reader.read(row) for row in range(len(reader))):
                 frames = by_name[sample.sequence].frames
-                images = (sample.template, sample.search)
+                images = (sample.templates[0], sample.searches[0])
                 needed += dict.fromkeys(frames[image.frame] for image in images)
                 crops += (_cut(frames[image.frame], image) for image in images)
         return _Floor({path: path.read_bytes() for path in needed}, needed, crops, manifest.rows)

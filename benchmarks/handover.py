@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.timing import Times
 from lorat.train.data.batches import Batch, _collate
-from lorat.train.data.pairs import TrainingPair
+from lorat.train.data.samples import TrainingSample
 
 __all__ = ["run"]
 
@@ -71,7 +71,8 @@ def _send(there: Connection, queue: Any, pairs: int) -> None:
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (3, 224, 224), dtype=np.uint8)
     grid = np.zeros((16, 16), dtype=np.bool_)
-    pair = TrainingPair(image[:, :112, :112], image, grid[:8, :8], grid, np.zeros(4, np.float32), 0.0, "key")
+    crops, cells = (image[None, :, :112, :112], image[None]), (grid[None, :8, :8], grid[None])
+    pair = TrainingSample(*crops, *cells, np.zeros((1, 4), np.float32), 0.0, None, "key")
     while side := there.recv():
         batch = _collate([pair] * pairs)
         assert isinstance(batch, Batch)

@@ -29,7 +29,7 @@ _CHILD = """
 import json, sys, time
 from pathlib import Path
 from lorat.prep.annotations.index import indexed_clips
-from lorat.prep.pairs.draw import draw_pair
+from lorat.prep.pairs.draw import draw_sample
 from lorat.prep.trees.registry import DATASETS
 
 start = time.perf_counter()
@@ -37,7 +37,7 @@ clips = indexed_clips(DATASETS["trackingnet"], "train", Path(sys.argv[1]), cache
 seconds = time.perf_counter() - start
 start = time.perf_counter()
 for number in range(2000):
-    draw_pair(clips, "trackingnet-train", 42, number)
+    draw_sample(clips, "trackingnet-train", 42, number)
 draw = (time.perf_counter() - start) / 2000
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(json.dumps({

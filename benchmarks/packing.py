@@ -23,7 +23,7 @@ from unittest.mock import patch
 from benchmarks.frames import TreeSize, built_shards
 from benchmarks.slow_disk import late
 from lorat.shards.reader import ShardReader
-from lorat.shards.sample import PairSample, from_members
+from lorat.shards.sample import Sample, from_members
 
 __all__ = ["run"]
 
@@ -89,7 +89,7 @@ def _unpack(reader: ShardReader, row: int, folder: Path) -> str:
     return members[0][0].removesuffix(".json")
 
 
-def _read_loose(folder: Path, key: str) -> PairSample:
+def _read_loose(folder: Path, key: str) -> Sample:
     members = []
     for kind in _MEMBERS:
         file = os.open(folder / f"{key}.{kind}", os.O_RDONLY)

@@ -25,8 +25,8 @@ from torchvision.transforms.functional import hflip, pil_to_tensor, to_pil_image
 from lorat.shards.pixels.geometry import CropTransform, adjust, crop_transform
 from lorat.shards.pixels.jitter import Jitter, jitter_window
 from lorat.shards.pixels.jpeg import read_image
-from lorat.train.data.pairs import make_labels
 from lorat.train.data.places import CropSpec
+from lorat.train.data.samples import make_labels
 
 __all__ = ["PublishedPair", "RawPair", "collate", "published_pair"]
 
@@ -70,7 +70,7 @@ def published_pair(raw: RawPair, spec: CropSpec, rng: np.random.Generator) -> Pu
     crops, boxes = zip(*(_flip(crop / 255.0, box, rng) for crop, box in cut), strict=True)
     change = _last_change(rng)
     images = [pil_to_tensor(change(to_pil_image(_COLOURS(crop)))) for crop in crops]
-    return PublishedPair(images[0], images[1], make_labels(boxes[0], boxes[1], spec))
+    return PublishedPair(images[0], images[1], make_labels(boxes[:1], boxes[1:], spec))
 
 
 def collate(pairs: list[PublishedPair]) -> tuple[Tensor, ...]:

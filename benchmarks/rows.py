@@ -9,7 +9,7 @@ __all__ = ["MODULES", "ROWS", "Row"]
 Numbers = Mapping[str, float | str]
 
 MODULES = (
-    *("build", "training", "memory", "index", "slow_disk", "order", "packing"),
+    *("build", "training", "tuples", "memory", "index", "slow_disk", "order", "packing"),
     *("network", "inference", "handover", "trainer", "scoring", "tracking", "start", "shared_cores"),
 )
 """Of this package; each has ``run(quick) -> Numbers``."""
@@ -93,6 +93,16 @@ ROWS = (
         6.0,
         "least",
         _TIMES,
+    ),
+    Row(
+        "tuples",
+        "training samples of SPMTrack's tuples at 378, one process",
+        "{spmtrack_sample_ms:.2f} ms, a pair {pair_sample_ms:.2f} ms",
+        "only decoding the stored JPEGs",
+        "spmtrack_of_decode",
+        0.50,
+        "least",
+        _PERCENT,
     ),
     Row(
         "memory",

@@ -148,7 +148,7 @@ def _stub_steps(manifest: Manifest, folder: Path, quick: bool) -> dict[str, floa
     batch, steps = 16, 12 if quick else 128
     plan = recipe_of(manifest, batch=batch, steps=steps, workers=1)
     zero = torch.zeros(())
-    nothing = StepResult(Losses(zero, zero, zero), zero, zero)
+    nothing = StepResult(Losses(zero, zero[None], zero[None]), zero, zero)
     rounds = iter(range(100))
     spans: dict[str, list[float]] = {"stub": [], "loader": []}
 

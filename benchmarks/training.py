@@ -16,7 +16,7 @@ from benchmarks.timing import in_turn
 from lorat.shards.base.process import settle_worker
 from lorat.shards.pixels.jpeg import decode
 from lorat.shards.reader import ShardReader
-from lorat.shards.sample import PairSample
+from lorat.shards.sample import Sample
 from lorat.train.data.batches import make_loader
 from lorat.train.data.places import Source
 
@@ -41,7 +41,7 @@ def run(quick: bool) -> dict[str, float | str]:
     pairs = _Pairs.of(size, 32 if quick else 256)
     often = in_turn(2 if quick else 15, {"read": pairs.read, "decode": pairs.decode})
     times = in_turn(1 if quick else 7, {"decode": pairs.decode, "sample": pairs.load, "published": pairs.published})
-    stored = [len(s.search.jpeg) + len(s.template.jpeg) for s in pairs.samples]
+    stored = [len(s.searches[0].jpeg) + len(s.templates[0].jpeg) for s in pairs.samples]
     return {
         "pairs": len(pairs.samples),
         "stored_kb": round(sum(stored) / len(stored) / 1e3, 1),
@@ -66,7 +66,7 @@ class _Pairs:
 
     source: Source
     readers: list[ShardReader]
-    samples: list[PairSample]
+    samples: list[Sample]
     raws: list[RawPair]
 
     @staticmethod
@@ -78,7 +78,7 @@ class _Pairs:
         raws = []
         for sample in samples:
             frames = clips[sample.sequence].frames
-            template, search = sample.template, sample.search
+            template, search = sample.templates[0], sample.searches[0]
             raws.append(RawPair(frames[template.frame], frames[search.frame], template.box, search.box))
         return _Pairs(loader_source(manifest, _BATCH), readers, samples, raws)
 
@@ -90,8 +90,8 @@ class _Pairs:
 
     def decode(self) -> int:
         for sample in self.samples:
-            decode(sample.template.jpeg)
-            decode(sample.search.jpeg)
+            decode(sample.templates[0].jpeg)
+            decode(sample.searches[0].jpeg)
         return len(self.samples)
 
     def load(self) -> int:

@@ -106,13 +106,14 @@ class DataConfig(_Frozen):
     prefetch: Positive = 4
     """Batches that each worker prepares ahead."""
     negatives: Share = 0.0
-    """Share of pairs whose search crop comes from another sequence: the object is not in it."""
+    """Share of samples whose search crops come from another sequence: the object is not in them."""
     negatives_from: str = ""
-    """Where that crop is from: one of ``datasets``, ``any`` of them by weight, or, empty, the pair's own shard."""
+    """Where those crops are from: one of ``datasets``, ``any`` of them by weight, or, empty, the pair's own shard."""
     max_gap: Positive | None = None
-    """Most frames between template and search; pairs that are further apart are replaced by others of their set."""
+    """Most frames between a template and a search frame; samples of which two are further apart are replaced by others
+    of their set."""
     causal: bool = False
-    """Pairs whose search frame comes before the template's are replaced by others of their set."""
+    """Samples with a search frame before a template's are replaced by others of their set."""
     validation: str = ""
     """Shard set (got10k-val) whose losses are computed now and then; none where this is empty."""
     validation_pairs: Positive = 4096
@@ -127,17 +128,18 @@ class AugmentConfig(_Frozen):
     translation_jitter: NotNegative = 3.0
     """Largest shift of the search window, in mean object sides."""
     flip: Share = 0.5
-    """Probability of a horizontal flip, template and search each."""
+    """Probability of a horizontal flip, each crop by itself."""
     colour_jitter: Share = 0.4
     """Brightness, contrast and saturation factors are drawn from 1 ± this."""
     grey_solarise_blur: bool = True
-    """One of greyscale, solarise and Gaussian blur for both crops of every pair."""
+    """One of greyscale, solarise and Gaussian blur for all crops of every sample."""
     rotation: Share = 0.0
-    """Probability that the search crop is turned about the object, by any angle."""
+    """Probability that a search crop is turned about the object, by any angle. A dynamic reference frame is cropped and
+    augmented as a search frame, here and below."""
     motion_blur: Share = 0.0
-    """Probability of a motion blur of the search crop (up to a tenth of its side)."""
+    """Probability of a motion blur of a search crop (up to a tenth of its side)."""
     background: Share = 0.0
-    """Probability that the object of the search crop stands before another image of its shard."""
+    """Probability that the objects of a sample's search crops stand before another image of its shard."""
 
 
 class EarlyStopping(_Frozen):
@@ -169,6 +171,8 @@ class TrainConfig(_Frozen):
     """Rate at the first step of the warm-up."""
     warmup_epochs: NotNegative = 2.0
     weight_decay: NotNegative = 0.1
+    box_warmup_epochs: NotNegative = 0.0
+    """Epochs at the start in which the loss of boxes counts ten times."""
     clip_norm: AboveZero = 1.0
     """Longest gradient; a longer one is scaled down to it. A large number clips nothing."""
     seed: Annotated[int, Field(ge=0)] = 42

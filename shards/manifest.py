@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import Location, file_size, read_bytes, read_json, write_json
+from lorat.shards.sample import SHAPES, Sampler, Shape
 from lorat.shards.writer import index_path
 
 if TYPE_CHECKING:
@@ -67,6 +68,16 @@ class Manifest:
     def name(self) -> str:
         """``<dataset>-<split>``."""
         return f"{self.dataset}-{self.split}"
+
+    @property
+    def sampler(self) -> Sampler:
+        """Who drew the samples."""
+        return self.config.get("sampler", "pair")
+
+    @property
+    def shape(self) -> Shape:
+        """How many images each of them has."""
+        return SHAPES[self.sampler]
 
     @property
     def rows(self) -> int:
@@ -183,6 +194,8 @@ def read_manifest(folder: Location) -> tuple[Manifest, dict[str, str]]:
     if version != VERSION:
         raise ShardCorrupt(f"{path}: version {version}, this release reads {VERSION}; build again")
     file: _File = _typed(_File, values, path)
+    if (sampler := file.config.get("sampler", "pair")) not in SHAPES:
+        raise ShardCorrupt(f"{path}: sampler '{sampler}', this release reads {', '.join(SHAPES)}")
     manifest = Manifest(file.dataset, file.split, file.config, file.shards, folder, file.warned)
     right = manifest.to_json()
     wrong = [key for key in ("rows", "bytes", "fingerprint") if values.get(key) != right[key]]

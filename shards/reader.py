@@ -20,7 +20,7 @@ from lorat.shards.base.disk import explain_reading
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import Location, read_bytes, read_range
 from lorat.shards.manifest import Receipt
-from lorat.shards.sample import PairSample, from_members
+from lorat.shards.sample import Sample, from_members
 from lorat.shards.tar import END_OF_ARCHIVE, unpack_members
 from lorat.shards.writer import INDEX_DTYPE, index_path
 
@@ -106,7 +106,7 @@ class ShardReader:
             return None
         return receipt.first_pair + row + (receipt.drawn - len(self) if step > 0 else 0)
 
-    def read(self, row: int) -> PairSample:
+    def read(self, row: int) -> Sample:
         """Read sample `row`; an `IndexError` if there is none. Bytes that are not those that were written are a
         `ShardCorrupt`; a store that does not answer, or has the shard no more, is a `UserError`.
         """
@@ -117,7 +117,7 @@ class ShardReader:
         except ShardCorrupt as error:
             return self._instead_of(row, error)
 
-    def _instead_of(self, row: int, damage: ShardCorrupt) -> PairSample:
+    def _instead_of(self, row: int, damage: ShardCorrupt) -> Sample:
         """Return a damaged row from elsewhere; here there is no other place to look."""
         raise ShardCorrupt(f"{self.where(row)}: {damage.message}; delete the shard and build again") from None
 

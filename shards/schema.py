@@ -1,8 +1,10 @@
 """The JSON member of a sample, strictly: what the fields may be, for readers and audits."""
 
-from typing import Annotated, Literal
+import functools
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from lorat.shards.sample import VERSION
 
@@ -47,21 +49,30 @@ class ImageMeta(_Strict):
 
 
 class SampleMeta(_Strict):
-    """The JSON member of one sample."""
+    """The JSON member of one sample, which has an `ImageMeta` for each of its images besides."""
 
     version: Literal[1]
     dataset: _Name
     split: _Name
     sequence: _Name
     track: _Count
-    template: ImageMeta
-    search: ImageMeta
+
+    def image(self, role: str) -> ImageMeta:
+        """Return what is said of an image."""
+        meta: ImageMeta = getattr(self, role)
+        return meta
 
 
-def read_meta(text: bytes) -> tuple[SampleMeta | None, list[str]]:
-    """Return a sample's fields, or None where they cannot be read, and why, in words."""
+@functools.cache
+def _with_images(roles: tuple[str, ...]) -> type[SampleMeta]:
+    images: dict[str, Any] = dict.fromkeys(roles, (ImageMeta, ...))
+    return create_model("SampleMeta", __base__=SampleMeta, **images)
+
+
+def read_meta(text: bytes, roles: Sequence[str]) -> tuple[SampleMeta | None, list[str]]:
+    """Return the fields of a sample with images of these roles, or None where they cannot be read, and why in words."""
     try:
-        return SampleMeta.model_validate_json(text), []
+        return _with_images(tuple(roles)).model_validate_json(text), []
     except ValidationError as error:
         found = []
         for detail in error.errors():

@@ -16,7 +16,7 @@ import xxhash
 import zstandard
 
 from lorat.shards.base.storage import Location, atomic_file
-from lorat.shards.sample import PairSample, to_members
+from lorat.shards.sample import Sample, to_members
 from lorat.shards.tar import END_OF_ARCHIVE, pack_members
 
 L = TypeVar("L", bound=Location)
@@ -41,7 +41,7 @@ def index_path(shard: L) -> L:
     return cast("L", shard.with_name(shard.name.removesuffix(".tar.zst") + ".idx"))
 
 
-def write_shard(path: Location, samples: Iterable[PairSample]) -> ShardSummary:
+def write_shard(path: Location, samples: Iterable[Sample]) -> ShardSummary:
     """Write `samples`, in row order, as the shard ``….tar.zst`` and its index, each atomically; errors as of that."""
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True, threads=0)
     raws = (pack_members(to_members(sample)) for sample in samples)

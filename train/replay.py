@@ -23,14 +23,15 @@ from lorat.train.network.trained import load_weights
 from lorat.train.network.variants import build_network
 from lorat.train.network.weights.containers import read_tensors
 from lorat.train.step.faults import DUMP, TENSORS, FaultRecord
-from lorat.train.step.loss import Objective, tracking_loss
+from lorat.train.step.loss import Objective, losses_of
+from lorat.train.step.optimizer import box_weight
 from lorat.train.step.step import step_seed
 
 _SHOWN = 20  # samples in the table, those that are not finite and the largest losses first
 
 
 class Sample(NamedTuple):
-    """What a pair adds to the loss of its rank."""
+    """What a sample adds to the loss of its rank."""
 
     key: str
     rank: int
@@ -66,14 +67,19 @@ def load_dump(folder: Path) -> Dump:
     try:
         record = FaultRecord.model_validate_json((folder / DUMP).read_bytes())
         tensors, _ = read_tensors(folder / "batch.safetensors")
-        values: dict[str, Any] = {name: tensors[name] for name in TENSORS}
-    except (OSError, ValueError, KeyError) as error:
+        values: dict[str, Any] = {"reference": None, **{name: tensors[name] for name in TENSORS if name in tensors}}
+        batch = Batch(
+            **values,
+            keys=record.keys,
+            damaged=((),) * len(record.keys),
+            seconds=np.zeros((len(record.keys), 2), dtype=np.float32),
+        )
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder / DUMP}: no step that a training kept, damaged, or of another release ({type(error).__name__}); "
             "name a folder such as runs/<run>/faults/step_00001234"
         ) from None
-    seconds = np.zeros((len(record.keys), 2), dtype=np.float32)
-    return Dump(folder, record, Batch(**values, keys=record.keys, damaged=((),) * len(record.keys), seconds=seconds))
+    return Dump(folder, record, batch)
 
 
 def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
@@ -85,20 +91,20 @@ def replay(dump: Dump, device: str, backbone: Path | None) -> Replay:
     network.to(where).train()
     objective = Objective(network, record.variant, dtype)
     seen = Replay([n for n, p in network.named_parameters() if not _finite(p)])
-    kept: list[Prediction] = []
-    network.register_forward_hook(lambda _module, _inputs, prediction: kept.append(prediction))
     _watch(network, seen)
     ranks = list(dump.batch.split(record.ranks))
-    divisor = (dump.batch.positive.sum(dtype=torch.float32) / len(ranks)).clamp(min=1.0 / len(ranks)).to(where)
+    positives = dump.batch.positive.sum((0, 2, 3), dtype=torch.float32) / len(ranks)
+    divisors = positives.clamp(min=1.0 / len(ranks)).to(where)
+    weight = torch.tensor(box_weight(record.step, record.recipe.train), device=where)
     for rank in record.suspects:
         torch.manual_seed(step_seed(record.seed, record.step, rank))
         for part in ranks[rank].to(where).split(record.recipe.train.accumulate):
-            objective(*part.inputs, divisor).total.backward()
-            prediction = kept.pop()
+            predictions = objective.predict(part.template, part.template_mask, part.search, part.reference)
+            losses_of(predictions, part.positive, part.box, divisors, weight).total.backward()
             for i, key in enumerate(part.keys):
-                own = Prediction(*(whole[i : i + 1].detach() for whole in prediction))
-                loss = tracking_loss(own, part.positive[i : i + 1], part.box[i : i + 1], divisor)
-                seen.samples.append(Sample(key, rank, float(loss.score), float(loss.box)))
+                own = [Prediction(*(whole[i : i + 1].detach() for whole in each)) for each in predictions]
+                loss = losses_of(own, part.positive[i : i + 1], part.box[i : i + 1], divisors, weight)
+                seen.samples.append(Sample(key, rank, float(loss.score.sum()), float(loss.box.sum())))
     return seen
 
 

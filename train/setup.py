@@ -22,7 +22,7 @@ from lorat.train.checkpoint.checkpoints import checkpoints_of
 from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, fixed_settings, read_record, write_record
 from lorat.train.data.handover import check_shared_memory
 from lorat.train.data.places import CropSpec, Source, check_room
-from lorat.train.data.stored import enlarged, suiting
+from lorat.train.data.stored import check_images, enlarged, suiting
 from lorat.train.distributed.world import World, agreed, texts_of_ranks
 from lorat.train.loop import Training
 from lorat.train.network.blocks.lorat import LoRAT
@@ -71,6 +71,7 @@ def find_shards(request: Request) -> tuple[Manifest, ...]:
         )
     manifests = tuple(load_manifest(shards / name) for name in weights)
     for manifest in manifests:
+        check_images(manifest, request.variant)
         _check_files(manifest, request)
         there = manifest.fingerprint()
         wanted = request.repeats.data.get(manifest.name, there) if request.repeats else there
@@ -141,10 +142,11 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
     sides = variant.template_size, variant.search_size, network.template_grid, network.search_grid
+    images = variant.model_dump(include={"templates", "searches", "reference_size", "reference_factor"})
     source = Source(
         manifests=manifests,
         weights=tuple(recipe.data.datasets.values()),
-        spec=CropSpec(*sides, variant.template_factor, variant.search_factor),
+        spec=CropSpec(*sides, variant.template_factor, variant.search_factor, **images),
         augment=recipe.augment,
         **recipe.train.model_dump(include={"seed", "batch_size", "pairs_per_epoch", "epochs"}),
         **recipe.data.model_dump(include={"window_shards", "negatives", "negatives_from", "max_gap", "causal"}),
@@ -153,6 +155,7 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
     )
     validation = validation_source(recipe.data, source, request.shards, world)
     if validation is not None:
+        check_images(validation.manifests[0], variant)
         _check_files(validation.manifests[0], request)
     check_shared_memory(source, recipe.data, world.size, validates=validation is not None)
     return Training(run, variant, recipe, source, dtype, world, validation=validation, start=start), network
@@ -260,7 +263,7 @@ def introduce(training: Training, network: LoRAT) -> None:
         say(f"  {manifest.name}: {manifest.rows:,} pairs, each drawn {draws / manifest.rows:.1f} times")
     for manifest in source.manifests:
         if (suit := suiting(manifest, source)) < 1.0:
-            text = "%s: about one pair in %.0f suits data.max_gap and data.causal, and others are read in vain; %s"
+            text = "%s: about one sample in %.0f suits data.max_gap and data.causal, and others are read in vain; %s"
             _LOG.warning(text, manifest.name, 1 / suit, "lorat-prep build takes --max-gap and --causal")
         if (share := enlarged(manifest, source)) is not None:
             size, remedy = source.spec.search_size, "lorat-prep build --serve"

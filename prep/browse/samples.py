@@ -18,20 +18,20 @@ from lorat.shards.manifest import Manifest
 from lorat.shards.pixels.jpeg import decode
 from lorat.shards.reader import ShardReader, read_index
 from lorat.shards.rng import Draws
-from lorat.shards.sample import PairSample, StoredImage, sample_key
+from lorat.shards.sample import Sample, StoredImage, sample_key
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 _BOX, _INK, _PAPER = (80, 255, 80), (0, 0, 0), (255, 255, 255)
-_COLUMNS = 3  # of a sheet
-_HEIGHT, _WIDTHS = 195, (154, 272)  # pixels for a tile's images: templates are squares
+_IMAGES = 6  # of a sheet side by side, about; a tile is not torn
+_HEIGHT, _WIDTHS = 195, (154, 272)  # pixels for a tile's images, templates and others: templates are squares
 _LONGEST_NAME = 46  # characters of a sequence's name on a tile
 
 
 class Found(NamedTuple):
     """A sample and where it lies; `entry` is its row of the index."""
 
-    sample: PairSample
+    sample: Sample
     shard: Location
     row: int
     entry: np.void
@@ -86,35 +86,50 @@ def _load(shard: Location, row: int) -> Found:
 
 
 def draw_sheet(found: Sequence[Found], path: Location, zoom: int = 1) -> None:
-    """Write a contact sheet as PNG: template and search image of each sample, fitted into fields `zoom` times as large.
-    A `UserError` if a stored image does not decode, or the file cannot be written.
+    """Write a contact sheet as PNG: the images of each sample, fitted into fields `zoom` times as large. A `UserError`
+    if a stored image does not decode, or the file cannot be written.
     """
-    columns, tiles = min(_COLUMNS, len(found)), [_tile(one.sample, zoom) for one in found]
+    most = max(len(one.sample.images) for one in found)
+    columns, tiles = min(max(1, _IMAGES // most), len(found)), [_tile(one.sample, zoom) for one in found]
+    width = max(tile.shape[1] for tile in tiles)
+    tiles = [_padded(tile, right=width - tile.shape[1]) for tile in tiles]
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     sheet = np.vstack([np.hstack(tiles[n : n + columns]) for n in range(0, len(tiles), columns)])
     with atomic_file(path) as file:
         file.write(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
 
 
-def _tile(sample: PairSample, zoom: int) -> Picture:
-    template, search, height = sample.template, sample.search, _HEIGHT * zoom
-    pairs = zip((template, search), _WIDTHS, strict=True)
-    images = [_drawn(image, width * zoom, height, sample.key) for image, width in pairs]
-    tile = cv2.copyMakeBorder(np.hstack(images), 46, 34, 12, 0, cv2.BORDER_CONSTANT, value=_PAPER)
+def _tile(sample: Sample, zoom: int) -> Picture:
+    height, templates = _HEIGHT * zoom, len(sample.templates)
+    widths = [_WIDTHS[number >= templates] * zoom for number in range(len(sample.images))]
+    images = [_drawn(image, width, height, sample.key) for image, width in zip(sample.images, widths, strict=True)]
+    tile = _padded(np.hstack(images), top=46, bottom=34, left=12)
     name = sample.sequence if len(sample.sequence) <= _LONGEST_NAME else f"{sample.sequence[: _LONGEST_NAME - 3]}..."
-    gap = search.frame - template.frame
-    frames = f"frames {template.frame} and {search.frame} ({gap:+d})" if gap else f"both frame {search.frame}"
+    search = sample.searches[-1]
     x1, y1, x2, y2 = search.box
-    stored = " and ".join(f"{image.size[0]} x {image.size[1]}" for image in (template, search))
+    stored = " and ".join(f"{image.size[0]} x {image.size[1]}" for image in (sample.templates[-1], search))
     frame = f"a frame of {search.frame_size[0]} x {search.frame_size[1]}"
     text = f"object {x2 - x1:.0f} x {y2 - y1:.0f} in {frame}; stored {stored}"
     for line, y, size, width in (
         (sample.key, 19, 0.42, 2),
-        (f"{name}, {frames}", 37, 0.38, 1),
+        (f"{name}, {frames_of(sample)}", 37, 0.38, 1),
         (text, 46 + height + 17, 0.35, 1),
     ):
         cv2.putText(tile, line, (12, y), cv2.FONT_HERSHEY_SIMPLEX, size, _INK, width, cv2.LINE_AA)
     return tile
+
+
+def frames_of(sample: Sample) -> str:
+    """Say which frames a sample has, and how far the last search frame is from the last template's."""
+    templates, searches = ([image.frame for image in images] for images in (sample.templates, sample.searches))
+    if len({*templates, *searches}) == 1:
+        return f"{'both' if len(sample.images) == 2 else 'all'} frame {templates[0]}"
+    listed = " and ".join(", ".join(map(str, frames)) for frames in (templates, searches))
+    return f"frames {listed} ({searches[-1] - templates[-1]:+d})"
+
+
+def _padded(picture: Picture, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Picture:
+    return cv2.copyMakeBorder(picture, top, bottom, left, right, cv2.BORDER_CONSTANT, value=_PAPER)
 
 
 def _drawn(image: StoredImage, width: int, height: int, name: str) -> Picture:
@@ -126,5 +141,4 @@ def _drawn(image: StoredImage, width: int, height: int, name: str) -> Picture:
     first, last = np.rint(corners).astype(int).tolist()
     for colour, thickness in ((_INK, 4), (_BOX, 2)):
         cv2.rectangle(picture, first, last, colour, thickness)
-    below, beside = height - size[1], width - size[0] + 11
-    return cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=_PAPER)
+    return _padded(picture, bottom=height - size[1], right=width - size[0] + 11)

@@ -42,6 +42,11 @@ def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
         counts = (f"{pairs:,}", f"{shards:,}", f"{size / 1e6:,.1f}", f"{kb:.1f}", f"{share:.1%}")
         table.add_row(name, *counts, f"{sum(skipped.values()):,}")
     OUT.print(table)
+    for manifest in manifests:
+        if manifest.sampler != "pair":
+            templates, searches = manifest.shape
+            counted = f"{templates} {'template' if templates == 1 else 'templates'} and {searches} search images"
+            say(f"{manifest.name}: not pairs but tuples for {manifest.sampler}: {counted} each")
     for each in sizes:
         for reason, count in sorted(each.skipped.items()):
             say(f"{each.name}: skipped {count:,} {'pair' if count == 1 else 'pairs'}: {reason}")

@@ -10,29 +10,33 @@ from lorat.configs.schema import RecipeConfig
 from lorat.shards.manifest import Manifest
 from lorat.shards.order import quotas
 from lorat.shards.reader import ShardReader
-from lorat.shards.sample import PairSample, StoredImage
+from lorat.shards.sample import Sample, StoredImage
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SPREAD = 16  # shards that a sample of rows is taken from, so that few files are opened
 
 
 class Measure(NamedTuple):
-    """One thing that is measured of stored pairs; the table that it is shown in, and its row there."""
+    """One thing that is measured of stored samples; the table that it is shown in, and its row there."""
 
     table: str
     row: str
-    of: Callable[[PairSample], float]
+    of: Callable[[Sample], list[float]]  # of each search image, each template, or each two of them
+
+
+def _gaps(sample: Sample) -> list[float]:
+    return [abs(search.frame - template.frame) for template in sample.templates for search in sample.searches]
 
 
 _SIDE, _GAP = "Object side, sqrt(w·h), in pixels of the", "Frames between template and search"
 MEASURES = {
-    "object_frame": Measure(_SIDE, "frame", lambda pair: object_side(pair.search, stored=False)),
-    "object_stored": Measure(_SIDE, "search image", lambda pair: object_side(pair.search)),
-    "template_stored": Measure(_SIDE, "template image", lambda pair: object_side(pair.template)),
-    "search_side": Measure("Stored images", "search, longer side", lambda pair: max(pair.search.size)),
-    "search_kb": Measure("Stored images", "search, KB", lambda pair: len(pair.search.jpeg) / 1e3),
-    "template_kb": Measure("Stored images", "template, KB", lambda pair: len(pair.template.jpeg) / 1e3),
-    "gaps": Measure(_GAP, "{same_frame:.1%} in one frame", lambda pair: abs(pair.search.frame - pair.template.frame)),
+    "object_frame": Measure(_SIDE, "frame", lambda s: [object_side(image, stored=False) for image in s.searches]),
+    "object_stored": Measure(_SIDE, "search image", lambda s: list(map(object_side, s.searches))),
+    "template_stored": Measure(_SIDE, "template image", lambda s: list(map(object_side, s.templates))),
+    "search_side": Measure("Stored images", "search, longer side", lambda s: [max(i.size) for i in s.searches]),
+    "search_kb": Measure("Stored images", "search, KB", lambda s: [len(i.jpeg) / 1e3 for i in s.searches]),
+    "template_kb": Measure("Stored images", "template, KB", lambda s: [len(i.jpeg) / 1e3 for i in s.templates]),
+    "gaps": Measure(_GAP, "{same_frame:.1%} in one frame", _gaps),
 }
 
 
@@ -41,7 +45,7 @@ class SampleStats(NamedTuple):
 
     sampled: int
     sequences: int  # different ones among them
-    same_frame: float  # share of pairs whose template and search frame are one frame (still images)
+    same_frame: float  # share of pairs, of a template and a search frame, that are one frame (still images)
     quantiles: dict[str, tuple[float, ...]]
     """Each of `MEASURES` at `QUANTILES`: empty where nothing was measured; gaps where frames are two."""
 
@@ -50,22 +54,24 @@ def sample_stats(manifest: Manifest, most: int, progress: Callable[[int, int], N
     """Read at most `most` rows of a set and measure them; `progress` gets rows read and in all.
     `ShardCorrupt` if a row is damaged.
     """
-    rows, sequences = list[list[float]](), set[str]()
+    columns: dict[str, list[float]] = {name: [] for name in MEASURES}
+    sampled, sequences = 0, set[str]()
     for number, wanted in spread_rows(manifest, most):
         with closing(ShardReader(manifest.folder / manifest.shards[number].shard)) as reader:
-            for pair in map(reader.read, wanted):
-                rows.append([measure.of(pair) for measure in MEASURES.values()])
-                sequences.add(pair.sequence)
+            for sample in map(reader.read, wanted):
+                for name, measure in MEASURES.items():
+                    columns[name] += measure.of(sample)
+                sequences.add(sample.sequence)
+                sampled += 1
                 if progress:
-                    progress(len(rows), min(most, manifest.rows))
-    columns = dict(zip(MEASURES, np.reshape(rows, (-1, len(MEASURES))).T, strict=True))
-    gaps = columns["gaps"]
-    columns["gaps"] = gaps[gaps > 0]
+                    progress(sampled, min(most, manifest.rows))
+    same = columns["gaps"].count(0) / max(1, len(columns["gaps"]))
+    columns["gaps"] = [gap for gap in columns["gaps"] if gap]
     quantiles = {
-        name: tuple(round(value, 3) for value in np.quantile(values, QUANTILES).tolist()) if values.size else ()
+        name: tuple(round(value, 3) for value in np.quantile(values, QUANTILES).tolist()) if values else ()
         for name, values in columns.items()
     }
-    return SampleStats(len(rows), len(sequences), int((gaps == 0).sum()) / max(1, len(rows)), quantiles)
+    return SampleStats(sampled, len(sequences), same, quantiles)
 
 
 def spread_rows(manifest: Manifest, most: int) -> Iterator[tuple[int, Sequence[int]]]:

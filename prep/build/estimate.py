@@ -12,7 +12,7 @@ from typing import NamedTuple
 import zstandard
 
 from lorat.prep.build.plan import Plan
-from lorat.prep.build.shard import Skip, make_pair
+from lorat.prep.build.shard import Skip, make_sample
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import one_core
 from lorat.shards.base.storage import Location
@@ -62,10 +62,10 @@ def measure(plan: Plan, shards: Sequence[int], seconds: float | None = _SECONDS)
     stored = done = 0
     with one_core():
         if pairs:
-            make_pair(plan, pairs[0])  # what the first pair alone pays for is not timed
+            make_sample(plan, pairs[0])  # what the first pair alone pays for is not timed
         begin = time.perf_counter()
         for number in pairs:
-            made = make_pair(plan, number)
+            made = make_sample(plan, number)
             if not isinstance(made, Skip):
                 stored += len(compressor.compress(pack_members(to_members(made[0])))) + INDEX_DTYPE.itemsize
             done += 1

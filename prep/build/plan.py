@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint
 from lorat.prep.pairs.crop import CropOptions
-from lorat.prep.pairs.draw import DRAWING, MAX_GAP
+from lorat.prep.pairs.draw import DRAWING, MAX_GAPS
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
@@ -21,6 +21,7 @@ from lorat.shards.base.storage import Location
 from lorat.shards.manifest import shard_name
 from lorat.shards.pixels.jpeg import codec_name
 from lorat.shards.pixels.resample import RESAMPLER, SHRINKING
+from lorat.shards.sample import Sampler
 
 _LOG = logging.getLogger("lorat")
 _MOST_PAIRS = 500_000
@@ -49,13 +50,18 @@ class BuildOptions:
     """How the shards of one data set are built; `exclude` is the fingerprint of what was left out of the clips."""
 
     crops: CropOptions = field(default_factory=CropOptions)
+    sampler: Sampler = option(
+        "pair", help="Which frames make a sample: a pair, or the tuple that SPMTrack or LoRATv2 is trained on."
+    )
     pairs: int | None = option(
-        None, least=1, help="Pairs a data set.  [default: 500,000, or 4 a visible object of a small tree]"
+        None, least=1, help="Pairs, or tuples, a data set.  [default: 500,000, or 4 a visible object of a small tree]"
     )
     shard_pairs: int = option(2048, least=1, help="Pairs a shard.")
     seed: int = option(42, help="Decides which pairs are drawn.")
-    max_gap: int = option(MAX_GAP, least=1, help="Most frames between template and search.")
-    causal: bool = option(False, help="Search frames come after their template's, and not before.")
+    max_gap: int | None = option(
+        None, least=1, help="Most frames between template and search.  [default: 100; 200 for spmtrack]"
+    )
+    causal: bool = option(False, help="Search frames come after their templates', and not before.")
     workers: int = 2  # local processes, where no engine is given
     max_bad: int = option(0, least=0, help="Pairs, and sequences, that damaged frames may cost before the build stops.")
     odd_boxes: bool = option(False, help="Build although boxes look normalised, tiny, or like two corners.")
@@ -146,7 +152,9 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     # Named where they are used only: what was built without them goes on.
     used: dict[str, Any] = {"exclude": options.exclude}
     used |= {"range16": options.crops.range16 and [*options.crops.range16]}
-    used |= {"max_gap": options.max_gap if options.max_gap != MAX_GAP else None, "causal": options.causal or None}
+    sampler, gap = options.sampler, options.max_gap
+    used |= {"sampler": sampler if sampler != "pair" else None, "causal": options.causal or None}
+    used |= {"max_gap": gap if gap != MAX_GAPS[sampler] else None}
     config = {k: v for k, v in (config | used).items() if v is not None}
     pairs = options.pairs or min(_MOST_PAIRS, most_pairs(clips))
     return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs, warned)

@@ -1,4 +1,4 @@
-"""One shard's job: draw its pairs, cut them, write the shard and its receipt.
+"""One shard's job: draw its samples, cut them, write the shard and its receipt.
 
 Runs in whatever process an engine chooses, and tells there how far it is. The receipt is written last, so a shard
 without one does not exist; an old one goes before its shard is replaced.
@@ -10,14 +10,14 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from lorat.prep.build.plan import Plan
-from lorat.prep.pairs.crop import FrameSizeChanged, JitterReport, cut_pair, try_jitter
-from lorat.prep.pairs.draw import draw_pair
+from lorat.prep.pairs.crop import FrameSizeChanged, JitterReport, cut_sample, try_jitter
+from lorat.prep.pairs.draw import draw_sample
 from lorat.prep.pool import Tell
 from lorat.shards.base.storage import remove_file, write_json
 from lorat.shards.manifest import Receipt, receipt_path
 from lorat.shards.pixels.jpeg import ImageError
 from lorat.shards.rng import Draws
-from lorat.shards.sample import PairSample, sample_key
+from lorat.shards.sample import Sample, sample_key
 from lorat.shards.writer import write_shard
 
 _STEP = 16  # pairs between two words on how far a job is
@@ -44,14 +44,14 @@ def build_shard(plan: Plan, number: int, tell: Tell) -> None:
     """Build a shard and tell `Step`s, then its `Receipt`; a `UserError` if it cannot be written."""
     pairs, name, skips, tried = plan.pair_range(number), plan.shard(number), list[Skip](), list[JitterReport]()
 
-    def samples() -> Iterator[PairSample]:
+    def samples() -> Iterator[Sample]:
         for start in range(0, len(pairs), _STEP):
             told, step = len(skips), pairs[start : start + _STEP]
-            for made in (make_pair(plan, pair) for pair in step):
+            for made in (make_sample(plan, pair) for pair in step):
                 if isinstance(made, Skip):
                     skips.append(made)
                 else:
-                    tried.append(made[1])
+                    tried.extend(made[1])
                     yield made[0]
             tell(Step(len(step), tuple(skips[told:])))
 
@@ -72,18 +72,20 @@ def build_shard(plan: Plan, number: int, tell: Tell) -> None:
     tell(receipt)
 
 
-def make_pair(plan: Plan, number: int) -> tuple[PairSample, JitterReport] | Skip:
-    """Cut pair `number`, or say why it is not stored."""
+def make_sample(plan: Plan, number: int) -> tuple[Sample, list[JitterReport]] | Skip:
+    """Cut sample `number`, and report on each of its search frames, or say why it is not stored."""
     options = plan.options
-    pair = draw_pair(plan.clips, plan.name, options.seed, number, options.max_gap, causal=options.causal)
-    clip, crops = plan.clips[pair.clip], options.crops
-    draws = Draws("jitter", options.seed, plan.name, number)
-    report = try_jitter(clip.tracks[pair.track].boxes[pair.search], clip.frame_size(), crops, draws)
-    if not report.usable:
-        detail = f"{report.accepted} of {report.tried} windows"
-        return Skip(number, clip.name, "too few jittered windows show the object", detail)
+    rule = options.sampler, options.max_gap
+    drawn = draw_sample(plan.clips, plan.name, options.seed, number, *rule, causal=options.causal)
+    clip, crops = plan.clips[drawn.clip], options.crops
+    draws, boxes = Draws("jitter", options.seed, plan.name, number), clip.tracks[drawn.track].boxes
+    reports = [try_jitter(boxes[index], clip.frame_size(), crops, draws) for index in drawn.searches]
+    for report in reports:
+        if not report.usable:
+            detail = f"{report.accepted} of {report.tried} windows"
+            return Skip(number, clip.name, "too few jittered windows show the object", detail)
     try:
-        return cut_pair(clip, pair, sample_key(plan.dataset, plan.split, number), crops), report
+        return cut_sample(clip, drawn, sample_key(plan.dataset, plan.split, number), crops), reports
     except ImageError as error:
         return Skip(number, clip.name, "frame does not decode", error.message, lost=True)
     except FrameSizeChanged as error:

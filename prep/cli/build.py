@@ -51,7 +51,7 @@ class ShardsOptions:
 def build_command(
     place: ShardsOptions, options: BuildOptions, crops: CropOptions, jobs: EngineOptions, trees: SourceOptions
 ) -> None:
-    """Build shards of frame pairs from raw trees.
+    """Build shards of frame pairs, or of a tracker's tuples, from raw trees.
 
     First says what to expect, from a sample of pairs. Finished shards are kept when a build is stopped; the same
     command goes on. Exit status 2 when a tree is missing or damaged, or the disk too small; 130 after Ctrl-C.

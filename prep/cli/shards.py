@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from lorat.configs.load import load_recipe
-from lorat.prep.browse.samples import Found, draw_sheet, find_sample, pick_samples
+from lorat.prep.browse.samples import Found, draw_sheet, find_sample, frames_of, pick_samples
 from lorat.prep.browse.sets import SetSizes, find_sets, load_sets, print_sets
 from lorat.prep.browse.stats import MEASURES, QUANTILES, freshness, object_side, sample_stats
 from lorat.prep.commandline import Command, LocationType
@@ -19,7 +19,7 @@ from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.machine import usable_cores
 from lorat.shards.base.storage import Location, write_json
-from lorat.shards.sample import VERSION, StoredImage
+from lorat.shards.sample import VERSION, StoredImage, image_roles
 from lorat.shards.verify.shard import ShardAudit, ShardFault, ShardJob, audit_shard
 from lorat.shards.verify.verify import SetAudit, plan_audit
 
@@ -207,7 +207,7 @@ def inspect_command(
 
 
 def _print_sample(found: Found) -> None:
-    sample, search, template = found.sample, found.sample.search, found.sample.template
+    sample, roles = found.sample, image_roles(found.sample.shape)
     offset, length, raw_length = (int(found.entry[name]) for name in ("offset", "length", "raw_length"))
     for name, text in {
         "key": sample.key,
@@ -215,12 +215,13 @@ def _print_sample(found: Found) -> None:
         "row": f"{found.row}, {length:,} bytes from byte {offset:,}; {raw_length:,} as tar",
         "data set": f"{sample.dataset}, split {sample.split}, sample version {VERSION}",
         "sequence": f"{sample.sequence}, track {sample.track}",
-        "gap": f"{search.frame - template.frame:+d} frames from template to search",
+        "drawn": frames_of(sample),
     }.items():
         say(f"{name:<10}{text}")
-    table = plain_table(("", "template", "search"))
-    for name, text in _facts(search).items():
-        table.add_row(name, _facts(template)[name], text)
+    table = plain_table(("", *roles))
+    facts = [_facts(image) for image in sample.images]
+    for name in facts[0]:
+        table.add_row(name, *(each[name] for each in facts))
     OUT.print(table)
 
 

@@ -1,1 +1,1 @@
-"""Which two frames make pair i, and the crops that are cut from them."""
+"""Which frames make sample i, and the windows that are cut from them."""

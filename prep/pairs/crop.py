@@ -1,4 +1,4 @@
-"""Cuts one pair out of its frames: windows, mean colours, boxes, and whether it is usable."""
+"""Cuts one sample out of its frames: windows, mean colours, boxes, and whether it is usable."""
 
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -7,17 +7,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lorat.prep.pairs.draw import PairDraw
+from lorat.prep.pairs.draw import SampleDraw
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.options import option
-from lorat.shards.pixels.geometry import crop_transform
+from lorat.shards.pixels.geometry import Image, crop_transform
 from lorat.shards.pixels.jitter import MIN_OBJECT, Jitter
 from lorat.shards.pixels.jpeg import RANGE16, Range16, encode
 from lorat.shards.pixels.resample import SERVED, Window, context_window, cut_window, template_window
 from lorat.shards.rng import Draws
-from lorat.shards.sample import PairSample, StoredImage
+from lorat.shards.sample import Sample, StoredImage
 
-_TRIALS, _MIN_ACCEPTED = 60, 1 / 20  # windows tried on a pair, and the share of them that training must accept
+_TRIALS, _MIN_ACCEPTED = 60, 1 / 20  # windows tried on a search frame, and the share of them that training must accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class CropOptions:
 
 
 class JitterReport(NamedTuple):
-    """Windows tried on one pair: how many were drawn, accepted, and left the stored window."""
+    """Windows tried on one search frame: how many were drawn, accepted, and left the stored window."""
 
     tried: int
     accepted: int
@@ -54,32 +54,42 @@ class FrameSizeChanged(Exception):
     """A frame that has another size than the first one of its sequence."""
 
 
-def cut_pair(clip: Clip, pair: PairDraw, key: str, options: CropOptions) -> PairSample:
-    """Cut out what is stored of a pair of a cleaned clip; an `ImageError` or a `FrameSizeChanged` is its frames'."""
-    boxes, size, frames = clip.tracks[pair.track].boxes, clip.frame_size(), clip.stretched(options.range16).frames
-    template = template_window(boxes[pair.template], size, options.object_side)
-    search = search_window(boxes[pair.search], size, options)
-    stored: list[StoredImage] = []
-    for index, window in (pair.template, template), (pair.search, search):
-        if not stored or pair.search != pair.template:
-            frame = frames.read(index)
+def cut_sample(clip: Clip, drawn: SampleDraw, key: str, options: CropOptions) -> Sample:
+    """Cut out what is stored of a sample of a cleaned clip, each of its frames decoded once, and each window encoded
+    once; an `ImageError` or a `FrameSizeChanged` is its frames'.
+    """
+    boxes, size, frames = clip.tracks[drawn.track].boxes, clip.frame_size(), clip.stretched(options.range16).frames
+    wanted = [(index, template_window(boxes[index], size, options.object_side)) for index in drawn.templates]
+    wanted += [(index, search_window(boxes[index], size, options)) for index in drawn.searches]
+    decoded, stored = dict[int, Image](), dict[tuple[int, Window], StoredImage]()
+    for index, window in wanted:
+        if index not in decoded:
+            decoded[index] = frame = frames.read(index)
             height, width = frame.shape[:2]
             if (width, height) != size:
                 raise FrameSizeChanged(f"{clip.frames[index]}: {width}x{height} instead of {size[0]}x{size[1]}")
-        x1, y1, x2, y2 = boxes[index].round(4).tolist()
-        red, green, blue = (round(channel, 2) for channel in cv2.mean(frame)[:3])
-        image = StoredImage(
-            frame=clip.first + index,
-            box=(x1, y1, x2, y2),
-            frame_size=(width, height),
-            mean=(red, green, blue),
-            origin=window.origin,
-            window=window.end,
-            size=window.size,
-            jpeg=encode(cut_window(frame, window), options.quality),
-        )
-        stored.append(image)
-    return PairSample(key, clip.dataset, clip.split, clip.name, pair.track, *stored)
+        if (index, window) not in stored:
+            box = boxes[index].round(4).tolist()
+            stored[index, window] = _store(decoded[index], clip.first + index, box, window, options.quality)
+    images, first = tuple(stored[each] for each in wanted), len(drawn.templates)
+    about = key, clip.dataset, clip.split, clip.name, drawn.track
+    return Sample(*about, templates=images[:first], searches=images[first:])
+
+
+def _store(frame: Image, number: int, box: list[float], window: Window, quality: int) -> StoredImage:
+    height, width = frame.shape[:2]
+    x1, y1, x2, y2 = box
+    red, green, blue = (round(channel, 2) for channel in cv2.mean(frame)[:3])
+    return StoredImage(
+        frame=number,
+        box=(x1, y1, x2, y2),
+        frame_size=(width, height),
+        mean=(red, green, blue),
+        origin=window.origin,
+        window=window.end,
+        size=window.size,
+        jpeg=encode(cut_window(frame, window), quality),
+    )
 
 
 def search_window(box: NDArray[np.float64], frame_size: tuple[int, int], options: CropOptions) -> Window:

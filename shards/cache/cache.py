@@ -28,7 +28,7 @@ from lorat.shards.base.waiting import Note, waiting
 from lorat.shards.cache.folder import CacheEntry, CacheOptions, bytes_needed, entry_of, locked, make_part, room_lock
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.reader import ShardReader
-from lorat.shards.sample import PairSample
+from lorat.shards.sample import Sample
 from lorat.shards.writer import index_path
 
 _LOG = logging.getLogger("lorat")
@@ -181,7 +181,7 @@ class _CopyReader(ShardReader):
         self._entry, self._home = entry, home
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
-    def _instead_of(self, row: int, damage: ShardCorrupt) -> PairSample:
+    def _instead_of(self, row: int, damage: ShardCorrupt) -> Sample:
         _LOG.warning("%s: %s; read from %s instead", self.where(row), damage.message, self._home)
         remove_file(self._entry.stamp)  # whoever opens the shard next mends the copy
         try:

@@ -25,7 +25,7 @@ from lorat.shards.base.storage import Location, read_bytes, read_json, read_rang
 from lorat.shards.manifest import Receipt, receipt_path
 from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.reader import ShardReader
-from lorat.shards.sample import sample_key
+from lorat.shards.sample import Shape, image_roles, member_names, sample_key, shape_of
 from lorat.shards.schema import read_meta
 from lorat.shards.tar import END_OF_ARCHIVE
 from lorat.shards.writer import INDEX_DTYPE, index_path
@@ -61,6 +61,7 @@ class ShardJob:
     split: str
     folder: Location
     receipt: Receipt
+    shape: Shape | None = None  # of each sample; None where no manifest says it
     deep: bool = False
 
     @property
@@ -246,18 +247,20 @@ def _check_row(reader: ShardReader, row: int, job: ShardJob) -> tuple[int | None
     number = int(digits) if digits.isdecimal() else -1
     mine = number in job.receipt.pairs and key == sample_key(job.dataset, job.split, number)
     pair = number if mine else None
-    wanted = [f"{key}.json", f"{key}.search.jpg", f"{key}.template.jpg"]
-    if names != wanted:
-        return pair, [f"members are {names}, expected {wanted}"]
+    kinds = [name.removeprefix(f"{key}.") for name in names]
+    shape = job.shape or shape_of(kinds)
+    if kinds != member_names(shape):
+        return pair, [f"members are {names}, expected {[f'{key}.{kind}' for kind in member_names(shape)]}"]
     problems = [] if mine else [f"key {key!r} is none of this shard"]
-    (_, text), (_, search), (_, template) = members
-    meta, wrong = read_meta(text)
+    meta, wrong = read_meta(members[0][1], image_roles(shape))
     problems += wrong
     if meta is None:
         return pair, problems
     if (meta.dataset, meta.split) != (job.dataset, job.split):
         problems.append(f"JSON names the data set {meta.dataset}-{meta.split}")
-    for role, image, data in (("search", meta.search, search), ("template", meta.template, template)):
+    for kind, (_, data) in zip(kinds[1:], members[1:], strict=True):
+        role = kind.removesuffix(".jpg")
+        image = meta.image(role)
         problems += [f"JSON {role}: {fault}" for fault in image.faults()]
         if job.deep:
             try:

@@ -58,8 +58,9 @@ def plan_audit(folder: Location, deep: bool = False) -> tuple[SetAudit, list[Sha
         faults.append(ShardFault(str(place), error.message.removeprefix(f"{place}: ")))
         manifest = _from_receipts(folder, faults)
     found = SetAudit(folder.name, str(folder), faults=faults, notes=list(_strays(manifest)))
-    dataset, split = manifest.dataset, manifest.split
-    return found, [ShardJob(dataset, split, folder, each, deep) for each in manifest.shards]
+    about = manifest.dataset, manifest.split, folder
+    shape = manifest.shape if manifest.config else None
+    return found, [ShardJob(*about, each, shape, deep) for each in manifest.shards]
 
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from lorat.prep.build.plan import most_pairs
 from lorat.prep.pairs.crop import CropOptions, search_window, try_jitter
-from lorat.prep.pairs.draw import MAX_GAP, draw_pair
+from lorat.prep.pairs.draw import MAX_GAPS, draw_sample
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.pixels.geometry import adjust, crop_transform
 from lorat.shards.pixels.jitter import Jitter, _draw_window
@@ -23,16 +23,16 @@ def clip(name: str, visible: list[bool], tracks: int = 1) -> Clip:
 
 def test_a_pair_depends_on_its_number_alone():
     clips = [clip("a", [True] * 50), clip("b", [True] * 300)]
-    forwards = [draw_pair(clips, "toy-train", 42, i) for i in range(50)]
-    backwards = [draw_pair(clips, "toy-train", 42, i) for i in reversed(range(50))]
+    forwards = [draw_sample(clips, "toy-train", 42, i) for i in range(50)]
+    backwards = [draw_sample(clips, "toy-train", 42, i) for i in reversed(range(50))]
     assert forwards == backwards[::-1]
-    assert forwards != [draw_pair(clips, "toy-train", 43, i) for i in range(50)]
-    assert forwards != [draw_pair(clips, "toy-val", 42, i) for i in range(50)]
+    assert forwards != [draw_sample(clips, "toy-train", 43, i) for i in range(50)]
+    assert forwards != [draw_sample(clips, "toy-val", 42, i) for i in range(50)]
 
 
 def test_sequences_are_drawn_equally_however_long():
     clips = [clip("short", [True] * 2), clip("long", [True] * 2000), clip("still", [True])]
-    counts = Counter(draw_pair(clips, "toy-train", 1, i).clip for i in range(3000))
+    counts = Counter(draw_sample(clips, "toy-train", 1, i).clip for i in range(3000))
     assert all(900 < counts[i] < 1100 for i in range(3))
 
 
@@ -40,16 +40,16 @@ def test_frames_are_visible_near_and_different_where_they_can_be():
     rng = np.random.default_rng(0)
     clips = [clip("a", (rng.random(400) < 0.3).tolist()), clip("b", [False, True, False])]
     for i in range(800):
-        pair = draw_pair(clips, "toy-train", 5, i)
+        pair = draw_sample(clips, "toy-train", 5, i)
         visible = clips[pair.clip].tracks[pair.track].visible
-        assert visible[pair.template] and visible[pair.search]
-        assert abs(pair.template - pair.search) <= MAX_GAP
-        assert (pair.template == pair.search) == (pair.clip == 1)
+        assert visible[pair.templates[0]] and visible[pair.searches[0]]
+        assert abs(pair.templates[0] - pair.searches[0]) <= MAX_GAPS["pair"]
+        assert (pair.templates[0] == pair.searches[0]) == (pair.clip == 1)
 
 
 def test_every_other_frame_in_reach_is_drawn():
     clips = [clip("a", [True] * 5)]
-    seen = {(p.template, p.search) for p in (draw_pair(clips, "x", 0, i) for i in range(600))}
+    seen = {(p.templates[0], p.searches[0]) for p in (draw_sample(clips, "x", 0, i) for i in range(600))}
     assert seen == {(a, b) for a in range(5) for b in range(5) if a != b}
 
 
@@ -81,18 +81,20 @@ def test_the_jitter_trial_agrees_with_the_windows_that_training_draws():
 
 def test_a_smaller_gap_keeps_frames_nearer_and_the_default_is_the_published_one():
     clips = [clip("a", [True] * 300)]
-    pairs = [draw_pair(clips, "toy-train", 5, i, 7) for i in range(400)]
-    assert {abs(p.template - p.search) for p in pairs} == set(range(1, 8))
-    default = [draw_pair(clips, "toy-train", 5, i) for i in range(400)]
-    assert default == [draw_pair(clips, "toy-train", 5, i, MAX_GAP) for i in range(400)]
-    assert max(abs(p.template - p.search) for p in default) > 90
+    pairs = [draw_sample(clips, "toy-train", 5, i, max_gap=7) for i in range(400)]
+    assert {abs(p.templates[0] - p.searches[0]) for p in pairs} == set(range(1, 8))
+    default = [draw_sample(clips, "toy-train", 5, i) for i in range(400)]
+    assert default == [draw_sample(clips, "toy-train", 5, i, max_gap=100) for i in range(400)]
+    assert max(abs(p.templates[0] - p.searches[0]) for p in default) > 90
 
 
 def test_the_default_draw_is_what_it_always_was():
     """Computed before there were options: shards that were built then go on."""
     rng = np.random.default_rng(1)
     clips = [clip("a", (rng.random(400) < 0.3).tolist()), clip("c", [True] * 9)]
-    drawn = [tuple(draw_pair(clips, "toy-train", 42, i)) for i in range(8)]
+    drawn = [
+        (d.clip, d.track, *d.templates, *d.searches) for d in (draw_sample(clips, "toy-train", 42, i) for i in range(8))
+    ]
     assert drawn == [
         (0, 0, 168, 224),
         (0, 0, 247, 154),
@@ -108,7 +110,7 @@ def test_the_default_draw_is_what_it_always_was():
 def test_causal_pairs_look_ahead_wherever_a_later_frame_is_in_reach():
     visible = [False, True, True, False, True, False, False, False, False, True]  # frames 1, 2, 4 and 9
     clips = [clip("a", visible), clip("far", [True, *[False] * 40, True]), clip("still", [True])]
-    pairs = [draw_pair(clips, "x", 0, i, 4, causal=True) for i in range(1500)]
-    seen = Counter((p.clip, p.template, p.search) for p in pairs)
+    pairs = [draw_sample(clips, "x", 0, i, max_gap=4, causal=True) for i in range(1500)]
+    seen = Counter((p.clip, p.templates[0], p.searches[0]) for p in pairs)
     assert set(seen) == {(0, 1, 2), (0, 1, 4), (0, 2, 4), (1, 0, 0), (1, 41, 41), (2, 0, 0)}
     assert abs(seen[0, 1, 2] + seen[0, 1, 4] - seen[0, 2, 4]) < 100  # both templates alike

@@ -14,12 +14,12 @@ import pytest
 
 from lorat.shards.base.storage import Location
 from lorat.shards.manifest import Manifest, Receipt, shard_name
-from lorat.shards.sample import PairSample, StoredImage
+from lorat.shards.sample import Sample, StoredImage
 from lorat.shards.writer import write_shard
 
 
 @pytest.fixture(scope="session")
-def make_sample() -> Callable[..., PairSample]:
+def make_sample() -> Callable[..., Sample]:
     """``make_sample(number, size)``: images of so many random bytes, which need not decode."""
     return _make_sample
 
@@ -41,7 +41,7 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(damaged)
 
 
-def _make_sample(number: int, size: int = 500) -> PairSample:
+def _make_sample(number: int, size: int = 500) -> Sample:
     rng = np.random.default_rng(number)
     images = [
         StoredImage(
@@ -56,7 +56,7 @@ def _make_sample(number: int, size: int = 500) -> PairSample:
         )
         for side in (32, 64)
     ]
-    return PairSample(f"toy-train-{number:09d}", "toy", "train", "seq 1", 0, *images)
+    return Sample(f"toy-train-{number:09d}", "toy", "train", "seq 1", 0, tuple(images[:1]), tuple(images[1:]))
 
 
 @pytest.fixture(scope="session")

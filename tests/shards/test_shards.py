@@ -1,13 +1,16 @@
 """Shards: whole or not there, readable by every tool, checked in every bit that is read."""
 
+import hashlib
 import os
+from dataclasses import replace
 
 import pytest
 
 from lorat.shards.base.errors import ShardCorrupt
 from lorat.shards.manifest import load_manifest
 from lorat.shards.reader import ShardReader
-from lorat.shards.sample import from_members, to_members
+from lorat.shards.sample import Sample, StoredImage, from_members, to_members
+from lorat.shards.tar import pack_members
 from lorat.shards.writer import index_path, write_shard
 
 
@@ -72,3 +75,32 @@ def test_manifests_come_back_and_fingerprints_tell_builds_apart(tiny_shards):
     assert (manifest.rows, len(manifest.shards)) == (48, 3)
     assert manifest.fingerprint() == load_manifest(tiny_shards / "toy-train").fingerprint()
     assert manifest.fingerprint() != load_manifest(tiny_shards / "toy-val").fingerprint()
+
+
+def test_a_pairs_tar_bytes_are_what_they_always_were():
+    """Computed before there were tuples: shards that were built then go on."""
+    both = {"box": (1.0, 2.0, 30.5, 40.25), "frame_size": (128, 96), "mean": (1.5, 2.5, 3.5), "origin": (0, 1)}
+    template, search = (
+        StoredImage(frame=frame, window=(64, 65), size=(side, side), jpeg=bytes(range(side)) * 3, **both)
+        for frame, side in ((7, 32), (12, 64))
+    )
+    sample = Sample("toy-train-000000003", "toy", "train", "seq 1", 0, (template,), (search,))
+    raw = pack_members(to_members(sample))
+    digest = "d38332dde990366c2d8c250ffe969ed0d1cf82c6345acd742dc400ce76bcecf0"
+    assert (len(raw), hashlib.sha256(raw).hexdigest()) == (3072, digest)
+
+
+@pytest.mark.parametrize("count", [(3, 2), (1, 2), (1, 1), (2, 1)])
+def test_a_sample_of_any_shape_comes_back_from_its_members(make_sample, count):
+    image = make_sample(3).searches[0]
+    images = tuple(replace(image, frame=number, jpeg=bytes([number])) for number in range(sum(count)))
+    sample = replace(make_sample(3), templates=images[: count[0]], searches=images[count[0] :])
+    assert from_members(to_members(sample), "here") == sample
+
+
+@pytest.mark.parametrize("lost", range(1, 6))
+def test_a_tuple_without_one_of_its_images_is_refused(make_sample, lost):
+    image = make_sample(3).searches[0]
+    members = to_members(replace(make_sample(3), templates=(image,) * 3, searches=(image,) * 2))
+    with pytest.raises(ShardCorrupt, match=r"here: (members are|JSON)"):
+        from_members([*members[:lost], *members[lost + 1 :]], "here")

@@ -14,7 +14,7 @@ import webdataset
 from lorat.shards.cache.cache import open_shard
 from lorat.shards.manifest import load_manifest
 from lorat.shards.pixels.jpeg import decode
-from lorat.shards.sample import PairSample, to_members
+from lorat.shards.sample import Sample, to_members
 
 pytestmark = pytest.mark.skipif(shutil.which("zstd") is None, reason="no zstd command here")
 
@@ -26,7 +26,7 @@ def shard(tiny_shards: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def samples(tiny_shards: Path) -> list[PairSample]:
+def samples(tiny_shards: Path) -> list[Sample]:
     reader = open_shard(load_manifest(tiny_shards / "toy-train"), 1)
     return [reader.read(row) for row in range(len(reader))]
 
@@ -57,9 +57,9 @@ def test_webdataset_reads_what_the_reader_reads(shard, samples):
     found = list(webdataset.WebDataset(f"pipe:zstd -dcq {shard}", shardshuffle=False))
     assert [sample["__key__"] for sample in found] == [sample.key for sample in samples]
     for one, sample in zip(found, samples, strict=True):
-        assert one["search.jpg"] == sample.search.jpeg
-        assert one["template.jpg"] == sample.template.jpeg
-        assert json.loads(one["json"])["search"]["box"] == list(sample.search.box)
+        assert one["search.jpg"] == sample.searches[0].jpeg
+        assert one["template.jpg"] == sample.templates[0].jpeg
+        assert json.loads(one["json"])["search"]["box"] == list(sample.searches[0].box)
 
 
 def test_webdataset_decodes_shards_in_loader_processes(tiny_shards):
@@ -73,4 +73,4 @@ def test_webdataset_decodes_shards_in_loader_processes(tiny_shards):
     images = dict(iter(loader))
     assert len(images) == 48
     sample = open_shard(load_manifest(tiny_shards / "toy-train"), 0).read(0)
-    assert images[sample.key].shape == decode(sample.search.jpeg).shape
+    assert images[sample.key].shape == decode(sample.searches[0].jpeg).shape

@@ -10,11 +10,12 @@ from lorat.shards.manifest import Manifest
 from lorat.shards.reader import read_index
 from lorat.train.data.batches import Batch
 
-TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
+TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing", "reference")
 
 
 def joined(parts: list[Batch]) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+    held = [name for name in TENSORS if getattr(parts[0], name) is not None]
+    return {name: torch.cat([getattr(part, name) for part in parts]) for name in held}
 
 
 def keys_of(parts: list[Batch]) -> list[str]:
@@ -53,17 +54,18 @@ def damage(manifest: Manifest, shard: int, rows: Iterable[int]) -> dict[str, str
 def made_up_batch(seed: int = 1, empty: int = 4) -> Batch:
     """Eight pairs, of which the first few have no object."""
     rng = torch.Generator().manual_seed(seed)
-    positive = torch.rand(8, 4, 4, generator=rng) > 0.6
+    positive = torch.rand(8, 1, 4, 4, generator=rng) > 0.6
     positive[:empty] = False
-    corner = torch.rand(8, 2, generator=rng) / 2
+    corner = torch.rand(8, 1, 2, generator=rng) / 2
     return Batch(
-        template=torch.randint(0, 256, (8, 3, 32, 32), generator=rng, dtype=torch.uint8),
-        search=torch.randint(0, 256, (8, 3, 64, 64), generator=rng, dtype=torch.uint8),
-        template_mask=torch.rand(8, 2, 2, generator=rng) > 0.5,
+        template=torch.randint(0, 256, (8, 1, 3, 32, 32), generator=rng, dtype=torch.uint8),
+        search=torch.randint(0, 256, (8, 1, 3, 64, 64), generator=rng, dtype=torch.uint8),
+        template_mask=torch.rand(8, 1, 2, 2, generator=rng) > 0.5,
         positive=positive,
-        box=torch.cat([corner, corner + 0.4], dim=1),
+        box=torch.cat([corner, corner + 0.4], dim=-1),
         position=torch.arange(8),
         missing=torch.zeros(8),
+        reference=None,
         keys=tuple(map(str, range(8))),
         damaged=((),) * 8,
         seconds=np.zeros((8, 2), dtype=np.float32),

@@ -1,1 +1,1 @@
-"""Shards to batches: places, pairs, augmentation, labels."""
+"""Shards to batches: places, samples, augmentation, labels."""

@@ -1,8 +1,8 @@
-"""Augmentation of one cropped pair: flips, colours, and one of grey, solarise or blur; backgrounds.
+"""Augmentation of one cropped sample: flips, colours, and one of grey, solarise or blur; backgrounds.
 
-Crops are uint8 (S, S, 3) RGB. The order, ranges and which draws are shared between template and search are the
-published system's; the last step works on 8-bit values, truncated, so what leaves here is exactly what the network sees
-after normalisation. The generator is keyed by the pair's place in the run, never by the process.
+Crops are uint8 (S, S, 3) RGB. The order, ranges and which draws the images share are the
+published systems'; the last step works on 8-bit values, truncated, so what leaves here is exactly what the network sees
+after normalisation. The generator is keyed by the sample's place in the run, never by the process.
 
 A pair of crops from one still image shares its surroundings, so a network that learns from such pairs alone finds the
 object by what lies around it, and follows the ground when the object moves on. Before another photograph only the
@@ -24,17 +24,20 @@ _DECOYS = 3  # at most
 _FADE = (0.02, 0.3)  # width of a seam, in half sides of the pasted piece
 
 
-def augment_pair(
-    crops: tuple[Image, Image], boxes: tuple[Box, Box], rng: np.random.Generator, config: AugmentConfig
-) -> tuple[tuple[Image, Image], tuple[Box, Box]]:
-    """Augment a template and a search crop, and flip their (4,) xyxy boxes (crop pixels, not clipped) with them."""
-    pairs = [_flip(c, b, rng, config.flip) for c, b in zip(crops, boxes, strict=True)]
-    images = [_jitter_colours(c, rng, config.colour_jitter) for c, _ in pairs]
+def augment_sample(
+    crops: list[Image], boxes: list[Box], rng: np.random.Generator, config: AugmentConfig, templates: int
+) -> tuple[list[Image], list[Box]]:
+    """Augment the crops of a sample, of which so many first ones are templates, and flip their (4,) xyxy boxes (crop
+    pixels, not clipped) with them.
+    """
+    flipped = [_flip(c, b, rng, config.flip) for c, b in zip(crops, boxes, strict=True)]
+    images = [_jitter_colours(c, rng, config.colour_jitter) for c, _ in flipped]
     if config.grey_solarise_blur:
         images = _grey_solarise_or_blur(images, rng)
-    if config.motion_blur and rng.random() < config.motion_blur:
-        images[1] = _motion_blur(images[1], rng)
-    return (images[0], images[1]), (pairs[0][1], pairs[1][1])
+    for number in range(templates, len(images) if config.motion_blur else 0):
+        if rng.random() < config.motion_blur:
+            images[number] = _motion_blur(images[number], rng)
+    return images, [box for _, box in flipped]
 
 
 def _flip(crop: Image, box: Box, rng: np.random.Generator, p: float) -> tuple[Image, Box]:
@@ -70,7 +73,7 @@ def _jitter_colours(crop: Image, rng: np.random.Generator, strength: float) -> I
 
 
 def _grey_solarise_or_blur(images: list[Image], rng: np.random.Generator) -> list[Image]:
-    """Apply one choice, uniformly drawn, to both crops."""
+    """Apply one choice, uniformly drawn, to all crops."""
     choice = rng.integers(3)
     if choice == 0:
         greys = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images)

@@ -1,4 +1,4 @@
-"""Pairs to batches: stack, and hand over from worker processes.
+"""Samples to batches: stack, and hand over from worker processes.
 
 Promise: what stands at a position of an epoch depends on the shards, the recipe, the seed, the epoch and the position,
 not on ranks, workers or history. Images stay uint8 until they are on the device.
@@ -23,39 +23,40 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import outlive_signals, settle_worker
 from lorat.shards.base.waiting import POLL, made_one
 from lorat.train.data.handover import Apart, Notes, is_late, place
-from lorat.train.data.pairs import Pairs, TrainingPair
 from lorat.train.data.places import Source, Steps
+from lorat.train.data.samples import Samples, TrainingSample
 
 _TYPES = {
     **{"template": torch.uint8, "search": torch.uint8, "template_mask": torch.bool, "positive": torch.bool},
-    **{"box": torch.float32, "position": torch.int64, "missing": torch.float32},
+    **{"box": torch.float32, "position": torch.int64, "missing": torch.float32, "reference": torch.uint8},
 }
-"""Of a batch's tensors, in the order of its fields."""
+"""Of a batch's tensors, in the order of its fields; a reference is not always there."""
 _ALIGNED = 64  # bytes that a tensor begins at a multiple of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Batch:
-    """B pairs, channels first."""
+    """B samples of T templates and S search crops, channels first."""
 
-    template: Tensor  # (B, 3, h, w) uint8
-    search: Tensor  # (B, 3, H, W) uint8
-    template_mask: Tensor  # (B, g, g) bool
-    positive: Tensor  # (B, G, G) bool
-    box: Tensor  # (B, 4) float32, xyxy in units of the search crop
+    template: Tensor  # (B, T, 3, h, w) uint8
+    search: Tensor  # (B, S, 3, H, W) uint8
+    template_mask: Tensor  # (B, T, g, g) bool
+    positive: Tensor  # (B, S, G, G) bool
+    box: Tensor  # (B, S, 4) float32, xyxy in units of the search crop
     position: Tensor  # (B,) int64, in the epoch
-    missing: Tensor  # (B,) float32, share of the search crop that the stored window lacked
+    missing: Tensor  # (B,) float32, share of the jittered crops that the stored windows lacked
+    reference: Tensor | None  # (B, 3, r, r) uint8, LoRATv2's dynamic reference frame, where the variant has one
     keys: tuple[str, ...]
-    damaged: tuple[tuple[str, ...], ...]  # damaged samples that were read before a pair was found; most often none
-    seconds: NDArray[np.float32]  # (B, 2) that a worker took for a pair: reading stored bytes; decoding and the rest
+    damaged: tuple[tuple[str, ...], ...]  # damaged samples that were read before one was found; most often none
+    seconds: NDArray[np.float32]  # (B, 2) that a worker took for a sample: reading stored bytes; decoding and the rest
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """What `Objective` takes of them."""
-        return self.template, self.search, self.template_mask, self.positive, self.box
+        return self.template, self.template_mask, self.search, self.reference, self.positive, self.box
 
     def to(self, device: torch.device) -> "Batch":
         """Copy the tensors to a device, without waiting for it where memory is pinned."""
@@ -73,9 +74,10 @@ class Batch:
         """Yield `parts` equal micro-batches; the size must be a multiple of `parts`."""
         step, rest = divmod(len(self), parts)
         if rest:
-            raise ValueError(f"{parts} micro-batches do not divide {len(self)} pairs")
+            raise ValueError(f"{parts} micro-batches do not divide {len(self)} samples")
         for at in range(0, len(self), step):
-            yield Batch(*(value[at : at + step] for value in self._values()))
+            values: list[Any] = [value if value is None else value[at : at + step] for value in self._values()]
+            yield Batch(*values)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Cross to another process as one tensor where all lie in one piece of memory, as `_collate` lays them: each
@@ -129,7 +131,7 @@ def make_loader(
     """Yield this rank's batches from `first_step` of the run to its end; `world` processes must divide the batch size.
 
     Without workers, of which each prepares `prefetch` batches ahead, they are made here. From pinned memory a GPU
-    fetches them by itself. A damaged shard, or a pair that cannot be made, is a `UserError`.
+    fetches them by itself. A damaged shard, or a sample that cannot be made, is a `UserError`.
     """
     with closing(poll_batches(source, first_step, rank, world, workers, prefetch, pin=pin)) as batches:
         yield from (batch for batch in batches if isinstance(batch, Batch))
@@ -147,7 +149,7 @@ def poll_batches(
         cv2.setNumThreads(1)
     notes = Notes(workers)
     loader = DataLoader(
-        Pairs(source),
+        Samples(source),
         batch_sampler=Steps(source, first_step, rank, world),
         num_workers=workers,
         collate_fn=_hand_over if workers else _collate,
@@ -181,25 +183,27 @@ def poll_batches(
         del batches  # with them goes what would keep the workers
 
 
-def _collate(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
-    made = [pair for pair in pairs if not isinstance(pair, UserError)]
-    for error in pairs:
+def _collate(samples: list[TrainingSample | UserError]) -> Batch | UserError:
+    made = [sample for sample in samples if not isinstance(sample, UserError)]
+    for error in samples:
         if isinstance(error, UserError):
             return error
-    columns = dict(zip(TrainingPair._fields, zip(*made, strict=True), strict=True))
+    columns = dict(zip(TrainingSample._fields, zip(*made, strict=True), strict=True))
+    stacked = [name for name in _TYPES if columns[name][0] is not None]
     places, size = list[_Place](), 0
-    for name, dtype in _TYPES.items():
-        places.append(_Place(dtype, (len(made), *np.shape(columns[name][0])), size))
-        size += -(-math.prod(places[-1].shape) * dtype.itemsize // _ALIGNED) * _ALIGNED
+    for name in stacked:
+        places.append(_Place(_TYPES[name], (len(made), *np.shape(columns[name][0])), size))
+        size += -(-math.prod(places[-1].shape) * _TYPES[name].itemsize // _ALIGNED) * _ALIGNED
     whole = torch.empty(size, dtype=torch.uint8)
-    for name, spot in zip(_TYPES, places, strict=True):
+    for name, spot in zip(stacked, places, strict=True):
         np.stack(columns[name], out=spot.of(whole).numpy(), casting="same_kind")
-    return _unpacked(whole, places, [columns["key"], columns["damaged"], np.array(columns["seconds"], np.float32)])
+    rest = [columns["key"], columns["damaged"], np.array(columns["seconds"], np.float32)]
+    return _unpacked(whole, places, [None] * (len(_TYPES) - len(stacked)) + rest)
 
 
-def _hand_over(pairs: list[TrainingPair | UserError]) -> Batch | UserError:
+def _hand_over(samples: list[TrainingSample | UserError]) -> Batch | UserError:
     """Make a batch in a worker, and place it where the training finds it."""
-    batch = _collate(pairs)
+    batch = _collate(samples)
     if isinstance(batch, Batch):
         try:
             batch = batch.shared()

@@ -45,9 +45,9 @@ def is_late(error: Exception) -> bool:
 def batch_bytes(source: Source, ranks: int) -> int:
     """Return what a rank's batch takes of shared memory."""
     spec = source.spec
-    images = 3 * (spec.template_size**2 + spec.search_size**2)
-    pair = images + spec.template_grid**2 + spec.search_grid**2 + 4 * 4 + 8 + 4
-    return source.batch_size // ranks * pair + _ROUNDED
+    images = 3 * sum(side**2 for side, _ in spec.views)
+    labels = spec.templates * spec.template_grid**2 + spec.searches * (spec.search_grid**2 + 4 * 4)
+    return source.batch_size // ranks * (images + labels + 8 + 4) + _ROUNDED
 
 
 def check_shared_memory(

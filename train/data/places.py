@@ -22,7 +22,7 @@ from lorat.shards.cache.cache import CacheOptions, ShardCache
 from lorat.shards.cache.folder import bytes_needed
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.order import Pool, batch_positions, epoch_order
-from lorat.shards.sample import PairSample
+from lorat.shards.sample import Sample
 
 
 class Place(NamedTuple):
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CropSpec:
-    """Sides in pixels and in tokens, and area factors, of template and search crops."""
+    """Sides in pixels and in tokens, and area factors, of the crops of a sample, and how many there are."""
 
     template_size: int
     search_size: int
@@ -45,6 +45,19 @@ class CropSpec:
     search_grid: int
     template_factor: float
     search_factor: float
+    templates: int = 1
+    searches: int = 1
+    reference_size: int | None = None
+    reference_factor: float = 4.0
+
+    @property
+    def views(self) -> list[tuple[int, float]]:
+        """Side and area factor of each crop: the templates, the reference where there is one, the search crops. They
+        are of the last so many images of a stored sample.
+        """
+        reference = [] if self.reference_size is None else [(self.reference_size, self.reference_factor)]
+        template, search = (self.template_size, self.template_factor), (self.search_size, self.search_factor)
+        return [template] * self.templates + reference + [search] * self.searches
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +74,10 @@ class Source:
     epochs: int
     window_shards: int = 0
     skip_damaged: bool = False  # a damaged sample is replaced by another row, and reported, or ends the run
-    negatives: float = 0.0  # share of pairs whose search crop is another sequence's
-    negatives_from: str = ""  # the set of that crop, any of them, or, empty, the pair's own shard
-    max_gap: int | None = None  # frames between template and search; others are passed over
-    causal: bool = False  # whether search frames before the template's are passed over
+    negatives: float = 0.0  # share of samples whose search crops are another sequence's
+    negatives_from: str = ""  # the set of those crops, any of them, or, empty, the sample's own shard
+    max_gap: int | None = None  # frames between a template and a search frame; others are passed over
+    causal: bool = False  # whether samples with a search frame before a template's are passed over
     cache: CacheOptions | None = None  # for whole shards; the batches do not depend on it
 
     @property
@@ -72,10 +85,14 @@ class Source:
         """Optimiser steps an epoch."""
         return self.pairs_per_epoch // self.batch_size
 
-    def suits(self, sample: PairSample) -> bool:
-        """Return whether a pair's frames are as near and in such an order as is asked for."""
-        gap = sample.search.frame - sample.template.frame
-        return (self.max_gap is None or abs(gap) <= self.max_gap) and not (self.causal and gap < 0)
+    def suits(self, sample: Sample) -> bool:
+        """Return whether all search frames are as near to all other frames that are used, and in such an order, as is
+        asked for.
+        """
+        frames = [image.frame for image in sample.images[-len(self.spec.views) :]]
+        earlier, later = frames[: -self.spec.searches], frames[-self.spec.searches :]
+        first, last = min(later) - max(earlier), max(later) - min(earlier)
+        return (self.max_gap is None or max(-first, last) <= self.max_gap) and not (self.causal and first < 0)
 
     def ends(self, done: int, every: int) -> bool:
         """Return whether `done` steps end the last epoch, or one of `every` so many."""

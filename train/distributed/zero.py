@@ -51,10 +51,10 @@ class Zero:
         self.module, self.optimizer, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         self._spread(before)
 
-    def accumulate(self, inputs: Sequence[Tensor], divisor: Tensor, *, last: bool) -> Any:
+    def accumulate(self, inputs: Sequence[Tensor | None], *, last: bool) -> Any:
         """Add a micro-batch's gradients and return what the module did; after the `last`, ranks share theirs."""
         self.module.set_gradient_accumulation_boundary(last)
-        losses = self.module(*inputs, divisor)
+        losses = self.module(*inputs)
         self.module.backward(losses.total)
         return losses
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lorat.shards.base.storage import atomic_file
 from lorat.train.data.batches import Batch
@@ -14,7 +15,7 @@ from lorat.train.logs.log import Entry, read_log
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS, _MOST = 4, 16  # of a contact sheet, and its pairs
+_COLUMNS, _MOST = 4, 16  # of a contact sheet of pairs, and its samples
 _GAP, _SIDE = 6, 224
 _BOX, _CELLS = (80, 255, 80), (255, 200, 60)
 _SMOOTH = 60  # running means that a curve is made of, if there are enough records
@@ -29,9 +30,11 @@ _PANELS = {
 
 
 def draw_batch(batch: Batch, path: Path) -> None:
-    """Write training pairs as a PNG contact sheet: templates with the object's tokens, search crops with the box."""
-    tiles = [_pair(batch, i) for i in range(min(_MOST, len(batch)))]
-    columns = min(_COLUMNS, len(tiles))
+    """Write training samples as a PNG contact sheet: templates with the object's tokens, the reference where there is
+    one, search crops with the box.
+    """
+    tiles = [_sample(batch, i) for i in range(min(_MOST, len(batch)))]
+    columns = min(max(1, _COLUMNS * 2 * _SIDE // tiles[0].shape[1]), len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     sheet = cv2.vconcat([cv2.hconcat(tiles[first : first + columns]) for first in range(0, len(tiles), columns)])
     sheet = cv2.copyMakeBorder(sheet, _GAP, 0, _GAP, 0, cv2.BORDER_CONSTANT, value=(255,) * 3)
@@ -40,19 +43,28 @@ def draw_batch(batch: Batch, path: Path) -> None:
         file.write(png.tobytes())
 
 
-def _pair(batch: Batch, index: int) -> NDArray[np.uint8]:
-    """Return one pair side by side, white at its right and below, whatever the crops' sizes."""
-    images = (crops[index].permute(1, 2, 0).numpy() for crops in (batch.template, batch.search))
-    left, right = (cv2.resize(i, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR) for i in images)
-    mask = batch.template_mask[index].numpy().astype(np.uint8)
-    mask = cv2.resize(mask, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(left, outlines, -1, _CELLS, 2)
-    x1, y1, x2, y2 = (batch.box[index].numpy() * _SIDE).round().astype(int).tolist()
-    cv2.rectangle(right, (x1, y1), (x2, y2), _BOX, 2)
-    tile = np.full((_SIDE + _GAP, 2 * _SIDE + 2 + _GAP, 3), 255, dtype=np.uint8)
-    tile[:_SIDE, :_SIDE], tile[:_SIDE, _SIDE + 2 : -_GAP] = left, right
-    return tile
+def _sample(batch: Batch, index: int) -> NDArray[np.uint8]:
+    """Return the crops of one sample side by side, white at their right and below, whatever their sizes."""
+    templates, searches = (_shown(crops[index]) for crops in (batch.template, batch.search))
+    reference = [] if batch.reference is None else _shown(batch.reference[index : index + 1])
+    for picture, mask in zip(templates, batch.template_mask[index].numpy().astype(np.uint8), strict=True):
+        tokens = cv2.resize(mask, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(tokens, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(picture, outlines, -1, _CELLS, 2)
+    for picture, box in zip(searches, batch.box[index].numpy(), strict=True):
+        x1, y1, x2, y2 = (box * _SIDE).round().astype(int).tolist()
+        cv2.rectangle(picture, (x1, y1), (x2, y2), _BOX, 2)
+    white = (255,) * 3
+    beside = (
+        cv2.copyMakeBorder(p, 0, _GAP, 0, 2, cv2.BORDER_CONSTANT, value=white) for p in templates + reference + searches
+    )
+    return cv2.copyMakeBorder(cv2.hconcat(list(beside)), 0, 0, 0, _GAP - 2, cv2.BORDER_CONSTANT, value=white)
+
+
+def _shown(crops: Tensor) -> list[NDArray[np.uint8]]:
+    """Return (n, 3, H, W) crops as pictures of one size."""
+    images = crops.permute(0, 2, 3, 1).numpy()
+    return [cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR) for image in images]
 
 
 def draw_curves(run: Path) -> Path | None:

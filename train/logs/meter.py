@@ -22,14 +22,15 @@ _NAMED = 20  # damaged samples of which each gets a line
 class Meter:
     """Sums what happened since the last record, without waiting for the device until it is read."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._paces = world, list[Pace]()
+    def __init__(self, world: World, searches: int = 1) -> None:
+        """Take losses of so many search crops a sample."""
+        self._world, self._searches, self._paces = world, searches, list[Pace]()
         self._known = set[str]()  # damaged samples that were named
         self._reset()
 
     def _reset(self) -> None:
         self._damaged: list[str] = []
-        self._sums = torch.zeros(5, device=self._world.device)
+        self._sums = torch.zeros(3 + 2 * self._searches, device=self._world.device)
         self.steps = self._pairs = 0  # since the last record
         self._seconds = np.zeros(3)  # waiting here; reading and making in the workers
         self.restart()
@@ -50,17 +51,21 @@ class Meter:
 
     def add(self, losses: Losses, norm: Tensor, skipped: Tensor) -> None:
         """Count one step, as `StepResult` tells of it."""
-        self._sums += torch.stack([*losses, norm, skipped])
+        self._sums += torch.cat([torch.stack([losses.total, norm, skipped]), losses.score, losses.box])
         self.steps += 1
 
     def read(self, rate: float) -> dict[str, float]:
         """Return means over steps and ranks and start anew; every rank has to call this."""
         beside = self._sums.new_tensor([len(self._damaged), *self._seconds, self._lost.share()])
         means = mean_over_ranks(torch.cat([self._sums / self.steps, beside]), self._world).tolist()
-        loss, score, box, norm, skipped, damaged, waited, reading, making, lost = means
+        loss, norm, skipped, *parts, damaged, waited, reading, making, lost = means
+        score, box = parts[: self._searches], parts[self._searches :]
+        losses = {"loss": loss, "score": sum(score), "box": sum(box)}
+        for number in range(self._searches if self._searches > 1 else 0):
+            losses |= {f"score_{number}": score[number], f"box_{number}": box[number]}
         elapsed = time.perf_counter() - self._since  # the device has caught up
         values = {
-            **{name: round(value, 5) for name, value in (("loss", loss), ("score", score), ("box", box))},
+            **{name: round(value, 5) for name, value in losses.items()},
             "rate": rate,
             # It is 0 where a step was left out.
             "norm": round(norm / (1.0 - skipped), 4) if skipped < 1.0 else 0.0,

@@ -36,7 +36,7 @@ class Reporter:
     def __init__(self, scene: Scene, log: TrainLog | None, first_step: int, patience: Patience | None = None) -> None:
         self._scene, source = scene, scene.source
         self._patience = patience  # rank 0's
-        self.meter = Meter(scene.world)
+        self.meter = Meter(scene.world, source.spec.searches)
         self.log = log  # rank 0's
         early = first_step + min(source.steps_per_epoch, _ENOUGH)
         # Steps after which the next record has a verdict.

@@ -163,21 +163,27 @@ def step_engine(network: LoRAT, setting: Setting) -> Engine:
 
 
 def made_up_batch(setting: Setting, network: LoRAT) -> Batch:
-    """Return a step's pairs of noise on the setting's device."""
-    pairs, sides = setting.train.batch_size, (setting.variant.template_size, setting.variant.search_size)
+    """Return a step's samples of noise on the setting's device."""
+    variant, size = setting.variant, setting.train.batch_size
+    templates, searches = (size, variant.templates), (size, variant.searches)
+    cells = [(network.template_grid,) * 2, (network.search_grid,) * 2]
+
+    def noise(*count: int, side: int) -> Tensor:
+        return torch.randint(0, 256, (*count, 3, side, side), dtype=torch.uint8)
+
     with setting.device:
-        template, search = (torch.randint(0, 256, (pairs, 3, side, side), dtype=torch.uint8) for side in sides)
         return Batch(
-            template=template,
-            search=search,
-            template_mask=torch.ones(pairs, network.template_grid, network.template_grid, dtype=torch.bool),
-            positive=torch.ones(pairs, network.search_grid, network.search_grid, dtype=torch.bool),
-            box=torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(pairs, 1),
-            position=torch.ones(pairs, dtype=torch.int64),
-            missing=torch.ones(pairs),
-            keys=("",) * pairs,
-            damaged=((),) * pairs,
-            seconds=np.zeros((pairs, 2), dtype=np.float32),
+            template=noise(*templates, side=variant.template_size),
+            search=noise(*searches, side=variant.search_size),
+            template_mask=torch.ones(*templates, *cells[0], dtype=torch.bool),
+            positive=torch.ones(*searches, *cells[1], dtype=torch.bool),
+            box=torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(*searches, 1),
+            position=torch.ones(size, dtype=torch.int64),
+            missing=torch.ones(size),
+            reference=None if variant.reference_size is None else noise(size, side=variant.reference_size),
+            keys=("",) * size,
+            damaged=((),) * size,
+            seconds=np.zeros((size, 2), dtype=np.float32),
         )
 
 

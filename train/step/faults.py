@@ -27,7 +27,7 @@ from lorat.train.network.trained import save_weights
 from lorat.train.network.weights.containers import write_tensors
 
 DUMP = "fault.json"
-TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing")
+TENSORS = ("template", "search", "template_mask", "positive", "box", "position", "missing", "reference")
 _LOADER = "a loader process"
 _READS_FLAG = ("cpu", "cuda")  # whose fused AdamW leaves an update out where a flag says so; Metal's does not look
 
@@ -66,7 +66,7 @@ class Scene:
 class FaultRecord(BaseModel):
     """What ``fault.json`` holds of a step that was kept."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2  # in 1, a batch had one template and one search crop a sample
     step: int
     ranks: int
     suspects: list[int]
@@ -158,7 +158,8 @@ def _keep(folder: Path, fault: Fault, scene: Scene, batch: Batch, network: LoRAT
     )
     with atomic_folder(folder) as beside:  # folder: of the same step before a resume
         save_weights(beside / "model.safetensors", network, scene.variant)
-        tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
+        held = {name: getattr(batch, name) for name in TENSORS}
+        tensors = {name: tensor.contiguous() for name, tensor in held.items() if tensor is not None}
         write_tensors(beside / "batch.safetensors", tensors, {})
         write_json(beside / DUMP, record.model_dump(mode="json"))
 

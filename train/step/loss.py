@@ -1,10 +1,12 @@
-"""What a training step minimises, from stored crops and labels to losses, as one module.
+"""What a training step minimises, from crops and labels to losses, as one module.
 
 A cell inside the object should score the overlap of its own box with the truth, every other cell nothing (binary cross
 entropy); boxes of cells inside the object are pulled to the truth by 1 - GIoU. Both are sums over cells, divided by the
-number of positive cells. Shapes are static; a pair without positive cells adds score loss only.
+number of positive cells; those of the search crops of a sample, each divided by its own, are added. Shapes are static;
+a sample without positive cells adds score loss only.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,10 +21,10 @@ _TINY = 1e-7  # least area to divide by; only degenerate boxes come near it
 
 
 class Losses(NamedTuple):
-    """Scalars, float32; the total with gradient, its parts detached."""
+    """Float32; the total, a scalar, with gradient, its parts detached."""
 
     total: Tensor
-    score: Tensor
+    score: Tensor  # (S,), of each search crop, or a scalar of one
     box: Tensor
 
 
@@ -36,23 +38,39 @@ class Objective(nn.Module):
         """Hold a network, where it is trained or sharded from; float32 is no autocast."""
         super().__init__()
         self.network, self.dtype = network, dtype
-        device = network.token_type_embed.device
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (variant.mean, variant.std))
+        device = next(network.parameters()).device
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (variant.mean, variant.std))
         self.register_buffer("scale", (1.0 / (255.0 * std)).to(device), persistent=False)
         self.register_buffer("shift", (mean / std).to(device), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Turn (B, 3, H, W) images on 0 … 255 into (value / 255 - mean) / std, float32."""
+        """Turn (…, 3, H, W) images on 0 … 255 into (value / 255 - mean) / std, float32."""
         return images.to(torch.float32) * self.scale - self.shift
 
     def forward(
-        self, template: Tensor, search: Tensor, template_mask: Tensor, positive: Tensor, box: Tensor, positives: Tensor
+        self,
+        template: Tensor,
+        template_mask: Tensor,
+        search: Tensor,
+        reference: Tensor | None,
+        positive: Tensor,
+        box: Tensor,
+        positives: Tensor,
+        box_weight: Tensor,
     ) -> Losses:
-        """Return the losses of a micro-batch: `Batch.inputs`, and a scalar to divide by."""
+        """Return the losses of a micro-batch: `Batch.inputs`, and what `losses_of` takes besides."""
+        predictions = self.predict(template, template_mask, search, reference)
+        return losses_of(predictions, positive, box, positives, box_weight)
+
+    def predict(
+        self, template: Tensor, template_mask: Tensor, search: Tensor, reference: Tensor | None
+    ) -> tuple[Prediction, ...]:
+        """Return the network's prediction for each search crop of a micro-batch."""
         template, search = self.normalise(template), self.normalise(search)
+        if reference is not None:
+            reference = self.normalise(reference)
         with torch.autocast(search.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            prediction = self.network(template, search, template_mask)
-        return tracking_loss(prediction, positive, box, positives)
+            return self.network.predict(template, template_mask, search, reference)
 
     def compile_whole(self, device: torch.device, mode: str = "default") -> None:
         """Compile forward pass, loss and gradients in place, at the first step; a `UserError` if `device` cannot."""
@@ -60,11 +78,28 @@ class Objective(nn.Module):
         self.compile(fullgraph=True, dynamic=False, mode=mode)  # micro-batches are of one size
 
 
-def tracking_loss(prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor) -> Losses:
-    """Compare score logits (B, G, G) and boxes (B, G, G, 4) with the truth; boxes are xyxy in units of the search crop.
-    `positive` (B, G, G) bool are the cells inside the object, none in a pair without it; of such a pair `box` (B, 4)
-    float32 is not read. `positives` is what to divide by, a scalar float32 above 0: the positive cells of this batch,
-    or their mean over ranks or micro-batches of a step.
+def losses_of(
+    predictions: Sequence[Prediction], positive: Tensor, box: Tensor, positives: Tensor, box_weight: Tensor
+) -> Losses:
+    """Add the losses of S predictions: `positive` (B, S, G, G) and `box` (B, S, 4) are the truth, `positives` (S,) what
+    each is divided by (see `tracking_loss`).
+    """
+    found = [
+        tracking_loss(prediction, positive[:, n], box[:, n], positives[n], box_weight)
+        for n, prediction in enumerate(predictions)
+    ]
+    total, score, regression = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return Losses(total.sum(), score, regression)
+
+
+def tracking_loss(
+    prediction: Prediction, positive: Tensor, box: Tensor, positives: Tensor, box_weight: Tensor | float = 1.0
+) -> Losses:
+    """Compare score logits (B, G, G) and boxes (B, G, G, 4) of a search crop with the truth; boxes are xyxy in units of
+    the crop. `positive` (B, G, G) bool are the cells inside the object, none in a sample without it; of such a sample
+    `box` (B, 4) float32 is not read. `positives` is what to divide by, a scalar float32 above 0: the positive cells of
+    this batch, or their mean over ranks or micro-batches of a step. In the total the loss of boxes counts `box_weight`
+    times. All that is returned are scalars.
     """
     logits, boxes = prediction.score_map.float(), prediction.boxes.float()
     # Outside, both boxes become the unit square: no division by zero, and no gradient. It is made on the device: a copy
@@ -74,7 +109,7 @@ def tracking_loss(prediction: Prediction, positive: Tensor, box: Tensor, positiv
     target = torch.where(positive, iou.detach(), 0.0)
     score = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / positives
     regression = torch.where(positive, 1.0 - giou, 0.0).sum() / positives
-    return Losses(score + regression, score.detach(), regression.detach())
+    return Losses(score + box_weight * regression, score.detach(), regression.detach())
 
 
 def box_overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

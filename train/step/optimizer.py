@@ -28,6 +28,11 @@ def learning_rate(step: int, recipe: TrainConfig) -> float:
     return recipe.lr_min + (recipe.lr - recipe.lr_min) * (0.5 * (1.0 + math.cos(math.pi * share)))
 
 
+def box_weight(step: int, recipe: TrainConfig) -> float:
+    """Return what multiplies the loss of boxes at a step, counted from 0 over the whole run."""
+    return 10.0 if step < recipe.box_warmup_epochs * (recipe.pairs_per_epoch // recipe.batch_size) else 1.0
+
+
 def rate_share(name: str, depth: int, layer_decay: float) -> float:
     """Return what multiplies a parameter's rate, with d for `layer_decay`: d^(L - j) for block j of L, counted from 0,
     d^(L + 1) before the blocks, and 1 for what is new to a pretrained network (token types, head) and the last norm.

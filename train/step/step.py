@@ -27,7 +27,7 @@ from lorat.train.network.deploy.devices import compile_backward
 from lorat.train.step.average import average, averaged, averages, network_of_averages
 from lorat.train.step.faults import Watch, step_unless
 from lorat.train.step.loss import Losses, Objective
-from lorat.train.step.optimizer import clip_gradients
+from lorat.train.step.optimizer import box_weight, clip_gradients
 
 _LOG = logging.getLogger("lorat")
 
@@ -73,12 +73,14 @@ class Engine:
             return self.wrapped
         return self.objective.forward
 
-    def accumulate(self, part: Batch, divisor: Tensor, *, last: bool) -> Losses:
-        """Add the gradients of a micro-batch, the `last` of its step or not, and return its losses."""
+    def accumulate(self, part: Batch, divisors: Tensor, weight: Tensor, *, last: bool) -> Losses:
+        """Add the gradients of a micro-batch, the `last` of its step or not, and return its losses. Of each search crop
+        they are divided by one of `divisors` (S,); `weight` is that of boxes.
+        """
         if self._zero is not None:
-            return self._zero.accumulate(part.inputs, divisor, last=last)
+            return self._zero.accumulate((*part.inputs, divisors, weight), last=last)
         with self.wrapped.no_sync() if isinstance(self.wrapped, DDP) and not last else nullcontext():
-            losses: Losses = self.wrapped(*part.inputs, divisor)
+            losses: Losses = self.wrapped(*part.inputs, divisors, weight)
             with self._compiled_backward():
                 self.scaler.scale(losses.total).backward()
         return losses
@@ -135,25 +137,27 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return seed * 1_000_003 + step * 4099 + rank
 
 
-def shared_divisor(positive: Tensor, world: World) -> Tensor:
-    """Return what each rank divides its sums over cells by, a scalar float32: all positive cells / ranks. Every rank
-    has to call this, with (B, G, G) bool of its micro-batches; the batch counts as one cell if it has none.
+def shared_divisors(positive: Tensor, world: World) -> Tensor:
+    """Return what each rank divides its sums over cells by, (S,) float32: all positive cells / ranks, of each search
+    crop. Every rank has to call this, with (B, S, G, G) bool of its micro-batches; none counts as one cell.
     """
-    return mean_over_ranks(positive.sum(dtype=torch.float32), world).clamp(min=1.0 / world.size)
+    return mean_over_ranks(positive.sum((0, 2, 3), dtype=torch.float32), world).clamp(min=1.0 / world.size)
 
 
 def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> StepResult:
     """Do one optimiser step, counted from 0 over the run, on this rank's part of a batch."""
     torch.manual_seed(step_seed(recipe.seed, step, engine.world.rank))
-    divisor = shared_divisor(batch.positive, engine.world)
-    totals = torch.zeros(3, device=batch.box.device)
+    divisors = shared_divisors(batch.positive, engine.world)
+    weight = torch.full((), box_weight(step, recipe), device=batch.box.device)
+    sums = Losses(torch.zeros_like(weight), torch.zeros_like(divisors), torch.zeros_like(divisors))
     for number, part in enumerate(batch.split(recipe.accumulate), start=1):
-        losses = engine.accumulate(part, divisor, last=number == recipe.accumulate)
-        totals += torch.stack([losses.total.detach(), losses.score, losses.box])
-    norm, skipped = engine.finish(step, totals[0], recipe.clip_norm)
+        losses = engine.accumulate(part, divisors, weight, last=number == recipe.accumulate)
+        for total, own in zip(sums, losses, strict=True):
+            total += own.detach()
+    norm, skipped = engine.finish(step, sums.total, recipe.clip_norm)
     if recipe.ema:
         average(engine.optimizer, recipe.ema, step, skipped if engine.scaler.is_enabled() else None)
-    return StepResult(Losses(*totals), norm, skipped)
+    return StepResult(sums, norm, skipped)
 
 
 def validate(
@@ -163,14 +167,15 @@ def validate(
     accumulate: int,
     take: Callable[[Iterator[Batch | str]], Batch | None],
 ) -> dict[str, float]:
-    """Return ``val_loss``, ``val_score`` and ``val_box``: those of one batch of all pairs, whatever a batch's size, of
-    the moving average of the weights if there is one. Every rank has to call this; all `take` the next of
-    `poll_batches` alike, and where that gives none, nothing is returned. Each batch of `source`, of
-    `validation_source`, is computed in `accumulate` parts. The engine is in training mode afterwards. A `UserError` if
-    a shard is damaged.
+    """Return ``val_loss``, ``val_score`` and ``val_box``, of several search crops their sums: those of one batch of all
+    samples, whatever a batch's size, of the moving average of the weights if there is one. Every rank has to call this;
+    all `take` the next of `poll_batches` alike, and where that gives none, nothing is returned. Each batch of `source`,
+    of `validation_source`, is computed in `accumulate` parts. The engine is in training mode afterwards. A `UserError`
+    if a shard is damaged.
     """
     world, objective, damaged = engine.world, engine.objective, list[str]()
-    one, sums = torch.ones((), device=world.device), torch.zeros(3, device=world.device)
+    searches, one = source.spec.searches, torch.ones((), device=world.device)
+    sums = torch.zeros(3, searches, device=world.device)
     batches = poll_batches(source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     objective.eval()
     try:
@@ -180,17 +185,18 @@ def validate(
                     return {}
                 damaged += [message for messages in batch.damaged for message in messages]
                 for part in batch.to(world.device).split(accumulate):
-                    losses = engine.computes(*part.inputs, one)
-                    sums += torch.stack([losses.score, losses.box, part.positive.sum(dtype=torch.float32)])
+                    losses = engine.computes(*part.inputs, one.expand(searches), one)
+                    positives = part.positive.sum((0, 2, 3), dtype=torch.float32)
+                    sums += torch.stack([losses.score, losses.box, positives])
     finally:
         objective.train()
         if isinstance(objective, FSDPModule):
             objective.reshard()  # what was gathered waits for a backward pass
-    score, box, positives = mean_over_ranks(sums, world).tolist()
+    scores, boxes, positives = mean_over_ranks(sums, world).tolist()
+    score, box = (sum(s / p for s, p in zip(part, positives, strict=True)) for part in (scores, boxes))
     damaged = texts_of_ranks(damaged, world)
     if damaged and world.speaks:
         what = "damaged samples were replaced by others in the validation, first"
         _LOG.warning("%d %s: %s", len(damaged), what, damaged[0])
-    score, box = score / positives, box / positives
     values = {"val_loss": score + box, "val_score": score, "val_box": box}
     return {name: round(value, 5) for name, value in values.items()}

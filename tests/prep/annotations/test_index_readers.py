@@ -8,7 +8,7 @@ import pytest
 from lorat.prep.annotations.clips import annotations_fingerprint
 from lorat.prep.annotations.index import indexed_clips
 from lorat.prep.build.plan import most_pairs
-from lorat.prep.pairs.draw import draw_pair
+from lorat.prep.pairs.draw import draw_sample
 from lorat.prep.toy.write import ToyWorldConfig, write_toyworld
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.pixels.jpeg import encode
@@ -94,8 +94,8 @@ def test_an_index_holds_what_the_reader_and_cleaning_give(name, world, tmp_path,
     assert most_pairs(opened) == most_pairs(expected) == 4 * opened.object_frames
     assert opened.frames == sum(len(clip.frames) for clip in expected)
     assert not opened.lost
-    draws = [draw_pair(expected, "x", 3, i) for i in range(50)]
-    assert draws == [draw_pair(opened, "x", 3, i) for i in range(50)]
+    draws = [draw_sample(expected, "x", 3, i) for i in range(50)]
+    assert draws == [draw_sample(opened, "x", 3, i) for i in range(50)]
 
 
 def test_every_data_set_is_among_them():

@@ -73,7 +73,7 @@ def built(folder: Path) -> list[tuple[str, int, int]]:
     """Return (sequence, template frame, search frame) of every pair."""
     readers = [ShardReader(folder / shard.shard) for shard in load_manifest(folder).shards]
     samples = [reader.read(row) for reader in readers for row in range(len(reader))]
-    return [(s.sequence, s.template.frame, s.search.frame) for s in samples]
+    return [(s.sequence, s.templates[0].frame, s.searches[0].frame) for s in samples]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -14,7 +14,7 @@ from lorat.prep.cli import main
 from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import Manifest, Receipt, shard_name
 from lorat.shards.pixels.jpeg import encode
-from lorat.shards.sample import PairSample, StoredImage, sample_key
+from lorat.shards.sample import Sample, StoredImage, sample_key
 from lorat.shards.writer import write_shard
 
 SKIPPED = (3, 4, 9)
@@ -39,7 +39,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples = []
         for n in (n for n in range(6 * shard, 6 * shard + 6) if n not in SKIPPED):
             key, images = sample_key("toy", "train", n), (stored(n, (60, 60)), stored(n + 5, (160, 120)))
-            samples.append(PairSample(key, "toy", "train", f"a$b$-{n}", n % 2, *images))
+            samples.append(Sample(key, "toy", "train", f"a$b$-{n}", n % 2, images[:1], images[1:]))
         name = shard_name("toy", "train", shard)
         summary = asdict(write_shard(root / "toy-train" / name, samples))
         receipts.append(Receipt(name, 6 * shard, 6, **summary, config="c", skipped={"too small": 6 - len(samples)}))
@@ -52,7 +52,7 @@ def test_every_stored_key_is_found_in_its_shard_and_row(shards):
     rows = {0: 0, 1: 1, 2: 2, 5: 3, 6: 0, 7: 1, 8: 2, 10: 3, 11: 4}
     for pair, row in rows.items():
         found = find_sample(manifests, sample_key("toy", "train", pair))
-        assert found.sample.search.frame == pair + 5
+        assert found.sample.searches[0].frame == pair + 5
         assert (found.shard.name, found.row) == (shard_name("toy", "train", pair // 6), row)
         data = found.shard.read_bytes()[int(found.entry["offset"]) :][: int(found.entry["length"])]
         assert data[:4] == b"\x28\xb5\x2f\xfd", "a zstd frame begins there"
@@ -127,7 +127,7 @@ def test_the_command_prints_all_that_a_sample_says(shards, tmp_path):
         "toy-train-00000.tar.zst",
         "row       3,",
         "a$b$-5, track 1",
-        "+5 frames",
+        "frames 5 and 10 (+5)",
         "120, 90",  # left, top of the search box: 40 + 80, 30 + 60
         "280, 210",
         "10.5, 20, 30",

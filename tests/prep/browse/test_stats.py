@@ -16,7 +16,7 @@ from lorat.prep.cli import main
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import write_json
 from lorat.shards.manifest import Manifest, Receipt, receipt_path, shard_name
-from lorat.shards.sample import PairSample, StoredImage, sample_key
+from lorat.shards.sample import Sample, StoredImage, sample_key
 from lorat.shards.writer import write_shard
 
 
@@ -37,7 +37,7 @@ def write_set(shards: Path, split: str, gaps: list[list[int]], drawn: int) -> Ma
             side = 10.0 * (number + 1)
             template, search = stored(50, side, 1, 1000), stored(50 + gap, side, 2, 3000)
             key = sample_key("toy", split, shard * drawn + row)
-            samples.append(PairSample(key, "toy", split, f"s-{number % 2}", 0, template, search))
+            samples.append(Sample(key, "toy", split, f"s-{number % 2}", 0, (template,), (search,)))
             number += 1
         name = shard_name("toy", split, shard)
         summary = asdict(write_shard(folder / name, samples))

@@ -18,8 +18,8 @@ from lorat.prep.build import plan as plan_module
 from lorat.prep.build.folder import PLAN, begin
 from lorat.prep.build.plan import BuildOptions, make_plan
 from lorat.prep.build.run import build, merge, run_plan
-from lorat.prep.pairs.crop import CropOptions, cut_pair
-from lorat.prep.pairs.draw import PairDraw
+from lorat.prep.pairs.crop import CropOptions, cut_sample
+from lorat.prep.pairs.draw import SampleDraw
 from lorat.prep.pool import LocalEngine
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.registry import DATASETS
@@ -195,14 +195,14 @@ def test_an_index_and_a_list_of_the_same_clips_give_the_same_build(write_tree, t
 
 def test_stored_boxes_and_pixels_are_those_of_the_frame(tiny_clips):
     clip: Clip = replace(tiny_clips[2], size=(128, 96))
-    sample = cut_pair(clip, PairDraw(2, 0, 1, 4), "toy-train-000000000", CropOptions(quality=100))
-    assert (sample.template.frame, sample.search.frame) == (1, 4)
-    np.testing.assert_array_equal(sample.search.box, clip.tracks[0].boxes[4])
+    sample = cut_sample(clip, SampleDraw(2, 0, (1,), (4,)), "toy-train-000000000", CropOptions(quality=100))
+    assert (sample.templates[0].frame, sample.searches[0].frame) == (1, 4)
+    np.testing.assert_array_equal(sample.searches[0].box, clip.tracks[0].boxes[4])
     frame = read_image(clip.frames[4])
-    (left, top), (right, bottom) = sample.search.origin, sample.search.window
-    stored = decode(sample.search.jpeg).astype(int)
+    (left, top), (right, bottom) = sample.searches[0].origin, sample.searches[0].window
+    stored = decode(sample.searches[0].jpeg).astype(int)
     assert np.abs(stored - frame[top:bottom, left:right]).mean() < 2.0
-    np.testing.assert_allclose(sample.search.mean, frame.reshape(-1, 3).mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(sample.searches[0].mean, frame.reshape(-1, 3).mean(axis=0), atol=0.01)
 
 
 def test_small_trees_get_four_pairs_an_object(tiny_clips, tmp_path):
@@ -248,6 +248,6 @@ def test_gap_and_order_of_frames_stand_in_the_configuration_where_they_are_not_t
     assert near.fingerprint() != plain.fingerprint()
     reader = ShardReader(near.folder / near.shards[0].shard)
     samples = [reader.read(row) for row in range(len(reader))]
-    assert all(0 <= sample.search.frame - sample.template.frame <= 2 for sample in samples)
+    assert all(0 <= sample.searches[0].frame - sample.templates[0].frame <= 2 for sample in samples)
     with pytest.raises(UserError, match="another causal"):
         build(tiny_clips, tmp_path / "near", replace(OPTIONS, max_gap=2))

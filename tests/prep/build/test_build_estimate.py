@@ -14,7 +14,7 @@ from lorat.prep.build.estimate import Cost, check_room, estimate, measure, pairs
 from lorat.prep.build.folder import finished
 from lorat.prep.build.plan import BuildOptions, BuildPart, make_plan
 from lorat.prep.build.run import build, run_plan
-from lorat.prep.build.shard import make_pair
+from lorat.prep.build.shard import make_sample
 from lorat.prep.pool import LocalEngine
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import parse_bytes
@@ -66,9 +66,9 @@ def test_a_pair_is_timed_as_a_worker_cuts_it(tiny_clips, tmp_path, monkeypatch):
 
     def counted(*arguments):
         threads.append(cv2.getNumThreads())
-        return make_pair(*arguments)
+        return make_sample(*arguments)
 
-    monkeypatch.setattr("lorat.prep.build.estimate.make_pair", counted)
+    monkeypatch.setattr("lorat.prep.build.estimate.make_sample", counted)
     before = cv2.getNumThreads()
     cv2.setNumThreads(2)
     try:

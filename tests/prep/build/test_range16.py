@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from lorat.prep.annotations.index import indexed_clips
 from lorat.prep.build.plan import BuildOptions, make_plan
 from lorat.prep.cli import main
-from lorat.prep.pairs.crop import CropOptions, cut_pair
-from lorat.prep.pairs.draw import PairDraw
+from lorat.prep.pairs.crop import CropOptions, cut_sample
+from lorat.prep.pairs.draw import SampleDraw
 from lorat.prep.trees.registry import DATASETS
 from lorat.shards.manifest import load_manifest
 from lorat.shards.pixels.jpeg import Range16, decode
@@ -54,7 +54,8 @@ def test_what_is_stored_is_stretched_by_one_range_or_by_each_sequences_own(tree)
 
     def stored(number: int, text: str | None) -> np.ndarray:
         options = CropOptions(quality=100, range16=text and Range16.parse(text))
-        return decode(cut_pair(clips[number], PairDraw(number, 0, 1, 2), "k", options).search.jpeg).astype(int)
+        drawn = SampleDraw(number, 0, (1,), (2,))
+        return decode(cut_sample(clips[number], drawn, "k", options).searches[0].jpeg).astype(int)
 
     for number, text in ((0, "7000,8020"), (0, "auto"), (1, "9000,10020"), (1, "auto")):
         assert np.abs(stored(number, text) - IMAGE[..., None]).mean() < 4

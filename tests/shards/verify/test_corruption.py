@@ -20,7 +20,7 @@ from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.cache.cache import open_shard
 from lorat.shards.manifest import Manifest, load_manifest, load_receipt, receipt_path
 from lorat.shards.reader import ShardReader, read_index
-from lorat.shards.sample import PairSample
+from lorat.shards.sample import Sample
 from lorat.shards.verify.shard import ShardJob, audit_shard
 from lorat.shards.writer import INDEX_DTYPE, index_path, write_shard
 from tests.shards.conftest import flipped
@@ -37,18 +37,18 @@ def folder(tiny_shards: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sound(folder: Path) -> list[PairSample]:
+def sound(folder: Path) -> list[Sample]:
     return rows_of(load_manifest(folder))
 
 
-def rows_of(manifest: Manifest) -> list[PairSample]:
+def rows_of(manifest: Manifest) -> list[Sample]:
     reader = open_shard(manifest, SHARD)
     samples = [reader.read(row) for row in range(len(reader))]
     reader.close()
     return samples
 
 
-def failing_rows(manifest: Manifest, sound: list[PairSample], rows: list[int]) -> dict[int, str]:
+def failing_rows(manifest: Manifest, sound: list[Sample], rows: list[int]) -> dict[int, str]:
     """Read rows; whatever can be read must be what was written."""
     reader = open_shard(manifest, SHARD)
     failed = {}
@@ -61,7 +61,7 @@ def failing_rows(manifest: Manifest, sound: list[PairSample], rows: list[int]) -
     return failed
 
 
-def is_named(message: str, path: Path, row: int, sample: PairSample, offset: int) -> bool:
+def is_named(message: str, path: Path, row: int, sample: Sample, offset: int) -> bool:
     return message.startswith(f"{path} row {row} ({sample.key}) at byte {offset}: ")
 
 

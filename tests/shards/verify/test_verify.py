@@ -16,7 +16,7 @@ from lorat.shards.base.storage import write_json
 from lorat.shards.manifest import Manifest, Receipt, receipt_path, shard_name
 from lorat.shards.pixels.jpeg import encode
 from lorat.shards.reader import read_index
-from lorat.shards.sample import PairSample, sample_key
+from lorat.shards.sample import Sample, sample_key
 from lorat.shards.verify.shard import ShardFault, audit_shard, walk_frames
 from lorat.shards.verify.verify import plan_audit
 from lorat.shards.writer import index_path, write_shard
@@ -28,13 +28,13 @@ SEARCH, TEMPLATE = (encode(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)
 FEW = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def sample(pair: int) -> PairSample:
+def sample(pair: int) -> Sample:
     plain = _make_sample(pair)
-    images = replace(plain.template, jpeg=TEMPLATE), replace(plain.search, jpeg=SEARCH)
-    return replace(plain, template=images[0], search=images[1])
+    images = replace(plain.templates[0], jpeg=TEMPLATE), replace(plain.searches[0], jpeg=SEARCH)
+    return replace(plain, templates=images[:1], searches=images[1:])
 
 
-def write_set(folder: Path, shards: list[tuple[int, list[PairSample]]]) -> Path:
+def write_set(folder: Path, shards: list[tuple[int, list[Sample]]]) -> Path:
     """Write shards of (pairs drawn, samples) and their manifest."""
     receipts, first = [], 0
     for number, (drawn, samples) in enumerate(shards):
@@ -268,7 +268,7 @@ def test_a_manifest_whose_shards_do_not_follow_each_other_is_named(folder):
 )
 def test_a_sample_whose_json_makes_no_sense_is_named(tmp_path, field, value, says):
     good = sample(1)
-    bad = replace(good, search=replace(good.search, **{field: value}))
+    bad = replace(good, searches=(replace(good.searches[0], **{field: value}),))
     folder = write_set(tmp_path / "toy-train", [(3, [sample(0), bad, sample(2)])])
     faults = audit(folder)
     assert faults and {(f.row, f.key) for f in faults} == {(1, bad.key)}
@@ -291,7 +291,7 @@ def test_a_sample_of_another_data_set_is_named(tmp_path):
 
 @pytest.mark.parametrize(("jpeg", "says"), [(SEARCH[:-40], "does not decode"), (TEMPLATE, "is 32x32")])
 def test_images_that_are_not_what_the_json_says_are_found_by_decoding(tmp_path, jpeg, says):
-    bad = replace(sample(0), search=replace(sample(0).search, jpeg=jpeg))
+    bad = replace(sample(0), searches=(replace(sample(0).searches[0], jpeg=jpeg),))
     folder = write_set(tmp_path / "toy-train", [(2, [bad, sample(1)])])
     assert audit(folder) == []
     (fault,) = audit(folder, deep=True)
@@ -315,7 +315,9 @@ def test_the_frames_of_a_shard_are_found_without_its_index(tmp_path):
     # Runs, literals, and more than one block of 128 KB.
     long = np.random.default_rng(1).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
     images = (SEARCH, bytes(400_000), long, b"ab" * 90_000)
-    samples = [replace(sample(n), search=replace(sample(n).search, jpeg=jpeg)) for n, jpeg in enumerate(images)]
+    samples = [
+        replace(sample(n), searches=(replace(sample(n).searches[0], jpeg=jpeg),)) for n, jpeg in enumerate(images)
+    ]
     write_shard(tmp_path / "x.tar.zst", samples)
     assert (walk_frames(tmp_path / "x.tar.zst") == read_index(tmp_path / "x.tar.zst")).all()
 

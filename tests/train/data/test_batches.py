@@ -15,9 +15,11 @@ import torch
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.manifest import load_manifest
-from lorat.train.data import pairs
+from lorat.train.data import samples
 from lorat.train.data.batches import make_loader
 from tests.train.batches import TENSORS, assert_same, keys_of
+
+HELD = [name for name in TENSORS if name != "reference"]  # of a pair
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 1), (1, 2), (2, 0), (2, 2), (4, 1), (8, 0)])
@@ -37,13 +39,13 @@ def test_starting_at_a_step_equals_having_run_there(source, first_step):
 
 def test_shapes_types_and_ranges_are_those_of_the_contract(source):
     batch = next(make_loader(source))
-    assert batch.template.shape == (8, 3, 32, 32) and batch.template.dtype == torch.uint8
-    assert batch.search.shape == (8, 3, 64, 64) and batch.search.dtype == torch.uint8
-    assert batch.template_mask.shape == (8, 2, 2) and batch.template_mask.dtype == torch.bool
-    assert batch.positive.shape == (8, 4, 4)
+    assert batch.template.shape == (8, 1, 3, 32, 32) and batch.template.dtype == torch.uint8
+    assert batch.search.shape == (8, 1, 3, 64, 64) and batch.search.dtype == torch.uint8
+    assert batch.template_mask.shape == (8, 1, 2, 2) and batch.template_mask.dtype == torch.bool
+    assert batch.positive.shape == (8, 1, 4, 4) and batch.box.shape == (8, 1, 4) and batch.reference is None
     assert batch.positive.flatten(1).any(1).all() and batch.template_mask.flatten(1).any(1).all()
     assert batch.box.min() >= 0 and batch.box.max() <= 1
-    assert (batch.box[:, 2:] > batch.box[:, :2]).all()
+    assert (batch.box[..., 2:] > batch.box[..., :2]).all()
     assert batch.position.tolist() == list(range(8))
     assert_same(list(batch.split(4)), [batch])
 
@@ -55,7 +57,7 @@ def test_weights_are_kept_exactly(source):
 
 
 def test_a_pair_that_no_window_shows_is_replaced_from_its_own_data_set(source, monkeypatch):
-    make = pairs.make_pair
+    make = samples.make_sample
     plain = next(make_loader(source))
     failed = []
 
@@ -65,7 +67,7 @@ def test_a_pair_that_no_window_shows_is_replaced_from_its_own_data_set(source, m
             return None
         return make(stored, *rest)
 
-    monkeypatch.setattr(pairs, "make_pair", fail_at_first)
+    monkeypatch.setattr(samples, "make_sample", fail_at_first)
     changed = next(make_loader(source))
     assert failed == [plain.keys[3]]
     assert changed.keys[:3] == plain.keys[:3] and changed.keys[4:] == plain.keys[4:]
@@ -115,16 +117,16 @@ def test_a_batch_crosses_to_another_process_as_one_tensor(source):
 
     Pickler(io.BytesIO()).dump(batch)
     assert [(tensor.dtype, tensor.dim()) for tensor in dispatched] == [(torch.uint8, 1)]
-    assert dispatched[0].nbytes < sum(getattr(batch, name).nbytes for name in TENSORS) + 64 * len(TENSORS)
+    assert dispatched[0].nbytes < sum(getattr(batch, name).nbytes for name in HELD) + 64 * len(HELD)
     there = pickle.loads(pickle.dumps(batch))  # noqa: S301
     assert_same([batch], [there])
-    assert all(getattr(there, name).dtype == getattr(batch, name).dtype for name in TENSORS)
+    assert all(getattr(there, name).dtype == getattr(batch, name).dtype for name in HELD)
 
 
 def test_a_part_of_a_batch_and_one_of_separate_tensors_cross_too(source):
     (batch,) = islice(make_loader(source), 1)
     first, second = batch.split(2)
-    apart = replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
+    apart = replace(batch, **{name: getattr(batch, name).clone() for name in HELD})
     crossed = [pickle.loads(pickle.dumps(one)) for one in (first, second, apart)]  # noqa: S301
     assert_same([first, second], crossed[:2])
     assert_same([batch], crossed[2:])

@@ -15,7 +15,7 @@ from lorat.shards.pixels.jpeg import encode
 from lorat.shards.writer import index_path, write_shard
 from lorat.train.data.batches import make_loader
 from lorat.train.data.places import Source
-from tests.train.batches import TENSORS, assert_same, damage, damaged_in, joined, keys_of
+from tests.train.batches import assert_same, damage, damaged_in, joined, keys_of
 from tests.train.conftest import command_line, log_of, refused, train, two_processes
 
 STEPS = 9
@@ -58,7 +58,7 @@ def test_others_take_their_places_and_nothing_else_changes(source, copied, world
             assert damaged_in(got)[at][0].startswith(names[key])
         else:
             assert new == key and damaged_in(got)[at] == ()
-            assert all(torch.equal(there[name][at], wanted[name][at]) for name in TENSORS)
+            assert all(torch.equal(there[name][at], wanted[name][at]) for name in wanted)
 
 
 def test_resuming_where_samples_are_damaged_equals_never_having_stopped(copied):
@@ -121,7 +121,7 @@ def with_sample(manifest: Manifest, jpeg: bytes) -> tuple[Manifest, str]:
     """Store another search image in row 5 of shard 0, checksums and all; return its key, too."""
     reader = open_shard(manifest, 0)
     samples = [reader.read(row) for row in range(len(reader))]
-    samples[5] = replace(samples[5], search=replace(samples[5].search, jpeg=jpeg))
+    samples[5] = replace(samples[5], searches=(replace(samples[5].searches[0], jpeg=jpeg),))
     path = manifest.folder / manifest.shards[0].shard
     summary = write_shard(path, samples)
     receipt = replace(manifest.shards[0], **asdict(summary))

@@ -22,7 +22,7 @@ def gaps(source) -> dict[str, int]:
     """Key → frames from template to search, of all stored pairs."""
     readers = [open_shard(manifest, number) for manifest in source.manifests for number in range(len(manifest.shards))]
     samples = [reader.read(row) for reader in readers for row in range(len(reader))]
-    return {sample.key: sample.search.frame - sample.template.frame for sample in samples}
+    return {sample.key: sample.searches[0].frame - sample.templates[0].frame for sample in samples}
 
 
 @pytest.mark.parametrize(

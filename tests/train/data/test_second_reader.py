@@ -158,13 +158,13 @@ def check_sample(raw: bytes, expected) -> None:
     assert list(members) == [f"{expected.key}.{e}" for e in ("json", "search.jpg", "template.jpg")]
     meta = json.loads(members[f"{expected.key}.json"])
     assert set(meta) == {"version", "dataset", "split", "sequence", "track", "template", "search"}
-    for role in ("template", "search"):
-        assert members[f"{expected.key}.{role}.jpg"] == getattr(expected, role).jpeg
+    for role, stored in zip(("template", "search"), expected.images, strict=True):
+        assert members[f"{expected.key}.{role}.jpg"] == stored.jpeg
         image = meta[role]
         fields = ["frame", "box", "frame_size", "mean", "origin", "window", "size"]
         assert list(image) == fields
         for name in fields:
-            value = getattr(expected, role).__getattribute__(name)
+            value = getattr(stored, name)
             assert image[name] == (list(value) if isinstance(value, tuple) else value)
 
 

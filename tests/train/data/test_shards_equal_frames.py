@@ -21,8 +21,8 @@ import pytest
 
 from lorat.evaluate.track.crops import crop_around, search_scale, template_scale
 from lorat.prep.annotations.cleaning import clean
-from lorat.prep.pairs.crop import CropOptions, cut_pair
-from lorat.prep.pairs.draw import draw_pair
+from lorat.prep.pairs.crop import CropOptions, cut_sample
+from lorat.prep.pairs.draw import draw_sample
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.prep.trees.registry import parse_name, read_clips
 from lorat.shards.pixels.geometry import Adjusted, CropTransform, adjust, crop_frame, crop_transform
@@ -30,7 +30,7 @@ from lorat.shards.pixels.jitter import Jitter, jitter_window
 from lorat.shards.pixels.jpeg import decode, encode, read_image
 from lorat.shards.pixels.resample import stored_by
 from lorat.shards.sample import StoredImage, from_members, sample_key, to_members
-from lorat.train.data.pairs import training_crop
+from lorat.train.data.samples import training_crop
 
 DRAWS = 4
 SERVED = {224: (112, 4.0), 378: (196, 5.0)}  # search size → template size, search area factor
@@ -124,17 +124,17 @@ def cases(clips: Sequence[Clip], search_size: int, pairs: int) -> Iterator[Case]
     options = CropOptions(serve=search_size)
     rng = np.random.default_rng(1)
     for number in range(pairs):
-        pair = draw_pair(clips, "toy-train", 42, number)
+        pair = draw_sample(clips, "toy-train", 42, number)
         clip = clips[pair.clip]
-        sample = cut_pair(clip, pair, sample_key("toy", "train", number), options)
+        sample = cut_sample(clip, pair, sample_key("toy", "train", number), options)
         sample = from_members(to_members(sample), "here")
         frame, box = read_image(clip.frames[0]), clip.tracks[pair.track].boxes[0]
         for _ in range(DRAWS):
-            window = jitter_window(sample.search.box, factor, search_size, rng, Jitter())
+            window = jitter_window(sample.searches[0].box, factor, search_size, rng, Jitter())
             if window is not None:
-                yield case(sample.search, frame, box, window, search_size)
-        nominal = crop_transform(sample.template.box, 2.0, (template_size, template_size))
-        yield case(sample.template, frame, box, nominal, template_size)
+                yield case(sample.searches[0], frame, box, window, search_size)
+        nominal = crop_transform(sample.templates[0].box, 2.0, (template_size, template_size))
+        yield case(sample.templates[0], frame, box, nominal, template_size)
 
 
 def case(stored: StoredImage, frame: np.ndarray, box: np.ndarray, window: CropTransform, size: int) -> Case:
@@ -244,11 +244,11 @@ def test_tracking_can_cut_crops_as_training_on_shards_sees_them(pictures, search
     template_size, factor = SERVED[search_size]
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(48):
-        pair = draw_pair(pictures, "toy-train", 42, number)
+        pair = draw_sample(pictures, "toy-train", 42, number)
         clip = pictures[pair.clip]
         frame, size = read_image(clip.frames[0]), clip.frame_size()
-        sample = cut_pair(clip, pair, sample_key("toy", "train", number), options)
-        search, template = sample.search, sample.template
+        sample = cut_sample(clip, pair, sample_key("toy", "train", number), options)
+        search, template = sample.searches[0], sample.templates[0]
         for role, image, f, side, scale in (
             ("search", search, factor, search_size, search_scale(search.box, size, stored)),
             ("template", template, 2.0, template_size, template_scale(template.box, size, stored)),

@@ -14,7 +14,7 @@ from tests.train.conftest import ALONE
 
 
 def losses(total: float) -> Losses:
-    return Losses(torch.tensor(total), torch.tensor(total / 4), torch.tensor(3 * total / 4))
+    return Losses(torch.tensor(total), torch.tensor([total / 4]), torch.tensor([3 * total / 4]))
 
 
 def count(meter: Meter, batches: Iterator[Batch], *totals: float, skipped: float = 0.0) -> None:
@@ -87,3 +87,13 @@ def test_time_before_a_restart_is_not_counted(source):
     count(meter, batches, 1.0)
     meter.read(1e-4)
     assert meter.pace().seconds < 0.5
+
+
+def test_of_several_search_crops_the_sums_and_each_ones_losses_are_told():
+    meter = Meter(ALONE, searches=2)
+    for number in (1.0, 3.0):
+        parts = torch.tensor([number, 10.0]), torch.tensor([number / 4, 2.0])
+        meter.add(Losses(torch.tensor(100.0), *parts), torch.tensor(2.0), torch.tensor(0.0))
+    values = meter.read(1e-4)
+    assert [values[name] for name in ("loss", "score", "box")] == [100.0, 12.0, 2.5]
+    assert [values[name] for name in ("score_0", "box_0", "score_1", "box_1")] == [2.0, 0.5, 10.0, 2.0]

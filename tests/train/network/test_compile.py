@@ -60,15 +60,15 @@ def built(kind: str):
 def step_inputs(variant, network, seed, batch=3):
     draw = torch.Generator().manual_seed(seed)
     template, search = (
-        torch.randint(0, 256, (batch, 3, side, side), generator=draw, dtype=torch.uint8)
+        torch.randint(0, 256, (batch, 1, 3, side, side), generator=draw, dtype=torch.uint8)
         for side in (variant.template_size, variant.search_size)
     )
     grids = (network.template_grid, network.search_grid)
-    mask, positive = (torch.rand(batch, g, g, generator=draw) > 0.7 for g in grids)
+    mask, positive = (torch.rand(batch, 1, g, g, generator=draw) > 0.7 for g in grids)
     if seed % 2:
         positive[0] = False  # a pair without the object
-    box = torch.tensor([[0.25, 0.25, 0.5, 0.75]]).repeat(batch, 1)
-    return template, search, mask, positive, box, positive.sum().float()
+    box = torch.tensor([0.25, 0.25, 0.5, 0.75]).repeat(batch, 1, 1)
+    return template, mask, search, None, positive, box, positive.sum()[None].float(), torch.ones(())
 
 
 def gradients(network):
@@ -104,7 +104,7 @@ def test_a_compiled_training_step_gives_the_losses_and_gradients_of_an_uncompile
             for seed in range(3):
                 losses = objective(*step_inputs(variant, network, seed))
                 losses.total.backward()
-                sides.append((torch.stack(losses).detach(), gradients(network)))
+                sides.append((torch.cat([loss.reshape(1) for loss in losses]).detach(), gradients(network)))
     for (ours, slopes), (theirs, others) in zip(sides[:3], sides[3:], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
         assert slopes.keys() == others.keys()

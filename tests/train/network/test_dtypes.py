@@ -24,13 +24,13 @@ CPU, CUDA, METAL = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 def step_inputs(batch=2):
     draw = torch.Generator().manual_seed(7)
     template, search = (
-        torch.randint(0, 256, (batch, 3, side, side), generator=draw, dtype=torch.uint8) for side in (112, 224)
+        torch.randint(0, 256, (batch, 1, 3, side, side), generator=draw, dtype=torch.uint8) for side in (112, 224)
     )
-    mask = torch.rand(batch, 8, 8, generator=draw) > 0.5
-    positive = torch.zeros(batch, 16, 16, dtype=torch.bool)
-    positive[:, 4:7, 5:9] = True
-    box = torch.tensor([[5.0, 4.0, 9.0, 7.0]]).expand(batch, 4) / 16
-    return template, search, mask, positive, box, positive.sum().float()
+    mask = torch.rand(batch, 1, 8, 8, generator=draw) > 0.5
+    positive = torch.zeros(batch, 1, 16, 16, dtype=torch.bool)
+    positive[..., 4:7, 5:9] = True
+    box = torch.tensor([[5.0, 4.0, 9.0, 7.0]]).expand(batch, 1, 4) / 16
+    return template, mask, search, None, positive, box, positive.sum()[None].float(), torch.ones(())
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_all_tensors_of_a_step_are_on_the_networks_device_and_only_its_batch_is_
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     objective = on_fake_cuda(Objective(network.train(), variant, torch.float32), mode)
     with mode:
-        inputs = [mode.from_tensor(tensor).to("cuda") for tensor in step_inputs()]
+        inputs = [None if t is None else mode.from_tensor(t).to("cuda") for t in step_inputs()]
         with NoCopies():
             losses = objective(*inputs)
     assert {loss.device.type for loss in losses} == {"cuda"}

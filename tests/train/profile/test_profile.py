@@ -147,7 +147,7 @@ def test_activations_are_what_autograd_saves(tiny):
 
     batch = made_up_batch(setting, network)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        losses = objective(*batch.inputs, torch.ones(()))
+        losses = objective(*batch.inputs, torch.ones(1), torch.ones(()))
     assert losses.total.requires_grad
     assert count_step(setting).activations == pytest.approx(sum(saved.values()), rel=0.1)
 

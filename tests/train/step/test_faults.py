@@ -138,7 +138,7 @@ class Ramp(nn.Module):
     def forward(self, *_: torch.Tensor) -> Losses:
         self.step += 1
         loss = (self.weight * self.bad.get(self.step, 1.0)).sum()
-        return Losses(loss, loss.detach(), loss.detach())
+        return Losses(loss, loss.detach()[None], loss.detach()[None])
 
 
 def trained(steps: int, bad: dict[int, float], *, fused: bool = True) -> tuple[Ramp, Watch]:

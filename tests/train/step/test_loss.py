@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorat.configs.schema import TrainConfig
 from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.variants import build_network
-from lorat.train.step.loss import Objective, box_overlaps, tracking_loss
+from lorat.train.step.loss import Objective, box_overlaps, losses_of, tracking_loss
+from lorat.train.step.optimizer import box_weight
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "g5_criterion_16.npz"
 
@@ -107,3 +109,30 @@ def test_overlaps_stay_in_range_and_are_symmetric(first, second):
 def test_equal_boxes_overlap_fully():
     boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9]])
     assert list(map(float, box_overlaps(boxes, boxes))) == pytest.approx([1.0, 1.0])
+
+
+def test_losses_of_search_crops_are_added_each_divided_by_its_own_cells_and_boxes_count_by_their_weight():
+    prediction, positive, arrays = case()
+    other = Prediction(prediction.score_map.detach().roll(1, 0), prediction.boxes.detach())
+    fewer = positive.clone()
+    fewer[:2] = False
+    both, boxes = torch.stack([positive, fewer], dim=1), torch.stack([arrays["gt_boxes"]] * 2, dim=1)
+    counts, weight = both.sum((0, 2, 3)).float(), torch.tensor(10.0)
+    found = losses_of((prediction, other), both, boxes, counts, weight)
+    alone = [
+        tracking_loss(p, cells, arrays["gt_boxes"], cells.sum())
+        for p, cells in ((prediction, positive), (other, fewer))
+    ]
+    for name in ("score", "box"):
+        torch.testing.assert_close(getattr(found, name), torch.stack([getattr(one, name) for one in alone]))
+    torch.testing.assert_close(found.total, (found.score + 10 * found.box).sum())
+    found.total.backward()
+    published = np.load(GOLDEN)
+    np.testing.assert_allclose(prediction.score_map.grad, published["grad_score"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(prediction.boxes.grad, 10 * published["grad_boxes"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("epochs", "warm"), [(0.0, 0), (2.0, 6), (0.5, 2)])
+def test_boxes_count_ten_times_in_the_first_epochs(epochs, warm):
+    recipe = TrainConfig(batch_size=8, pairs_per_epoch=24, epochs=3, box_warmup_epochs=epochs)
+    assert [box_weight(step, recipe) for step in range(9)] == [10.0] * warm + [1.0] * (9 - warm)

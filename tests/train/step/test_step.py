@@ -9,7 +9,7 @@ from lorat.configs.schema import LoraConfig, TrainConfig
 from lorat.train.network.variants import build_network
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, set_learning_rate
-from lorat.train.step.step import Engine, shared_divisor, update
+from lorat.train.step.step import Engine, shared_divisors, update
 from tests.train.batches import Recorder, made_up_batch
 from tests.train.conftest import ALONE, assert_equal, first_epoch_of, log_of, train, weights_of
 
@@ -41,10 +41,10 @@ def test_gradients_of_micro_batches_are_those_of_the_whole_batch(objective, part
 
 
 def test_a_batch_without_any_object_counts_as_one_positive_cell():
-    positive = torch.zeros(3, 4, 4, dtype=torch.bool)
-    assert shared_divisor(positive, ALONE) == 1.0
-    positive[0, 1:3, 2] = True
-    assert shared_divisor(positive, ALONE) == 2.0
+    positive = torch.zeros(3, 2, 4, 4, dtype=torch.bool)
+    assert shared_divisors(positive, ALONE).tolist() == [1.0, 1.0]
+    positive[0, 1, 1:3, 2] = True
+    assert shared_divisors(positive, ALONE).tolist() == [1.0, 2.0]  # each search crop by its own
 
 
 def test_float16_trains_as_float32_does_and_scales_its_loss(objective):

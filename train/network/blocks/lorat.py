@@ -69,6 +69,12 @@ class LoRAT(nn.Module):
         """
         return self.track(self.embed_template(template, template_mask), search)
 
+    def predict(
+        self, template: Tensor, template_mask: Tensor, search: Tensor, reference: Tensor | None = None
+    ) -> tuple[Prediction, ...]:
+        """Find the only template's object in the only search crop."""
+        return (self(template[:, 0], search[:, 0], template_mask[:, 0]),)
+
     def embed_template(self, template: Tensor, template_mask: Tensor) -> Tensor:
         """Return the template's tokens (B, P + g·g, D), the backbone's own P before them where they are kept; they
         serve any number of search crops.

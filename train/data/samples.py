@@ -1,15 +1,16 @@
-"""One training pair: read, crop, jitter, augment, label.
+"""One training sample: read, crop, jitter, augment, label.
 
-Promise: the pair at a place of a run depends on the shards, the recipe, the seed and the place, on nothing else. A pair
+Promise: the sample at a place of a run depends on the shards, the recipe, the seed and the place, on nothing else. One
 that no window shows is replaced by another row of its data set, and so is a damaged one where that is allowed; which
-row it is depends on the place and the attempt alone.
+row it is depends on the place and the attempt alone. A network of n images is given the last n of a stored sample: of a
+tuple LoRAT takes a pair.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,8 @@ from lorat.shards.pixels.jpeg import ImageError, decode
 from lorat.shards.pixels.resample import Window, sample_crop, sample_turned_crop, turn_box
 from lorat.shards.reader import ShardReader
 from lorat.shards.rng import Draws
-from lorat.shards.sample import PairSample, StoredImage
-from lorat.train.data.augment import augment_pair, swap_background
+from lorat.shards.sample import Sample, StoredImage, image_roles
+from lorat.train.data.augment import augment_sample, swap_background
 from lorat.train.data.places import CropSpec, Place, Source, shards_in_use
 
 _REPLACEMENTS = 20
@@ -33,8 +34,8 @@ _MISFITS = 5000  # pairs whose frames are too far apart, or in the wrong order, 
 _MOST_OPEN = 64  # shards a process: far below the usual limit on open files
 
 
-class TrainingPair(NamedTuple):
-    """What the network is given of one pair, and what it should answer; as in a `Batch`."""
+class TrainingSample(NamedTuple):
+    """What the network is given of one sample, and what it should answer; as in a `Batch`."""
 
     template: Image
     search: Image
@@ -42,22 +43,22 @@ class TrainingPair(NamedTuple):
     positive: NDArray[np.bool_]
     box: NDArray[np.float32]
     missing: float
+    reference: Image | None
     key: str
     position: int = 0
     damaged: tuple[str, ...] = ()
     seconds: tuple[float, float] = (0.0, 0.0)
 
 
-class StoredPair(NamedTuple):
-    """A sample with its images decoded."""
+class Stored(NamedTuple):
+    """A sample, and its last images decoded."""
 
-    sample: PairSample
-    template: Image
-    search: Image
+    sample: Sample
+    pixels: list[Image]
 
 
-class Pairs(Dataset["TrainingPair | UserError"]):
-    """Training pairs by their place; an error that a worker would raise gains a traceback."""
+class Samples(Dataset["TrainingSample | UserError"]):
+    """Training samples by their place; an error that a worker would raise gains a traceback."""
 
     def __init__(self, source: Source) -> None:
         self._source, self._cache = source, ShardCache(source.cache) if source.cache else None
@@ -68,42 +69,41 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         self._read_for = 0.0
         self._damaged: list[str] = []
 
-    def __getitem__(self, place: Place) -> TrainingPair | UserError:
+    def __getitem__(self, place: Place) -> TrainingSample | UserError:
         begin, self._read_for, self._damaged = time.perf_counter(), 0.0, []
         try:
-            pair = self._make(place)
+            made = self._make(place)
         except UserError as error:
             return error
         seconds = self._read_for, time.perf_counter() - begin - self._read_for
-        return pair._replace(position=place.position, damaged=tuple(self._damaged), seconds=seconds)
+        return made._replace(position=place.position, damaged=tuple(self._damaged), seconds=seconds)
 
-    def _make(self, place: Place) -> TrainingPair:
+    def _make(self, place: Place) -> TrainingSample:
         source, at = self._source, (self._source.seed, place.epoch, place.position)
-        # Draws of its own: all other pairs stay what they are without negative ones.
+        # Draws of its own: all other samples stay what they are without negative ones.
         negative = source.negatives > 0 and Draws("negative", *at).uniform() < source.negatives
         attempt = misfits = 0
         while attempt - misfits < _REPLACEMENTS and misfits < _MISFITS:
             key, attempt = (*at, attempt), attempt + 1
             shard, row = (place.shard, place.row) if key[-1] == 0 else self._row(place.dataset, Draws("replace", *key))
             reader = self._reader(place.dataset, shard)  # one that is gone is never skipped
-            found = self._decoded(reader, row, ["template", "search"], source.suits)
-            if found is None:
+            stored = self._decoded(reader, row, len(source.spec.views), source.suits)
+            if stored is None:
                 continue
-            if not found[1]:
+            if not stored.pixels:
                 misfits += 1
                 continue
-            stored = StoredPair(found[0], *found[1])
             rng = np.random.default_rng(key)
             background = None
             if source.augment.background and rng.random() < source.augment.background:
                 background = self._background(reader, stored.sample, int(rng.integers(len(reader))), key)
             if negative:
                 stored = self._astray(reader, stored, key)
-            pair = make_pair(stored, source.spec, source.augment, rng, background)
-            if pair is not None and negative:
-                return pair._replace(positive=np.zeros_like(pair.positive), box=np.zeros_like(pair.box))
-            if pair is not None:
-                return pair
+            made = make_sample(stored, source.spec, source.augment, rng, background)
+            if made is not None and negative:
+                return made._replace(positive=np.zeros_like(made.positive), box=np.zeros_like(made.box))
+            if made is not None:
+                return made
         folder = source.manifests[place.dataset].folder
         if misfits == _MISFITS:
             wanted = " and ".join(f"data.{k}={v}" for k in ("max_gap", "causal") if (v := getattr(source, k)))
@@ -120,31 +120,32 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         shard = int(np.searchsorted(ends, number, side="right")) - 1
         return shard, number - int(ends[shard])
 
-    def _decoded(
-        self, reader: ShardReader, row: int, roles: Sequence[str], suits: Callable[[PairSample], bool]
-    ) -> tuple[PairSample, list[Image]] | None:
-        """Return a row and its images, none of one that does not suit; None for a damaged row that is skipped."""
+    def _decoded(self, reader: ShardReader, row: int, count: int, suits: Callable[[Sample], bool]) -> Stored | None:
+        """Return a row and its last `count` images, none of one that does not suit; None for a damaged row that is
+        skipped.
+        """
         try:
             with self._reading():
                 sample = reader.read(row)
-            return sample, [_decode(sample, role, reader, row) for role in (roles if suits(sample) else ())]
+            return Stored(sample, _decode(sample, count, reader, row) if suits(sample) else [])
         except ShardCorrupt as error:
             if not self._source.skip_damaged:
                 raise ShardCorrupt(f"{error.message}, or train with --on-bad-sample skip") from None
             self._damaged.append(error.message)
             return None
 
-    def _astray(self, reader: ShardReader, stored: StoredPair, key: tuple[int, ...]) -> StoredPair:
-        """Return the pair with the search image of another sequence, from a row of `reader`, which is the pair's own,
-        or of another data set.
+    def _astray(self, reader: ShardReader, stored: Stored, key: tuple[int, ...]) -> Stored:
+        """Return the sample with the search images of another sequence, from a row of `reader`, which is the sample's
+        own, or of another data set.
         """
-        sample, draws = stored.sample, Draws("astray", *key)
+        sample, draws, count = stored.sample, Draws("astray", *key), self._source.spec.searches
         for _ in range(_REPLACEMENTS):
             where, row = self._elsewhere(draws) if self._source.negatives_from else (reader, draws.below(len(reader)))
-            other, images = self._decoded(where, row, ["search"], _of_others(sample)) or (sample, [])
-            if images:
-                mixed = replace(sample, key=f"{sample.key}+{other.key}", search=other.search)
-                return StoredPair(mixed, stored.template, images[0])
+            other = self._decoded(where, row, count, _of_others(sample))
+            if other is not None and other.pixels:
+                searches = sample.searches[:-count] + other.sample.searches[-count:]
+                mixed = replace(sample, key=f"{sample.key}+{other.sample.key}", searches=searches)
+                return Stored(mixed, stored.pixels[:-count] + other.pixels)
         what = f"{_REPLACEMENTS} draws found no sequence but {sample.sequence} for a negative pair"
         raise UserError(f"{reader.path}: {what}; build this data set from more sequences or set data.negatives=0")
 
@@ -159,15 +160,15 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         shard, row = self._row(dataset, draws)
         return self._reader(dataset, shard), row
 
-    def _background(self, reader: ShardReader, sample: PairSample, first: int, key: tuple[int, ...]) -> Image | None:
-        """Return the search image of the first sound row; None if it would show the object again. Rows are of the
-        pair's own shard, which is open: on a disk they are near each other.
+    def _background(self, reader: ShardReader, sample: Sample, first: int, key: tuple[int, ...]) -> Image | None:
+        """Return the last search image of the first sound row; None if it would show the object again. Rows are of the
+        sample's own shard, which is open: on a disk they are near each other.
         """
         for number in range(_REPLACEMENTS):
             row = Draws("background", *key, number).below(len(reader)) if number else first
-            found = self._decoded(reader, row, ["search"], _of_others(sample))
+            found = self._decoded(reader, row, 1, _of_others(sample))
             if found is not None:
-                return found[1][0] if found[1] else None
+                return found.pixels[0] if found.pixels else None
         raise self._too_damaged(reader.path)
 
     def _too_damaged(self, where: object) -> UserError:
@@ -205,12 +206,22 @@ class Pairs(Dataset["TrainingPair | UserError"]):
         return open_shard(manifest, shard)
 
 
-def _of_others(sample: PairSample) -> Callable[[PairSample], bool]:
+def _of_others(sample: Sample) -> Callable[[Sample], bool]:
     return lambda other: other.sequence != sample.sequence
 
 
-def _decode(sample: PairSample, role: str, reader: ShardReader, row: int) -> Image:
-    image: StoredImage = getattr(sample, role)
+def _decode(sample: Sample, count: int, reader: ShardReader, row: int) -> list[Image]:
+    """Decode the last `count` images; windows that are the same, as of one still image, once."""
+    decoded, images = dict[Any, Image](), list[Image]()
+    for role, image in list(zip(image_roles(sample.shape), sample.images, strict=True))[-count:]:
+        window = image.frame, image.origin, image.window
+        if window not in decoded:
+            decoded[window] = _decode_one(image, f"{sample.key}.{role}.jpg", reader, row)
+        images.append(decoded[window])
+    return images
+
+
+def _decode_one(image: StoredImage, name: str, reader: ShardReader, row: int) -> Image:
     what = "does not decode"
     with suppress(ImageError):
         pixels = decode(image.jpeg)
@@ -218,46 +229,73 @@ def _decode(sample: PairSample, role: str, reader: ShardReader, row: int) -> Ima
         if (width, height) == image.size:
             return pixels
         what = f"is {width}x{height}, its JSON says {image.size[0]}x{image.size[1]}"
-    where = f"{reader.where(row)}: {sample.key}.{role}.jpg"
-    raise ShardCorrupt(f"{where} {what}; delete the shard and build again")
+    raise ShardCorrupt(f"{reader.where(row)}: {name} {what}; delete the shard and build again")
 
 
-def make_pair(
-    stored: StoredPair, spec: CropSpec, config: AugmentConfig, rng: np.random.Generator, background: Image | None = None
-) -> TrainingPair | None:
-    """Crop, augment and label one stored pair; None where no jittered window shows the object. The object of the search
-    crop is put before `background`, (h, w, 3) uint8, if there is one.
+def make_sample(
+    stored: Stored, spec: CropSpec, config: AugmentConfig, rng: np.random.Generator, background: Image | None = None
+) -> TrainingSample | None:
+    """Crop, augment and label one stored sample; None where no jittered window shows an object. All crops but the
+    templates are jittered, and have their objects put before `background`, (h, w, 3) uint8, if there is one.
     """
-    sample, size = stored.sample, spec.template_size
-    jitter = Jitter(config.scale_jitter, config.translation_jitter)
-    window = jitter_window(sample.search.box, spec.search_factor, spec.search_size, rng, jitter)
-    if window is None:
-        return None
-    nominal = crop_transform(sample.template.box, spec.template_factor, (size, size))
-    template, template_box, _ = training_crop(sample.template, stored.template, nominal, size)
-    angle = rng.uniform(-np.pi, np.pi) if rng.random() < config.rotation else 0.0
-    search, search_box, missing = training_crop(sample.search, stored.search, window, spec.search_size, angle)
-    if background is not None:
-        search, missing = swap_background(search, search_box, background, rng), 0.0
-    crops, boxes = augment_pair((template, search), (template_box, search_box), rng, config)
-    template, search = (crop.transpose(2, 0, 1) for crop in crops)
-    return TrainingPair(template, search, *make_labels(*boxes, spec), missing, sample.key)
+    views, fixed = spec.views, spec.templates
+    images = stored.sample.images[-len(views) :]
+    jitter, windows = Jitter(config.scale_jitter, config.translation_jitter), list[CropTransform]()
+    for image, (size, factor) in zip(images, views, strict=True):
+        nominal = len(windows) < fixed
+        window = (
+            crop_transform(image.box, factor, (size, size))
+            if nominal
+            else jitter_window(image.box, factor, size, rng, jitter)
+        )
+        if window is None:
+            return None
+        windows.append(window)
+    crops, boxes, lacked = list[Image](), list[Box](), list[float]()
+    for image, pixels, window, (size, _) in zip(images, stored.pixels, windows, views, strict=True):
+        moves = len(crops) >= fixed
+        angle = rng.uniform(-np.pi, np.pi) if moves and rng.random() < config.rotation else 0.0
+        crop, box, missing = training_crop(image, pixels, window, size, angle)
+        if moves and background is not None:
+            crop, missing = swap_background(crop, box, background, rng), 0.0
+        crops.append(crop)
+        boxes.append(box)
+        lacked.append(missing)
+    crops, boxes = augment_sample(crops, boxes, rng, config, fixed)
+    searches = len(views) - spec.searches
+    return TrainingSample(
+        _stacked(crops[:fixed]),
+        _stacked(crops[searches:]),
+        *make_labels(boxes[:fixed], boxes[searches:], spec),
+        float(np.mean(lacked[fixed:])),
+        _stacked(crops[fixed:searches])[0] if searches > fixed else None,
+        stored.sample.key,
+    )
+
+
+def _stacked(crops: list[Image]) -> Image:
+    """Return crops, channels first, as one array; one alone is not copied."""
+    whole = crops[0][None] if len(crops) == 1 else np.stack(crops)
+    return whole.transpose(0, 3, 1, 2)
 
 
 def make_labels(
-    template_box: Box, search_box: Box, spec: CropSpec
+    template_boxes: Sequence[Box], search_boxes: Sequence[Box], spec: CropSpec
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
-    """Make the labels of a pair from its boxes in crop pixels, (4,) xyxy each.
+    """Make the labels of a sample from its boxes in crop pixels, (4,) xyxy each.
 
-    These are the (g, g) tokens that the object touches in the template, row-major [y, x]; the (G, G) cells of the
-    response map that it touches; and its (4,) xyxy box, cut at the search crop, in units of that crop's side.
+    These are the (T, g, g) tokens that the object touches in each template, row-major [y, x]; the (S, G, G) cells of
+    the response map that it touches in each search crop; and its (S, 4) xyxy boxes, cut at the search crop, in units of
+    that crop's side.
     """
-    template_box = clip_boxes(template_box, (spec.template_size, spec.template_size))
-    search_box = clip_boxes(search_box, (spec.search_size, spec.search_size))
+    size = spec.search_size
+    searches = [clip_boxes(box, (size, size)) for box in search_boxes]
+    side = spec.template_size
+    templates = [clip_boxes(box, (side, side)) for box in template_boxes]
     return (
-        box_mask(template_box, spec.template_size, spec.template_grid),
-        box_mask(search_box, spec.search_size, spec.search_grid),
-        (search_box / spec.search_size).astype(np.float32),
+        np.stack([box_mask(box, side, spec.template_grid) for box in templates]),
+        np.stack([box_mask(box, size, spec.search_grid) for box in searches]),
+        (np.stack(searches) / size).astype(np.float32),
     )
 
 
