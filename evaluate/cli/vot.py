@@ -45,7 +45,8 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings, segm
     """Evaluate a tracker on STACK with VOT's toolkit, and pack the results.
 
     Prepares a workspace, lets the toolkit track every sequence, pack the results and, where ground
-    truth is public, score them. What is tracked already is not tracked again.
+    truth is public, score them. What is tracked already is not tracked again. STACK is one of the
+    toolkit's, or a YAML file like its own.
 
     \b
     lorat-eval vot vots2024/main --workspace vots2024 --weights model.safetensors

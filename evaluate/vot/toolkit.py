@@ -29,6 +29,7 @@ for name in ("vot-toolkit", "attributee"):
 print(json.dumps(found))
 """
 _A_WHILE, _LONGEST_ANSWER = 0.2, 60.0  # seconds
+_LEASH = Path(__file__).with_name("leash.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class Toolkit:
 
     def run(self, log: Path, *arguments: str) -> str:
         """Run one of its commands to its end and return what it said, which is added to a log, and shown on a terminal.
-        Its exit status says nothing. A `Stopped` after Ctrl-C or SIGTERM, of which it is told too.
+        Its exit status says nothing. A `Stopped` after Ctrl-C or SIGTERM. It and its trackers end with this process,
+        however that ends.
         """
         said: list[bytes] = []
 
@@ -75,10 +77,11 @@ class Toolkit:
                     if sys.stderr.isatty():
                         os.write(2, data)
 
+        leash = [sys.executable, "-I", str(_LEASH), str(os.getpid())]
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with (
             hear_signals(speaks=False) as heard,
-            subprocess.Popen([str(self.command), *arguments], **streams) as process,  # type: ignore[call-overload]
+            subprocess.Popen([*leash, str(self.command), *arguments], **streams) as process,  # type: ignore[call-overload]
         ):
             listener = threading.Thread(target=listen, args=(process.stdout,))
             listener.start()

@@ -1,11 +1,17 @@
 """Workspaces with the real toolkit and a tracker without a network: what fails, what is killed, what is refused."""
 
 import configparser
+import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -55,7 +61,17 @@ def test_a_tracker_that_hangs_crashes_or_is_killed_gives_one_line_and_the_evalua
     assert all(file.stat().st_mtime_ns == when for file, when in first.items())
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(toolkit, workspace, tmp_path):
+def of_workspace(folder: Path) -> list[str]:
+    """The command lines of this machine's processes that name a folder: ours, the leash, the toolkit, its tracker."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if str(folder) in line]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_a_killed_evaluation_leaves_no_process_and_goes_on_where_it_was(toolkit, workspace, tmp_path):
     (tmp_path / "hang-seq-1-3").touch()
     workspace.register([sys.executable, str(LIGHT), str(tmp_path)], timeout=600)
     code = f"""
@@ -68,16 +84,91 @@ Workspace(Path({str(workspace.folder)!r}), find_stack("vots2024/main"), "Light")
     for number in (signal.SIGTERM, signal.SIGKILL):
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while len(done := sorted(workspace.results.rglob("*.bin"))) < 2:
+        while len(done := sorted(workspace.results.rglob("*.bin"))) < 2 or len(of_workspace(tmp_path)) < 4:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert number == signal.SIGKILL or "the same command goes on" in errors
+        while left := of_workspace(tmp_path):  # the toolkit and the tracker that hangs
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
     before = [file.stat().st_mtime_ns for file in done]
     (tmp_path / "hang-seq-1-3").unlink()
     assert workspace.evaluate(Toolkit.find(toolkit)).is_file()
     assert [file.stat().st_mtime_ns for file in done] == before
+
+
+def test_a_stack_of_a_file_runs_on_sequences_that_the_toolkit_fetches(toolkit, tmp_path):
+    served = write_sequences(tmp_path / "served", count=2)
+    described = []
+    for name in ("seq-0", "seq-1"):
+        for part, files in (("color", "color/*.jpg"), ("annotations", "groundtruth.txt")):
+            with zipfile.ZipFile(served / f"{name}-{part}.zip", "w") as packed:
+                for file in sorted((served / name).glob(files)):
+                    packed.write(file, file.name)
+        parts = {
+            part: {"url": f"{name}-{part}.zip", "uncompressed": 1, "uid": part} for part in ("color", "annotations")
+        }
+        channels = {"color": parts["color"] | {"pattern": "%08d.jpg"}}
+        described.append({"name": name, "fps": 30, "annotations": parts["annotations"], "channels": channels})
+    (served / "description.json").write_text(json.dumps({"name": "mine", "sequences": described}))
+    with serving(served) as address:
+        text = f"title: mine\ndataset: {address}/description.json\nexperiments: {{baseline: {{type: unsupervised}}}}\n"
+        (tmp_path / "mine.yaml").write_text(text)
+        stack = find_stack(str(tmp_path / "mine.yaml"))
+        assert (stack.versions, stack.scored) == (("0.7.4", "0.9.0"), False)
+        mine = Workspace(tmp_path / "workspace", stack, "Light")
+        mine.prepare(None)
+        mine.register([sys.executable, str(LIGHT), str(tmp_path)], timeout=30)
+        with zipfile.ZipFile(mine.evaluate(Toolkit.find(toolkit))) as pack:
+            assert {f"baseline/{name}/{name}_001.bin" for name in ("seq-0", "seq-1")} <= set(pack.namelist())
+    assert (mine.folder / "sequences/list.txt").read_text() == "seq-0\nseq-1\n"
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a web server on this machine that serves a folder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+FILES = {
+    "experiments: {a: {type: multistart}}": (("0.7.4",), False),
+    "experiments: {a: {type: unsupervised, realtime: {grace: 3}}}": (("0.7.4",), False),
+    "experiments: {a: {type: unsupervised, analyses: [{type: average_accuracy}]}}": (("0.7.4", "0.9.0"), True),
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_stacks_file_says_which_versions_run_it_and_whether_it_scores(text, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    assert find_stack(str(tmp_path / "a.yaml"))[1:] == FILES[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("experiments: {a: {type: referral}}", "experiments of type referral; offered are multistart and unsupervised"),
+        ("experiments: [1]", "no experiments with names"),
+        ("a: [", "no YAML"),
+    ],
+)
+def test_a_stack_that_cannot_be_run_is_refused(text, reason, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"a\.yaml: {reason}"):
+        find_stack(str(tmp_path / "a.yaml"))
+    with pytest.raises(UserError, match="vots2026/referral: not offered, since its tracks begin with words"):
+        find_stack("vots2026/referral")
+    with pytest.raises(UserError, match=r"b\.yaml"):
+        find_stack(str(tmp_path / "b.yaml"))
 
 
 def test_results_of_other_weights_or_number_types_are_not_mixed_in(workspace):
