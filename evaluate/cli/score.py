@@ -1,8 +1,7 @@
 """``lorat-eval score``: the scores of boxes that any tracker wrote; ``lorat-eval score-masks``: those of masks."""
 
-import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from lorat.shards.base.console import OUT, plain_table, progress_bar, say, start
 from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError, counted, some
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import atomic_file, write_json
+from lorat.shards.base.storage import write_json
 
 _MASK_COLUMNS = {
     **{"j": "J", "f": "F", "jf": "J&F", "quality": "Q", "accuracy": "A", "robustness": "R"},
@@ -143,14 +142,37 @@ class ScoreMasksOptions:
     sequences: Path = option(kind="folder", exists=True, help="VOT's sequences, or a workspace, whose truth are masks.")
     json: Path | None = option(None, kind="file", help="File for the scores of every object, fractions of 1.")
 
-    def find(self, sequence: str, name: str) -> list[Region] | None:
-        """Read the regions of an object; None where there are none. The first frame's is given, not found."""
-        if (file := trajectory_file(self.results / sequence, name)) is not None:
+    def find(self, truth: Path, name: str, alone: bool) -> list[Region] | None:
+        """Read the regions of an object by its annotation and its clip's name; None where there are none. The toolkit
+        calls the one object of a sequence as the sequence. The first frame's region is given, not found.
+        """
+        sequence = truth.parent.name
+        if (file := trajectory_file(self.results / sequence, sequence if alone else name)) is not None:
             return read_regions(file)
         if not any(place_of(self.results / name, layout).exists() for layout in get_args(MaskLayout)):
             return None
         found = [of_mask(mask) for _, mask in read_masks(self.results / name)]
         return [coded(STARTED), *found[1:]]
+
+    def score(self) -> tuple[dict[str, dict[str, ObjectScores]], list[str]]:
+        """Return the scores of each sequence's objects by name, and the names of those that have no result."""
+        files, missing = truth_files(self.sequences), list[str]()
+        scored = defaultdict[str, dict[str, ObjectScores]](dict)
+        objects = Counter(file.parent for file in files.values())
+        for clip in read_clips(DATASETS["vot"], "all", self.sequences):
+            truth, frames = files[clip.name], clip.images or len(clip.frames)
+            found = self.find(truth, clip.name, objects[truth.parent] == 1)
+            if found is None:
+                missing.append(clip.name)
+                continue
+            ignored = truth.with_name("groundtruth__ignore.txt")
+            scored[truth.parent.name][clip.name] = score_object(
+                _of_length(read_regions(truth), frames, truth),
+                _of_length(found, frames, self.results / clip.name),
+                clip.frame_size(),
+                _of_length(read_regions(ignored), frames, ignored) if ignored.is_file() else None,
+            )
+        return scored, missing
 
 
 @click.command("score-masks", cls=Command)
@@ -170,22 +192,7 @@ def score_masks_command(options: ScoreMasksOptions) -> None:
     start_logging()
     if options.json is not None:
         check_can_write(options.json)
-    files, scored = truth_files(options.sequences), defaultdict[str, dict[str, ObjectScores]](dict)
-    missing: list[str] = []
-    for clip in read_clips(DATASETS["vot"], "all", options.sequences):
-        truth = files[clip.name]
-        sequence, frames = truth.parent.name, clip.images or len(clip.frames)
-        found = options.find(sequence, clip.name)
-        if found is None:
-            missing.append(clip.name)
-            continue
-        ignored = truth.with_name("groundtruth__ignore.txt")
-        scored[sequence][clip.name] = score_object(
-            _of_length(read_regions(truth), frames, truth),
-            _of_length(found, frames, options.results / clip.name),
-            clip.frame_size(),
-            read_regions(ignored) if ignored.is_file() else None,
-        )
+    scored, missing = options.score()
     if not scored:
         where = f"{options.results / '<sequence>'}/<object>_001.txt or .bin"
         raise UserError(f"{options.results}: no trajectory of {some(missing, 3)} ({where}); check --results")
@@ -193,10 +200,8 @@ def score_masks_command(options: ScoreMasksOptions) -> None:
     if missing:
         say(f"no result of {counted(len(missing), 'object')} ({some(missing, 5)}): the scores are of the others")
     if options.json is not None:
-        every = {name: asdict(scores) for objects in scored.values() for name, scores in objects.items()}
-        text = json.dumps({"mean": asdict(_mean_of(scored)), "objects": every}, indent=1).replace("NaN", "null")
-        with atomic_file(options.json) as file:
-            file.write(f"{text}\n".encode())
+        every = {name: _fields(scores) for objects in scored.values() for name, scores in objects.items()}
+        write_json(options.json, {"mean": _fields(_mean_of(scored)), "objects": every})
         say(f"scores of objects: {options.json}")
     click.get_current_context().exit(1 if missing else 0)
 
@@ -206,6 +211,10 @@ def _of_length(regions: list[Region], frames: int, path: Path) -> Sequence[Regio
     if len(regions) > frames or (len(regions) < frames and not path.name.startswith("groundtruth")):
         raise UserError(f"{path}: {counted(len(regions), 'region')} for {counted(frames, 'frame')}; check --sequences")
     return regions + [coded(0)] * (frames - len(regions))
+
+
+def _fields(scores: ObjectScores) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in asdict(scores).items()}
 
 
 def _mean_of(scored: Mapping[str, Mapping[str, ObjectScores]]) -> ObjectScores:

@@ -47,7 +47,13 @@ def test_a_stack_of_masks_is_tracked_segmented_scored_and_packed(
     outcome = evaluate("--segment=sam", *segment)
     assert outcome.exit_code == 0, outcome.output
     said = dict(line.split(": ", 1) for line in outcome.output.splitlines() if ": " in line)
-    assert "quality" in json.dumps(json.loads((workspace / "analysis/LoRAT.json").read_text())).lower()
+    own = [f"--results={workspace / 'results/LoRAT/baseline'}", f"--sequences={workspace}"]
+    assert CliRunner().invoke(main, ["score-masks", *own, f"--json={tmp_path / 'scores.json'}"]).exit_code == 0
+    ours = json.loads((tmp_path / "scores.json").read_text())["mean"]
+    theirs = json.loads((workspace / "analysis/LoRAT.json").read_text())["results"]["baseline"]["results"]
+    quality, _, (accuracy, robustness, _), errors = (each[0] for each in theirs)
+    names = ("quality", "accuracy", "robustness", "nre", "dre", "adq")
+    assert [ours[name] for name in names] == pytest.approx([quality[0], accuracy, robustness, *errors])
     with zipfile.ZipFile(said["pack"]) as pack:
         lines = [pack.read(f"baseline/seq-0/seq-0_{number:03d}_001.txt").decode().split("\n") for number in (1, 2)]
     targets = Targets(tiny_predictor)
