@@ -8,6 +8,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Box = NDArray[np.float64]  # (4,) xyxy in frame pixels
 
 _PREDICTED, _TRUE = (255, 140, 0), (60, 220, 90)  # orange, green
+_MASK = (90, 140, 255)  # blue
 _INK, _BAND = (235, 235, 235), (24, 24, 24)
 _SIDES, _RULED_SIDES, _THUMBNAIL_SIDES = (640, 1280), (1000, 2400), (240, 320)  # ranges of the longer side
 _BAND_HEIGHT = 34
@@ -35,6 +36,15 @@ def draw_boxes(frame: Picture, predicted: Box, true: Box | None, sides: tuple[in
     if true is not None:
         _rectangle(picture, true * ratio, _TRUE)
     _rectangle(picture, predicted * ratio, _PREDICTED)
+    return picture
+
+
+def tint(frame: Picture, mask: NDArray[np.bool_]) -> Picture:
+    """Return a copy of a frame with the (H, W) pixels of a mask in colour, and their outline."""
+    picture, colour = frame.copy(), np.array(_MASK, np.uint8)
+    picture[mask] = picture[mask] // 2 + colour // 2
+    ring = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    picture[ring > 0] = colour
     return picture
 
 

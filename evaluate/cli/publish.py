@@ -20,6 +20,8 @@ from lorat.evaluate.report.plots import KINDS, attribute_panels, coloured, plot_
 from lorat.evaluate.report.strips import worst_strips
 from lorat.evaluate.report.tables import metrics_document, notes_of, score_tables
 from lorat.evaluate.results.files import SequenceResult, read_results
+from lorat.evaluate.segment.files import read_masks
+from lorat.evaluate.segment.sequences import masks_folder
 from lorat.evaluate.submit.pack import pack_zip
 from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.evaluate.track.folder import METRICS, latency_of, machines_of, result_folder
@@ -123,9 +125,10 @@ def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "publ
     return Summary(outcome, out, results, done, scored)
 
 
-def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
+def publish(outcome: Evaluation, out: Path, output: OutputOptions, *, masks: bool = False) -> None:
     """Score the results in the evaluation's folder; write and print all that people read of them. Test sets without
-    ground truth are only zipped. A `UserError` if a zip or the video cannot be made; what was written before stays.
+    ground truth are only zipped. There may be `masks` too, which the video shows. A `UserError` if a zip or the video
+    cannot be made; what was written before stays.
     """
     summary = summarise(outcome, out, output.convention)
     summary.write_metrics()
@@ -145,11 +148,15 @@ def publish(outcome: Evaluation, out: Path, output: OutputOptions) -> None:
         say(f"plots: {', '.join(map(str, plots))}")
         write_page(out / PAGE, summary.page(remarks))
         say(f"report: {out / PAGE}")
+    if masks:
+        say(f"masks: {masks_folder(out)}, a strip of each sequence beside them")
     if not output.no_video and (clip := _video_clip(summary, output.video)):
-        result = summary.results[f"{clip.dataset}-{clip.split}"][0][clip.name]
-        limit = None if output.video else _VIDEO_FRAMES
+        name = f"{clip.dataset}-{clip.split}"
+        result, limit = summary.results[name][0][clip.name], None if output.video else _VIDEO_FRAMES
+        shown = (mask for _, mask in read_masks(masks_folder(out) / name / clip.name)) if masks else None
         try:
-            say(f"video of {clip.name}: {write_tracking_video(clip, result, out / 'video.mp4', limit=limit)}")
+            video = write_tracking_video(clip, result, out / "video.mp4", limit=limit, masks=shown)
+            say(f"video of {clip.name}: {video}")
         except NoPyAV as error:
             say(f"no video of {clip.name}: {error.message}")
 

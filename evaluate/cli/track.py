@@ -1,6 +1,6 @@
 """lorat-eval: track test sets with trained weights, score them, and zip what servers score."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorat.evaluate.cli.options import OutputOptions
+from lorat.evaluate.segment.settings import MaskFileSettings
 from lorat.evaluate.submit.servers import ServerName
 from lorat.evaluate.track.settings import BatchSettings, default_out
 from lorat.evaluate.track.testsets import TestSet, choose_test_sets, cut, default_test_sets
@@ -70,10 +71,16 @@ class TestSetOptions:
 @options_of(BatchSettings, "settings", "Weights and tracker")
 @options_of(TreeOptions, "trees")
 @options_of(TestSetOptions, "wanted", "What to track")
+@options_of(MaskFileSettings, "segment", "Masks")
 @options_of(OutputOptions, "output", "Output")
 @click.pass_context
 def main(
-    context: click.Context, settings: BatchSettings, trees: TreeOptions, wanted: TestSetOptions, output: OutputOptions
+    context: click.Context,
+    settings: BatchSettings,
+    trees: TreeOptions,
+    wanted: TestSetOptions,
+    segment: MaskFileSettings,
+    output: OutputOptions,
 ) -> None:
     """Track test sets and score the tracker.
 
@@ -96,18 +103,23 @@ def main(
                 given = f"--{name.replace('_', '-')}"
                 raise UserError(f"{given}: write it after {context.invoked_subcommand}, not before")
         return
-    context.exit(track_and_publish(settings, trees, wanted, output))
+    context.exit(track_and_publish(settings, trees, wanted, segment, output))
 
 
 def track_and_publish(
-    settings: BatchSettings, trees: TreeOptions, wanted: TestSetOptions, output: OutputOptions
+    settings: BatchSettings,
+    trees: TreeOptions,
+    wanted: TestSetOptions,
+    segment: MaskFileSettings,
+    output: OutputOptions,
 ) -> int:
-    """Track what is wanted, write and print the scores; return the exit status."""
+    """Track what is wanted, make masks if they are, write and print the scores; return the exit status."""
+    segment.check()
     weights, sets = settings.file(), wanted.find(trees)
     output.check_video(sets)
     output.check_files(out := output.out or default_out(weights))
     try:
-        outcome = _track(replace(settings, run=None, weights=weights), sets, out, output.overwrite)
+        outcome = _track(replace(settings, run=None, weights=weights), sets, segment, out, output.overwrite)
     except KeyboardInterrupt:
         click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
         return INTERRUPTED
@@ -116,7 +128,7 @@ def track_and_publish(
     from lorat.evaluate.cli.publish import publish
 
     try:
-        publish(outcome, out, output)
+        publish(outcome, out, output, masks=segment.segment is not None)
     finally:
         for name, failures in outcome.failed.items():
             for sequence, reason in failures.items():
@@ -124,18 +136,28 @@ def track_and_publish(
     return 1 if outcome.failed else 0
 
 
-def _track(settings: BatchSettings, sets: list[TestSet], out: Path, overwrite: bool) -> "Evaluation | None":
+def _track(
+    settings: BatchSettings, sets: list[TestSet], segment: MaskFileSettings, out: Path, overwrite: bool
+) -> "Evaluation | None":
     """Track together with the other ranks; None on all but the first, which has the outcome."""
     # torch, timm and matplotlib take seconds to import: help and mistakes need not wait for them.
+    from lorat.evaluate.segment.sequences import segment_results
     from lorat.evaluate.track.ranks import share_ranks
     from lorat.evaluate.track.session import evaluate
     from lorat.train.distributed.world import join_world
 
-    with join_world(settings.device) as world, share_ranks(world.rank, world.size, world.store) as ranks:
+    with (
+        join_world(settings.device) as world,
+        share_ranks(world.rank, world.size, world.store) as ranks,
+        # Raised on all ranks alike, and the first one says it.
+        nullcontext() if world.speaks else suppress(UserError),
+        progress_bar("tracking frames") if world.speaks else nullcontext(lambda *_: None) as bar,
+    ):
         settings = replace(settings, device=str(world.device))
-        if not world.speaks:
-            with suppress(UserError):  # raised on all ranks alike, and the first one says it
-                evaluate(sets, out, settings, overwrite=overwrite, ranks=ranks)
-            return None
-        with progress_bar("tracking frames") as bar:
-            return evaluate(sets, out, settings, overwrite=overwrite, progress=bar, ranks=ranks)
+        segmenter = ranks.together(lambda: segment.load(world.device))  # before hours of tracking
+        outcome = evaluate(sets, out, settings, overwrite=overwrite, progress=bar, ranks=ranks)
+        if segmenter is not None:
+            segment = segment.settled(settings.device)
+            segment_results(outcome, out, segmenter, segment, ranks, overwrite=overwrite, progress=bar)
+        return outcome if world.speaks else None
+    return None

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorat.evaluate.pictures import draw_ruler
+from lorat.evaluate.segment.files import mask_files, place_of
+from lorat.evaluate.segment.settings import MaskFileSettings
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.evaluate.video.read import Footage, first_shot, open_camera, open_footage, read_ahead
 from lorat.evaluate.video.write import CODECS, writable, write_tracks
@@ -103,7 +106,10 @@ class VideoOptions:
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @options_of(VideoOptions, "options", "Footage")
 @options_of(TrackerSettings, "settings", "Weights and tracker")
-def video_command(source: Path | None, options: VideoOptions, settings: TrackerSettings) -> None:
+@options_of(MaskFileSettings, "segment", "Masks")
+def video_command(
+    source: Path | None, options: VideoOptions, settings: TrackerSettings, segment: MaskFileSettings
+) -> None:
     """Track one object in SOURCE: a video, or a folder of images.
 
     Writes a video with the box and its score drawn, and a CSV with a line a frame: frame, time in
@@ -124,20 +130,20 @@ def video_command(source: Path | None, options: VideoOptions, settings: TrackerS
     if (source is None) == (options.camera is None):
         raise UserError("video: name one video or folder of images, or give --camera 0")
     if options.first_frame is not None:
-        _write_first_frame(options, settings, options.first_frame)
+        _write_first_frame(options, {**asdict(settings), **asdict(segment)}, options.first_frame)
     else:
-        click.get_current_context().exit(_track(options, settings))
+        click.get_current_context().exit(_track(options, settings, segment))
 
 
-def _write_first_frame(options: VideoOptions, settings: TrackerSettings, path: Path) -> None:
-    for name, value in {**asdict(options), **asdict(settings)}.items():
-        if name in ("out", "csv", "frames", "run", "weights") and value is not None:
+def _write_first_frame(options: VideoOptions, settings: dict[str, Any], path: Path) -> None:
+    for name, value in {**asdict(options), **settings}.items():
+        if name in ("out", "csv", "frames", "run", "weights", "segment") and value is not None:
             raise UserError(f"--{name}: has no meaning for --first-frame; leave it out")
     if path.suffix.lower() != ".png":
         raise UserError(f"--first-frame {path}: end the name in .png")
     options.check_new(path, "--first-frame")
     box = options.first_box()
-    with closing(options.open(settings.range16)) as footage:
+    with closing(options.open(settings["range16"])) as footage:
         shot, image = first_shot(footage)
     with atomic_file(path) as file:
         file.write(cv2.imencode(".png", draw_ruler(image, box)[..., ::-1])[1].tobytes())
@@ -146,14 +152,18 @@ def _write_first_frame(options: VideoOptions, settings: TrackerSettings, path: P
         say("read left, top, width and height of the object off its grid: --box x,y,w,h")
 
 
-def _track(options: VideoOptions, settings: TrackerSettings) -> int:
+def _track(options: VideoOptions, settings: TrackerSettings, segment: MaskFileSettings) -> int:
     """Do the main job and return the exit status."""
     if (box := options.first_box()) is None:
         raise UserError(
             "video: no --box; write the first frame with --first-frame first.png, read left, top, width and height off "
             "its grid, and give them as --box x,y,w,h"
         )
+    segment.check()
     files = options.outputs()
+    masks = files[0].with_name(f"{files[0].stem}-masks")
+    if segment.segment is not None:
+        options.check_new(place_of(masks, segment.segment_files), "--out")
     settings.file()  # a wrong name is told before anything is opened
     with closing(options.open(settings.range16)) as footage:
         first, image = first_shot(footage)
@@ -166,13 +176,23 @@ def _track(options: VideoOptions, settings: TrackerSettings) -> int:
         except UserError as error:
             raise UserError(f"--box {options.box}: {error.message}") from None
         tracker = Tracker(Predictor.load(settings))
+        segmenter = segment.load(tracker.predictor.device)
         left = None if footage.count is None else footage.count - first.number
         total = min((n for n in (left, options.frames) if n is not None), default=None)
-        with hear_signals(speaks=False) as heard, closing(read_ahead(footage, lambda: heard.number != 0)) as following:
+        with (
+            hear_signals(speaks=False) as heard,
+            closing(read_ahead(footage, lambda: heard.number != 0)) as following,
+            ExitStack() as stack,
+        ):
             # A camera's first frame is old by the time the network is loaded.
             shots = islice(following if footage.live else chain([first], following), options.frames)
+            masked = None
+            if segmenter is not None:
+                from lorat.evaluate.segment.sequences import Masked
+
+                masked = Masked(segmenter, stack.enter_context(mask_files(masks, segment.segment_files)))
             begin, lost_time = time.monotonic(), Lost()
-            done, lost = write_tracks(footage, shots, tracker, box, files, total)
+            done, lost = write_tracks(footage, shots, tracker, box, files, total, masked)
             seconds, shared = time.monotonic() - begin, lost_time.line()
     if lost:
         text = "%s: %d frames do not decode (the first: frame %d); they keep the last box"
@@ -182,4 +202,6 @@ def _track(options: VideoOptions, settings: TrackerSettings) -> int:
     if shared:
         _LOG.warning("%s", shared)
     say(f"video: {files[0]}\nboxes: {files[1]}")
+    if masked is not None:
+        say(f"masks: {place_of(masks, segment.segment_files)}")
     return exit_status(heard.number) if heard.number and not footage.live else 0

@@ -35,12 +35,16 @@ def place_of(stem: Path, layout: Layout) -> Path:
 
 @contextmanager
 def mask_files(stem: Path, layout: Layout) -> Iterator[Write]:
-    """Write a sequence's masks to `place_of` the stem; they are there when the block ends, and not if it raises."""
+    """Write a sequence's masks to `place_of` the stem, over older ones; they are there when the block ends, and not if
+    it raises. A `UserError` if a folder of that name holds something else.
+    """
     place = place_of(stem, layout)
     if layout == "rle":
         with atomic_file(place) as file:
             yield lambda name, mask: _add(file, name, mask)
         return
+    if place.is_dir() and any(path.suffix != ".png" for path in place.iterdir()):
+        raise UserError(f"{place}: holds other files than masks; move them, or name another place")
     partial = place.with_name(f".{place.name}.partial")
     with explain_disk(place):
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed

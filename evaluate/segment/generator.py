@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lorat.evaluate.segment.settings import SIZES, Size
 from lorat.shards.base.errors import UserError
+from lorat.train.network.deploy.processor import all_cores
 
 # Of ImageNet's pixels on 0 … 255, by channel, as all of the published networks take them.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -41,7 +42,7 @@ class Generator:
         """Return logits as `MaskGenerator` says; a `UserError` if memory does not hold it or a number is not finite."""
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (_MEAN, _STD))
         try:
-            with torch.inference_mode():
+            with all_cores(), torch.inference_mode():  # the tracker may be content with one
                 images = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
                 features = self.encode(((images - mean) / std).to(self.dtype))
                 asked = [torch.from_numpy(own).to(self.device, torch.float32) for own in boxes]

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 
+from lorat.evaluate.segment.files import Layout
 from lorat.evaluate.segment.views import Edges
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
@@ -96,7 +97,7 @@ class SegmentSettings:
         """The family of the network."""
         return next(family for family, sizes in SIZES.items() if self.segment in (family, *sizes))
 
-    def settled(self, device: str) -> "SegmentSettings":
+    def settled(self, device: str) -> Self:
         """Return settings that another process, in another folder, understands as this one does."""
         if self.segment is None or self.segment_weights is None:
             return self
@@ -109,7 +110,7 @@ class SegmentSettings:
 
     def arguments(self) -> list[str]:
         """Return the options that make these settings."""
-        values = {f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in fields(self)}
+        values = {f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in fields(SegmentSettings)}
         return [name if value is True else f"{name}={value}" for name, value in values.items() if value]
 
     def identity(self) -> dict[str, str]:
@@ -120,7 +121,7 @@ class SegmentSettings:
         if self.segment_weights.is_dir():
             files = sorted(self.segment_weights.glob("*.safetensors"))
         digests = [file_digest(file, "check --segment-weights") for file in files]
-        said = {field.name: str(getattr(self, field.name)) for field in fields(self)}
+        said = {field.name: str(getattr(self, field.name)) for field in fields(SegmentSettings)}
         return said | {"segment_weights": " ".join(digests)}
 
     def load(self, device: "torch.device") -> "Segmenter | None":
@@ -137,3 +138,12 @@ class SegmentSettings:
         size = SIZES[self.family].get(self.segment)
         generator = load(self.segment_weights, size, self.segment_dtype, device)
         return Segmenter(generator, self.segment_edges, self.segment_shared)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskFileSettings(SegmentSettings):
+    """A mask network whose masks become files."""
+
+    segment_files: Layout = option(
+        "png", help="A PNG a frame in a folder a sequence, or a file of COCO's run lengths, a line of JSON a frame."
+    )

@@ -3,17 +3,18 @@
 Promise: a video appears when it is whole, its length costs no memory, and pictures stand as long as in the footage.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lorat.evaluate.measure.ope import overlaps
-from lorat.evaluate.pictures import Box, Picture, draw_frame
+from lorat.evaluate.pictures import Box, Picture, draw_frame, tint
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.video.read import Footage, Shot, image_shots, load_av
 from lorat.prep.trees.base.clip import Clip
@@ -23,6 +24,7 @@ from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
 if TYPE_CHECKING:
+    from lorat.evaluate.segment.sequences import Masked
     from lorat.evaluate.track.tracker import Tracker
 
 HEADER = "frame,time,x,y,w,h,score"
@@ -72,16 +74,25 @@ def video_file(path: Path, rate: float) -> Iterator[Callable[[Picture, float], N
 
 
 def write_tracking_video(
-    clip: Clip, result: SequenceResult, path: Path, *, rate: float = 25.0, limit: int | None = None
+    clip: Clip,
+    result: SequenceResult,
+    path: Path,
+    *,
+    rate: float = 25.0,
+    limit: int | None = None,
+    masks: Iterable[NDArray[np.bool_]] | None = None,
 ) -> Path:
-    """Write the video of one tracked sequence, with its true boxes where the tree has them, of `limit` frames at most.
-    Returns what `writable` makes of `path`; a `UserError` if no image decodes.
+    """Write the video of one tracked sequence, with its true boxes where the tree has them, and the (H, W) `masks` of
+    its frames if given, of `limit` frames at most. Returns what `writable` makes of `path`; a `UserError` if no image
+    decodes.
     """
     path, track, boxes, written = writable(path), clip.tracks[0], xywh_to_xyxy(result.boxes), 0
     with video_file(path, rate) as write:
-        for index, _, frame in islice(image_shots(clip.frames), min(len(boxes), limit or len(boxes))):
+        shots = islice(image_shots(clip.frames), min(len(boxes), limit or len(boxes)))
+        for (index, _, frame), mask in zip(shots, masks if masks is not None else repeat(None), strict=False):
             if frame is None:
                 continue  # nothing to draw on; the evaluation counted it
+            frame = frame if mask is None else tint(frame, mask)
             text, true = f"frame {index + 1}/{len(boxes)}", None
             if np.isfinite(result.scores[index]):
                 text += f"   score {result.scores[index]:.2f}"
@@ -96,11 +107,18 @@ def write_tracking_video(
 
 
 def write_tracks(
-    footage: Footage, shots: Iterator[Shot], tracker: "Tracker", box: Box, files: tuple[Path, Path], total: int | None
+    footage: Footage,
+    shots: Iterator[Shot],
+    tracker: "Tracker",
+    box: Box,
+    files: tuple[Path, Path],
+    total: int | None,
+    masked: "Masked | None" = None,
 ) -> tuple[int, list[int]]:
     """Track an object through footage into `files`: a video, as `writable` names it, and a CSV; both or neither. `box`
     is (4,) xyxy in the first of the `shots` that decodes; those before are left out, those after that do not decode
-    keep picture and box. `total` are expected. Returns how many there were, and the numbers of those lost.
+    keep picture and box. `total` are expected. `masked` draws and writes a mask in each. Returns how many there were,
+    and the numbers of those lost.
     """
     done, lost, seconds, before, image, (video, csv) = 0, list[int](), 0.0, 0.0, None, files
     with progress_bar("tracking frames") as bar, atomic_file(csv) as table, video_file(video, footage.rate) as write:
@@ -120,7 +138,8 @@ def write_tracks(
                 lost.append(number)
             passed = time - before if done else 0.0
             seconds += min(passed, _LONGEST_STILL) if footage.live else passed
-            write(draw_frame(image, box, None, f"frame {number}   {time:.2f} s   {said}", legend=False), seconds)
+            picture = masked.draw(number, shown, image, box) if masked else image
+            write(draw_frame(picture, box, None, f"frame {number}   {time:.2f} s   {said}", legend=False), seconds)
             numbers = ",".join(f"{value:.4f}" for value in (time, *xyxy_to_xywh(box), score))
             table.write(f"{number},{numbers}\n".encode())
             before, done = time, done + 1

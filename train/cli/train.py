@@ -161,6 +161,7 @@ def _evaluate(options: TrainOptions, start: StartOptions, trees: TreeOptions) ->
     """Do what lorat-eval does, with the weights that are named, or the run's newest."""
     from lorat.evaluate.cli.options import OutputOptions
     from lorat.evaluate.cli.track import TestSetOptions, track_and_publish
+    from lorat.evaluate.segment.settings import MaskFileSettings
     from lorat.evaluate.track.settings import BatchSettings
 
     named = [name for name in options.recipe if name != _EVALUATION]
@@ -177,7 +178,7 @@ def _evaluate(options: TrainOptions, start: StartOptions, trees: TreeOptions) ->
         batch=plan.evaluate_batch,
     )
     wanted = TestSetOptions(datasets=",".join(plan.evaluate) if plan.evaluate else None)
-    return track_and_publish(settings, trees, wanted, OutputOptions())
+    return track_and_publish(settings, trees, wanted, MaskFileSettings(), OutputOptions())
 
 
 def _run_folder(variant: "VariantConfig", recipe: "RecipeConfig") -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.conftest import moving_box, write_frames
+from tests.evaluate.segment.tiny import save_tiny_sam
 
 LENGTHS = (30, 4, 26, 5, 9, 40, 3, 12)
 NAMES = [f"GOT-10k_Val_{n:06d}" for n in range(1, len(LENGTHS) + 1)]
@@ -60,7 +61,8 @@ def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 def test_two_processes_give_the_files_and_scores_of_one_and_one_speaks(command, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     _run(command(one))
-    printed = _run(command(two, *TWO)).stdout
+    masks = ["--segment=sam", f"--segment-weights={save_tiny_sam(tmp_path / 'sam.pth')}", "--segment-files=rle"]
+    printed = _run([*command(two, *TWO), *masks]).stdout
     assert printed.count("Scores in per cent") == 1
     first, second = _boxes(one), _boxes(two)
     for name in NAMES:
@@ -70,6 +72,8 @@ def test_two_processes_give_the_files_and_scores_of_one_and_one_speaks(command, 
     scores = [json.loads((out / "metrics.json").read_text())["datasets"]["got10k-val"]["tracker"] for out in (one, two)]
     assert scores[0]["got10k"]["ao"] == pytest.approx(scores[1]["got10k"]["ao"], abs=1e-4)
     assert "2 processes" in (two / "speed.json").read_text()
+    files = {path.stem: path.read_text().splitlines() for path in two.glob("masks/*/*.jsonl")}
+    assert {name: len(lines) for name, lines in files.items()} == dict(zip(NAMES, LENGTHS, strict=True))
 
 
 def test_a_mistake_is_said_once_and_ends_all_processes(command, tmp_path):

@@ -11,7 +11,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -144,6 +145,18 @@ def settle_threads(network: LoRAT, samples: int) -> None:
     if threads < cores:
         what = f"other work leaves {free:.1f} of {usable_cores()} cores free, so this takes {threads}"
         _LOG.warning("processor: %s; OMP_NUM_THREADS=%d takes more", what, cores)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Let large work inside the block have a thread for each core of this rank; a number in the environment is kept."""
+    before = torch.get_num_threads()
+    if not any(name in os.environ for name in _CHOSEN_BY_USER):
+        torch.set_num_threads(cores_a_rank())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def is_small(network: LoRAT, samples: int) -> bool:
