@@ -33,6 +33,7 @@ def test_long_runs_keep_their_length():
 
 
 @pytest.mark.parametrize("layout", ["png", "rle"])
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 def test_what_is_written_is_read_back(layout, tmp_path):
     stem = tmp_path / "set" / "a.b"
     with mask_files(stem, layout) as write:
