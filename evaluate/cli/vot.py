@@ -90,7 +90,7 @@ def _merge(settings: TrackerSettings, out: Path) -> TrackerSettings:
     device = pick_device(settings.device)
     force = settings.force_backbone
     file = read_weights(settings.file(), settings.variant_config(), force_backbone=force)
-    dtype = pick_dtype(settings.dtype, device, empty_network(file.variant))
+    dtype = pick_dtype(settings.dtype, device, empty_network(file.variant, plan=file.plan))
     export_merged(file, out, dtype, backbone=settings.backbone, force_backbone=force)
     name = str(dtype).removeprefix("torch.")
     merged = replace(settings, weights=out, variant=None, backbone=None, force_backbone=False)

@@ -19,7 +19,7 @@ from lorat.evaluate.results.regions import LOST, STARTED, Region
 Mask = NDArray[np.bool_]
 TOLERANCE = 0.008  # of the frame's diagonal, within which contours match
 _FEWEST_ABSENT = 10  # frames; with no more, how well absence is told is not said
-_CROSS = np.ones((3, 3), np.uint8)
+_SQUARE = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def contour_accuracy(truth: Mask, found: Mask, tolerance: int) -> float:
 def _contour(mask: Mask) -> NDArray[np.uint8]:
     """Return (H, W) ones on pixels with a neighbour outside the mask; beyond the frame counts as inside."""
     filled = mask.astype(np.uint8)
-    return filled ^ cv2.erode(filled, _CROSS)
+    return filled ^ cv2.erode(filled, _SQUARE)
 
 
 def score_object(
@@ -106,13 +106,12 @@ def mean_scores(sequences: Sequence[Sequence[ObjectScores]]) -> ObjectScores:
     """
     every = [each for objects in sequences for each in objects]
     means = {name: _mean(_known(getattr(each, name) for each in every)) for name in ("j", "f")}
-    for name, lacking in (("quality", 0.0), ("accuracy", 0.0), *((n, math.nan) for n in ("robustness", *_ERRORS))):
-        own = ([_or(getattr(each, name), lacking) for each in objects] for objects in sequences)
-        means[name] = _mean(_known(_mean(_known(values)) for values in own))
+    instead = {"quality": 0.0, "accuracy": 0.0}
+    for name in (*instead, "robustness", "nre", "dre", "adq"):
+        values = ([getattr(each, name) for each in objects] for objects in sequences)
+        filled = ([instead.get(name, value) if math.isnan(value) else value for value in own] for own in values)
+        means[name] = _mean(_known(_mean(_known(own)) for own in filled))
     return ObjectScores(**means)
-
-
-_ERRORS = ("nre", "dre", "adq")
 
 
 def _frames(
@@ -165,7 +164,3 @@ def _known(values: Iterable[float]) -> list[float]:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
-
-
-def _or(value: float, instead: float) -> float:
-    return instead if math.isnan(value) else value

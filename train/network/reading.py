@@ -10,15 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from lorat.configs.schema import LoraConfig, VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.plan import Plan
-from lorat.train.network.blocks.vit import Transformer
-from lorat.train.network.variants import around, plan_and_values
+from lorat.train.network.variants import empty_network, plan_and_values
 from lorat.train.network.weights.containers import check_tensors, read_tensors
 from lorat.train.network.weights.published import Scales, from_file, pairs_of, published_tensors, scale_of, shown_names
 
@@ -60,9 +58,7 @@ def read_weights(path: Path, variant: VariantConfig | None = None, *, force_back
         rank = max(len(factors[0]), 1)
         lora = (variant.lora or LoraConfig(alpha=rank)).model_copy(update={"rank": rank})
     plan = _plan_of(metadata, variant)
-    with torch.device("meta"):
-        transformer = Transformer(plan, variant.backbone)
-        blank = around(transformer, variant.model_copy(update={"lora": lora}))
+    blank = empty_network(variant.model_copy(update={"lora": lora}), plan=plan)
     trained, frozen = published_tensors(blank)
     named, scales = from_file(path, tensors, metadata, variant.backbone.layout, trained | frozen)
     expected = dict(trained)

@@ -72,10 +72,13 @@ def around(transformer: Transformer, variant: VariantConfig) -> LoRAT:
     return network
 
 
-def empty_network(variant: VariantConfig, dtype: torch.dtype = torch.float32) -> LoRAT:
-    """Return the network in training form on the meta device, frozen matrices in `dtype`."""
+def empty_network(variant: VariantConfig, dtype: torch.dtype = torch.float32, plan: Plan | None = None) -> LoRAT:
+    """Return the network in training form on the meta device, frozen matrices in `dtype`; without a plan timm is asked
+    for it.
+    """
+    plan = plan or plan_and_values(variant.backbone, values=False)[0]
     with torch.device("meta"):
-        network = assemble(variant, None)
+        network = around(Transformer(plan, variant.backbone, variant.drop_path), variant)
     hold_matrices_in(network, dtype)
     return network
 

@@ -104,8 +104,10 @@ def _in_folder(config: BackboneConfig) -> Path | None:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise UserError(f"{FOLDER_VARIABLE}={name}: no such folder; make it or unset the variable")
-    on_hub, official = ((name or "").rpartition("/")[2] for name in (_hub_place(config), _hub_entry(config).url))
-    names = (f"{config.timm}.safetensors", f"{config.timm}.pth", f"{on_hub}.safetensors", official)
+    names = [f"{config.timm}.safetensors", f"{config.timm}.pth"]
+    if not any((folder / name).is_file() for name in names):  # others are asked of timm
+        on_hub, official = ((name or "").rpartition("/")[2] for name in (_hub_place(config), _hub_entry(config).url))
+        names = [f"{on_hub}.safetensors", official]
     return next((folder / name for name in names if name and (folder / name).is_file()), None)
 
 
