@@ -1,11 +1,13 @@
 """Tracking beside other work: S-224 in bfloat16, one target, the network alone, in processes of their own.
 
 Sides: ours, whose threads wait briefly and follow the cores that are free, and PyTorch's defaults. The other work is
-two processes that count for ever, started before the sides are, and ended here; and none.
+two processes that count for ever, started before the sides are, and ended here. A round is some frames of the one and
+then of the other: without other work, beside it, and after it, when ours has had time to see that it is gone.
 """
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,29 +27,42 @@ def run(quick: bool) -> dict[str, float | str]:
     Args:
         quick: a narrow network, one round.
     """
+    rounds = 1 if quick else 12
+    with _side("ours", quick) as ours, _side("plain", quick) as plain:
+        alone = in_turn(rounds, {"ours": ours, "plain": plain})
+    with _busy(_OTHERS) as end_others, _side("ours", quick) as ours, _side("plain", quick) as plain:
+        beside = in_turn(rounds, {"ours": ours, "plain": plain})
+        end_others()
+        seen = time.monotonic() + (0.0 if quick else 6.0)
+        while time.monotonic() < seen:
+            ours()
+        after = in_turn(rounds, {"ours": ours, "plain": plain})
     numbers: dict[str, float | str] = {}
-    for name, others in (("alone", 0), ("beside", _OTHERS)):
-        with _busy(others), _side("ours", quick) as ours, _side("plain", quick) as plain:
-            times = in_turn(1 if quick else 8, {"ours": ours, "plain": plain})
+    for name, times in (("alone", alone), ("beside", beside), ("after", after)):
         numbers[f"{name}_fps"] = round(1.0 / times.median("ours"), 2)
         numbers[f"{name}_speedup"] = round(times.ratio("plain", "ours"), 3)
     return numbers
 
 
 @contextmanager
-def _busy(count: int) -> Iterator[None]:
+def _busy(count: int) -> Iterator[Callable[[], None]]:
+    """Yield what ends the other work."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
+
+    def end() -> None:
         for other in others:
             other.kill()
             other.wait()
 
+    try:
+        yield end
+    finally:
+        end()
+
 
 @contextmanager
 def _side(name: str, quick: bool) -> Iterator[Callable[[], int]]:
-    """Yield what lets a process of that side track some frames."""
+    """Yield what lets a process of that side track some frames, once it is ready."""
     command, pipe = [sys.executable, "-c", _CHILD, name, "quick" if quick else "full"], subprocess.PIPE
     with subprocess.Popen(command, cwd=_ROOT, stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdin is not None and child.stdout is not None
@@ -59,6 +74,7 @@ def _side(name: str, quick: bool) -> Iterator[Callable[[], int]]:
             return int(answers.readline())
 
         try:
+            answers.readline()
             yield track
         finally:
             asks.close()  # which ends it
@@ -73,15 +89,16 @@ def serve(ours: bool, quick: bool) -> None:
     import torch
 
     from benchmarks.tracking import random_network
-    from lorat.train.network.deploy.processor import settle_threads
+    from lorat.train.network.deploy.processor import Threads, settle_threads
 
     network, variant = random_network(quick)
-    if ours:
-        settle_threads(network, 1)
+    threads = settle_threads(network, 1) if ours else Threads()
     tokens = torch.randn(1, network.template_grid**2, network.token_type_embed.shape[1])
     search, frames = torch.randn(1, 3, variant.search_size, variant.search_size), 1 if quick else 5
+    print("ready", flush=True)
     with torch.inference_mode():
         for _ in sys.stdin:
             for _ in range(frames):
-                network.track(tokens, search)
+                with threads.following():
+                    network.track(tokens, search)
             print(frames, flush=True)

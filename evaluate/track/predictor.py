@@ -22,7 +22,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.resample import SERVED, Stored, serving
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import compile_whole, pick_device, pick_dtype
-from lorat.train.network.deploy.processor import settle_threads
+from lorat.train.network.deploy.processor import Threads, settle_threads
 from lorat.train.network.variants import hold_matrices_in, not_finite
 from lorat.train.network.weights.containers import read_tensors
 
@@ -92,32 +92,37 @@ class Predictor:
         self._window = penalty_window(network.search_grid, device)
         self._side = float(variant.search_size)
         self._rows, self._locate = 0, self._locate_rows  # rows that the compiled graph is for
+        self._threads = Threads()
 
     @classmethod
     def load(cls, settings: TrackerSettings) -> "Predictor":
         """Load a network; a `UserError` if a file does not fit, or the machine lacks the device."""
         device = pick_device(settings.device)
         network, variant = settings.load_network(dtype=None)
-        if device.type == "cpu":
-            settle_threads(network, 1)
         return cls.around(network, variant, settings, pick_dtype(settings.dtype, device, network))
 
     @classmethod
     def around(
-        cls, network: LoRAT, variant: VariantConfig, settings: TrackerSettings, dtype: torch.dtype
+        cls, network: LoRAT, variant: VariantConfig, settings: TrackerSettings, dtype: torch.dtype, samples: int = 1
     ) -> "Predictor":
-        """Take over a network as it was loaded, to compute in `dtype`."""
+        """Take over a network as it was loaded, to compute in `dtype`, with the threads that are good for so many
+        targets at once.
+        """
         hold_matrices_in(network, dtype)
         if settings.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
         stored = None if settings.resize == "published" else _stored(settings.file(), variant.search_size)
-        return cls(network, variant, pick_device(settings.device), dtype, stored)
+        predictor = cls(network, variant, pick_device(settings.device), dtype, stored)
+        if predictor.device.type == "cpu":
+            predictor._threads = settle_threads(network, samples)
+        return predictor
 
     def compile(self, batch: int) -> None:
         """Compile the work of a frame, not of a template, into one graph, which takes a minute or so. Batches of fewer
         than `batch` targets are padded to serve it. A `UserError` if nothing can be compiled.
         """
         self._locate, self._rows = compile_whole(self._locate_rows, self.device), batch
+        self._threads = Threads()  # a graph is for one number of them
         side, width = self.variant.search_size, self.network.token_type_embed.shape[1]
         tokens = torch.zeros(1, self.network.template_length, width, device=self.device)
         self.predict(tokens, np.zeros((1, side, side, 3), dtype=np.float32))
@@ -133,7 +138,7 @@ class Predictor:
         """Find one target in each search region: (B, T, D) from `embed`, (B, S, S, 3) 0 … 255. Returns (B, 5) float64:
         x1, y1, x2, y2 in crop pixels, and the score. A `UserError` if a number is not finite.
         """
-        with torch.inference_mode():
+        with self._threads.following(), torch.inference_mode():
             found = self._locate(self._padded(tokens), self._padded(self._upload(crops)))[: len(crops)].cpu().numpy()
         if not np.isfinite(found).all():
             raise UserError(f"the network gives numbers that are {not_finite(self.dtype)}")

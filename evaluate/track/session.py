@@ -32,7 +32,6 @@ from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
-from lorat.train.network.deploy.processor import settle_threads
 
 _LOG = logging.getLogger("lorat")
 Failures = Mapping[str, Mapping[str, str]]  # test set → sequence → why it has no result
@@ -73,7 +72,6 @@ def evaluate(
         network, variant = settings.load_network(dtype=None)
         if device.type == "cpu":
             keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
-            settle_threads(network, settings.batch)
         begun = None if overwrite or settings.dtype != "auto" else folder.number_type(out, digest)
         # The other ranks take the first one's.
         name = pick_dtype(begun or settings.dtype, device, network) if ranks.speaks else torch.float32
@@ -83,7 +81,7 @@ def evaluate(
     dtype = getattr(torch, ranks.first(own))
 
     def prepare() -> tuple[Predictor, folder.Identity]:
-        predictor = Predictor.around(network, variant, settings, dtype)
+        predictor = Predictor.around(network, variant, settings, dtype, settings.batch)
         what = (predictor.network.fingerprint + predictor.variant.model_dump_json()).encode()
         computed = str(dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ _GROUPS, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _STAT, _TASKS = Path("/proc/stat"), Path("/proc/self/task")
 _NO_LIMIT = 1 << 60  # version 1 writes the largest number of pages that it can
 MUCH = 0.2  # share of wanted time that is worth a line when it is lost
-_LOOK = 0.2  # seconds, of which the kernel counts hundredths
+_LOOK = 0.2  # seconds
 
 
 def usable_cores() -> int:
@@ -94,20 +95,44 @@ def _words(file: Path) -> list[str]:
     return file.read_text().split() if file.is_file() else []
 
 
-def free_cores(seconds: float = _LOOK) -> float:
-    """Watch the cores that this process may run on and return how many other work leaves; it sleeps meanwhile. What
-    runs at a lower priority counts as free. Where the system does not tell, all are.
+class CoreWatch:
+    """How many cores other work leaves this process, over the times that it watches. What the process itself uses, and
+    what runs at a lower priority, counts as free. Where the system does not tell, all are.
     """
-    if not _STAT.is_file():
-        return float(usable_cores())
-    before = _ticks()
-    time.sleep(seconds)
-    idle, every = (now - then for now, then in zip(_ticks(), before, strict=True))
-    return min(core_quota(), allowed_cores() * idle / max(every, 1))
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # watched so far
+        self._own, self._idle, self._every = 0.0, 0, 0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the block runs."""
+        begin, own, before = time.monotonic(), time.process_time(), _ticks()
+        yield
+        idle, every = (now - then for now, then in zip(_ticks(), before, strict=True))
+        self._idle, self._every = self._idle + idle, self._every + every
+        self._own += time.process_time() - own
+        self.seconds += time.monotonic() - begin
+
+    def mean(self) -> float:
+        """Return how many were free, after some hundredths of a second: that is how the kernel counts."""
+        if not self._every:
+            return float(usable_cores())
+        return min(core_quota(), allowed_cores() * self._idle / self._every + self._own / self.seconds)
+
+
+def free_cores(seconds: float = _LOOK) -> float:
+    """Watch for some time, asleep, and return what `CoreWatch` saw."""
+    watch = CoreWatch()
+    with watch.watching():
+        time.sleep(seconds)
+    return watch.mean()
 
 
 def _ticks() -> tuple[int, int]:
-    """Return the ticks of the allowed cores so far that are free for this process, and all."""
+    """Return the ticks of the allowed cores so far that are free for this process, and all; 0 where nothing tells."""
+    if not _STAT.is_file():
+        return 0, 0
     cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     rows = [line.split() for line in _STAT.read_text().splitlines() if line.startswith("cpu")]
     counts = [[int(word) for word in words] for name, *words in rows if name in cores]

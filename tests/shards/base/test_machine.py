@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lorat.shards.base import machine
-from lorat.shards.base.machine import Lost, MemoryLimit, core_quota, free_cores, memory_limits, usable_cores
+from lorat.shards.base.machine import CoreWatch, Lost, MemoryLimit, core_quota, free_cores, memory_limits, usable_cores
 
 BUSY = [sys.executable, "-c", "while True: pass"]
 ASK = "from lorat.shards.base.machine import *; print(core_quota(), usable_cores())"
@@ -120,8 +120,30 @@ def test_time_that_other_work_had_the_core_is_lost_and_not_free():
             pass
         assert lost.share() > 0.4 and "other work had it" in lost.line()
         assert free_cores() < 0.5
+        assert _free_while_busy() < 0.6
     finally:
         for other in others:
             other.kill()
             other.wait()
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="the system does not tell")
+def test_what_this_process_uses_itself_is_free():
+    usable = usable_cores()
+    share = Lost()
+    free = _free_while_busy()
+    assert free <= usable + 0.2 and free > 0.8 * (1 - share.share())
+
+
+def _free_while_busy() -> float:
+    """Watch in three parts, between which nobody does."""
+    watch = CoreWatch()
+    for _ in range(3):
+        with watch.watching():
+            end = time.monotonic() + 0.2
+            while time.monotonic() < end:
+                pass
+        time.sleep(0.05)
+    assert 0.6 <= watch.seconds < 10.0
+    return watch.mean()

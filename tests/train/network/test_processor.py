@@ -9,7 +9,15 @@ import torch
 from lorat.configs.load import load_variant
 from lorat.shards.base.storage import cache_folder
 from lorat.train.network.deploy import processor
-from lorat.train.network.deploy.processor import Measured, Product, fast_dtype, is_small, settle_threads, time_product
+from lorat.train.network.deploy.processor import (
+    Measured,
+    Product,
+    Threads,
+    fast_dtype,
+    is_small,
+    settle_threads,
+    time_product,
+)
 from lorat.train.network.variants import empty_network
 
 PRODUCT = Product(64, 96, 128)
@@ -97,9 +105,10 @@ def test_a_cache_that_cannot_be_written_is_told_and_no_reason_to_end(timed, tmp_
     assert "not kept" in caplog.text and str(tmp_path / "file") in caplog.text
 
 
-def test_the_product_is_the_widest_of_the_networks_own():
-    assert Product.of(empty_network(load_variant("S-224"))) == (256, 384, 1536)
-    assert Product.of(empty_network(load_variant("toy"))) == (180, 128, 512)
+def test_the_product_is_the_widest_of_the_networks_own_or_a_part_of_it():
+    assert Product.of(empty_network(load_variant("S-224"))) == (128, 384, 1536)
+    assert Product.of(empty_network(load_variant("toy"))) == (128, 128, 512)
+    assert Product.of(empty_network(load_variant("g-224"))) == (128, 1536, 1365)
 
 
 def threads_of(name: str, samples: int) -> int:
@@ -117,10 +126,47 @@ def test_threads_are_those_that_other_work_leaves(monkeypatch, caplog):
         assert ("OMP_NUM_THREADS=8" in caplog.text) == (threads < 8)
 
 
-def test_a_number_in_the_environment_is_kept(monkeypatch):
+@pytest.fixture
+def seen(monkeypatch):
+    """What each watch finds free, in turn; every block is watched."""
+    found = list[float]()
+    monkeypatch.setattr(processor.CoreWatch, "mean", lambda watch: found.pop(0))
+    monkeypatch.setattr(processor, "_WATCHED", 0.0)
+    monkeypatch.setattr(processor, "_UNWATCHED", 0.0)
+    return found
+
+
+def threads_after(threads: Threads) -> int:
+    with threads.following():
+        pass
+    return torch.get_num_threads()
+
+
+def test_threads_follow_other_work_as_it_comes_and_goes(monkeypatch, seen):
+    monkeypatch.setattr(processor, "cores_a_rank", lambda: 4)
+    monkeypatch.setattr(processor, "free_cores", lambda: 0.3)
+    threads = settle_threads(empty_network(load_variant("S-224")), 1)
+    assert torch.get_num_threads() == 1
+    seen += [3.9, 5.0, 2.2, 0.0]
+    assert [threads_after(threads) for _ in range(4)] == [4, 4, 2, 1]
+    monkeypatch.setattr(processor, "_UNWATCHED", 60.0)
+    seen += [4.0]
+    assert [threads_after(threads) for _ in range(3)] == [4, 4, 4] and not seen  # watched once
+
+
+def test_little_is_decided_from_what_was_watched_for_long_enough(monkeypatch, seen):
+    monkeypatch.setattr(processor, "_WATCHED", 3600.0)
+    torch.set_num_threads(2)
+    seen += [1.0]
+    assert threads_after(Threads(2)) == 2 and seen
+
+
+def test_a_number_in_the_environment_is_kept(monkeypatch, seen):
     monkeypatch.setattr(processor, "free_cores", lambda: 0.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert threads_of("toy", 1) == 2
+    seen += [1.0]
+    assert threads_after(settle_threads(empty_network(load_variant("S-224")), 1)) == 2 and seen
 
 
 def test_little_work_takes_one_thread(monkeypatch):

@@ -21,15 +21,16 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ValidationError
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.machine import cores_a_rank, free_cores, processor_name, usable_cores
+from lorat.shards.base.machine import CoreWatch, cores_a_rank, free_cores, processor_name, usable_cores
 from lorat.shards.base.storage import atomic_file, cache_folder
 from lorat.train.network.blocks.lorat import LoRAT
 
 _MARGIN = 1.15  # bfloat16 has to be so much faster: it is less exact, and has casts around its products
-_MOST_ROWS = 256  # of a product that is timed; more take longer and tell the same
+_MOST_ROWS, _MOST_WEIGHTS = 128, 1 << 21  # of a product that is timed; more take longer and tell the same
 _LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 5, 50, 0.05
 _CLEAR = 0.75  # share of rounds that agree with the median; with fewer, the next process measures again
 _SMALL = 2e9  # operations of a call, below which threads wait for each other longer than they compute
+_WATCHED, _UNWATCHED = 0.5, 2.0  # seconds, in turn; to look costs tenths of a millisecond, more on many cores
 _CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _LOG = logging.getLogger("lorat")
 
@@ -43,10 +44,10 @@ class Product(NamedTuple):
 
     @classmethod
     def of(cls, network: LoRAT) -> "Product":
-        """Return that of the widest layer in a block, for a template and a search crop; on the meta device too."""
+        """Return that of the widest layer in a block, or of as much of it as tells; on the meta device too."""
         matrices = [p for p in network.blocks[0].parameters() if p.dim() == 2]
         outer, inner = max((tuple(matrix.shape) for matrix in matrices), key=math.prod)
-        return cls(min(_tokens(network), _MOST_ROWS), inner, outer)
+        return cls(min(_tokens(network), _MOST_ROWS), inner, min(outer, _MOST_WEIGHTS // inner))
 
 
 class Measured(BaseModel, frozen=True, extra="forbid"):
@@ -128,23 +129,51 @@ def time_product(product: Product) -> list[tuple[float, float]]:
     return rounds
 
 
-def settle_threads(network: LoRAT, samples: int) -> None:
+class Threads:
+    """This process's threads, up to `most`: as many as there are cores that other work leaves free, as it comes and
+    goes. With 0 they stay as they are.
+    """
+
+    def __init__(self, most: int = 0) -> None:
+        self._most, self._watch, self._due = most, CoreWatch(), 0.0
+
+    def take(self, free: float) -> int:
+        """Take and return as many as fit on so many cores, one at least."""
+        threads = max(1, min(self._most, math.floor(free + 0.5)))
+        torch.set_num_threads(threads)
+        return threads
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Do the network's work in the block, from now on with what was free in such blocks: every few seconds they are
+        watched, until that is half a second.
+        """
+        if not self._most or time.monotonic() < self._due:
+            yield
+            return
+        with self._watch.watching():
+            yield
+        if self._watch.seconds >= _WATCHED:
+            self.take(self._watch.mean())
+            self._watch, self._due = CoreWatch(), time.monotonic() + _UNWATCHED
+
+
+def settle_threads(network: LoRAT, samples: int) -> Threads:
     """Give this process as many threads as are good for a network's work on so many samples at once: one where that is
-    little, else one a core that other work leaves, of those that affinity, quota and the other ranks leave it. A number
-    in the environment (OMP_NUM_THREADS, which torchrun sets too) is kept.
+    little, else one a core that other work leaves, of those that affinity, quota and the other ranks leave it. Returns
+    what can follow that later. A number in the environment (OMP_NUM_THREADS, which torchrun sets too) is kept.
     """
     if any(name in os.environ for name in _CHOSEN_BY_USER):
-        return
+        return Threads()
     cores = cores_a_rank()
     if is_small(network, samples) or cores == 1:
         torch.set_num_threads(1)
-        return
-    free = free_cores()
-    threads = max(1, min(cores, math.floor(free + 0.5)))
-    torch.set_num_threads(threads)
-    if threads < cores:
+        return Threads()
+    found, free = Threads(cores), free_cores()
+    if (threads := found.take(free)) < cores:
         what = f"other work leaves {free:.1f} of {usable_cores()} cores free, so this takes {threads}"
         _LOG.warning("processor: %s; OMP_NUM_THREADS=%d takes more", what, cores)
+    return found
 
 
 @contextmanager
