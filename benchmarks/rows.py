@@ -422,16 +422,6 @@ ROWS = (
         _TIMES,
     ),
     Row(
-        "start",
-        "a tracker's start, toy network",
-        "{start_toy_s:.2f} s of processor",
-        "importing PyTorch, reading the file",
-        "start_of_torch",
-        1.5,
-        "most",
-        _TIMES,
-    ),
-    Row(
         "shared_cores",
         "the same alone",
         "{alone_fps:.1f} fps",

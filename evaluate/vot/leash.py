@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from types import FrameType
 
@@ -26,7 +25,8 @@ def main(parent: int, command: list[str]) -> int:
         signal.signal(number, hear)
     process = subprocess.Popen(command, start_new_session=True)
     while process.poll() is None and not told and os.getppid() == parent:
-        time.sleep(_A_WHILE)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_A_WHILE)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):

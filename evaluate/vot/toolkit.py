@@ -86,8 +86,8 @@ class Toolkit:
             listener = threading.Thread(target=listen, args=(process.stdout,))
             listener.start()
             try:
-                while process.poll() is None and not heard.number:
-                    threading.Event().wait(_A_WHILE)
+                while listener.is_alive() and not heard.number:
+                    listener.join(_A_WHILE)
             finally:
                 process.terminate()
                 listener.join()
