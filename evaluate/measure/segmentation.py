@@ -89,7 +89,7 @@ def score_object(
     noticed = [frame for frame in absent if frame.found.is_empty]
     kept = [frame for frame in there if frame.overlap > 0.0 or frame.found.code == STARTED]
     return ObjectScores(
-        j=_mean(1.0 if frame.found.code == STARTED else frame.overlap for frame in annotated),
+        j=_mean(_similarity(frame) for frame in annotated),
         f=_mean(1.0 if frame.found.code == STARTED else frame.contour for frame in annotated),
         quality=_mean(frame.overlap for frame in counted),
         accuracy=_mean(frame.overlap for frame in kept if frame.found.code != LOST),
@@ -98,6 +98,10 @@ def score_object(
         dre=_share(len(there) - len(held) - len(missed), len(there)),
         adq=_share(len(noticed), len(absent)) if len(absent) > _FEWEST_ABSENT else math.nan,
     )
+
+
+def _similarity(frame: _Frame) -> float:
+    return frame.overlap if frame.found.code is None else float(frame.found.code == STARTED)
 
 
 def mean_scores(sequences: Sequence[Sequence[ObjectScores]]) -> ObjectScores:

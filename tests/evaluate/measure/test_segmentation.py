@@ -99,6 +99,7 @@ def test_absence_counts_where_it_is_told_and_where_it_is_not():
     truth = [blob(5, 5, 8, 8), *[Region(0, 0, np.zeros((1, 1), np.bool_))] * 12]
     scores = score_object(truth, [coded(1), *[nothing] * 9, *[blob(1, 1, 4, 4)] * 3], SIZE)
     assert scores.adq == 0.75 and scores.nre == 1.0 and scores.j == pytest.approx(10 / 13)
+    assert score_object(truth, [coded(1), *[coded(0)] * 12], SIZE).j == pytest.approx(1 / 13)  # said nothing of
     assert math.isnan(score_object(truth[:11], [coded(1), *[nothing] * 10], SIZE).adq)
     assert mean_scores([[scores]]).adq == 0.75
 
