@@ -27,8 +27,8 @@ from lorat.shards.manifest import Manifest
 from lorat.shards.pixels.jpeg import codec_name, read_image
 from lorat.train import loop
 from lorat.train.distributed.world import World
-from lorat.train.network.blocks.lora import merge_lora
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lora import merge_adapters
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.deploy.devices import pick_dtype
 from lorat.train.network.variants import assemble, empty_network, hold_matrices_in
 from lorat.train.network.weights.containers import read_tensors
@@ -166,7 +166,7 @@ def tracking(bench: Bench) -> Iterator[Figures]:
     variant = variant_of("B-224", bench.quick)
     network = assemble(variant, None).eval().requires_grad_(False)
     dtype = pick_dtype("auto", bench.device, network)
-    merge_lora(network)
+    merge_adapters(network)
     hold_matrices_in(network, dtype)
     predictor = Predictor(network, variant, bench.device, dtype)
     clips = [clip for clip in hd_clips(_tree(bench)) if clip.frame_size() == SIZES[0]]
@@ -242,7 +242,7 @@ def _off(found: Tensor, wanted: np.ndarray) -> float:
     return float(np.abs(found.numpy() - wanted).max() / wanted.std())
 
 
-def _gradients_off(network: LoRAT, wanted: Mapping[str, float]) -> float:
+def _gradients_off(network: OneStream, wanted: Mapping[str, float]) -> float:
     """Return by which part the norm of a gradient differs most from the published one."""
     found = golden.published_gradients(network)
     return max(abs(float(found[name].norm()) / norm - 1.0) for name, norm in wanted.items() if norm)

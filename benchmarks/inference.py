@@ -16,7 +16,7 @@ from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.train.network.blocks.layers import replace_layers
-from lorat.train.network.blocks.lora import LoraLinear, merge_lora
+from lorat.train.network.blocks.lora import LoraLinear, merge_adapters
 from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.variants import assemble, hold_matrices_in
 
@@ -68,7 +68,7 @@ def _frame(variant: VariantConfig, way: str, dtype: torch.dtype) -> Callable[[],
     torch.manual_seed(0)
     network = assemble(variant, None).eval().requires_grad_(False)
     if way == "ours":
-        merge_lora(network)
+        merge_adapters(network)
     else:
         replace_layers(network, LoraLinear, lambda path, layer: _Unmerged(layer, dtype))
         network.blocks[-1] = _AllTokens(network.blocks[-1])
@@ -78,7 +78,7 @@ def _frame(variant: VariantConfig, way: str, dtype: torch.dtype) -> Callable[[],
 
     def frame() -> Prediction:
         with torch.inference_mode():
-            return network.track(tokens, search)
+            return network.follow(tokens, search).prediction
 
     return frame
 

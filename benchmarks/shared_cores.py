@@ -100,5 +100,5 @@ def serve(ours: bool, quick: bool) -> None:
         for _ in sys.stdin:
             for _ in range(frames):
                 with threads.following():
-                    network.track(tokens, search)
+                    network.follow(tokens, search)
             print(frames, flush=True)

@@ -39,8 +39,8 @@ from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.machine import usable_cores
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.pixels.jpeg import read_image
-from lorat.train.network.blocks.lora import merge_lora
-from lorat.train.network.blocks.lorat import LoRAT, Prediction
+from lorat.train.network.blocks.lora import merge_adapters
+from lorat.train.network.blocks.lorat import OneStream, Prediction
 from lorat.train.network.variants import assemble, hold_matrices_in
 
 __all__ = ["longer", "random_network", "run"]
@@ -108,12 +108,12 @@ def _variant(quick: bool) -> VariantConfig:
     return variant.model_copy(update={"backbone": backbone})
 
 
-def random_network(quick: bool) -> tuple[LoRAT, VariantConfig]:
+def random_network(quick: bool) -> tuple[OneStream, VariantConfig]:
     """Return S-224 with random weights, LoRA merged, in bfloat16; a narrow one where it is to be quick."""
     torch.manual_seed(0)
     variant = _variant(quick)
     network = assemble(variant, None).eval().requires_grad_(False)
-    merge_lora(network)
+    merge_adapters(network)
     hold_matrices_in(network, torch.bfloat16)
     return network, variant
 
@@ -248,7 +248,7 @@ def _network(predictor: Predictor, clips: list[Clip], batch: int) -> Callable[[]
             tokens = predictor.embed(templates[: len(clips) - start])
             with torch.inference_mode():
                 for _ in range(frames - 1):
-                    predictor.network.track(tokens, crops[: len(tokens)])
+                    predictor.network.follow(tokens, crops[: len(tokens)])
         return frames * len(clips)
 
     return work

@@ -4,6 +4,7 @@ A variant is the network and its crops; a recipe is the data and the optimisatio
 with a dot; without it YAML reads a string, which is accepted here too.
 """
 
+import math
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -33,6 +34,29 @@ class LoraConfig(_Frozen):
     dropout: Share = 0.0
     targets: Annotated[tuple[LoraTarget, ...], Field(min_length=1)] = get_args(LoraTarget)
     """Which layers have a pair: query, key, value, attention's projection, both MLP layers."""
+    init: Literal["bert", "lora", "gaussian"] = "bert"
+    """Of both factors: truncated normal of 0.02 (bert), or the second zero and the first uniform as PyTorch's layers
+    begin (lora) or normal of 1 / rank (gaussian)."""
+    experts: Annotated[int, Field(ge=0)] = 0
+    """SPMTrack's mixture: of so many second factors a router says for each token how much of each is taken. 0 is LoRA,
+    which has one and no router."""
+    shared_expert: bool = False
+    """One more second factor, which is always taken whole."""
+    route_compression: bool = False
+    """Every expert has a first factor of its own."""
+
+    @property
+    def scale(self) -> float:
+        """What multiplies the product: alpha / rank, or alpha / sqrt(rank) where it is rank-stabilised."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @model_validator(mode="after")
+    def _experts_fit(self) -> "LoraConfig":
+        if (self.shared_expert or self.route_compression) and not self.experts:
+            raise ValueError("shared_expert and route_compression are for a mixture of experts; set experts too")
+        if self.shared_expert and self.route_compression:
+            raise ValueError("shared_expert and route_compression exclude each other; set one of them")
+        return self
 
     @field_validator("targets")
     @classmethod
@@ -92,6 +116,24 @@ class VariantConfig(_Frozen):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Of values in [0, 1]; ImageNet's by default."""
     std: tuple[AboveZero, AboveZero, AboveZero] = (0.229, 0.224, 0.225)
+
+    @property
+    def streams(self) -> int:
+        """Sets of factors of a layer: one, or, with LoRATv2, one for each frame: template, reference if any, search."""
+        return 1 if self.method != "loratv2" else 2 + (self.reference_size is not None)
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> "VariantConfig":
+        several = {"templates": self.templates > 1, "searches": self.searches > 1}
+        if self.method != "spmtrack" and (many := [name for name, holds in several.items() if holds]):
+            raise ValueError(f"{' and '.join(many)} above 1 are for method spmtrack, not {self.method}")
+        if self.method != "loratv2" and self.reference_size is not None:
+            raise ValueError(f"reference_size is for method loratv2, not {self.method}")
+        if self.method == "loratv2" and self.lora is not None and self.lora.experts:
+            raise ValueError("lora.experts: method loratv2 has plain pairs, a set a frame; set it to 0")
+        if self.method == "spmtrack" and self.backbone.prefix_tokens != "none":
+            raise ValueError("backbone.prefix_tokens: method spmtrack has a token of its own; set it to none")
+        return self
 
 
 class DataConfig(_Frozen):

@@ -17,7 +17,7 @@ from lorat.train.data.places import Source
 from lorat.train.data.stored import about_shards
 from lorat.train.distributed.world import texts_of_ranks
 from lorat.train.logs.report import Reporter, reporting
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.options import StartOptions
 from lorat.train.step.faults import Scene
 from lorat.train.step.loss import Objective
@@ -37,7 +37,7 @@ class Training(Scene):
     figures: Mapping[str, float] = field(default_factory=dict)  # what the network costs, for wandb
 
 
-def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) -> Path:
+def train(training: Training, network: OneStream, evaluate: Evaluate | None = None) -> Path:
     """Train a freshly built network to the recipe's end, if no `UserError` is met; return the newest checkpoint."""
     source, world = training.source, training.world
     data, plan = training.recipe.data, training.recipe.train
@@ -75,7 +75,7 @@ def train(training: Training, network: LoRAT, evaluate: Evaluate | None = None) 
     return saver.newest or training.run
 
 
-def _start(training: Training, network: LoRAT) -> tuple[Engine, dict[str, Any], int, Path | None]:
+def _start(training: Training, network: OneStream) -> tuple[Engine, dict[str, Any], int, Path | None]:
     """Return what trains, what may not change of it, the steps that are done, and the checkpoint that says so."""
     plan, world, start = training.recipe.train, training.world, training.start
     if plan.parallel != "fsdp" or world.size == 1:  # else only this process's part goes to its device

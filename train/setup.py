@@ -25,7 +25,7 @@ from lorat.train.data.places import CropSpec, Source, check_room
 from lorat.train.data.stored import check_images, enlarged, suiting
 from lorat.train.distributed.world import World, agreed, texts_of_ranks
 from lorat.train.loop import Training
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.deploy.devices import pick_dtype
 from lorat.train.network.deploy.processor import settle_threads
 from lorat.train.network.trained import load_weights
@@ -122,7 +122,7 @@ def settle_compute(request: Request, world: World) -> Request:
     return replace(request, recipe=request.recipe.model_copy(update={"train": chosen}))
 
 
-def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> tuple[Training, LoRAT]:
+def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> tuple[Training, OneStream]:
     """Build the network and give it the weights to start from, after `settle_compute`; nothing is written."""
     variant, recipe, start, run = request.variant, request.recipe, request.start, request.run
     _check_division(recipe, world)
@@ -195,7 +195,7 @@ def _check_division(recipe: RecipeConfig, world: World) -> None:
     )
 
 
-def _check_repetition(request: Request, repeated: RunRecord, network: LoRAT, world: World) -> None:
+def _check_repetition(request: Request, repeated: RunRecord, network: OneStream, world: World) -> None:
     """See that backbone and first weights are those of the run that is repeated."""
     wanted, found = repeated.backbone_fingerprint, network.fingerprint
     if wanted not in (None, found) and not request.start.force_backbone:
@@ -224,7 +224,7 @@ def common_settings(training: Training, backbone: str, test_sets: Sequence[str])
     }
 
 
-def note_run(request: Request, training: Training, network: LoRAT) -> None:
+def note_run(request: Request, training: Training, network: OneStream) -> None:
     """Write everything that decides the weights as the run's record, on rank 0. A run that goes on from a checkpoint
     keeps its own; what differs is refused by the checkpoint.
     """
@@ -247,7 +247,7 @@ def note_run(request: Request, training: Training, network: LoRAT) -> None:
     write_record(path, record)
 
 
-def introduce(training: Training, network: LoRAT) -> None:
+def introduce(training: Training, network: OneStream) -> None:
     """Print what is about to be trained, on what."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     every = sum(p.numel() for p in network.parameters())

@@ -20,7 +20,7 @@ from lorat.evaluate.track.crops import Crop
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.resample import SERVED, Stored, serving
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.deploy.devices import compile_whole, pick_device, pick_dtype
 from lorat.train.network.deploy.processor import Threads, settle_threads
 from lorat.train.network.variants import hold_matrices_in, not_finite
@@ -77,7 +77,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: LoRAT,
+        network: OneStream,
         variant: VariantConfig,
         device: torch.device,
         dtype: torch.dtype,
@@ -103,11 +103,13 @@ class Predictor:
 
     @classmethod
     def around(
-        cls, network: LoRAT, variant: VariantConfig, settings: TrackerSettings, dtype: torch.dtype, samples: int = 1
+        cls, network: OneStream, variant: VariantConfig, settings: TrackerSettings, dtype: torch.dtype, samples: int = 1
     ) -> "Predictor":
         """Take over a network as it was loaded, to compute in `dtype`, with the threads that are good for so many
         targets at once.
         """
+        if variant.method != "lorat":
+            raise UserError(f"variant {variant.name}: method {variant.method} is trained, not tracked with")
         hold_matrices_in(network, dtype)
         if settings.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
@@ -132,7 +134,7 @@ class Predictor:
         crops = np.stack([template.crop for template in templates])
         mask = torch.from_numpy(np.stack([template.mask for template in templates]))
         with torch.inference_mode():
-            return self.network.embed_template(self._normalise(self._upload(crops)), mask.to(self.device))
+            return self.network.remember(self._normalise(self._upload(crops))[:, None], mask.to(self.device)[:, None])
 
     def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
         """Find one target in each search region: (B, T, D) from `embed`, (B, S, S, 3) 0 … 255. Returns (B, 5) float64:
@@ -146,7 +148,7 @@ class Predictor:
 
     def _locate_rows(self, tokens: Tensor, crops: Tensor) -> Tensor:
         """Return (B, 5) float32: boxes in crop pixels and scores."""
-        prediction = self.network.track(tokens, self._normalise(crops))
+        prediction = self.network.follow(tokens, self._normalise(crops)).prediction
         choice = select_box(prediction.score_map, prediction.boxes, self._window)
         return torch.cat([choice.box * self._side, choice.score[:, None]], dim=1)
 

@@ -30,7 +30,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import Lost, processor_name, usable_cores
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.pixels.jpeg import read_image
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
 
 _LOG = logging.getLogger("lorat")
@@ -67,7 +67,7 @@ def evaluate(
     """
     ranks = ranks or Ranks()
 
-    def load() -> tuple[str, LoRAT, VariantConfig, str]:
+    def load() -> tuple[str, OneStream, VariantConfig, str]:
         digest, device = folder.weights_digest(settings.file()), pick_device(settings.device)
         network, variant = settings.load_network(dtype=None)
         if device.type == "cpu":

@@ -14,7 +14,7 @@ from lorat.shards.base.options import option
 from lorat.shards.pixels.jpeg import RANGE16, Range16
 
 if TYPE_CHECKING:
-    from lorat.train.network.blocks.lorat import LoRAT
+    from lorat.train.network.blocks.lorat import OneStream
 
 _RUNS, _MODEL = Path("runs"), "checkpoints/[!.]*/model.safetensors"
 
@@ -48,7 +48,7 @@ class WeightsSettings:
         """Return the variant that is named, or None where the weights are to say."""
         return None if self.variant is None else load_variant(self.variant)
 
-    def load_network(self, **how: Any) -> "tuple[LoRAT, VariantConfig]":
+    def load_network(self, **how: Any) -> "tuple[OneStream, VariantConfig]":
         """Return the merged network; `how` is what else `load_network` takes."""
         from lorat.train.network.trained import load_network  # torch is not for every command
 

@@ -23,7 +23,7 @@ from lorat.shards.base.disk import enduring
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import atomic_file, atomic_folder, read_json, remove_folder
 from lorat.train.checkpoint.record import check_same
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.trained import AVERAGED, load_weights, save_weights
 
 WEIGHTS, LIVE, STATE, RECORD = "model.safetensors", "live.safetensors", "state.pt", "checkpoint.json"
@@ -50,12 +50,12 @@ class Due(NamedTuple):
 class Snapshot(NamedTuple):
     """What is saved; it may be the live tensors, since the training waits."""
 
-    network: LoRAT
+    network: OneStream
     variant: VariantConfig
     state: dict[str, dict[str, Any]]  # the ``state_dict`` of ``optimizer`` and ``scaler``: plain containers and tensors
     settings: dict[str, Any]  # what the run cannot change, as `fixed_settings` gives it
     about: dict[str, str]  # more metadata of the weights
-    averaged: LoRAT | None = None  # the network with the moving average of its weights
+    averaged: OneStream | None = None  # the network with the moving average of its weights
 
 
 class CheckpointRecord(BaseModel):
@@ -151,7 +151,7 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def restore(
-    checkpoint: Path, network: LoRAT, stateful: _Values, settings: _Values, *, force_backbone: bool = False
+    checkpoint: Path, network: OneStream, stateful: _Values, settings: _Values, *, force_backbone: bool = False
 ) -> int:
     """Load a checkpoint into a network of its variant and return the number of steps done; nothing is unpickled.
     `stateful` takes the parts of the snapshot's state back (``load_state_dict``), under the same names; an empty part,

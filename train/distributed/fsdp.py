@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW, Optimizer
 
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 
 
 def shard(module: nn.Module, blocks: nn.ModuleList, optimizer: Optimizer, device: torch.device) -> AdamW:
@@ -47,7 +47,7 @@ def _spread(value: Any, whole: Tensor, part: nn.Parameter) -> Any:
     return distribute_tensor(value, part.device_mesh, part.placements, src_data_rank=None)
 
 
-def empty_copy(network: LoRAT) -> LoRAT:
+def empty_copy(network: OneStream) -> OneStream:
     """Return a copy whose parameters have no values yet; `fill` gives it some."""
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
@@ -62,7 +62,7 @@ def gathered(parameter: nn.Parameter) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def fill(empty: LoRAT, network: LoRAT, gather: Callable[[nn.Parameter], Tensor], *, frozen: bool) -> None:
+def fill(empty: OneStream, network: OneStream, gather: Callable[[nn.Parameter], Tensor], *, frozen: bool) -> None:
     """Gather a sharded network in rank 0's `empty_copy`, all or without what is frozen; every rank has to call this."""
     for name, parameter in network.named_parameters():
         if frozen or parameter.requires_grad:

@@ -5,6 +5,7 @@ trained, alone or beside the frozen backbone, or a whole network without pairs.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,17 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.plan import Plan
 from lorat.train.network.variants import empty_network, plan_and_values
 from lorat.train.network.weights.containers import check_tensors, read_tensors
-from lorat.train.network.weights.published import Scales, from_file, pairs_of, published_tensors, scale_of, shown_names
+from lorat.train.network.weights.published import (
+    Scales,
+    from_file,
+    is_new,
+    pairs_of,
+    published_tensors,
+    ranks_of,
+    scale_of,
+    shown_names,
+)
+from lorat.train.network.weights.streams import base_of_streams
 
 _LOG = logging.getLogger("lorat")
 
@@ -37,12 +48,17 @@ class WeightsFile:
 
     def base(self) -> dict[str, Tensor]:
         """Return the backbone's tensors that the file holds, trained or not."""
-        held = self.trained | self.frozen
-        return {name: tensor for name, tensor in held.items() if not is_new(name) and ".lora." not in name}
+        held = {name: tensor for name, tensor in (self.trained | self.frozen).items() if not is_new(name)}
+        factors = re.compile(r".*\.(lora|tmoe)\.")
+        return base_of_streams({name: tensor for name, tensor in held.items() if not factors.match(name)})
+
+    def mergeable(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return layer → pair, of those that the backbone's tensors can take up; each stream of LoRATv2 is another."""
+        return {} if self.variant.streams > 1 else pairs_of(self.trained)
 
     def scale(self, layer: str) -> float:
         """Return what multiplies B·A of a layer; 1 where nobody knows alpha."""
-        scale = scale_of(self.scales, layer, len(self.trained[f"{layer}.lora.A"]), self.variant.lora)
+        scale = scale_of(self.scales, layer, ranks_of(self.trained)[layer], self.variant.lora)
         return 1.0 if scale is None else scale
 
 
@@ -53,9 +69,8 @@ def read_weights(path: Path, variant: VariantConfig | None = None, *, force_back
     """
     tensors, metadata = read_tensors(path)
     variant, lora = _variant_of(path, metadata, variant, force_backbone), None
-    factors = [t for name, t in tensors.items() if name.endswith(".lora.A") and t.dim() == 2]
-    if factors:
-        rank = max(len(factors[0]), 1)
+    if ranks := ranks_of(tensors):
+        rank = max(next(iter(ranks.values())), 1)
         lora = (variant.lora or LoraConfig(alpha=rank)).model_copy(update={"rank": rank})
     plan = _plan_of(metadata, variant)
     blank = empty_network(variant.model_copy(update={"lora": lora}), plan=plan)
@@ -64,10 +79,10 @@ def read_weights(path: Path, variant: VariantConfig | None = None, *, force_back
     expected = dict(trained)
     if not named.keys().isdisjoint(frozen):
         expected |= frozen
-    elif factors and not variant.backbone.pretrained:
+    elif ranks and not variant.backbone.pretrained:
         raise UserError(f"{path}: holds no backbone, and variant {variant.name} has no file of it")
     # Every pair may have the rank that the file gives its A.
-    for layer, (a, b) in pairs_of(trained).items():
+    for layer, (a, b) in ({} if variant.streams > 1 else pairs_of(trained)).items():
         own = named.get(f"{layer}.lora.A")
         if own is not None and own.dim() == 2 and len(own) > 0:
             expected[f"{layer}.lora.A"] = a.new_empty(len(own), a.shape[1])
@@ -98,7 +113,7 @@ def _plan_of(metadata: Mapping[str, str], variant: VariantConfig) -> Plan:
 
 def _say_guess(file: WeightsFile, given: LoraConfig | None) -> None:
     """Warn of pairs whose alpha nobody tells: not the file, and the `given` configuration for another rank."""
-    ranks = {layer: len(a) for layer, (a, _) in pairs_of(file.trained).items()}
+    ranks = ranks_of(file.trained)
     unknown = [layer for layer, rank in ranks.items() if scale_of(file.scales, layer, rank) is None]
     layer = next((layer for layer in unknown if given is None or ranks[layer] != given.rank), None)
     if layer is not None:
@@ -106,11 +121,6 @@ def _say_guess(file: WeightsFile, given: LoraConfig | None) -> None:
         what = f"does not tell the alpha of its pairs of rank {ranks[layer]}, and the {own}"
         how = "if boxes are off, give a variant file with the lora.rank and lora.alpha it was trained with"
         _LOG.warning("%s: %s; a scale of %g is taken (%s); %s", file.path, what, file.scale(layer), layer, how)
-
-
-def is_new(name: str) -> bool:
-    """Whether a tensor belongs to the tracker rather than to the backbone."""
-    return name == "token_type_embed" or name.startswith("head.")
 
 
 def _variant_of(path: Path, metadata: Mapping[str, str], given: VariantConfig | None, force: bool) -> VariantConfig:

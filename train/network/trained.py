@@ -14,20 +14,24 @@ from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError, some
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lora import merge_adapters
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.blocks.plan import Plan
-from lorat.train.network.reading import WeightsFile, is_new, read_weights
+from lorat.train.network.reading import WeightsFile, read_weights
 from lorat.train.network.variants import around, filled, hold_matrices_in, hold_tables_in_float32, not_finite
 from lorat.train.network.weights import published
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
+from lorat.train.network.weights.streams import of_second_phase
 
 FORMAT = "lorat-weights/1"
 AVERAGED = {"averaged": "true"}  # in the metadata of weights that are a moving average (train.ema)
 _LOG = logging.getLogger("lorat")
 
 
-def save_weights(path: Path, network: LoRAT, variant: VariantConfig, extra: Mapping[str, str] | None = None) -> None:
+def save_weights(
+    path: Path, network: OneStream, variant: VariantConfig, extra: Mapping[str, str] | None = None
+) -> None:
     """Write a network's weights as safetensors, whole or not at all; the file's own metadata win over `extra`."""
     trained, frozen = published.published_tensors(network)
     held = published.to_file(trained if variant.backbone.pretrained else trained | frozen, variant.backbone.layout)
@@ -46,7 +50,7 @@ def _metadata(variant: VariantConfig, plan: Plan, fingerprint: str) -> dict[str,
 
 
 def load_weights(
-    path: Path, network: LoRAT, *, layout: str | None = None, force_backbone: bool = False
+    path: Path, network: OneStream, *, layout: str | None = None, force_backbone: bool = False
 ) -> dict[str, str]:
     """Copy a file of `save_weights` or a published one into a network to train and return the file's metadata. Where
     the file's pairs have another scale than the network's, B takes up the difference, so the network computes what the
@@ -55,10 +59,11 @@ def load_weights(
     ``backbone.layout``, or, unless forced, of another backbone.
     """
     tensors, metadata = read_tensors(path)
-    (trained, frozen), live = published.published_tensors(network), published.live_pairs(network)
+    (trained, frozen), adapters = published.published_tensors(network), published.adapters_of(network)
     named, scales = published.from_file(path, tensors, metadata, layout, trained | frozen)
-    _check_pairs(path, named, live)
-    if live and network.fingerprint:
+    if adapters:
+        _check_factors(path, named, published.ranks_of(trained))
+    if adapters and network.fingerprint:
         _check_backbone(path, metadata, network.fingerprint, force_backbone)
         # Positions may be resampled.
         common = sorted(named.keys() & frozen.keys() - {"pos_embed"})
@@ -68,11 +73,11 @@ def load_weights(
             _only_by_force(text, "the network keeps its own", force_backbone)
         named = {name: tensor for name, tensor in named.items() if name not in frozen}
     expected = trained if named.keys().isdisjoint(frozen) else trained | frozen
+    if named.keys().isdisjoint(own := of_second_phase(expected)):  # a file of the first, which that goes on from
+        expected = {name: tensor for name, tensor in expected.items() if name not in own}
     check_tensors(path, named, expected, published.shown_names(expected, layout or "official"))
-    for layer, (a, b) in published.pairs_of(named).items():
-        own, wanted = live[layer][2], published.scale_of(scales, layer, len(a))
-        if wanted is not None and wanted != own:
-            named[f"{layer}.lora.B"] = b.float() * (wanted / own)
+    for layer in list(adapters.values())[:1]:
+        named = published.rescaled(named, scales, layer.pairing.scale)
     for name, tensor in named.items():
         expected[name].copy_(tensor)
     return metadata
@@ -85,7 +90,7 @@ def load_network(
     variant: VariantConfig | None = None,
     dtype: torch.dtype | None = torch.float32,
     force_backbone: bool = False,
-) -> tuple[LoRAT, VariantConfig]:
+) -> tuple[OneStream, VariantConfig]:
     """Load a network to track with, its matrices in `dtype`, or where that is None as `network_of` holds them, and its
     variant, with the file's own rank and scale.
     """
@@ -98,14 +103,14 @@ def load_network(
     return network, file.variant
 
 
-def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbone: bool = False) -> LoRAT:
+def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbone: bool = False) -> OneStream:
     """Build the network of a file, LoRA merged in float32, frozen, in eval mode. Matrices that the file holds merged
     keep their number type, and stay in the file until they are used. Where it does not hold the backbone, that one's
     own file is needed; without one, ``$LORAT_BACKBONES`` and then timm's hub are asked. A ``UserError`` tells where it
     cannot be had or, unless forced, is not the one that the file was trained on.
     """
-    pairs = published.pairs_of(file.trained)
-    if pairs and not file.frozen:
+    ranks = published.ranks_of(file.trained)
+    if ranks and not file.frozen:
         weights = load_backbone(file.variant.backbone, backbone)
         fingerprint = weights.fingerprint()
         _check_backbone(file.path, file.metadata, fingerprint, force_backbone)
@@ -114,23 +119,31 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
             _LOG.warning("%s holds the whole network; %s is not read", file.path, backbone)
         weights = BackboneWeights(str(file.path), file.base())
         fingerprint = file.metadata.get("backbone_fingerprint", "")
-    tensors = published.merge_pairs(weights.tensors, pairs, {layer: file.scale(layer) for layer in pairs})
-    plain = file.variant.model_copy(update={"lora": None})
-    network = around(filled(file.plan, plain, BackboneWeights(weights.source, tensors)), plain)
-    network.requires_grad_(False).eval().fingerprint = fingerprint
+    variant, tensors, pairs = file.variant, file.trained, file.mergeable()
+    if pairs:
+        # As they are read, since each may have a rank of its own.
+        merged = published.merge_pairs(weights.tensors, pairs, {layer: file.scale(layer) for layer in pairs})
+        weights = BackboneWeights(weights.source, merged)
+    elif ranks and variant.lora is not None:
+        tensors = published.rescaled(tensors, file.scales, variant.lora.scale)
+    if pairs or not ranks:
+        variant = variant.model_copy(update={"lora": None})
+    network = around(filled(file.plan, variant, weights), variant)
+    network.fingerprint = fingerprint
     hold_tables_in_float32(network)
-    live, _ = published.published_tensors(network)
-    own, built = (table.get("pos_embed") for table in (file.frozen | file.trained, live))
+    live, frozen = published.published_tensors(network)
+    own, built = (table.get("pos_embed") for table in (file.frozen | file.trained, live | frozen))
     # Resampled, but they were fixed for another search size.
     if own is not None and built is not None and own.shape != built.shape:
         raise UserError(
             f"{file.path}: holds positions for {own.shape[1]} search cells, but variant {file.variant.name} has "
             f"{built.shape[1]}; name the variant it was trained as"
         )
-    for name in live.keys() & file.trained.keys():
-        if pairs or is_new(name):
-            live[name].copy_(file.trained[name])
-    return network
+    for name in live.keys() & tensors.keys():
+        if ranks or published.is_new(name) or variant.streams > 1:  # all else came with the backbone
+            live[name].copy_(tensors[name])
+    merge_adapters(network)
+    return network.requires_grad_(False).eval()
 
 
 def export_merged(
@@ -141,6 +154,9 @@ def export_merged(
     `dtype`; norms, scales and tables stay float32. The backbone is as for `network_of`. A ``UserError`` if a number is
     not finite, or would not be in `dtype`.
     """
+    if file.variant.lora is not None and file.variant.lora.experts:
+        what = "experts are weighed anew for each token, so they cannot be merged"
+        raise UserError(f"{file.path}: {what}; write --published, --onnx or --torch-export")
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
     kind = {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
@@ -155,20 +171,26 @@ def export_merged(
 
 
 def export_published(file: WeightsFile, out: Path, *, scalars: bool = True) -> None:
-    """Write what the file holds under the published names; values and number types are kept. The suffix is as for
-    `export_merged`. The scale of the pairs goes with them as `scalars`, as older published files have it. Without,
-    readers take the scale that they are configured for, or 1.
+    """Write what the file holds under the published names, of LoRATv2's second phase its own part alone; values and
+    number types are kept. The suffix is as for `export_merged`. The scale of the pairs goes with them as `scalars`, as
+    older published files have it; without, as LoRATv2's always are, readers take the scale that they are configured
+    for, or 1.
     """
-    tensors, lora, pairs = file.trained | file.frozen, file.variant.lora, published.pairs_of(file.trained)
+    tensors, lora, ranks = file.trained | file.frozen, file.variant.lora, published.ranks_of(file.trained)
+    streamed = file.variant.method == "loratv2"
+    if streamed and ranks and not file.frozen:
+        tensors = of_second_phase(tensors) or tensors  # as published, which goes on from the first phase's file
+    scalars = scalars and not streamed  # published readers take no others
     own = {layer: told for layer, told in file.scales.items() if layer and scalars}
     tensors |= {f"{layer}.lora.alpha": _alpha(told["alpha"]) for layer, told in own.items() if "alpha" in told}
     for layer, told in own.items():
         if "rslora" in told:
             tensors[f"{layer}.lora.use_rslora"] = torch.tensor(told["rslora"])
     named = published.to_file(tensors, file.variant.backbone.layout)
-    if pairs and scalars and lora is not None:
-        named |= {"lora_alpha": _alpha(lora.alpha), "use_rslora": torch.tensor(lora.rslora)}
-    scales = sorted({file.scale(layer) for layer in pairs} - {1.0})
+    if ranks and scalars and lora is not None:
+        names = ("expert_alpha", "use_rsexpert") if lora.experts else ("lora_alpha", "use_rslora")
+        named |= dict(zip(names, (_alpha(lora.alpha), torch.tensor(lora.rslora)), strict=True))
+    scales = sorted({file.scale(layer) for layer in ranks} - {1.0})
     if scales and not scalars:
         _LOG.warning("%s: its pairs have the scale %g; readers of files without scalars may take 1", out, scales[0])
     write_tensors(out, named, _metadata(file.variant, file.plan, file.metadata.get("backbone_fingerprint", "")))
@@ -179,16 +201,17 @@ def _alpha(value: float) -> Tensor:
     return torch.tensor(int(value) if value == int(value) else value)
 
 
-def _check_pairs(path: Path, found: Mapping[str, Tensor], live: Mapping[str, tuple[Tensor, Tensor, float]]) -> None:
-    if live and any(name.startswith("blocks.") for name in found) and not any(".lora." in name for name in found):
+def _check_factors(path: Path, found: Mapping[str, Tensor], ranks: Mapping[str, int]) -> None:
+    theirs = published.ranks_of(found)
+    if not theirs and any(name.startswith("blocks.") for name in found):
         raise UserError(
             f"{path}: a network without LoRA pairs (merged, or trained whole), but the one to train has them; give the "
             "file that was not merged, or a variant with lora: null"
         )
-    for layer, (a, _) in published.pairs_of(found).items():
-        if layer in live and a.dim() == 2 and len(a) != len(live[layer][0]):
+    for layer, rank in theirs.items():
+        if ranks.get(layer, rank) != rank:
             raise UserError(
-                f"{path}: its pairs have rank {len(a)}, those of the network to train {len(live[layer][0])} ({layer}); "
+                f"{path}: its pairs have rank {rank}, those of the network to train {ranks[layer]} ({layer}); "
                 "set lora.rank in a variant file of your own"
             )
 

@@ -9,17 +9,19 @@ from torch import Tensor, nn
 
 from lorat.configs.schema import BackboneConfig, VariantConfig
 from lorat.shards.base.errors import UserError
-from lorat.train.network.blocks.layers import Dense
-from lorat.train.network.blocks.lora import LoraLinear, add_lora
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.layers import Adapter, Dense
+from lorat.train.network.blocks.lora import add_adapters
+from lorat.train.network.blocks.lorat import LoRAT, OneStream
+from lorat.train.network.blocks.loratv2 import LoRATv2, freeze_first_phase, separate_streams
 from lorat.train.network.blocks.plan import Plan
+from lorat.train.network.blocks.spmtrack import SPMTrack
 from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
 
 
 def build_network(
     variant: VariantConfig, *, backbone: Path | None = None, dtype_frozen: torch.dtype = torch.float32
-) -> LoRAT:
+) -> OneStream:
     """Build the network to train: pretrained where the variant says so (weights file, else ``$LORAT_BACKBONES``, else
     timm's hub), with LoRA where it has it. New weights are drawn from torch's global generator. With LoRA only the
     pairs, the token types, the head and the norm before the blocks (CLIP has one) require gradients; without,
@@ -34,7 +36,7 @@ def build_network(
     return network
 
 
-def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> LoRAT:
+def assemble(variant: VariantConfig, weights: BackboneWeights | None) -> OneStream:
     """Build the network around the given backbone tensors, or around timm's initial values."""
     plan, initial = plan_and_values(variant.backbone, values=weights is None)
     weights = weights or BackboneWeights(f"timm's {variant.backbone.timm}", initial)
@@ -56,23 +58,41 @@ def filled(plan: Plan, variant: VariantConfig, weights: BackboneWeights) -> Tran
     return transformer
 
 
-def around(transformer: Transformer, variant: VariantConfig) -> LoRAT:
+def around(transformer: Transformer, variant: VariantConfig) -> OneStream:
     """Build the network around a backbone that has its tensors."""
-    patch = transformer.plan.patch
-    template, search = (_grid(variant, name, patch) for name in ("template_size", "search_size"))
-    if template > search:
-        sizes = f"template_size {variant.template_size} must not exceed search_size {variant.search_size}"
-        raise UserError(f"variant {variant.name}: {sizes}, whose positions it shares")
-    network = LoRAT(transformer, template, search, variant.token_type_std)
+    network = _network(variant, transformer)
     if variant.lora is not None:
         network.requires_grad_(False)
-        for part in (network.token_type_embed, network.norm_pre, network.head):
+        for part in network.new_parts:
             part.requires_grad_(True)
-        add_lora(network.blocks, variant.lora)
+        add_adapters(network.blocks, variant.lora, variant.streams)
+        if variant.reference_size is not None:
+            freeze_first_phase(network)
+    elif variant.streams > 1:
+        separate_streams(network.blocks, variant.streams)
     return network
 
 
-def empty_network(variant: VariantConfig, dtype: torch.dtype = torch.float32, plan: Plan | None = None) -> LoRAT:
+def _network(variant: VariantConfig, transformer: Transformer) -> OneStream:
+    """Take over a backbone's parts, untrained in their own places."""
+    template, search = (_grid(variant, name, transformer.plan.patch) for name in ("template_size", "search_size"))
+    reference = None if variant.reference_size is None else _grid(variant, "reference_size", transformer.plan.patch)
+    for name, grid in (("template_size", template), ("reference_size", reference or 0)):
+        if grid > search:
+            sizes = f"{name} {getattr(variant, name)} must not exceed search_size {variant.search_size}"
+            raise UserError(f"variant {variant.name}: {sizes}, whose positions it shares")
+    parts = transformer, template, search, variant.token_type_std
+    if variant.method == "lorat":
+        return LoRAT(*parts)
+    if variant.method == "spmtrack":
+        return SPMTrack(*parts, variant.templates)
+    if transformer.plan.rotary is not None:
+        what = f"variant {variant.name}: method loratv2 has no rotary positions, which {variant.backbone.timm} has"
+        raise UserError(f"{what}; use a DINOv2 model")
+    return LoRATv2(*parts, reference)
+
+
+def empty_network(variant: VariantConfig, dtype: torch.dtype = torch.float32, plan: Plan | None = None) -> OneStream:
     """Return the network in training form on the meta device, frozen matrices in `dtype`; without a plan timm is asked
     for it.
     """
@@ -100,7 +120,7 @@ def hold_tables_in_float32(network: nn.Module) -> None:
 
 def _matrices(network: nn.Module) -> Iterator[Tensor]:
     for module in network.modules():
-        if isinstance(module, Dense | LoraLinear | nn.Conv2d):
+        if isinstance(module, Dense | Adapter | nn.Conv2d):
             yield from (parameter for parameter in (module.weight, module.bias) if parameter is not None)
 
 

@@ -6,6 +6,7 @@ shapes and number types but no memory, so that any variant and batch can be coun
 
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,8 +21,11 @@ from torch.utils.flop_counter import flop_registry
 from lorat.configs.schema import TrainConfig, VariantConfig
 from lorat.train.data.batches import Batch
 from lorat.train.distributed.world import World
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.layers import is_factor
+from lorat.train.network.blocks.lorat import OneStream
+from lorat.train.network.blocks.loratv2 import LoRATv2
 from lorat.train.network.variants import empty_network
+from lorat.train.network.weights.published import is_new
 from lorat.train.step.average import average
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer
@@ -57,14 +61,11 @@ class Setting(NamedTuple):
 class FrameCost(NamedTuple):
     """Operations while tracking, LoRA merged."""
 
-    template: int  # once a sequence
-    track: int  # a frame, the template's tokens known
-    whole: int  # template and search with all tokens in the last block too, as papers count
-    tokens: int  # of template and search
-
-    def with_lora(self, numbers: int) -> int:
-        """Return the whole with LoRA beside its layers: each token meets each of its numbers once."""
-        return self.whole + 2 * self.tokens * numbers
+    template: int  # of all templates: once a sequence, or, with SPMTrack, where they change
+    reference: int  # of a reference, where there is one
+    track: int  # a frame, what came before known
+    whole: int  # a training sample's templates and one search crop; the last block has all tokens, as papers count
+    beside: int  # the same with LoRA beside its layers: each token meets each number of its pairs once
 
 
 class StepCost(NamedTuple):
@@ -84,8 +85,8 @@ def count_parameters(variant: VariantConfig) -> dict[str, tuple[int, int]]:
     """Return part → its parameters in training form, and how many of them are trained."""
     every, trained = Counter[str](), Counter[str]()
     for name, parameter in empty_network(variant, torch.float32).named_parameters():
-        part = "LoRA" if name.rpartition(".")[2].startswith("lora_") else "backbone"
-        part = {"head": "head", "token_type_embed": "token types"}.get(name.split(".")[0], part)
+        part = "LoRA" if is_factor(name) else "backbone" if not is_new(name) else "token types"
+        part = "head" if name.startswith("head.") else part
         every[part] += parameter.numel()
         trained[part] += parameter.numel() * parameter.requires_grad
     return {part: (every[part], trained[part]) for part in ("backbone", "LoRA", "token types", "head")}
@@ -93,21 +94,50 @@ def count_parameters(variant: VariantConfig) -> dict[str, tuple[int, int]]:
 
 def count_frame(variant: VariantConfig) -> FrameCost:
     """Count the operations of one frame in float32; other number types need the same."""
-    network = empty_network(variant.model_copy(update={"lora": None}), torch.float32)
-    grid, sides = network.template_grid, (variant.template_size, variant.search_size)
+    network = tracking_network(variant, torch.float32)
     with _Fake(), torch.no_grad(), _Ledger() as ledger:
-        materialise(network, _CPU).eval()
-        (template, search), mask = (torch.zeros(1, 3, side, side) for side in sides), torch.zeros(1, grid, grid)
-        known = network.embed_template(template, mask)
-        embedding = ledger.operations
-        network.track(known, search)
-        before = ledger.operations
-        last, forward = network.blocks[-1], network.blocks[-1].forward
-        # The last block computes the template's tokens too; they are dropped after it.
-        last.forward = lambda tokens, skip, *context: forward(tokens, 0, *context)[:, skip:]
-        network(template, search, mask)
-    tokens = network.template_length + network.search_grid**2
-    return FrameCost(embedding, before - embedding, ledger.operations - before, tokens)
+        template, mask, search, reference = made_up_crops(variant, materialise(network, _CPU), _CPU)
+
+        def cost(work: Callable[[], Any]) -> tuple[int, Any]:
+            before, result = ledger.operations, work()
+            return ledger.operations - before, result
+
+        referred, tokens = 0, network.tokens
+        known, memory = cost(lambda: network.remember(template, mask))
+        if isinstance(network, LoRATv2):
+            if reference is not None:
+                referred, memory = cost(lambda: network.remember_reference(memory, reference))
+            tokens += memory.shape[4]
+        track, _ = cost(lambda: network.follow(memory, search))
+        if not isinstance(network, LoRATv2):
+            last, forward = network.blocks[-1], network.blocks[-1].forward
+            # The last block computes the template's tokens too; they are dropped after it.
+            last.forward = lambda x, skip, *context: forward(x, 0, *context)[:, skip:]
+        whole, _ = cost(lambda: network.predict(template, mask, search[:, None], reference))
+    numbers = 0 if _is_mixed(variant) else count_parameters(variant)["LoRA"][0] // variant.streams
+    return FrameCost(known, referred, track, whole, whole + 2 * tokens * numbers)
+
+
+def tracking_network(variant: VariantConfig, dtype: torch.dtype) -> OneStream:
+    """Return the empty network that tracks, LoRA merged; a mixture of experts stays."""
+    plain = variant if _is_mixed(variant) else variant.model_copy(update={"lora": None})
+    return empty_network(plain, dtype).requires_grad_(False).eval()
+
+
+def _is_mixed(variant: VariantConfig) -> bool:
+    return variant.lora is not None and variant.lora.experts > 0
+
+
+def made_up_crops(
+    variant: VariantConfig, network: OneStream, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return one sequence's templates (1, N, 3, h, w), their masks, a search crop (1, 3, H, W), a reference or None."""
+    count, grid, r = variant.templates, network.template_grid, variant.reference_size
+    with device:
+        template = torch.zeros(1, count, 3, variant.template_size, variant.template_size)
+        search = torch.zeros(1, 3, variant.search_size, variant.search_size)
+        mask = torch.ones(1, count, grid, grid, dtype=torch.bool)
+        return template, mask, search, None if r is None else torch.zeros(1, 3, r, r)
 
 
 def count_step(setting: Setting) -> StepCost:
@@ -142,7 +172,7 @@ def count_step(setting: Setting) -> StepCost:
     return StepCost(forward, ledger.operations, weights, optimiser, gradients, kept, ledger.peak)
 
 
-def materialise(network: LoRAT, device: torch.device) -> LoRAT:
+def materialise(network: OneStream, device: torch.device) -> OneStream:
     """Move a network from the meta device to `device`, in place: matrices random, norms and scales without effect."""
     network.to_empty(device=device)
     for name, parameter in network.named_parameters():
@@ -155,14 +185,14 @@ def materialise(network: LoRAT, device: torch.device) -> LoRAT:
     return network
 
 
-def step_engine(network: LoRAT, setting: Setting) -> Engine:
+def step_engine(network: OneStream, setting: Setting) -> Engine:
     """Return what `lorat.train.step.step.update` takes, made as the trainer makes it."""
     network.train().checkpoint_activations = setting.train.checkpoint_activations
     optimizer = build_optimizer(network, setting.train.weight_decay)
     return Engine(Objective(network, setting.variant, setting.dtype), optimizer, World(0, 1, setting.device))
 
 
-def made_up_batch(setting: Setting, network: LoRAT) -> Batch:
+def made_up_batch(setting: Setting, network: OneStream) -> Batch:
     """Return a step's samples of noise on the setting's device."""
     variant, size = setting.variant, setting.train.batch_size
     templates, searches = (size, variant.templates), (size, variant.searches)

@@ -7,7 +7,14 @@ import torch
 
 from lorat.configs.schema import VariantConfig
 from lorat.train.network.variants import hold_matrices_in
-from lorat.train.profile.count import count_frame, count_parameters, empty_network, materialise
+from lorat.train.profile.count import (
+    count_frame,
+    count_parameters,
+    empty_network,
+    made_up_crops,
+    materialise,
+    tracking_network,
+)
 from lorat.train.profile.measure import seconds_of
 
 _LOOPS = {"cpu": (1, 5)}  # to warm up, and measured
@@ -33,7 +40,7 @@ def network_figures(variant: VariantConfig, device: torch.device, dtype: torch.d
         "model_num_param_eval": every - lora,
         "model_mac_init": frame.template // 2,
         "model_mac_track": frame.track // 2,
-        "model_mac_train": frame.with_lora(lora) // 2,
+        "model_mac_train": frame.beside // 2,
         "model_gflop": frame.track / 1e9,
         "model_latency_ms": 1e3 * track,
         "model_fps": 1.0 / track,
@@ -42,24 +49,18 @@ def network_figures(variant: VariantConfig, device: torch.device, dtype: torch.d
 
 
 def _seconds_of_frame(variant: VariantConfig, device: torch.device, dtype: torch.dtype) -> float:
-    network = empty_network(variant.model_copy(update={"lora": None}), dtype).requires_grad_(False).eval()
+    network = tracking_network(variant, dtype)
     hold_matrices_in(network, dtype)  # as a tracker does, whatever was trained
-    template, search, mask = _inputs(variant, network.template_grid, device)
-    known = materialise(network, device).embed_template(template, mask)
-    return _median(lambda: network.track(known, search), device)
+    template, mask, search, reference = made_up_crops(variant, materialise(network, device), device)
+    memory = network.remember(template, mask, reference)
+    return _median(lambda: network.follow(memory, search), device)
 
 
 def _seconds_of_pair(variant: VariantConfig, device: torch.device, dtype: torch.dtype) -> float:
     network = materialise(empty_network(variant, dtype), device).eval()
-    inputs = _inputs(variant, network.template_grid, device)
+    template, mask, search, reference = made_up_crops(variant, network, device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return _median(lambda: network(*inputs), device)
-
-
-def _inputs(variant: VariantConfig, grid: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Return a template (1, 3, T, T), a search crop (1, 3, S, S) and a mask (1, G, G) of it."""
-    template, search = (torch.zeros(1, 3, side, side) for side in (variant.template_size, variant.search_size))
-    return tuple(x.to(device) for x in (template, search, torch.ones(1, grid, grid, dtype=torch.bool)))
+        return _median(lambda: network.predict(template, mask, search[:, None], reference), device)
 
 
 def _median(work: Callable[[], object], device: torch.device) -> float:

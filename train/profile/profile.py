@@ -118,16 +118,19 @@ class Profile:
         return _table(("parameters", "all", "trained"), rows)
 
     def _operations(self) -> Table:
-        frame, pairs, lora = self.frame, self.setting.train.batch_size, self.parts["LoRA"][0]
+        frame, variant, pairs = self.frame, self.setting.variant, self.setting.train.batch_size
+        merged = ", LoRA merged" * (variant.lora is None or not variant.lora.experts)
+        several = f"{variant.templates} templates, where they change"
         rows = {
-            "a tracked frame, LoRA merged": frame.track,
-            "a template, once a sequence": frame.template,
-            "template and search, merged, last block whole": frame.whole,
-            "the same with LoRA beside its layers": frame.with_lora(lora),
+            f"a tracked frame{merged}": frame.track,
+            "a template, once a sequence" if variant.templates == 1 else several: frame.template,
+            "a reference, where it changes": frame.reference,
+            f"template and search{merged and ', merged'}, last block whole": frame.whole,
+            "the same with LoRA beside its layers": frame.beside * (frame.beside > frame.whole),
             "training, a pair forward": self.step.forward / pairs,
             "training, a pair forward and backward": self.step.operations / pairs,
         }
-        numbers = ((name, _giga(value)) for name, value in rows.items() if lora or "beside" not in name)
+        numbers = ((name, _giga(value)) for name, value in rows.items() if value)
         return _table(("operations, computed (2 a multiply-add)", "GFLOP"), numbers)
 
     def _memory(self) -> Table:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 
 _KEY, _MEAN = "average", "exp_avg"  # of AdamW's state; it makes its own only where it finds nothing
 
@@ -71,7 +71,7 @@ def averages(network: nn.Module, optimizer: Optimizer, state: Mapping[str, Any])
     return {order[number]: values[_KEY] for number, values in state["state"].items() if _KEY in values}
 
 
-def network_of_averages(network: LoRAT, means: Mapping[str, Tensor]) -> LoRAT:
+def network_of_averages(network: OneStream, means: Mapping[str, Tensor]) -> OneStream:
     """Return a network with these values in the place of its own, which shares all others and copies nothing."""
     memo: dict[int, Any] = {
         id(parameter): nn.Parameter(means[name]) if name in means else parameter

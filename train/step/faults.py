@@ -22,7 +22,7 @@ from lorat.shards.base.storage import atomic_folder, write_json
 from lorat.train.data.batches import Batch, make_loader
 from lorat.train.data.places import Source
 from lorat.train.distributed.world import World, mean_over_ranks, texts_of_ranks
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.trained import save_weights
 from lorat.train.network.weights.containers import write_tensors
 
@@ -122,7 +122,7 @@ def step_unless(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
         optimizer.step()
 
 
-def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
+def write_dump(fault: Fault, scene: Scene, network: OneStream) -> UserError:
     """Keep a fault's step, its batch made again, with the weights before it; return the error that tells of it."""
     folder, keys = scene.run / "faults" / f"step_{fault.step + 1:08d}", tuple[str, ...]()
     what = f"see which sample and which layer with lorat-train --replay {folder}, then go on"
@@ -142,7 +142,7 @@ def write_dump(fault: Fault, scene: Scene, network: LoRAT) -> UserError:
     )
 
 
-def _keep(folder: Path, fault: Fault, scene: Scene, batch: Batch, network: LoRAT) -> None:
+def _keep(folder: Path, fault: Fault, scene: Scene, batch: Batch, network: OneStream) -> None:
     record = FaultRecord(
         step=fault.step,
         ranks=len(fault.losses),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorat.configs.schema import VariantConfig
-from lorat.train.network.blocks.lorat import LoRAT, Prediction
+from lorat.train.network.blocks.lorat import OneStream, Prediction
 from lorat.train.network.deploy.devices import check_compiler
 
 _TINY = 1e-7  # least area to divide by; only degenerate boxes come near it
@@ -34,7 +34,7 @@ class Objective(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: LoRAT, variant: VariantConfig, dtype: torch.dtype) -> None:
+    def __init__(self, network: OneStream, variant: VariantConfig, dtype: torch.dtype) -> None:
         """Hold a network, where it is trained or sharded from; float32 is no autocast."""
         super().__init__()
         self.network, self.dtype = network, dtype

@@ -22,7 +22,7 @@ from lorat.train.data.places import Source
 from lorat.train.distributed.fsdp import empty_copy, fill, gathered, shard, whole_state
 from lorat.train.distributed.world import World, mean_over_ranks, parallel, texts_of_ranks
 from lorat.train.distributed.zero import Zero
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.deploy.devices import compile_backward
 from lorat.train.step.average import average, averaged, averages, network_of_averages
 from lorat.train.step.faults import Watch, step_unless
@@ -41,7 +41,7 @@ class Engine:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=objective.dtype == torch.float16)
         self.watch = Watch(world)  # keeps steps that are not finite from changing weights
         self.wrapped: nn.Module = objective  # alone or over the ranks; what a step calls
-        self._empty: LoRAT | None = None  # a copy without values, where ranks hold parts
+        self._empty: OneStream | None = None  # a copy without values, where ranks hold parts
         self._zero: Zero | None = None  # where DeepSpeed does the step
         self._compiled_backward: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -103,7 +103,7 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm, skipped.float()
 
-    def whole(self) -> tuple[LoRAT, dict[str, dict[str, Any]]]:
+    def whole(self) -> tuple[OneStream, dict[str, dict[str, Any]]]:
         """Return the network and the ``state_dict`` of ``optimizer`` and ``scaler`` that one process would have. Every
         rank has to call this, and rank 0's is saved, the same for any number of ranks and way of sharing. Where ranks
         hold parts, only what is saved has values; elsewhere these are the live tensors.
@@ -116,7 +116,7 @@ class Engine:
         fill(self._empty, network, gather, frozen=not network.fingerprint)
         return self._empty, {"optimizer": kept, **state}
 
-    def averaged(self, whole: LoRAT, state: dict[str, dict[str, Any]]) -> LoRAT | None:
+    def averaged(self, whole: OneStream, state: dict[str, dict[str, Any]]) -> OneStream | None:
         """Return what `whole` gives with the moving average of the weights; None where there is none."""
         if self._zero is not None:
             return None

@@ -13,7 +13,7 @@ from lorat.evaluate.track.predictor import Predictor, TemplateInput
 from lorat.shards.base.errors import UserError
 from lorat.train.checkpoint.checkpoints import find_checkpoint
 from lorat.train.cli import main
-from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.deploy import devices
 from lorat.train.network.deploy.devices import check_compiler, compile_whole
 from lorat.train.network.variants import assemble
@@ -126,7 +126,7 @@ def test_taking_a_template_and_tracking_a_frame_are_one_graph_each(kind, monkeyp
     real = torch.compile
     monkeypatch.setattr(devices.torch, "compile", lambda f, **options: real(f, backend=counter, **options))
     network, variant = built(kind)
-    merge_lora(network)
+    merge_adapters(network)
     predictor = Predictor(network.requires_grad_(False), variant, CPU, torch.float32)
     plain = [targets(variant, network, count) for count in (4, 3, 1, 2, 4)]
     expected = [predictor.predict(predictor.embed(t), crops) for t, crops in plain]
@@ -146,7 +146,7 @@ def test_taking_a_template_and_tracking_a_frame_are_one_graph_each(kind, monkeyp
 
 def test_a_compiled_predictor_finds_the_same_boxes():
     network, variant = built("plain")
-    merge_lora(network)
+    merge_adapters(network)
     predictor = Predictor(network.requires_grad_(False), variant, CPU, torch.float32)
     batches = [targets(variant, network, count) for count in (2, 1)]
     expected = [predictor.predict(predictor.embed(t), crops) for t, crops in batches]

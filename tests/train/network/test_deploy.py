@@ -19,7 +19,7 @@ from lorat.evaluate.cli import main
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import Tracker
 from lorat.shards.base.errors import UserError
-from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.deploy import graphs as deploy
 from lorat.train.network.deploy.graphs import check_target, export_graphs, graph_metadata, template_file
 from lorat.train.network.trained import save_weights
@@ -56,7 +56,7 @@ def built(kind: str):
                 parameter.fill_(0.5)
             if name.startswith("head.") and name.endswith("weight"):
                 parameter.mul_(8.0)
-    merge_lora(network)
+    merge_adapters(network)
     return network.requires_grad_(False), variant
 
 

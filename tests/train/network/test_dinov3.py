@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.shards.base.errors import UserError
-from lorat.train.network.blocks.lora import LoraLinear, merge_lora
+from lorat.train.network.blocks.lora import LoraLinear, merge_adapters
 from lorat.train.network.reading import read_weights
 from lorat.train.network.trained import export_merged, load_network, save_weights
 from lorat.train.network.variants import assemble, build_network
@@ -95,7 +95,7 @@ def test_every_linear_layer_has_pairs_and_training_computes_what_is_merged(prefi
     assert layers["attn.qkv"].bias is None
     with torch.no_grad():
         before = network(*crops())
-        merge_lora(network)
+        merge_adapters(network)
         after = network(*crops())
     torch.testing.assert_close(after.score_map, before.score_map, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(after.boxes, before.boxes, rtol=1e-5, atol=1e-5)

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from lorat.evaluate.track.predictor import Predictor, TemplateInput
 from lorat.shards.base.errors import UserError
-from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.deploy import devices
 from lorat.train.network.deploy.devices import pick_device, pick_dtype
 from lorat.train.network.deploy.processor import Measured
@@ -36,7 +36,7 @@ def step_inputs(batch=2):
 @pytest.fixture
 def merged(tiny):
     network, variant = tiny
-    merge_lora(network)
+    merge_adapters(network)
     return network.eval().requires_grad_(False), variant
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.train.network.blocks.eva import GatedFeedForward
 from lorat.train.network.blocks.layers import Dense
-from lorat.train.network.blocks.lora import LoraLinear, merge_lora
+from lorat.train.network.blocks.lora import LoraLinear, merge_adapters
 from lorat.train.network.variants import assemble, hold_matrices_in
 from tests.train.network.conftest import assert_gradients_reach_what_is_trained, crops
 
@@ -78,7 +78,7 @@ def test_every_linear_layer_of_a_block_has_a_pair_and_merging_keeps_the_output()
     assert pairs == attention | {"mlp.fc1_g", "mlp.fc1_x", "mlp.fc2"}
     with torch.no_grad():
         before = network(*crops())
-        merge_lora(network)
+        merge_adapters(network)
         after = network(*crops())
     torch.testing.assert_close(after.score_map, before.score_map, rtol=0, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_gradients_reach_every_pair(dtype):
 
 def test_bfloat16_weights_track_like_float32_and_norms_stay_float32():
     network = assemble(variant(), None).eval()
-    merge_lora(network)
+    merge_adapters(network)
     network.requires_grad_(False)
     exact = network(*crops())
     hold_matrices_in(network, torch.bfloat16)

@@ -9,7 +9,7 @@ from lorat.configs.load import parse
 from lorat.configs.schema import LoraConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.layers import replace_layers
-from lorat.train.network.blocks.lora import LoraLinear, add_lora, lora_scale, merge_lora, unmerge_lora
+from lorat.train.network.blocks.lora import LoraLinear, add_adapters, merge_adapters, unmerge_adapters
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.network.weights.published import published_tensors
 
@@ -75,7 +75,7 @@ def test_merged_layer_computes_the_same(results, targets):
     network = nn.Sequential(nn.Sequential(layer), nn.GELU())
     x = torch.randn(7, 10)
     before = network(x)
-    merge_lora(network)
+    merge_adapters(network)
     assert not any(isinstance(m, LoraLinear) for m in network.modules())
     assert not any(p.requires_grad for p in network.parameters())
     torch.testing.assert_close(network(x), before, rtol=0, atol=1e-5)
@@ -89,7 +89,7 @@ def test_a_merge_is_the_float32_sum_and_is_undone_bit_for_bit(frozen):
     names = list(network.state_dict())
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     exact = textbook(copy.deepcopy(layer).float(), torch.eye(10)) - layer.bias.float()
-    replaced = merge_lora(network)
+    replaced = merge_adapters(network)
     assert torch.equal(network[0].weight[4:8], before["0.weight"][4:8])  # the key's
     torch.testing.assert_close(network[0].weight, exact.t().to(frozen), rtol=0, atol=1e-2)
     if frozen == torch.float32:
@@ -97,7 +97,7 @@ def test_a_merge_is_the_float32_sum_and_is_undone_bit_for_bit(frozen):
     hold_matrices_in(network, torch.float32)
     network[0].weight.fill_(0.0)
     network[0].bias.fill_(0.0)
-    unmerge_lora(network, replaced)
+    unmerge_adapters(network, replaced)
     assert network[0] is layer
     assert list(network.state_dict()) == names
     for name, tensor in network.state_dict().items():
@@ -112,9 +112,9 @@ def test_a_network_merged_and_unmerged_is_the_same_network(tiny):
     mask = torch.ones(1, 8, 8)
     with torch.no_grad():
         before = network(*crops, mask)
-        replaced = merge_lora(network)
+        replaced = merge_adapters(network)
         merged = network(*crops, mask)
-        unmerge_lora(network, replaced)
+        unmerge_adapters(network, replaced)
         after = network(*crops, mask)
     for one, other, back in zip(before, merged, after, strict=True):
         torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
@@ -124,9 +124,9 @@ def test_a_network_merged_and_unmerged_is_the_same_network(tiny):
 @pytest.mark.parametrize("training", [True, False])
 def test_layers_come_back_to_training_or_not_as_the_merged_ones_were_last(training):
     network = nn.Sequential(make(dropout=0.5)).train(not training)
-    replaced = merge_lora(network)
+    replaced = merge_adapters(network)
     network.train(training)
-    unmerge_lora(network, replaced)
+    unmerge_adapters(network, replaced)
     assert network[0].training == training
 
 
@@ -186,7 +186,7 @@ def test_separate_projections_have_a_pair_where_they_are_targets():
             "mlp": nn.ModuleDict({name: nn.Linear(8, 8) for name in ("fc1_g", "fc1_x", "fc2")}),
         }
     )
-    add_lora(block, LoraConfig(rank=2, targets=("k", "v", "mlp")))
+    add_adapters(block, LoraConfig(rank=2, targets=("k", "v", "mlp")))
     found = {path for path, layer in block.named_modules() if isinstance(layer, LoraLinear)}
     assert found == {"attn.k_proj", "attn.v_proj", "mlp.fc1_g", "mlp.fc1_x", "mlp.fc2"}
     layer, x = block["attn"]["k_proj"], torch.randn(3, 8)
@@ -236,5 +236,5 @@ def test_both_factors_start_truncated_normal():
 
 
 def test_scale_divides_alpha_by_the_rank_or_its_root():
-    assert lora_scale(LoraConfig(rank=16, alpha=8)) == 0.5
-    assert lora_scale(LoraConfig(rank=16, alpha=8, rslora=True)) == 2.0
+    assert LoraConfig(rank=16, alpha=8).scale == 0.5
+    assert LoraConfig(rank=16, alpha=8, rslora=True).scale == 2.0

@@ -15,7 +15,7 @@ from lorat.configs.schema import LoraConfig
 from lorat.train.network.blocks import layers
 from lorat.train.network.blocks.eva import GatedFeedForward, RotaryAttention
 from lorat.train.network.blocks.layers import Dense
-from lorat.train.network.blocks.lora import LoraLinear, add_lora
+from lorat.train.network.blocks.lora import LoraLinear, add_adapters
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.step.loss import tracking_loss
 from tests.train.network.conftest import crops
@@ -130,7 +130,7 @@ def test_separate_projections_keep_one_copy_of_their_input():
     attention = RotaryAttention(*(Dense(32, 32) for _ in range(4)), heads=2)
     mlp = GatedFeedForward(Dense(32, 32), Dense(32, 32), nn.Identity(), Dense(32, 32))
     block = nn.ModuleDict({"attn": attention, "mlp": mlp}).requires_grad_(False)
-    add_lora(block, LoraConfig(rank=4, targets=("q", "k", "v", "mlp")))
+    add_adapters(block, LoraConfig(rank=4, targets=("q", "k", "v", "mlp")))
     x = torch.randn(1, 50, 32, requires_grad=True).mul(2.0)
     for module, others in ((attention, (0, torch.randn(2, 50, 8))), (mlp, ())):
         with Saved(module.parameters()) as saved, torch.autocast("cpu", torch.bfloat16):
@@ -252,7 +252,7 @@ from torch import nn
 from lorat.configs.schema import LoraConfig
 from lorat.train.network.blocks.eva import GatedFeedForward, RotaryAttention
 from lorat.train.network.blocks.layers import Dense
-from lorat.train.network.blocks.lora import LoraLinear, add_lora
+from lorat.train.network.blocks.lora import LoraLinear, add_adapters
 
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)

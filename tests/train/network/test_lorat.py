@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lorat.configs.load import load_variant
-from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.blocks.lorat import LoRAT
 from lorat.train.network.variants import build_network, hold_matrices_in
 from tests.train.network.conftest import crops
@@ -31,7 +31,7 @@ def test_template_mask_bool_or_integer_changes_what_is_found(tiny):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_predictions_are_float32_and_boxes_hold_their_cell(tiny, dtype):
     network = tiny[0].eval()
-    merge_lora(network)
+    merge_adapters(network)
     exact = network(*crops())
     network.requires_grad_(False)
     hold_matrices_in(network, dtype)

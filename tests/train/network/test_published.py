@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.trained import load_network
 from lorat.train.network.variants import build_network
 from lorat.train.network.weights.published import published_tensors
@@ -84,7 +84,7 @@ def test_backbone_file_and_trained_file_together_give_the_published_outputs(
     tokens = network.embed_template(template, mask)
     np.testing.assert_allclose(tokens.detach(), arrays["z_feat"], rtol=0, atol=1e-5)
     assert_same(network(template, search, mask), arrays)
-    merge_lora(network)
+    merge_adapters(network)
     with torch.no_grad():
         assert_same(network(template, search, mask), arrays, "merged_", atol=2e-5)
 

@@ -9,7 +9,7 @@ from lorat.configs.load import load_variant, names
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.layers import Dense
-from lorat.train.network.blocks.lora import merge_lora
+from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.variants import assemble, build_network, hold_matrices_in
 
 # Parameters in training form and how many of them are trained.
@@ -51,6 +51,22 @@ SIZES = {
     "dinov3-L-256": (335_592_453, 32_518_149),
     "dinov3-L-384": (335_592_453, 32_518_149),
 }
+FAMILY = {
+    "spmtrack-B-378": (115_330_565, 29_243_909),
+    "spmtrack-L-378": (379_582_469, 75_872_261),
+    "spmtrack-g-378": (1_339_511_813, 204_018_693),
+    # ours, without published counterpart: fewer positions
+    "spmtrack-B-224": (114_967_301, 29_243_909),
+    "spmtrack-L-224": (379_098_117, 75_872_261),
+    "spmtrack-g-224": (1_338_785_285, 204_018_693),
+    # published: 131.4, 440.8, 272.0 and 945.5 million, each stream with weights of its own (see the test of them)
+    "loratv2-p1-B-224": (110_183_429, 23_602_181),
+    "loratv2-p1-L-224": (365_199_365, 60_829_701),
+    "loratv2-p2-B-378": (120_801_029, 12_983_813),
+    "loratv2-p2-L-378": (393_511_941, 32_516_101),
+}
+SIZES |= FAMILY
+METHODS = {"spmtrack": ("spmtrack", 3, 2), "loratv2": ("loratv2", 1, 1)}
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 4}
 
@@ -85,6 +101,7 @@ def test_shipped_variants_have_their_number_of_parameters(name):
     assert tuple(counts) == SIZES[name]
     assert variant.template_factor == 2.0
     assert variant.search_factor == (4.0 if variant.search_size <= 256 else 5.0)
+    assert (variant.method, variant.templates, variant.searches) == METHODS.get(name.split("-")[0], ("lorat", 1, 1))
     rates = [block.drop_path for block in network.blocks]
     assert rates[-1] == variant.drop_path
     assert rates[0] == (variant.drop_path if variant.backbone.layout == "official" else 0.0)
@@ -158,7 +175,7 @@ def test_own_yaml_by_its_path(tmp_path):
     )
     variant = load_variant(str(path))
     network = build_network(variant).eval()
-    merge_lora(network)
+    merge_adapters(network)
     assert (variant.name, len(network.blocks)) == ("mine", 2)
     assert network.blocks[0].mlp.fc1.weight.shape == (96, 48)
     assert isinstance(network.blocks[0].attn.qkv, Dense)

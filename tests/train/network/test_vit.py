@@ -9,7 +9,7 @@ from torch import nn
 from lorat.configs.schema import BackboneConfig, LoraConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.layers import Dense, add_residual, attend
-from lorat.train.network.blocks.lora import add_lora
+from lorat.train.network.blocks.lora import add_adapters
 from lorat.train.network.blocks.positions import place_positions
 from lorat.train.network.blocks.vit import Attention, Transformer, drop_rates
 from tests.train.network.conftest import transformer_of
@@ -105,7 +105,7 @@ def test_only_the_tokens_that_ask_pass_the_query_projection():
 
 def test_skipped_tokens_do_not_change_the_others_under_an_adapter():
     block = dinov2().blocks[0]
-    add_lora(nn.ModuleList([block]), LoraConfig(rank=4))
+    add_adapters(nn.ModuleList([block]), LoraConfig(rank=4))
     x = torch.randn(2, 9, 32)
     torch.testing.assert_close(block(x, 3), block(x)[:, 3:], rtol=1e-5, atol=1e-5)
 

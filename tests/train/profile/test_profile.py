@@ -61,9 +61,8 @@ def test_parameters_and_operations_are_the_published_ones(name):
     variant = load_variant(name)
     parts, frame = count_parameters(variant), count_frame(variant)
     assert tuple(map(sum, zip(*parts.values(), strict=True))) == (every, trained)
-    lora = parts["LoRA"][0]
     assert frame.whole / 1e9 == pytest.approx(base, rel=0.005)
-    assert frame.with_lora(lora) / 1e9 == pytest.approx(beside, rel=0.005)
+    assert frame.beside / 1e9 == pytest.approx(beside, rel=0.005)
     assert frame.template + frame.track < frame.whole
 
 

@@ -5,19 +5,23 @@ Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorat.configs.schema import LoraConfig
 from lorat.shards.base.machine import processor_name
 
 _LARGE = 1 << 21  # multiplications; below it a product takes less time than the longer way into oneDNN costs
 Layer = TypeVar("Layer", bound=nn.Module)
 _Two = tuple[nn.Module, nn.Module]
+Frames = Sequence[Tensor]
+"""Tokens (B, T, D) of several images of the same samples, T differing."""
 
 
 def replace_layers(root: nn.Module, kind: type[Layer], replace: Callable[[str, Layer], nn.Module]) -> None:
@@ -40,6 +44,11 @@ def constant(make: Callable[[], Tensor]) -> Tensor:
 def autocasts(x: Tensor) -> bool:
     """Whether autocast chooses the number type of products of x; it never does on meta tensors."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Return a context in which products of x have the number type of their operands."""
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
 
 
 def operand(x: Tensor, layer: nn.Module) -> Tensor:
@@ -83,8 +92,8 @@ def product_over_rows(wide: Tensor, narrow: Tensor) -> Tensor:
 class Dense(nn.Linear):
     """A linear layer whose input takes the number type of its weight, unless autocast chooses."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (…, out) for x (…, in)."""
+    def forward(self, x: Tensor, *stream: int) -> Tensor:
+        """Return (…, out) for x (…, in), of whatever stream."""
         return self._linear(operand(x, self), self.weight, self.bias)
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
@@ -109,6 +118,45 @@ class Dense(nn.Linear):
         if bias is not None:
             layer.bias = nn.Parameter(bias)
         return layer
+
+
+class Adapter(nn.Module):
+    """A frozen linear layer with trained low-rank factors beside its weight (out, in) and bias (out,) or None, which
+    may be in any float type. Several results side by side (query, key, value) may share the input; those that are
+    targets, named `parts` in order (none where there is one result), have factors of their own. Parameters that hold
+    factors, float32, have names that begin with ``lora_``.
+    """
+
+    def __init__(self, linear: nn.Linear, config: LoraConfig, results: tuple[str, ...] = ()) -> None:
+        """Take over the tensors of a layer; where it has several results, name them, one or more of them targets."""
+        super().__init__()
+        slots = tuple(i for i, name in enumerate(results) if name in config.targets) or (0,)
+        self.pairing = Pairing(slots, max(len(results), 1), config.scale)
+        self.parts = tuple(results[slot] for slot in slots if results)
+        self.dropout = config.dropout
+        self.weight = linear.weight.requires_grad_(False)
+        self.bias = None if linear.bias is None else linear.bias.requires_grad_(False)
+
+    def factors(self) -> dict[str, Tensor]:
+        """Return published name below the layer's → live tensor, or a view of one."""
+        raise NotImplementedError
+
+    def merged(self) -> nn.Module:
+        """Return plain frozen layers that compute the same; the adapter itself where there are none."""
+        return self
+
+
+def is_factor(name: str) -> bool:
+    """Whether a parameter's name is of an adapter's factors."""
+    return ".lora_" in name
+
+
+class Pairing(NamedTuple):
+    """Which rows of a weight its factors are for: those of the parts numbered `slots`, of `results` of equal height."""
+
+    slots: tuple[int, ...]
+    results: int
+    scale: float  # what multiplies the product
 
 
 class PatchEmbedding(nn.Module):
@@ -142,6 +190,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
 
 
+class FeedForward(nn.Module):
+    """The plain MLP: two layers with an activation between them, which take the stream where there are several."""
+
+    def __init__(self, fc1: nn.Module, act: nn.Module, fc2: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = fc1, act, fc2
+
+    def forward(self, x: Tensor, *stream: int) -> Tensor:
+        """Return (B, T, D)."""
+        return self.fc2(self.act(self.fc1(x, *stream)), *stream)
+
+
 class SwiGlu(nn.Module):
     """The gated MLP of ViT-g: silu of one half times the other."""
 
@@ -149,10 +209,10 @@ class SwiGlu(nn.Module):
         super().__init__()
         self.w12, self.w3 = w12, w3
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *stream: int) -> Tensor:
         """Return (B, T, D)."""
-        gate, content = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * content)
+        gate, content = self.w12(x, *stream).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * content, *stream)
 
 
 class LayerScale(nn.Module):
@@ -177,18 +237,30 @@ class QuickGelu(nn.Module):
 
 def add_residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop_rate: float, skip: int = 0) -> Tensor:
     """Return ``x[:, skip:] + branch(x)`` under drop path, as DINOv2 trains, for x (B, T, D); the branch maps (B', T, D)
-    to (B', T - skip, D). A rate up to 0.1 zeroes the branch of samples drawn one by one; above it the branch is
-    computed for a random part of the batch alone. Either way the mean is kept. Outside training the rate is 0.
+    to (B', T - skip, D). Outside training the rate is 0.
     """
-    kept, batch = x[:, skip:], x.shape[0]
+    return add_residuals([x[:, skip:]], [x], lambda frames: [branch(frames[0])], drop_rate)[0]
+
+
+def add_residuals(
+    kept: Frames, frames: Frames, branch: Callable[[Frames], Sequence[Tensor]], drop_rate: float
+) -> list[Tensor]:
+    """Return each of `kept` with what the branch makes of all `frames` of the same samples added to it; samples are
+    dropped from all alike. A rate up to 0.1 zeroes the branch of samples drawn one by one; above it the branch is
+    computed for a random part of the batch alone. Either way the mean is kept.
+    """
+    x, batch = frames[0], frames[0].shape[0]
     if drop_rate == 0.0:
-        return kept + branch(x)
+        return [own + new for own, new in zip(kept, branch(frames), strict=True)]
     if drop_rate <= 0.1:
         mask = x.new_empty(batch, 1, 1).bernoulli_(1.0 - drop_rate).div_(1.0 - drop_rate)
-        return kept + branch(x) * mask
+        return [own + new * mask for own, new in zip(kept, branch(frames), strict=True)]
     size = max(int(batch * (1.0 - drop_rate)), 1)
     chosen = torch.randperm(batch, device=x.device)[:size]
-    return kept.index_add(0, chosen, branch(x[chosen]).to(x.dtype), alpha=batch / size)
+    return [
+        own.index_add(0, chosen, new.to(own.dtype), alpha=batch / size)
+        for own, new in zip(kept, branch([frame[chosen] for frame in frames]), strict=True)
+    ]
 
 
 class Block(nn.Module):

@@ -5,8 +5,6 @@ bfloat16 on a processor. Parameter names are the published ones (DINOv2's SwiGLU
 LayerScale: ``ls1.gamma``). Number types and axes are those of `layers`; G are cells of a side.
 """
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +13,7 @@ from lorat.train.network.blocks.eva import GatedFeedForward, RotaryAttention
 from lorat.train.network.blocks.layers import (
     Block,
     Dense,
+    FeedForward,
     LayerScale,
     PatchEmbedding,
     QuickGelu,
@@ -106,7 +105,7 @@ def _block(plan: Plan, drop_path: float) -> Block:
         mlp = SwiGlu(dense("fc1", width, 2 * hidden), last)
     else:
         first, activation = dense("fc1", width, hidden), _ACTIVATIONS[plan.activation]()
-        mlp = nn.Sequential(OrderedDict[str, nn.Module](fc1=first, act=activation, fc2=last))
+        mlp = FeedForward(first, activation, last)
     return Block(
         attention,
         mlp,

@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from lorat.shards.base.errors import UserError, unknown
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.deploy.processor import Product, fast_dtype
 
 P = ParamSpec("P")
@@ -45,7 +45,7 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(name: str, device: torch.device, network: LoRAT, *, training: bool = False) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device, network: OneStream, *, training: bool = False) -> torch.dtype:
     """Return the number type called ``auto``, ``float32``, ``bfloat16`` or ``float16`` for a network on `device`.
     ``auto`` is bfloat16 on CUDA devices that compute in it (on older ones float16, in training float32), what is
     measured to be fast on a CPU, for a network of these shapes, and float32 elsewhere. Float16 on a CPU is exact

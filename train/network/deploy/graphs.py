@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.disk import check_can_write, enduring, explain_disk
 from lorat.shards.base.errors import UserError
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import LoRAT, OneStream
 
 _OPSET = 20  # the first with a GELU of its own
 _ONE_FILE = 2**31 - 2**26  # protobuf's limit, less some room for the graph
@@ -126,7 +126,7 @@ def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
     check_can_write(file)
 
 
-def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Path]:
+def export_graphs(file: Path, network: OneStream, variant: VariantConfig) -> list[Path]:
     """Write the tracking graph to `file` and the template's beside it, and return both names in that order. The network
     is as `load_network` returns it in float32: merged and frozen, on the CPU. ONNX networks above 2 GB have their
     weights in a second file each, ``<file>.data``. Programs of ``torch.export`` (``.pt2``) hold the metadata as
@@ -135,6 +135,8 @@ def export_graphs(file: Path, network: LoRAT, variant: VariantConfig) -> list[Pa
     writers = {".onnx": _write_onnx, ".pt2": _write_torch}
     if file.suffix not in writers:
         raise UserError(f"{file}: the name of a graph ends in {' or '.join(writers)}")
+    if not isinstance(network, LoRAT):
+        raise UserError(f"{file}: method {variant.method} has no graphs yet")
     check_target(file, file.suffix, overwrite=True)
     folder, graphs = file.parent, _graphs(file, network, variant)
     beside: dict[str, Any] = {"dir": folder, "prefix": ".export-", "ignore_cleanup_errors": True}

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import CoreWatch, cores_a_rank, free_cores, processor_name, usable_cores
 from lorat.shards.base.storage import atomic_file, cache_folder
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.lorat import OneStream
 
 _MARGIN = 1.15  # bfloat16 has to be so much faster: it is less exact, and has casts around its products
 _MOST_ROWS, _MOST_WEIGHTS = 128, 1 << 21  # of a product that is timed; more take longer and tell the same
@@ -43,11 +43,11 @@ class Product(NamedTuple):
     outer: int
 
     @classmethod
-    def of(cls, network: LoRAT) -> "Product":
+    def of(cls, network: OneStream) -> "Product":
         """Return that of the widest layer in a block, or of as much of it as tells; on the meta device too."""
         matrices = [p for p in network.blocks[0].parameters() if p.dim() == 2]
         outer, inner = max((tuple(matrix.shape) for matrix in matrices), key=math.prod)
-        return cls(min(_tokens(network), _MOST_ROWS), inner, min(outer, _MOST_WEIGHTS // inner))
+        return cls(min(network.tokens, _MOST_ROWS), inner, min(outer, _MOST_WEIGHTS // inner))
 
 
 class Measured(BaseModel, frozen=True, extra="forbid"):
@@ -158,7 +158,7 @@ class Threads:
             self._watch, self._due = CoreWatch(), time.monotonic() + _UNWATCHED
 
 
-def settle_threads(network: LoRAT, samples: int) -> Threads:
+def settle_threads(network: OneStream, samples: int) -> Threads:
     """Give this process as many threads as are good for a network's work on so many samples at once: one where that is
     little, else one a core that other work leaves, of those that affinity, quota and the other ranks leave it. Returns
     what can follow that later. A number in the environment (OMP_NUM_THREADS, which torchrun sets too) is kept.
@@ -188,11 +188,7 @@ def all_cores() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def is_small(network: LoRAT, samples: int) -> bool:
+def is_small(network: OneStream, samples: int) -> bool:
     """Return whether a forward pass of so many samples is too little for threads; toy's, of a few, is."""
     weights = sum(p.numel() for p in network.blocks.parameters() if p.dim() == 2)
-    return 2.0 * weights * _tokens(network) * samples < _SMALL
-
-
-def _tokens(network: LoRAT) -> int:
-    return network.template_grid**2 + network.search_grid**2
+    return 2.0 * weights * network.tokens * samples < _SMALL

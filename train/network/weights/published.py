@@ -8,14 +8,22 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorat.configs.schema import LoraConfig
 from lorat.shards.base.errors import UserError
-from lorat.train.network.blocks.lora import LoraLinear, lora_scale
-from lorat.train.network.blocks.lorat import LoRAT
+from lorat.train.network.blocks.layers import Adapter, is_factor
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.weights.naming import GATED, PARTS, TYPES, join_parts, last_block, renamed, without_prefix
+from lorat.train.network.weights.streams import (
+    REGION_TYPES,
+    TEMPLATE_TYPES,
+    has_streams,
+    streams_from_file,
+    streams_to_file,
+)
 
 _UNGATED = {r"\.mlp\.w12\b": ".mlp.fc1", r"\.mlp\.w3\b": ".mlp.fc2"}
 _IN_MEMORY = {
@@ -23,8 +31,12 @@ _IN_MEMORY = {
     r"\.attn\.q(?=\.|$)": ".attn.qkv.q",
     r"\.attn\.kv\.([kv])(?=\.|$)": r".attn.qkv.\1",
 }
-_SCALARS = {"lora_alpha": "alpha", "use_rslora": "rslora"}
+_SCALARS = {"lora_alpha": "alpha", "use_rslora": "rslora", "expert_alpha": "alpha", "use_rsexpert": "rslora"}
 _OWN_SCALARS = {"alpha": "alpha", "use_rslora": "rslora"}
+
+_FIRST = re.compile(r"(.+)\.(?:lora\.A|tmoe\.compress_expert(?:\.0)?)")
+_SECOND = re.compile(r"(.+)\.(?:lora\.B|tmoe\.(?:routed_experts\.\d+|shared_expert))")
+_NEW = {"token_type_embed", "search_type_embed", "track_query", "query_embed"}
 
 Scales = dict[str, dict[str, float]]
 """What a file says of the scale of its pairs: layer → fields of `LoraConfig`; "" is for all layers."""
@@ -35,7 +47,7 @@ def scale_of(scales: Scales, layer: str, rank: int, config: LoraConfig | None = 
     told = scales.get("", {}) | scales.get(layer, {}) | {"rank": rank}
     if config is None and "alpha" not in told:
         return None
-    return lora_scale(LoraConfig(**((config or LoraConfig()).model_dump() | told)))
+    return LoraConfig(**((config or LoraConfig()).model_dump() | told)).scale
 
 
 def from_file(
@@ -48,12 +60,17 @@ def from_file(
     - a layer with a pair writes its frozen tensors as ``<layer>.linear.weight``, its parts apart;
     - files of the family that is built on timm (``backbone.layout: timm``) call the last block's query ``attn.q``, its
       key and value ``attn.kv``, and, where `ours` are gated, both layers of an MLP ``fc1`` and ``fc2``;
-    - older files hold the scale of the pairs as scalars ``lora_alpha`` and ``use_rslora``, ours in the metadata;
+    - older files hold the scale of the pairs as scalars ``lora_alpha`` and ``use_rslora``, SPMTrack's as
+      ``expert_alpha`` and ``use_rsexpert``, ours in the metadata;
     - a layer may have its own: ``<layer>.lora.alpha`` and ``<layer>.lora.use_rslora``.
+
+    LoRATv2's have names of their own besides (`streams`).
 
     A ``UserError`` names a scale that is none, or a `layout` that is not that of the family of the file's names.
     """
-    tensors = without_prefix(path, tensors, [TYPES])
+    tensors = without_prefix(path, tensors, [TYPES, TEMPLATE_TYPES, f"{REGION_TYPES}.1"])
+    if has_streams(ours):
+        layout, tensors = None, streams_from_file(path, tensors, ours)
     found = _layout_of(tensors)
     if layout is not None and found is not None and found != layout:
         raise UserError(
@@ -61,7 +78,7 @@ def from_file(
             f"one (backbone.layout), whose positions differ; name a variant of the {found} family"
         )
     scales, named = Scales(), {}
-    table = _IN_MEMORY | (GATED if layout != "official" and is_gated(ours) else {})
+    table = {} if has_streams(ours) else _IN_MEMORY | (GATED if layout != "official" and is_gated(ours) else {})
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".lora.")
         field = (_OWN_SCALARS if layer else _SCALARS).get(kind)
@@ -76,7 +93,7 @@ def from_file(
         for part, piece in zip("kv", named.pop(name).chunk(2), strict=False):
             named[name.replace(".kv.", f".qkv.{part}.")] = piece
     named = join_parts(named)
-    if pairs_of(named) and "lora_alpha" in metadata:
+    if ranks_of(named) and "lora_alpha" in metadata:
         told = {"alpha": metadata["lora_alpha"], "rslora": metadata.get("lora_rslora", "false")}
         try:
             lora = LoraConfig.model_validate_strings(told)
@@ -90,7 +107,9 @@ def to_file(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Name tensors (those of a layer's own scale, too) as published files of a ``backbone.layout`` do. It is the
     reverse of `from_file`, without scalars: the same values, parts of a joined layer as views of it.
     """
-    paired, last = pairs_of(tensors), last_block(tensors)
+    if has_streams(tensors):
+        return streams_to_file(tensors, tensors)
+    paired, last = ranks_of(tensors), last_block(tensors)
     joined = {layer.rpartition(".")[0] for layer in paired if layer.rpartition(".")[2] in PARTS}
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -113,6 +132,8 @@ def to_file(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
 
 def shown_names(expected: Collection[str], layout: str) -> Callable[[str], str]:
     """Return what turns a name in memory into the published one, for the network with the names `expected`."""
+    if has_streams(expected):
+        return lambda name: next(iter(streams_to_file({name: torch.empty(3)}, expected)))
     if layout != "timm":
         return str
     attention = rf"^(blocks\.{last_block(expected)}\.attn)\.qkv"
@@ -132,6 +153,25 @@ def _layout_of(names: Collection[str]) -> str | None:
 def is_gated(names: Iterable[str]) -> bool:
     """Return whether names in memory are of a network with gated MLPs (EVA-02's are others)."""
     return any(".mlp.w12." in name for name in names)
+
+
+def ranks_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return layer → rank of its factors, for every layer, or part of one, that has some."""
+    firsts = ((_FIRST.fullmatch(name), tensor) for name, tensor in tensors.items())
+    return {match[1]: len(tensor) for match, tensor in firsts if match and tensor.dim() == 2}
+
+
+def rescaled(tensors: Mapping[str, Tensor], scales: Scales, own: float) -> dict[str, Tensor]:
+    """Return tensors whose factors are to be scaled by `own`, where a file tells another scale of theirs: the second
+    factors take up the difference.
+    """
+    ranks, named = ranks_of(tensors), dict(tensors)
+    for name, tensor in tensors.items():
+        match = _SECOND.fullmatch(name)
+        wanted = scale_of(scales, match[1], ranks[match[1]]) if match and match[1] in ranks else None
+        if wanted not in (None, own):
+            named[name] = tensor.float() * (wanted / own)
+    return named
 
 
 def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -156,28 +196,27 @@ def merge_pairs(
     return merged
 
 
-def published_tensors(network: LoRAT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the network's live tensors by name: what is trained (without LoRA everything), and the rest. Stacked pairs
-    are views, one per published name, so the tensors can be saved or copied into.
+def published_tensors(network: OneStream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the network's live tensors by name: what training gave it (without adapters everything), an earlier
+    phase's too, and the frozen rest, the backbone. Factors that stand together are views, one a published name, so the
+    tensors can be saved or copied into.
     """
-    pairs, frozen = live_pairs(network), dict[str, Tensor]()
-    trained: dict[str, Tensor] = {}
-    for layer, (a, b, _) in pairs.items():
-        trained |= {f"{layer}.lora.A": a, f"{layer}.lora.B": b}
+    trained, frozen = dict[str, Tensor](), dict[str, Tensor]()
+    for path, layer in adapters_of(network).items():
+        trained |= {f"{path}.{name}": factor for name, factor in layer.factors().items()}
+    has_adapters = bool(trained)
     for name, parameter in network.named_parameters():
-        if not name.endswith((".lora_a", ".lora_b")):
-            table = frozen if pairs and not parameter.requires_grad else trained
-            table[name] = parameter.detach()
+        if not is_factor(name):
+            of_backbone = has_adapters and not parameter.requires_grad and not is_new(name)
+            (frozen if of_backbone else trained)[name] = parameter.detach()
     return trained, frozen
 
 
-def live_pairs(network: LoRAT) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Return layer → A, B (views) and scale."""
-    pairs = {}
-    for path, module in network.named_modules():
-        if isinstance(module, LoraLinear):
-            layers = [f"{path}.{part}" for part in module.parts] or [path]
-            factors = module.lora_a.detach().chunk(len(layers)), module.lora_b.detach()
-            for layer, a, b in zip(layers, *factors, strict=True):
-                pairs[layer] = a, b, module.pairing.scale
-    return pairs
+def adapters_of(network: nn.Module) -> dict[str, Adapter]:
+    """Return layer → adapter."""
+    return {path: layer for path, layer in network.named_modules() if isinstance(layer, Adapter)}
+
+
+def is_new(name: str) -> bool:
+    """Whether a tensor belongs to the tracker rather than to the backbone."""
+    return name in _NEW or name.startswith("head.")
