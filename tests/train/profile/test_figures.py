@@ -25,5 +25,5 @@ def test_a_frame_is_timed_as_a_tracker_holds_the_network_and_a_pair_as_a_trainin
     assert {p.dtype for p in trained.parameters() if p.requires_grad} == {torch.float32}
     frame, pairs = count_frame(variant), count_parameters(variant)["LoRA"][0]
     assert told["model_num_param"] - told["model_num_param_eval"] == pairs
-    assert told["model_mac_train"] * 2 == frame.with_lora(pairs) > frame.track == told["model_mac_track"] * 2
+    assert told["model_mac_train"] * 2 == frame.beside > frame.track == told["model_mac_track"] * 2
     assert min(told["model_latency_ms"], told["model_latency_ms_train"]) > 0
