@@ -22,6 +22,8 @@ VARIANTS = (
     *("mae-B-256", "mae-B-384", "mae-B-432", "mae-L-256", "mae-L-384", "mae-H-224"),
     *("eva02-B-224", "eva02-L-224"),
     *(f"dinov3-{size}-{side}" for size in "SBL" for side in (256, 384)),
+    *(f"spmtrack-{size}-{side}" for size in "BLg" for side in (224, 378)),
+    *(f"loratv2-p{phase}-{size}-{side}" for size in "BL" for phase, side in ((1, 224), (2, 378))),
     "toy",
 )
 HEADER = (

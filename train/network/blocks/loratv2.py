@@ -4,7 +4,8 @@ Follows "LoRATv2: Enabling Low-Cost Temporal Modeling in One-Stream Trackers" (L
 computes it. The frames, a stream each: 0 the template behind the backbone's register tokens; in the second phase 1 a
 reference, a later look at the object; last the search region. Streams have weights in common and pairs of their own.
 What a frame gives does not depend on later ones, so training, which has all at once, and tracking, which has one at a
-time, compute the same. The first phase's streams and token types are frozen in the second.
+time, compute the same. In the second phase the streams and token types of the first are frozen; a network trained whole
+has one phase.
 Axes as in `lorat`; H heads, d channels of a head, L blocks, M tokens of earlier frames.
 """
 
@@ -232,13 +233,8 @@ def separate_streams(blocks: nn.Module, streams: int) -> None:
 
 
 def freeze_first_phase(network: OneStream) -> None:
-    """Train only what the second phase adds: the last stream, its token type and the head."""
-    network.requires_grad_(False)
-    parts = list(network.new_parts)
+    """Train only what the second phase adds to a network with pairs: the last stream's, its token type and the head."""
     for layer in network.blocks.modules():
         if isinstance(layer, StreamLinear):
-            parts += layer.lora_a[-1], layer.lora_b[-1]
-        elif isinstance(layer, Streams):
-            parts.append(layer[-1])
-    for part in parts:
-        part.requires_grad_(True)
+            for factors in (layer.lora_a, layer.lora_b):
+                factors[:-1].requires_grad_(False)
