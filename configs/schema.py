@@ -122,6 +122,11 @@ class VariantConfig(_Frozen):
         """Sets of factors of a layer: one, or, with LoRATv2, one for each frame: template, reference if any, search."""
         return 1 if self.method != "loratv2" else 2 + (self.reference_size is not None)
 
+    @property
+    def second_phase(self) -> bool:
+        """Whether training goes on from another variant's weights, LoRATv2's first phase."""
+        return self.reference_size is not None and self.lora is not None
+
     @model_validator(mode="after")
     def _method_fits(self) -> "VariantConfig":
         several = {"templates": self.templates > 1, "searches": self.searches > 1}

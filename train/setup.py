@@ -137,6 +137,9 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
     # DeepSpeed wants all parameters in float32.
     frozen = torch.float32 if recipe.train.parallel == "deepspeed" and world.size > 1 else dtype
     network = build_network(variant, backbone=start.backbone, dtype_frozen=frozen)
+    if variant.second_phase and not (request.weights or request.goes_on()):
+        what = "goes on from LoRATv2's first phase; name its weights (a run's checkpoints/…/model.safetensors)"
+        raise UserError(f"variant {variant.name}: {what} with --weights")
     if request.weights and not request.goes_on():
         load_weights(request.weights, network, layout=variant.backbone.layout, force_backbone=start.force_backbone)
     if request.repeats is not None:

@@ -89,7 +89,8 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
         from lorat.train.network.weights.containers import check_writable
 
         check_writable(out, options.overwrite)
-        file = read_weights(weights, settings.variant_config(), force_backbone=force)
+        *before, last = settings.files()
+        file = read_weights(last, settings.variant_config(), before=before, force_backbone=force)
         if form == "published":
             export_published(file, out, scalars=options.scalars is not False)
         else:

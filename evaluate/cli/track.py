@@ -115,11 +115,11 @@ def track_and_publish(
 ) -> int:
     """Track what is wanted, make masks if they are, write and print the scores; return the exit status."""
     segment.check()
-    weights, sets = settings.file(), wanted.find(trees)
+    files, sets = settings.files(), wanted.find(trees)
     output.check_video(sets)
-    output.check_files(out := output.out or default_out(weights))
+    output.check_files(out := output.out or default_out(files[-1]))
     try:
-        outcome = _track(replace(settings, run=None, weights=weights), sets, segment, out, output.overwrite)
+        outcome = _track(replace(settings, run=None, weights=files), sets, segment, out, output.overwrite)
     except KeyboardInterrupt:
         click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
         return INTERRUPTED

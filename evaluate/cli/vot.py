@@ -59,7 +59,7 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings, segm
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     workspace = Workspace(options.workspace.absolute(), find_stack(stack), options.name)
-    weights = settings.file()
+    weights = settings.files()
     segment.check()
     check_can_write(workspace.folder)
     toolkit = Toolkit.find(options.toolkit or os.environ.get("LORAT_VOT") or "vot")
@@ -89,17 +89,19 @@ def _merge(settings: TrackerSettings, out: Path) -> TrackerSettings:
 
     device = pick_device(settings.device)
     force = settings.force_backbone
-    file = read_weights(settings.file(), settings.variant_config(), force_backbone=force)
+    *before, last = settings.files()
+    file = read_weights(last, settings.variant_config(), before=before, force_backbone=force)
     dtype = pick_dtype(settings.dtype, device, empty_network(file.variant, plan=file.plan))
     export_merged(file, out, dtype, backbone=settings.backbone, force_backbone=force)
     name = str(dtype).removeprefix("torch.")
-    merged = replace(settings, weights=out, variant=None, backbone=None, force_backbone=False)
+    merged = replace(settings, weights=(out,), variant=None, backbone=None, force_backbone=False)
     return replace(merged, device=str(device), dtype=name)
 
 
 def _tracker_command(settings: TrackerSettings) -> list[str]:
     """Return the command line of a tracker with the settings that `_merge` returned."""
-    options = [f"--{name}={getattr(settings, name)}" for name in ("weights", "device", "dtype", "resize")]
+    options = [f"--{name}={getattr(settings, name)}" for name in ("device", "dtype", "resize")]
+    options.append(f"--weights={settings.file()}")
     if settings.range16 is not None:
         low, high = settings.range16
         options.append(f"--range16={low},{high}" if high else "--range16=auto")

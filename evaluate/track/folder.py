@@ -37,9 +37,9 @@ class Identity:
     range16: Range16 | None = None
 
 
-def weights_digest(weights: Path) -> str:
-    """Return the SHA-256 of a weights file; a `UserError` if it cannot be read."""
-    return file_digest(weights, "name a weights file with --weights, or a run with --run")
+def weights_digest(*weights: Path) -> str:
+    """Return the SHA-256 of weights files, one after another; a `UserError` if one cannot be read."""
+    return "+".join(file_digest(path, "name a weights file with --weights, or a run with --run") for path in weights)
 
 
 def result_folder(out: Path, name: str, run: int = 1) -> Path:

@@ -68,7 +68,7 @@ def evaluate(
     ranks = ranks or Ranks()
 
     def load() -> tuple[str, OneStream, VariantConfig, str]:
-        digest, device = folder.weights_digest(settings.file()), pick_device(settings.device)
+        digest, device = folder.weights_digest(*settings.files()), pick_device(settings.device)
         network, variant = settings.load_network(dtype=None)
         if device.type == "cpu":
             keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before

@@ -29,19 +29,25 @@ class WeightsSettings:
         kind="folder",
         help="A run folder, for its last checkpoint. Write --run-dir under torchrun.",
     )
-    weights: Path | None = option(None, kind="file", help="A weights file, instead of a run.")
+    weights: tuple[Path, ...] = option(
+        (), kind="file", help="A weights file, instead of a run; of LoRATv2 both phases' files, the first one's first."
+    )
     variant: str | None = option(None, help="Variant of weights that do not name theirs (B-224, a YAML file).")
     backbone: Path | None = option(None, kind="file", help="The pretrained backbone's file, if not found.")
     force_backbone: bool = option(False, help="Take another backbone than the weights were trained on.")
 
     def file(self) -> Path:
-        """Return the weights file that is meant; the newest run's where none is named."""
-        if self.weights is None:
-            return run_weights(self.run)
+        """Return the weights file that is meant; the newest run's where none is named, and the last of several."""
+        return self.files()[-1]
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that are meant, which go on from each other."""
+        if not self.weights:
+            return (run_weights(self.run),)
         if self.run is not None:
             raise UserError("--run and --weights: give one of them")
-        if not self.weights.is_file():
-            raise UserError(f"{self.weights}: no such weights file; check --weights")
+        if missing := [path for path in self.weights if not path.is_file()]:
+            raise UserError(f"{missing[0]}: no such weights file; check --weights")
         return self.weights
 
     def variant_config(self) -> VariantConfig | None:
@@ -53,7 +59,8 @@ class WeightsSettings:
         from lorat.train.network.trained import load_network  # torch is not for every command
 
         how |= {"backbone": self.backbone, "variant": self.variant_config(), "force_backbone": self.force_backbone}
-        return load_network(self.file(), **how)
+        *before, last = self.files()
+        return load_network(last, before=before, **how)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -140,7 +140,7 @@ class Tracker:
         """Load a checkpoint's ``model.safetensors`` or a published file; what does not fit is a `UserError`. `settings`
         are other fields of `TrackerSettings`, such as ``device="cpu"``.
         """
-        return cls(Predictor.load(TrackerSettings(weights=Path(weights), **settings)))
+        return cls(Predictor.load(TrackerSettings(weights=(Path(weights),), **settings)))
 
     @property
     def state(self) -> TargetState:

@@ -106,7 +106,7 @@ class Evaluator:
         out, world, start = default_out(weights), self._world, self._request.start
         plan = self._request.recipe.train
         settings = BatchSettings(
-            weights=weights,
+            weights=(weights,),
             backbone=start.backbone,
             force_backbone=start.force_backbone,
             device=str(world.device),

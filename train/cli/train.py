@@ -169,7 +169,7 @@ def _evaluate(options: TrainOptions, start: StartOptions, trees: TreeOptions) ->
     plan = recipe.train
     settings = BatchSettings(
         run=None if options.weights else options.run or _run_folder(variant, recipe),
-        weights=options.weights,
+        weights=() if options.weights is None else (options.weights,),
         variant=options.variant,
         backbone=start.backbone,
         force_backbone=start.force_backbone,

@@ -6,7 +6,7 @@ trained, alone or beside the frozen backbone, or a whole network without pairs.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from lorat.train.network.weights.published import (
     pairs_of,
     published_tensors,
     ranks_of,
+    say_other_scale,
     scale_of,
     shown_names,
 )
@@ -62,12 +63,17 @@ class WeightsFile:
         return 1.0 if scale is None else scale
 
 
-def read_weights(path: Path, variant: VariantConfig | None = None, *, force_backbone: bool = False) -> WeightsFile:
-    """Read a file of `save_weights` or a published one, and see that it fits its variant. The variant is needed where
-    the file does not say its own. Where it does, another crop size of the same network may be asked for, or by force
-    another backbone. A ``UserError`` tells of a damaged file or one of another network.
+def read_weights(
+    path: Path, variant: VariantConfig | None = None, *, before: Sequence[Path] = (), force_backbone: bool = False
+) -> WeightsFile:
+    """Read a file of `save_weights` or a published one, with what it lacks of those `before` (LoRATv2's first phase),
+    and see that it fits its variant. The variant is needed where the file does not say its own. Where it does, another
+    crop size of the same network may be asked for, or by force another backbone. A ``UserError`` tells of a damaged
+    file or one of another network.
     """
     tensors, metadata = read_tensors(path)
+    for earlier in reversed(before):
+        tensors = read_tensors(earlier)[0] | tensors
     variant, lora = _variant_of(path, metadata, variant, force_backbone), None
     if ranks := ranks_of(tensors):
         rank = max(next(iter(ranks.values())), 1)
@@ -93,6 +99,7 @@ def read_weights(path: Path, variant: VariantConfig | None = None, *, force_back
         expected["pos_embed"] = own
     check_tensors(path, named, expected, shown_names(expected, variant.backbone.layout))
     given = variant.lora
+    say_other_scale(path, named, scales, given)
     if lora is not None:
         variant = variant.model_copy(update={"lora": lora.model_copy(update=scales.get("", {}))})
     ours, rest = ({n: t for n, t in named.items() if n in table} for table in (trained, frozen))

@@ -6,7 +6,7 @@ whole. All values are float32. Files for others keep the variant in their metada
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -76,8 +76,9 @@ def load_weights(
     if named.keys().isdisjoint(own := of_second_phase(expected)):  # a file of the first, which that goes on from
         expected = {name: tensor for name, tensor in expected.items() if name not in own}
     check_tensors(path, named, expected, published.shown_names(expected, layout or "official"))
-    for layer in list(adapters.values())[:1]:
-        named = published.rescaled(named, scales, layer.pairing.scale)
+    for layer in list(adapters.values())[:1]:  # all have one configuration
+        published.say_other_scale(path, named, scales, layer.config)
+        named = published.rescaled(named, scales, layer.config.scale)
     for name, tensor in named.items():
         expected[name].copy_(tensor)
     return metadata
@@ -86,15 +87,16 @@ def load_weights(
 def load_network(
     path: Path,
     *,
+    before: Sequence[Path] = (),
     backbone: Path | None = None,
     variant: VariantConfig | None = None,
     dtype: torch.dtype | None = torch.float32,
     force_backbone: bool = False,
 ) -> tuple[OneStream, VariantConfig]:
-    """Load a network to track with, its matrices in `dtype`, or where that is None as `network_of` holds them, and its
-    variant, with the file's own rank and scale.
+    """Load a network to track with, of files as `read_weights` takes them, its matrices in `dtype`, or where that is
+    None as `network_of` holds them, and its variant, with the file's own rank and scale.
     """
-    file = read_weights(path, variant, force_backbone=force_backbone)
+    file = read_weights(path, variant, before=before, force_backbone=force_backbone)
     if file.metadata.items() >= AVERAGED.items():
         _LOG.info("%s: the moving average of the weights (train.ema); the last step's are live.safetensors", path)
     network = network_of(file, backbone, force_backbone=force_backbone)

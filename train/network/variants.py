@@ -66,7 +66,7 @@ def around(transformer: Transformer, variant: VariantConfig) -> OneStream:
         for part in network.new_parts:
             part.requires_grad_(True)
         add_adapters(network.blocks, variant.lora, variant.streams)
-        if variant.reference_size is not None:
+        if variant.second_phase:
             freeze_first_phase(network)
     elif variant.streams > 1:
         separate_streams(network.blocks, variant.streams)

@@ -71,7 +71,7 @@ def test_a_search_size_is_served_by_the_smallest_build_that_is_not_below_it(sear
 
 def test_the_scales_are_those_of_the_shards_that_the_weights_were_trained_on(tiny_weights, tiny_predictor, caplog):
     def stored(weights: Path, resize: str = "shards"):
-        return Predictor.load(TrackerSettings(weights=weights, device="cpu", dtype="float32", resize=resize)).stored
+        return Predictor.load(TrackerSettings(weights=(weights,), device="cpu", dtype="float32", resize=resize)).stored
 
     assert stored(tiny_weights, "published") is None and not caplog.messages
     assert stored(tiny_weights) == SERVED[224]

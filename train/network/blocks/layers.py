@@ -133,7 +133,7 @@ class Adapter(nn.Module):
         slots = tuple(i for i, name in enumerate(results) if name in config.targets) or (0,)
         self.pairing = Pairing(slots, max(len(results), 1), config.scale)
         self.parts = tuple(results[slot] for slot in slots if results)
-        self.dropout = config.dropout
+        self.config, self.dropout = config, config.dropout
         self.weight = linear.weight.requires_grad_(False)
         self.bias = None if linear.bias is None else linear.bias.requires_grad_(False)
 

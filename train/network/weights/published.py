@@ -4,6 +4,7 @@ In memory every block is built alike: ``attn.qkv`` is one layer, and the pairs o
 and so on. `from_file` undoes how published files differ. Axes: D channels, r rank.
 """
 
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from lorat.train.network.weights.streams import (
     streams_to_file,
 )
 
+_LOG = logging.getLogger("lorat")
 _UNGATED = {r"\.mlp\.w12\b": ".mlp.fc1", r"\.mlp\.w3\b": ".mlp.fc2"}
 _IN_MEMORY = {
     r"\.linear\.(weight|bias)$": r".\1",
@@ -172,6 +174,17 @@ def rescaled(tensors: Mapping[str, Tensor], scales: Scales, own: float) -> dict[
         if wanted not in (None, own):
             named[name] = tensor.float() * (wanted / own)
     return named
+
+
+def say_other_scale(path: Path, tensors: Mapping[str, Tensor], scales: Scales, config: LoraConfig | None) -> None:
+    """Warn where a file of SPMTrack's tells another scale than the configuration, which published code would take."""
+    rank = next(iter(ranks_of(tensors).values()), None)
+    if config is None or not config.experts or rank is None:
+        return
+    told, own = scale_of(scales, "", rank), config.model_copy(update={"rank": rank}).scale
+    if told not in (None, own):
+        what = "its expert_alpha and use_rsexpert tell a scale of %g, the variant %g; the file's is taken"
+        _LOG.warning("%s: " + what, path, told, own)
 
 
 def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
