@@ -29,14 +29,14 @@ from lorat.train.step.loss import tracking_loss
 from lorat.train.step.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from tests.train.network.plain_lora import make_plain
 
-__all__ = ["SIDES", "run", "training_step"]
+__all__ = ["SIDES", "Side", "run", "training_step"]
 
 SIDES = {torch.bfloat16: ("plain", "pairs", "ours"), torch.float32: ("plain", "ours")}
 
 _CHILD = """
-import json, sys, torch
+import json, sys, time, torch
 from pathlib import Path
-from benchmarks.network import training_step
+from benchmarks.{module} import training_step
 
 def kb(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -46,18 +46,20 @@ before = kb("VmRSS:")
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
 step = training_step(sys.argv[1], getattr(torch, sys.argv[2]), bool(int(sys.argv[3])))
 for line in sys.stdin:
+    begin = time.process_time()
     step()
-    print(json.dumps(kb("VmHWM:") - before), flush=True)
+    print(json.dumps([kb("VmHWM:") - before, time.process_time() - begin]), flush=True)
 """
 
 
-class _Side:
-    """A process that does training steps of one side when told to."""
+class Side:
+    """A process that does training steps of one side, a module's ``training_step``, when told to."""
 
-    def __init__(self, side: str, dtype: torch.dtype, quick: bool) -> None:
-        self.peak_mb = 0.0
+    def __init__(self, side: str, dtype: torch.dtype, quick: bool, module: str = "network") -> None:
+        self.peak_mb = self.cpu_seconds = 0.0  # of all steps, and of the last
+        code = _CHILD.replace("{module}", module)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, side, str(dtype).removeprefix("torch."), str(int(quick))],
+            [sys.executable, "-c", code, side, str(dtype).removeprefix("torch."), str(int(quick))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,7 +74,8 @@ class _Side:
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the process ended with status {self._process.wait()}")
-        self.peak_mb = int(json.loads(answer)) * 1.024e-3
+        peak, self.cpu_seconds = json.loads(answer)
+        self.peak_mb = peak * 1.024e-3
         return 1
 
     def end(self) -> None:
@@ -95,7 +98,7 @@ def run(quick: bool) -> dict[str, float | str]:
 
 
 def _measure(dtype: torch.dtype, quick: bool) -> dict[str, float | str]:
-    sides = {side: _Side(side, dtype, quick) for side in SIDES[dtype]}
+    sides = {side: Side(side, dtype, quick) for side in SIDES[dtype]}
     try:
         times = in_turn(1 if quick else 9, {name: side.step for name, side in sides.items()})
     finally:

@@ -10,7 +10,7 @@ Numbers = Mapping[str, float | str]
 
 MODULES = (
     *("build", "training", "tuples", "memory", "index", "slow_disk", "order", "packing"),
-    *("network", "inference", "handover", "trainer", "scoring", "tracking", "start", "shared_cores"),
+    *("network", "family", "inference", "handover", "trainer", "scoring", "tracking", "start", "shared_cores"),
 )
 """Of this package; each has ``run(quick) -> Numbers``."""
 
@@ -230,6 +230,37 @@ ROWS = (
         "most",
         _TIMES,
     ),
+    Row(
+        "family",
+        "training step of SPMTrack-B-378, batch 2, 3 blocks, bfloat16",
+        "{experts_cpu_s:.1f} s of processor time",
+        "experts one by one, float32 weights",
+        "experts_speedup",
+        1.5,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "family",
+        "its peak memory",
+        "{experts_peak_mb:.0f} MB",
+        "the same",
+        "experts_peak_of_plain",
+        0.7,
+        "most",
+        _TIMES,
+    ),
+    Row(
+        "family",
+        "a frame of LoRATv2-p1-B-224, float32",
+        "{frame_loratv2_ms:.0f} ms",
+        "LoRAT B-224",
+        "frame_time_of_lorat",
+        0.85,
+        "most",
+        _TIMES,
+    ),
+    Row("family", "its operations", "", "the same", "frame_operations_of_lorat", 0.8, "most", _TIMES),
     Row(
         "inference",
         "a frame of B-224, bfloat16",

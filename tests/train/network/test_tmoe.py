@@ -10,6 +10,7 @@ from torch import nn
 from lorat.configs.schema import LoraConfig
 from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.blocks.tmoe import TmoeLinear
+from tests.train.network.plain_tmoe import textbook
 
 FORMS = {"default": {}, "rsexpert": {"rslora": True}, "shared_expert": {"shared_expert": True}}
 FORMS |= {"route_compression": {"route_compression": True}}
@@ -22,18 +23,6 @@ def make(results=(), inputs=10, out=12, **form) -> TmoeLinear:
         for factor in (layer.lora_a, layer.lora_b, layer.lora_router):
             factor.normal_()
     return layer
-
-
-def textbook(layer: TmoeLinear, x: torch.Tensor) -> torch.Tensor:
-    """The sum over experts as it is written."""
-    rank, pieces = layer.plan.rank, list(F.linear(x, layer.weight, layer.bias).chunk(layer.pairing.results, -1))
-    for slot, a, b, router in zip(layer.pairing.slots, layer.lora_a, layer.lora_b, layer.lora_router, strict=True):
-        gates = F.linear(x, router).softmax(-1)
-        for number, expert in enumerate(b.split(rank, 1)):
-            first = a.split(rank)[number if layer.plan.own_first else 0]
-            gate = gates[..., number : number + 1] if number < len(router) else 1.0
-            pieces[slot] = pieces[slot] + layer.pairing.scale * gate * F.linear(F.linear(x, first), expert)
-    return torch.cat(pieces, -1)
 
 
 @pytest.mark.parametrize("name", FORMS)
