@@ -64,15 +64,21 @@ def mask_files(stem: Path, layout: Layout) -> Iterator[Write]:
 
 
 def read_masks(stem: Path) -> Iterator[tuple[str, Mask]]:
-    """Yield the name of each frame and its mask, in order; a `UserError` if there are none of either layout."""
+    """Yield the name of each frame and its mask, in order; a `UserError` if there are none of either layout, or one is
+    damaged.
+    """
     if (folder := place_of(stem, "png")).is_dir():
         for path in sorted(folder.glob("*.png")):
             yield path.stem, read_image(path)[..., 0] > 0
     elif (file := place_of(stem, "rle")).is_file():
         with file.open() as lines:
-            for line in lines:
-                row = json.loads(line)
-                yield row["frame"], from_rle(row["counts"], *row["size"])
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = json.loads(line)
+                    mask = from_rle(row["counts"], *row["size"])
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(f"{file}: line {number} is no mask; make them again") from None
+                yield row["frame"], mask
     else:
         raise UserError(f"{stem}: no masks there; make them with --segment")
 

@@ -33,9 +33,10 @@ def load_sam(path: Path, wanted: Size | None, dtype: str, device: torch.device) 
     tensors, _ = read_tensors(path)
     if "mask_decoder.hf_token.weight" in tensors:
         raise UserError(f"{path}: HQ-SAM's own file; give --segment hq-sam and a folder in transformers' layout")
-    if any(name not in tensors for name in (_POSITIONS, _TOKENS, _MASK_IN)):
-        raise UserError(f"{path}: no SAM's weights; give the .pth that its authors publish")
-    parts = build_sam(tensors)
+    try:
+        parts = build_sam(tensors)
+    except (KeyError, IndexError):
+        raise UserError(f"{path}: no SAM's weights; give the .pth that its authors publish") from None
     image_encoder, prompt_encoder, mask_decoder = cast("Iterable[Any]", parts.values())
     check_size(path, "sam", Size(tensors[_POSITIONS].shape[-1], len(image_encoder.blocks)), wanted)
     check_tensors(path, tensors, parts.state_dict())
@@ -63,7 +64,7 @@ def load_sam(path: Path, wanted: Size | None, dtype: str, device: torch.device) 
 
 def build_sam(tensors: Mapping[str, Tensor]) -> nn.ModuleDict:
     """Return image encoder, prompt encoder and mask decoder of the sizes that a SAM's tensors have, without memory of
-    their own, on the device ``meta``.
+    their own, on the device ``meta``; a `KeyError` or `IndexError` if they are not a SAM's.
     """
     from segment_anything import modeling
 

@@ -119,7 +119,7 @@ class SegmentSettings:
             return {}
         files = [self.segment_weights]
         if self.segment_weights.is_dir():
-            files = sorted(self.segment_weights.glob("*.safetensors"))
+            files = [self.segment_weights / "config.json", *sorted(self.segment_weights.glob("*.safetensors"))]
         digests = [file_digest(file, "check --segment-weights") for file in files]
         said = {field.name: str(getattr(self, field.name)) for field in fields(SegmentSettings)}
         return said | {"segment_weights": " ".join(digests)}
@@ -130,10 +130,14 @@ class SegmentSettings:
         if self.segment is None or self.segment_weights is None:
             return None
         # torch is not for every command, and each family's package only for who uses it.
+        import torch
+
         from lorat.evaluate.segment.folders import load_folder
         from lorat.evaluate.segment.sam import load_sam
         from lorat.evaluate.segment.segmenter import Segmenter
 
+        if self.segment_dtype == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
         load = load_sam if self.family == "sam" else partial(load_folder, self.family)
         size = SIZES[self.family].get(self.segment)
         generator = load(self.segment_weights, size, self.segment_dtype, device)

@@ -52,6 +52,21 @@ def test_what_is_written_is_read_back(layout, tmp_path):
         np.testing.assert_array_equal(coco.decode(rows[0]), MASKS[rows[0]["frame"]])
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["{", "{}", '{"frame": "2", "size": [2, 2], "counts": "9"}', '{"frame": "2", "size": 4, "counts": "4"}', "3"],
+)
+def test_a_damaged_line_is_named(line, tmp_path):
+    with mask_files(tmp_path / "seq", "rle") as write:
+        write("1", MASKS["00000001"])
+    with (tmp_path / "seq.jsonl").open("a") as file:
+        file.write(line)
+    masks = read_masks(tmp_path / "seq")
+    next(masks)
+    with pytest.raises(UserError, match=r"seq\.jsonl: line 2 is no mask"):
+        next(masks)
+
+
 @pytest.mark.parametrize("layout", ["png", "rle"])
 def test_masks_of_a_sequence_that_failed_are_not_there(layout, tmp_path):
     stem = tmp_path / "seq"

@@ -1,6 +1,7 @@
 """The published mask networks, made small: what they answer here is what their packages answer."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lorat.evaluate.segment.sam import build_sam, load_sam
 from lorat.evaluate.segment.settings import SIZES, SegmentSettings
 from lorat.evaluate.segment.views import mask_in_frame
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.machine import cores_a_rank
 from lorat.shards.pixels.geometry import CropTransform
 from tests.evaluate.segment.tiny import SIDE, save_tiny_hq_sam, save_tiny_sam, save_tiny_sam2, tiny_sam
 
@@ -97,6 +99,20 @@ def test_a_networks_number_type_is_its_image_encoders(tmp_path):
             assert 0 < np.abs(first - second).max() < 0.1 * spread
 
 
+def test_a_mask_network_has_all_cores_though_the_tracker_takes_one(tmp_path, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    generator, before, during = load_sam(save_tiny_sam(tmp_path / "tiny.pth"), None, "auto", CPU), 1, []
+    watched = replace(generator, encode=lambda x: during.append(torch.get_num_threads()) or generator.encode(x))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(before)
+    try:
+        watched(crops(), ASKED)
+        assert during == [cores_a_rank()] and torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_masks_over_a_whole_crop_are_those_that_the_packages_interpolate():
     logits = np.random.default_rng(3).normal(size=(32, 32)).astype(np.float32)
     whole = F.interpolate(torch.from_numpy(logits)[None, None], (SIDE, SIDE), mode="bilinear", align_corners=False)
@@ -116,6 +132,8 @@ def test_weights_that_are_missing_or_not_what_was_asked_for_are_named(tmp_path, 
     other = tmp_path / "other.pth"
     torch.save({"a": torch.zeros(2)}, other)
     torch.save({"mask_decoder.hf_token.weight": torch.zeros(1, 2)}, tmp_path / "sam_hq_vit_b.pth")
+    part = tmp_path / "part.pth"
+    torch.save({"image_encoder.pos_embed": torch.zeros(1, 8, 8, 48)}, part)
     (hq_copy := tmp_path / "short").mkdir()
     (hq_copy / "config.json").write_bytes((hq / "config.json").read_bytes())
     (hq_copy / "model.safetensors").write_bytes(b"short")
@@ -126,6 +144,7 @@ def test_weights_that_are_missing_or_not_what_was_asked_for_are_named(tmp_path, 
         ("sam-vit-b", sam, "holds 48 channels in 3 blocks, not sam-vit-b; give --segment sam"),
         ("hq-sam-vit-l", hq, "holds 48 channels in 3 blocks, not hq-sam-vit-l"),
         ("sam", other, "no SAM's weights"),
+        ("sam", part, "no SAM's weights"),
         ("sam", tmp_path / "sam_hq_vit_b.pth", "HQ-SAM's own file; give --segment hq-sam"),
         ("sam", hq, "a folder; give SAM's own .pth"),
         ("sam2.1", hq, "holds a model of type sam_hq, not sam2"),
