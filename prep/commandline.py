@@ -5,6 +5,8 @@ Nothing but command files imports this; everything below them knows no library o
 
 import functools
 import importlib
+import os
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -14,8 +16,11 @@ from typing import Any, Literal
 
 import click
 
+from lorat.shards.base.console import INTERRUPTED
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import Option
+from lorat.shards.base.process import end_process, one_of_many
+from lorat.shards.base.signals import exit_status, sigterm_stops
 from lorat.shards.base.storage import Location, locate
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -45,12 +50,24 @@ class Command(click.Command):
         super().__init__(*args, **settings)
 
     def main(self, *args: Any, **settings: Any) -> Any:
-        """Run; a `UserError` is one line and status 2, a `Stopped`, as any Ctrl-C is, 130."""
-        try:
-            return super().main(*args, **settings)
-        except (UserError, Stopped) as error:
-            click.echo(f"Error: {error.message}", err=True)
-            raise SystemExit(error.exit_code) from error
+        """Run; a `UserError` is one line and status 2, a `Stopped`, as any Ctrl-C is, 130, and 143 after SIGTERM."""
+        with sigterm_stops() as heard:
+            try:
+                return super().main(*args, **settings)
+            except (UserError, Stopped) as error:
+                status: object = error.exit_code
+                if status != INTERRUPTED or os.environ.get("RANK", "0") == "0":  # ranks are stopped together
+                    click.echo(f"Error: {error.message}", err=True)
+            except SystemExit as error:  # as click ends
+                status = error.code
+            except Exception:
+                if not one_of_many():
+                    raise
+                traceback.print_exc()
+                status = 1
+        if heard.number and status in (1, INTERRUPTED):  # 1 is click's own, where nothing was called yet
+            status = exit_status(heard.number)
+        end_process(status)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command; click by itself would end with 1 after Ctrl-C."""

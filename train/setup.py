@@ -262,8 +262,11 @@ def introduce(training: Training, network: OneStream) -> None:
         f"{world.device}{own}"
     )
     for manifest, weight in zip(source.manifests, source.weights, strict=True):
-        draws = source.epochs * source.pairs_per_epoch * weight / sum(source.weights)
-        say(f"  {manifest.name}: {manifest.rows:,} pairs, each drawn {draws / manifest.rows:.1f} times")
+        draws = round(source.epochs * source.pairs_per_epoch * weight / sum(source.weights))
+        often = f"{draws:,} of them drawn"
+        if draws >= manifest.rows:
+            often = f"each drawn {draws / manifest.rows:.1f} times"
+        say(f"  {manifest.name}: {manifest.rows:,} pairs, {often}")
     for manifest in source.manifests:
         if (suit := suiting(manifest, source)) < 1.0:
             text = "%s: about one sample in %.0f suits data.max_gap and data.causal, and others are read in vain; %s"

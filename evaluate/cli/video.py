@@ -25,7 +25,7 @@ from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.machine import Lost
 from lorat.shards.base.options import option
-from lorat.shards.base.process import exit_status, hear_signals, signal_name
+from lorat.shards.base.signals import Heard, exit_status, hear_signals, signal_name
 from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import xywh_to_xyxy
 from lorat.shards.pixels.jpeg import Range16
@@ -180,7 +180,7 @@ def _track(options: VideoOptions, settings: TrackerSettings, segment: MaskFileSe
         left = None if footage.count is None else footage.count - first.number
         total = min((n for n in (left, options.frames) if n is not None), default=None)
         with (
-            hear_signals(speaks=False) as heard,
+            hear_signals(Heard()) as heard,
             closing(read_ahead(footage, lambda: heard.number != 0)) as following,
             ExitStack() as stack,
         ):

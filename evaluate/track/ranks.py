@@ -4,16 +4,19 @@ Promise: every sequence of rank 0's list is taken by exactly one process, the fi
 store: none is without work while there is some. A process that is lost is noticed when the others meet at the end.
 """
 
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.waiting import fulfil, waiting
 
 _PATIENCE = timedelta(hours=24)  # processes end at different times; one that dies is noticed at once
 _POLL = 0.2  # seconds between two looks at how far the others are
@@ -39,11 +42,14 @@ class Ranks:
         if self.size == 1:
             return [value]
         every: list[Any] = [None] * self.size
-        with ThreadPoolExecutor(1, thread_name_prefix="meet") as pool:
-            meeting = pool.submit(dist.all_gather_object, every, value, group=self.group)
+        meet = partial(dist.all_gather_object, every, value, group=self.group)
+        meeting = Future[None]()
+        # Not of a pool, which would wait for it however this is ended.
+        threading.Thread(target=fulfil, args=(meet, meeting), name="lorat-meet", daemon=True).start()
+        with waiting("other ranks, which have sequences to track"):
             while wait([meeting], timeout=_POLL).not_done:
                 look()
-            meeting.result()
+        meeting.result()
         return every
 
     def first(self, value: Value) -> Value:

@@ -15,7 +15,7 @@ from typing import IO
 
 from lorat.evaluate.vot.stacks import ATTRIBUTEE, Stack
 from lorat.shards.base.errors import Stopped, UserError, some
-from lorat.shards.base.process import hear_signals
+from lorat.shards.base.signals import Heard, hear_signals
 
 _VERSIONS = """
 import json
@@ -80,7 +80,7 @@ class Toolkit:
         leash = [sys.executable, "-I", str(_LEASH), str(os.getpid())]
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with (
-            hear_signals(speaks=False) as heard,
+            hear_signals(Heard()) as heard,
             subprocess.Popen([*leash, str(self.command), *arguments], **streams) as process,  # type: ignore[call-overload]
         ):
             listener = threading.Thread(target=listen, args=(process.stdout,))

@@ -57,6 +57,7 @@ class ClipIndex(Sequence[Clip]):
             self.lost: dict[str, str] = self.header["lost"]
             self.warned: list[str] = self.header["warned"]
             self.odd: list[str] = self.header["odd"]
+            self.outside: int = self.header["outside"]  # visible boxes that were removed
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{path}: is no whole index of clips ({error})") from None
         self.digest = hashlib.sha256(text).hexdigest()[:16]  # of all, since the header holds hashes of the rest

@@ -18,6 +18,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from lorat.prep.annotations.cleaning import clean
 from lorat.prep.annotations.clips import ClipIndex, write_clips
@@ -31,7 +32,7 @@ from lorat.shards.base.storage import atomic_file, cache_folder, remove_leftover
 from lorat.shards.pixels.jpeg import ImageError, image_size
 
 _LOG = logging.getLogger("lorat")
-_VERSION = 7  # raise it when a reader of ours or cleaning gives other clips of the same tree
+_VERSION = 8  # raise it when a reader of ours or cleaning gives other clips of the same tree
 _SIZE_TRIES = 5  # images of a sequence that are tried for its size
 _UNUSED_AFTER = 30 * 86400.0  # seconds
 _CountProgress = Callable[[int, int], None]  # called with (done, in all)
@@ -101,7 +102,9 @@ def _write(
     path: Path, dataset: Dataset, split: str, root: Path, out: Exclusions, progress: _CountProgress | None
 ) -> ClipIndex:
     """Read a tree and write its index."""
-    lost, odd, faults, root_before = dict[str, str](), list[str](), list[TreeFault](), stamp(root)
+    faults, root_before = list[TreeFault](), stamp(root)
+    found: dict[str, Any] = {"lost": dict[str, str](), "odd": list[str](), "outside": 0}
+    lost = found["lost"]
     with Reading(skip=out.sequences, faults=faults, progress=progress) as how:
         seen = how.seen
         clips = exclude_clips(read_clips(dataset, split, root), out)
@@ -119,25 +122,25 @@ def _write(
             noticed = noticed and file is not None
             note(file or root)
         seen.setdefault(str(root), root_before)  # what a reader only asked about, such as whether a folder exists
-        cleaned = _cleaned(clips, lost, odd, progress)
+        cleaned = _cleaned(clips, found, progress)
         if (first := next(cleaned, None)) is None:
             reason = f" ({len(lost)} lost: {next(iter(lost.values()))})" if lost else ""
             remedy = "nothing to build, check the tree with lorat-prep check"
             raise UserError(f"{root}: no sequence of {out.split} has a visible object{reason}; {remedy}")
-        of = {"noticed": noticed, "dataset": dataset.name, "split": split}
-        about, digest = of | {"lost": lost, "warned": how.warned, "odd": odd}, ""
+        found |= {"noticed": noticed, "dataset": dataset.name, "split": split, "warned": how.warned}
+        digest = ""
         try:
             with atomic_file(path, lambda: f"{path.stem}-{digest}{path.suffix}") as opened:
-                digest = write_clips(opened, chain([first], cleaned), about, seen)
+                digest = write_clips(opened, chain([first], cleaned), found, seen)
         except UserError as error:
             raise UserError(f"{error.message}; or set LORAT_CACHE to a folder with room") from None
     return ClipIndex(path.with_stem(f"{path.stem}-{digest}"))
 
 
-def _cleaned(
-    clips: list[Clip], lost: dict[str, str], odd: list[str], progress: _CountProgress | None
-) -> Iterator[Clip]:
-    """Yield what training draws from; empties `clips` on the way, since a tree may fill memory. Fills `odd` at last."""
+def _cleaned(clips: list[Clip], found: dict[str, Any], progress: _CountProgress | None) -> Iterator[Clip]:
+    """Yield what training draws from; empties `clips` on the way, since a tree may fill memory. What is `found`:
+    sequences that are ``lost``, how many visible boxes lie ``outside`` their images, and at last what is ``odd``.
+    """
     total, notation = len(clips), Notation()
     clips.reverse()
     with closing(in_threads(_image_size, [clip.frames for clip in reversed(clips) if not clip.size])) as sizes:
@@ -145,16 +148,22 @@ def _cleaned(
             clip = clips.pop()
             size, said = (clip.size, "") if clip.size else next(sizes)
             if size is None:
-                lost[clip.name] = said
+                found["lost"][clip.name] = said
             else:
                 if said:
                     _LOG.warning("%s", said)
                 notation.add(clip, size)
-                if (cleaned := clean(replace(clip, size=size), size)) is not None:
+                cleaned = clean(replace(clip, size=size), size)
+                found["outside"] += _visible(clip) - (_visible(cleaned) if cleaned else 0)
+                if cleaned is not None:
                     yield cleaned
             if progress:
                 progress(total - len(clips), total)
-    odd += notation.oddities()
+    found["odd"] += notation.oddities()
+
+
+def _visible(clip: Clip) -> int:
+    return sum(int(track.visible.sum()) for track in clip.tracks)
 
 
 def _image_size(frames: FrameFiles) -> tuple[tuple[int, int] | None, str]:

@@ -83,6 +83,7 @@ class Plan:
     options: BuildOptions
     pairs: int
     warned: tuple[str, ...] = ()  # of the tree, lost sequences and images included, for the log and the manifest
+    outside: int = 0  # visible boxes that were removed, since they have no part in their images, or no size
 
     @property
     def name(self) -> str:
@@ -143,9 +144,10 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
                 remedy = "write x, y, width, height in pixels, or build them as they are with --odd-boxes"
                 raise UserError(f"{dataset}-{split}: {what} {remedy}")
             _LOG.warning("%s-%s: %s", dataset, split, what)
+        outside = clips.outside
         warned = (*clips.warned, *(f"lost a sequence: {reason}" for reason in lost), *clips.odd)
     else:
-        fingerprint, warned = annotations_fingerprint(clips), ()
+        fingerprint, warned, outside = annotations_fingerprint(clips), (), 0
     config = {"seed": options.seed, "shard_pairs": options.shard_pairs, **asdict(options.crops)}
     config |= {"codec": codec_name(), "shrinking": SHRINKING, "annotations": fingerprint}
     config |= {"drawing": DRAWING, "resampler": RESAMPLER}
@@ -157,7 +159,7 @@ def make_plan(clips: Sequence[Clip], shards: Location, options: BuildOptions) ->
     used |= {"max_gap": gap if gap != MAX_GAPS[sampler] else None}
     config = {k: v for k, v in (config | used).items() if v is not None}
     pairs = options.pairs or min(_MOST_PAIRS, most_pairs(clips))
-    return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs, warned)
+    return Plan(dataset, split, clips, shards / f"{dataset}-{split}", config, options, pairs, warned, outside)
 
 
 def warn_of_losses(what: str, reasons: Sequence[str], where: str) -> None:

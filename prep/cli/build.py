@@ -24,7 +24,7 @@ from lorat.shards.base.console import OUT, Update, plain_table, progress_bar, sa
 from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.options import option, parse_bytes
-from lorat.shards.base.storage import Location
+from lorat.shards.base.storage import Location, StoreOptions
 
 _LOG = logging.getLogger("lorat")
 _VALIDATION_PAIRS = {"got10k-val": 4096}
@@ -48,14 +48,21 @@ class ShardsOptions:
 @options_of(CropOptions, "crops")
 @options_of(EngineOptions, "jobs")
 @options_of(SourceOptions, "trees")
+@options_of(StoreOptions, "store")
 def build_command(
-    place: ShardsOptions, options: BuildOptions, crops: CropOptions, jobs: EngineOptions, trees: SourceOptions
+    place: ShardsOptions,
+    options: BuildOptions,
+    crops: CropOptions,
+    jobs: EngineOptions,
+    trees: SourceOptions,
+    store: StoreOptions,
 ) -> None:
     """Build shards of frame pairs, or of a tracker's tuples, from raw trees.
 
     First says what to expect, from a sample of pairs. Finished shards are kept when a build is stopped; the same
     command goes on. Exit status 2 when a tree is missing or damaged, or the disk too small; 130 after Ctrl-C.
     """
+    store.use()
     if options.pairs and place.budget:
         raise UserError("--pairs and --budget both say how much; give one")
     if options.part and place.merge:
@@ -131,22 +138,25 @@ def _expect(plans: Sequence[Plan], costs: Sequence[Cost | None], slots: int, pla
             done = finished(plan, mine) | receipts(plan, sorted(set(every) - set(mine)))
             estimates.append(estimate(plan, [k for k in every if k not in done], slots, cost))
             update(len(estimates), len(plans))
-    columns = ("data set", "sequences", "pairs", "there", "to build", "KB/pair", "GB", "minutes")
+    outside = any(plan.outside for plan in plans)
+    names = ["data set", "sequences", *["boxes outside"] * outside]
+    columns = (*names, "pairs", "there", "to build", "KB/pair", "GB", "minutes")
     table = plain_table(columns, f"To build in {place.shards}")
 
-    def add(name: str, rows: Sequence[Estimate], kilobytes: str, sequences: str = "") -> None:
+    def add(rows: Sequence[Estimate], kilobytes: str, *begin: str) -> None:
         *counts, size, seconds = (
             sum(getattr(one, what) for one in rows) for what in ("pairs", "there", "to_build", "bytes", "seconds")
         )
         cells = (*(f"{count:,}" for count in counts), kilobytes, f"{size / 1e9:,.2f}", f"{seconds / 60:,.1f}")
-        table.add_row(name, sequences, *cells)
+        table.add_row(*begin[: len(names)], *cells)
 
     for one, plan in zip(estimates, plans, strict=True):
         sequences = of_published(len(plan.clips), expected_sequences(plan.dataset, plan.split))
-        add(one.name, [one], f"{one.bytes_per_pair / 1e3:.1f}" if one.sampled else "-", sequences)
+        kilobytes = f"{one.bytes_per_pair / 1e3:.1f}" if one.sampled else "-"
+        add([one], kilobytes, one.name, sequences, f"{plan.outside:,}")
     if len(estimates) > 1:
         table.add_section()
-        add("sum", estimates, "")
+        add(estimates, "", "sum", "", f"{sum(plan.outside for plan in plans):,}")
     OUT.print(table)
     free = free_bytes(place.shards)
     room = "" if free is None else f"; {free / 1e9:,.1f} GB are free"

@@ -1,10 +1,12 @@
 """``lorat-prep verify``, ``stats`` and ``inspect``: shards audited, counted and looked at."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,13 +14,13 @@ from lorat.configs.load import load_recipe
 from lorat.prep.browse.samples import Found, draw_sheet, find_sample, frames_of, pick_samples
 from lorat.prep.browse.sets import SetSizes, find_sets, load_sets, print_sets
 from lorat.prep.browse.stats import MEASURES, QUANTILES, freshness, object_side, sample_stats
-from lorat.prep.commandline import Command, LocationType
+from lorat.prep.commandline import Command, LocationType, options_of
 from lorat.prep.pool import LocalEngine, Tell
 from lorat.shards.base.console import OUT, plain_table, progress_bar, say
 from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import Stopped, UserError
 from lorat.shards.base.machine import usable_cores
-from lorat.shards.base.storage import Location, write_json
+from lorat.shards.base.storage import Location, StoreOptions, write_json
 from lorat.shards.sample import VERSION, StoredImage, image_roles
 from lorat.shards.verify.shard import ShardAudit, ShardFault, ShardJob, audit_shard
 from lorat.shards.verify.verify import SetAudit, plan_audit
@@ -29,10 +31,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def _sets(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the argument SHARDS and --datasets."""
+    """Add the argument SHARDS, --datasets, and what is asked of stores."""
+
+    @functools.wraps(command)
+    def using(store: StoreOptions, **values: Any) -> None:
+        store.use()
+        command(**values)
+
     names = "Shard sets, such as lasot-train,coco; 'coco' is all splits.  [default: all]"
     place = click.argument("shards", type=LocationType(), default=Path("data/shards"))
-    return place(click.option("--datasets", help=names)(command))
+    return place(click.option("--datasets", help=names)(options_of(StoreOptions, "store")(using)))
 
 
 @click.command("verify", cls=Command)

@@ -1,19 +1,17 @@
-"""A process among others: how it treats threads and memory, and what signals do to it.
+"""A process among others: how it treats threads and memory, and how it ends.
 
 glibc returns large blocks to the system as soon as they are freed. A process that decodes a frame of some megabytes,
 drops it and decodes the next gets every page of every frame zeroed by the kernel again: a sixth of a build's time where
 two processes do so at once.
 """
 
+import atexit
 import ctypes
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FrameType
+from typing import NoReturn
 
 import cv2
 
@@ -60,71 +58,21 @@ def keep_freed_memory(kept: int = _KEPT) -> bool:
     return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) and mallopt(_M_TRIM_THRESHOLD, kept))
 
 
-@dataclass(slots=True)
-class Heard:
-    """Which signal asked this process to end; 0 is none yet."""
-
-    number: int = 0
+def one_of_many() -> bool:
+    """Return whether this process is one of several ranks, as torchrun says."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-@contextmanager
-def hear_signals(speaks: bool) -> Iterator[Heard]:
-    """Note SIGTERM and Ctrl-C inside the block instead of being ended by them, for a loop to end after its step. A
-    signal that is ignored, as in what a script started in the background, stays ignored. Who `speaks` says on stderr
-    that one was heard. A second Ctrl-C is a `SystemExit` with 130, at once.
+def end_process(status: object) -> NoReturn:
+    """End with an exit status, as `sys.exit` takes it. One of several ranks does not take its interpreter down: gloo's
+    threads outlive their groups, and once in some dozens of runs one of them then ended the process by SIGABRT (PyTorch
+    2.14).
     """
-    heard, owner = Heard(), os.getpid()
-
-    def hear(number: int, _: FrameType | None) -> None:
-        if os.getpid() != owner:
-            return  # a loader worker that is just starting
-        if heard.number and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if heard.number:
-            return
-        heard.number = number
-        if speaks:
-            again = "; Ctrl-C once more ends at once" if number == signal.SIGINT else ""
-            text = f"\n{signal_name(number)}: the training ends after this step and saves{again}\n"
-            os.write(2, text.encode())  # a stream may be in the middle of writing
-
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, hear)
-    try:
-        yield heard
-    except KeyboardInterrupt:
-        raise SystemExit(exit_status(signal.SIGINT)) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def outlive_signals() -> None:
-    """Make this loader worker ignore Ctrl-C, and SIGTERM from others than the training itself. A whole group of
-    processes gets the same signals, while the training needs its workers to the end of a step. Where the system does
-    not tell who sent a signal (macOS), SIGTERM ends the worker.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        training = os.getppid()
-
-        def end_for_it() -> None:
-            while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
-                pass
-            os._exit(0)  # as it wants it: no failure of a worker
-
-        threading.Thread(target=end_for_it, daemon=True).start()
-
-
-def signal_name(number: int) -> str:
-    """Return what users call a signal."""
-    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-
-
-def exit_status(number: int) -> int:
-    """Return the exit status of a process that a signal ended, as shells give it."""
-    return 128 + number
+    if not one_of_many():
+        raise SystemExit(status)
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))

@@ -2,8 +2,8 @@
 
 What a build or a training leaves behind is written beside its final name, flushed and renamed (its folder is flushed
 too, so a power cut does not undo the name), or spooled to a local file and uploaded whole. Every answer of a store is
-fresh; retries are its client's, and all of them together end after ``$LORAT_STORE_TIMEOUT`` seconds (120). What it
-gives up on is a `UserError`; only a missing object is a `FileNotFoundError`.
+fresh; retries are its client's, and all of them together end after `StoreOptions.store_timeout` seconds. What it gives
+up on is a `UserError`; only a missing object is a `FileNotFoundError`.
 """
 
 import errno
@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -27,11 +28,13 @@ from upath import UPath
 
 from lorat.shards.base.disk import LEFTOVER, explain_disk, explain_reading
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.options import option
 from lorat.shards.base.waiting import seconds_in, waiting
 
 Location: TypeAlias = Path | UPath
 """A local path, or a place in a store that fsspec knows."""
 
+TIMEOUT = "LORAT_STORE_TIMEOUT"
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _SPOOL = ".lorat-upload-"
 _LEFT_AFTER = 6 * 3600.0  # seconds without a write, after which a temporary file counts as left behind
@@ -51,6 +54,24 @@ _SLOWEST = 50e3  # bytes a second of a line that is slow, not silent
 _NOT_OURS = re.compile(
     "credentials|Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|profile", re.IGNORECASE
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreOptions:
+    """How stores are waited for."""
+
+    store_timeout: float | None = option(
+        None,
+        least=0.1,
+        metavar="SECONDS",
+        help="How long a store (s3://...) may take to answer, all tries of its client together.",
+        shown=f"${TIMEOUT}, else 120",
+    )
+
+    def use(self) -> None:
+        """Let this process, and those that it starts, wait so long."""
+        if self.store_timeout is not None:
+            os.environ[TIMEOUT] = str(self.store_timeout)
 
 
 def locate(text: str | Path) -> Location:
@@ -99,7 +120,7 @@ def _client(place: UPath) -> Any:
 
 def store_timeout() -> float:
     """Return how many seconds a store may take to answer, with all that its client tries again."""
-    return seconds_in("LORAT_STORE_TIMEOUT", 120.0)
+    return seconds_in(TIMEOUT, 120.0)
 
 
 def _ask(place: UPath, method: str, *args: Any, sent: int = 0, **options: Any) -> Any:
@@ -113,7 +134,7 @@ def _ask(place: UPath, method: str, *args: Any, sent: int = 0, **options: Any) -
         try:
             return sync(client.loop, getattr(client, f"_{method}"), *args, timeout=limit, **options)
         except TimeoutError:
-            raise TimeoutError(f"no answer within {round(limit, 1):g} s, $LORAT_STORE_TIMEOUT") from None
+            raise TimeoutError(f"no answer within {round(limit, 1):g} s; --store-timeout may be longer") from None
 
 
 @contextmanager

@@ -41,8 +41,22 @@ def patience() -> float:
 @dataclass(slots=True)
 class _Wait:
     what: str | Callable[[], str]
+    longer: float = 0.0  # than the patience for all
+    early: Callable[[], None] | None = None
     since: float = field(default_factory=time.monotonic)
     told: bool = False
+
+    def look(self, silent: float) -> str:
+        """Return what is to be said now, if anything."""
+        lasts, silent = time.monotonic() - self.since, silent + self.longer
+        if self.early is not None and lasts >= silent / 3:
+            early, self.early = self.early, None
+            early()
+        if self.told or lasts < silent:
+            return ""
+        what = self.what if isinstance(self.what, str) else self.what()
+        self.told = bool(what)
+        return what and f"waiting for {what} since {lasts:.0f} s"
 
 
 class _Watch:
@@ -67,12 +81,9 @@ class _Watch:
     def _look(self, silent: float) -> None:
         while True:
             time.sleep(min(POLL, silent / 4))
-            now = time.monotonic()
             for wait in list(self.open.values()):
-                if not wait.told and now - wait.since >= silent:
-                    wait.told = True
-                    what = wait.what if isinstance(wait.what, str) else wait.what()
-                    self.say(f"waiting for {what} since {now - wait.since:.0f} s")
+                if text := wait.look(silent):
+                    self.say(text)
 
 
 _WATCH = _Watch()
@@ -81,8 +92,13 @@ os.register_at_fork(after_in_child=_WATCH.forget)
 
 
 @contextmanager
-def waiting(what: str | Callable[[], str]) -> Iterator[None]:
-    """Wait inside the block for `what`; a callable is asked in another thread, when it is told."""
+def waiting(
+    what: str | Callable[[], str], *, longer: float = 0.0, early: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Wait inside the block for `what`; a callable is asked in another thread, when it is told, and again where it
+    gives nothing. So many seconds `longer` than other waits this one is silent; after a third of the time `early` is
+    called in that thread.
+    """
     note: Note | None = getattr(_OWN, "note", None)
     if note is not None:
         before, note.text = note.text, what if isinstance(what, str) else what()
@@ -91,7 +107,7 @@ def waiting(what: str | Callable[[], str]) -> Iterator[None]:
         finally:
             note.text = before
         return
-    wait = _Wait(what)
+    wait = _Wait(what, longer, early)
     _WATCH.begin(wait)
     try:
         yield

@@ -16,7 +16,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import BinaryIO
@@ -25,7 +24,16 @@ from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import Location, atomic_file, read_bytes, read_range, remove_file, remove_leftovers
 from lorat.shards.base.waiting import Note, waiting
-from lorat.shards.cache.folder import CacheEntry, CacheOptions, bytes_needed, entry_of, locked, make_part, room_lock
+from lorat.shards.cache.folder import (
+    CacheEntry,
+    CacheOptions,
+    Others,
+    bytes_needed,
+    entry_of,
+    locked,
+    make_part,
+    room_lock,
+)
 from lorat.shards.manifest import Manifest, Receipt
 from lorat.shards.reader import ShardReader
 from lorat.shards.sample import Sample
@@ -35,7 +43,6 @@ _LOG = logging.getLogger("lorat")
 _REQUEST = 16 << 20  # bytes a request of a download
 _QUEUE = 32  # shards that wait to be fetched ahead
 _TRIES = 100
-_POLL = 0.05  # seconds
 
 
 class ShardCache:
@@ -155,12 +162,9 @@ class ShardCache:
             limit = f"the cache's limit is {self.options.max_bytes:,}; raise it"
             raise UserError(f"{self.options.folder}: {receipt.shard} needs {need:,} bytes, {limit}")
         remove_leftovers(self.options.folder)
-        with waiting(f"room in {self.options.folder}, which is promised to downloads of other processes"):
-            while (file := make_part(self.options, entry, need, drop_open=not ahead)) is None:
-                if ahead:
-                    yield None
-                    return
-                time.sleep(_POLL)
+        if (file := self._make_part(entry, need, ahead)) is None:
+            yield None
+            return
         try:
             with file:
                 yield file
@@ -168,6 +172,14 @@ class ShardCache:
         finally:
             with suppress(OSError):  # it has its name, or what went wrong is being raised
                 entry.part.unlink()
+
+    def _make_part(self, entry: CacheEntry, need: int, ahead: bool) -> BinaryIO | None:
+        what = f"{self.options.folder}: its room is promised to downloads of other processes"
+        others = Others(self.options.folder, what)
+        with waiting(what):
+            while (file := make_part(self.options, entry, need, drop_open=not ahead)) is None and not ahead:
+                others.wait()
+        return file
 
 
 class _CopyReader(ShardReader):

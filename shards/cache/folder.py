@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import store_timeout
 from lorat.shards.base.waiting import waiting
 from lorat.shards.manifest import Receipt
 from lorat.shards.writer import INDEX_DTYPE, index_path
@@ -24,6 +26,7 @@ from lorat.shards.writer import INDEX_DTYPE, index_path
 _LOG = logging.getLogger("lorat")
 _NAME = re.compile(r"(?P<entry>.+\.[0-9a-f]{16})\.(tar\.zst|tar\.zst\.part|idx|ok)")
 _STAMP = 256  # bytes, at most
+_POLL = 0.02  # seconds between two looks at what another process keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +112,50 @@ def room_lock(folder: Path) -> Path:
 def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
     """Hold a lock file's lock, exclusive or ``fcntl.LOCK_SH``, waiting for it."""
     with path.open("ab") as file:
+        others = Others(path.parent, f"{path}: another process holds it")
         with waiting(f"{path}, which another process holds"):
-            fcntl.flock(file, kind)
+            while not _taken(file, kind):
+                others.wait()
         try:
             yield
         finally:
             # Not left to the closing: a process forked meanwhile would go on holding the lock.
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+class Others:
+    """Other processes that use a cache and keep what this one waits for."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        """`what` says which and of what file, as the begin of an error."""
+        self._folder, self._what, self._limit = folder, what, 2 * store_timeout()
+        self._known, self._since = 0, time.monotonic()
+
+    def wait(self) -> None:
+        """Wait a moment; a `UserError` once none has fetched anything for twice as long as a store may take."""
+        time.sleep(_POLL)
+        if (newest := _newest_write(self._folder)) != self._known:
+            self._known, self._since = newest, time.monotonic()
+        if time.monotonic() - self._since > self._limit:
+            why = f"no process fetched anything into the cache for {self._limit:g} s"
+            raise UserError(f"{self._what}, and {why}; end those that use it, or name another folder")
+
+
+def _taken(file: BinaryIO, kind: int) -> bool:
+    """Take a file's lock, unless another process has it; return whether it was taken."""
+    with suppress(BlockingIOError):
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _newest_write(folder: Path) -> int:
+    """Return when something was last written into a file that is fetched; 0 where none is."""
+    newest = 0
+    for part in folder.glob("*.part"):
+        with suppress(FileNotFoundError):
+            newest = max(newest, part.stat().st_mtime_ns)
+    return newest
 
 
 def make_part(options: CacheOptions, entry: CacheEntry, need: int, drop_open: bool) -> BinaryIO | None:

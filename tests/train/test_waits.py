@@ -124,14 +124,37 @@ def test_a_read_of_a_store_ends_at_its_limit(runner, files, remote, silent, tmp_
     begin = time.monotonic()
     if more:  # everything would be there before the store falls silent
         silent.send_signal(signal.SIGSTOP)
-        runner.start(arguments, environment(LORAT_STORE_TIMEOUT="10"))
+        runner.start(arguments, environment(LORAT_STORE_TIMEOUT="5"))
     else:
-        stop_in_the_middle(runner, arguments[:-1], tmp_path / "run", silent, LORAT_STORE_TIMEOUT="10")
+        stop_in_the_middle(runner, arguments[:-1], tmp_path / "run", silent, LORAT_STORE_TIMEOUT="5")
     code, errors = runner.wait()
     assert code == 2 and "Traceback" not in errors, errors
     last = errors.strip().splitlines()[-1]
-    assert last.startswith("Error: s3://") and "no answer within 10 s, $LORAT_STORE_TIMEOUT" in last
+    assert last.startswith("Error: s3://") and "no answer within 5 s; --store-timeout may be longer" in last
     assert time.monotonic() - begin < 150
+
+
+def test_a_signal_before_the_first_step_is_one_line(runner, files, remote, silent, tmp_path):
+    silent.send_signal(signal.SIGSTOP)
+    process = runner.start([*files, *remote, f"--run={tmp_path / 'run'}"], environment())
+    wait_for(lambda: "waiting for s3://" in runner.errors.read_text())
+    os.kill(process, signal.SIGTERM)
+    code, errors = runner.wait()
+    assert code == 143 and errors.strip().splitlines()[-1] == "Error: stopped", errors
+    assert "Traceback" not in errors
+
+
+def test_compiling_is_told_and_broken_off_by_a_signal(runner, files, tmp_path):
+    run = tmp_path / "run"
+    limits = {"LORAT_PATIENCE": "0.2", "LORAT_GRACE": "0.5", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    process = runner.start([*files, "--set=train.compile=true", f"--run={run}"], limits)
+    wait_for(lambda: "waiting for step 1, which is compiled since" in unwrapped(runner.errors.read_text()))
+    begin = time.monotonic()
+    os.kill(process, signal.SIGTERM)
+    code, errors = runner.wait()
+    assert code == 143 and "Traceback" not in errors, errors
+    assert time.monotonic() - begin < 3
+    assert "SIGTERM: no step was done; go on with --resume auto" in errors.replace("\n", "")
 
 
 def test_shared_memory_that_is_too_small_is_refused_before_the_start(source, tmp_path, monkeypatch):

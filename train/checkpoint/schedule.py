@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lorat.configs.schema import TrainConfig
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import Heard, exit_status, signal_name
+from lorat.shards.base.signals import Heard, exit_status, signal_name
 from lorat.shards.base.waiting import waiting
 from lorat.train.checkpoint.checkpoints import Due, Snapshot, save_checkpoint
 from lorat.train.data.batches import Batch
@@ -31,6 +31,7 @@ class Saver:
         self._saved_at, self._saved = time.monotonic(), 0
         self._stop, self._late = 0, 0
         self.newest: Path | None = None  # the newest checkpoint of the run, once it `starts`
+        self.ended = False  # whether the end that a signal asked for was told
 
     def starts(self, step: int, newest: Path | None) -> None:
         """Note the step that the run goes on from, and the checkpoint of it, if there is one."""
@@ -43,7 +44,7 @@ class Saver:
         got: Batch | str = ""
         failure: UserError | None = None
         keeps = ""
-        with waiting(lambda: f"data{keeps and f' ({keeps})'}"):
+        with waiting(lambda: f"data{keeps and f' ({keeps})'}" if keeps or isinstance(got, str) else ""):
             while True:
                 try:
                     got = next(batches) if isinstance(got, str) else got
@@ -102,14 +103,19 @@ class Saver:
             _LOG.warning("the training goes on without a checkpoint: %s", error.message)
         self._saved_at, self._saved = time.monotonic(), due.step
 
+    @property
+    def newest_said(self) -> str:
+        """What a run that ends says of its newest checkpoint."""
+        return f"saved {self.newest}" if self.newest else "no step was done"
+
     def finish(self) -> None:
         """Wait for the other ranks, so that what rank 0 writes is there; every rank calls it. `SystemExit` where a
         signal asked for the end: 143 after SIGTERM, 130 after Ctrl-C.
         """
         if self.asked_to_end():
             if self._world.speaks:
-                saved = f"saved {self.newest}" if self.newest else "no step was done"
-                _LOG.info("%s: %s; go on with --resume auto", signal_name(self._stop), saved)
+                _LOG.info("%s: %s; go on with --resume auto", signal_name(self._stop), self.newest_said)
+            self.ended = True
             raise SystemExit(exit_status(self._stop))
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +17,8 @@ from lorat.shards.base.console import say, start_logging
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option, parse_bytes
 from lorat.shards.base.process import wait_briefly
-from lorat.shards.base.storage import Location, locate
+from lorat.shards.base.signals import Heard, grace, obey_in_time, signal_name
+from lorat.shards.base.storage import Location, StoreOptions, locate
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.pixels.jpeg import codec_name
 from lorat.train.options import StartOptions
@@ -85,14 +86,16 @@ class TrainOptions:
 @options_of(TrainOptions, "options", "What is trained")
 @options_of(StartOptions, "start", "The run")
 @options_of(TreeOptions, "trees")
+@options_of(StoreOptions, "store", "Data")
 @click.version_option(package_name="lorat")
-def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None:
+def main(options: TrainOptions, start: StartOptions, trees: TreeOptions, store: StoreOptions) -> None:
     """Train a tracker on shards, and track test sets with it.
 
     Exit status: 0 done; 1 trained, but test sets could not all be tracked; 2 an input is missing or does not fit.
     """
     start_logging()
     wait_briefly()
+    store.use()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
         for handler in logging.getLogger("lorat").handlers:
             handler.setLevel(logging.ERROR)  # rank 0 has the same to say
@@ -110,9 +113,16 @@ def main(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> None
     elif _EVALUATION in options.recipe:
         sys.exit(_evaluate(options, start, trees))
     else:
-        from lorat.train.distributed.world import end_process
+        sys.exit(_train(options, start, trees))
 
-        end_process(_train(options, start, trees))
+
+def _ending_in_time() -> AbstractContextManager[None]:
+    """End this process where SIGTERM or Ctrl-C finds it deaf, before its steps and after them: nothing is lost."""
+
+    def last(number: int) -> None:
+        os.write(2, f"{signal_name(number)}: ended outside of training steps\n".encode())
+
+    return obey_in_time(Heard(), last, grace())
 
 
 def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> int:
@@ -125,7 +135,7 @@ def _train(options: TrainOptions, start: StartOptions, trees: TreeOptions) -> in
     from lorat.train.setup import common_settings, find_shards, introduce, note_run, prepare, settle_compute
     from lorat.train.step.faults import explain_memory
 
-    with join_world(start.device) as world:
+    with _ending_in_time(), join_world(start.device) as world:
         request = agreed(lambda: _request(options, start), world)
         manifests = agreed(lambda: find_shards(request), world)
         wanted = () if options.no_eval else request.recipe.train.evaluate

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import outlive_signals, settle_worker
+from lorat.shards.base.process import settle_worker
+from lorat.shards.base.signals import outlive_signals
 from lorat.shards.base.waiting import POLL, made_one
 from lorat.train.data.handover import Apart, Notes, is_late, place
 from lorat.train.data.places import Source, Steps

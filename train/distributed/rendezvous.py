@@ -66,13 +66,18 @@ def _invite(store: dist.Store, size: int, timeout: timedelta) -> str:
     return name
 
 
+def is_lost(error: RuntimeError) -> bool:
+    """Return whether PyTorch raised an error because other ranks are gone or silent."""
+    return isinstance(error, dist.DistError) or bool(_OF_BACKENDS.search(str(error)))
+
+
 @contextmanager
 def explain_ranks(*, met: bool) -> Iterator[None]:
     """Raise a `UserError` for what PyTorch raises when a rank does not come or, once they `met`, is gone or silent."""
     try:
         yield
     except RuntimeError as error:  # a DistError is one
-        if met and not (isinstance(error, dist.DistError) or _OF_BACKENDS.search(str(error))):
+        if met and not is_lost(error):
             raise
         patience = f"{rank_timeout().total_seconds():g} s (${TIMEOUT})"
         what, remedy = f"lost the others, or waited {patience} for them", _LOST

@@ -4,15 +4,13 @@ Ranks read their own command line, files and trees. One that lacks something, or
 leave the others waiting for it, or train other weights. So they tell one another, and all end with one line on rank 0.
 """
 
-import atexit
 import gc
 import inspect
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -26,6 +24,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.base.waiting import POLL, wait_for, waiting
 from lorat.train.distributed.rendezvous import explain_ranks, meet, rank_timeout
+from lorat.train.distributed.roll import Roll
 from lorat.train.network.deploy.devices import pick_device
 
 Value = TypeVar("Value")
@@ -43,11 +42,16 @@ class World:
     device: torch.device
     store: dist.Store | None = None  # of all ranks; None where there is one
     meeting: Any = None  # a group over the processors, beside the one of the gradients; None where there is one rank
+    roll: Roll | None = None  # who is waited for; None where there is one rank
 
     @property
     def speaks(self) -> bool:
         """Whether this process prints and writes."""
         return self.rank == 0
+
+    def waiting(self, what: str, longer: float = 0.0) -> AbstractContextManager[None]:
+        """Wait inside the block, as `lorat.shards.base.waiting` has it, for what all ranks do together."""
+        return self.roll.call(what, longer) if self.roll is not None else waiting(what, longer=longer)
 
     @property
     def pins(self) -> bool:
@@ -87,25 +91,13 @@ def join_world(device: str) -> Iterator[World]:
         meeting = dist.new_group(backend="gloo", timeout=timeout)
     try:
         with explain_ranks(met=True):
-            yield World(rank, size, chosen, store, meeting)
+            yield World(rank, size, chosen, store, meeting, Roll(store, rank, size))
     finally:
         dist.destroy_process_group()
         # Threads of the groups let go of the last exchange's tensors, for which they need the interpreter. One that
         # asks for it while that is taken down aborts the process ("terminate called without an active exception").
         gc.collect()
         time.sleep(_LET_GO)
-
-
-def end_process(status: int) -> NoReturn:
-    """End with an exit status. One of several ranks does not take its interpreter down: gloo's threads outlive their
-    groups, and once in some dozens of runs one of them then ended the process by SIGABRT (PyTorch 2.14).
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        sys.exit(status)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
 
 
 def own_gpu(number: int) -> torch.device:
@@ -136,7 +128,7 @@ def mean_over_ranks(value: Tensor, world: World) -> Tensor:
     if world.size == 1:
         return value
     value = value.clone()
-    _settle(dist.all_reduce(value, async_op=True), value.device)
+    _settle(dist.all_reduce(value, async_op=True), world, value.device, "a mean over ranks")
     return value / world.size
 
 
@@ -145,7 +137,8 @@ def most_over_ranks(numbers: Sequence[int], world: World) -> list[int]:
     if world.size == 1:
         return list(numbers)
     value = torch.tensor(numbers, dtype=torch.int64)
-    _settle(dist.all_reduce(value, dist.ReduceOp.MAX, group=world.meeting, async_op=True), value.device)
+    work = dist.all_reduce(value, dist.ReduceOp.MAX, group=world.meeting, async_op=True)
+    _settle(work, world, value.device, "a meeting of the ranks")
     return list(map(int, value))
 
 
@@ -159,12 +152,12 @@ def texts_of_ranks(texts: list[str], world: World) -> list[str]:
     return [text for part in every for text in part]
 
 
-def _settle(work: Any, device: torch.device) -> None:
+def _settle(work: Any, world: World, device: torch.device, what: str) -> None:
     """Wait for the other ranks, in pieces, between which signals are heard; a GPU waits by itself."""
     if device.type == "cuda":
         work.wait()
         return
-    with waiting("the other ranks"):
+    with world.waiting(what):
         while True:
             try:
                 work.wait(_PIECE)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from lorat.shards.base.storage import atomic_file
 from lorat.train.logs.log import Listener
+from lorat.train.logs.result import read_best
 
 _PATIENCE = "30"  # seconds that an answer of the server is waited for at the start
 # For the last records: else a server that is gone keeps the training from ending. ``wandb sync`` sends what did not.
@@ -91,13 +92,18 @@ def wandb_run(folder: Path, mode: str, about: About) -> Iterator[Listener | None
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         guarded("a record", run.log, {"step": step, "pairs": step * about.batch_size, **numbers})
 
+    def finish(exit_code: int) -> None:
+        if best := read_best(folder):
+            run.summary.update({f"best/{best.measure}": best.score, "best/epoch": best.epoch})
+        run.finish(exit_code=exit_code)
+
     run = guarded("the start", _open, folder, mode == "online", about)
     try:
         yield None if failed else tell
     except BaseException:
-        guarded("the end", lambda: run.finish(exit_code=1))
+        guarded("the end", finish, 1)
         raise
-    guarded("the end", lambda: run.finish())
+    guarded("the end", finish, 0)
 
 
 def _open(folder: Path, online: bool, about: About) -> Any:

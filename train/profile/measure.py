@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 
 from lorat.shards.base.machine import memory_limits
+from lorat.train.network.deploy.devices import catch_up
 from lorat.train.network.variants import empty_network
 from lorat.train.profile.count import Setting, made_up_batch, materialise, step_engine
 from lorat.train.step.step import update
@@ -77,18 +78,11 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     """Return how long work on a device takes until it is done."""
-    _wait_for(device)
+    catch_up(device)
     begin = time.perf_counter()
     work()
-    _wait_for(device)
+    catch_up(device)
     return time.perf_counter() - begin
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def free_memory(device: torch.device) -> int:

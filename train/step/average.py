@@ -5,8 +5,7 @@ saved and gone on from as they are: each rank averages its own part, and all com
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,20 +47,15 @@ def average(optimizer: Optimizer, decay: float, step: int, skipped: Tensor | Non
             mean.lerp_(weight, share * (1.0 - skipped))
 
 
-@contextmanager
-def averaged(optimizer: Optimizer) -> Iterator[None]:
-    """Let the average stand in the place of the weights, if there is one; afterwards these are back, bit for bit."""
-    pairs = [(_local(weight), _local(state[_KEY])) for weight, state in optimizer.state.items() if _KEY in state]
-    kept = [weight.clone() for weight, _ in pairs]
-    with torch.no_grad():
-        for weight, mean in pairs:
-            weight.copy_(mean)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for (weight, _), value in zip(pairs, kept, strict=True):
-                weight.copy_(value)
+@torch.no_grad()
+def exchange(optimizer: Optimizer) -> None:
+    """Let the average and the weights change places, if there is one; done again, all is as before, bit for bit."""
+    for weight, state in optimizer.state.items():
+        if _KEY in state:
+            mine, mean = _local(weight), _local(state[_KEY])
+            kept = mine.clone()
+            mine.copy_(mean)
+            mean.copy_(kept)
 
 
 def averages(network: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ and changes no batch, no random draw and no weight of the training.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,8 @@ from lorat.train.distributed.world import World, mean_over_ranks, parallel, text
 from lorat.train.distributed.zero import Zero
 from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.deploy.devices import compile_backward
-from lorat.train.step.average import average, averaged, averages, network_of_averages
+from lorat.train.step.average import average, averages, exchange, network_of_averages
+from lorat.train.step.changes import Changes
 from lorat.train.step.faults import Watch, step_unless
 from lorat.train.step.loss import Losses, Objective
 from lorat.train.step.optimizer import box_weight, clip_gradients
@@ -41,6 +42,8 @@ class Engine:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=objective.dtype == torch.float16)
         self.watch = Watch(world)  # keeps steps that are not finite from changing weights
         self.wrapped: nn.Module = objective  # alone or over the ranks; what a step calls
+        self.changes = Changes()
+        self._exchanged = False  # whether the moving average stands in the place of the weights
         self._empty: OneStream | None = None  # a copy without values, where ranks hold parts
         self._zero: Zero | None = None  # where DeepSpeed does the step
         self._compiled_backward: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -65,6 +68,11 @@ class Engine:
             self.objective.compile_whole(self.world.device, plan.compile_mode)
 
     @property
+    def spread(self) -> bool:
+        """Whether ranks hold parts of weights or of the optimiser's state."""
+        return self._empty is not None
+
+    @property
     def computes(self) -> Callable[..., Losses]:
         """What computes losses that nothing is trained on: the objective as it is, compiled or not; another mode would
         be another graph. Weights that ranks hold parts of come by the hooks of the module that shares them.
@@ -85,21 +93,25 @@ class Engine:
                 self.scaler.scale(losses.total).backward()
         return losses
 
-    def finish(self, step: int, loss: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
+    def finish(self, step: int, loss: Tensor, recipe: TrainConfig) -> tuple[Tensor, Tensor]:
         """Do the optimiser's step and return `StepResult`'s norm and whether it was left out; `loss` is this rank's."""
         if self._zero is not None:
-            norm = self._zero.step(self.watch.tripped)
+            with self.changes.up_to(step + 1):
+                norm = self._zero.step(self.watch.tripped)
             self.watch.see(step, loss, norm)
             return norm, torch.zeros_like(norm)
         self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self.wrapped, clip_norm)
+        norm = clip_gradients(self.wrapped, recipe.clip_norm)
         # With a scaler, gradients that overflow are its business and no fault.
         skipped = ~norm.isfinite() & self.scaler.is_enabled()
         norm = torch.where(skipped, 0.0, norm)
         faulty = self.watch.see(step, loss, norm)
-        # Not the scaler's own step: on Metal it would update all the same (see `step_unless`).
-        step_unless(self.optimizer, torch.maximum(faulty, skipped.float()))
-        self.scaler.update()
+        with self.changes.up_to(step + 1):
+            # Not the scaler's own step: on Metal it would update all the same (see `step_unless`).
+            step_unless(self.optimizer, torch.maximum(faulty, skipped.float()))
+            self.scaler.update()
+            if recipe.ema:
+                average(self.optimizer, recipe.ema, step, skipped.float() if self.scaler.is_enabled() else None)
         self.optimizer.zero_grad(set_to_none=True)
         return norm, skipped.float()
 
@@ -115,6 +127,24 @@ class Engine:
         # Files hold frozen tensors only where there is no backbone file that has them.
         fill(self._empty, network, gather, frozen=not network.fingerprint)
         return self._empty, {"optimizer": kept, **state}
+
+    @contextmanager
+    def averaging(self) -> Iterator[None]:
+        """Let the moving average stand in the place of the weights inside the block, if there is one."""
+        with self.changes.held():
+            exchange(self.optimizer)
+            self._exchanged = True
+        try:
+            yield
+        finally:
+            with self.changes.held():
+                self.end_averaging()
+
+    def end_averaging(self) -> None:
+        """Put the weights back, inside a block of `changes`."""
+        if self._exchanged:
+            exchange(self.optimizer)
+            self._exchanged = False
 
     def averaged(self, whole: OneStream, state: dict[str, dict[str, Any]]) -> OneStream | None:
         """Return what `whole` gives with the moving average of the weights; None where there is none."""
@@ -154,9 +184,7 @@ def update(engine: Engine, recipe: TrainConfig, batch: Batch, step: int) -> Step
         losses = engine.accumulate(part, divisors, weight, last=number == recipe.accumulate)
         for total, own in zip(sums, losses, strict=True):
             total += own.detach()
-    norm, skipped = engine.finish(step, sums.total, recipe.clip_norm)
-    if recipe.ema:
-        average(engine.optimizer, recipe.ema, step, skipped if engine.scaler.is_enabled() else None)
+    norm, skipped = engine.finish(step, sums.total, recipe)
     return StepResult(sums, norm, skipped)
 
 
@@ -179,7 +207,7 @@ def validate(
     batches = poll_batches(source, 0, world.rank, world.size, data.workers, data.prefetch, pin=world.pins)
     objective.eval()
     try:
-        with closing(batches), averaged(engine.optimizer), torch.no_grad():
+        with closing(batches), engine.averaging(), torch.no_grad():
             for _ in range(source.epochs * source.steps_per_epoch):
                 if (batch := take(batches)) is None:
                     return {}

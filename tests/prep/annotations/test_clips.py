@@ -13,7 +13,7 @@ from lorat.prep.annotations.clips import ClipIndex, annotations_fingerprint, wri
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from tests.prep.annotations.same import same_clips
 
-ABOUT = {"dataset": "a-b", "split": "train", "lost": {}, "warned": [], "odd": []}
+ABOUT = {"dataset": "a-b", "split": "train", "lost": {}, "warned": [], "odd": [], "outside": 0}
 
 # Whatever a file name can hold, bytes that are not UTF-8 among it.
 odd_names = st.text(

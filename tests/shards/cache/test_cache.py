@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from lorat.shards.base.errors import ShardCorrupt, UserError
 from lorat.shards.base.storage import locate, read_bytes, remove_file
 from lorat.shards.cache.cache import CacheOptions, ShardCache, open_shard
-from lorat.shards.cache.folder import is_locked, locked, room_lock
+from lorat.shards.cache.folder import Others, entry_of, is_locked, locked, room_lock
 from lorat.shards.manifest import Manifest
 from lorat.shards.writer import index_path
 from tests.shards.cache.small_caches import ROWS, get, held, make_cache
@@ -294,3 +294,44 @@ def test_an_interpreter_ends_quietly_while_shards_are_fetched(s3, wire, tmp_path
     process = start_other(cache, manifest, line.endpoint, code)
     assert line.cut.wait(60)
     assert (*process.communicate(timeout=60), process.returncode) == (b"", b"", 0)
+
+
+HOLD = """
+import fcntl, os, signal, sys
+file = open(sys.argv[1])
+fcntl.flock(file, fcntl.LOCK_EX)
+print(flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_process_that_holds_the_cache_and_stopped_is_not_waited_for_without_end(shards, tmp_path, monkeypatch):
+    """It keeps the lock of a shard, or the room for one."""
+    monkeypatch.setenv("LORAT_STORE_TIMEOUT", "0.2")
+    cache = make_cache(tmp_path, shards, 1)
+    entry = entry_of(tmp_path, shards.shards[0])
+    for kept, number, what in (
+        (entry.lock, 0, "lock-.*: another process holds it, and no process fetched anything"),
+        (entry.part, 1, "its room is promised to downloads of other processes, and no process fetched anything"),
+    ):
+        kept.write_bytes(b"")
+        os.truncate(kept, cache.options.max_bytes if kept == entry.part else 0)
+        with subprocess.Popen([sys.executable, "-c", HOLD, kept], stdout=subprocess.PIPE) as stopped:
+            stopped.stdout.readline()
+            with pytest.raises(UserError, match=what):
+                get(cache, shards, number)
+            stopped.kill()
+        kept.unlink()
+    monkeypatch.undo()
+    assert get(cache, shards, 0).exists()
+
+
+def test_who_waits_for_a_download_that_gets_on_goes_on_waiting(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAT_STORE_TIMEOUT", "0.05")
+    part, begin, others = tmp_path / "x.part", time.monotonic(), Others(tmp_path, "x")
+    with pytest.raises(UserError, match=r"^x, and no process fetched .* for 0\.1 s"):
+        while True:
+            others.wait()
+            if time.monotonic() - begin < 0.5:
+                part.write_bytes(b"more")
+    assert time.monotonic() - begin > 0.55

@@ -12,7 +12,7 @@ import torch
 
 from lorat.configs.schema import EarlyStopping, RecipeConfig
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import Heard
+from lorat.shards.base.signals import Heard
 from lorat.shards.manifest import load_manifest
 from lorat.train.checkpoint import schedule as saving
 from lorat.train.checkpoint.checkpoints import Due, Snapshot, checkpoints_of, find_checkpoint, restore, save_checkpoint

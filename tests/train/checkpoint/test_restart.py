@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.process import hear_signals
+from lorat.shards.base.signals import Heard, hear_signals
 from lorat.train.checkpoint.checkpoints import STATE, checkpoint_record, checkpoints_of, find_checkpoint
 from lorat.train.data.places import Steps
 from lorat.train.distributed.rendezvous import rank_timeout
@@ -133,7 +133,7 @@ def test_asked_to_end_a_run_saves_its_last_step_and_goes_on_from_it(runner, file
 
 def test_a_second_ctrl_c_ends_at_once(capfd):
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as ended, hear_signals(speaks=True) as heard:
+    with pytest.raises(SystemExit) as ended, hear_signals(Heard("asked")) as heard:
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(lambda: heard.number == signal.SIGINT)
         assert "Ctrl-C once more ends at once" in capfd.readouterr().err

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, TrainConfig, VariantConfig
+from lorat.shards.base.process import end_process
 from lorat.train.data.batches import Batch
-from lorat.train.distributed.world import World, end_process, join_world, mean_over_ranks
+from lorat.train.distributed.world import World, join_world, mean_over_ranks
 from lorat.train.network.variants import build_network, hold_matrices_in
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, set_learning_rate

@@ -12,7 +12,7 @@ import torch
 
 from lorat.configs.load import load_recipe
 from lorat.shards.base.errors import UserError
-from lorat.train.distributed.world import end_process
+from lorat.shards.base.process import end_process
 from tests.train.conftest import first_epoch_of
 from tests.train.distributed.test_distributed import Case, assert_trained_as_one, results_of, run_cases, trained
 from tests.train.distributed.test_fsdp import assert_same_files, on_one, tiny_files

@@ -15,6 +15,7 @@ from threading import Thread
 import pytest
 import yaml
 
+from lorat.train.logs.result import read_best
 from lorat.train.logs.wandb_log import About, code_version, has_key, run_id, wandb_run
 from tests.conftest import ROOT
 from tests.train.conftest import ONE_THREAD, log_of, write_got10k
@@ -218,6 +219,7 @@ def test_a_real_training_leaves_scores_and_figures_and_goes_on_under_its_id(file
     log = log_of(folder)
     assert [entry["step"] for entry in log if "loss" in entry] == list(range(1, 10))
     assert first.summary["got10k-val/ao"] == log[-1]["got10k-val/ao"] and first.summary["step"] == 9
+    assert first.summary["best/got10k-val/ao"] == read_best(folder).score and first.summary["best/epoch"] > 0
     assert first.summary["model_num_param"] == first.summary["model_num_param_eval"] > 10_000  # no LoRA
     assert first.summary["model_mac_track"] * 2e-9 == pytest.approx(first.summary["model_gflop"])
     assert first.summary["model_latency_ms"] * first.summary["model_fps"] == pytest.approx(1000.0)

@@ -1,4 +1,6 @@
 import hashlib
+import socket
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.variants import build_network
+from lorat.train.network.weights import backbones
 from lorat.train.network.weights.backbones import backbone_weights, how_to_get, load_backbone
 from tests.train.network.published_files import FAMILIES, make, write
 
@@ -158,6 +161,21 @@ def test_a_hub_that_does_not_give_says_what_to_fetch_and_where_to_put_it(why, ma
         "vit_small_patch14_dinov2.lvd142m.safetensors",
     ):
         assert part in error.value.message
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["refused", "silent"])
+def test_without_a_network_the_hub_is_not_waited_for(answers, make_variant, hub, monkeypatch):
+    monkeypatch.setattr(backbones, "_HUB_ANSWER", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        if not answers:
+            server.close()
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        begin = time.monotonic()
+        with pytest.raises(UserError, match=r"the hub does not give them \((\w*Connect\w*|\w*Timeout\w*)\)"):
+            load_backbone(make_variant().backbone)
+    assert time.monotonic() - begin < 4
 
 
 def test_clip_is_fetched_from_where_timm_keeps_it(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lorat.configs.schema import LoraConfig, TrainConfig
 from lorat.train.network.trained import load_network
 from lorat.train.network.variants import build_network
-from lorat.train.step.average import average, averaged, averages, decay_at, network_of_averages
+from lorat.train.step.average import average, averages, decay_at, network_of_averages
 from lorat.train.step.loss import Objective
 from lorat.train.step.optimizer import build_optimizer, set_learning_rate
 from lorat.train.step.step import Engine, update
@@ -72,7 +72,7 @@ def test_it_stands_in_for_the_weights_and_these_are_back_bit_for_bit(engine):
     for step in range(2):
         update(engine, TrainConfig(batch_size=8, ema=0.9), made_up_batch(step), step)
     before = copy.deepcopy(engine.objective.network.state_dict())
-    with pytest.raises(KeyError), averaged(engine.optimizer):
+    with pytest.raises(KeyError), engine.averaging():
         assert all(torch.equal(weight, state["average"]) for weight, state in engine.optimizer.state.items())
         raise KeyError
     assert_equal(engine.objective.network.state_dict(), before)

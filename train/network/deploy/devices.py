@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -68,6 +69,26 @@ def pick_dtype(name: str, device: torch.device, network: OneStream, *, training:
         return torch.bfloat16
     # Training in float16 would need its gradients scaled.
     return torch.float32 if training else torch.float16
+
+
+def catch_up(device: torch.device) -> None:
+    """Wait until a device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def caught_up(device: torch.device, seconds: float) -> bool:
+    """Return whether a device has done what it was asked for within so long: one that waits for another has not."""
+    done = threading.Event()
+
+    def wait() -> None:
+        catch_up(device)
+        done.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return done.wait(seconds)
 
 
 def check_compiler(device: torch.device) -> None:

@@ -8,7 +8,9 @@ values exactly.
 import logging
 import math
 import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.base.errors import UserError, some
+from lorat.shards.base.waiting import fulfil, waiting
 from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.weights.containers import check_tensors, read_tensors
 from lorat.train.network.weights.naming import TYPES, named_in_memory
@@ -26,6 +29,7 @@ from lorat.train.network.weights.naming import TYPES, named_in_memory
 _LOG = logging.getLogger("lorat")
 FOLDER_VARIABLE = "LORAT_BACKBONES"
 _HUB_FILE = "model.safetensors"
+_HUB_ANSWER = 10.0  # seconds
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -118,7 +122,6 @@ def _from_hub(config: BackboneConfig) -> Path:
     from huggingface_hub.utils import logging as hub_logging
 
     place = _hub_place(config)
-    # Asked first: without a network the hub's client tries for half a minute.
     cached = huggingface_hub.try_to_load_from_cache(place, _HUB_FILE)
     if isinstance(cached, str):
         return Path(cached)
@@ -126,12 +129,33 @@ def _from_hub(config: BackboneConfig) -> Path:
     verbosity = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # each of its attempts would take two lines
     try:
-        return Path(huggingface_hub.hf_hub_download(place, _HUB_FILE))
+        _ask_hub(place)
+        with waiting(f"{place} from the hub"):
+            return Path(huggingface_hub.hf_hub_download(place, _HUB_FILE))
     except (OSError, EntryNotFoundError) as error:
-        why = f"its weights are not here and the hub does not give them ({type(error).__name__})"
+        why = f"its weights are not here and the hub does not give them ({type(error.__cause__ or error).__name__})"
         raise UserError(f"backbone {config.timm}: {why}; {how_to_get(config)}") from error
     finally:
         hub_logging.set_verbosity(verbosity)
+
+
+def _ask_hub(place: str) -> None:
+    """Raise an `OSError` where the hub does not answer within some seconds: its client would try for half a minute, and
+    looking for its address may take longer still.
+    """
+    import huggingface_hub
+
+    def ask() -> None:
+        try:
+            huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(place, _HUB_FILE), timeout=_HUB_ANSWER)
+        except OSError:
+            raise
+        except Exception as error:  # what its client raises depends on its release, and is no OSError since 1.0
+            raise ConnectionError from error
+
+    coming = Future[None]()
+    threading.Thread(target=fulfil, args=(ask, coming), name="lorat-hub", daemon=True).start()
+    coming.result(_HUB_ANSWER)
 
 
 def _hub_entry(config: BackboneConfig) -> Any:
