@@ -31,7 +31,7 @@ class VotOptions:
     toolkit: str | None = option(
         None,
         metavar="COMMAND",
-        help="The toolkit's program, best in its own environment.  [default: $LORAT_VOT, or vot]",
+        help="The toolkit's program, best in its own environment.  [default: $LORAT_VOT_TOOLKIT, or vot]",
     )
     timeout: int = option(600, least=1, help="Seconds without an answer after which the tracker counts as hung.")
 
@@ -62,7 +62,7 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings, segm
     weights = settings.files()
     segment.check()
     check_can_write(workspace.folder)
-    toolkit = Toolkit.find(options.toolkit or os.environ.get("LORAT_VOT") or "vot")
+    toolkit = Toolkit.find(options.toolkit or os.environ.get("LORAT_VOT_TOOLKIT") or "vot")
     toolkit.check(workspace.stack)
     workspace.prepare(options.sequences)
     dtype = workspace.begun or "auto" if settings.dtype == "auto" else settings.dtype

@@ -10,8 +10,8 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope="session")
 def toolkit() -> str:
-    """The toolkit's program: that of ``$LORAT_VOT``, or of an environment that is made once and kept."""
-    if named := os.environ.get("LORAT_VOT"):
+    """The toolkit's program: that of ``$LORAT_VOT_TOOLKIT``, or of an environment that is made once and kept."""
+    if named := os.environ.get("LORAT_VOT_TOOLKIT"):
         return named
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "lorat" / "vot-toolkit-0.7.4"

@@ -20,7 +20,7 @@ from tests.evaluate.vot.sequences import FRAMES, mask, write_sequences
 @pytest.fixture
 def evaluate(toolkit, tiny_weights, monkeypatch):
     """Call the command for a stack and sequences in a folder; returns the outcome and the workspace."""
-    monkeypatch.setenv("LORAT_VOT", toolkit)
+    monkeypatch.setenv("LORAT_VOT_TOOLKIT", toolkit)
     monkeypatch.setenv("VOT_RESULTS_BINARY", "0")  # the toolkit's own switch: trajectories as text
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
