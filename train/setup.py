@@ -16,13 +16,12 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import Location, children, file_digest, file_size, is_remote
 from lorat.shards.cache.cache import CacheOptions
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
-from lorat.shards.pixels.resample import serving
 from lorat.shards.writer import index_path
 from lorat.train.checkpoint.checkpoints import checkpoints_of
 from lorat.train.checkpoint.record import CONFIG, Made, RunRecord, fixed_settings, read_record, write_record
 from lorat.train.data.handover import check_shared_memory
 from lorat.train.data.places import CropSpec, Source, check_room
-from lorat.train.data.stored import check_images, enlarged, suiting
+from lorat.train.data.stored import check_images, enlarged, suiting, wanted_serve
 from lorat.train.distributed.world import World, agreed, texts_of_ranks
 from lorat.train.loop import Training
 from lorat.train.network.blocks.lorat import OneStream
@@ -272,6 +271,6 @@ def introduce(training: Training, network: OneStream) -> None:
             text = "%s: about one sample in %.0f suits data.max_gap and data.causal, and others are read in vain; %s"
             _LOG.warning(text, manifest.name, 1 / suit, "lorat-prep build takes --max-gap and --causal")
         if (share := enlarged(manifest, source)) is not None:
-            size, remedy = source.spec.search_size, "lorat-prep build --serve"
+            size, serve = source.spec.search_size, wanted_serve(source.spec)
             text = "%s: built for smaller crops: of %d pixels, about %.0f %% of draws enlarge what is stored; %s %d"
-            _LOG.warning(text, manifest.name, size, 100 * share, remedy, serving(size))
+            _LOG.warning(text, manifest.name, size, 100 * share, "lorat-prep build --serve", serve)

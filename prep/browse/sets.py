@@ -8,6 +8,7 @@ from lorat.shards.base.console import OUT, plain_table, say
 from lorat.shards.base.errors import UserError, unknown
 from lorat.shards.base.storage import Location, children, file_size
 from lorat.shards.manifest import MANIFEST, Manifest, load_manifest
+from lorat.shards.sample import SHAPES
 
 
 class SetSizes(NamedTuple):
@@ -42,11 +43,11 @@ def print_sets(manifests: Sequence[Manifest], title: str | None = None) -> None:
         counts = (f"{pairs:,}", f"{shards:,}", f"{size / 1e6:,.1f}", f"{kb:.1f}", f"{share:.1%}")
         table.add_row(name, *counts, f"{sum(skipped.values()):,}")
     OUT.print(table)
-    for manifest in manifests:
-        if manifest.sampler != "pair":
-            templates, searches = manifest.shape
-            counted = f"{templates} {'template' if templates == 1 else 'templates'} and {searches} search images"
-            say(f"{manifest.name}: not pairs but tuples for {manifest.sampler}: {counted} each")
+    for sampler in sorted({manifest.sampler for manifest in manifests} - {"pair"}):
+        names = ", ".join(manifest.name for manifest in manifests if manifest.sampler == sampler)
+        templates, searches = SHAPES[sampler]
+        counted = f"{templates} template{'s' * (templates > 1)} and {searches} search images"
+        say(f"{names}: not pairs but tuples for {sampler}: {counted} each")
     for each in sizes:
         for reason, count in sorted(each.skipped.items()):
             say(f"{each.name}: skipped {count:,} {'pair' if count == 1 else 'pairs'}: {reason}")

@@ -9,10 +9,11 @@ from lorat.configs.schema import VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.shards.cache.cache import open_shard
 from lorat.shards.manifest import Manifest
+from lorat.shards.pixels.geometry import CropTransform, crop_transform
 from lorat.shards.pixels.jitter import Jitter, jitter_window
 from lorat.shards.pixels.resample import SERVED, serving, stored_by
 from lorat.shards.sample import SHAPES, Sample, Shape
-from lorat.train.data.places import Source
+from lorat.train.data.places import CropSpec, Source
 
 _PUBLISHED_GAP = 100  # frames; of shards that do not name theirs
 _ROWS, _DRAWS = 128, 8  # stored samples that are looked at, and windows drawn on each
@@ -54,19 +55,35 @@ def suiting(manifest: Manifest, source: Source) -> float:
     return near / 2 if source.causal and not causal else near
 
 
+def wanted_serve(spec: CropSpec) -> int:
+    """Return which ``lorat-prep build --serve`` holds enough pixels for search crops and templates."""
+    side = spec.template_size / spec.template_factor
+    return max(
+        serving(spec.search_size), min((s for s in SERVED if SERVED[s].object_side >= side), default=max(SERVED))
+    )
+
+
 def enlarged(manifest: Manifest, source: Source) -> float | None:
-    """Return the share of search crops that enlarge pixels which the shards hold smaller than the frames had them, by
-    draws on a sample of stored pairs; None where shards serve the variant, do not say, or cannot be read.
+    """Return the share of search crops, or where shards are small for templates alone of these, that enlarge pixels
+    which the shards hold smaller than the frames had them, by draws on a sample of stored pairs; None where shards
+    serve the variant, do not say, or cannot be read.
     """
     spec, stored = source.spec, stored_by(manifest.config)
-    if stored is None or stored.object_side >= SERVED[serving(spec.search_size)].object_side:
+    if stored is None or stored.object_side >= SERVED[wanted_serve(spec)].object_side:
         return None
+    searched = stored.object_side < SERVED[serving(spec.search_size)].object_side
     jitter = Jitter(source.augment.scale_jitter, source.augment.translation_jitter)
     rng, larger = np.random.default_rng(source.seed), list[bool]()
-    for image in (sample.searches[-1] for sample in _some(manifest)):
+    for sample in _some(manifest):
+        image = sample.images[-1 if searched else -len(spec.views)]
         kept = np.divide(image.size, np.subtract(image.window, image.origin))
-        drawn = (jitter_window(image.box, spec.search_factor, spec.search_size, rng, jitter) for _ in range(_DRAWS))
-        larger += [bool((kept < np.minimum(1.0, crop.scale)).any()) for crop in drawn if crop]
+        crops: list[CropTransform | None]
+        if searched:
+            size = spec.search_size
+            crops = [jitter_window(image.box, spec.search_factor, size, rng, jitter) for _ in range(_DRAWS)]
+        else:
+            crops = [crop_transform(image.box, spec.template_factor, (spec.template_size, spec.template_size))]
+        larger += [bool((kept < np.minimum(1.0, crop.scale)).any()) for crop in crops if crop]
     return float(np.mean(larger)) if larger else None
 
 

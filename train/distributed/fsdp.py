@@ -16,7 +16,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW, Optimizer
 
+from lorat.train.network.blocks.layers import is_factor
 from lorat.train.network.blocks.lorat import OneStream
+from lorat.train.network.weights.published import is_new
 
 
 def shard(module: nn.Module, blocks: nn.ModuleList, optimizer: Optimizer, device: torch.device) -> AdamW:
@@ -63,9 +65,12 @@ def gathered(parameter: nn.Parameter) -> Tensor:
 
 
 def fill(empty: OneStream, network: OneStream, gather: Callable[[nn.Parameter], Tensor], *, frozen: bool) -> None:
-    """Gather a sharded network in rank 0's `empty_copy`, all or without what is frozen; every rank has to call this."""
+    """Gather a sharded network in rank 0's `empty_copy`, all or without the frozen backbone; every rank has to call
+    this.
+    """
     for name, parameter in network.named_parameters():
-        if frozen or parameter.requires_grad:
+        # An earlier phase's factors and token types are frozen too, but no backbone's file has them.
+        if frozen or parameter.requires_grad or is_factor(name) or is_new(name):
             value = gather(parameter)
             if torch.distributed.get_rank() == 0:
                 path, _, last = name.rpartition(".")

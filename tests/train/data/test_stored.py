@@ -18,7 +18,7 @@ from lorat.shards.pixels.geometry import crop_transform
 from lorat.shards.pixels.jpeg import encode
 from lorat.shards.pixels.resample import SERVED
 from lorat.train.data.places import CropSpec
-from lorat.train.data.stored import about_shards, enlarged
+from lorat.train.data.stored import about_shards, enlarged, wanted_serve
 from tests.train.batches import damage
 from tests.train.conftest import command_line, train
 
@@ -98,3 +98,11 @@ def test_a_training_warns_at_its_start_and_its_weights_name_the_shards(shards, t
     assert 0 < int(share) < 20
     with safe_open(tmp_path / "run/checkpoints/epoch_0001/model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["stored"]) == [12.0, 96, 1024, 4.0]
+
+
+@pytest.mark.parametrize(("side", "share"), [(40, 0.0), (300, 1.0)])
+def test_templates_that_want_more_than_search_crops_do_are_told_of(shards, source, side, share):
+    large = CropSpec(224, 224, 16, 16, 2.0, 4.0)  # LoRATv2's: the object of a template has 112 pixels
+    assert wanted_serve(large) == 378 and wanted_serve(SMALL) == 224 and wanted_serve(LARGE) == 378
+    assert enlarged(manifest(shards, side), replace(source, spec=large)) == share
+    assert enlarged(manifest(shards, side, 378), replace(source, spec=large)) is None

@@ -87,8 +87,8 @@ def crops(variant, patch):
     return torch.randn(1, 3, template, template), torch.randn(1, 3, search, search), mask
 
 
-def test_the_table_has_every_shipped_variant_but_the_toy():
-    assert SIZES.keys() | {"toy"} == set(names("variants"))
+def test_the_table_has_every_shipped_variant_but_the_toys():
+    assert SIZES.keys() | {"toy", "spmtrack-toy", "loratv2-toy"} == set(names("variants"))
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -5,12 +5,20 @@ import pytest
 import torch
 from torch import nn
 
-from lorat.configs.load import load_variant
+from lorat.configs.load import load_recipe, load_variant
 from lorat.configs.schema import TrainConfig
 from lorat.train.network.variants import assemble
 from lorat.train.step import optimizer as optim
-from lorat.train.step.optimizer import build_optimizer, learning_rate, parameter_groups, rate_share, set_learning_rate
+from lorat.train.step.optimizer import (
+    box_weight,
+    build_optimizer,
+    learning_rate,
+    parameter_groups,
+    rate_share,
+    set_learning_rate,
+)
 
+ONE_ROW = "head.cls_mlp.layers.2.weight"
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "g10_lr_and_groups_B224.json").read_text())
 
 
@@ -134,3 +142,30 @@ def test_clipping_bounds_the_common_norm_and_tells_the_norm_before():
     before = optim.clip_gradients(network, 1.0)
     assert before.item() == pytest.approx(3.0 * 12**0.5)
     assert optim.clip_gradients(network, 1.0).item() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        ("spmtrack-B-378", {"token_type_embed", "track_query", "query_embed"}),
+        ("loratv2-p1-B-224", {"token_type_embed"}),
+        ("loratv2-p2-B-378", {"search_type_embed"}),
+    ],
+)
+def test_of_the_trackers_that_remember_factors_and_routers_decay_and_tokens_and_biases_do_not(name, bare):
+    network = empty(name)
+    decays = of_names(network, parameter_groups(network, 0.1), "weight_decay")
+    rows = {name for name in decays if name.startswith("head.") and name.endswith("bias")} | {ONE_ROW}
+    assert {name for name, decay in decays.items() if decay == 0.0} == bare | rows
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "lowest", "warm"),
+    [("spmtrack", 128, 1e-6, 1), ("spmtrack-L", 64, 1e-6, 10), ("spmtrack-g", 32, 1e-6, 1), ("loratv2", 128, 5e-6, 1)],
+)
+def test_recipes_of_the_trackers_that_remember_are_the_published_ones(name, batch, lowest, warm):
+    plan = load_recipe(name).train
+    assert (plan.epochs, plan.pairs_per_epoch, plan.batch_size, plan.lr_min) == (170, 131072, batch, lowest)
+    assert (plan.lr, plan.lr_warmup, plan.warmup_epochs, plan.weight_decay, plan.clip_norm) == (1e-4, 1e-7, 2, 0.1, 1.0)
+    steps = plan.pairs_per_epoch // plan.batch_size
+    assert [box_weight(step, plan) for step in (0, 2 * steps - 1, 2 * steps)] == [warm, warm, 1]

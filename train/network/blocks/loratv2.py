@@ -33,7 +33,8 @@ class CausalAttention(Attention):
         """Return what each of the last `kept` frames gathers (B, T, D), and keys and values of all, behind those of
         the `past`. The frames are streams from `first` on.
         """
-        gathered, count = list[Tensor](), len(frames)
+        gathered: list[Tensor] = []
+        count = len(frames)
         for number, x in enumerate(frames):
             stream, goes_on = first + number, number >= count - kept
             query, *own = self._project(x, stream, goes_on)

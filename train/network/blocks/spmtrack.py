@@ -46,7 +46,8 @@ class SPMTrack(OneStream):
         self, template: Tensor, template_mask: Tensor, search: Tensor, reference: Tensor | None = None
     ) -> tuple[Prediction, ...]:
         """Find the object in each search crop, with the state that the one before left, without its gradient."""
-        memory, state, found = self.remember(template, template_mask), None, list[Prediction]()
+        memory, state = self.remember(template, template_mask), None
+        found: list[Prediction] = []  # not list[…](), which PyTorch's compiler cannot follow
         for crop in search.unbind(1):
             prediction, state = self.follow(memory, crop, state)
             found.append(prediction)

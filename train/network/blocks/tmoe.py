@@ -124,7 +124,9 @@ class _Mixture(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x, thinned, weight, a, b, router, inner, gates), plan = ctx.saved_tensors, ctx.plan
-        grad_b, grad_inner, grad_logits = list[Tensor](), list[Tensor](), list[Tensor]()
+        grad_b: list[Tensor] = []
+        grad_inner: list[Tensor] = []
+        grad_logits: list[Tensor] = []
         with without_autocast(x):
             rows, grad = x.flatten(0, -2), grad.flatten(0, -2)
             thin = rows if thinned is None else thinned.flatten(0, -2)
