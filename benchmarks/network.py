@@ -34,8 +34,12 @@ __all__ = ["SIDES", "Side", "run", "training_step"]
 SIDES = {torch.bfloat16: ("plain", "pairs", "ours"), torch.float32: ("plain", "ours")}
 
 _CHILD = """
-import json, sys, time, torch
+import json, sys, time
 from pathlib import Path
+from lorat.shards.base.process import wait_briefly
+
+wait_briefly()  # as a training does, on all sides: other work is not to decide
+import torch
 from benchmarks.{module} import training_step
 
 def kb(field):
