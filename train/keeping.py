@@ -43,8 +43,8 @@ class Keeper:
     @property
     def promise(self) -> str:
         """What is said when a signal comes, on rank 0."""
-        late = "without" if self.engine.spread else "with the one before"
-        asked = f"the training ends after this step and saves; where the step takes {self.grace:g} s more, {late}"
+        late = "left out, and nothing is saved" if self.engine.spread else "left out"
+        asked = f"the training ends after this step and saves; if it takes {self.grace:g} s more, it is {late}"
         return asked if self.scene.world.speaks else ""
 
     def save(self, due: Due) -> None:
