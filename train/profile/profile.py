@@ -29,6 +29,9 @@ _PATIENCE = 15.0  # seconds that a measured step may take
 _SHARE = 0.3  # of a product's rate that a step is expected to reach, before it is measured
 
 
+_WHOLE = {"loratv2": "all frames of a sample, merged"}
+
+
 class Profile:
     """All that is known of a variant under a recipe: counted, and measured where it can be."""
 
@@ -125,7 +128,7 @@ class Profile:
             f"a tracked frame{merged}": frame.track,
             "a template, once a sequence" if variant.templates == 1 else several: frame.template,
             "a reference, where it changes": frame.reference,
-            f"template and search{merged and ', merged'}, last block whole": frame.whole,
+            _WHOLE.get(variant.method, f"template and search{merged and ', merged'}, last block whole"): frame.whole,
             "the same with LoRA beside its layers": frame.beside * (frame.beside > frame.whole),
             "training, a pair forward": self.step.forward / pairs,
             "training, a pair forward and backward": self.step.operations / pairs,

@@ -181,6 +181,7 @@ class LoRATv2(OneStream):
         """Let frames, streams from `first` on, pass the blocks behind a memory. Return the last one, or, where there is
         a list to `remember` keys and values in, the memory's and theirs of each block, none.
         """
+        frames = [frame.contiguous() for frame in frames]  # as patches give them, every norm would turn them round
         for number, block in enumerate(self.blocks, start=1):
             past = None if memory is None else memory[:, number - 1].unbind(1)
             # Nothing reads earlier frames after the last block's attention.
