@@ -80,7 +80,11 @@ def fixed_settings(
 
 def check_same(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise a `UserError` that names keys that differ since the checkpoint, with both values."""
-    # What a release did not know yet was off.
+    # What a release did not know yet was off, or as a variant is without a word.
+    usual = VariantConfig.model_validate({"name": "", "backbone": {"timm": ""}, "template_size": 1, "search_size": 1})
+    known = {key.rpartition(".")[0] for key in then}
+    silent = dict(_leaves("variant", usual.model_dump(mode="json")))
+    then = {key: silent[key] for key in silent.keys() & now.keys() if key.rpartition(".")[0] in known} | dict(then)
     differ = [
         f"{key} = {then.get(key, 'none')} (this run has {now.get(key, 'none')})"
         for key in sorted(then.keys() | now.keys())

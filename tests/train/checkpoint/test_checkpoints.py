@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorat.configs.schema import EarlyStopping, RecipeConfig
+from lorat.configs.schema import EarlyStopping, LoraConfig, RecipeConfig
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.signals import Heard
 from lorat.shards.manifest import load_manifest
@@ -206,6 +206,19 @@ def test_what_differs_is_named_with_both_values():
     with pytest.raises(UserError, match=text):
         check_same(Path("run"), then, now)
     check_same(Path("run"), then, dict(then))
+
+
+def test_a_checkpoint_from_before_a_key_of_variants_goes_on_where_that_is_as_usual(tiny_variant, tiny_recipe):
+    variant = tiny_variant.model_copy(update={"lora": LoraConfig(rank=4)})
+    now = fixed_settings(variant, tiny_recipe, [])
+    later = {"method", "templates", "searches", "reference_factor", "lora.init", "lora.experts"}
+    then = {key: value for key, value in now.items() if key.removeprefix("variant.") not in later}
+    check_same(Path("run"), then, now)
+    with pytest.raises(UserError, match=r"variant\.templates = 1 \(this run has 3\)"):
+        check_same(Path("run"), then, now | {"variant.templates": 3})
+    whole = fixed_settings(tiny_variant.model_copy(update={"lora": None}), tiny_recipe, [])
+    with pytest.raises(UserError, match=r"variant\.lora\.alpha = none"):
+        check_same(Path("run"), whole, now)
 
 
 def recipe(**train) -> RecipeConfig:
