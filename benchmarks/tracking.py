@@ -33,14 +33,17 @@ from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.batch import Work, track_clips
-from lorat.evaluate.track.predictor import Predictor, TemplateInput
-from lorat.evaluate.track.tracker import TargetState, finish, prepare_search, prepare_template
+from lorat.evaluate.track.memory.base import TargetState
+from lorat.evaluate.track.memory.feed import mean_colour
+from lorat.evaluate.track.memory.first import First
+from lorat.evaluate.track.predictor import Found, Predictor
+from lorat.evaluate.track.tracker import finish, locate, prepare_search
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.machine import usable_cores
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.blocks.lora import merge_adapters
-from lorat.train.network.blocks.lorat import OneStream, Prediction
+from lorat.train.network.blocks.lorat import OneStream, Prediction, Tracked
 from lorat.train.network.variants import assemble, hold_matrices_in
 
 __all__ = ["longer", "random_network", "run"]
@@ -80,11 +83,11 @@ def run(quick: bool) -> dict[str, float | str]:
 class _Steady(Predictor):
     """Answers with a box in the crop's middle, a quarter as long as the crop, after all work."""
 
-    def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
-        rows = super().predict(tokens, crops)
+    def predict(self, memory: Tensor, crops: NDArray[np.float32], state: Tensor | None = None) -> Found:
+        found = super().predict(memory, crops, state)
         side = self.variant.search_size
-        rows[:, :4] = np.array([0.375, 0.375, 0.625, 0.625]) * side
-        return rows
+        found.rows[:, :4] = np.array([0.375, 0.375, 0.625, 0.625]) * side
+        return found
 
 
 class _Idle(torch.nn.Module):
@@ -95,10 +98,10 @@ class _Idle(torch.nn.Module):
         self.search_grid = grid
         self.score, self.boxes = torch.randn(1, grid, grid), torch.rand(1, grid, grid, 4)
 
-    def track(self, tokens: Tensor, images: Tensor) -> Prediction:
+    def follow(self, memory: Tensor, images: Tensor, state: Tensor | None = None) -> Tracked:
         count = len(images)
         score, boxes = self.score.expand(count, -1, -1), self.boxes.expand(count, -1, -1, -1)
-        return Prediction(score, boxes)
+        return Tracked(Prediction(score, boxes), None)
 
 
 def _variant(quick: bool) -> VariantConfig:
@@ -139,10 +142,10 @@ def _frame(clips: list[Clip], predictor: Predictor, rounds: int) -> dict[str, fl
     idle: Any = _Idle(predictor.network.search_grid)
     stub = Predictor(idle, predictor.variant, predictor.device, torch.float32)
     group = _SIDE_BY_SIDE // 2  # whose frames go through the network together
-    crops, tokens = stub.room_for_crops(group), torch.zeros(group, 1, 1)
+    crops, memory = stub.room_for_crops(group), stub.memory(group)
     mean = np.full(3, 118.0, np.float32)
     frames = [
-        (clip.frames[index], TargetState(clip.tracks[0].boxes[index], mean, tokens))
+        (clip.frames[index], TargetState(clip.tracks[0].boxes[index], mean, First(None, torch.zeros(1, 1))))
         for clip in clips
         for index in range(len(clip.frames))
     ]
@@ -157,13 +160,11 @@ def _frame(clips: list[Clip], predictor: Predictor, rounds: int) -> dict[str, fl
     def track() -> int:
         for part in groups:
             images = [read_image(path) for path, _ in part]
-            transforms = [
-                prepare_search(stub, image, state, crop)[1]
-                for image, (_, state), crop in zip(images, part, crops, strict=False)
-            ]
-            rows = stub.predict(tokens[: len(part)], crops[: len(part)])
-            for row, transform, (_, state) in zip(rows, transforms, part, strict=True):
-                finish(row, transform, SIZES[0], state)
+            states = [state for _, state in part]
+            cuts = [prepare_search(stub, memory, *each) for each in zip(images, states, crops, strict=False)]
+            answers = locate(stub, memory, states, crops[: len(part)]).each()
+            for cut, answer, state in zip(cuts, answers, states, strict=True):
+                finish(memory, cut, *answer, state)
         return len(frames)
 
     with _threads(1):
@@ -236,9 +237,8 @@ def _engine(predictor: Predictor, clips: list[Clip], batch: int) -> Callable[[],
 
 def _network(predictor: Predictor, clips: list[Clip], batch: int) -> Callable[[], int]:
     """Return the network's work for all these frames: templates, then batches of search crops."""
-    templates: list[TemplateInput] = [
-        prepare_template(predictor, read_image(clip.frames[0]), clip.tracks[0].boxes[0]) for clip in clips[:batch]
-    ]
+    firsts = [(read_image(clip.frames[0]), clip.tracks[0].boxes[0]) for clip in clips[:batch]]
+    templates = [predictor.cut_template(frame, box, mean_colour(frame)) for frame, box in firsts]
     side = predictor.variant.search_size
     crops = torch.from_numpy(np.zeros((batch, 3, side, side), np.float32)).add_(0.5)
     frames = len(clips[0].frames)

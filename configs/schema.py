@@ -14,6 +14,7 @@ AboveZero = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 LoraTarget = Literal["q", "k", "v", "proj", "mlp"]
+MemoryRule = Literal["quarter", "third"]
 StopMetric = Literal[
     "val_loss", "val_score", "val_box", "got10k-val/ao", "got10k-val/sr50", "got10k-val/sr75", "got10k-val/auc"
 ]
@@ -108,6 +109,13 @@ class VariantConfig(_Frozen):
     none."""
     reference_factor: AboveZero = 4.0
     """Area factor of its window."""
+    reference_threshold: AboveZero = 0.9
+    """A tracked frame with a score above it leaves the next reference; with 1 the first one stays."""
+    memory_rule: MemoryRule = "quarter"
+    """Which of a sequence's templates SPMTrack looks at: the first and those at about a quarter and three quarters of
+    what it has seen, or at a third and two thirds, which the published B-378 does on LaSOT."""
+    window_weight: Share = 0.45
+    """Of the window that favours a search crop's middle, in the ranking of its cells."""
     drop_path: Share = 0.0
     token_type_std: AboveZero = 0.02
     """Standard deviation of new token types; the published value suits trained backbones."""

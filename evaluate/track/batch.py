@@ -22,13 +22,14 @@ import torch
 from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.track.crops import Box, Crop, Frame, frame_size
-from lorat.evaluate.track.predictor import Predictor
-from lorat.evaluate.track.tracker import TargetState, check_first_box, finish, prepare_search, prepare_template
+from lorat.evaluate.track.memory.base import Memory, TargetState
+from lorat.evaluate.track.memory.crops import Box, Crop, Frame, frame_size
+from lorat.evaluate.track.predictor import Found, Predictor
+from lorat.evaluate.track.tracker import Cut, begin, check_first_box, finish, locate, prepare_search
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import usable_cores
-from lorat.shards.pixels.geometry import CropTransform, xyxy_to_xywh
+from lorat.shards.pixels.geometry import xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError
 
 _FEWEST_IN_TWO_GROUPS = 8
@@ -78,13 +79,14 @@ def track_clips(
         ThreadPoolExecutor(threads, thread_name_prefix="crop") as cutters,
         network,
     ):
-        stages = _Stages(predictor, threads, cutters, network)
+        stages = _Stages(predictor, predictor.memory(batch), threads, cutters, network)
         try:
             while more or any(group.slots for group in groups):
                 for group in groups:
                     done = stages.collect(group)
                     for slot in [slot for slot in group.slots if slot.ended]:
                         group.slots.remove(slot)
+                        stages.memory.forget(slot.state.kept)
                         yield Tracked(slot.work, slot.result)
                     room = len(group.crops) - len(group.slots) if more else 0
                     arrivals = [Slot(item, readers, ahead) for item in islice(waiting, room)]
@@ -145,11 +147,10 @@ class Slot:
 
 
 class _Cut(NamedTuple):
-    """The next crop of a sequence, which stands in its group's; its frame's (width, height); seconds that it took."""
+    """The next crop of a sequence, which stands in its group's; seconds that it took."""
 
     slot: Slot
-    transform: CropTransform
-    size: tuple[int, int]
+    cut: Cut
     seconds: float
 
 
@@ -160,7 +161,7 @@ class _Group:
     crops: NDArray[np.float32]  # (size, S, S, 3), written anew for every batch
     slots: list[Slot] = field(default_factory=list)
     cuts: Sequence[_Cut] = ()  # what the network works on
-    rows: Future[tuple[NDArray[np.float64], float]] | None = None  # their (B, 5) boxes and scores; network's seconds
+    found: Future[tuple[Found, float]] | None = None  # where they are; network's seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class _Stages:
     """What a frame goes through: threads that cut, the network, the boxes."""
 
     predictor: Predictor
+    memory: Memory[Any]
     threads: int
     cutters: Executor
     network: Executor
@@ -185,13 +187,14 @@ class _Stages:
         if not firsts:
             return [], failures
         started, frames, boxes = zip(*firsts, strict=True)
-        begin = time.perf_counter()
-        templates = list(self.cutters.map(prepare_template, repeat(self.predictor), frames, boxes))
-        cut = time.perf_counter() - begin
-        tokens, embedded = self.network.submit(_timed, self.predictor.embed, templates).result()
-        for slot, box, template, row in zip(started, boxes, templates, tokens, strict=True):
-            slot.state = TargetState(box, template.mean, row)
-            slot.record(box, 1.0, (cut + embedded) / len(started))
+        counts = [slot.count for slot in started]
+        since = time.perf_counter()
+        states = list(self.cutters.map(begin, repeat(self.memory), frames, boxes, counts))
+        cut = time.perf_counter() - since
+        _, taken = self.network.submit(_timed, self.memory.take, [state.kept for state in states]).result()
+        for slot, state in zip(started, states, strict=True):
+            slot.state = state
+            slot.record(state.box, 1.0, (cut + taken) / len(started))
         return list(started), failures
 
     def launch(self, group: _Group) -> int:
@@ -203,22 +206,22 @@ class _Stages:
                 slot.record(slot.state.box, np.nan, 0.0)
         group.cuts = [cut for cut in found if cut is not None]
         if group.cuts:
-            tokens = torch.stack([cut.slot.state.tokens for cut in group.cuts])
-            crops = group.crops[: len(moving)]
+            states, crops = [cut.slot.state for cut in group.cuts], group.crops[: len(moving)]
             if len(group.cuts) < len(moving):
                 crops = crops[[cut is not None for cut in found]]
-            group.rows = self.network.submit(_timed, self.predictor.predict, tokens, crops)
+            group.found = self.network.submit(_timed, locate, self.predictor, self.memory, states, crops)
         return len(moving) - len(group.cuts)
 
     def collect(self, group: _Group) -> int:
         """Wait for the network's answer to a group, note it, and return the frames done."""
-        if group.rows is None:
+        if group.found is None:
             return 0
-        rows, seconds = group.rows.result()
-        cuts, group.rows = group.cuts, None
-        begin = time.perf_counter()
-        ends = [finish(row, cut.transform, cut.size, cut.slot.state) for row, cut in zip(rows, cuts, strict=True)]
-        seconds += time.perf_counter() - begin
+        found, seconds = group.found.result()
+        cuts, group.found = group.cuts, None
+        since = time.perf_counter()
+        parts = zip(cuts, found.each(), strict=True)
+        ends = [finish(self.memory, cut.cut, *answer, cut.slot.state) for cut, answer in parts]
+        seconds += time.perf_counter() - since
         seconds += sum(cut.seconds for cut in cuts) / min(self.threads, len(cuts))  # so many were cut at once
         for cut, (tracked, state) in zip(cuts, ends, strict=True):
             cut.slot.state = state
@@ -231,9 +234,9 @@ class _Stages:
             frame = slot.next()
         except ImageError:
             return None
-        begin = time.perf_counter()
-        _, transform = prepare_search(self.predictor, frame, slot.state, out)
-        return _Cut(slot, transform, frame_size(frame), time.perf_counter() - begin)
+        since = time.perf_counter()
+        cut = prepare_search(self.predictor, self.memory, frame, slot.state, out)
+        return _Cut(slot, cut, time.perf_counter() - since)
 
 
 class _Here(Executor):

@@ -6,9 +6,10 @@ float16 or a compiled graph give float32's boxes to the last digit.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
-from lorat.evaluate.track.crops import Crop
+from lorat.evaluate.track.memory.base import Memory
+from lorat.evaluate.track.memory.feed import Feed, mean_colour
+from lorat.evaluate.track.memory.methods import memory_for
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.resample import SERVED, Stored, serving
@@ -27,7 +30,6 @@ from lorat.train.network.variants import hold_matrices_in, not_finite
 from lorat.train.network.weights.containers import read_tensors
 
 _LOG = logging.getLogger("lorat")
-WINDOW_WEIGHT = 0.45  # of the penalty window in the ranking of cells (published system)
 
 
 class Choice(NamedTuple):
@@ -38,29 +40,33 @@ class Choice(NamedTuple):
     cell: Tensor
 
 
-class TemplateInput(NamedTuple):
-    """The template of one target, ready for the network."""
-
-    crop: Crop
-    mask: NDArray[np.bool_]  # (g, g), True on the tokens that the object touches
-    mean: NDArray[np.float32]  # (3,) mean colour of the template's frame, 0 … 255; pads every search crop of the target
-
-
 def penalty_window(grid: int, device: torch.device | None = None) -> Tensor:
     """Return the (G, G) float32 Hann window (not periodic) that favours the crop's middle."""
     hann = torch.hann_window(grid, periodic=False, dtype=torch.float32)
     return torch.outer(hann, hann).to(device)
 
 
-def select_box(score_map: Tensor, boxes: Tensor, window: Tensor) -> Choice:
-    """Choose the cell with the highest 0.55 · sigmoid(logit) + 0.45 · window (published system), all in float32.
-    `score_map` is (B, G, G) logits, `boxes` (B, G, G, 4) xyxy, one a cell, and `window` (G, G) from `penalty_window`.
+def select_box(score_map: Tensor, boxes: Tensor, window: Tensor, weight: float) -> Choice:
+    """Choose the cell with the highest (1 − weight) · sigmoid(logit) + weight · window (published system), all in
+    float32. `score_map` is (B, G, G) logits, `boxes` (B, G, G, 4) xyxy, one a cell, and `window` (G, G) from
+    `penalty_window`.
     """
     score = score_map.flatten(1).sigmoid()
-    penalised = score * (1.0 - WINDOW_WEIGHT) + window.flatten() * WINDOW_WEIGHT
+    penalised = score * (1.0 - weight) + window.flatten() * weight
     cell = penalised.argmax(dim=1)
     rows = torch.arange(cell.shape[0], device=cell.device)
     return Choice(boxes.flatten(1, 2)[rows, cell], score[rows, cell], cell)
+
+
+class Found(NamedTuple):
+    """What the network says of a batch of search crops."""
+
+    rows: NDArray[np.float64]  # (B, 5): x1, y1, x2, y2 in crop pixels, and the score
+    state: Tensor | None  # (B, …), for the next frame, of methods that carry one
+
+    def each(self) -> Iterator[tuple[NDArray[np.float64], Tensor | None]]:
+        """Yield row and state of each crop."""
+        return zip(self.rows, repeat(None) if self.state is None else self.state, strict=False)
 
 
 def _stored(weights: Path, search_size: int) -> Stored:
@@ -72,7 +78,7 @@ def _stored(weights: Path, search_size: int) -> Stored:
     return SERVED[size]
 
 
-class Predictor:
+class Predictor(Feed):
     """A network on its device, with one upload and one download a batch of frames."""
 
     def __init__(
@@ -83,12 +89,8 @@ class Predictor:
         dtype: torch.dtype,
         stored: Stored | None = None,
     ) -> None:
-        """Take over a network with matrices in `dtype`; crops are cut as published, or as shards hold them `stored`."""
-        self.network, self.variant, self.stored = network.to(device).eval(), variant, stored
-        self.device, self.dtype = device, dtype
-        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (variant.mean, variant.std))
-        self._factor = (1.0 / (255.0 * std)).view(1, 3, 1, 1).to(device)
-        self._shift = (-mean / std).view(1, 3, 1, 1).to(device)
+        """Take over a network as `Feed` does."""
+        super().__init__(network, variant, device, dtype, stored)
         self._window = penalty_window(network.search_grid, device)
         self._side = float(variant.search_size)
         self._rows, self._locate = 0, self._locate_rows  # rows that the compiled graph is for
@@ -108,8 +110,6 @@ class Predictor:
         """Take over a network as it was loaded, to compute in `dtype`, with the threads that are good for so many
         targets at once.
         """
-        if variant.method != "lorat":
-            raise UserError(f"variant {variant.name}: method {variant.method} is trained, not tracked with")
         hold_matrices_in(network, dtype)
         if settings.dtype == "float32":
             torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
@@ -125,32 +125,32 @@ class Predictor:
         """
         self._locate, self._rows = compile_whole(self._locate_rows, self.device), batch
         self._threads = Threads()  # a graph is for one number of them
-        side, width = self.variant.search_size, self.network.token_type_embed.shape[1]
-        tokens = torch.zeros(1, self.network.template_length, width, device=self.device)
-        self.predict(tokens, np.zeros((1, side, side, 3), dtype=np.float32))
+        side, memory = self.variant.search_size, self.memory(1)
+        frame, box = np.zeros((side, side, 3), dtype=np.uint8), np.array([0.0, 0.0, side, side])
+        recalled = memory.recall([memory.begin(frame, box, mean_colour(frame), None)])
+        self.predict(recalled.memory, np.zeros((1, side, side, 3), dtype=np.float32), recalled.state)
 
-    def embed(self, templates: Sequence[TemplateInput]) -> Tensor:
-        """Turn templates into the (B, T, D) tokens that stand before every search region."""
-        crops = np.stack([template.crop for template in templates])
-        mask = torch.from_numpy(np.stack([template.mask for template in templates]))
-        with torch.inference_mode():
-            return self.network.remember(self._normalise(self._upload(crops))[:, None], mask.to(self.device)[:, None])
+    def memory(self, room: int) -> Memory[Any]:
+        """Return an empty memory of up to so many targets."""
+        return memory_for(self, room)
 
-    def predict(self, tokens: Tensor, crops: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Find one target in each search region: (B, T, D) from `embed`, (B, S, S, 3) 0 … 255. Returns (B, 5) float64:
-        x1, y1, x2, y2 in crop pixels, and the score. A `UserError` if a number is not finite.
+    def predict(self, memory: Tensor, crops: NDArray[np.float32], state: Tensor | None = None) -> Found:
+        """Find one target in each search region, (B, S, S, 3) 0 … 255, with what its memory recalled: memory (B, …) and
+        state (B, …) or none. A `UserError` if a number is not finite.
         """
         with self._threads.following(), torch.inference_mode():
-            found = self._locate(self._padded(tokens), self._padded(self._upload(crops)))[: len(crops)].cpu().numpy()
-        if not np.isfinite(found).all():
+            padded = None if state is None else self._padded(state)
+            located, state = self._locate(self._padded(memory), self._padded(self._upload(crops)), padded)
+            rows = located[: len(crops)].cpu().numpy()
+        if not np.isfinite(rows).all():
             raise UserError(f"the network gives numbers that are {not_finite(self.dtype)}")
-        return found.astype(np.float64)
+        return Found(rows.astype(np.float64), None if state is None else state[: len(crops)])
 
-    def _locate_rows(self, tokens: Tensor, crops: Tensor) -> Tensor:
-        """Return (B, 5) float32: boxes in crop pixels and scores."""
-        prediction = self.network.follow(tokens, self._normalise(crops)).prediction
-        choice = select_box(prediction.score_map, prediction.boxes, self._window)
-        return torch.cat([choice.box * self._side, choice.score[:, None]], dim=1)
+    def _locate_rows(self, memory: Tensor, crops: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return (B, 5) float32, boxes in crop pixels and scores, and the state."""
+        prediction, state = self.network.follow(memory, self._normalise(crops), state)
+        choice = select_box(prediction.score_map, prediction.boxes, self._window, self.variant.window_weight)
+        return torch.cat([choice.box * self._side, choice.score[:, None]], dim=1), state
 
     def _padded(self, rows: Tensor) -> Tensor:
         """Repeat the last row up to the number that a graph is for."""
@@ -158,20 +158,3 @@ class Predictor:
             return rows
         # A graph is also for one layout, and for tensors made in inference mode or outside it: a full batch is copied.
         return torch.cat([rows, rows[-1:].expand(max(self._rows - len(rows), 0), *rows.shape[1:])])
-
-    def room_for_crops(self, batch: int) -> NDArray[np.float32]:
-        """Return a (batch, S, S, 3) float32 array for search crops that is quick to upload."""
-        side = self.variant.search_size
-        return torch.empty(batch, side, side, 3, pin_memory=self.device.type == "cuda").numpy()
-
-    def _upload(self, crops: NDArray[np.float32]) -> Tensor:
-        images = torch.from_numpy(crops)
-        if self.device.type == "cuda":
-            images = images.pin_memory()  # what is pinned already is taken as it is
-        return images.to(self.device, non_blocking=True)
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        """Turn (B, H, W, 3) values on 0 … 255 into (B, 3, H, W) float32: (x / 255 − mean) / std."""
-        # Planes first, then in place: a third of the time that four passes over pixels take.
-        planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return planes.mul_(self._factor).add_(self._shift)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
-from lorat.evaluate.track.crops import Resize
+from lorat.evaluate.track.memory.crops import Resize
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import cores_a_rank
 from lorat.shards.base.options import option

@@ -5,7 +5,8 @@ window and rule for the next search window. Where the crop goes and what comes b
 one tracker and many side by side agree. Boxes are xyxy float64 in continuous frame pixels unless a name says otherwise.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,37 +14,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lorat.evaluate.track.crops import Box, Crop, Frame, crop_around, frame_size, search_scale, template_scale
-from lorat.evaluate.track.predictor import Predictor, TemplateInput
+from lorat.evaluate.track.memory.base import Memory, Seen, TargetState
+from lorat.evaluate.track.memory.crops import Box, Crop, Frame, frame_size
+from lorat.evaluate.track.memory.feed import mean_colour
+from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
-from lorat.shards.pixels.geometry import CropTransform, box_mask, clip_boxes
-
-MIN_OBJECT_SIZE = 10.0  # pixels; a smaller object is searched as if it were this large
+from lorat.shards.pixels.geometry import CropTransform, clip_boxes
 
 
 class TrackedBox(NamedTuple):
-    """What the tracker says of one frame: a box cut at it, empty where the object is put outside; a score in [0, 1]."""
+    """What the tracker says of one frame: a box, cut at it and empty where the object is put outside, unless LoRATv2
+    says it, which cuts none; a score in [0, 1].
+    """
 
     box: Box
     score: float
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class TargetState:
-    """All that is remembered of a target between two frames."""
-
-    box: Box  # the last one with positive size
-    mean: NDArray[np.float32]  # (3,) the template frame's mean colour
-    tokens: Tensor  # (T, D) template tokens on the network's device
-
-
-def search_window(box: ArrayLike) -> Box:
-    """Return the box that the search region is cut around: at least 10 px a side, same centre."""
-    box = np.asarray(box, dtype=np.float64)
-    centre = (box[:2] + box[2:]) * 0.5
-    half = np.maximum(box[2:] - box[:2], MIN_OBJECT_SIZE) * 0.5
-    return np.concatenate([centre - half, centre + half])
 
 
 def check_first_box(box: ArrayLike, size: tuple[int, int]) -> Box:
@@ -66,34 +52,49 @@ def has_area(box: Box) -> bool:
     return bool((box[2:] > box[:2]).all())
 
 
-def prepare_template(predictor: Predictor, frame: Frame, box: Box) -> TemplateInput:
-    """Cut the template around the first box, as `check_first_box` returns it."""
-    variant, side = predictor.variant, predictor.variant.template_size
-    mean = frame.reshape(-1, 3).mean(axis=0).astype(np.float32)
-    scale = template_scale(box, frame_size(frame), predictor.stored)
-    crop, transform = crop_around(frame, box, variant.template_factor, side, mean, scale)
-    return TemplateInput(crop, box_mask(transform.apply(box), side, predictor.network.template_grid), mean)
+class Cut(NamedTuple):
+    """A frame, and where in it the search region lies."""
+
+    frame: Frame
+    transform: CropTransform  # from frame to crop
+
+
+def begin(memory: Memory[Any], frame: Frame, box: Box, frames: int | None = None) -> TargetState:
+    """Return the target of a first box, as `check_first_box` returns it, and of a sequence of so many `frames`; the
+    network has not looked at it yet.
+    """
+    mean = mean_colour(frame)
+    return TargetState(box, mean, memory.begin(frame, box, mean, frames))
 
 
 def prepare_search(
-    predictor: Predictor, frame: Frame, state: TargetState, out: Crop | None = None
-) -> tuple[Crop, CropTransform]:
-    """Cut the search region around the last box, as `crop_around` does."""
-    variant, box = predictor.variant, search_window(state.box)
-    scale = search_scale(box, frame_size(frame), predictor.stored)
-    return crop_around(frame, box, variant.search_factor, variant.search_size, state.mean, scale, out)
+    predictor: Predictor, memory: Memory[Any], frame: Frame, state: TargetState, out: Crop | None = None
+) -> Cut:
+    """Cut what is to be remembered of the frame before, and the search region around the last box, into `out`."""
+    memory.learn(state.kept)
+    return Cut(frame, predictor.cut_search(frame, state.box, state.mean, out)[1])
+
+
+def locate(
+    predictor: Predictor, memory: Memory[Any], states: Sequence[TargetState], crops: NDArray[np.float32]
+) -> Found:
+    """Return where the network sees targets in their search regions (B, S, S, 3)."""
+    recalled = memory.recall([state.kept for state in states])
+    return predictor.predict(recalled.memory, crops, recalled.state)
 
 
 def finish(
-    row: NDArray[np.float64], transform: CropTransform, size: tuple[int, int], state: TargetState
+    memory: Memory[Any], cut: Cut, row: NDArray[np.float64], token: Tensor | None, state: TargetState
 ) -> tuple[TrackedBox, TargetState]:
-    """Return a frame's result, and the target after it: a box without area leaves the last box. `row` is (5,) of
-    `Predictor.predict`, `transform` of `prepare_search`, `size` (width, height), `state` that before.
+    """Return a frame's result, and the target after it: a box without area leaves the last box. `row` and `token` are
+    of `Found.each`, `state` that before.
     """
-    box = clip_boxes(transform.invert(row[:4]), size)
+    found, score = cut.transform.invert(row[:4]), float(row[4])
+    box = clip_boxes(found, frame_size(cut.frame))
     if has_area(box):
         state = replace(state, box=box)
-    return TrackedBox(box, float(row[4])), state
+    memory.note(state.kept, Seen(cut.frame, box, state.box, score, token))
+    return TrackedBox(box if memory.clips else found, score), state
 
 
 class Targets:
@@ -109,22 +110,22 @@ class Targets:
         """Take the objects in `boxes`, (N, 4) xyxy, each with an area inside the frame, as the targets."""
         _check_frame(frame)
         firsts = [check_first_box(box, frame_size(frame)) for box in np.asarray(boxes, dtype=np.float64)]
-        templates = [prepare_template(self.predictor, frame, box) for box in firsts]
-        self._tokens = self.predictor.embed(templates)
+        self._memory = self.predictor.memory(len(firsts))
         self._crops = self.predictor.room_for_crops(len(firsts))
-        parts = zip(firsts, templates, self._tokens, strict=True)
-        self.states = [TargetState(box, template.mean, tokens) for box, template, tokens in parts]
+        self.states = [begin(self._memory, frame, box) for box in firsts]
+        self._memory.take([state.kept for state in self.states])
 
     def track(self, frame: Frame) -> list[TrackedBox]:
         """Return each target's box and score in the next frame, in the order of the first boxes."""
         _check_frame(frame)
         if not self.states:
             raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
+        predictor, memory = self.predictor, self._memory
         both = zip(self.states, self._crops, strict=True)
-        transforms = [prepare_search(self.predictor, frame, state, crop)[1] for state, crop in both]
-        rows = self.predictor.predict(self._tokens, self._crops)
-        parts = zip(rows, transforms, self.states, strict=True)
-        found = [finish(row, transform, frame_size(frame), state) for row, transform, state in parts]
+        cuts = [prepare_search(predictor, memory, frame, state, crop) for state, crop in both]
+        answers = locate(predictor, memory, self.states, self._crops).each()
+        parts = zip(cuts, answers, self.states, strict=True)
+        found = [finish(memory, cut, *answer, state) for cut, answer, state in parts]
         self.states = [state for _, state in found]
         return [result for result, _ in found]
 

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 
 from lorat.evaluate.cli import main
 from lorat.evaluate.track.batch import Work, track_clips
-from lorat.evaluate.track.crops import crop_around, search_scale, template_scale
+from lorat.evaluate.track.memory.crops import crop_around, search_scale, template_scale
+from lorat.evaluate.track.memory.feed import mean_colour
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.settings import TrackerSettings
-from lorat.evaluate.track.tracker import Tracker, prepare_template
+from lorat.evaluate.track.tracker import Tracker
 from lorat.shards.pixels.geometry import adjust, crop_frame, crop_transform, xywh_to_xyxy
 from lorat.shards.pixels.jpeg import read_image
 from lorat.shards.pixels.resample import SERVED, serving
@@ -108,7 +109,7 @@ def test_one_and_many_targets_are_cut_the_same_way(tiny_predictor, make_clip):
 def test_the_predictor_hands_its_choice_to_the_template(tiny_predictor, frame):
     box = np.array([340.0, 60.0, 940.0, 660.0])
     predictors = (tiny_predictor, large(tiny_predictor))
-    crops = [prepare_template(predictor, frame, box).crop for predictor in predictors]
+    crops = [predictor.cut_template(frame, box, mean_colour(frame)).crop for predictor in predictors]
     assert np.abs(crops[0] - crops[1]).mean() > 4.0
     assert crops[1].std() < crops[0].std()
 

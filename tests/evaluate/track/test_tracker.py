@@ -7,16 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
+from lorat.evaluate.track.memory.base import TargetState
+from lorat.evaluate.track.memory.feed import MIN_OBJECT_SIZE, search_window
 from lorat.evaluate.track.predictor import Predictor, penalty_window, select_box
-from lorat.evaluate.track.tracker import (
-    MIN_OBJECT_SIZE,
-    TargetState,
-    Tracker,
-    check_first_box,
-    finish,
-    prepare_search,
-    search_window,
-)
+from lorat.evaluate.track.tracker import Cut, Tracker, check_first_box, finish
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import CropTransform
 from lorat.shards.pixels.jpeg import read_image
@@ -34,13 +28,13 @@ def published() -> Path:
 
 
 def _state(box) -> TargetState:
-    return TargetState(np.asarray(box, float), np.array([9.0, 8.0, 7.0], np.float32), torch.zeros(1, 1))
+    return TargetState(np.asarray(box, float), np.array([9.0, 8.0, 7.0], np.float32), None)
 
 
 def test_post_processing_equals_the_published_arrays():
     arrays = np.load(GOLDEN / "g6_postprocess_16.npz")
     window = penalty_window(16)
-    choice = select_box(torch.from_numpy(arrays["score_map"]), torch.from_numpy(arrays["boxes"]), window)
+    choice = select_box(torch.from_numpy(arrays["score_map"]), torch.from_numpy(arrays["boxes"]), window, 0.45)
     np.testing.assert_array_equal(window.flatten().numpy(), arrays["window"])
     np.testing.assert_array_equal(choice.cell.numpy(), arrays["best_index"])
     np.testing.assert_array_equal((choice.box * 224.0).numpy(), arrays["out_box"])
@@ -78,7 +72,7 @@ def test_the_penalty_prefers_the_middle_of_equal_scores_but_reports_the_plain_sc
     logits[0, 0, 1] = logits[0, 2, 2] = 0.0
     logits[1, 4, 0] = 9.0
     boxes = torch.arange(2 * 25 * 4, dtype=torch.float32).view(2, 5, 5, 4)
-    choice = select_box(logits, boxes, penalty_window(5))
+    choice = select_box(logits, boxes, penalty_window(5), 0.45)
     assert choice.cell.tolist() == [12, 20]
     assert choice.score[0].item() == pytest.approx(0.5)
     assert torch.equal(choice.box[1], boxes[1, 4, 0])
@@ -103,16 +97,18 @@ def test_search_windows_keep_the_centre_and_are_ten_pixels_at_least(x, y, w, h):
         (((2.0, 2.0), (0.0, 0.0)), [-40, 4, -10, 30, 0.25], [0, 2, 0, 15], [10, 10, 20, 20]),
     ],
 )
-def test_a_box_is_cut_at_the_frame_and_becomes_the_last_box_unless_it_has_no_area(transform, row, box, last):
-    state = _state([10, 10, 20, 20])
-    tracked, after = finish(np.array(row, float), CropTransform(*transform), (64, 48), state)
+def test_a_box_is_cut_at_the_frame_and_becomes_the_last_box_unless_it_has_no_area(
+    tiny_predictor, transform, row, box, last
+):
+    state, cut = _state([10, 10, 20, 20]), Cut(np.zeros((48, 64, 3), np.uint8), CropTransform(*transform))
+    tracked, after = finish(tiny_predictor.memory(1), cut, np.array(row, float), None, state)
     assert (tracked.box.tolist(), tracked.score) == (box, row[4])
     assert after.box.tolist() == last and after.mean is state.mean
 
 
 def test_a_target_left_outside_a_smaller_frame_sees_only_the_template_frames_colour(tiny_predictor):
     frame = np.zeros((30, 30, 3), dtype=np.uint8)
-    crop, _ = prepare_search(tiny_predictor, frame, _state([900, 900, 920, 920]))
+    crop, _ = tiny_predictor.cut_search(frame, np.array([900.0, 900, 920, 920]), np.array([9.0, 8.0, 7.0], np.float32))
     assert (crop == [9.0, 8.0, 7.0]).all()
 
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lorat.evaluate.track.crops import crop_around, search_scale, template_scale
+from lorat.evaluate.track.memory.crops import crop_around, search_scale, template_scale
 from lorat.prep.annotations.cleaning import clean
 from lorat.prep.pairs.crop import CropOptions, cut_sample
 from lorat.prep.pairs.draw import draw_sample

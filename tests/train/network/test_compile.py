@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
-from lorat.evaluate.track.predictor import Predictor, TemplateInput
+from lorat.evaluate.track.memory.feed import TemplateInput
+from lorat.evaluate.track.predictor import Predictor
 from lorat.shards.base.errors import UserError
 from lorat.train.checkpoint.checkpoints import find_checkpoint
 from lorat.train.cli import main
@@ -116,8 +117,7 @@ def targets(variant, network, count):
     rng = np.random.default_rng(count)
     grid, sides = network.template_grid, (variant.template_size, variant.search_size)
     template, search = (rng.uniform(0, 255, (count, side, side, 3)).astype(np.float32) for side in sides)
-    mean = np.zeros(3, np.float32)
-    return [TemplateInput(crop, np.eye(grid, dtype=bool), mean) for crop in template], search
+    return [TemplateInput(crop, np.eye(grid, dtype=bool)) for crop in template], search
 
 
 @pytest.mark.parametrize("kind", ["plain", "gated", "clip", "rotary"])
@@ -129,10 +129,10 @@ def test_taking_a_template_and_tracking_a_frame_are_one_graph_each(kind, monkeyp
     merge_adapters(network)
     predictor = Predictor(network.requires_grad_(False), variant, CPU, torch.float32)
     plain = [targets(variant, network, count) for count in (4, 3, 1, 2, 4)]
-    expected = [predictor.predict(predictor.embed(t), crops) for t, crops in plain]
+    expected = [predictor.predict(predictor.embed(t), crops).rows for t, crops in plain]
     predictor.compile(4)
     for (templates, crops), rows in zip(plain, expected, strict=True):
-        found = predictor.predict(predictor.embed(templates), crops)
+        found = predictor.predict(predictor.embed(templates), crops).rows
         np.testing.assert_allclose(found, rows, rtol=0, atol=1e-3)
     assert counter.frame_count == 1  # smaller batches are padded
     embed = compile_whole(network.embed_template, CPU)
@@ -149,11 +149,11 @@ def test_a_compiled_predictor_finds_the_same_boxes():
     merge_adapters(network)
     predictor = Predictor(network.requires_grad_(False), variant, CPU, torch.float32)
     batches = [targets(variant, network, count) for count in (2, 1)]
-    expected = [predictor.predict(predictor.embed(t), crops) for t, crops in batches]
+    expected = [predictor.predict(predictor.embed(t), crops).rows for t, crops in batches]
     with torch._dynamo.config.patch(error_on_recompile=True):
         predictor.compile(2)
         for (templates, crops), rows in zip(batches, expected, strict=True):
-            found = predictor.predict(predictor.embed(templates), crops)
+            found = predictor.predict(predictor.embed(templates), crops).rows
             np.testing.assert_allclose(found, rows, rtol=0, atol=1e-3)
 
 

@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lorat.evaluate.track.predictor import Predictor, TemplateInput
+from lorat.evaluate.track.memory.feed import TemplateInput
+from lorat.evaluate.track.predictor import Predictor
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.deploy import devices
@@ -46,7 +47,7 @@ def targets(count=3):
     template = rng.uniform(0, 255, (112, 112, 3)).astype(np.float32)
     mask = np.zeros((8, 8), dtype=np.bool_)
     mask[2:6, 3:5] = True
-    return [TemplateInput(template, mask, np.zeros(3, np.float32))] * count, crops
+    return [TemplateInput(template, mask)] * count, crops
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.6), (torch.float16, 0.08)], ids=["bfloat16", "float16"])
@@ -63,7 +64,7 @@ def test_narrow_weights_give_nearly_the_boxes_of_float32(merged, dtype, near):
         prediction = net.track(tokens, predictor._normalise(torch.from_numpy(crops)))
         assert prediction.score_map.dtype == prediction.boxes.dtype == torch.float32
         rows.append(prediction.boxes * variant.search_size)
-        assert np.isfinite(predictor.predict(tokens, crops)).all()
+        assert np.isfinite(predictor.predict(tokens, crops).rows).all()
     assert 0 < (rows[0] - rows[1]).abs().max() < near
 
 
@@ -144,7 +145,7 @@ def test_all_tensors_of_a_tracked_frame_are_on_the_networks_device(merged, dtype
     with mode:
         predictor = Predictor(network, variant, CUDA, dtype)
         tokens = torch.zeros(3, 64, 64, device=CUDA)
-        rows = predictor._locate_rows(tokens, torch.zeros(3, 224, 224, 3, device=CUDA))
+        rows, _ = predictor._locate_rows(tokens, torch.zeros(3, 224, 224, 3, device=CUDA))
     assert rows.shape == (3, 5)
     assert rows.device.type == "cuda"
 

@@ -1,0 +1,1 @@
+"""What a tracking method remembers of its targets."""

@@ -1,0 +1,76 @@
+"""What every method of tracking has in common: how targets are remembered from frame to frame.
+
+A frame goes this way: `recall` gives the network what the batch's targets left; `note` takes what the frame showed;
+`learn`, before the next frame's crop, cuts out of it what is to be kept; and `take` lets the network look at that.
+Crops are cut in any thread, one at a time for a target; the network works in one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from lorat.evaluate.track.memory.crops import Box, Frame
+from lorat.evaluate.track.memory.feed import Colour, Feed
+
+Kept = TypeVar("Kept")
+
+
+class Recalled(NamedTuple):
+    """What goes into a batch beside its search crops, as `OneStream.follow` takes it."""
+
+    memory: Tensor  # (B, …)
+    state: Tensor | None  # (B, …) of the frame before; None for methods that carry none
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TargetState:
+    """All that is remembered of a target between two frames."""
+
+    box: Box  # the last one with positive size
+    mean: Colour  # of the first frame; pads every search crop
+    kept: Any  # by the memory
+
+
+class Seen(NamedTuple):
+    """A frame after it was tracked."""
+
+    frame: Frame
+    box: Box  # cut at the frame, perhaps without area
+    last: Box  # that the next search crop is cut around
+    score: float
+    state: Tensor | None  # (…) as the network gave it
+
+
+class Memory(ABC, Generic[Kept]):
+    """What a method remembers of up to `room` targets at once, of each an object that it keeps."""
+
+    clips = True
+    """Whether a box is cut at the frame before it is reported; the last box always is."""
+
+    def __init__(self, feed: Feed, room: int) -> None:
+        """Make room for so many targets."""
+        self.feed = feed
+
+    @abstractmethod
+    def begin(self, frame: Frame, box: Box, mean: Colour, frames: int | None) -> Kept:
+        """Cut what is to be kept of a target's first frame; the sequence has so many `frames`, if that is known."""
+
+    @abstractmethod
+    def take(self, kept: Sequence[Kept]) -> None:
+        """Let the network look at what was cut for targets."""
+
+    @abstractmethod
+    def recall(self, kept: Sequence[Kept]) -> Recalled:
+        """Return what goes into a batch of targets, once the network has taken all that was cut for them."""
+
+    def note(self, kept: Kept, seen: Seen) -> None:
+        """Note what a frame showed of a target."""
+
+    def learn(self, kept: Kept) -> None:
+        """Cut what is to be kept of the frame that was noted last."""
+
+    def forget(self, kept: Kept) -> None:
+        """Free what an ended target held."""

@@ -1,0 +1,16 @@
+"""Which memory a method has."""
+
+from typing import Any
+
+from lorat.evaluate.track.memory.base import Memory
+from lorat.evaluate.track.memory.caches import Caches
+from lorat.evaluate.track.memory.feed import Feed
+from lorat.evaluate.track.memory.first import FirstTemplate
+from lorat.evaluate.track.memory.templates import Templates
+
+_MEMORIES: dict[str, type[Memory[Any]]] = {"lorat": FirstTemplate, "spmtrack": Templates, "loratv2": Caches}
+
+
+def memory_for(feed: Feed, room: int) -> Memory[Any]:
+    """Return an empty memory of up to so many targets, as the variant's method has it."""
+    return _MEMORIES[feed.variant.method](feed, room)

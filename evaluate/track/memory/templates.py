@@ -1,0 +1,125 @@
+"""SPMTrack's memory: templates from all frames of a sequence, three of which go into each, and the state token.
+
+As published: every frame, however sure, leaves the crop around its box and a mask, and those that are looked at follow
+from their number alone. Published code keeps all crops until an evaluation ends; here those go that the rule can never
+choose again. Crops are held in 16 bits a value, which moves them by at most 1/512 of a grey level.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorat.configs.schema import MemoryRule as Rule
+from lorat.evaluate.track.memory.base import Memory, Recalled, Seen
+from lorat.evaluate.track.memory.crops import Box, Frame
+from lorat.evaluate.track.memory.feed import Colour, Feed, TemplateInput, mean_colour
+from lorat.shards.base.errors import UserError
+
+_STEPS = 256  # of a grey level
+
+
+def chosen(count: int, rule: Rule) -> tuple[int, int, int]:
+    """Return which of `count` entries, the first frame's and one of each tracked frame, are looked at: the first, and
+    those at about a quarter and three quarters (published), or at one and two thirds (published for B-378 on LaSOT).
+    """
+    if count < 4:
+        return ((0, 0, 0), (0, 1, 1), (0, 1, 2))[count - 1]
+    if rule == "third":
+        return 0, count // 3, 2 * count // 3
+    half = count // 2
+    return 0, half // 2, half + half // 2
+
+
+class Entry(NamedTuple):
+    """A template in the memory."""
+
+    crop: NDArray[np.uint16]  # (S, S, 3) in steps of a grey level
+    mask: NDArray[np.bool_]  # (g, g)
+
+    @classmethod
+    def of(cls, template: TemplateInput) -> "Entry":
+        """Return a template in the form in which it is held."""
+        return cls(np.rint(template.crop * _STEPS).astype(np.uint16), template.mask)
+
+    def template(self) -> TemplateInput:
+        """Return the template as the network takes it."""
+        return TemplateInput(self.crop.astype(np.float32) / _STEPS, self.mask)
+
+
+@dataclass(eq=False, slots=True)
+class Album:
+    """What is kept of a target."""
+
+    frames: int | None  # of its sequence, if that is known
+    entries: dict[int, Entry]  # by number, of `count` that there were
+    state: Tensor  # (1, D) float32
+    count: int = 1
+    tokens: dict[int, Tensor] = field(default_factory=dict)  # (T, D) of the entries that are looked at now
+    seen: Seen | None = None
+
+    def add(self, entry: Entry, rule: Rule) -> None:
+        """Add the entry of a frame, and drop those that cannot be chosen any more."""
+        self.entries[self.count] = entry
+        self.count += 1
+        _, early, late = chosen(self.count, rule)
+        latest = self.count if self.frames is None else chosen(max(self.frames - 1, 1), rule)[1]
+        for number in list(self.entries):
+            if not (number == 0 or early <= number <= latest or number >= late):
+                del self.entries[number]
+
+
+class Templates(Memory[Album]):
+    """What SPMTrack remembers."""
+
+    def __init__(self, feed: Feed, room: int) -> None:
+        """Remember by the rule of the variant."""
+        super().__init__(feed, room)
+        self.rule = feed.variant.memory_rule
+        if feed.variant.templates != 3:
+            what = f"templates {feed.variant.templates}, but the rule of SPMTrack's memory chooses 3"
+            raise UserError(f"variant {feed.variant.name}: {what}; set 3")
+
+    def begin(self, frame: Frame, box: Box, mean: Colour, frames: int | None) -> Album:
+        """Begin with the first template alone and a fresh state."""
+        first = Entry.of(self.feed.cut_template(frame, box, mean))
+        return Album(frames, {0: first}, torch.zeros(1, self.feed.network.plan.width, device=self.feed.device))
+
+    def note(self, kept: Album, seen: Seen) -> None:
+        """Take over the state, and keep the frame until its template is cut."""
+        assert seen.state is not None
+        kept.seen, kept.state = seen, seen.state
+
+    def learn(self, kept: Album) -> None:
+        """Add a template around the box of the frame, as it was reported; one past a corner has no sides at all to cut
+        around, so that the last entry is repeated.
+        """
+        if kept.seen is not None:
+            frame, box = kept.seen.frame, kept.seen.box
+            entry = kept.entries[kept.count - 1]
+            if (box[2:] > box[:2]).any():
+                entry = Entry.of(self.feed.cut_template(frame, box, mean_colour(frame)))
+            kept.add(entry, self.rule)
+            kept.seen = None
+
+    def take(self, kept: Sequence[Album]) -> None:
+        """Turn templates that are newly chosen into tokens, and forget those of others."""
+        new = list[tuple[Album, int]]()
+        for album in kept:
+            now = set(chosen(album.count, self.rule))
+            album.tokens = {number: tokens for number, tokens in album.tokens.items() if number in now}
+            new += [(album, number) for number in sorted(now - album.tokens.keys())]
+        if new:
+            rows = self.feed.embed([album.entries[number].template() for album, number in new])
+            for (album, number), tokens in zip(new, rows, strict=True):
+                album.tokens[number] = tokens.clone()  # a part would keep the whole
+
+    def recall(self, kept: Sequence[Album]) -> Recalled:
+        """Return the tokens of three templates each, one after another, and the states."""
+        self.take(kept)
+        memory = [torch.cat([album.tokens[number] for number in chosen(album.count, self.rule)]) for album in kept]
+        return Recalled(torch.stack(memory), torch.stack([album.state for album in kept]))
