@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,17 @@ TINY = VariantConfig(
 )
 
 
-def _network():
+def _variant(method: str) -> VariantConfig:
+    """A tracker of a method, as small as TINY."""
+    of_method = {"spmtrack": {"templates": 3, "searches": 2}, "loratv2": {"reference_size": 32}}.get(method, {})
+    return VariantConfig.model_validate(
+        TINY.model_dump() | {"name": f"tiny-{method}", "method": method, "reference_threshold": 0.5} | of_method
+    )
+
+
+def _network(variant: VariantConfig = TINY):
     torch.manual_seed(3)
-    network = build_network(TINY)
+    network = build_network(variant)
     with torch.no_grad():
         # Random weights that answer differently in every cell, with boxes of the object's size.
         for part in (network.head.cls_mlp, network.head.reg_mlp):
@@ -42,6 +51,17 @@ def _network():
 @pytest.fixture(scope="session")
 def tiny_predictor() -> Predictor:
     return Predictor(_network().eval(), TINY, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def small() -> Callable[[str], Predictor]:
+    """A small tracker of a method."""
+
+    def build(method: str) -> Predictor:
+        variant = _variant(method)
+        return Predictor(_network(variant).requires_grad_(False).eval(), variant, torch.device("cpu"), torch.float32)
+
+    return build
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
     def template(self) -> TemplateInput:
         """Return the template as the network takes it."""
-        return TemplateInput(self.crop.astype(np.float32) / _STEPS, self.mask)
+        return TemplateInput(self.crop * np.float32(1.0 / _STEPS), self.mask)
 
 
 @dataclass(eq=False, slots=True)

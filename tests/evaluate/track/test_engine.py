@@ -54,6 +54,19 @@ def test_batched_results_equal_one_by_one_results(tiny_predictor, make_clip, bat
         assert (result.times > 0).all()
 
 
+@pytest.mark.parametrize("method", ["spmtrack", "loratv2"])
+@pytest.mark.parametrize("batch", [2, 8])
+def test_targets_of_trackers_that_remember_do_not_see_their_neighbours(small, make_clip, method, batch, monkeypatch):
+    monkeypatch.setattr(engine, "works_beside", lambda device: True)
+    predictor = small(method)
+    clips = [make_clip(f"s{n}", frames, n) for n, frames in enumerate((9, 1, 6, 12, 2, 7, 3, 8, 5))]
+    clips[3].frames[4].write_bytes(b"no image")
+    for outcome in _track(predictor, clips, batch=batch, threads=2):
+        boxes, scores = _alone(predictor, outcome.work.clip)
+        np.testing.assert_allclose(outcome.result.boxes, boxes, rtol=0, atol=0.01)
+        np.testing.assert_allclose(outcome.result.scores, scores, rtol=0, atol=1e-4)
+
+
 def test_an_ended_sequence_makes_room_and_its_result_comes_before_the_others(tiny_predictor, make_clip):
     clips = [make_clip(name, frames) for name, frames in (("a", 8), ("b", 3), ("c", 4))]
     names = [o.work.clip.name for o in _track(tiny_predictor, clips, batch=2)]

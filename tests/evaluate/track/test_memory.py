@@ -1,19 +1,24 @@
 """Trackers that remember: traces of the published systems, and what is kept of a target."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
+from lorat.evaluate.cli import main
+from lorat.evaluate.track.memory.base import Seen, TargetState
+from lorat.evaluate.track.memory.feed import mean_colour
 from lorat.evaluate.track.memory.templates import Album, Entry, chosen
 from lorat.evaluate.track.predictor import Predictor
-from lorat.evaluate.track.tracker import Tracker
-from lorat.shards.pixels.geometry import CropTransform, adjust, box_mask, crop_transform
+from lorat.evaluate.track.tracker import Cut, Tracker, begin, finish, locate, prepare_search
+from lorat.shards.pixels.geometry import CropTransform, box_mask
 from lorat.shards.pixels.jpeg import read_image
-from lorat.train.network.trained import load_network
+from lorat.train.network.trained import load_network, save_weights
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -88,7 +93,6 @@ def test_spmtrack_follows_the_published_trace(golden, tmp_path, rule):
     trace = np.load(golden / "g11_spmtrack_trace.npz")
     tracker = Tracker(predictor_of(golden, tmp_path, spmtrack(rule)))
     found = follow(tracker, golden, trace[f"{rule}/boxes"][0])
-    print(np.abs(np.array([b for b,_ in found])-trace[f"{rule}/boxes"][1:]).max(), np.abs(np.array([b for _,b in found])-trace[f"{rule}/scores"][1:]).max())
     assert_boxes(found, trace[f"{rule}/boxes"], trace[f"{rule}/scores"])
 
 
@@ -97,5 +101,123 @@ def test_loratv2_follows_the_published_trace(golden, tmp_path, phase):
     trace = np.load(golden / "g12_loratv2_trace.npz")
     tracker = Tracker(predictor_of(golden, tmp_path, loratv2(phase)))
     found = follow(tracker, golden, trace[f"p{phase}/boxes"][0])
-    print(np.abs(np.array([b for b,_ in found])-trace[f"p{phase}/boxes"][1:]).max(), np.abs(np.array([b for _,b in found])-trace[f"p{phase}/scores"][1:]).max())
     assert_boxes(found, trace[f"p{phase}/boxes"], trace[f"p{phase}/scores"])
+
+
+def test_a_reference_that_no_score_renews_stays_the_first_frames(golden, tmp_path):
+    boxes = np.load(golden / "g12_loratv2_trace.npz")["p2/boxes_never_updated"]
+    found = follow(Tracker(predictor_of(golden, tmp_path, loratv2(2, threshold=1.0))), golden, boxes[0])
+    np.testing.assert_allclose([box for box, _ in found], boxes[1:], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("rule", ["quarter", "third"])
+def test_the_choice_of_templates_is_the_published_one(golden, rule):
+    arrays = np.load(golden / "g11_spmtrack_memory.npz")
+    assert [chosen(int(count), rule) for count in arrays["frame"]] == [tuple(row) for row in arrays[rule].tolist()]
+
+
+def test_masks_of_long_thin_boxes_are_clipped_to_the_grid(golden):
+    arrays = np.load(golden / "g11_spmtrack_memory.npz")
+    rows = (arrays[f"mask/{name}"] for name in ("boxes", "crop_params", "clipped"))
+    for box, (scale, shift), mask in zip(*rows, strict=True):
+        np.testing.assert_array_equal(box_mask(CropTransform(tuple(scale), tuple(shift)).apply(box), 196, 14), mask)
+
+
+def test_the_last_box_after_boxes_that_miss_the_frame_is_the_published_one(golden, small):
+    arrays = {n: a for n, a in np.load(golden / "g11_spmtrack_memory.npz").items() if n.startswith("last_box")}
+    memory = small("lorat").memory(1)
+    width, height = arrays["last_box/frame_size"]
+    cut = Cut(np.zeros((height, width, 3), np.uint8), CropTransform((1.0, 1.0), (0.0, 0.0)))
+    state = TargetState(arrays["last_box/start"], np.zeros(3, np.float32), None)
+    for box, kept in zip(arrays["last_box/predicted"], arrays["last_box/kept"], strict=True):
+        _, state = finish(memory, cut, np.append(box, 0.5), None, state)
+        np.testing.assert_allclose(state.box, kept, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["quarter", "third"])
+@pytest.mark.parametrize("frames", [None, 400, 5, 2])
+def test_no_template_is_dropped_that_is_chosen_later_and_the_others_are(rule, frames):
+    entry = Entry(np.zeros((1, 1, 3), np.uint16), np.zeros((1, 1), bool))
+    album = Album(frames, {0: entry}, torch.zeros(1, 1))
+    share = 1 / 4 if rule == "quarter" else 1 / 3
+    for count in range(1, frames or 400):
+        assert album.count == count and set(chosen(count, rule)) <= album.entries.keys()
+        assert len(album.entries) <= 4 + (share * frames if frames else (1 - share) * count)
+        album.add(entry, rule)
+
+
+def frame_with(box: tuple[int, int, int, int]) -> np.ndarray:
+    frame = np.full((72, 96, 3), 90, np.uint8)
+    x1, y1, x2, y2 = box
+    frame[y1:y2, x1:x2] = 200
+    return frame
+
+
+def test_a_box_past_a_corner_repeats_the_last_template_and_one_without_width_is_cut(small):
+    memory = small("spmtrack").memory(1)
+    frame = frame_with((20, 20, 40, 40))
+    album = memory.begin(frame, np.array([20.0, 20, 40, 40]), mean_colour(frame), None)
+    for box, same in (([96.0, 72, 96, 72], True), ([96.0, 20, 96, 40], False)):
+        box, last = np.array(box), album.entries[album.count - 1]
+        memory.note(album, Seen(frame, box, box, 0.9, torch.zeros(1, 64)))
+        memory.learn(album)
+        assert (album.entries[album.count - 1] is last) is same
+    assert album.count == 3
+
+
+def test_a_state_is_handed_on_and_fresh_after_a_start(small):
+    frames = [frame_with((x, 20, x + 20, 40)) for x in range(20, 40, 4)]
+    tracker = Tracker(small("spmtrack"))
+    runs = []
+    for _ in range(2):
+        tracker.start(frames[0], (20, 20, 40, 40))
+        assert not tracker.state.kept.state.any()
+        runs.append([tracker.track(frame) for frame in frames[1:]])
+        assert tracker.state.kept.state.any() and tracker.state.kept.count == 4  # the last is cut when it is needed
+    for first, second in zip(*runs, strict=True):
+        np.testing.assert_array_equal(first.box, second.box)
+
+
+def test_what_loratv2_remembers_does_not_grow_and_its_slots_come_back(small):
+    predictor = small("loratv2")
+    memory, crops = predictor.memory(2), predictor.room_for_crops(1)
+    renewed, take = 0, memory.cache.update
+    place, size = memory.cache.memory.data_ptr(), memory.cache.memory.numel()
+
+    def update(*arguments):
+        nonlocal renewed
+        renewed += 1
+        take(*arguments)
+
+    memory.cache.update = update
+    for _ in range(3):
+        frame = frame_with((20, 20, 40, 40))
+        state = begin(memory, frame, np.array([20.0, 20, 40, 40]))
+        for index in range(200 if not renewed else 2):
+            x = 10 + index % 50
+            cut = prepare_search(predictor, memory, frame_with((x, 20, x + 20, 40)), state, crops[0])
+            (answer,) = locate(predictor, memory, [state], crops).each()
+            _, state = finish(memory, cut, *answer, state)
+        assert len(memory.free) == 1
+        memory.forget(state.kept)
+    assert sorted(memory.free) == [0, 1] and renewed > 3
+    assert (memory.cache.memory.data_ptr(), memory.cache.memory.numel()) == (place, size)
+
+
+@pytest.mark.parametrize("method", ["spmtrack", "loratv2"])
+def test_an_evaluation_goes_on_where_it_stopped(small, method, tmp_path, got10k_raw):
+    predictor, weights, out = small(method), tmp_path / "model.safetensors", tmp_path / "out"
+    save_weights(weights, predictor.network, predictor.variant)
+    fixed = [f"--weights={weights}", f"--raw={got10k_raw}", "--dtype=float32", "--device=cpu", "--no-video"]
+
+    def boxes(folder: Path) -> dict[str, str]:
+        return {file.name: file.read_text() for file in sorted((folder / "results").rglob("*_00000?.txt"))}
+
+    run = partial(CliRunner().invoke, main)
+    done = run([*fixed, f"--out={out}", "--datasets=got10k-val"])
+    assert done.exit_code == 0, done.output
+    whole = boxes(out)
+    lost = next(file for file in (out / "results").rglob("*_000002.txt"))
+    lost.unlink()
+    assert len(whole) == 3 and run([*fixed, f"--out={out}", "--datasets=got10k-val"]).exit_code == 0
+    assert boxes(out) == whole
