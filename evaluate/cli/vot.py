@@ -80,11 +80,11 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings, segm
 
 
 def _merge(settings: TrackerSettings, out: Path) -> TrackerSettings:
-    """Write a network's merged weights, which load without a backbone, and return how to track with them."""
+    """Write weights, merged if they can be, that load without a backbone, and return how to track with them."""
     # torch takes seconds to import: help and mistakes need not wait for it.
     from lorat.train.network.deploy.devices import pick_device, pick_dtype
     from lorat.train.network.reading import read_weights
-    from lorat.train.network.trained import export_merged
+    from lorat.train.network.trained import write_whole
     from lorat.train.network.variants import empty_network
 
     device = pick_device(settings.device)
@@ -92,7 +92,7 @@ def _merge(settings: TrackerSettings, out: Path) -> TrackerSettings:
     *before, last = settings.files()
     file = read_weights(last, settings.variant_config(), before=before, force_backbone=force)
     dtype = pick_dtype(settings.dtype, device, empty_network(file.variant, plan=file.plan))
-    export_merged(file, out, dtype, backbone=settings.backbone, force_backbone=force)
+    write_whole(file, out, dtype, backbone=settings.backbone, force_backbone=force)
     name = str(dtype).removeprefix("torch.")
     merged = replace(settings, weights=(out,), variant=None, backbone=None, force_backbone=False)
     return replace(merged, device=str(device), dtype=name)

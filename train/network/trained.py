@@ -159,14 +159,21 @@ def export_merged(
     if file.variant.lora is not None and file.variant.lora.experts:
         what = "experts are weighed anew for each token, so they cannot be merged"
         raise UserError(f"{file.path}: {what}; write --published, --onnx or --torch-export")
+    write_whole(file, out, dtype, backbone=backbone, force_backbone=force_backbone)
+
+
+def write_whole(
+    file: WeightsFile, out: Path, dtype: torch.dtype, *, backbone: Path | None = None, force_backbone: bool = False
+) -> None:
+    """Write what `export_merged` does, and of SPMTrack its experts beside the weights that cannot take them up."""
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
     kind = {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
     # How the shards of a training hold frames is asked for by trackers that cut crops alike.
     kind |= {key: value for key, value in file.metadata.items() if key == "stored"}
     metadata = _metadata(file.variant, file.plan, network.fingerprint) | kind
-    tensors, _ = published.published_tensors(network)
-    named = published.to_file(tensors, file.variant.backbone.layout)
+    tensors, frozen = published.published_tensors(network)
+    named = published.to_file(tensors | frozen, file.variant.backbone.layout)
     if odd := [name for name, tensor in named.items() if not tensor.isfinite().all()]:
         raise UserError(f"{file.path}: {some(odd)} would be {not_finite(dtype)}; nothing was written")
     write_tensors(out, named, metadata)

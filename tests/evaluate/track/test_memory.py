@@ -18,7 +18,8 @@ from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import Cut, Tracker, begin, finish, locate, prepare_search
 from lorat.shards.pixels.geometry import CropTransform, box_mask
 from lorat.shards.pixels.jpeg import read_image
-from lorat.train.network.trained import load_network, save_weights
+from lorat.train.network.reading import read_weights
+from lorat.train.network.trained import load_network, save_weights, write_whole
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -94,6 +95,15 @@ def test_spmtrack_follows_the_published_trace(golden, tmp_path, rule):
     tracker = Tracker(predictor_of(golden, tmp_path, spmtrack(rule)))
     found = follow(tracker, golden, trace[f"{rule}/boxes"][0])
     assert_boxes(found, trace[f"{rule}/boxes"], trace[f"{rule}/scores"])
+
+
+def test_a_whole_file_of_spmtrack_tracks_without_another(golden, tmp_path):
+    """As VOT's workspace keeps it."""
+    trace, whole = np.load(golden / "g11_spmtrack_trace.npz"), tmp_path / "whole.safetensors"
+    file = read_weights(golden / "g11_spmtrack_tracker_state.safetensors", spmtrack())
+    write_whole(file, whole, torch.float32)
+    tracker = Tracker.load(whole, device="cpu", dtype="float32")
+    assert_boxes(follow(tracker, golden, trace["quarter/boxes"][0]), trace["quarter/boxes"], trace["quarter/scores"])
 
 
 @pytest.mark.parametrize("phase", [1, 2])

@@ -153,9 +153,9 @@ def graph_metadata(variant: VariantConfig, network: OneStream) -> dict[str, str]
     grids = {"template_grid": network.template_grid, "search_grid": network.search_grid}
     of_variant = {"template_size", "search_size", "template_factor", "search_factor", "mean", "std"}
     if variant.method != "lorat":
-        of_variant |= {"method", "templates"}
+        of_variant |= {"method", "templates", "window_weight"}
     if variant.reference_size is not None:
-        of_variant |= {"reference_size", "reference_factor"}
+        of_variant |= {"reference_size", "reference_factor", "reference_threshold"}
     known = variant.model_dump(include=of_variant) | grids
     return {
         "variant": variant.name,
