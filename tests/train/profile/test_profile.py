@@ -66,6 +66,12 @@ def test_parameters_and_operations_are_the_published_ones(name):
     assert frame.template + frame.track < frame.whole
 
 
+def test_trackers_that_remember_take_the_published_operations():
+    assert count_frame(load_variant("spmtrack-B-378")).whole / 1e9 == pytest.approx(363.1, rel=0.005)
+    cost = count_frame(load_variant("loratv2-p2-B-378"))
+    assert [count / 1e9 for count in cost[:3]] == pytest.approx([43.6, 45.2, 161.4], rel=0.002)
+
+
 @pytest.mark.parametrize("name", TIMM)
 def test_last_block_of_timm_variants_serves_the_search_region_alone(name):
     frame = count_frame(load_variant(name))
