@@ -25,12 +25,13 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("batch", [3, 9])
-def test_sequences_that_begin_and_end_are_tracked_by_one_graph(tiny_predictor, make_clip, graphs, batch):
+@pytest.mark.parametrize(("method", "batch"), [("lorat", 3), ("lorat", 9), ("spmtrack", 3), ("loratv2", 3)])
+def test_sequences_that_begin_and_end_are_tracked_by_one_graph(small, make_clip, graphs, method, batch):
     lengths = (7, 1, 4, 9, 2, 3, 5, 6, 8)
     work = [Work(make_clip(f"s{n}", frames, n)) for n, frames in enumerate(lengths)]
-    plain = {o.work.clip.name: o.result for o in track_clips(tiny_predictor, work, batch=batch)}
-    predictor = Predictor(tiny_predictor.network, tiny_predictor.variant, tiny_predictor.device, torch.float32)
+    eager = small(method)
+    plain = {o.work.clip.name: o.result for o in track_clips(eager, work, batch=batch)}
+    predictor = Predictor(eager.network, eager.variant, eager.device, torch.float32)
     predictor.compile(group_sizes(batch, predictor.device)[0])
     for outcome in track_clips(predictor, work, batch=batch):
         expected = plain[outcome.work.clip.name]

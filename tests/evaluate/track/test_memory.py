@@ -15,7 +15,7 @@ from lorat.evaluate.track.memory.base import Seen, TargetState
 from lorat.evaluate.track.memory.feed import mean_colour
 from lorat.evaluate.track.memory.templates import Album, Entry, chosen
 from lorat.evaluate.track.predictor import Predictor
-from lorat.evaluate.track.tracker import Cut, Tracker, begin, finish, locate, prepare_search
+from lorat.evaluate.track.tracker import Cut, Targets, TrackedBox, Tracker, begin, finish, locate, prepare_search
 from lorat.shards.pixels.geometry import CropTransform, box_mask
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.reading import read_weights
@@ -186,6 +186,22 @@ def test_a_state_is_handed_on_and_fresh_after_a_start(small):
         assert tracker.state.kept.state.any() and tracker.state.kept.count == 4  # the last is cut when it is needed
     for first, second in zip(*runs, strict=True):
         np.testing.assert_array_equal(first.box, second.box)
+
+
+@pytest.mark.parametrize("method", ["spmtrack", "loratv2"])
+def test_targets_of_one_video_are_each_tracked_as_alone(small, method):
+    frames = [frame_with((x, 20, x + 20, 40)) for x in range(20, 60, 4)]
+    boxes, predictor = np.array([[20.0, 20, 40, 40], [50, 30, 70, 44], [5, 5, 30, 60]]), small(method)
+    targets, found = Targets(predictor), list[list[TrackedBox]]()
+    for first in boxes:
+        alone = Tracker(predictor)
+        alone.start(frames[0], first)
+        found.append([alone.track(frame) for frame in frames[1:]])
+    targets.start(frames[0], boxes)
+    for frame, *singly in zip(frames[1:], *found, strict=True):
+        together = targets.track(frame)
+        np.testing.assert_allclose([box for box, _ in together], [box for box, _ in singly], rtol=0, atol=0.01)
+        np.testing.assert_allclose([score for _, score in together], [s for _, s in singly], rtol=0, atol=1e-4)
 
 
 def test_what_loratv2_remembers_does_not_grow_and_its_slots_come_back(small):
