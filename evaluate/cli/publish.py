@@ -102,7 +102,7 @@ class Summary:
             about |= {"speed measured on": "; ".join(machines), "what speed is": _SPEED}
         scores = [ours for (_, ours), *_ in self.scored]
         return PageInput(
-            label=f"LoRAT {identity.variant}",
+            label=identity.label,
             variant=identity.variant,
             about=about,
             scored=self.scored,
@@ -119,7 +119,7 @@ def summarise(outcome: Evaluation, out: Path, convention: ConventionName = "publ
         names = [clip.name for clip in clips]
         folders = [result_folder(out, item.name, run) for run in range(1, item.runs + 1)]
         results[item.name] = [read_results(folder, names) for folder in folders]
-        if entries := score(clips, results[item.name], f"LoRAT {outcome.identity.variant}", convention):
+        if entries := score(clips, results[item.name], outcome.identity.label, convention):
             (label, ours), still = entries
             scored.append([Entry(label, replace(ours, latency=latency_of(out))), still])
     return Summary(outcome, out, results, done, scored)

@@ -89,7 +89,7 @@ def score_command(options: ScoreOptions, trees: TreeOptions) -> None:
         foreign = read_foreign(options.results, item.clips, options.layout, progress, repairs=mends)
     clips = [clip for clip in item.clips if clip.name in foreign.runs[0]]
     identity = read_identity(foreign.home.parent.parent) if foreign.layout == "lorat" else None
-    label = options.label or (f"LoRAT {identity.variant}" if identity else foreign.label)
+    label = options.label or (identity.label if identity else foreign.label)
     entries = score(clips, foreign.runs, label, options.convention)
     if not entries:
         raise UserError(f"{options.results}: holds no result of a sequence of {item.name} with ground truth")

@@ -35,6 +35,13 @@ class Identity:
     settings: str = ""  # hash of the backbone's fingerprint and of the whole variant
     resize: str = "published"  # or ``shards``: how frames were shrunk into crops
     range16: Range16 | None = None
+    method: str = "lorat"
+
+    @property
+    def label(self) -> str:
+        """What tables call the tracker."""
+        names = {"spmtrack": "SPMTrack", "loratv2": "LoRATv2"}
+        return f"{names.get(self.method, 'LoRAT')} {self.variant.removeprefix(f'{self.method}-')}"
 
 
 def weights_digest(*weights: Path) -> str:

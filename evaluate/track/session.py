@@ -85,7 +85,8 @@ def evaluate(
         what = (predictor.network.fingerprint + predictor.variant.model_dump_json()).encode()
         computed = str(dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]
-        identity = folder.Identity(digest, predictor.variant.name, computed, hashed, settings.resize, settings.range16)
+        how = computed, hashed, settings.resize, settings.range16, predictor.variant.method
+        identity = folder.Identity(digest, predictor.variant.name, *how)
         if ranks.speaks:
             folder.claim(out, identity, overwrite)
         return predictor, identity

@@ -31,7 +31,7 @@ def _variant(method: str) -> VariantConfig:
     """A tracker of a method, as small as TINY."""
     of_method = {"spmtrack": {"templates": 3, "searches": 2}, "loratv2": {"reference_size": 32}}.get(method, {})
     return VariantConfig.model_validate(
-        TINY.model_dump() | {"name": f"tiny-{method}", "method": method, "reference_threshold": 0.5} | of_method
+        TINY.model_dump() | {"name": f"{method}-tiny", "method": method, "reference_threshold": 0.5} | of_method
     )
 
 

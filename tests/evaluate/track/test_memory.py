@@ -242,6 +242,7 @@ def test_an_evaluation_goes_on_where_it_stopped(small, method, tmp_path, got10k_
     run = partial(CliRunner().invoke, main)
     done = run([*fixed, f"--out={out}", "--datasets=got10k-val"])
     assert done.exit_code == 0, done.output
+    assert {"spmtrack": "SPMTrack tiny", "loratv2": "LoRATv2 tiny"}[method] in done.output
     whole = boxes(out)
     lost = next(file for file in (out / "results").rglob("*_000002.txt"))
     lost.unlink()
