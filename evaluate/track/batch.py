@@ -5,8 +5,9 @@ Where the network itself takes all cores there is one group, and images come fir
 other, so a core that decodes would hold up all. A sequence that ends makes room for the next.
 
 Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in float32). Memory
-does not grow with the length or number of sequences, but for their boxes. Time per frame is a batch's crops, network
-and boxes (no decoding) divided by its sequences, as published; the first frame's is the cost of taking the template.
+does not grow with the length or number of sequences, but for their boxes, and of those under way SPMTrack's templates.
+Time per frame is a batch's crops, network and boxes (no decoding) divided by its sequences, as published; the first
+frame's is the cost of taking the template.
 """
 
 import time
