@@ -137,7 +137,7 @@ def video_command(
 
 def _write_first_frame(options: VideoOptions, settings: dict[str, Any], path: Path) -> None:
     for name, value in {**asdict(options), **settings}.items():
-        if name in ("out", "csv", "frames", "run", "weights", "segment") and value is not None:
+        if name in ("out", "csv", "frames", "run", "weights", "segment") and value not in (None, ()):
             raise UserError(f"--{name}: has no meaning for --first-frame; leave it out")
     if path.suffix.lower() != ".png":
         raise UserError(f"--first-frame {path}: end the name in .png")
