@@ -40,7 +40,7 @@ def command_of(text: str) -> tuple[click.Command, list[str]]:
 @pytest.mark.parametrize("text", OURS)
 def test_its_commands_are_understood(text):
     command, words = command_of(text)
-    with click.Context(command) as context:
+    with click.Context(command, **command.context_settings) as context:
         values, left, _ = command.make_parser(context).parse_args(words)
         assert not left
         for parameter in command.get_params(context):

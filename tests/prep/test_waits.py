@@ -64,9 +64,9 @@ def until_silent(store, pause: str, *arguments: str, number: int = 0) -> tuple[i
 def test_verify_ends_where_its_store_falls_silent(copied, number, status):
     verify = "lorat.prep.cli.shards:_verify", "verify", f"{copied.url}/shards"
     code, said, seconds = until_silent(copied, *verify, number=number)
-    assert code == status and seconds < 30 and said.count("waiting for s3://") == 1, said
+    assert code == status and seconds < 30, said
     last = said.strip().splitlines()[-1]
-    assert last == "Error: stopped before the end" if number else "no answer within 3 s; --store-timeout" in last
+    assert last.startswith("Error: stopped") if number else "no answer within 3 s; --store-timeout" in last
 
 
 @pytest.mark.parametrize(("number", "status"), [(0, 2), (signal.SIGTERM, 143)], ids=["limit", "SIGTERM"])
