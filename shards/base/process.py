@@ -70,6 +70,11 @@ def end_process(status: object) -> NoReturn:
     """
     if not one_of_many():
         raise SystemExit(status)
+    leave(status)
+
+
+def leave(status: object) -> NoReturn:
+    """End as `end_process` ends a rank; so does a forked process, which shares its interpreter's beginnings."""
     if isinstance(status, str):
         print(status, file=sys.stderr)
     atexit._run_exitfuncs()

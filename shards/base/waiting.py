@@ -73,13 +73,15 @@ class _Watch:
 
     def begin(self, wait: _Wait) -> None:
         """Add a wait; no lock is held, which a fork could leave closed."""
+        patience()  # a mistyped one is told here, not in the thread
         self.open[id(wait)] = wait
         if self._process != os.getpid():
             self._process = os.getpid()
-            threading.Thread(target=self._look, args=(patience(),), name="lorat-waits", daemon=True).start()
+            threading.Thread(target=self._look, name="lorat-waits", daemon=True).start()
 
-    def _look(self, silent: float) -> None:
+    def _look(self) -> None:
         while True:
+            silent = patience()
             time.sleep(min(POLL, silent / 4))
             for wait in list(self.open.values()):
                 if text := wait.look(silent):

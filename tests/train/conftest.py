@@ -148,6 +148,7 @@ def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 _FORK = """
 import json, os, resource, sys
 import lorat.train.cli, lorat.train.loop, lorat.train.setup
+from lorat.shards.base.process import leave
 import matplotlib.backends.backend_agg, matplotlib.figure
 for line in sys.stdin:
     arguments, errors, environments, limit = json.loads(line)
@@ -161,7 +162,10 @@ for line in sys.stdin:
             os.environ.update(environment)
             if limit:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            lorat.train.cli.main(arguments)
+            try:
+                lorat.train.cli.main(arguments)
+            except SystemExit as end:
+                leave(end.code)
     print(processes[0], flush=True)
     codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
     print(next(filter(None, codes), 0), flush=True)
