@@ -67,10 +67,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def stop_in_the_middle(runner: Runner, arguments: list[str], run: Path, store, ranks: int = 1, **limits: str) -> int:
-    """Start a run, stop its store after some steps, and return the leader of its processes."""
+    """Start a run, stop its store once every worker has read of every shard, and return the leader of its processes."""
     start = runner.start if ranks == 1 else runner.start_two
     process = start([*arguments, f"--run={run}"], *[environment(**limits)] * ranks)
-    wait_for(lambda: recorded(run) >= 2)
+    wait_for(lambda: recorded(run) >= 6)
     store.send_signal(signal.SIGSTOP)
     return process
 
