@@ -118,9 +118,8 @@ def vot_tracker_command(settings: TrackerSettings, segment: SegmentSettings) -> 
     sequence, and all objects of a sequence together.
     """
     start_logging()
-    dialogue = Dialogue(
-        masks=segment.segment is not None
-    )  # before torch, so that the toolkit's limit holds from here on
+    # Before torch, so that the toolkit's limit holds from here on.
+    dialogue = Dialogue(masks=segment.segment is not None)
     from lorat.evaluate.track.predictor import Predictor
     from lorat.evaluate.vot.server import serve
 

@@ -36,8 +36,8 @@ def shared_views(boxes: Boxes, side: int) -> list[View]:
     smallest of these. The widest come first, and each joins the first view in which it finds room; one that finds
     none keeps its own.
     """
-    crop = np.array([0.0, 0.0, side, side])
-    squares = [own.transform.invert(crop) for own in own_views(boxes, side)]
+    own, crop = own_views(boxes, side), np.array([0.0, 0.0, side, side])
+    squares = [view.transform.invert(crop) for view in own]
     widths = [float(square[2] - square[0]) for square in squares]
     groups: list[list[int]] = []
     for place in sorted(range(len(squares)), key=lambda place: -widths[place]):
@@ -46,7 +46,7 @@ def shared_views(boxes: Boxes, side: int) -> list[View]:
             groups.append([place])
         else:
             group.append(place)
-    own, views = own_views(boxes, side), []
+    views: list[View] = []
     for group in groups:
         if len(group) == 1:
             views.append(own[group[0]])
