@@ -33,11 +33,10 @@ from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.batch import Work, track_clips
-from lorat.evaluate.track.memory.base import TargetState
 from lorat.evaluate.track.memory.feed import mean_colour
 from lorat.evaluate.track.memory.first import First
 from lorat.evaluate.track.predictor import Found, Predictor
-from lorat.evaluate.track.tracker import finish, locate, prepare_search
+from lorat.evaluate.track.tracker import TargetState, finish, locate, prepare_search
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.base.machine import usable_cores
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory

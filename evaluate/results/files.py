@@ -1,7 +1,8 @@
 """What a tracker returned for one sequence, and the files that keep it.
 
 ``results/<dataset>-<split>/<sequence>.txt`` has a line a frame, ``x,y,w,h``, the first the given box; beside it stand
-``<sequence>.scores.txt`` and ``<sequence>.times.txt`` (seconds a frame). The box file is written last and all are
+``<sequence>.scores.txt``, ``<sequence>.times.txt`` (seconds a frame) and ``<sequence>.states.txt`` (``tracked``,
+``unsure`` or ``lost``). The box file is written last and all are
 renamed into place: one that exists is whole. Who knows the sequence compares the number of lines with it.
 """
 
@@ -9,15 +10,18 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorat.prep.trees.base.text import parse_table, read_text
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import atomic_file, children
 
-SIDE_FILES = (".scores.txt", ".times.txt")  # what the names of the files beside a box file end in
+State = Literal["tracked", "unsure", "lost"]
+STATES: tuple[State, ...] = get_args(State)
+SIDE_FILES = (".scores.txt", ".times.txt", ".states.txt")  # what the names of the files beside a box file end in
 REMEDY = "correct it or track the sequence again"
 
 
@@ -29,12 +33,15 @@ class SequenceResult:
     boxes: NDArray[np.float64]  # (N, 4) x, y, w, h, 0-based continuous pixels; row 0 is the given box
     scores: NDArray[np.float64]  # (N,) the tracker's confidence; NaN where it gave none
     times: NDArray[np.float64]  # (N,) seconds spent on each frame, frame 0 the initialisation; NaN where not measured
+    states: NDArray[np.str_] | None = None  # (N,) `STATES`; None of trackers that judge none
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
         if self.boxes.shape != (n, 4) or self.scores.shape != (n,) or self.times.shape != (n,):
             shapes = f"boxes {self.boxes.shape}, scores {self.scores.shape} and times {self.times.shape}"
             raise ValueError(f"{self.name}: {shapes} do not belong together")
+        if self.states is not None and self.states.shape != (n,):
+            raise ValueError(f"{self.name}: states {self.states.shape} do not belong to boxes {self.boxes.shape}")
 
 
 Run = Mapping[str, SequenceResult]  # one tracker's results by sequence name
@@ -47,12 +54,14 @@ def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -
 
 
 def write_result(folder: Path, result: SequenceResult) -> Path:
-    """Write a result's three files over older ones; return the box file. A `UserError` if the name is no file's."""
+    """Write a result's files over older ones; return the box file. A `UserError` if the name is no file's."""
     path = _box_file(folder, result.name)
-    tables = ((result.scores[:, None], 6), (result.times[:, None], 8), (result.boxes, 4))
-    for end, (rows, decimals) in zip((*SIDE_FILES, ".txt"), tables, strict=True):
+    texts = [table_text(result.scores[:, None], 6), table_text(result.times[:, None], 8)]
+    if result.states is not None:
+        texts.append("".join(f"{state}\n" for state in result.states))
+    for end, text in (*zip(SIDE_FILES, texts, strict=False), (".txt", table_text(result.boxes, 4))):
         with atomic_file(folder / (result.name + end)) as file:
-            file.write(table_text(rows, decimals).encode("ascii"))
+            file.write(text.encode("ascii"))
     return path
 
 
@@ -78,22 +87,31 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def read_result(folder: Path, name: str) -> SequenceResult:
-    """Read a sequence's result. Commas, tabs and spaces separate; scores and times may be missing. A `UserError` if
-    there are no boxes, if `parse_boxes` refuses them, or if scores or times are of another length.
+    """Read a sequence's result. Commas, tabs and spaces separate; scores, times and states may be missing. A
+    `UserError` if there are no boxes, if `parse_boxes` refuses them, or if what stands beside is of another length.
     """
     path = _box_file(folder, name)
     if not path.is_file():
         raise UserError(f"{path}: no result of sequence {name}; track it first")
     boxes = parse_boxes(read_text(path, REMEDY), path)
-    columns = []
+    columns: list[Any] = []
     for beside in (folder / (name + end) for end in SIDE_FILES):
-        values = np.full((len(boxes), 1), np.nan)
+        states = beside.name.endswith(SIDE_FILES[-1])
+        values = None if states else np.full(len(boxes), np.nan)
         if beside.is_file():
-            values = parse_table(read_text(beside, REMEDY), beside, (1,), remedy=REMEDY)
-        if len(values) != len(boxes):
+            text = read_text(beside, REMEDY)
+            values = _parse_states(text, beside) if states else parse_table(text, beside, (1,), remedy=REMEDY)[:, 0]
+        if values is not None and len(values) != len(boxes):
             raise UserError(f"{beside}: {len(values)} lines beside {len(boxes)} boxes; delete and track again")
-        columns.append(values[:, 0])
+        columns.append(values)
     return SequenceResult(name, boxes, *columns)
+
+
+def _parse_states(text: str, source: Path) -> NDArray[np.str_]:
+    states = text.split()
+    if wrong := [word for word in states if word not in STATES]:
+        raise UserError(f"{source}: '{wrong[0]}' is none of {some(STATES)}; {REMEDY}")
+    return np.array(states)
 
 
 def parse_boxes(text: str, source: object) -> NDArray[np.float64]:

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.track.memory.base import Memory, TargetState
+from lorat.evaluate.results.files import STATES, SequenceResult
+from lorat.evaluate.track.memory.base import Memory
 from lorat.evaluate.track.memory.crops import Box, Crop, Frame, frame_size
 from lorat.evaluate.track.predictor import Found, Predictor
-from lorat.evaluate.track.tracker import Cut, begin, check_first_box, finish, locate, prepare_search
+from lorat.evaluate.track.tracker import Cut, TargetState, begin, check_first_box, finish, locate, prepare_search
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import usable_cores
@@ -124,7 +124,7 @@ class Slot:
         self.state: TargetState
         self.done, self.count = 0, len(work.clip.frames)  # frames that have a result, of how many
         boxes, scores, times = np.zeros((self.count, 4)), np.zeros(self.count), np.zeros(self.count)
-        self.result = SequenceResult(work.clip.name, boxes, scores, times)
+        self.result = SequenceResult(work.clip.name, boxes, scores, times, np.full(self.count, STATES[0]))
         self._image: Callable[[], Frame] = readers.submit(_first_image, work.clip).result
 
     @property
@@ -141,9 +141,11 @@ class Slot:
         return image()
 
     def record(self, box: Box, score: float, seconds: float) -> None:
-        """Note the result of a frame."""
-        boxes, scores, times = self.result.boxes, self.result.scores, self.result.times
-        boxes[self.done], scores[self.done], times[self.done] = xyxy_to_xywh(box), score, seconds
+        """Note the result of a frame, after the target's state."""
+        result, now = self.result, self.done
+        result.boxes[now], result.scores[now], result.times[now] = xyxy_to_xywh(box), score, seconds
+        if result.states is not None:
+            result.states[now] = self.state.judged.state
         self.done += 1
 
 

@@ -1,4 +1,4 @@
-"""One object through one video, or several: first boxes in, a box and a score a frame and object out.
+"""One object through one video, or several: first boxes in, a box, a score and a state a frame and object out.
 
 Promise: tracking is deterministic and, with float32, follows the published system's trace: the same crops, penalty
 window and rule for the next search window. Where the crop goes and what comes back are pure functions of one target, so
@@ -6,7 +6,7 @@ one tracker and many side by side agree. Boxes are xyxy float64 in continuous fr
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lorat.evaluate.track.memory.base import Memory, Seen, TargetState
+from lorat.evaluate.results.files import State
+from lorat.evaluate.track.judge import Judge, Judged
+from lorat.evaluate.track.memory.base import Memory, Seen
 from lorat.evaluate.track.memory.crops import Box, Crop, Frame, frame_size
-from lorat.evaluate.track.memory.feed import mean_colour
+from lorat.evaluate.track.memory.feed import Colour, mean_colour
 from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
@@ -25,11 +27,25 @@ from lorat.shards.pixels.geometry import CropTransform, clip_boxes
 
 class TrackedBox(NamedTuple):
     """What the tracker says of one frame: a box, cut at it and empty where the object is put outside, unless LoRATv2
-    says it, which cuts none; a score in [0, 1].
+    says it, which cuts none; a score in [0, 1]; and whether the object is judged to be there.
     """
 
     box: Box
     score: float
+    state: State
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TargetState:
+    """All that is remembered of a target between two frames."""
+
+    box: Box  # the last one with positive size
+    mean: Colour  # of the first frame; pads every search crop
+    kept: Any  # by the memory
+    judged: Judged = field(default_factory=Judged)
+
+
+JUDGE = Judge()
 
 
 def check_first_box(box: ArrayLike, size: tuple[int, int]) -> Box:
@@ -84,17 +100,21 @@ def locate(
 
 
 def finish(
-    memory: Memory[Any], cut: Cut, row: NDArray[np.float64], token: Tensor | None, state: TargetState
+    memory: Memory[Any],
+    cut: Cut,
+    row: NDArray[np.float64],
+    token: Tensor | None,
+    state: TargetState,
+    judge: Judge = JUDGE,
 ) -> tuple[TrackedBox, TargetState]:
     """Return a frame's result, and the target after it: a box without area leaves the last box. `row` and `token` are
     of `Found.each`, `state` that before.
     """
     found, score = cut.transform.invert(row[:4]), float(row[4])
     box = clip_boxes(found, frame_size(cut.frame))
-    if has_area(box):
-        state = replace(state, box=box)
+    state = replace(state, box=box if has_area(box) else state.box, judged=judge.after(state.judged, score))
     memory.note(state.kept, Seen(cut.frame, box, state.box, score, token))
-    return TrackedBox(box if memory.clips else found, score), state
+    return TrackedBox(box if memory.clips else found, score, state.judged.state), state
 
 
 class Targets:
@@ -116,7 +136,7 @@ class Targets:
         self._memory.take([state.kept for state in self.states])
 
     def track(self, frame: Frame) -> list[TrackedBox]:
-        """Return each target's box and score in the next frame, in the order of the first boxes."""
+        """Return each target's box, score and state in the next frame, in the order of the first boxes."""
         _check_frame(frame)
         if not self.states:
             raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
@@ -153,7 +173,7 @@ class Tracker:
         self._targets.start(frame, np.asarray(box, dtype=np.float64)[None])
 
     def track(self, frame: Frame) -> TrackedBox:
-        """Return the target's box and score in the next frame."""
+        """Return the target's box, score and state in the next frame."""
         return self._targets.track(frame)[0]
 
 

@@ -130,7 +130,7 @@ def write_tracks(
                     tracker.start(shown, box)
                     score = 1.0
                 else:
-                    box, score = tracker.track(shown)
+                    box, score, _ = tracker.track(shown)
                 image, said = shown, f"score {score:.2f}"
             elif image is None:
                 continue

@@ -23,6 +23,6 @@ def serve(
         else:
             frame = read_image(image, fixed)
             found = targets.track(frame)
-            reported = [box for box, _ in found]
+            reported = [answer.box for answer in found]
             masks = segmenter(frame, reported) if segmenter else None
-            dialogue.answer(reported, [score for _, score in found], masks)
+            dialogue.answer(reported, [answer.score for answer in found], masks)

@@ -7,8 +7,7 @@ Crops are cut in any thread, one at a time for a target; the network works in on
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -23,15 +22,6 @@ class Recalled(NamedTuple):
 
     memory: Tensor  # (B, …)
     state: Tensor | None  # (B, …) of the frame before; None for methods that carry none
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class TargetState:
-    """All that is remembered of a target between two frames."""
-
-    box: Box  # the last one with positive size
-    mean: Colour  # of the first frame; pads every search crop
-    kept: Any  # by the memory
 
 
 class Seen(NamedTuple):

@@ -1,5 +1,7 @@
 """Result files: what is written is what is read, and what cannot be scored is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -101,6 +103,16 @@ def test_a_missing_result_and_times_of_another_length_are_refused(tmp_path):
     write_result(tmp_path, result_of())
     (tmp_path / "car-1.times.txt").write_text("0.1\n")
     with pytest.raises(UserError, match=r"car-1.times.txt: 1 lines beside 7 boxes"):
+        read_result(tmp_path, "car-1")
+
+
+def test_states_are_read_back_as_words_and_no_others(tmp_path):
+    states = np.array(["tracked", "tracked", "unsure", "unsure", "lost", "lost", "tracked"])
+    write_result(tmp_path, dataclasses.replace(result_of(), states=states))
+    assert read_result(tmp_path, "car-1").states.tolist() == states.tolist()
+    assert list_results(tmp_path) == ["car-1"]
+    (tmp_path / "car-1.states.txt").write_text("tracked\ngone\n")
+    with pytest.raises(UserError, match=r"car-1.states.txt: 'gone' is none of tracked, unsure, lost"):
         read_result(tmp_path, "car-1")
 
 

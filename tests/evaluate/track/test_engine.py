@@ -23,7 +23,7 @@ def _alone(predictor, clip):
     tracker.start(read_image(clip.frames[0]), box)
     for path in list(clip.frames)[1:]:
         try:
-            rows.append(tuple(tracker.track(read_image(path))))
+            rows.append(tracker.track(read_image(path))[:2])
         except ImageError:
             rows.append((tracker.state.box, np.nan))
     boxes, scores = zip(*rows, strict=True)

@@ -11,11 +11,21 @@ from safetensors.torch import load_file, save_file
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.evaluate.cli import main
-from lorat.evaluate.track.memory.base import Seen, TargetState
+from lorat.evaluate.track.memory.base import Seen
 from lorat.evaluate.track.memory.feed import mean_colour
 from lorat.evaluate.track.memory.templates import Album, Entry, chosen
 from lorat.evaluate.track.predictor import Predictor
-from lorat.evaluate.track.tracker import Cut, Targets, TrackedBox, Tracker, begin, finish, locate, prepare_search
+from lorat.evaluate.track.tracker import (
+    Cut,
+    Targets,
+    TargetState,
+    TrackedBox,
+    Tracker,
+    begin,
+    finish,
+    locate,
+    prepare_search,
+)
 from lorat.shards.pixels.geometry import CropTransform, box_mask
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.reading import read_weights
@@ -85,8 +95,8 @@ def follow(tracker: Tracker, golden: Path, first: np.ndarray):
 
 
 def assert_boxes(found, boxes, scores):
-    np.testing.assert_allclose([box for box, _ in found], boxes[1:], rtol=0, atol=1e-3)
-    np.testing.assert_allclose([score for _, score in found], scores[1:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose([each.box for each in found], boxes[1:], rtol=0, atol=1e-3)
+    np.testing.assert_allclose([each.score for each in found], scores[1:], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["quarter", "third"])
@@ -117,7 +127,7 @@ def test_loratv2_follows_the_published_trace(golden, tmp_path, phase):
 def test_a_reference_that_no_score_renews_stays_the_first_frames(golden, tmp_path):
     boxes = np.load(golden / "g12_loratv2_trace.npz")["p2/boxes_never_updated"]
     found = follow(Tracker(predictor_of(golden, tmp_path, loratv2(2, threshold=1.0))), golden, boxes[0])
-    np.testing.assert_allclose([box for box, _ in found], boxes[1:], rtol=0, atol=1e-3)
+    np.testing.assert_allclose([each.box for each in found], boxes[1:], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("rule", ["quarter", "third"])
@@ -200,8 +210,8 @@ def test_targets_of_one_video_are_each_tracked_as_alone(small, method):
     targets.start(frames[0], boxes)
     for frame, *singly in zip(frames[1:], *found, strict=True):
         together = targets.track(frame)
-        np.testing.assert_allclose([box for box, _ in together], [box for box, _ in singly], rtol=0, atol=0.01)
-        np.testing.assert_allclose([score for _, score in together], [s for _, s in singly], rtol=0, atol=1e-4)
+        np.testing.assert_allclose([a.box for a in together], [a.box for a in singly], rtol=0, atol=0.01)
+        np.testing.assert_allclose([a.score for a in together], [a.score for a in singly], rtol=0, atol=1e-4)
 
 
 def test_what_loratv2_remembers_does_not_grow_and_its_slots_come_back(small):

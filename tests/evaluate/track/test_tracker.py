@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
-from lorat.evaluate.track.memory.base import TargetState
 from lorat.evaluate.track.memory.feed import MIN_OBJECT_SIZE, search_window
 from lorat.evaluate.track.predictor import Predictor, penalty_window, select_box
-from lorat.evaluate.track.tracker import Cut, Tracker, check_first_box, finish
+from lorat.evaluate.track.tracker import Cut, TargetState, Tracker, check_first_box, finish
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import CropTransform
 from lorat.shards.pixels.jpeg import read_image
@@ -62,7 +61,7 @@ def test_boxes_and_scores_follow_the_published_trace(published, weights, name):
     np.testing.assert_array_equal(tracker.state.mean, trace[f"{name}/template_image_mean"])
     assert (trace[f"{name}/margin"] > 1e-4).all()
     for index, file in enumerate(files[1:], start=1):
-        box, score = tracker.track(read_image(file))
+        box, score, _ = tracker.track(read_image(file))
         np.testing.assert_allclose(box, trace[f"{name}/boxes"][index], rtol=0, atol=1e-3)
         assert score == pytest.approx(trace[f"{name}/scores"][index], abs=1e-5)
 

@@ -73,7 +73,7 @@ def test_a_clip_becomes_a_video_and_a_csv_of_what_the_tracker_says(here):
     tracker.start(frames[0], moving_box(0, 0))
     expected = [(*xyxy_to_xywh(moving_box(0, 0)), 1.0)]
     for frame in frames[1:]:
-        box, score = tracker.track(frame)
+        box, score, _ = tracker.track(frame)
         expected.append((*xyxy_to_xywh(box), score))
     found = [[row[name] for name in ("x", "y", "w", "h", "score")] for row in rows()]
     np.testing.assert_allclose(found, expected, atol=1e-4)
