@@ -67,14 +67,16 @@ class Frame:
     visible: NDArray[np.float64]  # (K,) share that lies inside the frame with nothing before it, 0 … 1
 
 
-def plan_scene(key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int) -> ToyScene:
-    """Plan a sequence of `length` frames: one object of a pool, look-alikes of it in a quarter of the scenes, strangers
-    in a third, and perhaps an occluder.
+def plan_scene(
+    key: tuple[int | str, ...], pool: Pool, size: tuple[int, int], length: int, leaving: float = 0.1
+) -> ToyScene:
+    """Plan a sequence of `length` frames: one object of a pool, a share of which leaves the frame for a while,
+    look-alikes of it in a quarter of the scenes, strangers in a third, and perhaps an occluder.
     """
     draws, seed = Draws("toy scene", *key), int(key[0])
     object_id = _object(draws, pool)
     side = min(size) / 240 * 28 * (64 / 28) ** draws.uniform()
-    motion = wander(draws, size, length, side, leaves=draws.uniform() < 0.1)
+    motion = wander(draws, size, length, side, leaves=draws.uniform() < leaving)
     target = Layer(make_look(seed, object_id), motion, object_id)
     side = float(np.sqrt(motion.halves[0].prod())) * 2
     others: list[Layer] = []

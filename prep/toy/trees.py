@@ -48,6 +48,7 @@ class Job:
     seed: int
     size: tuple[int, int]  # (width, height) of the frames
     length: int
+    leaving: float = 0.1  # share of objects that leave the frame for a while
 
 
 class _Truth(NamedTuple):
@@ -65,7 +66,7 @@ def plan_job(job: Job) -> ToyScene:
     """Return the scene that a job renders."""
     key = (job.seed, job.folder, job.split, job.index)
     if job.folder != "COCO":
-        return plan_scene(key, job.split, job.size, job.length)
+        return plan_scene(key, job.split, job.size, job.length, job.leaving)
     # Some real images are portraits, some show nothing annotated, some show a crowd.
     size = job.size[::-1] if job.index % 4 == 3 else job.size
     count = 0 if job.index % 25 == 24 else 3 + job.index % 3

@@ -56,6 +56,7 @@ class ToyWorldConfig:
     seed: int = option(0, least=0, most=2**63, help="Another seed gives another world.")
     width: int = option(320, least=96, most=8192, help="Of a frame, pixels.")
     height: int = option(240, least=96, most=8192, help="Of a frame, pixels.")
+    leaving: float = option(0.1, least=0, most=1, help="Share of objects that leave the frame for a while.")
     lasot_train: int = _count(40, 1120)
     lasot_test: int = _count(10, 280)
     lasot_ext: int = _count(4, 150)
@@ -91,7 +92,7 @@ def plan_jobs(config: ToyWorldConfig) -> list[Job]:
         for index, name in enumerate(names):
             draws = Draws("toy length", seed, folder, split, index)
             length = max(mean - mean // 4 + draws.below(2 * (mean // 4) + 1), 1)
-            jobs.append(Job(folder, split, index, name, seed, size, length))
+            jobs.append(Job(folder, split, index, name, seed, size, length, config.leaving))
     return jobs
 
 
