@@ -143,12 +143,10 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
         load_weights(request.weights, network, layout=variant.backbone.layout, force_backbone=start.force_backbone)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
-    sides = variant.template_size, variant.search_size, network.template_grid, network.search_grid
-    images = variant.model_dump(include={"templates", "searches", "reference_size", "reference_factor"})
     source = Source(
         manifests=manifests,
         weights=tuple(recipe.data.datasets.values()),
-        spec=CropSpec(*sides, variant.template_factor, variant.search_factor, **images),
+        spec=CropSpec.of(variant, network.template_grid, network.search_grid),
         augment=recipe.augment,
         **recipe.train.model_dump(include={"seed", "batch_size", "pairs_per_epoch", "epochs"}),
         **recipe.data.model_dump(include={"window_shards", "negatives", "negatives_from", "max_gap", "causal"}),

@@ -1,4 +1,6 @@
-"""``lorat-eval score``: the scores of boxes that any tracker wrote; ``lorat-eval score-masks``: those of masks."""
+"""``lorat-eval score``: the scores of boxes that any tracker wrote; ``score-masks``: of masks; ``score-pairs``: of
+single crops of shards.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -21,6 +23,7 @@ from lorat.evaluate.results.regions import STARTED, Region, coded, of_mask, read
 from lorat.evaluate.segment.files import Layout as MaskLayout
 from lorat.evaluate.segment.files import place_of, read_masks
 from lorat.evaluate.track.folder import METRICS, read_identity
+from lorat.evaluate.track.settings import PairSettings
 from lorat.evaluate.track.testsets import SCORED_SPLITS, TestSet, choose_test_sets, cut
 from lorat.prep.commandline import Command, options_of
 from lorat.prep.trees.datasets.vot import truth_files
@@ -30,13 +33,15 @@ from lorat.shards.base.console import OUT, plain_table, progress_bar, say, start
 from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError, counted, some
 from lorat.shards.base.options import option
-from lorat.shards.base.storage import write_json
+from lorat.shards.base.storage import Location, write_json
+from lorat.shards.manifest import load_manifest
 
 _MASK_COLUMNS = {
     **{"j": "J", "f": "F", "jf": "J&F", "quality": "Q", "accuracy": "A", "robustness": "R"},
     **{"nre": "NRE", "dre": "DRE", "adq": "ADQ"},
 }
 """Field of `ObjectScores` → heading."""
+_PAIR_COLUMNS = {"mean_iou": "mean IoU", "over_50": "over 0.5", "over_75": "over 0.75"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,3 +233,51 @@ def _show_masks(scored: Mapping[str, Mapping[str, ObjectScores]]) -> None:
         values = [getattr(scores, field) for field in _MASK_COLUMNS]
         table.add_row(name, *("-" if math.isnan(value) else f"{100 * value:.1f}" for value in values))
     OUT.print(table)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairOptions:
+    """Which shards, and a file for the numbers."""
+
+    shards: Location = option(
+        Path("data/shards"), help="Folder or URL (s3://bucket/shards) that lorat-prep build wrote."
+    )
+    datasets: str = option(metavar="NAMES", help="Shard sets with commas between: got10k-val,lasot-train.")
+    json: Path | None = option(None, kind="file", help="File for the numbers.")
+
+
+@click.command("score-pairs", cls=Command)
+@options_of(PairSettings, "settings", "Weights and pairs")
+@options_of(PairOptions, "options", "Data")
+def score_pairs_command(settings: PairSettings, options: PairOptions) -> None:
+    """Score single pairs of shards, thousands of them.
+
+    Cuts template and search crops as training does, seeded, without flips and colours, and prints the overlap of the
+    box with the highest score. It is steadier than tracking: networks that are nearly alike can be told apart.
+
+    \b
+    lorat-prep build --root generic=/data/mine --datasets generic-test --shards data/test-pairs
+    lorat-eval score-pairs --run runs/S-224-still --shards data/test-pairs --datasets generic-test
+
+    Exit status 2 when an input is missing or does not fit.
+    """  # noqa: D301 (click's mark is the character itself)
+    start_logging()
+    if not (names := split_names(options.datasets)):
+        raise UserError("--datasets: names no shard set")
+    if options.json is not None:
+        check_can_write(options.json)
+    manifests = tuple(load_manifest(options.shards / name) for name in names)
+    table = plain_table(["set (pairs)", *_PAIR_COLUMNS.values()], "Overlaps in single search crops, in per cent")
+    settings.file()  # a wrong name is told before torch, which takes seconds, is imported
+    from lorat.evaluate.track.pairs import score_pairs
+
+    with progress_bar("pairs") as progress:
+        scored = list(score_pairs(settings, manifests, progress))
+    for scores in scored:
+        row = (f"{100 * scores.values[name]:.1f}" for name in _PAIR_COLUMNS)
+        table.add_row(f"{scores.name} ({len(scores.overlaps):,})", *row)
+    OUT.print(table)
+    if options.json is not None:
+        how = {"weights": str(settings.file()), "seed": settings.seed, "pairs": settings.pairs}
+        write_json(options.json, {**how, "sets": {scores.name: scores.values for scores in scored}})
+        say(f"numbers: {options.json}")

@@ -29,6 +29,7 @@ _FILES = {
     "export-results": "results",
     "export-weights": "export",
     "score-masks": "score",
+    "score-pairs": "score",
 }  # else called as the command
 _FILES |= {"vot-tracker": "vot"} | {name: name for name in ("compare", "report", "score", "video", "vot")}
 _MODULES = {name: f"lorat.evaluate.cli.{file}" for name, file in _FILES.items()}

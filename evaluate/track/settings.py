@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorat.configs.load import load_variant
-from lorat.configs.schema import VariantConfig
+from lorat.configs.schema import AugmentConfig, VariantConfig
 from lorat.evaluate.track.memory.crops import Resize
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import cores_a_rank
@@ -89,6 +89,23 @@ class BatchSettings(TrackerSettings):
         help="Threads that decode images, in each process.",
     )
     compile: bool = option(False, help="Compile the network first, which takes a minute or so.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairSettings(WeightsSettings):
+    """A network, and how it computes and looks."""
+
+    device: str = option("auto", help="auto, cpu, cuda, cuda:<index> or mps.")
+    dtype: str = option("auto", help="auto, float32, bfloat16 or float16.")
+    pairs: int = option(4096, least=1, help="Of each set, drawn as an epoch of training draws them.")
+    seed: int = option(0, least=0, help="Another seed draws other pairs and windows.")
+    workers: int = option(1, least=0, help="Processes that cut crops.")
+    scale_jitter: float = option(
+        AugmentConfig().scale_jitter, least=0.0, help="Of search windows, as a recipe's augment.scale_jitter."
+    )
+    translation_jitter: float = option(
+        AugmentConfig().translation_jitter, least=0.0, help="As a recipe's augment.translation_jitter."
+    )
 
 
 def run_weights(run: Path | None) -> Path:

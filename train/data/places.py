@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from lorat.configs.schema import AugmentConfig
+from lorat.configs.schema import AugmentConfig, VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.storage import Location
 from lorat.shards.cache.cache import CacheOptions, ShardCache
@@ -49,6 +49,13 @@ class CropSpec:
     searches: int = 1
     reference_size: int | None = None
     reference_factor: float = 4.0
+
+    @classmethod
+    def of(cls, variant: VariantConfig, template_grid: int, search_grid: int) -> "CropSpec":
+        """Return what a variant's network, with grids of so many tokens a side, is given."""
+        sides = variant.template_size, variant.search_size, template_grid, search_grid
+        images = variant.model_dump(include={"templates", "searches", "reference_size", "reference_factor"})
+        return cls(*sides, variant.template_factor, variant.search_factor, **images)
 
     @property
     def views(self) -> list[tuple[int, float]]:
