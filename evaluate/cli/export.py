@@ -40,6 +40,9 @@ class ExportOptions:
         names=("--scalars/--no-scalars",),
         help="Whether --published writes lora_alpha and use_rslora, as older files have them.  [default: --scalars]",
     )
+    opset: int | None = option(
+        None, least=16, most=20, help="Set of operators of --onnx: an older one for older runtimes.  [default: 20]"
+    )
     overwrite: bool = option(False, help="Replace the file if it is there.")
 
 
@@ -70,6 +73,7 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
         ("dtype", options.dtype, form == "merged"),
         ("scalars", options.scalars, form == "published"),
         ("backbone", settings.backbone, form != "published"),
+        ("opset", options.opset, form == "onnx"),
     ):
         if given is not None and not meant:
             raise UserError(f"--{name}: has no meaning for --{form}; leave it out")
@@ -78,9 +82,10 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
     # torch and timm take seconds to import: help and mistakes need not wait for them.
     if form in _GRAPHS:
         from lorat.train.network.deploy.graphs import check_target, export_graphs
+        from lorat.train.network.deploy.operators import NEWEST
 
         check_target(out, _GRAPHS[form], overwrite=options.overwrite)
-        what, files = "graph", export_graphs(out, *settings.load_network())
+        what, files = "graph", export_graphs(out, *settings.load_network(), options.opset or NEWEST)
     else:
         import torch
 

@@ -124,6 +124,7 @@ def test_file_that_is_there_is_kept_until_overwrite(here):
         (["--merged", "--weights", "lorat.bin"], ["lorat.bin", "--variant"]),
         (["--published", "--weights", "lorat.bin", "--dtype", "float16"], ["--dtype"]),
         ([*MERGE, "--no-scalars"], ["--scalars"]),
+        ([*MERGE, "--opset", "17"], ["--opset", "--merged"]),
         ([*MERGE, "--out", "file.onnx"], ["file.onnx", ".safetensors"]),
         (["--merged", "--run", "r", "--weights", "lorat.bin"], ["--run", "--weights"]),
         ([*MERGE[:-1], "B-224"], ["lorat.bin", "missing"]),

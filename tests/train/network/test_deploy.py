@@ -22,6 +22,7 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.deploy import graphs as deploy
 from lorat.train.network.deploy.graphs import check_target, export_graphs, graph_metadata, template_file
+from lorat.train.network.deploy.operators import lower
 from lorat.train.network.trained import save_weights
 from lorat.train.network.variants import assemble
 
@@ -104,6 +105,34 @@ def test_onnxruntime_gives_the_same_boxes_for_every_batch(kind, runtime, tmp_pat
             ours = network(normalised(template, variant), normalised(frame, variant), mask)
             np.testing.assert_allclose(boxes, ours.boxes, rtol=0, atol=1e-3 / variant.search_size)
             np.testing.assert_allclose(score, ours.score_map, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("opset", "lacks"), [(16, {"Gelu", "LayerNormalization"}), (17, {"Gelu"})])
+def test_an_older_set_of_operators_gives_the_same_boxes(opset, lacks, runtime, tmp_path):
+    import onnx
+
+    network, variant = built("plain")
+    track, embed = export_graphs(tmp_path / "net.onnx", network, variant, opset)
+    model = onnx.load(track)
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.opset_import[0].version, model.ir_version) == (opset, 8)
+    assert not lacks & {node.op_type for node in model.graph.node}
+    template, search, mask = crops(variant, 3)
+    track, embed = (runtime.InferenceSession(file) for file in (track, embed))
+    (tokens,) = embed.run(None, {"template": template.numpy(), "template_mask": mask.numpy()})
+    score, boxes = track.run(None, {"template_tokens": tokens, "search": search.numpy()})
+    ours = network(normalised(template, variant), normalised(search, variant), mask)
+    np.testing.assert_allclose(boxes, ours.boxes, rtol=0, atol=1e-3 / variant.search_size)
+    np.testing.assert_allclose(score, ours.score_map, rtol=0, atol=1e-3)
+
+
+def test_an_operator_that_a_set_lacks_is_named(runtime):
+    import onnx_ir
+
+    split = onnx_ir.node("Split", [onnx_ir.val("x")], {"num_outputs": 2}, num_outputs=2)
+    model = onnx_ir.Model(onnx_ir.Graph([], [], nodes=[split], opset_imports={"": 18}), ir_version=8)
+    with pytest.raises(UserError, match=r"--opset 17: has no Split"):
+        lower(model, 17)
 
 
 def test_a_torch_export_program_gives_the_same_boxes_for_every_batch(tmp_path):

@@ -13,7 +13,9 @@ import importlib.util
 import json
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ from lorat.train.network.blocks.lora import Streams
 from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.blocks.loratv2 import LoRATv2
 from lorat.train.network.blocks.spmtrack import SPMTrack
+from lorat.train.network.deploy.operators import NEWEST, export_options, lower
 
-_OPSET = 20  # the first with a GELU of its own
 _ONE_FILE = 2**31 - 2**26  # protobuf's limit, less some room for the graph
 _TOLERANCE = 1e-3
 _LAYOUT = "float32 RGB on 0...255, (batch, height, width, 3); the graph normalises it"
@@ -185,13 +187,17 @@ def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
     check_can_write(file)
 
 
-def export_graphs(file: Path, network: OneStream, variant: VariantConfig) -> list[Path]:
+def export_graphs(file: Path, network: OneStream, variant: VariantConfig, opset: int = NEWEST) -> list[Path]:
     """Write the tracking graph to `file` and the others beside it, and return all names in that order. The network
-    is as `load_network` returns it in float32: merged and frozen, on the CPU. ONNX networks above 2 GB have their
-    weights in a second file each, ``<file>.data``. Programs of ``torch.export`` (``.pt2``) hold the metadata as
-    ``metadata.json``. A ``UserError`` tells as in `check_target`, and where onnxruntime computes other boxes.
+    is as `load_network` returns it in float32: merged and frozen, on the CPU. ONNX networks are in operators of the
+    set `opset`, and above 2 GB have their weights in a second file each, ``<file>.data``. Programs of
+    ``torch.export`` (``.pt2``) hold the metadata as ``metadata.json``. A ``UserError`` tells as in `check_target`, and
+    where onnxruntime computes other boxes.
     """
-    writers = {".onnx": _write_onnx, ".pt2": _write_torch}
+    writers: dict[str, Callable[[_Graph, Path], None]] = {
+        ".onnx": partial(_write_onnx, opset=opset),
+        ".pt2": _write_torch,
+    }
     if file.suffix not in writers:
         raise UserError(f"{file}: the name of a graph ends in {' or '.join(writers)}")
     check_target(file, file.suffix, overwrite=True)
@@ -244,15 +250,16 @@ def _write_torch(graph: _Graph, file: Path) -> None:
         torch.export.save(program, taking, extra_files={"metadata.json": json.dumps(graph.metadata)})
 
 
-def _write_onnx(graph: _Graph, file: Path) -> None:
+def _write_onnx(graph: _Graph, file: Path, opset: int) -> None:
     with warnings.catch_warnings():
         # That both inputs have one batch axis is meant.
         warnings.filterwarnings("ignore", message="# The axis name")
         names: dict[str, Any] = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
-        how: dict[str, Any] = {"opset_version": _OPSET, "dynamo": True, "verbose": False}
+        how: dict[str, Any] = export_options(opset) | {"dynamo": True, "verbose": False}
         program = torch.onnx.export(graph.module, (), kwargs=graph.inputs, dynamic_shapes=graph.free, **names, **how)
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
+    lower(program.model, opset)
     program.model.metadata_props.update(graph.metadata)
     size = sum(t.nbytes for t in graph.module.state_dict().values())
     program.save(file, external_data=size > _ONE_FILE)
