@@ -2,8 +2,8 @@
 
 ``results/<dataset>-<split>/<sequence>.txt`` has a line a frame, ``x,y,w,h``, the first the given box; beside it stand
 ``<sequence>.scores.txt``, ``<sequence>.times.txt`` (seconds a frame) and ``<sequence>.states.txt`` (``tracked``,
-``unsure`` or ``lost``). The box file is written last and all are
-renamed into place: one that exists is whole. Who knows the sequence compares the number of lines with it.
+``unsure`` or ``lost``). All are flushed, and then renamed into place with the box file last: one that exists is whole.
+Who knows the sequence compares the number of lines with it.
 """
 
 import re
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lorat.prep.trees.base.text import parse_table, read_text
 from lorat.shards.base.errors import UserError, some
-from lorat.shards.base.storage import atomic_file, children
+from lorat.shards.base.storage import children, write_together
 
 State = Literal["tracked", "unsure", "lost"]
 STATES: tuple[State, ...] = get_args(State)
@@ -55,14 +55,18 @@ def table_text(rows: NDArray[np.float64], decimals: int, separator: str = ",") -
 
 def write_result(folder: Path, result: SequenceResult) -> Path:
     """Write a result's files over older ones; return the box file. A `UserError` if the name is no file's."""
+    write_together(result_files(folder, result))
+    return _box_file(folder, result.name)
+
+
+def result_files(folder: Path, result: SequenceResult) -> dict[Path, bytes]:
+    """Return what a result's files hold, in the order in which they are to appear; errors as of `write_result`."""
     path = _box_file(folder, result.name)
     texts = [table_text(result.scores[:, None], 6), table_text(result.times[:, None], 8)]
     if result.states is not None:
         texts.append("".join(f"{state}\n" for state in result.states))
-    for end, text in (*zip(SIDE_FILES, texts, strict=False), (".txt", table_text(result.boxes, 4))):
-        with atomic_file(folder / (result.name + end)) as file:
-            file.write(text.encode("ascii"))
-    return path
+    files = {folder / (result.name + end): text for end, text in zip(SIDE_FILES, texts, strict=False)}
+    return {place: text.encode("ascii") for place, text in (files | {path: table_text(result.boxes, 4)}).items()}
 
 
 def has_result(folder: Path, name: str) -> bool:

@@ -15,7 +15,7 @@ from lorat.evaluate.results.find import PREFIXES
 from lorat.prep.trees.base.clip import Dataset
 from lorat.shards.base.disk import explain_disk
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import atomic_file
+from lorat.shards.base.storage import write_together
 
 ExportLayout = Literal["pytracking", "otb", "got10k"]
 
@@ -80,7 +80,5 @@ def write_files(folder: Path, files: Mapping[str, str], *, overwrite: bool) -> i
     if other and not overwrite:
         more = f", as do {len(other) - 1:,} more of its files" if len(other) > 1 else ""
         raise UserError(f"{other[0]}: exists with other content{more}; use --overwrite, another --label or --out")
-    for path, data in changed.items():
-        with atomic_file(path) as file:
-            file.write(data)
+    write_together(changed)
     return len(changed)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lorat.configs.schema import VariantConfig
-from lorat.evaluate.results.files import write_result
+from lorat.evaluate.results.files import result_files
 from lorat.evaluate.track import folder
 from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips
 from lorat.evaluate.track.predictor import Predictor
@@ -26,6 +26,7 @@ from lorat.evaluate.track.settings import BatchSettings
 from lorat.evaluate.track.testsets import TestSet
 from lorat.evaluate.track.tracker import Tracker
 from lorat.prep.trees.base.clip import Clip
+from lorat.shards.base.behind import written_behind
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import Lost, processor_name, usable_cores
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
@@ -156,18 +157,21 @@ class _Part:
         if settings.compile and share:
             predictor.compile(group_sizes(batch, predictor.device)[0])
         many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
-        lost = Lost()
+        lost, noted = Lost(), False
         computed = f"{_machine(predictor.device)}, {dtype}, {batch} sequences side by side{many}"
-        for end in track_clips(predictor, self._work(), batch=batch, threads=settings.threads, on_frames=self.advance):
-            self.ranks.add(f"{self.topic}/sequences", 1)
-            self.shared = lost.line()  # while the threads are there
-            name = f"{end.work.clip.dataset}-{end.work.clip.split}"
-            if isinstance(end, Failed):
-                self.failed[name][end.work.clip.name] = end.reason
-                continue
-            write_result(folder.result_folder(self.out, name, end.work.run), end.result)
-            if self.ranks.speaks:
-                folder.note_machine(self.out, computed)
+        ends = track_clips(predictor, self._work(), batch=batch, threads=settings.threads, on_frames=self.advance)
+        with written_behind() as results:
+            for end in ends:
+                self.ranks.add(f"{self.topic}/sequences", 1)
+                self.shared = lost.line()  # while the threads are there
+                name = f"{end.work.clip.dataset}-{end.work.clip.split}"
+                if isinstance(end, Failed):
+                    self.failed[name][end.work.clip.name] = end.reason
+                    continue
+                if self.ranks.speaks and not noted:
+                    folder.note_machine(self.out, computed)
+                    noted = True
+                results.add(result_files(folder.result_folder(self.out, name, end.work.run), end.result))
 
     def advance(self, frames: int = 0) -> None:
         """Add to the frames that are done, and show how far all ranks are."""

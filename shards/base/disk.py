@@ -1,11 +1,13 @@
 """What a disk refuses, as one line that says what to do, and asked for before long work."""
 
+import ctypes
 import errno
 import io
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -20,6 +22,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "{} is a file, not a folder; name another"),
     errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run again",
 }
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 # What is written beside its name, which is the group; the second kind is of older releases.
 LEFTOVER = re.compile(r"\.([^/]+)\.(?:lorat-[0-9a-f]{16}|[A-Za-z0-9]+-\d+)\.tmp")
@@ -53,6 +56,31 @@ def check_can_write(*places: Path | UPath) -> None:
                 folder = whole if whole.is_dir() else next(path for path in whole.parents if path.exists())
                 with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
                     file.write(b"\0")  # a full disk still makes files
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a local folder's names to disk, where its file system can."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(number)
+
+
+def sync_files(files: Collection[Path]) -> None:
+    """Flush local files to disk. On Linux that is one flush of each file system that they are on, which also takes what
+    others have written there: a tenth of the time of one for each of a hundred small files.
+    """
+    whole = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if sys.platform == "linux" else None
+    for file in {path.stat().st_dev: path for path in files}.values() if whole else files:
+        with file.open("rb") as opened:
+            if not whole:
+                os.fsync(opened.fileno())
+            elif whole(opened.fileno()):
+                raise OSError(number := ctypes.get_errno(), os.strerror(number))
 
 
 class _Enduring(io.RawIOBase):

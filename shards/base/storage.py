@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from fsspec.asyn import sync
 from fsspec.registry import known_implementations
 from upath import UPath
 
-from lorat.shards.base.disk import LEFTOVER, explain_disk, explain_reading
+from lorat.shards.base.disk import LEFTOVER, explain_disk, explain_reading, sync_files, sync_folder
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.options import option
 from lorat.shards.base.waiting import seconds_in, waiting
@@ -35,7 +35,6 @@ Location: TypeAlias = Path | UPath
 """A local path, or a place in a store that fsspec knows."""
 
 TIMEOUT = "LORAT_STORE_TIMEOUT"
-_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 _SPOOL = ".lorat-upload-"
 _LEFT_AFTER = 6 * 3600.0  # seconds without a write, after which a temporary file counts as left behind
 _CLIENTS: dict[tuple[int, str, str], Any] = {}
@@ -173,10 +172,7 @@ def atomic_file(place: Location, name: Callable[[], str] | None = None) -> Itera
     beside = _beside(place)
     try:  # opened inside, or Ctrl-C just after would leave the file
         with explain_disk(place):
-            missing = [f for f in place.parents if not f.exists()]
-            place.parent.mkdir(parents=True, exist_ok=True)
-            for made in missing:
-                sync_folder(made.parent)
+            _make_folder(place.parent)
             file = beside.open("xb")
         with explain_disk(place, writes_only=True), file:
             yield file
@@ -190,6 +186,39 @@ def atomic_file(place: Location, name: Callable[[], str] | None = None) -> Itera
     finally:
         with suppress(OSError):  # renamed, or never made: whatever stood in the way of that is what is raised
             beside.unlink()
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write local files that appear one after another, each whole, once all are flushed, which they are together; or,
+    of a disk that refuses one, none. Errors as of `atomic_file`.
+    """
+    beside = {place: _beside(place) for place in files}
+    try:
+        for place, data in files.items():
+            with explain_disk(place):
+                _make_folder(place.parent)
+                beside[place].write_bytes(data)
+        if files:
+            with explain_disk(next(iter(files))):
+                sync_files(beside.values())
+        for place, file in beside.items():
+            with explain_disk(place):
+                file.replace(place)
+        for folder in {place.parent for place in files}:
+            with explain_disk(folder):
+                sync_folder(folder)
+    finally:
+        for file in beside.values():
+            with suppress(OSError):  # named, or never made
+                file.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and flush the names of those that are made."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
 
 
 @contextmanager
@@ -249,18 +278,6 @@ def _spool(place: UPath) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             local.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a local folder's names to disk, where its file system can."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(number)
 
 
 def remove_leftovers(place: Location) -> int:

@@ -22,14 +22,20 @@ def raw(tmp_path: Path) -> Path:
     """GOT-10k's val split with sequences of very different lengths."""
     val = tmp_path / "raw" / "GOT-10k" / "val"
     for seed, (name, frames) in enumerate(zip(NAMES, LENGTHS, strict=True)):
-        write_frames(val / name, frames, seed)
-        boxes = [moving_box(index, seed) for index in range(frames)]
-        lines = [f"{x1},{y1},{x2 - x1},{y2 - y1}\n" for x1, y1, x2, y2 in boxes]
-        (val / name / "groundtruth.txt").write_text("".join(lines))
-        (val / name / "absence.label").write_text("0\n" * frames)
-        (val / name / "cover.label").write_text("8\n" * frames)
+        _write_sequence(val / name, frames, seed)
     (val / "list.txt").write_text("\n".join(NAMES) + "\n")
     return tmp_path / "raw"
+
+
+def _write_sequence(folder: Path, frames: int, seed: int) -> None:
+    write_frames(folder, min(frames, 40), seed)
+    for index in range(40, frames):  # the same again
+        os.link(folder / f"{index % 40 + 1:08d}.jpg", folder / f"{index + 1:08d}.jpg")
+    boxes = [moving_box(index % 40, seed) for index in range(frames)]
+    lines = [f"{x1},{y1},{x2 - x1},{y2 - y1}\n" for x1, y1, x2, y2 in boxes]
+    (folder / "groundtruth.txt").write_text("".join(lines))
+    (folder / "absence.label").write_text("0\n" * frames)
+    (folder / "cover.label").write_text("8\n" * frames)
 
 
 @pytest.fixture
@@ -95,8 +101,10 @@ def _wait_for_a_result(out: Path, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_evaluation_leaves_whole_results_and_goes_on(command, tmp_path, number):
-    out = tmp_path / "out"
+def test_a_stopped_evaluation_leaves_whole_results_and_goes_on(command, raw, tmp_path, number):
+    """The longest sequence is under way when the first result is seen."""
+    long, out = LENGTHS.index(max(LENGTHS)), tmp_path / "out"
+    _write_sequence(raw / "GOT-10k" / "val" / NAMES[long], 500, long)
     process = subprocess.Popen(command(out), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     _wait_for_a_result(out, process)
     process.send_signal(number)
@@ -107,7 +115,8 @@ def test_a_stopped_evaluation_leaves_whole_results_and_goes_on(command, tmp_path
     there = {path: path.read_bytes() for path in out.glob("results/*/GOT*[0-9].txt")}
     assert 0 < len(there) < len(NAMES)
     for path in there:
-        assert len(path.read_text().splitlines()) == LENGTHS[NAMES.index(path.stem)]
+        index = NAMES.index(path.stem)
+        assert index != long and len(path.read_text().splitlines()) == LENGTHS[index]
     _run(command(out))
     assert all(path.read_bytes() == data for path, data in there.items())
     _run(command(tmp_path / "whole"))
