@@ -122,8 +122,8 @@ def options_of(
     cls: type, parameter: str, section: str = "Options"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an option for every field of a dataclass that `lorat.shards.base.options` declares.
-    The command gets one `cls`, filled, as the argument `parameter`. Flags are fields of bool, choices of Literal; a
-    tuple takes its option several times. `section` is their heading.
+    The command gets one `cls`, filled, as the argument `parameter`. Flags are fields of bool, with None where neither
+    of ``--yes/--no`` is given; choices of Literal; a tuple takes its option several times. `section` is their heading.
     """
     hints = typing.get_type_hints(cls)
     declared = [field for field in fields(cls) if "option" in field.metadata]
@@ -152,7 +152,7 @@ def _click_option(field: Field[Any], hint: Any, section: str) -> Callable[..., A
     if typing.get_origin(hint) is tuple:
         hint = typing.get_args(hint)[0]
         settings["multiple"] = True
-    settings |= {"is_flag": True} if hint is bool else {"type": _click_type(hint, about)}
+    settings |= {"is_flag": True} if hint in (bool, bool | None) else {"type": _click_type(hint, about)}
     names = about.names or (f"--{field.name.replace('_', '-')}",)
     return click.option(*names, field.name, cls=_Option, **settings)
 

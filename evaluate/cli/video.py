@@ -175,6 +175,7 @@ def _track(options: VideoOptions, settings: TrackerSettings, segment: MaskFileSe
             check_first_box(box, (image.shape[1], image.shape[0]))
         except UserError as error:
             raise UserError(f"--box {options.box}: {error.message}") from None
+        settings = replace(settings, redetect=settings.redetect is not False)
         tracker = Tracker(Predictor.load(settings))
         segmenter = segment.load(tracker.predictor.device)
         left = None if footage.count is None else footage.count - first.number

@@ -102,6 +102,7 @@ def _tracker_command(settings: TrackerSettings) -> list[str]:
     """Return the command line of a tracker with the settings that `_merge` returned."""
     options = [f"--{name}={getattr(settings, name)}" for name in ("device", "dtype", "resize")]
     options.append(f"--weights={settings.file()}")
+    options += ["--redetect"] if settings.redetect else []
     if settings.range16 is not None:
         low, high = settings.range16
         options.append(f"--range16={low},{high}" if high else "--range16=auto")

@@ -36,6 +36,7 @@ class Identity:
     resize: str = "published"  # or ``shards``: how frames were shrunk into crops
     range16: Range16 | None = None
     method: str = "lorat"
+    redetect: bool = False
 
     @property
     def label(self) -> str:
@@ -60,7 +61,8 @@ def claim(out: Path, identity: Identity, overwrite: bool) -> None:
     if overwrite:
         _clear(out)
     if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
-        other = "holds results of other weights, variant, number type, --compile, --resize or --range16 than these"
+        options = "--compile, --resize, --range16 or --redetect"
+        other = f"holds results of other weights, variant, number type, {options} than these"
         raise UserError(f"{out}: {other} ({identity.variant}, {identity.dtype}); give another --out, or --overwrite")
     write_json(out / _IDENTITY, _VERSION | asdict(identity))
 

@@ -20,6 +20,7 @@ from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.memory.base import Memory
 from lorat.evaluate.track.memory.feed import Feed, mean_colour
 from lorat.evaluate.track.memory.methods import memory_for
+from lorat.evaluate.track.seek import Seek
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.resample import SERVED, Stored, serving
@@ -61,7 +62,7 @@ def select_box(score_map: Tensor, boxes: Tensor, window: Tensor, weight: float) 
 class Found(NamedTuple):
     """What the network says of a batch of search crops."""
 
-    rows: NDArray[np.float64]  # (B, 5): x1, y1, x2, y2 in crop pixels, and the score
+    rows: NDArray[np.float64]  # (B, 5): x1, y1, x2, y2 in crop pixels, and the score; the same without the penalty
     state: Tensor | None  # (B, …), for the next frame, of methods that carry one
 
     def each(self) -> Iterator[tuple[NDArray[np.float64], Tensor | None]]:
@@ -95,6 +96,7 @@ class Predictor(Feed):
         self._side = float(variant.search_size)
         self._rows, self._locate = 0, self._locate_rows  # rows that the compiled graph is for
         self._threads = Threads()
+        self.seek: Seek | None = None  # how a lost object is sought, if it is
 
     @classmethod
     def load(cls, settings: TrackerSettings) -> "Predictor":
@@ -117,6 +119,8 @@ class Predictor(Feed):
         predictor = cls(network, variant, pick_device(settings.device), dtype, stored)
         if predictor.device.type == "cpu":
             predictor._threads = settle_threads(network, samples)
+        if settings.redetect:
+            predictor.seek = Seek()
         return predictor
 
     def compile(self, batch: int) -> None:
@@ -149,8 +153,9 @@ class Predictor(Feed):
     def _locate_rows(self, memory: Tensor, crops: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return (B, 5) float32, boxes in crop pixels and scores, and the state."""
         prediction, state = self.network.follow(memory, self._normalise(crops), state)
-        choice = select_box(prediction.score_map, prediction.boxes, self._window, self.variant.window_weight)
-        return torch.cat([choice.box * self._side, choice.score[:, None]], dim=1), state
+        weights = (self.variant.window_weight,) if self.seek is None else (self.variant.window_weight, 0.0)
+        choices = [select_box(prediction.score_map, prediction.boxes, self._window, weight) for weight in weights]
+        return torch.cat([part for c in choices for part in (c.box * self._side, c.score[:, None])], dim=1), state
 
     def _padded(self, rows: Tensor) -> Tensor:
         """Repeat the last row up to the number that a graph is for."""

@@ -87,7 +87,7 @@ def evaluate(
         computed = str(dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]
         how = computed, hashed, settings.resize, settings.range16, predictor.variant.method
-        identity = folder.Identity(digest, predictor.variant.name, *how)
+        identity = folder.Identity(digest, predictor.variant.name, *how, redetect=bool(settings.redetect))
         if ranks.speaks:
             folder.claim(out, identity, overwrite)
         return predictor, identity

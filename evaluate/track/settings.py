@@ -75,6 +75,11 @@ class TrackerSettings(WeightsSettings):
         "averaged over areas, as training on shards saw them.",
     )
     range16: Range16 | None = option(None, **RANGE16)
+    redetect: bool | None = option(
+        None,
+        names=("--redetect/--no-redetect",),
+        help="Seek a lost object over all of the frame; by default in one's own video, and not where scores are made.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

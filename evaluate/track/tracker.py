@@ -43,9 +43,11 @@ class TargetState:
     mean: Colour  # of the first frame; pads every search crop
     kept: Any  # by the memory
     judged: Judged = field(default_factory=Judged)
+    sure: Box | None = None  # the last one in which it was tracked, if it is not now
 
 
 JUDGE = Judge()
+Image = ArrayLike | Tensor  # a frame as callers may have it
 
 
 def check_first_box(box: ArrayLike, size: tuple[int, int]) -> Box:
@@ -63,6 +65,20 @@ def check_first_box(box: ArrayLike, size: tuple[int, int]) -> Box:
     raise UserError(f"first box ({numbers}): {wrong}; correct the first box")
 
 
+def as_frame(image: Image) -> Frame:
+    """Return a frame: (H, W, 3) uint8 RGB, of numpy, of PIL, or a tensor on any device, which may also be (3, H, W):
+    what ends in 3 is taken for (H, W, 3). A `UserError` for anything else.
+    """
+    if isinstance(image, Tensor):
+        if image.ndim == 3 and image.shape[2] != 3:
+            image = image.movedim(0, 2)
+        image = image.detach().cpu()
+    frame = np.ascontiguousarray(image)
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise UserError(f"a frame of shape {frame.shape} and type {frame.dtype}; give (height, width, 3) uint8 RGB")
+    return frame
+
+
 def has_area(box: Box) -> bool:
     """Return whether a (4,) xyxy box has positive sides."""
     return bool((box[2:] > box[:2]).all())
@@ -73,6 +89,7 @@ class Cut(NamedTuple):
 
     frame: Frame
     transform: CropTransform  # from frame to crop
+    elsewhere: bool = False  # not around the last box
 
 
 def begin(memory: Memory[Any], frame: Frame, box: Box, frames: int | None = None) -> TargetState:
@@ -86,9 +103,15 @@ def begin(memory: Memory[Any], frame: Frame, box: Box, frames: int | None = None
 def prepare_search(
     predictor: Predictor, memory: Memory[Any], frame: Frame, state: TargetState, out: Crop | None = None
 ) -> Cut:
-    """Cut what is to be remembered of the frame before, and the search region around the last box, into `out`."""
+    """Cut what is to be remembered of the frame before, and the search region into `out`: around the last box, or where
+    a lost object is sought.
+    """
     memory.learn(state.kept)
-    return Cut(frame, predictor.cut_search(frame, state.box, state.mean, out)[1])
+    box, factor = None, predictor.variant.search_factor
+    if predictor.seek is not None and state.judged.state == "lost" and state.sure is not None:
+        box = predictor.seek.around(state.judged.since, state.sure, frame_size(frame), factor)
+    around = state.box if box is None else box
+    return Cut(frame, predictor.cut_search(frame, around, state.mean, out)[1], box is not None)
 
 
 def locate(
@@ -107,37 +130,43 @@ def finish(
     state: TargetState,
     judge: Judge = JUDGE,
 ) -> tuple[TrackedBox, TargetState]:
-    """Return a frame's result, and the target after it: a box without area leaves the last box. `row` and `token` are
-    of `Found.each`, `state` that before.
+    """Return a frame's result, and the target after it: a box without area leaves the last box, and so does what is not
+    surely the object in a search region elsewhere. `row` and `token` are of `Found.each`, `state` that before.
     """
-    found, score = cut.transform.invert(row[:4]), float(row[4])
+    choice = row[5:] if cut.elsewhere else row
+    found, score = cut.transform.invert(choice[:4]), float(choice[4])
+    judged = judge.after(state.judged, score)
+    sure = None if judged.state == "tracked" else state.box if state.sure is None else state.sure
+    state = replace(state, judged=judged, sure=sure)
+    if cut.elsewhere and judged.state == "lost":
+        return TrackedBox(state.box, score, judged.state), state
     box = clip_boxes(found, frame_size(cut.frame))
-    state = replace(state, box=box if has_area(box) else state.box, judged=judge.after(state.judged, score))
+    state = replace(state, box=box if has_area(box) else state.box)
     memory.note(state.kept, Seen(cut.frame, box, state.box, score, token))
     return TrackedBox(box if memory.clips else found, score, state.judged.state), state
 
 
 class Targets:
     """Tracks objects that begin in the same frame: `start` with their boxes, then `track` each next frame, all of them
-    in one batch. Frames are (H, W, 3) uint8 RGB or a `UserError`.
+    in one batch. Frames are what `as_frame` takes.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
+    def __init__(self, predictor: Predictor, judge: Judge = JUDGE) -> None:
+        self.predictor, self.judge = predictor, judge
         self.states: list[TargetState] = []
 
-    def start(self, frame: Frame, boxes: ArrayLike) -> None:
+    def start(self, image: Image, boxes: ArrayLike) -> None:
         """Take the objects in `boxes`, (N, 4) xyxy, each with an area inside the frame, as the targets."""
-        _check_frame(frame)
+        frame = as_frame(image)
         firsts = [check_first_box(box, frame_size(frame)) for box in np.asarray(boxes, dtype=np.float64)]
         self._memory = self.predictor.memory(len(firsts))
         self._crops = self.predictor.room_for_crops(len(firsts))
         self.states = [begin(self._memory, frame, box) for box in firsts]
         self._memory.take([state.kept for state in self.states])
 
-    def track(self, frame: Frame) -> list[TrackedBox]:
+    def track(self, image: Image) -> list[TrackedBox]:
         """Return each target's box, score and state in the next frame, in the order of the first boxes."""
-        _check_frame(frame)
+        frame = as_frame(image)
         if not self.states:
             raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
         predictor, memory = self.predictor, self._memory
@@ -145,38 +174,44 @@ class Targets:
         cuts = [prepare_search(predictor, memory, frame, state, crop) for state, crop in both]
         answers = locate(predictor, memory, self.states, self._crops).each()
         parts = zip(cuts, answers, self.states, strict=True)
-        found = [finish(memory, cut, *answer, state) for cut, answer, state in parts]
+        found = [finish(memory, cut, *answer, state, self.judge) for cut, answer, state in parts]
         self.states = [state for _, state in found]
         return [result for result, _ in found]
 
 
 class Tracker:
-    """Tracks one object: `start` with its box, then `track` each next frame, as of `Targets`."""
+    """Tracks an object: `start` with its box, then `track` each next frame; or several, in one batch: `start_all` and
+    `track_all`. Frames are what `as_frame` takes; the judge's thresholds may be one's own.
+    """
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor, self._targets = predictor, Targets(predictor)
+    def __init__(self, predictor: Predictor, judge: Judge = JUDGE) -> None:
+        self.predictor, self._targets = predictor, Targets(predictor, judge)
 
     @classmethod
-    def load(cls, weights: Path, **settings: Any) -> "Tracker":
-        """Load a checkpoint's ``model.safetensors`` or a published file; what does not fit is a `UserError`. `settings`
-        are other fields of `TrackerSettings`, such as ``device="cpu"``.
+    def load(cls, *weights: str | Path, judge: Judge = JUDGE, **settings: Any) -> "Tracker":
+        """Load a checkpoint's ``model.safetensors`` or a published file (of LoRATv2 both phases'); of no file, the
+        newest run's. `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``. What does not fit is a
+        `UserError`.
         """
-        return cls(Predictor.load(TrackerSettings(weights=(Path(weights),), **settings)))
+        return cls(Predictor.load(TrackerSettings(weights=tuple(map(Path, weights)), **settings)), judge)
 
     @property
     def state(self) -> TargetState:
         """What is remembered of the target since `start`."""
         return self._targets.states[0]
 
-    def start(self, frame: Frame, box: ArrayLike) -> None:
+    def start(self, image: Image, box: ArrayLike) -> None:
         """Take the object in `box`, (4,) xyxy with an area inside the frame, as the target."""
-        self._targets.start(frame, np.asarray(box, dtype=np.float64)[None])
+        self._targets.start(image, np.asarray(box, dtype=np.float64)[None])
 
-    def track(self, frame: Frame) -> TrackedBox:
+    def track(self, image: Image) -> TrackedBox:
         """Return the target's box, score and state in the next frame."""
-        return self._targets.track(frame)[0]
+        return self._targets.track(image)[0]
 
+    def start_all(self, image: Image, boxes: ArrayLike) -> None:
+        """Take the objects in `boxes`, (N, 4) xyxy, as the targets."""
+        self._targets.start(image, boxes)
 
-def _check_frame(frame: Frame) -> None:
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise UserError(f"a frame of shape {frame.shape} and type {frame.dtype}; give (height, width, 3) uint8 RGB")
+    def track_all(self, image: Image) -> list[TrackedBox]:
+        """Return each target's box, score and state in the next frame, in the order of the first boxes."""
+        return self._targets.track(image)

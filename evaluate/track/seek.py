@@ -1,0 +1,44 @@
+"""Where a lost object is sought: in one search region a frame, which goes from place to place over all of the frame.
+
+Every other frame looks around the last box, as ever, for what was only hidden. Promise: pure functions; a frame costs
+what it costs while the object is tracked.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorat.evaluate.track.memory.crops import Box
+
+_STEP = 0.75  # of a region's side from one to the next, so that an object cut by one is whole in the other
+
+
+@dataclass(frozen=True, slots=True)
+class Seek:
+    """How widely a lost object is sought."""
+
+    widening: float = 2.0  # a region's side, over that of the usual one
+
+    def around(self, turn: int, box: Box, size: tuple[int, int], factor: float) -> Box | None:
+        """Return the box that the region is cut around in the `turn`-th frame of an object that is lost, from 1, last
+        surely seen in `box`, (4,) xyxy; None where it is the last box. `size` is the frame's (width, height), a usual
+        region's side `factor` times the box's.
+        """
+        if turn % 2:
+            return None
+        sides = (box[2:] - box[:2]) * self.widening
+        places = places_of(size, factor * float(np.sqrt(sides.prod())), (box[:2] + box[2:]) / 2)
+        centre = places[(turn // 2 - 1) % len(places)]
+        return np.concatenate([centre - sides / 2, centre + sides / 2])
+
+
+def places_of(size: tuple[int, int], side: float, near: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the centres (K, 2) of regions with a `side` that cover a (width, height) frame, the nearest first."""
+    axes = []
+    for extent in size:
+        count = 1 + max(0, int(np.ceil((extent - side) / (_STEP * side))))
+        half = min(side, extent) / 2
+        axes.append(np.linspace(half, extent - half, count) if count > 1 else np.array([extent / 2]))
+    places = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+    return places[np.argsort(np.hypot(*(places - near).T), kind="stable")]
