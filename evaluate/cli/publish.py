@@ -94,6 +94,8 @@ class Summary:
             "number type": identity.dtype,
             "crops": _CROPS[identity.resize],
         }
+        if identity.redetect:
+            about["lost objects"] = "sought over all of the frame (--redetect)"
         folders = [result_folder(self.out, item.name) for item in self.outcome.sets]
         # The newest result's time: the clock of now would change the page.
         if times := [path.stat().st_mtime for folder in folders for path in folder.glob("*.txt")]:

@@ -20,7 +20,6 @@ from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.memory.base import Memory
 from lorat.evaluate.track.memory.feed import Feed, mean_colour
 from lorat.evaluate.track.memory.methods import memory_for
-from lorat.evaluate.track.seek import Seek
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.resample import SERVED, Stored, serving
@@ -96,7 +95,7 @@ class Predictor(Feed):
         self._side = float(variant.search_size)
         self._rows, self._locate = 0, self._locate_rows  # rows that the compiled graph is for
         self._threads = Threads()
-        self.seek: Seek | None = None  # how a lost object is sought, if it is
+        self.seeks = False  # a lost object elsewhere than around its last box
 
     @classmethod
     def load(cls, settings: TrackerSettings) -> "Predictor":
@@ -119,8 +118,7 @@ class Predictor(Feed):
         predictor = cls(network, variant, pick_device(settings.device), dtype, stored)
         if predictor.device.type == "cpu":
             predictor._threads = settle_threads(network, samples)
-        if settings.redetect:
-            predictor.seek = Seek()
+        predictor.seeks = bool(settings.redetect)
         return predictor
 
     def compile(self, batch: int) -> None:
@@ -153,7 +151,7 @@ class Predictor(Feed):
     def _locate_rows(self, memory: Tensor, crops: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return (B, 5) float32, boxes in crop pixels and scores, and the state."""
         prediction, state = self.network.follow(memory, self._normalise(crops), state)
-        weights = (self.variant.window_weight,) if self.seek is None else (self.variant.window_weight, 0.0)
+        weights = (self.variant.window_weight, 0.0) if self.seeks else (self.variant.window_weight,)
         choices = [select_box(prediction.score_map, prediction.boxes, self._window, weight) for weight in weights]
         return torch.cat([part for c in choices for part in (c.box * self._side, c.score[:, None])], dim=1), state
 

@@ -4,33 +4,30 @@ Every other frame looks around the last box, as ever, for what was only hidden. 
 what it costs while the object is tracked.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from lorat.evaluate.track.memory.crops import Box
 
+_MOST = 16  # places, if regions up to twice as wide as the usual one make do with so many
+_WIDENINGS = (1.0, 1.5, 2.0)
 _STEP = 0.75  # of a region's side from one to the next, so that an object cut by one is whole in the other
 
 
-@dataclass(frozen=True, slots=True)
-class Seek:
-    """How widely a lost object is sought."""
-
-    widening: float = 2.0  # a region's side, over that of the usual one
-
-    def around(self, turn: int, box: Box, size: tuple[int, int], factor: float) -> Box | None:
-        """Return the box that the region is cut around in the `turn`-th frame of an object that is lost, from 1, last
-        surely seen in `box`, (4,) xyxy; None where it is the last box. `size` is the frame's (width, height), a usual
-        region's side `factor` times the box's.
-        """
-        if turn % 2:
-            return None
-        sides = (box[2:] - box[:2]) * self.widening
+def sought(turn: int, box: Box, size: tuple[int, int], factor: float) -> Box | None:
+    """Return the box that the search region is cut around in the `turn`-th frame, from 1, of an object that is lost and
+    was last tracked in `box`, (4,) xyxy; None where it is the last box. `size` is the frame's (width, height), a
+    usual region's side `factor` times the box's.
+    """
+    if turn % 2:
+        return None
+    for widening in _WIDENINGS:
+        sides = (box[2:] - box[:2]) * widening
         places = places_of(size, factor * float(np.sqrt(sides.prod())), (box[:2] + box[2:]) / 2)
-        centre = places[(turn // 2 - 1) % len(places)]
-        return np.concatenate([centre - sides / 2, centre + sides / 2])
+        if len(places) <= _MOST:
+            break
+    centre = places[(turn // 2 - 1) % len(places)]
+    return np.concatenate([centre - sides / 2, centre + sides / 2])
 
 
 def places_of(size: tuple[int, int], side: float, near: NDArray[np.float64]) -> NDArray[np.float64]:

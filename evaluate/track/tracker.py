@@ -20,6 +20,7 @@ from lorat.evaluate.track.memory.base import Memory, Seen
 from lorat.evaluate.track.memory.crops import Box, Crop, Frame, frame_size
 from lorat.evaluate.track.memory.feed import Colour, mean_colour
 from lorat.evaluate.track.predictor import Found, Predictor
+from lorat.evaluate.track.seek import sought
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import CropTransform, clip_boxes
@@ -108,8 +109,8 @@ def prepare_search(
     """
     memory.learn(state.kept)
     box, factor = None, predictor.variant.search_factor
-    if predictor.seek is not None and state.judged.state == "lost" and state.sure is not None:
-        box = predictor.seek.around(state.judged.since, state.sure, frame_size(frame), factor)
+    if predictor.seeks and state.judged.state == "lost" and state.sure is not None:
+        box = sought(state.judged.since, state.sure, frame_size(frame), factor)
     around = state.box if box is None else box
     return Cut(frame, predictor.cut_search(frame, around, state.mean, out)[1], box is not None)
 

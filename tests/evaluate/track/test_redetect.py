@@ -1,22 +1,25 @@
 """A lost object is sought over the frame and taken back, by a network that sees what is bright."""
 
+import json
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorat.evaluate.cli import main
 from lorat.evaluate.track.batch import Work, track_clips
 from lorat.evaluate.track.predictor import Found, Predictor
-from lorat.evaluate.track.seek import Seek, places_of
+from lorat.evaluate.track.seek import places_of
 from lorat.evaluate.track.tracker import Tracker
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 
 SIZE, SIDE = (320, 240), 16
-GONE, BACK, COUNT = 4, 9, 40
+GONE, BACK, COUNT = 4, 9, 44
 
 
 def box_of(index: int) -> np.ndarray:
@@ -64,10 +67,10 @@ def test_an_object_that_comes_back_elsewhere_is_found_only_if_it_is_sought(sight
     _, found = track(predictor)
     states = ["tracked"] * (GONE - 1) + ["unsure"] + ["lost"] * (COUNT - GONE - 1)
     assert [each.state for each in found] == states
-    predictor.seek = Seek()
+    predictor.seeks = True
     _, found = track(predictor)
     again = [each.state for each in found].index("tracked", GONE)
-    turns = 2 * len(places_of(SIZE, 4 * SIDE * predictor.seek.widening, np.zeros(2)))
+    turns = 2 * len(places_of(SIZE, 1.5 * 4 * SIDE, np.zeros(2)))
     assert BACK - 1 <= again <= BACK + turns
     assert [each.state for each in found[again:]] == ["tracked"] * (COUNT - 1 - again)
     np.testing.assert_allclose(found[-1].box, box_of(COUNT), atol=3)
@@ -78,7 +81,7 @@ def test_what_is_seen_elsewhere_is_not_learnt_unless_it_is_the_object(sighted):
     predictor = sighted("spmtrack")
     tracker, _ = track(predictor)
     assert tracker.state.kept.count == COUNT - 1
-    predictor.seek = Seek()
+    predictor.seeks = True
     tracker, found = track(predictor)
     missed = [each.state for each in found].count("lost") // 2 - 1  # every other look is elsewhere, the last finds it
     assert missed > 0 and tracker.state.kept.count == COUNT - 1 - missed
@@ -87,7 +90,7 @@ def test_what_is_seen_elsewhere_is_not_learnt_unless_it_is_the_object(sighted):
 
 def test_side_by_side_objects_are_sought_as_alone(sighted, tmp_path):
     predictor = sighted()
-    predictor.seek = Seek()
+    predictor.seeks = True
     for index in range(COUNT):
         cv2.imwrite(str(tmp_path / f"{index + 1:08d}.png"), frame_of(index))
     clips = []
@@ -110,3 +113,12 @@ def test_places_cover_the_frame_and_the_nearest_comes_first(width, height, side,
     assert (np.diff(distance) >= 0).all()
     for point in np.stack(np.meshgrid([0, x * width, width], [0, y * height, height]), -1).reshape(-1, 2):
         assert (np.abs(places - point).max(axis=1) <= side / 2 + 1e-6).any()
+
+
+def test_results_with_and_without_seeking_do_not_mix(tiny_weights, got10k_raw, tmp_path):
+    fixed = ["--weights", str(tiny_weights), "--raw", str(got10k_raw), "--dtype=float32", "--device=cpu", "--no-video"]
+    fixed += [f"--out={tmp_path / 'out'}", "--datasets=got10k-val", "--limit=1"]
+    assert CliRunner().invoke(main, [*fixed, "--redetect"]).exit_code == 0
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["tracker"]["redetect"] is True
+    refused = CliRunner().invoke(main, fixed)
+    assert refused.exit_code == 2 and "--redetect" in refused.stderr
