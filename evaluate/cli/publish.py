@@ -27,7 +27,7 @@ from lorat.evaluate.submit.servers import SERVERS, ServerName
 from lorat.evaluate.track.folder import METRICS, latency_of, machines_of, result_folder
 from lorat.evaluate.track.session import Evaluation
 from lorat.evaluate.track.testsets import TestSet
-from lorat.evaluate.video.read import NoPyAV
+from lorat.evaluate.video.container import NoPyAV
 from lorat.evaluate.video.write import write_tracking_video
 from lorat.prep.trees.base.clip import Clip
 from lorat.prep.trees.base.reading import wording

@@ -1,4 +1,4 @@
-"""Masks of whole sequences: of an evaluation's results, or of footage as it is tracked.
+"""Masks of whole sequences of an evaluation.
 
 Promise: masks are made from the boxes that tracking wrote, so tracking knows nothing of them, and what is tracked
 already gets masks without being tracked again. A sequence's masks appear when it ends, and the same command goes on
@@ -12,17 +12,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lorat.evaluate.pictures import Picture, draw_boxes, tint
 from lorat.evaluate.results.files import read_result
-from lorat.evaluate.segment.files import Layout, Mask, Write, mask_files, place_of
-from lorat.evaluate.segment.segmenter import Frame, Segmenter
+from lorat.evaluate.segment.files import Layout, mask_files, place_of
+from lorat.evaluate.segment.segmenter import Segmenter
 from lorat.evaluate.segment.settings import MaskFileSettings
 from lorat.evaluate.track.folder import Identity, result_folder
 from lorat.prep.trees.base.clip import Clip
@@ -39,24 +39,6 @@ if TYPE_CHECKING:
 _IDENTITY = "masks.json"  # whose masks there are
 _VERSION = {"version": 1}
 _SHOWN, _QUALITY = 6, 85  # pictures of a strip, and of their JPEG
-
-
-@dataclass(eq=False, slots=True)
-class Masked:
-    """Footage's one object: its mask in frame after frame, written as it comes."""
-
-    segmenter: Segmenter
-    write: Write
-    last: Mask = field(default_factory=lambda: np.zeros((1, 1), np.bool_))
-
-    def draw(self, number: int, shown: Frame | None, image: Frame, box: ArrayLike) -> Picture:
-        """Make and write the mask of a frame by its number and (4,) xyxy box, and return the `image` with it. A frame
-        that is not `shown`, since it does not decode, keeps the last one.
-        """
-        if shown is not None:
-            (self.last,) = self.segmenter(shown, np.asarray(box)[None])
-        self.write(f"{number:08d}", self.last)
-        return tint(image, self.last)
 
 
 def segment_sequence(

@@ -148,32 +148,50 @@ def finish(
 
 
 class Targets:
-    """Tracks objects that begin in the same frame: `start` with their boxes, then `track` each next frame, all of them
-    in one batch. Frames are what `as_frame` takes.
+    """Tracks objects in one video: `start` with the boxes of those in the first frame, then `track` each next frame,
+    all of them in one batch; `begin` where another one appears, or one is to begin anew. Frames are what `as_frame`
+    takes.
     """
 
     def __init__(self, predictor: Predictor, judge: Judge = JUDGE) -> None:
         self.predictor, self.judge = predictor, judge
         self.states: list[TargetState] = []
 
-    def start(self, image: Image, boxes: ArrayLike) -> None:
-        """Take the objects in `boxes`, (N, 4) xyxy, each with an area inside the frame, as the targets."""
+    def start(self, image: Image, boxes: ArrayLike, room: int = 0) -> None:
+        """Take the objects in `boxes`, (N, 4) xyxy, each with an area inside the frame, as the targets. There is `room`
+        for so many in all, or for these.
+        """
         frame = as_frame(image)
         firsts = [check_first_box(box, frame_size(frame)) for box in np.asarray(boxes, dtype=np.float64)]
-        self._memory = self.predictor.memory(len(firsts))
-        self._crops = self.predictor.room_for_crops(len(firsts))
+        room = max(room, len(firsts))
+        self._memory = self.predictor.memory(room)
+        self._crops = self.predictor.room_for_crops(room)
         self.states = [begin(self._memory, frame, box) for box in firsts]
         self._memory.take([state.kept for state in self.states])
 
+    def begin(self, image: Image, box: ArrayLike, index: int | None = None) -> None:
+        """Take the object in `box`, (4,) xyxy, as one more target, or as the one at `index`, from this frame on, the
+        one that was tracked last.
+        """
+        frame = as_frame(image)
+        target = begin(self._memory, frame, check_first_box(box, frame_size(frame)))
+        if index is None:
+            self.states.append(target)
+        else:
+            self._memory.forget(self.states[index].kept)
+            self.states[index] = target
+        self._memory.take([target.kept])
+
     def track(self, image: Image) -> list[TrackedBox]:
-        """Return each target's box, score and state in the next frame, in the order of the first boxes."""
+        """Return each target's box, score and state in the next frame, in the order in which they were taken."""
         frame = as_frame(image)
         if not self.states:
             raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
         predictor, memory = self.predictor, self._memory
-        both = zip(self.states, self._crops, strict=True)
+        crops = self._crops[: len(self.states)]
+        both = zip(self.states, crops, strict=True)
         cuts = [prepare_search(predictor, memory, frame, state, crop) for state, crop in both]
-        answers = locate(predictor, memory, self.states, self._crops).each()
+        answers = locate(predictor, memory, self.states, crops).each()
         parts = zip(cuts, answers, self.states, strict=True)
         found = [finish(memory, cut, *answer, state, self.judge) for cut, answer, state in parts]
         self.states = [state for _, state in found]

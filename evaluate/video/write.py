@@ -3,20 +3,25 @@
 Promise: a video appears when it is whole, its length costs no memory, and pictures stand as long as in the footage.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorat.evaluate.measure.ope import overlaps
-from lorat.evaluate.pictures import Box, Picture, draw_frame, tint
-from lorat.evaluate.results.files import SequenceResult
-from lorat.evaluate.video.read import Footage, Shot, image_shots, load_av
+from lorat.evaluate.pictures import Outline, Picture, draw_frame, draw_objects, tint
+from lorat.evaluate.results.files import SequenceResult, State
+from lorat.evaluate.video.container import load_av
+from lorat.evaluate.video.follow import Mark, Step
+from lorat.evaluate.video.footage import Footage
+from lorat.evaluate.video.read import image_shots
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.console import progress_bar
 from lorat.shards.base.errors import UserError
@@ -24,10 +29,9 @@ from lorat.shards.base.storage import atomic_file
 from lorat.shards.pixels.geometry import xywh_to_xyxy, xyxy_to_xywh
 
 if TYPE_CHECKING:
-    from lorat.evaluate.segment.sequences import Masked
-    from lorat.evaluate.track.tracker import Tracker
+    from lorat.evaluate.video.masks import Masked
 
-HEADER = "frame,time,x,y,w,h,score"
+HEADER = "frame,time,x,y,w,h,score,object,state"
 CODECS = {  # suffix of a video → its encoder, pixel format and options
     ".mp4": ("libx264", "yuv420p", {"crf": "20", "preset": "veryfast", "bf": "0"}),
     ".webm": ("libvpx-vp9", "yuv420p", {"crf": "30", "deadline": "realtime", "cpu-used": "8"}),
@@ -51,7 +55,14 @@ def video_file(path: Path, rate: float) -> Iterator[Callable[[Picture, float], N
     fraction = Fraction(rate).limit_denominator(1 << 16)
     tick = 1 / fraction if path.suffix == ".avi" else Fraction(1, 1_000_000)
     with atomic_file(path) as file:
-        container = av.open(file, "w", format=path.suffix[1:])
+
+        def opened_again(*_: object) -> BinaryIO:
+            file.flush()
+            return Path(file.name).open("rb")
+
+        # With its index in front an .mp4 plays while it is still being fetched; FFmpeg reads it again for that.
+        index_first = {"movflags": "+faststart"} if path.suffix == ".mp4" else {}
+        container = av.open(file, "w", format=path.suffix[1:], options=index_first, io_open=opened_again)
         stream = container.add_stream(codec, fraction, options=options)
         stream.pix_fmt, stream.codec_context.time_base = pixels, tick
 
@@ -106,45 +117,94 @@ def write_tracking_video(
     return path
 
 
+class Files(NamedTuple):
+    """What is written of footage: a video, as `writable` names it, a CSV, and lines of JSON if asked for."""
+
+    video: Path
+    csv: Path
+    json: Path | None = None
+
+
+@dataclass(slots=True)
+class Written:
+    """What there was."""
+
+    frames: int = 0
+    lost: list[int] = field(default_factory=list)  # numbers of frames that do not decode
+    passed: int = 0  # frames of live footage that came and went while others were tracked
+
+
 def write_tracks(
     footage: Footage,
-    shots: Iterator[Shot],
-    tracker: "Tracker",
-    box: Box,
-    files: tuple[Path, Path],
+    steps: Iterable[Step],
+    files: Files,
     total: int | None,
+    *,
     masked: "Masked | None" = None,
-) -> tuple[int, list[int]]:
-    """Track an object through footage into `files`: a video, as `writable` names it, and a CSV; both or neither. `box`
-    is (4,) xyxy in the first of the `shots` that decodes; those before are left out, those after that do not decode
-    keep picture and box. `total` are expected. `masked` draws and writes a mask in each. Returns how many there were,
-    and the numbers of those lost.
+    show: Callable[[Picture], bool] = lambda picture: True,
+) -> Written:
+    """Write objects through footage, as `follow` yields them, into `files`, all or none, until `show` of a picture says
+    no. `total` frames are expected. `masked` draws and writes masks in each.
     """
-    done, lost, seconds, before, image, (video, csv) = 0, list[int](), 0.0, 0.0, None, files
-    with progress_bar("tracking frames") as bar, atomic_file(csv) as table, video_file(video, footage.rate) as write:
+    written, seconds, before, last = Written(), 0.0, 0.0, 0
+    with ExitStack() as stack:
+        bar, table = stack.enter_context(progress_bar("tracking frames")), stack.enter_context(atomic_file(files.csv))
+        lines = files.json and stack.enter_context(atomic_file(files.json))
+        write = stack.enter_context(video_file(files.video, footage.rate))
         table.write(f"{HEADER}\n".encode())
-        for number, time, shown in shots:
-            score, said = np.nan, "does not decode"
-            if shown is not None:
-                if image is None:
-                    tracker.start(shown, box)
-                    score = 1.0
-                else:
-                    box, score, _ = tracker.track(shown)
-                image, said = shown, f"score {score:.2f}"
-            elif image is None:
-                continue
-            else:
-                lost.append(number)
-            passed = time - before if done else 0.0
-            seconds += min(passed, _LONGEST_STILL) if footage.live else passed
-            picture = masked.draw(number, shown, image, box) if masked else image
-            write(draw_frame(picture, box, None, f"frame {number}   {time:.2f} s   {said}", legend=False), seconds)
-            numbers = ",".join(f"{value:.4f}" for value in (time, *xyxy_to_xywh(box), score))
-            table.write(f"{number},{numbers}\n".encode())
-            before, done = time, done + 1
-            bar(done, total)
-        if not done:
+        for step in steps:
+            (number, time, shown), marks = step.shot, step.marks
+            if shown is None:
+                written.lost.append(number)
+            if written.frames:
+                written.passed += (number - last - 1) * footage.live
+                seconds += min(time - before, _LONGEST_STILL) if footage.live else time - before
+            picture = draw_step(step, masked.draw(step) if masked else step.image)
+            write(picture, seconds)
+            table.write("".join(_row(step, mark) for mark in marks).encode())
+            if lines:
+                lines.write(f"{_line(step)}\n".encode())
+            before, last, written.frames = time, number, written.frames + 1
+            bar(written.frames, total)
+            if not show(picture):
+                break
+        if not written.frames:
             raise UserError(f"{footage.name}: ended before the first frame; nothing is written")
-        bar(done, done)
-    return done, lost
+        bar(written.frames, written.frames)
+    return written
+
+
+def draw_step(step: Step, picture: Picture) -> Picture:
+    """Draw the objects of a frame on its picture: dashed where unsure, grey corners where lost."""
+    line: dict[State, Any] = {"tracked": "whole", "unsure": "dashed", "lost": "corners"}
+    several, text = len(step.marks) > 1, f"frame {step.shot.number}   {step.shot.time:.2f} s"
+    said = [_said(mark) for mark in step.marks]
+    words = [f"{mark.object}  {each}" if several else "" for mark, each in zip(step.marks, said, strict=True)]
+    if not several:
+        text = "   ".join([text, *said])
+    outlines = [Outline(m.object, m.box, word, line[m.state]) for m, word in zip(step.marks, words, strict=True)]
+    return draw_objects(picture, outlines, text)
+
+
+def _said(mark: Mark) -> str:
+    if np.isnan(mark.score):
+        return "does not decode"
+    return f"score {mark.score:.2f}" + (f"   {mark.state}" if mark.state != "tracked" else "")
+
+
+def _row(step: Step, mark: Mark) -> str:
+    numbers = ",".join(f"{value:.4f}" for value in (step.shot.time, *xyxy_to_xywh(mark.box), mark.score))
+    return f"{step.shot.number},{numbers},{mark.object},{mark.state}\n"
+
+
+def _line(step: Step) -> str:
+    objects = [
+        {
+            "object": mark.object,
+            "box": xyxy_to_xywh(mark.box).round(4).tolist(),
+            "score": None if np.isnan(mark.score) else round(mark.score, 4),
+            "state": mark.state,
+        }
+        for mark in step.marks
+    ]
+    return json.dumps({"frame": step.shot.number, "time": round(step.shot.time, 4), "objects": objects})

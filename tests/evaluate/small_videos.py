@@ -65,11 +65,11 @@ def damage(path: Path, frames: list[int]) -> None:
     path.write_bytes(data)
 
 
-def turn(path: Path) -> None:
-    """Let an .mp4 say that players must turn it by 90 degrees clockwise."""
+def turn(path: Path, a: int = 0, b: int = 1, c: int = -1, d: int = 0) -> None:
+    """Let an .mp4 say that players must turn it, by default clockwise: (x, y) goes to (a x + c y, b x + d y)."""
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 4 + 40
-    values = (0, 1 << 16, 0, -1 << 16, 0, 0, SIZE[1] << 16, 0, 1 << 30)
+    values = (a << 16, b << 16, 0, c << 16, d << 16, 0, SIZE[1] << 16, 0, 1 << 30)
     data[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in values)
     path.write_bytes(data)
 
@@ -92,3 +92,17 @@ def slow_down(path: Path, frames: int, first: int) -> None:
     data[played : played + 4] = (3 * int.from_bytes(data[played : played + 4], "big")).to_bytes(4, "big")
     assert data.index(b"mdat") < data.index(b"moov"), "offsets of frames stay as they are"
     path.write_bytes(data)
+
+
+def cut(path: Path, begin: float, out: Path) -> Path:
+    """Cut an .mp4 from a time on without encoding it anew: packets from the key frame before are kept, and hidden."""
+    with av.open(str(path)) as source, av.open(str(out), "w", options={"use_editlist": "1"}) as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts -= round(begin / stream.time_base)
+                packet.dts -= round(begin / stream.time_base)
+                packet.stream = copy
+                target.mux(packet)
+    return out

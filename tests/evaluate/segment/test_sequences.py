@@ -146,7 +146,7 @@ def test_a_video_has_the_masks_drawn_and_written_of_the_boxes_that_it_has_withou
     masks = dict(read_masks(Path("clip-tracked-masks")))
     assert list(masks) == [f"{number:08d}" for number in range(4)]
     frames = read_video(Path("clip.mp4"))[1]
-    boxes = np.loadtxt(table.decode().splitlines()[1:], delimiter=",")[:, 2:6]
+    boxes = np.loadtxt(table.decode().splitlines()[1:], delimiter=",", usecols=(2, 3, 4, 5))
     for frame, box, mask in zip(frames, xywh_to_xyxy(boxes), masks.values(), strict=False):
         # The table has four decimals of a box, which its crop moves by less than a cell.
         assert (segmenter(frame, box[None])[0] == mask).mean() > 0.995
@@ -160,6 +160,16 @@ def test_a_video_has_the_masks_drawn_and_written_of_the_boxes_that_it_has_withou
     Path("o.mp4").unlink()
     Path("o.csv").unlink()
     one_line_error(call(*video, f"--segment-files={layout}", "--out=o.mp4"), "o-masks", "exists")
+
+
+def test_each_object_of_a_video_has_a_folder_of_masks_and_a_colour(here):
+    write_video(Path("clip.mp4"))
+    boxes = ("--box=20,18,22,17", "--box=1:60,30,20,20")
+    outcome = call("video", "clip.mp4", "--run=run", *boxes, "--frames=2")
+    assert outcome.exit_code == 0, outcome.output
+    first, second = (dict(read_masks(Path("clip-tracked-masks") / number)) for number in "12")
+    assert list(first) == list(second) == ["00000000", "00000001"]
+    assert first["00000000"].any() and not second["00000000"].any() and second["00000001"].any()
 
 
 def test_a_folder_with_other_files_is_not_replaced_by_masks(here):

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +16,10 @@ from click.testing import CliRunner
 
 from lorat.evaluate.cli import video as cli_video
 from lorat.evaluate.cli.video import video_command
-from lorat.evaluate.track.tracker import Tracker
-from lorat.evaluate.video.read import Footage, Shot
+from lorat.evaluate.pictures import colour_of
+from lorat.evaluate.track.tracker import Targets, Tracker
+from lorat.evaluate.video import options as video_options
+from lorat.evaluate.video.footage import Footage, Shot
 from lorat.evaluate.video.write import HEADER, write_tracks
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 from tests.evaluate.conftest import SIZE, moving_box, picture, write_frames
@@ -44,15 +47,18 @@ def video(*arguments: str, box: str | None = BOX):
     return CliRunner().invoke(video_command, [*arguments, *given])
 
 
-def tracked(*arguments: str):
-    result = video(*arguments, "--run", "run", *EXACT)
+def tracked(*arguments: str, box: str | None = BOX):
+    result = video(*arguments, "--run", "run", *EXACT, box=box)
     assert result.exit_code == 0, result.output
     return result
 
 
 def rows(path: str = "clip-tracked.csv") -> list[dict[str, float]]:
     with Path(path).open() as file:
-        return [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        return [
+            {name: text if name == "state" else float(text) for name, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def names() -> set[str]:
@@ -96,6 +102,40 @@ def test_start_and_frames_choose_a_part(here):
     assert [row["frame"] for row in rows("b.csv")] == [4, 5, 6, 7, 8]
     assert rows("b.csv")[0]["time"] == pytest.approx(4 / 29.97, abs=1e-3)
     assert len(read_video(Path("o/part.mp4"))[1]) == 5
+
+
+def test_from_and_to_choose_a_part_by_frames_or_seconds(here):
+    tracked("clip.mp4", "--from", "3", "--to", "0.24s")
+    assert [row["frame"] for row in rows()] == [3, 4, 5, 6, 7]
+    tracked("clip.mp4", "--from", "0.1s", "--to", "6", "--overwrite")
+    assert [row["frame"] for row in rows()] == [3, 4, 5, 6]
+
+
+def test_several_objects_have_a_colour_and_rows_each_in_csv_and_json(here):
+    boxes = ("--box", BOX, "--box", "60,30,20,20", "--box", "2:5,40,20,25")
+    result = tracked("clip.mp4", *boxes, "--frames", "4", "--json", "boxes.jsonl", box=None)
+    assert result.stdout.count("boxes.jsonl") == 1
+    places = [(row["frame"], row["object"]) for row in rows()]
+    assert places == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3)]
+    assert {row["state"] for row in rows() if row["frame"] == 0} == {"tracked"}
+    lines = [json.loads(line) for line in Path("boxes.jsonl").read_text().splitlines()]
+    flat = [
+        [line["frame"], *each["box"], each["score"], each["object"], each["state"]]
+        for line in lines
+        for each in line["objects"]
+    ]
+    columns = ("frame", "x", "y", "w", "h", "score", "object", "state")
+    assert flat == [[row[name] for name in columns] for row in rows()]
+    picture = read_video(Path("clip-tracked.mp4"))[1][0].astype(int)
+    for number in (1, 2):
+        assert (np.abs(picture - colour_of(number)).sum(axis=2) < 150).sum() > 50
+
+
+def test_a_box_in_another_notation_is_said_and_tracked(here):
+    result = tracked("clip.mp4", "--frames", "1", box="60,30,90,70")
+    assert "if these are corners: --box 60,30,30,40" in result.stderr
+    look = video("clip.mp4", "--first-frame", "first.png", box="60,30,90,70")
+    assert look.exit_code == 0 and "if these are corners: --box 60,30,30,40" in look.stderr
 
 
 def test_frames_that_do_not_decode_keep_the_last_box_and_are_said(here):
@@ -158,10 +198,20 @@ def test_a_box_that_cannot_be_tracked_is_one_line(box, parts, here):
         (["clip.mp4", "--out", "clip.mp4", "--overwrite"], ["--out clip.mp4", "itself"]),
         (["clip.mp4", "--weights", "w"], ["--run", "--weights"]),
         (["--camera", "63"], ["--camera 63"]),
+        (["clip.mp4", "--to", "x"], ["--to x"]),
+        (["clip.mp4", "--from", "4", "--box", "2:1,2,30,40"], ["--box 2:1,2,30,40", "before the first frame, 4"]),
+        (["clip.mp4", "--json", "clip-tracked.csv"], ["--json clip-tracked.csv", "--csv"]),
+        (["ftp://me:secret@host/a.mp4"], ["ftp://host/a.mp4: addresses may begin with http"]),
+        (["http://me:secret@127.0.0.1:9/a.mp4?key=secret"], ["http://127.0.0.1:9/a.mp4: cannot be opened"]),
     ],
 )
 def test_mistakes_end_in_one_line(arguments, parts, here):
-    refused(video(*arguments, "--run", "run"), *parts)
+    result = video(*arguments, "--run", "run")
+    notes = result.stderr.count("connecting")
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 + notes
+    assert "secret" not in result.output and "Traceback" not in result.output
+    for part in parts:
+        assert part in result.stderr
     assert names() == set()
 
 
@@ -215,7 +265,7 @@ def live(count: int, pause: float, at_end=lambda: None) -> Footage:
 
 
 def test_live_footage_is_written_as_fast_as_it_happened(here, monkeypatch):
-    monkeypatch.setattr(cli_video, "open_camera", lambda number, start: live(40, 0.25))
+    monkeypatch.setattr(video_options, "open_camera", lambda number, start: live(40, 0.25))
     tracked("--camera", "0", "--frames", "3")
     times = [row["time"] for row in rows("camera-0-tracked.csv")]
     times = [time - times[0] for time in times]
@@ -226,9 +276,11 @@ def test_live_footage_is_written_as_fast_as_it_happened(here, monkeypatch):
 def test_a_live_picture_stands_for_ten_seconds_at_most(here, monkeypatch):
     shots = (Shot(index, 60.0 * index, picture(index, 0)) for index in range(3))
     stalled = Footage("camera 0", 20.0, None, False, shots)  # all of them wait
-    monkeypatch.setattr(cli_video, "open_camera", lambda number, start: stalled)
+    monkeypatch.setattr(video_options, "open_camera", lambda number, start: stalled)
     monkeypatch.setattr(
-        cli_video, "write_tracks", lambda footage, *rest: write_tracks(replace(footage, live=True), *rest)
+        cli_video,
+        "write_tracks",
+        lambda footage, *rest, **more: write_tracks(replace(footage, live=True), *rest, **more),
     )
     tracked("--camera", "0")
     assert [row["time"] for row in rows("camera-0-tracked.csv")] == [0, 60, 120]
@@ -236,18 +288,18 @@ def test_a_live_picture_stands_for_ten_seconds_at_most(here, monkeypatch):
 
 
 def test_ctrl_c_ends_a_camera_with_status_0_and_whole_files(here, monkeypatch):
-    begun, start = threading.Event(), Tracker.start
+    begun, start = threading.Event(), Targets.start
 
-    def starts(*arguments):
+    def starts(*arguments, **more):
         begun.set()
-        start(*arguments)
+        start(*arguments, **more)
 
     def press():
         assert begun.wait(120)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Tracker, "start", starts)
-    monkeypatch.setattr(cli_video, "open_camera", lambda number, start: live(12, 0.05, press))
+    monkeypatch.setattr(Targets, "start", starts)
+    monkeypatch.setattr(video_options, "open_camera", lambda number, start: live(12, 0.05, press))
     result = tracked("--camera", "0")
     assert "stopped by Ctrl-C" in result.stdout
     assert len(read_video(Path("camera-0-tracked.mp4"))[1]) == len(rows("camera-0-tracked.csv")) >= 1

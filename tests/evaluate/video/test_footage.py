@@ -11,20 +11,14 @@ import numpy as np
 import pytest
 
 from lorat.evaluate.video import read as module
-from lorat.evaluate.video.read import (
-    Footage,
-    NoPyAV,
-    Shot,
-    first_shot,
-    from_start,
-    open_camera,
-    open_footage,
-    read_ahead,
-)
+from lorat.evaluate.video.container import NoPyAV
+from lorat.evaluate.video.footage import Footage, Place, Shot, first_shot, read_ahead
+from lorat.evaluate.video.read import open_camera, open_footage
+from lorat.evaluate.video.write import video_file
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.jpeg import Range16, decode, encode
 from tests.evaluate.conftest import SIZE, picture, write_frames
-from tests.evaluate.small_videos import damage, read_video, slow_down, turn, write_video
+from tests.evaluate.small_videos import cut, damage, read_video, slow_down, turn, write_video
 from tests.shards.pixels.test_jpeg import exif, with_exif
 
 
@@ -52,7 +46,7 @@ def test_every_frame_comes_in_order_with_its_time_as_opencv_reads_it(name, tmp_p
 @pytest.mark.parametrize(("start", "index"), [("0", 0), ("5", 5), ("0.2s", 6), ("0.21s", 7)])
 def test_reading_begins_at_a_frame_or_a_time(start, index, tmp_path):
     path = write_video(tmp_path / "a.mp4", fps=30)
-    shot, image = first_shot(open_footage(path, start))
+    shot, image = first_shot(open_footage(path, Place.parse(start)))
     assert (shot.number, shot.time) == (index, pytest.approx(index / 30))
     np.testing.assert_array_equal(image, read_video(path)[1][index])
 
@@ -60,13 +54,13 @@ def test_reading_begins_at_a_frame_or_a_time(start, index, tmp_path):
 @pytest.mark.parametrize("text", ["", "-1", "x", "2.5", "1:20", "3 s"])
 def test_a_start_that_is_neither_frame_nor_seconds_is_refused(text):
     with pytest.raises(UserError, match="--start"):
-        from_start(text)
+        Place.parse(text)
 
 
 def test_a_start_after_the_end_is_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     with pytest.raises(UserError, match=r"a\.mp4: no frame to begin with.*--start"):
-        first_shot(open_footage(path, "12"))
+        first_shot(open_footage(path, Place(12)))
 
 
 def test_frames_that_do_not_decode_keep_their_place_and_time(tmp_path):
@@ -115,13 +109,53 @@ def test_a_video_is_turned_as_its_metadata_asks(tmp_path):
     np.testing.assert_array_equal(image, np.rot90(upright, -1))
 
 
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((1, 0, 0, 1), lambda image: image),
+        ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+        ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+        ((0, -1, 1, 0), lambda image: np.rot90(image)),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+    ],
+)
+def test_every_turn_and_mirroring_is_as_players_show_it(matrix, shown, tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=1)
+    plain = first_shot(open_footage(path))[1]
+    turn(path, *matrix)
+    np.testing.assert_array_equal(first_shot(open_footage(path))[1], shown(plain))
+
+
+def test_a_video_cut_without_encoding_is_whole(tmp_path, said):
+    path = cut(write_video(tmp_path / "a.mp4", frames=50, fps=25), 0.8, tmp_path / "b.mp4")
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].frames == 50
+    footage = open_footage(path)
+    shots = list(footage.shots)
+    assert len(shots) == footage.count == 30 and not said()
+    assert [shot.time for shot in shots] == pytest.approx(np.arange(30) / 25, abs=1e-3)
+
+
+def test_an_mp4_that_ends_early_says_so_too(tmp_path, said):
+    path = tmp_path / "a.mp4"
+    with video_file(path, 25) as write:
+        for index in range(100):
+            write(picture(index % 20, 0), index / 25)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    shots = list(open_footage(path).shots)
+    assert 10 < len(shots) < 90
+    assert said() == [f"{path}: ends after {len(shots)} of the 100 frames that it says"]
+
+
 def test_a_folder_gives_its_images_in_natural_order(tmp_path, said):
     write_frames(tmp_path / "f", 11, 0)
     for index in range(11):
         (tmp_path / f"f/{index + 1:08d}.jpg").rename(tmp_path / f"f/a{index + 1}.jpg")
     (tmp_path / "f/a3.jpg").write_bytes(b"no image")
     (tmp_path / "f/notes.txt").touch()
-    footage = open_footage(tmp_path / "f", "1")
+    footage = open_footage(tmp_path / "f", Place(1))
     shots = list(footage.shots)
     assert (footage.count, footage.rate) == (11, 25)
     assert [shot.number for shot in shots] == list(range(1, 11))

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from lorat.evaluate.pictures import draw_frame, draw_ruler
+from lorat.evaluate.pictures import Outline, colour_of, draw_frame, draw_objects, draw_ruler
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.video import write as video
 from lorat.evaluate.video.write import video_file, write_tracking_video
@@ -15,6 +15,7 @@ from tests.evaluate.small_videos import frames_of, read_video, times_of
 
 FRAME = np.full((480, 640, 3), 90, dtype=np.uint8)
 BOX = np.array([100.0, 100.0, 200.0, 150.0])
+LINES = ("whole", "dashed", "corners")
 
 
 @pytest.fixture
@@ -101,6 +102,40 @@ def test_pictures_stand_as_long_as_they_are_to(suffix, tmp_path):
         assert file.duration / av.time_base == pytest.approx(3.1, abs=0.01)
 
 
+def test_an_mp4_has_its_index_in_front_so_that_it_plays_while_it_is_fetched(tmp_path):
+    path = tmp_path / "a.mp4"
+    with video_file(path, 25) as write:
+        for index, picture in enumerate(_ramp(5)):
+            write(picture, index / 25)
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].format.name == "yuv420p"
+
+
+def _coloured(picture, colour, row=None):
+    near = np.abs(picture[:480].astype(int) - colour).sum(axis=2) < 60
+    return near.sum() if row is None else near[row].sum()
+
+
+def test_objects_have_a_colour_and_a_word_each():
+    boxes = [BOX + shift for shift in (0, 120, 240)]
+    picture = draw_objects(FRAME, [Outline(n, box, str(n)) for n, box in enumerate(boxes, start=1)], "x")
+    colours = [colour_of(number) for number in (1, 2, 3)]
+    assert len(set(colours)) == 3
+    for box, colour in zip(boxes, colours, strict=True):
+        assert np.abs(picture[int(box[1] + 25), int(box[0])].astype(int) - colour).max() < 60
+
+
+def test_an_unsure_box_is_dashed_and_a_lost_one_has_grey_corners():
+    whole, dashed, corners = (draw_objects(FRAME, [Outline(1, BOX, "", line)], "x") for line in LINES)
+    orange, full = colour_of(1), _coloured(draw_objects(FRAME, [Outline(1, BOX)], "x"), colour_of(1))
+    assert _coloured(whole, orange) == full
+    assert 0.3 * full < _coloured(dashed, orange) < 0.8 * full
+    assert _coloured(corners, orange) == 0
+    assert (corners[100, 105] > 140).all() and (corners[100, 150] == 90).all()
+
+
 def test_an_error_leaves_no_video_and_what_was_there(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_text("mine")
@@ -156,8 +191,8 @@ def test_a_browser_plays_the_video(clip_and_result, tmp_path, monkeypatch, suffi
     assert (height, width) == frames_of(path)[0].shape[:2]
 
 
-def test_without_a_legend_the_line_names_no_true_box():
-    plain = draw_frame(FRAME, BOX, None, "frame 1", legend=False)
+def test_only_the_picture_with_true_boxes_has_a_legend():
+    plain = draw_objects(FRAME, [Outline(1, BOX)], "frame 1")
     assert (plain[480:, 400:] == plain[-1, -1]).all()
     assert (draw_frame(FRAME, BOX, None, "frame 1")[480:, 400:] != plain[480:, 400:]).any()
 
@@ -176,6 +211,6 @@ def test_the_ruler_has_its_lines_at_the_frames_pixels(size):
 
 def test_the_ruler_shows_the_box():
     frame = np.full((360, 640, 3), 90, dtype=np.uint8)
-    ruled = draw_ruler(frame, np.array([100.0, 120.0, 180.0, 184.0])).astype(int)
+    ruled = draw_ruler(frame, [np.array([100.0, 120.0, 180.0, 184.0])]).astype(int)
     x, y = 54 + round(180 * 1.5625), 26 + round(155 * 1.5625)
     assert np.abs(ruled[y, x - 2 : x + 3] - (255, 140, 0)).sum(axis=1).min() < 150
