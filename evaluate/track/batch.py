@@ -2,7 +2,8 @@
 
 Of two groups, the network works on one while the other's boxes are computed, its next crops cut and frames decoded.
 Where the network itself takes all cores there is one group, and images come first: the network's threads wait for each
-other, so a core that decodes would hold up all. A sequence that ends makes room for the next.
+other, so a core that decodes would hold up all. A sequence that ends makes room for the next, whose folder is listed
+before; where a core is free, its template is cut too.
 
 Promise: a sequence's boxes do not depend on its neighbours in the batch beyond rounding (0.01 px in float32). Memory
 does not grow with the length or number of sequences, but for their boxes, and of those under way SPMTrack's templates.
@@ -11,11 +12,12 @@ frame's is the cost of taking the template.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -34,6 +36,7 @@ from lorat.shards.pixels.geometry import xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError
 
 _FEWEST_IN_TWO_GROUPS = 8
+_MOST_OPENED = 32  # folders at once: listing them is waiting, of a remote disk for tenths of a second
 Answer = TypeVar("Answer")
 
 
@@ -64,39 +67,46 @@ def track_clips(
     *,
     batch: int = 16,
     threads: int = 4,
+    ahead: int = 0,
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Tracked | Failed]:
     """Track each clip's first object from ``clip.tracks[0].boxes[0]``; yield a result as soon as it ends. A frame that
-    does not decode keeps the last box and has no score. `work` is taken as there is room, so the longest should come
-    first. `batch` sequences stand side by side, in all groups together; `threads` decode images, and as many cut crops.
-    `on_frames` gets the frames done since its last call. A `UserError` if memory does not hold the batch.
+    does not decode keeps the last box and has no score. `work` is taken, and its folders are listed, up to `ahead`
+    sequences before there is room; the longest should come first. `batch` sequences stand side by side, in all groups
+    together; `threads` decode images, and as many cut crops. `on_frames` gets the frames done since its last call. A
+    `UserError` if memory does not hold the batch.
     """
-    waiting, more, ahead = iter(work), True, works_beside(predictor.device)
+    waiting, more, beside = iter(work), True, works_beside(predictor.device)
+    coming = deque[Slot]()  # that are being opened, in their order
     groups = [_Group(predictor.room_for_crops(n)) for n in group_sizes(batch, predictor.device)]
     # Where nothing goes on beside it, the network works in the caller's thread: another would bring threads of its own.
-    network = ThreadPoolExecutor(1, thread_name_prefix="network") if ahead else _Here()
+    network = ThreadPoolExecutor(1, thread_name_prefix="network") if beside else _Here()
     with (
+        ThreadPoolExecutor(min(batch + ahead, _MOST_OPENED), thread_name_prefix="open") as openers,
         ThreadPoolExecutor(threads, thread_name_prefix="decode") as readers,
         ThreadPoolExecutor(threads, thread_name_prefix="crop") as cutters,
         network,
     ):
         stages = _Stages(predictor, predictor.memory(batch), threads, cutters, network)
+        begin = _Beginning(stages.memory, beside)
         try:
-            while more or any(group.slots for group in groups):
+            while more or coming or any(group.slots for group in groups):
                 for group in groups:
                     done = stages.collect(group)
                     for slot in [slot for slot in group.slots if slot.ended]:
                         group.slots.remove(slot)
                         stages.memory.forget(slot.state.kept)
                         yield Tracked(slot.work, slot.result)
-                    room = len(group.crops) - len(group.slots) if more else 0
-                    arrivals = [Slot(item, readers, ahead) for item in islice(waiting, room)]
-                    more = more and len(arrivals) == room
-                    started, failures = stages.start(arrivals)
+                    room = len(group.crops) - len(group.slots)
+                    wanted = room + ahead - len(coming)
+                    taken = [Slot(item, begin, openers, readers) for item in islice(waiting, wanted if more else 0)]
+                    more = more and len(taken) == wanted
+                    coming += taken
+                    arrivals = [coming.popleft() for _ in range(min(room, len(coming)))]
+                    failures = stages.start(group, arrivals)
                     yield from failures
-                    group.slots += started
                     done += stages.launch(group)
-                    on_frames(done + len(started) + sum(len(f.work.clip.frames) for f in failures))
+                    on_frames(done + len(arrivals) + sum(len(f.work.clip.frames) - 1 for f in failures))
         except torch.OutOfMemoryError:
             remedy = "give a smaller one (of a training: train.evaluate_batch)"
             raise UserError(f"--batch {batch}: the device's memory does not hold it; {remedy}") from None
@@ -115,17 +125,56 @@ def group_sizes(batch: int, device: torch.device) -> list[int]:
     return [(batch + 1) // 2, batch // 2]
 
 
+class _Beginning(NamedTuple):
+    """How a sequence begins."""
+
+    memory: Memory[Any]
+    beside: bool  # whether images are decoded while the network works
+
+    def open(self, clip: Clip) -> "Callable[[], _First]":
+        """See that a sequence's images are there; return what gives its target, or has made it already `beside`."""
+        check_images(clip)
+        if not self.beside:
+            return partial(self._first, clip)
+        first = self._first(clip)
+        return lambda: first
+
+    def _first(self, clip: Clip) -> "_First":
+        frame = clip.frames.read(0)
+        box = check_first_box(clip.tracks[0].boxes[0], frame_size(frame))
+        return _First(*_timed(begin, self.memory, frame, box, len(clip.frames)))
+
+
+class _First(NamedTuple):
+    """A target that the network has not looked at; seconds that its template's crop took."""
+
+    state: TargetState
+    seconds: float
+
+
 class Slot:
     """One sequence in a batch, and its result so far."""
 
-    def __init__(self, work: Work, readers: Executor, ahead: bool) -> None:
-        """Begin to decode the first frame; `readers` decode further ones `ahead` if they may."""
-        self.work, self.readers, self.ahead = work, readers, ahead
+    def __init__(self, work: Work, beginning: _Beginning, openers: Executor, readers: Executor) -> None:
+        """Open the sequence by one of `openers`; `readers` decode later frames ahead if they may."""
+        self.work, self.readers, self.ahead = work, readers, beginning.beside
         self.state: TargetState
         self.done, self.count = 0, len(work.clip.frames)  # frames that have a result, of how many
         boxes, scores, times = np.zeros((self.count, 4)), np.zeros(self.count), np.zeros(self.count)
         self.result = SequenceResult(work.clip.name, boxes, scores, times, np.full(self.count, STATES[0]))
-        self._image: Callable[[], Frame] = readers.submit(_first_image, work.clip).result
+        self._opened = openers.submit(beginning.open, work.clip)
+        self._image: Callable[[], Frame]
+        self._next = 1  # frame to be decoded
+
+    def begin(self) -> Failed | None:
+        """Take the target of the first frame, and begin to decode the next."""
+        try:
+            self.state, seconds = self._opened.result()()
+        except UserError as error:
+            return Failed(self.work, error.message)
+        self.record(self.state.box, 1.0, seconds)
+        self._read_ahead()
+        return None
 
     @property
     def ended(self) -> bool:
@@ -134,11 +183,14 @@ class Slot:
 
     def next(self) -> Frame:
         """Return the next frame, or raise why there is none."""
-        image, following = self._image, self.done + 1
-        if following < self.count:
-            read = partial(self.work.clip.frames.read, following)
-            self._image = self.readers.submit(read).result if self.ahead else read
+        image = self._image
+        self._read_ahead()
         return image()
+
+    def _read_ahead(self) -> None:
+        if self._next < self.count:
+            read = partial(self.work.clip.frames.read, self._next)
+            self._image, self._next = self.readers.submit(read).result if self.ahead else read, self._next + 1
 
     def record(self, box: Box, score: float, seconds: float) -> None:
         """Note the result of a frame, after the target's state."""
@@ -163,8 +215,10 @@ class _Group:
 
     crops: NDArray[np.float32]  # (size, S, S, 3), written anew for every batch
     slots: list[Slot] = field(default_factory=list)
-    cuts: Sequence[_Cut] = ()  # what the network works on
-    found: Future[tuple[Found, float]] | None = None  # where they are; network's seconds
+    new: Sequence[Slot] = ()  # sequences that begin,
+    cuts: Sequence[_Cut] = ()  # and crops: what the network works on
+    # Where the targets are, and the network's seconds for that; those for the templates of new ones.
+    found: Future[tuple[tuple[Found | None, float], float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,28 +231,12 @@ class _Stages:
     cutters: Executor
     network: Executor
 
-    def start(self, arrivals: Sequence[Slot]) -> tuple[list[Slot], list[Failed]]:
-        """Take the templates of sequences that begin."""
-        failures, firsts = list[Failed](), list[tuple[Slot, Frame, Box]]()
-        for slot in arrivals:
-            try:
-                frame = slot.next()
-                box = check_first_box(slot.work.clip.tracks[0].boxes[0], frame_size(frame))
-                firsts.append((slot, frame, box))
-            except UserError as error:
-                failures.append(Failed(slot.work, error.message))
-        if not firsts:
-            return [], failures
-        started, frames, boxes = zip(*firsts, strict=True)
-        counts = [slot.count for slot in started]
-        since = time.perf_counter()
-        states = list(self.cutters.map(begin, repeat(self.memory), frames, boxes, counts))
-        cut = time.perf_counter() - since
-        _, taken = self.network.submit(_timed, self.memory.take, [state.kept for state in states]).result()
-        for slot, state in zip(started, states, strict=True):
-            slot.state = state
-            slot.record(state.box, 1.0, (cut + taken) / len(started))
-        return list(started), failures
+    def start(self, group: "_Group", arrivals: Sequence[Slot]) -> list[Failed]:
+        """Let sequences that begin join a group, and return those that cannot be tracked."""
+        failures = list(self.cutters.map(Slot.begin, arrivals))
+        group.new = [slot for slot, failed in zip(arrivals, failures, strict=True) if failed is None]
+        group.slots += group.new
+        return [failed for failed in failures if failed is not None]
 
     def launch(self, group: _Group) -> int:
         """Hand a group's next crops to the network; return how many frames did not decode."""
@@ -208,19 +246,23 @@ class _Stages:
             if cut is None:
                 slot.record(slot.state.box, np.nan, 0.0)
         group.cuts = [cut for cut in found if cut is not None]
-        if group.cuts:
-            states, crops = [cut.slot.state for cut in group.cuts], group.crops[: len(moving)]
-            if len(group.cuts) < len(moving):
-                crops = crops[[cut is not None for cut in found]]
-            group.found = self.network.submit(_timed, locate, self.predictor, self.memory, states, crops)
+        states, crops = [cut.slot.state for cut in group.cuts], group.crops[: len(moving)]
+        if len(group.cuts) < len(moving):
+            crops = crops[[cut is not None for cut in found]]
+        if group.new or group.cuts:
+            group.found = self.network.submit(self._look, [slot.state for slot in group.new], states, crops)
         return len(moving) - len(group.cuts)
 
     def collect(self, group: _Group) -> int:
         """Wait for the network's answer to a group, note it, and return the frames done."""
         if group.found is None:
             return 0
-        found, seconds = group.found.result()
-        cuts, group.found = group.cuts, None
+        (found, seconds), taken = group.found.result()
+        for slot in group.new:
+            slot.result.times[0] += taken / len(group.new)
+        cuts, group.cuts, group.new, group.found = group.cuts, (), (), None
+        if found is None:
+            return 0
         since = time.perf_counter()
         parts = zip(cuts, found.each(), strict=True)
         ends = [finish(self.memory, cut.cut, *answer, cut.slot.state) for cut, answer in parts]
@@ -230,6 +272,13 @@ class _Stages:
             cut.slot.state = state
             cut.slot.record(tracked.box, tracked.score, seconds / len(cuts))
         return len(cuts)
+
+    def _look(
+        self, new: Sequence[TargetState], states: Sequence[TargetState], crops: NDArray[np.float32]
+    ) -> tuple[tuple[Found | None, float], float]:
+        """Take the templates of sequences that begin, and find the targets of all; each with its seconds."""
+        _, taken = _timed(self.memory.take, [state.kept for state in new])
+        return _timed(locate, self.predictor, self.memory, states, crops) if states else (None, 0.0), taken
 
     def _cut(self, slot: Slot, out: Crop) -> _Cut | None:
         """Cut the next crop of a sequence into `out`; None where its frame does not decode."""
@@ -257,8 +306,8 @@ def _timed(work: Callable[..., Answer], *arguments: Any) -> tuple[Answer, float]
     return answer, time.perf_counter() - begin
 
 
-def _first_image(clip: Clip) -> Frame:
-    """Read a sequence's first image, once all of its images are seen to be there."""
+def check_images(clip: Clip) -> None:
+    """See that all of a sequence's images are there; else a `UserError`."""
     folder, count = clip.frames.folder, len(clip.frames)
     if count < max(1, clip.annotated):
         lines = f"{clip.annotated} lines of ground truth"
@@ -267,4 +316,3 @@ def _first_image(clip: Clip) -> Frame:
     if missing := [path for path in clip.frames if path.name not in there and not path.is_file()]:
         first = missing[0].name
         raise UserError(f"{folder}: {len(missing)} of {count} images are missing, the first {first}; restore them")
-    return clip.frames.read(0)

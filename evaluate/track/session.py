@@ -159,7 +159,11 @@ class _Part:
         many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
         lost, noted = Lost(), False
         computed = f"{_machine(predictor.device)}, {dtype}, {batch} sequences side by side{many}"
-        ends = track_clips(predictor, self._work(), batch=batch, threads=settings.threads, on_frames=self.advance)
+        # What one process has opened, another cannot take: only a part of what each would get.
+        ahead = min(batch, (share - batch) // 4 if self.ranks.size > 1 else batch)
+        ends = track_clips(
+            predictor, self._work(), batch=batch, threads=settings.threads, ahead=ahead, on_frames=self.advance
+        )
         with written_behind() as results:
             for end in ends:
                 self.ranks.add(f"{self.topic}/sequences", 1)

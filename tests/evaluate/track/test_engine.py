@@ -87,6 +87,32 @@ def test_work_is_taken_only_when_there_is_room_for_it(tiny_predictor, make_clip)
     outcomes.close()
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_folders_are_listed_before_there_is_room(tiny_predictor, make_clip, beside, monkeypatch):
+    """While the first sequences are tracked, so many more are looked at, in the order of the work; a bad one of them
+    fails in its turn.
+    """
+    monkeypatch.setattr(engine, "works_beside", lambda device: beside)
+    looked, check, seen = [], engine.check_images, threading.Event()
+
+    def recorded(clip):
+        looked.append(clip.name)
+        if len(looked) == 4:
+            seen.set()
+        check(clip)
+
+    monkeypatch.setattr(engine, "check_images", recorded)
+    clips = [make_clip(name, 4 + n) for n, name in enumerate("abcdef")]
+    clips[2].frames[1].unlink()
+    predict = tiny_predictor.predict
+    monkeypatch.setattr(tiny_predictor, "predict", lambda *given: seen.wait(10) and predict(*given))
+    outcomes = _track(tiny_predictor, clips, batch=2, ahead=2)
+    assert next(outcomes).work.clip.name == "a"
+    assert sorted(looked) == ["a", "b", "c", "d"]
+    rest = [(type(outcome), outcome.work.clip.name) for outcome in outcomes]
+    assert rest == [(Failed, "c"), (Tracked, "b"), (Tracked, "d"), (Tracked, "e"), (Tracked, "f")]
+
+
 def test_repeated_runs_are_told_apart(tiny_predictor, make_clip):
     clip = make_clip("a", 3)
     outcomes = track_clips(tiny_predictor, [Work(clip, run) for run in (1, 2, 3)], batch=2)
@@ -191,7 +217,7 @@ def test_threads_end_when_the_results_are_no_longer_wanted(tiny_predictor, make_
     next(outcomes)
     outcomes.close()
     names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith(("decode", "crop", "network"))]
+    assert not [name for name in names if name.startswith(("open", "decode", "crop", "network"))]
 
 
 def test_a_batch_that_memory_does_not_hold_is_an_error_that_names_the_option(tiny_predictor, make_clip, monkeypatch):
