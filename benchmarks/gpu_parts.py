@@ -162,7 +162,9 @@ def loader(bench: Bench) -> Iterator[Figures]:
 
 
 def tracking(bench: Bench) -> Iterator[Figures]:
-    """Time frames of B-224: the network on crops of the host, as bytes and as floats; and the engine on HD frames."""
+    """Time frames of B-224: the network on crops of the host, as bytes and as floats, and on what the device resamples
+    itself; and the engine on HD frames.
+    """
     variant = variant_of("B-224", bench.quick)
     network = assemble(variant, None).eval().requires_grad_(False)
     dtype = pick_dtype("auto", bench.device, network)
@@ -171,21 +173,28 @@ def tracking(bench: Bench) -> Iterator[Figures]:
     predictor = Predictor(network, variant, bench.device, dtype)
     clips = [clip for clip in hd_clips(_tree(bench)) if clip.frame_size() == SIZES[0]]
     frame = read_image(clips[0].frames[0])
-    template = predictor.cut_template(frame, clips[0].tracks[0].boxes[0], mean_colour(frame))
+    box, mean = clips[0].tracks[0].boxes[0], mean_colour(frame)
+    template = predictor.cut_template(frame, box, mean)
     for count in (1, 2) if bench.quick else _BATCHES:
         tokens, crops = predictor.embed([template] * count), predictor.room_for_crops(count)
-        crops[:] = 100.0
-        as_bytes = crops.astype(np.uint8)
-        exact, short = (
+        for crop in crops:
+            predictor.cut_search(frame, box, mean, crop)
+        floats = np.full((count, *[variant.search_size] * 2, 3), 100.0, np.float32)
+        exact, short, there = (
             bench.seconds(lambda given=given: predictor.predict(tokens, given), 50)  # type: ignore[misc]  # noqa: B023
-            for given in (crops, as_bytes)
+            for given in (floats, floats.astype(np.uint8), crops)
         )
         work = [Work(clip) for clip in longer(clips, count, 2 if bench.quick else 120)]
         frames = sum(len(item.clip.frames) for item in work)
         begin = time.perf_counter()
         done = sum(1 for _ in track_clips(predictor, work, batch=count, threads=usable_cores()))
         rate = frames / (time.perf_counter() - begin)
-        numbers = {"crops as bytes_ms": short * 1e3, "as floats_ms": exact * 1e3, "engine_fps": rate}
+        numbers = {
+            "crops as bytes_ms": short * 1e3,
+            "as floats_ms": exact * 1e3,
+            "resampled there_ms": there * 1e3,
+            "engine_fps": rate,
+        }
         yield f"B-224, batch {count}, {_named(dtype)}", {**numbers, "sequences": done}
 
 

@@ -25,7 +25,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.frames import SIZES, TreeSize, hd_clips
@@ -33,6 +32,7 @@ from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.batch import Work, track_clips
+from lorat.evaluate.track.memory.crops import Places
 from lorat.evaluate.track.memory.feed import mean_colour
 from lorat.evaluate.track.memory.first import First
 from lorat.evaluate.track.predictor import Found, Predictor
@@ -82,7 +82,7 @@ def run(quick: bool) -> dict[str, float | str]:
 class _Steady(Predictor):
     """Answers with a box in the crop's middle, a quarter as long as the crop, after all work."""
 
-    def predict(self, memory: Tensor, crops: NDArray[np.float32], state: Tensor | None = None) -> Found:
+    def predict(self, memory: Tensor, crops: Places, state: Tensor | None = None) -> Found:
         found = super().predict(memory, crops, state)
         side = self.variant.search_size
         found.rows[:, :4] = np.array([0.375, 0.375, 0.625, 0.625]) * side

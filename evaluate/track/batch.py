@@ -17,16 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lorat.evaluate.results.files import STATES, SequenceResult
 from lorat.evaluate.track.memory.base import Memory
-from lorat.evaluate.track.memory.crops import Box, Crop, Frame, frame_size
+from lorat.evaluate.track.memory.crops import Box, Frame, Place, Places, frame_size
 from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.tracker import Cut, TargetState, begin, check_first_box, finish, locate, prepare_search
 from lorat.prep.trees.base.clip import Clip
@@ -36,6 +35,7 @@ from lorat.shards.pixels.geometry import xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError
 
 _FEWEST_IN_TWO_GROUPS = 8
+_FEWEST, _MOST_BY_ITSELF = 16, 64  # sequences side by side
 _MOST_OPENED = 32  # folders at once: listing them is waiting, of a remote disk for tenths of a second
 Answer = TypeVar("Answer")
 
@@ -110,6 +110,15 @@ def track_clips(
         except torch.OutOfMemoryError:
             remedy = "give a smaller one (of a training: train.evaluate_batch)"
             raise UserError(f"--batch {batch}: the device's memory does not hold it; {remedy}") from None
+
+
+def usual_batch(device: torch.device) -> int:
+    """Return how many sequences stand side by side where nobody says. One of g-378, the largest variant, takes some 40
+    MB of a device's memory, so that 256 MiB leave room for any; a larger device idles with few rows.
+    """
+    if device.type != "cuda":
+        return _FEWEST
+    return min(max(torch.cuda.get_device_properties(device).total_memory >> 28, _FEWEST), _MOST_BY_ITSELF)
 
 
 def works_beside(device: torch.device) -> bool:
@@ -213,7 +222,7 @@ class _Cut(NamedTuple):
 class _Group:
     """Sequences whose frames go through the network together."""
 
-    crops: NDArray[np.float32]  # (size, S, S, 3), written anew for every batch
+    crops: Places  # of its size, written anew for every batch
     slots: list[Slot] = field(default_factory=list)
     new: Sequence[Slot] = ()  # sequences that begin,
     cuts: Sequence[_Cut] = ()  # and crops: what the network works on
@@ -248,7 +257,8 @@ class _Stages:
         group.cuts = [cut for cut in found if cut is not None]
         states, crops = [cut.slot.state for cut in group.cuts], group.crops[: len(moving)]
         if len(group.cuts) < len(moving):
-            crops = crops[[cut is not None for cut in found]]
+            kept = [cut is not None for cut in found]
+            crops = crops[kept] if isinstance(crops, np.ndarray) else list(compress(crops, kept))
         if group.new or group.cuts:
             group.found = self.network.submit(self._look, [slot.state for slot in group.new], states, crops)
         return len(moving) - len(group.cuts)
@@ -274,13 +284,13 @@ class _Stages:
         return len(cuts)
 
     def _look(
-        self, new: Sequence[TargetState], states: Sequence[TargetState], crops: NDArray[np.float32]
+        self, new: Sequence[TargetState], states: Sequence[TargetState], crops: Places
     ) -> tuple[tuple[Found | None, float], float]:
         """Take the templates of sequences that begin, and find the targets of all; each with its seconds."""
         _, taken = _timed(self.memory.take, [state.kept for state in new])
         return _timed(locate, self.predictor, self.memory, states, crops) if states else (None, 0.0), taken
 
-    def _cut(self, slot: Slot, out: Crop) -> _Cut | None:
+    def _cut(self, slot: Slot, out: Place) -> _Cut | None:
         """Cut the next crop of a sequence into `out`; None where its frame does not decode."""
         try:
             frame = slot.next()

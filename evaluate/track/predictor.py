@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.memory.base import Memory
+from lorat.evaluate.track.memory.crops import Places
 from lorat.evaluate.track.memory.feed import Feed, mean_colour
 from lorat.evaluate.track.memory.methods import memory_for
 from lorat.evaluate.track.settings import TrackerSettings
@@ -136,13 +137,13 @@ class Predictor(Feed):
         """Return an empty memory of up to so many targets."""
         return memory_for(self, room)
 
-    def predict(self, memory: Tensor, crops: NDArray[np.float32], state: Tensor | None = None) -> Found:
-        """Find one target in each search region, (B, S, S, 3) 0 … 255, with what its memory recalled: memory (B, …) and
+    def predict(self, memory: Tensor, crops: Places, state: Tensor | None = None) -> Found:
+        """Find one target in each search region, of values 0 … 255, with what its memory recalled: memory (B, …) and
         state (B, …) or none. A `UserError` if a number is not finite.
         """
         with self._threads.following(), torch.inference_mode():
             padded = None if state is None else self._padded(state)
-            located, state = self._locate(self._padded(memory), self._padded(self._upload(crops)), padded)
+            located, state = self._locate(self._padded(memory), self._padded(self._there(crops)), padded)
             rows = located[: len(crops)].cpu().numpy()
         if not np.isfinite(rows).all():
             raise UserError(f"the network gives numbers that are {not_finite(self.dtype)}")

@@ -19,7 +19,7 @@ import torch
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.results.files import result_files
 from lorat.evaluate.track import folder
-from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips
+from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips, usual_batch
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.ranks import Ranks
 from lorat.evaluate.track.settings import BatchSettings
@@ -66,7 +66,7 @@ def evaluate(
     several `ranks` calls, with the same sets. A `UserError`, on every rank if on one, if the weights do not load, or
     `out` holds results of another tracker and these are not to be overwritten.
     """
-    ranks = ranks or Ranks()
+    ranks, batch = ranks or Ranks(), settings.batch or usual_batch(pick_device(settings.device))
 
     def load() -> tuple[str, OneStream, VariantConfig, str]:
         digest, device = folder.weights_digest(*settings.files()), pick_device(settings.device)
@@ -82,7 +82,7 @@ def evaluate(
     dtype = getattr(torch, ranks.first(own))
 
     def prepare() -> tuple[Predictor, folder.Identity]:
-        predictor = Predictor.around(network, variant, settings, dtype, settings.batch)
+        predictor = Predictor.around(network, variant, settings, dtype, batch)
         what = (predictor.network.fingerprint + predictor.variant.model_dump_json()).encode()
         computed = str(dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]
@@ -94,7 +94,7 @@ def evaluate(
 
     predictor, identity = ranks.together(prepare)
     part = _Part(sets, out, ranks, progress, identity)
-    ranks.together(lambda: part.track(predictor, settings, identity.dtype), part.advance)
+    ranks.together(lambda: part.track(predictor, settings, identity.dtype, batch), part.advance)
     if ranks.speaks and part.shared:
         _LOG.warning("%s", part.shared)
     if ranks.speaks and part.todo and not settings.compile:  # a compiled graph is for a whole batch
@@ -150,10 +150,10 @@ class _Part:
         self.todo, self.topic = ranks.first((todo, uuid.uuid4().hex))
         self.total = sum(frames for frames, *_ in self.todo)
 
-    def track(self, predictor: Predictor, settings: BatchSettings, dtype: str) -> None:
-        """Track sequences until all are taken; what fails is added to `failed`."""
+    def track(self, predictor: Predictor, settings: BatchSettings, dtype: str, most: int) -> None:
+        """Track sequences, `most` side by side, until all are taken; what fails is added to `failed`."""
         share = -(-len(self.todo) // self.ranks.size)  # even, so that no rank sits on what another has room for
-        batch = max(1, min(settings.batch, share))
+        batch = max(1, min(most, share))
         if settings.compile and share:
             predictor.compile(group_sizes(batch, predictor.device)[0])
         many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""

@@ -86,7 +86,9 @@ class TrackerSettings(WeightsSettings):
 class BatchSettings(TrackerSettings):
     """A tracker of many sequences side by side."""
 
-    batch: int = option(16, least=1, help="Sequences side by side.")
+    batch: int | None = option(
+        None, least=1, shown="16; on CUDA 16 to 64, one for 256 MiB of its memory", help="Sequences side by side."
+    )
     threads: int = option(
         min(8, cores_a_rank()),
         least=1,

@@ -17,7 +17,7 @@ from torch import Tensor
 from lorat.evaluate.results.files import State
 from lorat.evaluate.track.judge import Judge, Judged
 from lorat.evaluate.track.memory.base import Memory, Seen
-from lorat.evaluate.track.memory.crops import Box, Crop, Frame, frame_size
+from lorat.evaluate.track.memory.crops import Box, Frame, Place, Places, frame_size
 from lorat.evaluate.track.memory.feed import Colour, mean_colour
 from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.seek import sought
@@ -102,7 +102,7 @@ def begin(memory: Memory[Any], frame: Frame, box: Box, frames: int | None = None
 
 
 def prepare_search(
-    predictor: Predictor, memory: Memory[Any], frame: Frame, state: TargetState, out: Crop | None = None
+    predictor: Predictor, memory: Memory[Any], frame: Frame, state: TargetState, out: Place | None = None
 ) -> Cut:
     """Cut what is to be remembered of the frame before, and the search region into `out`: around the last box, or where
     a lost object is sought.
@@ -115,10 +115,8 @@ def prepare_search(
     return Cut(frame, predictor.cut_search(frame, around, state.mean, out)[1], box is not None)
 
 
-def locate(
-    predictor: Predictor, memory: Memory[Any], states: Sequence[TargetState], crops: NDArray[np.float32]
-) -> Found:
-    """Return where the network sees targets in their search regions (B, S, S, 3)."""
+def locate(predictor: Predictor, memory: Memory[Any], states: Sequence[TargetState], crops: Places) -> Found:
+    """Return where the network sees targets in their search regions."""
     recalled = memory.recall([state.kept for state in states])
     return predictor.predict(recalled.memory, crops, recalled.state)
 

@@ -1,7 +1,7 @@
 """How frames come to the network: crops of them cut as the variant says, and brought to its device."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -10,7 +10,19 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
-from lorat.evaluate.track.memory.crops import Box, Crop, Frame, crop_around, frame_size, search_scale, template_scale
+from lorat.evaluate.track.memory.crops import (
+    Box,
+    Crop,
+    Cutout,
+    Frame,
+    Place,
+    Places,
+    crop_around,
+    cut_out,
+    frame_size,
+    search_scale,
+    template_scale,
+)
 from lorat.shards.pixels.geometry import CropTransform, box_mask
 from lorat.shards.pixels.resample import Stored
 from lorat.train.network.blocks.lorat import OneStream
@@ -65,9 +77,13 @@ class Feed:
         crop, transform = crop_around(frame, box, self.variant.template_factor, side, mean, scale)
         return TemplateInput(crop, box_mask(transform.apply(box), side, self.network.template_grid))
 
-    def cut_search(self, frame: Frame, box: Box, mean: Colour, out: Crop | None = None) -> tuple[Crop, CropTransform]:
-        """Cut the search region around a last box, as `crop_around` does."""
-        return self._cut_window(frame, box, self.variant.search_factor, self.variant.search_size, mean, out)
+    def cut_search(self, frame: Frame, box: Box, mean: Colour, out: Place | None = None) -> tuple[Place, CropTransform]:
+        """Cut the search region around a last box into `out`, if that is given, as `crop_around` and `cut_out` do."""
+        factor, side = self.variant.search_factor, self.variant.search_size
+        if not isinstance(out, Cutout):
+            return self._cut_window(frame, box, factor, side, mean, out)
+        box = search_window(box)
+        return out, cut_out(frame, box, factor, side, mean, search_scale(box, frame_size(frame), self.stored), out)
 
     def cut_reference(self, frame: Frame, box: Box, mean: Colour) -> Crop:
         """Cut a reference around a last box."""
@@ -95,15 +111,24 @@ class Feed:
         """Return crops of one size as (B, 3, S, S) normalised images on the device."""
         return self._normalise(self._upload(np.stack(crops)))
 
-    def room_for_crops(self, batch: int) -> NDArray[np.float32]:
-        """Return a (batch, S, S, 3) float32 array for search crops that is quick to upload."""
-        side = self.variant.search_size
-        return torch.empty(batch, side, side, 3, pin_memory=self.device.type == "cuda").numpy()
+    def room_for_crops(self, batch: int) -> Places:
+        """Return places for search crops: on a processor a (batch, S, S, 3) float32 array; else what they show of their
+        frames goes to the device, which resamples it.
+        """
+        if self.device.type != "cpu":
+            return [Cutout() for _ in range(batch)]
+        return np.empty((batch, *[self.variant.search_size] * 2, 3), np.float32)
 
-    def _upload(self, crops: NDArray[np.float32]) -> Tensor:
-        images = torch.from_numpy(crops)
+    def _there(self, crops: Places) -> Tensor:
+        """Return (B, S, S, 3) crops on the device, where `Cutout`s become them."""
+        if isinstance(crops, np.ndarray):
+            return self._upload(crops)
+        return torch.stack([crop.resample(self._upload(crop.part), self.variant.search_size) for crop in crops])
+
+    def _upload(self, pixels: NDArray[Any]) -> Tensor:
+        images = torch.from_numpy(pixels)
         if self.device.type == "cuda":
-            images = images.pin_memory()  # what is pinned already is taken as it is
+            images = images.pin_memory()  # or the copy would wait for all that the device has to do
         return images.to(self.device, non_blocking=True)
 
     def _normalise(self, images: Tensor) -> Tensor:

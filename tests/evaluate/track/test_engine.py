@@ -1,5 +1,6 @@
 import dataclasses
 import threading
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from lorat.evaluate.track import batch as engine
 from lorat.evaluate.track.batch import Failed, Tracked, Work, track_clips
+from lorat.evaluate.track.memory.crops import Cutout
 from lorat.evaluate.track.tracker import Tracker
 from lorat.prep.trees.base.clip import FrameFiles
 from lorat.shards.base.errors import UserError
@@ -186,6 +188,16 @@ def test_a_frame_that_does_not_decode_keeps_the_last_box_and_has_no_score(tiny_p
     assert np.isfinite(found["whole"].result.scores).all()
 
 
+def test_crops_that_the_device_resamples_give_the_same_boxes(tiny_predictor, make_clip, monkeypatch):
+    clips = [make_clip(f"s{n}", 5 + n, n) for n in range(3)]
+    clips[1].frames[3].write_bytes(b"no image")
+    here = _by_name(_track(tiny_predictor, clips, batch=3))
+    monkeypatch.setattr(tiny_predictor, "room_for_crops", lambda batch: [Cutout() for _ in range(batch)])
+    for name, outcome in _by_name(_track(tiny_predictor, clips, batch=3)).items():
+        np.testing.assert_allclose(outcome.result.boxes, here[name].result.boxes, rtol=0, atol=0.05)
+        np.testing.assert_allclose(outcome.result.scores, here[name].result.scores, rtol=0, atol=1e-3)
+
+
 def test_sequences_that_cannot_be_tracked_fail_by_name_and_the_others_go_on(tiny_predictor, make_clip):
     few = make_clip("few", 5)
     few.frames[4].unlink()
@@ -218,6 +230,13 @@ def test_threads_end_when_the_results_are_no_longer_wanted(tiny_predictor, make_
     outcomes.close()
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith(("open", "decode", "crop", "network"))]
+
+
+@pytest.mark.parametrize(("gib", "batch"), [(2, 16), (8, 32), (141, 64)])
+def test_a_larger_device_takes_more_sequences(monkeypatch, gib, batch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gib << 30))
+    assert engine.usual_batch(torch.device("cuda")) == batch
+    assert engine.usual_batch(torch.device("cpu")) == 16
 
 
 def test_a_batch_that_memory_does_not_hold_is_an_error_that_names_the_option(tiny_predictor, make_clip, monkeypatch):
