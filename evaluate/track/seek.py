@@ -1,7 +1,7 @@
 """Where a lost object is sought: in one search region a frame, which goes from place to place over all of the frame.
 
-Every other frame looks around the last box, as ever, for what was only hidden. Promise: pure functions; a frame costs
-what it costs while the object is tracked.
+First, and then in every other frame, it is sought around the last box, as ever, for what was only hidden. Promise: pure
+functions; a frame costs what it costs while the object is tracked.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lorat.evaluate.track.memory.crops import Box
 
+_WAIT = 20  # frames in which it is sought around the last box alone, where most come back
 _MOST = 16  # places, if regions up to twice as wide as the usual one make do with so many
 _WIDENINGS = (1.0, 1.5, 2.0)
 _STEP = 0.75  # of a region's side from one to the next, so that an object cut by one is whole in the other
@@ -19,7 +20,8 @@ def sought(turn: int, box: Box, size: tuple[int, int], factor: float) -> Box | N
     was last tracked in `box`, (4,) xyxy; None where it is the last box. `size` is the frame's (width, height), a
     usual region's side `factor` times the box's.
     """
-    if turn % 2:
+    turn -= _WAIT
+    if turn <= 0 or turn % 2:
         return None
     for widening in _WIDENINGS:
         sides = (box[2:] - box[:2]) * widening
