@@ -54,11 +54,11 @@ def draw_outlines(picture: Picture, outlines: Iterable[Outline]) -> Picture:
         colour = _GONE if line == "corners" else colour_of(number)
         _rectangle(picture, box, colour, line)
         if word and np.isfinite(box).all():
-            place = np.clip(box[:2] - (0, 6), (2, 14), (max(2, picture.shape[1] - 40), picture.shape[0] - 4)).astype(
-                int
-            )
-            cv2.putText(picture, word, place.tolist(), _FONT, _FONT_SIZE, (0, 0, 0), 3, cv2.LINE_AA)
-            cv2.putText(picture, word, place.tolist(), _FONT, _FONT_SIZE, colour, 1, cv2.LINE_AA)
+            (width, height), below = cv2.getTextSize(word, _FONT, _FONT_SIZE, 1)
+            most = (max(0, picture.shape[1] - width - 4), picture.shape[0] - below - 2)
+            x, y = np.clip(box[:2] - (1, below + 4), (0, height + 2), most).astype(int).tolist()
+            cv2.rectangle(picture, (x, y - height - 2), (x + width + 4, y + below + 1), _BAND, cv2.FILLED)
+            _write(picture, word, (x + 2, y), colour)
     return picture
 
 

@@ -178,18 +178,18 @@ def draw_step(step: Step, picture: Picture) -> Picture:
     """Draw the objects of a frame on its picture: dashed where unsure, grey corners where lost."""
     line: dict[State, Any] = {"tracked": "whole", "unsure": "dashed", "lost": "corners"}
     several, text = len(step.marks) > 1, f"frame {step.shot.number}   {step.shot.time:.2f} s"
-    said = [_said(mark) for mark in step.marks]
-    words = [f"{mark.object}  {each}" if several else "" for mark, each in zip(step.marks, said, strict=True)]
-    if not several:
-        text = "   ".join([text, *said])
+    words = [f"{mark.object}  {_said(mark)}" if several else "" for mark in step.marks]
+    if step.shot.image is None:
+        text += "   does not decode"
+    elif not several:
+        text = "   ".join([text, *(f"score {_said(mark)}" for mark in step.marks)])
     outlines = [Outline(m.object, m.box, word, line[m.state]) for m, word in zip(step.marks, words, strict=True)]
     return draw_objects(picture, outlines, text)
 
 
 def _said(mark: Mark) -> str:
-    if np.isnan(mark.score):
-        return "does not decode"
-    return f"score {mark.score:.2f}" + (f"   {mark.state}" if mark.state != "tracked" else "")
+    score = "" if np.isnan(mark.score) else f"{mark.score:.2f}"
+    return f"{score}  {mark.state}" if mark.state != "tracked" else score
 
 
 def _row(step: Step, mark: Mark) -> str:
