@@ -215,6 +215,14 @@ def test_mistakes_end_in_one_line(arguments, parts, here):
     assert names() == set()
 
 
+@pytest.mark.parametrize("option", ["--show", "--pick"])
+def test_a_window_where_none_can_be_is_one_line(option, here, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    refused(video("clip.mp4", option, "--run", "run"), f"{option}: ")
+    assert names() == set()
+
+
 def test_weights_that_are_missing_end_in_one_line(here):
     refused(video("clip.mp4", "--weights", "w"), "w: no such weights file")
     refused(video("clip.mp4"), "--weights")
