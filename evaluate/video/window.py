@@ -13,6 +13,7 @@ from lorat.evaluate.pictures import Box, Outline, Picture, draw_outlines
 from lorat.shards.base.errors import UserError
 
 _LARGEST = (1600, 900)  # pixels of the part of a screen that a picture may take
+_SMALLEST = 640  # pixels of a picture's longer side
 _DONE, _BACK, _END = (13, 32), (8, 127), (27, ord("q"))  # keys: Enter, space; backspace; Escape, q
 _LEAST = 3.0  # pixels of the picture: a shorter drag is a slip
 _TURN_MS = 15
@@ -100,8 +101,10 @@ def _box(one: tuple[int, int], other: tuple[int, int]) -> Box:
 
 
 def fitting(picture: Picture) -> tuple[Picture, float]:
-    """Return a picture reduced to fit a screen, and its scale."""
-    scale = min(1.0, _LARGEST[0] / picture.shape[1], _LARGEST[1] / picture.shape[0])
-    if scale < 1:
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    """Return a picture reduced to fit a screen, or enlarged to be drawn on, and its scale."""
+    height, width = picture.shape[:2]
+    scale = min(max(1.0, _SMALLEST / max(height, width)), _LARGEST[0] / width, _LARGEST[1] / height)
+    if scale != 1:
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
     return picture, scale

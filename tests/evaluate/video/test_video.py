@@ -7,6 +7,7 @@ import pytest
 from lorat.evaluate.pictures import Outline, colour_of, draw_frame, draw_objects, draw_ruler
 from lorat.evaluate.results.files import SequenceResult
 from lorat.evaluate.video import write as video
+from lorat.evaluate.video.window import fitting
 from lorat.evaluate.video.write import video_file, write_tracking_video
 from lorat.shards.base.errors import UserError
 from lorat.shards.pixels.geometry import xyxy_to_xywh
@@ -189,6 +190,15 @@ def test_a_browser_plays_the_video(clip_and_result, tmp_path, monkeypatch, suffi
     assert state >= 2 and ended
     assert duration == shown == pytest.approx(6 / 25, abs=0.01)
     assert (height, width) == frames_of(path)[0].shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("size", "scale"), [((96, 72), 640 / 96), ((640, 480), 1), ((3200, 900), 0.5), ((40, 1800), 0.5)]
+)
+def test_a_picture_fits_a_window_that_can_be_drawn_in(size, scale):
+    picture, found = fitting(np.zeros((size[1], size[0], 3), np.uint8))
+    assert found == pytest.approx(scale)
+    assert picture.shape[:2] == (round(size[1] * scale), round(size[0] * scale))
 
 
 def test_only_the_picture_with_true_boxes_has_a_legend():
