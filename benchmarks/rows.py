@@ -10,7 +10,7 @@ Numbers = Mapping[str, float | str]
 
 MODULES = (
     *("build", "training", "tuples", "memory", "index", "slow_disk", "order", "packing"),
-    *("network", "family", "inference", "handover", "trainer", "scoring", "tracking", "start", "shared_cores"),
+    *("network", "family", "inference", "handover", "trainer", "scoring", "tracking", "short", "start", "shared_cores"),
 )
 """Of this package; each has ``run(quick) -> Numbers``."""
 
@@ -430,6 +430,26 @@ ROWS = (
         "memory_of_number",
         1.05,
         "most",
+        _TIMES,
+    ),
+    Row(
+        "short",
+        "sequences of 8 frames, folders listed in 100 ms",
+        "{late_listing_fps:.1f} fps",
+        "listed at once",
+        "late_listing_of_soon",
+        0.95,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "short",
+        "a result, of 60 that wait together",
+        "{result_ms:.1f} ms",
+        "each file flushed by itself",
+        "results_together_speedup",
+        2.0,
+        "least",
         _TIMES,
     ),
     Row(

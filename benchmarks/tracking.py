@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.blocks.lorat import OneStream, Prediction, Tracked
 from lorat.train.network.variants import assemble, hold_matrices_in
 
-__all__ = ["longer", "random_network", "run"]
+__all__ = ["all_cores", "longer", "random_network", "run", "steady_predictor"]
 
 _SIDE_BY_SIDE = 16
 
@@ -70,7 +70,7 @@ def run(quick: bool) -> dict[str, float | str]:
     keep_freed_memory(ALL_FREED)
     size = TreeSize(2, 3) if quick else TreeSize(32, 8)
     clips = [clip for clip in hd_clips(size) if clip.frame_size() == SIZES[0]]
-    predictor = _predictor(quick)
+    predictor = steady_predictor(quick)
     return {
         **_frame(clips, predictor, 1 if quick else 15),
         **_side_by_side(clips, predictor, quick),
@@ -120,9 +120,15 @@ def random_network(quick: bool) -> tuple[OneStream, VariantConfig]:
     return network, variant
 
 
-def _predictor(quick: bool) -> Predictor:
+def steady_predictor(quick: bool) -> Predictor:
+    """Return one around `random_network` whose boxes keep the size of the given ones."""
     network, variant = random_network(quick)
     return _Steady(network, variant, torch.device("cpu"), torch.bfloat16)
+
+
+def all_cores() -> AbstractContextManager[None]:
+    """Let the network take all cores in the block, and OpenCV one."""
+    return _threads(usable_cores())
 
 
 @contextmanager
@@ -177,7 +183,7 @@ def _frame(clips: list[Clip], predictor: Predictor, rounds: int) -> dict[str, fl
 
 def _side_by_side(clips: list[Clip], predictor: Predictor, quick: bool) -> dict[str, float | str]:
     long = longer(clips, _SIDE_BY_SIDE, 2 if quick else 13)
-    with _threads(usable_cores()):
+    with all_cores():
         times = in_turn(
             1 if quick else 5,
             {
@@ -276,7 +282,7 @@ def _peak(sequences: int, frames: int) -> float:
 def peak_of_tracking(sequences: int, frames: int) -> float:
     """Track with a narrow network and return this process's peak resident set in MB (10⁶ bytes)."""
     clips = [clip for clip in hd_clips(TreeSize(4, 3)) if clip.frame_size() == SIZES[0]]
-    predictor = _predictor(True)
+    predictor = steady_predictor(True)
     _engine(predictor, longer(clips, sequences, frames), 4)()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1.024e-3

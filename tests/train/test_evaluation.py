@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from lorat.evaluate.cli import main as evaluate
 from lorat.evaluate.track import batch as engine
+from lorat.train.cli import results
 from tests.train.conftest import assert_equal, log_of, train, two_processes, weights_of, write_got10k
 
 NAMES = [f"GOT-10k_Val_{n:06d}" for n in (1, 2, 3)]
@@ -45,8 +46,11 @@ def test_weights_are_equal_bit_for_bit_with_and_without_evaluation(files, raw):
     assert "never moving" in printed and "best:    a/best.safetensors" in printed
 
 
-def test_the_best_and_the_last_weights_are_named_and_logged(files, raw):
+def test_the_best_and_the_last_weights_are_named_and_logged(files, raw, monkeypatch):
+    read, choose = list[str](), results.choose_test_sets
+    monkeypatch.setattr(results, "choose_test_sets", lambda names, *rest: read.extend(names) or choose(names, *rest))
     train(*files, f"--raw={raw}", "--run=a", "--set=train.keep_checkpoints=1")
+    assert read == ["got10k-val"]  # once, not an epoch
     result = json.loads(Path("a/result.json").read_text())
     log = log_of("a")
     reached = {e["step"] // 3: e["got10k-val/ao"] for e in log if "got10k-val/ao" in e}

@@ -59,6 +59,7 @@ class Evaluator:
 
     def __init__(self, names: tuple[str, ...], trees: TreeOptions, request: Request, world: World) -> None:
         self._names, self._trees, self._request, self._world = names, trees, request, world
+        self._read = dict[str, TestSet]()  # once a training: trees are large, and disks slow
         self._last: tuple[Evaluation, Path] | None = None
         self.failed = False  # whether something could not be tracked or scored
 
@@ -123,7 +124,9 @@ class Evaluator:
                 return None
             for name in names:
                 with self._reporting():
-                    sets += choose_test_sets([name], [], self._trees)
+                    if name not in self._read:
+                        (self._read[name],) = choose_test_sets([name], [], self._trees)
+                    sets.append(self._read[name])
             try:
                 with self._reporting(), torch.random.fork_rng(devices=()):
                     outcome = evaluate(sets, out, settings, progress=progress, ranks=ranks)
