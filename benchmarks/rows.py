@@ -10,7 +10,8 @@ Numbers = Mapping[str, float | str]
 
 MODULES = (
     *("build", "training", "tuples", "memory", "index", "slow_disk", "order", "packing"),
-    *("network", "family", "inference", "handover", "trainer", "scoring", "tracking", "short", "start", "shared_cores"),
+    *("network", "family", "inference", "engines", "handover", "trainer"),
+    *("scoring", "tracking", "short", "start", "shared_cores"),
 )
 """Of this package; each has ``run(quick) -> Numbers``."""
 
@@ -370,6 +371,36 @@ ROWS = (
         "scoring_of_load",
         5.0,
         "most",
+        _TIMES,
+    ),
+    Row(
+        "engines",
+        "a frame of S-224, OpenVINO int8, whole",
+        "{s224_openvino_int8_ms:.1f} ms",
+        "PyTorch float32, processor time",
+        "s224_int8_of_float32",
+        2.5,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "engines",
+        "a frame of B-224, OpenVINO int8, whole",
+        "{b224_openvino_int8_ms:.1f} ms",
+        "PyTorch float32, processor time",
+        "b224_int8_of_float32",
+        3.0,
+        "least",
+        _TIMES,
+    ),
+    Row(
+        "engines",
+        "the same",
+        "{b224_openvino_int8_ms:.1f} ms",
+        "PyTorch's fastest type",
+        "b224_int8_of_torch",
+        1.5,
+        "least",
         _TIMES,
     ),
     Row(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,17 +10,19 @@ import click
 
 from lorat.evaluate.track.settings import WeightsSettings
 from lorat.prep.commandline import Command, options_of
-from lorat.shards.base.console import say, start_logging
-from lorat.shards.base.errors import UserError
+from lorat.prep.trees.sources import TreeOptions
+from lorat.shards.base.console import progress_bar, say, start_logging
+from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.options import option
 
 _FORMS = {
     "merged": "The whole network, LoRA merged into the backbone: a file that needs no other.",
     "published": "What was trained, under the names of LoRAT's published files.",
     "onnx": "The merged network as two ONNX graphs: one for the template, one for each frame.",
+    "openvino": "The same two graphs for OpenVINO.",
     "torch-export": "The same two graphs for torch.export.load.",
 }
-_GRAPHS = {"onnx": ".onnx", "torch-export": ".pt2"}
+_GRAPHS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +46,30 @@ class ExportOptions:
     opset: int | None = option(
         None, least=16, most=20, help="Set of operators of --onnx: an older one for older runtimes.  [default: 20]"
     )
+    int8: bool = option(False, help="Matrices of the graph for frames in int8, of --onnx or --openvino.")
+    calibrate: Path | None = option(
+        None,
+        kind="folder",
+        exists=True,
+        metavar="ROOT",
+        help="Raw trees, as --raw takes, whose sequences scale the int8 graph of --openvino.",
+    )
     overwrite: bool = option(False, help="Replace the file if it is there.")
+
+    def check(self, form: str, settings: WeightsSettings) -> None:
+        """Refuse (`UserError`) what a form has no meaning for, and what it lacks."""
+        for name, given, meant in (
+            ("dtype", self.dtype, form == "merged"),
+            ("scalars", self.scalars, form == "published"),
+            ("backbone", settings.backbone, form != "published"),
+            ("opset", self.opset, form == "onnx"),
+            ("int8", self.int8 or None, form in ("onnx", "openvino")),
+            ("calibrate", self.calibrate, form == "openvino" and self.int8),
+        ):
+            if given is not None and not meant:
+                raise UserError(f"--{name}: has no meaning for --{form}; leave it out")
+        if form == "openvino" and self.int8 and self.calibrate is None:
+            raise UserError("--int8: the graph of --openvino is scaled by real sequences; name trees with --calibrate")
 
 
 def _form_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,29 +89,19 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
     lorat-eval export-weights --merged --run runs/B-224-standard
     lorat-eval export-weights --published --weights model.safetensors --out lorat_b224.bin
     lorat-eval export-weights --onnx --out lorat.onnx
+    lorat-eval export-weights --openvino --int8 --calibrate /data/raw --out lorat.xml
 
     Exit status 2 when an input is missing or does not fit.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
     if form is None:
-        raise UserError("export-weights: say what to write: --merged, --published, --onnx or --torch-export")
-    for name, given, meant in (
-        ("dtype", options.dtype, form == "merged"),
-        ("scalars", options.scalars, form == "published"),
-        ("backbone", settings.backbone, form != "published"),
-        ("opset", options.opset, form == "onnx"),
-    ):
-        if given is not None and not meant:
-            raise UserError(f"--{name}: has no meaning for --{form}; leave it out")
+        raise UserError(f"export-weights: say what to write: {some([f'--{form}' for form in _FORMS], len(_FORMS))}")
+    options.check(form, settings)
     weights, force = settings.file(), settings.force_backbone
     out = options.out or _default_out(weights, _GRAPHS.get(form, f"-{form}.safetensors"))
     # torch and timm take seconds to import: help and mistakes need not wait for them.
     if form in _GRAPHS:
-        from lorat.train.network.deploy.graphs import check_target, export_graphs
-        from lorat.train.network.deploy.operators import NEWEST
-
-        check_target(out, _GRAPHS[form], overwrite=options.overwrite)
-        what, files = "graph", export_graphs(out, *settings.load_network(), options.opset or NEWEST)
+        what, files = "graph", _write_graphs(out, _GRAPHS[form], settings, options)
     else:
         import torch
 
@@ -104,6 +120,40 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
         what, files = "weights", [out]
     for path in files:
         say(f"{what}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _write_graphs(out: Path, suffix: str, settings: WeightsSettings, options: ExportOptions) -> list[Path]:
+    """Write graphs, with what is needed beside them to track as the weights do."""
+    from lorat.train.network.deploy.graphs import check_target, export_graphs
+    from lorat.train.network.deploy.operators import NEWEST
+    from lorat.train.network.weights.containers import read_tensors
+
+    check_target(out, suffix, overwrite=options.overwrite)
+    network, variant = settings.load_network()
+    known = {key: value for key, value in read_tensors(settings.file())[1].items() if key == "stored"}
+    opset = options.opset or NEWEST
+    if not options.int8:
+        return export_graphs(out, network, variant, opset, known)
+    from lorat.train.network.deploy.int8 import quantise_onnx, quantise_openvino
+
+    if options.calibrate is None:
+        return export_graphs(out, network, variant, opset, known, partial(quantise_onnx, known={}))
+    import torch
+
+    from lorat.evaluate.calibrate.examples import CHECKED, CROPS, agreement, calibration_clips, draw_examples
+    from lorat.evaluate.track.predictor import Predictor
+
+    clips = calibration_clips(TreeOptions(raw=options.calibrate))
+    predictor = Predictor(network, variant, torch.device("cpu"), torch.float32)
+    with progress_bar("crops") as bar:
+        examples = draw_examples(predictor, clips, CROPS, "scales", lambda done: bar(done, CROPS))
+    say(f"calibration: {examples.line()}")
+    quantise = partial(quantise_openvino, examples=examples.inputs, known=examples.metadata())
+    files = export_graphs(out, network, variant, opset, known, quantise)
+    others = draw_examples(predictor, clips, CHECKED, "comparison")
+    mean, least = agreement(predictor, out, others)
+    say(f"boxes in other crops of these sequences overlap float32's by {mean:.3f} in the mean, {least:.3f} at least")
+    return files
 
 
 def _default_out(weights: Path, ending: str) -> Path:

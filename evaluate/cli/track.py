@@ -148,7 +148,7 @@ def _track(
     from lorat.train.distributed.world import join_world
 
     with (
-        join_world(settings.device) as world,
+        join_world(settings.device_name()) as world,
         share_ranks(world.rank, world.size, world.store) as ranks,
         # Raised on all ranks alike, and the first one says it.
         nullcontext() if world.speaks else suppress(UserError),

@@ -66,9 +66,9 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings, segm
     toolkit.check(workspace.stack)
     workspace.prepare(options.sequences)
     dtype = workspace.begun or "auto" if settings.dtype == "auto" else settings.dtype
-    settings = _merge(replace(settings, run=None, weights=weights, dtype=dtype), workspace.weights)
+    settings = _settled(replace(settings, run=None, weights=weights, dtype=dtype), workspace.weights)
     segment = segment.settled(settings.device)
-    workspace.claim(settings.dtype, segment.identity())
+    workspace.claim(settings.dtype, segment.identity(), settings.parts() if settings.graph else ())
     workspace.register([*_tracker_command(settings), *segment.arguments()], options.timeout)
     pack = workspace.evaluate(toolkit)
     if workspace.stack.scored:
@@ -79,9 +79,18 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings, segm
     say(f"pack: {pack}")
 
 
-def _merge(settings: TrackerSettings, out: Path) -> TrackerSettings:
-    """Write weights, merged if they can be, that load without a backbone, and return how to track with them."""
+def _settled(settings: TrackerSettings, out: Path) -> TrackerSettings:
+    """Write weights, merged if they can be, that load without a backbone, or find the graphs of an engine that has
+    some, and return how to track with them.
+    """
     # torch takes seconds to import: help and mistakes need not wait for it.
+    if settings.chosen_engine() != "torch":
+        from lorat.evaluate.track.predictor import graph_for, pick_type
+
+        network, variant = settings.load_network(dtype=None)
+        name = str(pick_type(settings, settings.dtype, network)).removeprefix("torch.")
+        graph = graph_for(settings, network, variant).absolute()
+        return replace(settings, weights=(graph,), variant=None, backbone=None, force_backbone=False, dtype=name)
     from lorat.train.network.deploy.devices import pick_device, pick_dtype
     from lorat.train.network.reading import read_weights
     from lorat.train.network.trained import write_whole
@@ -99,7 +108,7 @@ def _merge(settings: TrackerSettings, out: Path) -> TrackerSettings:
 
 
 def _tracker_command(settings: TrackerSettings) -> list[str]:
-    """Return the command line of a tracker with the settings that `_merge` returned."""
+    """Return the command line of a tracker with the settings that `_settled` returned."""
     options = [f"--{name}={getattr(settings, name)}" for name in ("device", "dtype", "resize")]
     options.append(f"--weights={settings.file()}")
     options += ["--redetect"] if settings.redetect else []

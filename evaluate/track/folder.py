@@ -37,6 +37,7 @@ class Identity:
     range16: Range16 | None = None
     method: str = "lorat"
     redetect: bool = False
+    engine: str = "torch"  # of a graph the weights are the digests of all its files
 
     @property
     def label(self) -> str:
@@ -61,7 +62,7 @@ def claim(out: Path, identity: Identity, overwrite: bool) -> None:
     if overwrite:
         _clear(out)
     if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
-        options = "--compile, --resize, --range16 or --redetect"
+        options = "--engine, --compile, --resize, --range16 or --redetect"
         other = f"holds results of other weights, variant, number type, {options} than these"
         raise UserError(f"{out}: {other} ({identity.variant}, {identity.dtype}); give another --out, or --overwrite")
     write_json(out / _IDENTITY, _VERSION | asdict(identity))

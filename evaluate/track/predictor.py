@@ -17,16 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
+from lorat.evaluate.track.engines.base import Engine
+from lorat.evaluate.track.engines.graph import GraphEngine, graph_of, pick_graph_dtype
 from lorat.evaluate.track.memory.base import Memory
 from lorat.evaluate.track.memory.crops import Places
 from lorat.evaluate.track.memory.feed import Feed, mean_colour
 from lorat.evaluate.track.memory.methods import memory_for
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import file_digest
 from lorat.shards.pixels.resample import SERVED, Stored, serving
 from lorat.train.network.blocks.lorat import OneStream
+from lorat.train.network.deploy import RUNTIMES
 from lorat.train.network.deploy.devices import compile_whole, pick_device, pick_dtype
 from lorat.train.network.deploy.processor import Threads, settle_threads
+from lorat.train.network.deploy.runtimes import read_metadata
 from lorat.train.network.variants import hold_matrices_in, not_finite
 from lorat.train.network.weights.containers import read_tensors
 
@@ -70,9 +75,29 @@ class Found(NamedTuple):
         return zip(self.rows, repeat(None) if self.state is None else self.state, strict=False)
 
 
+def pick_type(settings: TrackerSettings, name: str, network: OneStream) -> torch.dtype:
+    """Return the number type of a name for the engine and the device of settings."""
+    device, engine = pick_device(settings.device_name()), settings.chosen_engine()
+    return pick_dtype(name, device, network) if engine == "torch" else pick_graph_dtype(engine, name, network)
+
+
+def graph_for(settings: TrackerSettings, network: OneStream, variant: VariantConfig) -> Path:
+    """Return the tracking graph of settings that have an engine for one: their own, or else one of their weights."""
+    if settings.graph is not None:
+        return settings.graph
+    digests = [file_digest(path, "check --weights") for path in settings.files()]
+    return graph_of(settings.chosen_engine(), network, variant, _known(settings.file()), digests)
+
+
+def _known(weights: Path) -> dict[str, str]:
+    """Return what a file of weights says of the shards that it was trained on."""
+    metadata = read_metadata(weights) if weights.suffix in RUNTIMES else read_tensors(weights)[1]
+    return {key: value for key, value in metadata.items() if key == "stored"}
+
+
 def _stored(weights: Path, search_size: int) -> Stored:
     """Return how the shards hold frames that weights were trained on: training took it from the shards' manifest."""
-    if said := read_tensors(weights)[1].get("stored"):
+    if said := _known(weights).get("stored"):
         return Stored(*json.loads(said))
     size = serving(search_size)
     _LOG.warning("%s: names no shards; --resize shards takes those of lorat-prep build --serve %d", weights, size)
@@ -89,9 +114,10 @@ class Predictor(Feed):
         device: torch.device,
         dtype: torch.dtype,
         stored: Stored | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """Take over a network as `Feed` does."""
-        super().__init__(network, variant, device, dtype, stored)
+        super().__init__(network, variant, device, dtype, stored, engine)
         self._window = penalty_window(network.search_grid, device)
         self._side = float(variant.search_size)
         self._rows, self._locate = 0, self._locate_rows  # rows that the compiled graph is for
@@ -101,9 +127,8 @@ class Predictor(Feed):
     @classmethod
     def load(cls, settings: TrackerSettings) -> "Predictor":
         """Load a network; a `UserError` if a file does not fit, or the machine lacks the device."""
-        device = pick_device(settings.device)
         network, variant = settings.load_network(dtype=None)
-        return cls.around(network, variant, settings, pick_dtype(settings.dtype, device, network))
+        return cls.around(network, variant, settings, pick_type(settings, settings.dtype, network))
 
     @classmethod
     def around(
@@ -112,13 +137,19 @@ class Predictor(Feed):
         """Take over a network as it was loaded, to compute in `dtype`, with the threads that are good for so many
         targets at once.
         """
-        hold_matrices_in(network, dtype)
-        if settings.dtype == "float32":
-            torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
+        device, engine = pick_device(settings.device_name()), settings.chosen_engine()
         stored = None if settings.resize == "published" else _stored(settings.file(), variant.search_size)
-        predictor = cls(network, variant, pick_device(settings.device), dtype, stored)
-        if predictor.device.type == "cpu":
-            predictor._threads = settle_threads(network, samples)
+        threads = settle_threads(network, samples) if device.type == "cpu" else Threads()
+        if engine != "torch":
+            file = graph_for(settings, network, variant)
+            graphs = GraphEngine(file, variant, torch.get_num_threads(), dtype)
+            predictor = cls(network.to("meta"), variant, device, dtype, stored, graphs)
+        else:
+            hold_matrices_in(network, dtype)
+            if settings.dtype == "float32":
+                torch.backends.cudnn.allow_tf32 = False  # the patch convolution too is to be exact
+            predictor = cls(network, variant, device, dtype, stored)
+            predictor._threads = threads
         predictor.seeks = bool(settings.redetect)
         return predictor
 
@@ -151,7 +182,7 @@ class Predictor(Feed):
 
     def _locate_rows(self, memory: Tensor, crops: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return (B, 5) float32, boxes in crop pixels and scores, and the state."""
-        prediction, state = self.network.follow(memory, self._normalise(crops), state)
+        prediction, state = self.engine.follow(memory, crops, state)
         weights = (self.variant.window_weight, 0.0) if self.seeks else (self.variant.window_weight,)
         choices = [select_box(prediction.score_map, prediction.boxes, self._window, weight) for weight in weights]
         return torch.cat([part for c in choices for part in (c.box * self._side, c.score[:, None])], dim=1), state

@@ -20,7 +20,7 @@ from lorat.configs.schema import VariantConfig
 from lorat.evaluate.results.files import result_files
 from lorat.evaluate.track import folder
 from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips, usual_batch
-from lorat.evaluate.track.predictor import Predictor
+from lorat.evaluate.track.predictor import Predictor, pick_type
 from lorat.evaluate.track.ranks import Ranks
 from lorat.evaluate.track.settings import BatchSettings
 from lorat.evaluate.track.testsets import TestSet
@@ -32,7 +32,7 @@ from lorat.shards.base.machine import Lost, processor_name, usable_cores
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.blocks.lorat import OneStream
-from lorat.train.network.deploy.devices import pick_device, pick_dtype
+from lorat.train.network.deploy.devices import pick_device
 
 _LOG = logging.getLogger("lorat")
 Failures = Mapping[str, Mapping[str, str]]  # test set → sequence → why it has no result
@@ -66,16 +66,16 @@ def evaluate(
     several `ranks` calls, with the same sets. A `UserError`, on every rank if on one, if the weights do not load, or
     `out` holds results of another tracker and these are not to be overwritten.
     """
-    ranks, batch = ranks or Ranks(), settings.batch or usual_batch(pick_device(settings.device))
+    ranks, batch = ranks or Ranks(), settings.batch or usual_batch(pick_device(settings.device_name()))
 
     def load() -> tuple[str, OneStream, VariantConfig, str]:
-        digest, device = folder.weights_digest(*settings.files()), pick_device(settings.device)
+        digest, device = folder.weights_digest(*settings.parts()), pick_device(settings.device_name())
         network, variant = settings.load_network(dtype=None)
         if device.type == "cpu":
             keep_freed_memory(ALL_FREED)  # every frame needs the memory of the one before
         begun = None if overwrite or settings.dtype != "auto" else folder.number_type(out, digest)
         # The other ranks take the first one's.
-        name = pick_dtype(begun or settings.dtype, device, network) if ranks.speaks else torch.float32
+        name = pick_type(settings, begun or settings.dtype, network) if ranks.speaks else torch.float32
         return digest, network, variant, str(name).removeprefix("torch.")
 
     digest, network, variant, own = ranks.together(load)
@@ -86,8 +86,8 @@ def evaluate(
         what = (predictor.network.fingerprint + predictor.variant.model_dump_json()).encode()
         computed = str(dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]
-        how = computed, hashed, settings.resize, settings.range16, predictor.variant.method
-        identity = folder.Identity(digest, predictor.variant.name, *how, redetect=bool(settings.redetect))
+        how = computed, hashed, settings.resize, settings.range16, predictor.variant.method, bool(settings.redetect)
+        identity = folder.Identity(digest, predictor.variant.name, *how, settings.chosen_engine())
         if ranks.speaks:
             folder.claim(out, identity, overwrite)
         return predictor, identity
@@ -134,7 +134,7 @@ class _Part:
     """The part of an evaluation that this process does."""
 
     def __init__(self, sets: Sequence[TestSet], out: Path, ranks: Ranks, progress: Show, by: folder.Identity) -> None:
-        self.out, self.ranks, self.progress = out, ranks, progress
+        self.out, self.ranks, self.progress, self.by = out, ranks, progress, by
         self.failed: dict[str, dict[str, str]] = defaultdict(dict)
         self.shared = ""  # a line where other work took much of the processor
         self.clips = {(item.name, clip.name): clip.stretched(by.range16) for item in sets for clip in item.clips}
@@ -158,7 +158,8 @@ class _Part:
             predictor.compile(group_sizes(batch, predictor.device)[0])
         many = f", {self.ranks.size} processes" if self.ranks.size > 1 else ""
         lost, noted = Lost(), False
-        computed = f"{_machine(predictor.device)}, {dtype}, {batch} sequences side by side{many}"
+        engine = "" if self.by.engine == "torch" else f"{self.by.engine} "
+        computed = f"{_machine(predictor.device)}, {engine}{dtype}, {batch} sequences side by side{many}"
         # What one process has opened, another cannot take: only a part of what each would get.
         ahead = min(batch, (share - batch) // 4 if self.ranks.size > 1 else batch)
         ends = track_clips(

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorat.configs.load import load_variant
 from lorat.configs.schema import AugmentConfig, VariantConfig
@@ -12,9 +12,12 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import cores_a_rank
 from lorat.shards.base.options import option
 from lorat.shards.pixels.jpeg import RANGE16, Range16
+from lorat.train.network.deploy import RUNTIMES
 
 if TYPE_CHECKING:
     from lorat.train.network.blocks.lorat import OneStream
+
+EngineName = Literal["torch", "onnx", "openvino"]
 
 _RUNS, _MODEL = Path("runs"), "checkpoints/[!.]*/model.safetensors"
 
@@ -67,6 +70,12 @@ class WeightsSettings:
 class TrackerSettings(WeightsSettings):
     """A tracker: weights, and how they compute."""
 
+    engine: EngineName | None = option(
+        None,
+        shown="torch, or that of the graph in --weights",
+        help="What computes the network: PyTorch, or on a processor onnxruntime or OpenVINO, for which it is exported "
+        "once; int8 graphs are written by export-weights.",
+    )
     device: str = option("auto", help="auto, cpu, cuda, cuda:<index> or mps.")
     dtype: str = option("auto", help="auto, float32, bfloat16 or float16.")
     resize: Resize = option(
@@ -80,6 +89,48 @@ class TrackerSettings(WeightsSettings):
         names=("--redetect/--no-redetect",),
         help="Seek a lost object over all of the frame; by default in one's own video, and not where scores are made.",
     )
+
+    @property
+    def graph(self) -> Path | None:
+        """The graph that is named as weights."""
+        return next((path for path in self.weights if path.suffix in RUNTIMES), None)
+
+    def chosen_engine(self) -> str:
+        """Return the engine that is named, or else the weights' own; a `UserError` if these are a graph of another."""
+        own = None if self.graph is None else RUNTIMES[self.graph.suffix]
+        if own and self.engine not in (None, own):
+            raise UserError(f"--engine {self.engine}: {self.graph} is a graph for {own}; leave --engine out")
+        return self.engine or own or "torch"
+
+    def device_name(self) -> str:
+        """Return the device's name; graphs are computed on the processor."""
+        if (engine := self.chosen_engine()) == "torch":
+            return self.device
+        if self.device not in ("auto", "cpu"):
+            raise UserError(f"--device {self.device}: --engine {engine} computes on the processor; leave --device out")
+        return "cpu"
+
+    def parts(self) -> tuple[Path, ...]:
+        """Return all files that hold what is meant: those of `files`, and what belongs to a graph."""
+        if self.graph is None:
+            return self.files()
+        from lorat.train.network.deploy.graphs import graph_parts
+
+        return tuple(graph_parts(self.file()))
+
+    def load_network(self, **how: Any) -> "tuple[OneStream, VariantConfig]":
+        """Return the merged network as `WeightsSettings` does; a graph's is on the meta device."""
+        self.chosen_engine()
+        if self.graph is None:
+            return super(TrackerSettings, self).load_network(**how)
+        for name in ("variant", "backbone", "force_backbone"):
+            if getattr(self, name):
+                raise UserError(f"--{name.replace('_', '-')}: has no meaning for {self.graph}; leave it out")
+        if len(self.weights) > 1:
+            raise UserError(f"--weights: {self.graph} is a whole tracker; give no other file beside it")
+        from lorat.evaluate.track.engines.graph import described
+
+        return described(self.file())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +147,13 @@ class BatchSettings(TrackerSettings):
         help="Threads that decode images, in each process.",
     )
     compile: bool = option(False, help="Compile the network first, which takes a minute or so.")
+
+    def chosen_engine(self) -> str:
+        """Return what `TrackerSettings` does; a `UserError` also where that cannot be compiled."""
+        engine = super(BatchSettings, self).chosen_engine()
+        if self.compile and engine != "torch":
+            raise UserError(f"--compile: is for PyTorch alone, not for --engine {engine}; leave one of them out")
+        return engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -99,11 +99,12 @@ class Workspace:
     def _note(self) -> Path:
         return self.folder / f"{self.name}.json"
 
-    def claim(self, dtype: str, masks: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Note that results under the name are of the weights there, computed in a number type, with masks made so; a
-        `UserError` if they are of others.
+    def claim(self, dtype: str, masks: Mapping[str, str] = MappingProxyType({}), graphs: Sequence[Path] = ()) -> None:
+        """Note that results under the name are of the weights there, or of the files of `graphs`, computed in a number
+        type, with masks made so; a `UserError` if they are of others.
         """
-        identity = {"weights": file_digest(self.weights, "run again"), "dtype": dtype, **masks}
+        digests = "+".join(file_digest(path, "run again") for path in graphs or (self.weights,))
+        identity = {"weights": digests, "dtype": dtype, **masks}
         if any(self.results.rglob("*")) and (not self._note.is_file() or read_json(self._note) != identity):
             text = "holds results of other weights, other masks, or another number type"
             raise UserError(f"{self.results}: {text}; give another --name, or remove it")

@@ -13,7 +13,7 @@ import torch
 from lorat.evaluate.track.memory.base import Memory, Recalled, Seen
 from lorat.evaluate.track.memory.crops import Box, Crop, Frame
 from lorat.evaluate.track.memory.feed import Colour, Feed, TemplateInput
-from lorat.train.network.blocks.loratv2 import KeyValueCache, LoRATv2
+from lorat.train.network.blocks.loratv2 import LoRATv2
 
 
 @dataclass(eq=False, slots=True)
@@ -35,8 +35,10 @@ class Caches(Memory[Held]):
     def __init__(self, feed: Feed, room: int) -> None:
         """Make room for so many targets on the network's device."""
         super().__init__(feed, room)
-        assert isinstance(feed.network, LoRATv2)
-        self.cache, self.free = KeyValueCache(feed.network, room, feed.dtype), list(range(room))
+        network = feed.network
+        assert isinstance(network, LoRATv2)
+        self.memory = torch.empty(room, *network.memory_shape, dtype=feed.memory_dtype, device=feed.device)
+        self.length, self.free = network.template_length, list(range(room))
         self.renews, self.threshold = feed.variant.reference_size is not None, feed.variant.reference_threshold
 
     def begin(self, frame: Frame, box: Box, mean: Colour, frames: int | None) -> Held:
@@ -61,17 +63,19 @@ class Caches(Memory[Held]):
             if new := [(held, held.template) for held in kept if held.template is not None]:
                 for held, _ in new:
                     held.slot, held.template = self.free.pop(), None
-                self.cache.init(self._slots([held for held, _ in new]), *self.feed.template_inputs([t for _, t in new]))
+                slots = self._slots([held for held, _ in new])
+                self.memory[slots, ..., : self.length, :] = self.feed.embed([template for _, template in new])
             if renewed := [(held, held.reference) for held in kept if held.reference is not None]:
                 for held, _ in renewed:
                     held.reference = None
                 slots = self._slots([held for held, _ in renewed])
-                self.cache.update(slots, self.feed.images([crop for _, crop in renewed]))
+                known, crops = self.memory[slots, ..., : self.length, :], self.feed.images([c for _, c in renewed])
+                self.memory[slots] = self.feed.engine.remember_reference(known, crops)
 
     def recall(self, kept: Sequence[Held]) -> Recalled:
         """Return the slots' keys and values."""
         self.take(kept)
-        return Recalled(self.cache.memory[self._slots(kept)], None)
+        return Recalled(self.memory[self._slots(kept)], None)
 
     def forget(self, kept: Held) -> None:
         """Give the slot back."""

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
+from lorat.evaluate.track.engines.base import Engine, TorchEngine
 from lorat.evaluate.track.memory.crops import (
     Box,
     Crop,
@@ -62,13 +63,15 @@ class Feed:
         device: torch.device,
         dtype: torch.dtype,
         stored: Stored | None = None,
+        engine: Engine | None = None,
     ) -> None:
-        """Take over a network with matrices in `dtype`; crops are cut as published, or as shards hold them `stored`."""
-        self.network, self.variant, self.stored = network.to(device).eval(), variant, stored
+        """Take over a network with matrices in `dtype`; crops are cut as published, or as shards hold them `stored`.
+        Where another `engine` than PyTorch computes it, the network is on the meta device and only says its sizes.
+        """
+        self.network, self.variant, self.stored = network.eval(), variant, stored
         self.device, self.dtype = device, dtype
-        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (variant.mean, variant.std))
-        self._factor = (1.0 / (255.0 * std)).view(1, 3, 1, 1).to(device)
-        self._shift = (-mean / std).view(1, 3, 1, 1).to(device)
+        self.engine = engine or TorchEngine(network.to(device), variant, device)
+        self.memory_dtype = dtype if engine is None else torch.float32  # of what the engine gives out
 
     def cut_template(self, frame: Frame, box: Box, mean: Colour) -> TemplateInput:
         """Cut a template around a box with a side above 0."""
@@ -98,18 +101,14 @@ class Feed:
         return crop_around(frame, box, factor, side, mean, search_scale(box, frame_size(frame), self.stored), out)
 
     def embed(self, templates: Sequence[TemplateInput]) -> Tensor:
-        """Turn templates into (B, …) what each leaves in the network, as `OneStream.remember` gives it."""
+        """Turn templates into (B, …) what each leaves in the network."""
+        mask = torch.from_numpy(np.stack([template.mask for template in templates])).to(self.device)
         with torch.inference_mode():
-            return self.network.remember(*(part[:, None] for part in self.template_inputs(templates)))
-
-    def template_inputs(self, templates: Sequence[TemplateInput]) -> tuple[Tensor, Tensor]:
-        """Return templates (B, 3, h, w), normalised, and their masks (B, g, g) on the device."""
-        mask = torch.from_numpy(np.stack([template.mask for template in templates]))
-        return self.images([template.crop for template in templates]), mask.to(self.device)
+            return self.engine.remember(self.images([template.crop for template in templates]), mask)
 
     def images(self, crops: Sequence[Crop]) -> Tensor:
-        """Return crops of one size as (B, 3, S, S) normalised images on the device."""
-        return self._normalise(self._upload(np.stack(crops)))
+        """Return crops of one size as (B, S, S, 3) on the device."""
+        return self._upload(np.stack(crops))
 
     def room_for_crops(self, batch: int) -> Places:
         """Return places for search crops: on a processor a (batch, S, S, 3) float32 array; else what they show of their
@@ -130,9 +129,3 @@ class Feed:
         if self.device.type == "cuda":
             images = images.pin_memory()  # or the copy would wait for all that the device has to do
         return images.to(self.device, non_blocking=True)
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        """Turn (B, H, W, 3) values on 0 … 255 into (B, 3, H, W) float32: (x / 255 − mean) / std."""
-        # Planes first, then in place: a third of the time that four passes over pixels take.
-        planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return planes.mul_(self._factor).add_(self._shift)

@@ -217,15 +217,15 @@ def test_targets_of_one_video_are_each_tracked_as_alone(small, method):
 def test_what_loratv2_remembers_does_not_grow_and_its_slots_come_back(small):
     predictor = small("loratv2")
     memory, crops = predictor.memory(2), predictor.room_for_crops(1)
-    renewed, take = 0, memory.cache.update
-    place, size = memory.cache.memory.data_ptr(), memory.cache.memory.numel()
+    renewed, remember = 0, predictor.engine.remember_reference
+    place, size = memory.memory.data_ptr(), memory.memory.numel()
 
     def update(*arguments):
         nonlocal renewed
         renewed += 1
-        take(*arguments)
+        return remember(*arguments)
 
-    memory.cache.update = update
+    predictor.engine.remember_reference = update
     for _ in range(3):
         frame = frame_with((20, 20, 40, 40))
         state = begin(memory, frame, np.array([20.0, 20, 40, 40]))
@@ -237,7 +237,7 @@ def test_what_loratv2_remembers_does_not_grow_and_its_slots_come_back(small):
         assert len(memory.free) == 1
         memory.forget(state.kept)
     assert sorted(memory.free) == [0, 1] and renewed > 3
-    assert (memory.cache.memory.data_ptr(), memory.cache.memory.numel()) == (place, size)
+    assert (memory.memory.data_ptr(), memory.memory.numel()) == (place, size)
 
 
 @pytest.mark.parametrize("method", ["spmtrack", "loratv2"])

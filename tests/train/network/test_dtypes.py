@@ -61,7 +61,7 @@ def test_narrow_weights_give_nearly_the_boxes_of_float32(merged, dtype, near):
         predictor = Predictor(net, variant, CPU, kind)
         tokens = predictor.embed(templates)
         assert tokens.dtype == torch.float32
-        prediction = net.track(tokens, predictor._normalise(torch.from_numpy(crops)))
+        prediction = net.track(tokens, predictor.engine._normalise(torch.from_numpy(crops)))
         assert prediction.score_map.dtype == prediction.boxes.dtype == torch.float32
         rows.append(prediction.boxes * variant.search_size)
         assert np.isfinite(predictor.predict(tokens, crops).rows).all()

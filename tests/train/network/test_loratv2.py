@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorat.train.network.blocks.loratv2 import KeyValueCache
 from lorat.train.network.trained import load_network
 from lorat.train.network.variants import assemble, empty_network
 from lorat.train.network.weights.published import published_tensors, to_file
@@ -92,35 +91,35 @@ def test_alpha_counts_in_training_as_it_does_merged(phase, published, arrays, tm
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_init_update_and_track_are_the_published_ones_in_any_slots(phase, published, arrays, tracked):
+def test_memories_and_what_is_tracked_with_them_are_the_published_ones_in_any_slots(phase, published, arrays, tracked):
     network, own = tracked(phase), arrays(phase)
     theirs = dict(np.load(published / "g12_loratv2_inference.npz"))
     template, mask, search, reference = loratv2_inputs(own, phase)
     slots = torch.from_numpy(theirs["slots"]).long()
     with torch.inference_mode():
-        cache = KeyValueCache(network, 4)
-        cache.memory.fill_(torch.nan)
-        cache.init(slots, template[:, 0], mask[:, 0])
+        memory = torch.full((4, *network.memory_shape), torch.nan)
+        memory[slots, ..., : network.template_length, :] = network.remember_template(template[:, 0], mask[:, 0])
         if phase == 2:
-            cache.update(slots, reference)
+            memory[slots] = network.remember_reference(memory[slots], reference)
+
+        def track(slots, search):
+            return network.follow(memory[slots], search).prediction
+
         keys = dict[int, tuple[torch.Tensor, torch.Tensor]]()  # with the tracked frame's, which are not kept
         for at, block in enumerate(network.blocks):
             block.register_forward_hook(lambda module, inputs, output, at=at: keys.update({at: output[1]}))
-        assert_same(cache.track(slots, search[:, 0]), theirs, "_1", f"p{phase}_")
+        assert_same(track(slots, search[:, 0]), theirs, "_1", f"p{phase}_")
         if phase == 2:
             norms = [[[held[row].norm().item() for held in keys[at]] for at in range(3)] for row in range(2)]
             np.testing.assert_allclose(norms, theirs["p2_cache_norms"], rtol=1e-5)
         second = image(theirs[f"p{phase}_x_2_u8"])
-        assert_same(cache.track(slots, second), theirs, "_2", f"p{phase}_")
+        assert_same(track(slots, second), theirs, "_2", f"p{phase}_")
         turned = {name: array[::-1] for name, array in theirs.items() if name.endswith("_2")}
-        assert_same(cache.track(slots.flip(0), second.flip(0)), turned, "_2", f"p{phase}_")
+        assert_same(track(slots.flip(0), second.flip(0)), turned, "_2", f"p{phase}_")
         if phase == 1:
             return
-        before = cache.memory.clone()
-        cache.update(slots[:1], image(theirs["p2_ref_2_u8"]))
-        others = [slot for slot in range(4) if slot != slots[0]]
-        assert torch.equal(cache.memory[others].nan_to_num(), before[others].nan_to_num())
-        assert_same(cache.track(slots, second), theirs, "_3", "p2_")
+        memory[slots[:1]] = network.remember_reference(memory[slots[:1]], image(theirs["p2_ref_2_u8"]))
+        assert_same(track(slots, second), theirs, "_3", "p2_")
         for name, held in zip("kv", keys[2], strict=True):
             assert_near(held[0], theirs[f"p2_cache_{name}_last"])
 
@@ -151,8 +150,6 @@ def test_tracking_equals_training_at_every_length(phase, template, reference, se
 def test_a_sequences_memory_has_one_size():
     network = empty_network(loratv2(2))
     assert network.memory_shape == (3, 2, 2, 4 + 36 + 36, 32)
-    cache = KeyValueCache(network, 5, torch.bfloat16)
-    assert cache.memory.shape == (5, *network.memory_shape)
 
 
 def test_the_second_phase_leaves_the_first_as_it_was_and_drops_samples_from_all_frames_alike(monkeypatch):

@@ -201,30 +201,6 @@ class LoRATv2(OneStream):
         return self._embed(search, self.search_grid) + self.search_type_embed
 
 
-class KeyValueCache:
-    """Memories of many sequences side by side: a bounded number of slots, each of the same size for as long as a
-    sequence lasts. Slots are (B,) integers on the network's device, one a row, in any order, none twice.
-    """
-
-    def __init__(self, network: LoRATv2, slots: int, dtype: torch.dtype = torch.float32) -> None:
-        """Make room for so many sequences, in the number type that the network computes in."""
-        self.network = network
-        self.memory = torch.empty(slots, *network.memory_shape, dtype=dtype, device=network.token_type_embed.device)
-
-    def init(self, slots: Tensor, template: Tensor, template_mask: Tensor) -> None:
-        """Begin sequences with their templates, as `LoRATv2.remember_template` takes them."""
-        length = self.network.template_length
-        self.memory[slots, ..., :length, :] = self.network.remember_template(template, template_mask)
-
-    def update(self, slots: Tensor, reference: Tensor) -> None:
-        """Give sequences another reference (B, 3, r, r); in the second phase each needs one before it is tracked."""
-        self.memory[slots] = self.network.remember_reference(self.memory[slots], reference)
-
-    def track(self, slots: Tensor, search: Tensor) -> Prediction:
-        """Find the objects of sequences in their search crops (B, 3, H, W)."""
-        return self.network.follow(self.memory[slots], search).prediction
-
-
 def separate_streams(blocks: nn.Module, streams: int) -> None:
     """Give every stream the linear layers inside `blocks` as its own, in place: as they are, and copies."""
 

@@ -1,23 +1,24 @@
-"""The network as files that run without this project: ONNX, and PyTorch's own export.
+"""The network as files that run without this project: ONNX, OpenVINO's, and PyTorch's own export.
 
 Two graphs. The template's runs once for each sequence, or where its templates change, and gives tokens (LoRATv2: a
 memory of keys and values); the tracking graph runs once for each frame, on what the first gave and a search crop, and
 SPMTrack's on the state that it gave itself a frame before (zeros at first). LoRATv2's second phase has a third, which
 puts a reference into the memory. All take crops as they are cut, float32 RGB on 0 … 255 with channels last, and
-normalise them. The batch axis is free, all other sizes are fixed. An ONNX file is written only after onnxruntime gave
-the network's own boxes to 1e-3. Axes: B batch, T template tokens, D channels; g and G are the sides of the two grids.
+normalise them. The batch axis is free, all other sizes are fixed. A file of ONNX or OpenVINO is written only after its
+runtime gave the network's own boxes to 1e-3. Axes: B batch, T template tokens, D channels; g and G are the sides of the
+two grids.
 """
 
 import copy
-import importlib.util
 import json
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ from lorat.train.network.blocks.lora import Streams
 from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.blocks.loratv2 import LoRATv2
 from lorat.train.network.blocks.spmtrack import SPMTrack
+from lorat.train.network.deploy import RUNTIMES
 from lorat.train.network.deploy.operators import NEWEST, export_options, lower
+from lorat.train.network.deploy.runtimes import KEY, check_packages, import_openvino, open_graph
 
 _ONE_FILE = 2**31 - 2**26  # protobuf's limit, less some room for the graph
 _TOLERANCE = 1e-3
@@ -150,6 +153,13 @@ def reference_file(file: Path) -> Path:
     return file.with_name(f"{file.stem}.reference{file.suffix}")
 
 
+def graph_parts(file: Path) -> list[Path]:
+    """Return the files that are there of the graph of which `file` is the tracking graph, with their weights."""
+    graphs = (file, template_file(file), reference_file(file))
+    weights = (graph.with_suffix(".bin") if file.suffix == ".xml" else Path(f"{graph}.data") for graph in graphs)
+    return [part for part in (*graphs, *weights) if part.is_file()]
+
+
 def graph_metadata(variant: VariantConfig, network: OneStream) -> dict[str, str]:
     """Return what a user of the files has to know: plain strings, lists and numbers as JSON."""
     grids = {"template_grid": network.template_grid, "search_grid": network.search_grid}
@@ -161,6 +171,8 @@ def graph_metadata(variant: VariantConfig, network: OneStream) -> dict[str, str]
     known = variant.model_dump(include=of_variant) | grids
     return {
         "variant": variant.name,
+        "configuration": variant.model_dump_json(),
+        "plan": network.plan.model_dump_json(),
         **{name: json.dumps(value) for name, value in known.items()},
         "crops": _LAYOUT,
         "score_map": "logits, one a cell",
@@ -173,48 +185,57 @@ def graph_metadata(variant: VariantConfig, network: OneStream) -> dict[str, str]
 
 def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
     """See that graphs can be written to `file`, the tracking graph's, and beside it; a ``UserError`` tells of another
-    suffix, of files that exist and are not to be replaced, of a disk that takes none, and of packages of the extra
-    ``onnx`` that are missing.
+    suffix, of files that exist and are not to be replaced, of a disk that takes none, and of packages that are missing.
     """
     if file.suffix != suffix:
         raise UserError(f"{file}: the name of such a graph ends in {suffix}")
     for path in (file, template_file(file), reference_file(file)):
         if path.exists() and not overwrite:
             raise UserError(f"{path}: exists; give another --out, or --overwrite")
-    needed = ("onnx", "onnxscript", "onnxruntime") if suffix == ".onnx" else ()
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'lorat[onnx]'")
+    if suffix in RUNTIMES:
+        check_packages(RUNTIMES[suffix])
     check_can_write(file)
 
 
-def export_graphs(file: Path, network: OneStream, variant: VariantConfig, opset: int = NEWEST) -> list[Path]:
+def export_graphs(
+    file: Path,
+    network: OneStream,
+    variant: VariantConfig,
+    opset: int = NEWEST,
+    known: Mapping[str, str] = MappingProxyType({}),
+    quantise: Callable[[Path], None] = lambda file: None,
+) -> list[Path]:
     """Write the tracking graph to `file` and the others beside it, and return all names in that order. The network
-    is as `load_network` returns it in float32: merged and frozen, on the CPU. ONNX networks are in operators of the
-    set `opset`, and above 2 GB have their weights in a second file each, ``<file>.data``. Programs of
-    ``torch.export`` (``.pt2``) hold the metadata as ``metadata.json``. A ``UserError`` tells as in `check_target`, and
-    where onnxruntime computes other boxes.
+    is as `load_network` returns it in float32: merged and frozen, on the CPU; what is `known` goes into the metadata
+    too. ONNX networks are in operators of the set `opset`, and above 2 GB have their weights in a second file each,
+    ``<file>.data``; OpenVINO's (``.xml``) always have, a ``.bin``. Programs of ``torch.export`` (``.pt2``) hold the
+    metadata as ``metadata.json``. `quantise` may change the tracking graph's file once it is found right. A
+    ``UserError`` tells as in `check_target`, and where a runtime computes other boxes.
     """
     writers: dict[str, Callable[[_Graph, Path], None]] = {
         ".onnx": partial(_write_onnx, opset=opset),
+        ".xml": _write_openvino,
         ".pt2": _write_torch,
     }
     if file.suffix not in writers:
         raise UserError(f"{file}: the name of a graph ends in {' or '.join(writers)}")
     check_target(file, file.suffix, overwrite=True)
-    folder, graphs = file.parent, _graphs(file, network, variant)
+    folder, graphs = file.parent, _graphs(file, network, variant, known)
     beside: dict[str, Any] = {"dir": folder, "prefix": ".export-", "ignore_cleanup_errors": True}
-    for graph in graphs:
+    for graph in reversed(graphs):  # the tracking graph last: where it is, all are
         with explain_disk(graph.file):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(**beside) as place:
                 writers[file.suffix](graph, Path(place) / graph.file.name)
+                if graph is graphs[0]:
+                    quantise(Path(place) / graph.file.name)
                 # The weights, where they have a file of their own, come before the graph that names them.
                 for part in sorted(Path(place).iterdir(), key=lambda path: path.name == graph.file.name):
                     part.replace(folder / part.name)
     return [graph.file for graph in graphs]
 
 
-def _graphs(file: Path, network: OneStream, variant: VariantConfig) -> list[_Graph]:
+def _graphs(file: Path, network: OneStream, variant: VariantConfig, known: Mapping[str, str]) -> list[_Graph]:
     """Return the tracking graph and those of what it needs, with seeded examples."""
     if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in network.parameters()):
         raise ValueError("networks are exported in float32 and on the CPU")
@@ -226,28 +247,43 @@ def _graphs(file: Path, network: OneStream, variant: VariantConfig) -> list[_Gra
     count = (variant.templates,) if variant.templates > 1 else ()
     mask = torch.zeros(2, *count, grid, grid, dtype=torch.bool)
     mask[..., grid // 4 : grid - grid // 4, grid // 4 : grid - grid // 4] = True
-    known = graph_metadata(variant, network)
+    about = graph_metadata(variant, network) | dict(known)
     name = "memory" if isinstance(network, LoRATv2) else "template_tokens"
     first = "template_memory" if variant.reference_size else name
     embed = {"template": crops(variant.template_size, *count), "template_mask": mask}
     module: nn.Module = _TemplateGraph(network, variant).eval()
-    graphs = [_Graph(template_file(file), module, embed, (first,), known | {"graph": "template"})]
+    graphs = [_Graph(template_file(file), module, embed, (first,), about | {"graph": "template"})]
     if isinstance(network, LoRATv2) and variant.reference_size is not None:
         refer = {first: graphs[0].result(), "reference": crops(variant.reference_size)}
         module = _ReferenceGraph(network, variant).eval()
-        graphs.append(_Graph(reference_file(file), module, refer, (name,), known | {"graph": "reference"}))
+        graphs.append(_Graph(reference_file(file), module, refer, (name,), about | {"graph": "reference"}))
     outputs: tuple[str, ...] = ("score_map", "boxes")
     track = {name: graphs[-1].result(), "search": crops(variant.search_size)}
     if isinstance(network, SPMTrack):
         track["state"], outputs = torch.zeros(2, 1, network.plan.width), (*outputs, "next_state")
     tracking = (_MemoryGraph if name == "memory" else _TrackGraph)(network, variant).eval()
-    return [_Graph(file, tracking, track, outputs, known | {"graph": "track"}), *graphs]
+    return [_Graph(file, tracking, track, outputs, about | {"graph": "track"}), *graphs]
+
+
+def _program(graph: _Graph) -> torch.export.ExportedProgram:
+    return torch.export.export(graph.module, (), kwargs=graph.inputs, dynamic_shapes=graph.free, strict=False)
 
 
 def _write_torch(graph: _Graph, file: Path) -> None:
-    program = torch.export.export(graph.module, (), kwargs=graph.inputs, dynamic_shapes=graph.free, strict=False)
     with file.open("wb") as opened, enduring(opened) as taking:
-        torch.export.save(program, taking, extra_files={"metadata.json": json.dumps(graph.metadata)})
+        torch.export.save(_program(graph), taking, extra_files={"metadata.json": json.dumps(graph.metadata)})
+
+
+def _write_openvino(graph: _Graph, file: Path) -> None:
+    openvino = import_openvino()
+    model = openvino.convert_model(_program(graph))
+    named = [*zip(model.inputs, graph.inputs, strict=True), *zip(model.outputs, graph.outputs, strict=True)]
+    for port, name in named:
+        port.get_tensor().set_names({name})
+    model.reshape({name: openvino.PartialShape([-1, *example.shape[1:]]) for name, example in graph.inputs.items()})
+    model.set_rt_info(json.dumps(graph.metadata), [KEY])
+    openvino.save_model(model, file, compress_to_fp16=False)
+    _check(graph, file)
 
 
 def _write_onnx(graph: _Graph, file: Path, opset: int) -> None:
@@ -263,24 +299,20 @@ def _write_onnx(graph: _Graph, file: Path, opset: int) -> None:
     program.model.metadata_props.update(graph.metadata)
     size = sum(t.nbytes for t in graph.module.state_dict().values())
     program.save(file, external_data=size > _ONE_FILE)
-    _check_onnx(graph, file)
+    _check(graph, file)
 
 
-def _check_onnx(graph: _Graph, file: Path) -> None:
-    """Refuse an output of onnxruntime that is not the network's to 1e-3, on a batch of two and on one alone."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+def _check(graph: _Graph, file: Path) -> None:
+    """Refuse an output of a file's runtime that is not the network's to 1e-3, on a batch of two and on one alone."""
+    run = open_graph(file, 1)
     for count in (2, 1):
         inputs = {name: example[:count] for name, example in graph.inputs.items()}
-        found = session.run(list(graph.outputs), {n: t.numpy() for n, t in inputs.items()})
         with torch.inference_mode():
             own = graph.module(**inputs)
         own = own if isinstance(own, tuple) else (own,)
-        for name, ours, theirs in zip(graph.outputs, own, found, strict=True):
-            away = (ours - torch.from_numpy(theirs)).abs().max().item()
+        for name, ours, theirs in zip(graph.outputs, own, run(inputs), strict=True):
+            away = (ours - theirs).abs().max().item()
             if not away <= _TOLERANCE * max(1.0, ours.abs().max().item()):
-                what = f"onnxruntime {onnxruntime.__version__} gives another {name} (off by {away:.2g})"
+                package = "openvino" if file.suffix == ".xml" else "onnxruntime"
+                what = f"{package} {version(package)} gives another {name} (off by {away:.2g})"
                 raise UserError(f"{graph.file}: {what}; nothing was written, try another release of it")

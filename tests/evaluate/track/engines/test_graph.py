@@ -1,0 +1,137 @@
+"""Graphs track as PyTorch does, and what was tracked by one engine is not gone on with by another."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from lorat.evaluate.cli import main
+from lorat.evaluate.results.files import list_results
+from lorat.evaluate.track.engines import graph as engines
+from lorat.evaluate.track.predictor import Predictor
+from lorat.evaluate.track.settings import TrackerSettings
+from lorat.evaluate.track.tracker import Targets
+from lorat.shards.base.errors import UserError
+from lorat.train.network.deploy.graphs import export_graphs
+from lorat.train.network.deploy.runtimes import open_graph
+from tests.evaluate.conftest import moving_box, picture
+from tests.evaluate.mistakes import one_line_error
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+def tracked(predictor: Predictor, frames: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and scores of two objects in one video."""
+    targets = Targets(predictor)
+    targets.start(picture(0, 0), [moving_box(0, 0), moving_box(0, 3)])
+    found = [targets.track(picture(index, 0)) for index in range(1, frames)]
+    return np.array([[one[0] for one in both] for both in found]), np.array(
+        [[one[1] for one in both] for both in found]
+    )
+
+
+@pytest.mark.parametrize(("method", "engine"), [("lorat", "onnx"), ("spmtrack", "openvino"), ("loratv2", "openvino")])
+def test_a_graph_tracks_as_pytorch_does(method, engine, small, tmp_path):
+    pytest.importorskip("onnxruntime" if engine == "onnx" else "openvino")
+    own, file = small(method), tmp_path / f"net{SUFFIXES[engine]}"
+    export_graphs(file, own.network, own.variant)
+    loaded = Predictor.load(TrackerSettings(weights=(file,), dtype="float32"))
+    assert loaded.variant == own.variant and loaded.network.fingerprint == own.network.fingerprint
+    assert all(parameter.is_meta for parameter in loaded.network.parameters())  # the weights are there once
+    for ours, theirs, atol in zip(tracked(own), tracked(loaded), (0.02, 1e-3), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=atol)
+
+
+def test_weights_are_exported_once_and_results_are_of_their_engine(tiny_weights, got10k_raw, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments: str):
+        fixed = ("--raw", str(got10k_raw), "--dtype=float32", "--no-video", "--datasets=got10k-val")
+        return CliRunner().invoke(main, [*fixed, *arguments])
+
+    first = run("--run=run", "--engine=openvino", "--limit=2")
+    assert first.exit_code == 0, first.output
+    said = json.loads(Path("run/eval/epoch_0010/tracker.json").read_text())
+    assert said["engine"] == "openvino" and said["dtype"] == "float32"
+    (machine,) = json.loads(Path("run/eval/epoch_0010/speed.json").read_text())["measured_on"]
+    assert "openvino float32" in machine
+    one_line_error(run("--run=run"), "--engine", "--out")
+    (graph,) = (tmp_path / "cache/graphs").glob("*/lorat.xml")
+    monkeypatch.setattr(engines, "export_graphs", None)  # it is there
+    assert run("--run=run", "--engine=openvino").exit_code == 0
+    assert run(f"--weights={graph}", "--out=named", "--limit=1").exit_code == 0
+    names = list_results(Path("named/results/got10k-val"))
+    for name in names:
+        boxes = [Path(out, f"results/got10k-val/{name}.txt").read_text() for out in ("run/eval/epoch_0010", "named")]
+        assert boxes[0] == boxes[1]
+    assert len(names) == 1
+    weights = graph.with_name("lorat.template.bin")
+    weights.write_bytes(weights.read_bytes() + b"0")
+    one_line_error(run(f"--weights={graph}", "--out=named", "--limit=1"), "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--engine=openvino", "--device=cuda"), ("--device cuda", "processor")),
+        (("--engine=onnx", "--dtype=bfloat16"), ("--dtype bfloat16", "float32")),
+        (("--engine=openvino", "--dtype=float16"), ("--dtype float16", "bfloat16")),
+        (("--engine=onnx", "--dtype=float32", "--compile"), ("--compile", "PyTorch")),
+    ],
+)
+def test_what_an_engine_cannot_do_is_one_line(arguments, words, tiny_weights, got10k_raw, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    monkeypatch.chdir(tmp_path)
+    command = ["--run=run", f"--raw={got10k_raw}", "--no-video", "--limit=1", *arguments]
+    one_line_error(CliRunner().invoke(main, command), *words)
+
+
+@pytest.mark.parametrize(
+    ("weights", "settings", "words"),
+    [
+        ("net.xml", {"engine": "onnx"}, "a graph for openvino"),
+        ("net.xml", {"variant": "B-224"}, "--variant: has no meaning"),
+        ("net.onnx", {}, "cannot read it"),
+        ("net.xml", {}, "cannot read it"),
+    ],
+)
+def test_what_does_not_go_with_a_graph_is_one_line(weights, settings, words, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    (tmp_path / weights).write_text("nothing")
+    with pytest.raises(UserError, match=words):
+        Predictor.load(TrackerSettings(weights=(tmp_path / weights,), **settings))
+
+
+@pytest.mark.parametrize("engine", SUFFIXES)
+def test_a_missing_package_is_named_with_its_extra(engine, tiny_weights, tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    missing = {"onnx": "onnxruntime", "openvino": "openvino"}[engine]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
+    with pytest.raises(UserError, match=rf"{missing}: pip install 'lorat\[{engine}\]'"):
+        Predictor.load(TrackerSettings(weights=(tiny_weights,), engine=engine, dtype="float32"))
+
+
+def test_a_graph_of_another_program_is_told(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    model = openvino.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))
+    openvino.save_model(model, tmp_path / "other.xml")
+    with pytest.raises(UserError, match=r"other\.xml: no graph of ours"):
+        open_graph(tmp_path / "other.xml", 1)
+
+
+def test_importing_openvino_tells_nobody(tmp_path):
+    pytest.importorskip("openvino")
+    code = "from lorat.train.network.deploy.runtimes import import_openvino as load; load(); import nncf"
+    env = {"HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+    assert not (tmp_path / "intel").exists()
