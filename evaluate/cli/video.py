@@ -76,7 +76,10 @@ def _write_first_frame(options: VideoOptions, settings: dict[str, Any], path: Pa
         raise UserError(f"--first-frame {path}: end the name in .png")
     options.check_new(path, "--first-frame")
     given = options.given()
-    with closing(options.open(settings["range16"])) as footage, closing(read_ahead(footage)) as shots:
+    with (
+        closing(options.open(settings["range16"])) as footage,
+        closing(read_ahead(footage, silence=options.silence)) as shots,
+    ):
         shot, image = first_shot(footage, shots)
     height, width = image.shape[:2]
     for each in given:
