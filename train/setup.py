@@ -45,7 +45,7 @@ class Request:
     cache: CacheOptions | None = None
     skip_damaged: bool = False
     run: Path
-    weights: Path | None = None
+    weights: tuple[Path, ...] = ()
     start: StartOptions = field(default_factory=StartOptions)
     repeats: RunRecord | None = None  # the record of the run that is done again, if one is
 
@@ -140,7 +140,9 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
         what = "goes on from LoRATv2's first phase; name its weights (a run's checkpoints/…/model.safetensors)"
         raise UserError(f"variant {variant.name}: {what} with --weights")
     if request.weights and not request.goes_on():
-        load_weights(request.weights, network, layout=variant.backbone.layout, force_backbone=start.force_backbone)
+        *before, last = request.weights
+        how = {"layout": variant.backbone.layout, "force_backbone": start.force_backbone}
+        load_weights(last, network, before=before, **how)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
     source = Source(
@@ -201,10 +203,11 @@ def _check_repetition(request: Request, repeated: RunRecord, network: OneStream,
     if wanted not in (None, found) and not request.start.force_backbone:
         what = f"the run to repeat had another backbone (fingerprint {wanted or 'none'}, not {found or 'none'})"
         raise UserError(f"--config: {what}; give that one with --backbone, or --force-backbone")
-    first, digest = None if request.goes_on() else request.weights, repeated.weights_sha256
-    if first is not None and file_digest(first, "restore it") != digest:
-        what = f"{first}: not the file that the run to repeat started from (its SHA-256 was {digest})"
-        raise UserError(f"{what}; restore it")
+    starts = () if request.goes_on() else request.weights
+    for first, digest in zip(starts, repeated.weights_sha256, strict=False):
+        if file_digest(first, "restore it") != digest:
+            what = f"{first}: not the file that the run to repeat started from (its SHA-256 was {digest})"
+            raise UserError(f"{what}; restore it")
     if world.speaks and repeated.made and repeated.made.processes != world.size:
         had = f"the run to repeat had {repeated.made.processes} processes, this one has {world.size}"
         _LOG.warning("%s: same batches, but weights are equal within rounding only", had)
@@ -240,8 +243,8 @@ def note_run(request: Request, training: Training, network: OneStream) -> None:
         data={manifest.name: manifest.fingerprint() for manifest in training.source.manifests},
         on_bad_sample="skip" if request.skip_damaged else "stop",
         backbone_fingerprint=network.fingerprint,
-        weights=str(weights) if weights else None,
-        weights_sha256=file_digest(weights, "name a whole file") if weights else None,
+        weights=tuple(map(str, weights)),
+        weights_sha256=tuple(file_digest(path, "name a whole file") for path in weights),
         made=Made(lorat=version("lorat"), torch=version("torch"), processes=world.size, device=world.device.type),
     )
     write_record(path, record)

@@ -16,7 +16,8 @@ from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.options import option
 
 _FORMS = {
-    "merged": "The whole network, LoRA merged into the backbone: a file that needs no other.",
+    "merged": "The whole network, LoRA merged into the backbone: a file that needs no other. SPMTrack's experts, which "
+    "cannot be merged, stand beside the weights.",
     "published": "What was trained, under the names of LoRAT's published files.",
     "onnx": "The merged network as two ONNX graphs: one for the template, one for each frame.",
     "openvino": "The same two graphs for OpenVINO.",

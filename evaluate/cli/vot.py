@@ -93,7 +93,7 @@ def _settled(settings: TrackerSettings, out: Path) -> TrackerSettings:
         return replace(settings, weights=(graph,), variant=None, backbone=None, force_backbone=False, dtype=name)
     from lorat.train.network.deploy.devices import pick_device, pick_dtype
     from lorat.train.network.reading import read_weights
-    from lorat.train.network.trained import write_whole
+    from lorat.train.network.trained import export_merged
     from lorat.train.network.variants import empty_network
 
     device = pick_device(settings.device)
@@ -101,7 +101,7 @@ def _settled(settings: TrackerSettings, out: Path) -> TrackerSettings:
     *before, last = settings.files()
     file = read_weights(last, settings.variant_config(), before=before, force_backbone=force)
     dtype = pick_dtype(settings.dtype, device, empty_network(file.variant, plan=file.plan))
-    write_whole(file, out, dtype, backbone=settings.backbone, force_backbone=force)
+    export_merged(file, out, dtype, backbone=settings.backbone, force_backbone=force)
     name = str(dtype).removeprefix("torch.")
     merged = replace(settings, weights=(out,), variant=None, backbone=None, force_backbone=False)
     return replace(merged, device=str(device), dtype=name)

@@ -7,10 +7,10 @@ is not listed here as free: free is what changes no batch and, up to rounding, n
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from lorat.configs.load import override, parse, read_yaml
 from lorat.configs.schema import RecipeConfig, VariantConfig
@@ -31,6 +31,10 @@ FREE = {"name", *(f"data.{k}" for k in _FREE_DATA), *(f"train.{k}" for k in _FRE
 """Keys of a recipe that may be others on resume."""
 
 
+_Several = Annotated[tuple[str, ...], BeforeValidator(lambda told: (told,) if isinstance(told, str) else told)]
+"""Strings; a run of before there could be several wrote one."""
+
+
 class Made(BaseModel, frozen=True, extra="forbid"):
     """Where a run was made; decides the last bits of its weights, and is not asked for again."""
 
@@ -49,8 +53,8 @@ class RunRecord(BaseModel, frozen=True, extra="forbid"):
     data: dict[str, str] = {}  # shard set name → fingerprint of its manifest
     on_bad_sample: Literal["stop", "skip"] = "stop"
     backbone_fingerprint: str | None = None  # empty for a backbone from scratch; None where a record does not tell
-    weights: str | None = None  # the file that the run started from
-    weights_sha256: str | None = None
+    weights: _Several = ()  # the files that the run started from
+    weights_sha256: _Several = ()
     made: Made | None = None
 
 
@@ -64,7 +68,7 @@ def read_record(path: Path, overrides: Sequence[str] = ()) -> RunRecord:
 
 def write_record(path: Path, record: RunRecord) -> None:
     """Write a run's record, whole or not at all; its folder is made."""
-    values = {k: v for k, v in record.model_dump(mode="json").items() if v is not None}
+    values = {k: v for k, v in record.model_dump(mode="json").items() if v not in (None, [])}
     with atomic_file(path) as file:
         file.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 

@@ -46,7 +46,12 @@ class TrainOptions:
     overrides: tuple[str, ...] = option(
         (), help="Set a key of recipe or variant: train.lr, variant.lora.rank.", names=("--set",), metavar="KEY=VALUE"
     )
-    weights: Path | None = option(None, help="Start from these weights, a checkpoint's or published ones.", kind="file")
+    weights: tuple[Path, ...] = option(
+        (),
+        help="Start from these weights, a checkpoint's or published ones; of LoRATv2's second phase as published, both "
+        "phases' files, the first one's first.",
+        kind="file",
+    )
     shards: Location | None = option(
         None, help="Folder or URL (s3://bucket/shards) that lorat-prep build wrote.", shown=_SHARDS, section=_DATA
     )
@@ -179,7 +184,7 @@ def _evaluate(options: TrainOptions, start: StartOptions, trees: TreeOptions) ->
     plan = recipe.train
     settings = BatchSettings(
         run=None if options.weights else options.run or _run_folder(variant, recipe),
-        weights=() if options.weights is None else (options.weights,),
+        weights=options.weights,
         variant=options.variant,
         backbone=start.backbone,
         force_backbone=start.force_backbone,
@@ -211,7 +216,7 @@ def _request(options: TrainOptions, start: StartOptions) -> "Request":
                 raise UserError(f"--{name.replace('_', '-')}: stands in {options.config}; leave it or --config out")
         record = read_record(options.config, options.overrides)
         variant, recipe, shards, bad = record.variant, record.recipe, record.shards, record.on_bad_sample
-        weights = Path(record.weights) if record.weights else None
+        weights = tuple(map(Path, record.weights))
     return Request(
         variant=variant,
         recipe=recipe,

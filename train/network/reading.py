@@ -18,7 +18,7 @@ from lorat.configs.schema import LoraConfig, VariantConfig
 from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.plan import Plan
 from lorat.train.network.variants import empty_network, plan_and_values
-from lorat.train.network.weights.containers import check_tensors, read_tensors
+from lorat.train.network.weights.containers import check_tensors, read_joined
 from lorat.train.network.weights.published import (
     Scales,
     from_file,
@@ -71,9 +71,7 @@ def read_weights(
     crop size of the same network may be asked for, or by force another backbone. A ``UserError`` tells of a damaged
     file or one of another network.
     """
-    tensors, metadata = read_tensors(path)
-    for earlier in reversed(before):
-        tensors = read_tensors(earlier)[0] | tensors
+    tensors, metadata = read_joined(path, before)
     variant, lora = _variant_of(path, metadata, variant, force_backbone), None
     if ranks := ranks_of(tensors):
         rank = max(next(iter(ranks.values())), 1)

@@ -21,7 +21,7 @@ from lorat.train.network.reading import WeightsFile, read_weights
 from lorat.train.network.variants import around, filled, hold_matrices_in, hold_tables_in_float32, not_finite
 from lorat.train.network.weights import published
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
-from lorat.train.network.weights.containers import check_tensors, read_tensors, write_tensors
+from lorat.train.network.weights.containers import check_tensors, read_joined, write_tensors
 from lorat.train.network.weights.streams import of_second_phase
 
 FORMAT = "lorat-weights/1"
@@ -50,15 +50,21 @@ def _metadata(variant: VariantConfig, plan: Plan, fingerprint: str) -> dict[str,
 
 
 def load_weights(
-    path: Path, network: OneStream, *, layout: str | None = None, force_backbone: bool = False
+    path: Path,
+    network: OneStream,
+    *,
+    before: Sequence[Path] = (),
+    layout: str | None = None,
+    force_backbone: bool = False,
 ) -> dict[str, str]:
-    """Copy a file of `save_weights` or a published one into a network to train and return the file's metadata. Where
-    the file's pairs have another scale than the network's, B takes up the difference, so the network computes what the
-    file's did. Frozen tensors in the file must be those of the network, where that has a pretrained backbone, and are
-    not copied then. A ``UserError`` tells of a file of another network, of another family than the variant's
-    ``backbone.layout``, or, unless forced, of another backbone.
+    """Copy a file of `save_weights` or a published one, with what it lacks of those `before` (as `read_weights` takes
+    them), into a network to train and return the file's metadata. Where the file's pairs have another scale than the
+    network's, B takes up the difference, so the network computes what the file's did. Frozen tensors in the file must
+    be those of the network, where that has a pretrained backbone, and are not copied then. A ``UserError`` tells of a
+    file of another network, of another family than the variant's ``backbone.layout``, or, unless forced, of another
+    backbone.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_joined(path, before)
     (trained, frozen), adapters = published.published_tensors(network), published.adapters_of(network)
     named, scales = published.from_file(path, tensors, metadata, layout, trained | frozen)
     if adapters:
@@ -151,24 +157,15 @@ def network_of(file: WeightsFile, backbone: Path | None = None, *, force_backbon
 def export_merged(
     file: WeightsFile, out: Path, dtype: torch.dtype, *, backbone: Path | None = None, force_backbone: bool = False
 ) -> None:
-    """Write the whole network with LoRA merged (in float32, then cast), as published files name it. A suffix
-    ``.safetensors`` or ``.bin`` stands for safetensors, ``.pth`` or ``.pt`` for PyTorch's format. Matrices are in
-    `dtype`; norms, scales and tables stay float32. The backbone is as for `network_of`. A ``UserError`` if a number is
-    not finite, or would not be in `dtype`.
+    """Write the whole network with LoRA merged (in float32, then cast), as published files name it; SPMTrack's experts,
+    which cannot be merged, stand beside the weights, and a line says so. A suffix ``.safetensors`` or ``.bin`` stands
+    for safetensors, ``.pth`` or ``.pt`` for PyTorch's format. Matrices are in `dtype`; norms, scales and tables stay
+    float32. The backbone is as for `network_of`. A ``UserError`` if a number is not finite, or would not be in `dtype`.
     """
-    if file.variant.lora is not None and file.variant.lora.experts:
-        what = "experts are weighed anew for each token, so they cannot be merged"
-        raise UserError(f"{file.path}: {what}; write --published, --onnx or --torch-export")
-    write_whole(file, out, dtype, backbone=backbone, force_backbone=force_backbone)
-
-
-def write_whole(
-    file: WeightsFile, out: Path, dtype: torch.dtype, *, backbone: Path | None = None, force_backbone: bool = False
-) -> None:
-    """Write what `export_merged` does, and of SPMTrack its experts beside the weights that cannot take them up."""
     network = network_of(file, backbone, force_backbone=force_backbone)
     hold_matrices_in(network, dtype)
-    kind = {"merged": "true", "dtype": str(dtype).removeprefix("torch.")}
+    beside = bool(published.adapters_of(network))
+    kind = {"merged": str(not beside).lower(), "dtype": str(dtype).removeprefix("torch.")}
     # How the shards of a training hold frames is asked for by trackers that cut crops alike.
     kind |= {key: value for key, value in file.metadata.items() if key == "stored"}
     metadata = _metadata(file.variant, file.plan, network.fingerprint) | kind
@@ -176,6 +173,8 @@ def write_whole(
     named = published.to_file(tensors | frozen, file.variant.backbone.layout)
     if odd := [name for name, tensor in named.items() if not tensor.isfinite().all()]:
         raise UserError(f"{file.path}: {some(odd)} would be {not_finite(dtype)}; nothing was written")
+    if beside:
+        _LOG.info("%s: its experts, weighed anew for each token, are not merged but stand beside the weights", out)
     write_tensors(out, named, metadata)
 
 

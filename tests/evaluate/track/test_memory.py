@@ -29,7 +29,7 @@ from lorat.evaluate.track.tracker import (
 from lorat.shards.pixels.geometry import CropTransform, box_mask
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.reading import read_weights
-from lorat.train.network.trained import load_network, save_weights, write_whole
+from lorat.train.network.trained import export_merged, load_network, save_weights
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -108,10 +108,9 @@ def test_spmtrack_follows_the_published_trace(golden, tmp_path, rule):
 
 
 def test_a_whole_file_of_spmtrack_tracks_without_another(golden, tmp_path):
-    """As VOT's workspace keeps it."""
     trace, whole = np.load(golden / "g11_spmtrack_trace.npz"), tmp_path / "whole.safetensors"
     file = read_weights(golden / "g11_spmtrack_tracker_state.safetensors", spmtrack())
-    write_whole(file, whole, torch.float32)
+    export_merged(file, whole, torch.float32)
     tracker = Tracker.load(whole, device="cpu", dtype="float32")
     assert_boxes(follow(tracker, golden, trace["quarter/boxes"][0]), trace["quarter/boxes"], trace["quarter/scores"])
 

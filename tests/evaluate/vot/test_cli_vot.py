@@ -10,22 +10,28 @@ from click.testing import CliRunner
 
 from lorat.evaluate.cli import main
 from lorat.evaluate.track.batch import Tracked, Work, track_clips
+from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.vot.dialogue import pixel_cover
 from lorat.prep.trees.base.regions import parse_regions
 from lorat.prep.trees.registry import DATASETS, read_clips
 from lorat.shards.pixels.geometry import xywh_to_xyxy
+from lorat.train.network.trained import save_weights
 from tests.evaluate.vot.sequences import FRAMES, mask, write_sequences
 
 
 @pytest.fixture
 def evaluate(toolkit, tiny_weights, monkeypatch):
-    """Call the command for a stack and sequences in a folder; returns the outcome and the workspace."""
+    """Call the command for a stack and sequences in a folder, to track with LoRAT or a given predictor's network;
+    returns the outcome and the workspace.
+    """
     monkeypatch.setenv("LORAT_VOT_TOOLKIT", toolkit)
     monkeypatch.setenv("VOT_RESULTS_BINARY", "0")  # the toolkit's own switch: trajectories as text
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def call(stack: str, sequences: Path, *more: str):
+    def call(stack: str, sequences: Path, *more: str, of: Predictor | None = None):
         workspace = sequences.with_name("workspace")
+        if of is not None:
+            save_weights(tiny_weights, of.network, of.variant)
         options = [f"--workspace={workspace}", f"--sequences={sequences}", f"--weights={tiny_weights}", *more]
         return CliRunner().invoke(main, ["vot", stack, *options, "--device=cpu", "--dtype=float32"]), workspace
 
@@ -48,12 +54,13 @@ def same_boxes(trajectory: str, own: np.ndarray) -> None:
     assert len(np.unique(boxes[1:], axis=0)) > 3  # it moves
 
 
-def test_a_multistart_stack_is_tracked_as_lorat_eval_tracks_scored_and_packed(evaluate, tiny_predictor, tmp_path):
-    sequences = write_sequences(tmp_path / "sequences", count=1)
-    outcome, workspace = evaluate("vot2022/shorttermbox", sequences)
+def test_a_multistart_stack_is_tracked_as_lorat_eval_tracks_scored_and_packed(evaluate, small, tmp_path):
+    """By SPMTrack, in whose process an anchor follows another and must find nothing of it."""
+    sequences, spmtrack = write_sequences(tmp_path / "sequences", count=1), small("spmtrack")
+    outcome, workspace = evaluate("vot2022/shorttermbox", sequences, of=spmtrack)
     assert outcome.exit_code == 0, outcome.output
     said = dict(line.split(": ", 1) for line in outcome.output.splitlines() if ": " in line)
-    own = own_boxes(tiny_predictor, sequences)["seq-0"]
+    own = own_boxes(spmtrack, sequences)["seq-0"]
     with zipfile.ZipFile(said["pack"]) as pack:
         for file in ("unsupervised/seq-0/seq-0_001.txt", "baseline/seq-0/seq-0_00000000.txt"):
             same_boxes(pack.read(file).decode(), own)
@@ -66,11 +73,13 @@ def test_a_multistart_stack_is_tracked_as_lorat_eval_tracks_scored_and_packed(ev
     assert (workspace / "LoRAT.safetensors").is_file()
 
 
-def test_objects_given_as_masks_are_tracked_together_as_each_alone(evaluate, tiny_predictor, tmp_path):
+def test_objects_given_as_masks_are_tracked_together_as_each_alone(evaluate, small, tmp_path):
+    """By LoRATv2, with a memory for each."""
     sequences = write_sequences(tmp_path / "sequences", objects=3, count=1, write=mask)
-    outcome, workspace = evaluate("vots2024/main", sequences, "--name=Tiny-3")
+    loratv2 = small("loratv2")
+    outcome, workspace = evaluate("vots2024/main", sequences, "--name=Tiny-3", of=loratv2)
     assert outcome.exit_code == 0, outcome.output
-    own = own_boxes(tiny_predictor, sequences)
+    own = own_boxes(loratv2, sequences)
     results = workspace / "results/Tiny-3/baseline/seq-0"
     for number in (1, 2, 3):
         same_boxes((results / f"seq-0_{number:03d}_001.txt").read_text(), own[f"seq-0_{number:03d}"])

@@ -37,7 +37,7 @@ def run_train(tmp_path: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch
 def test_training_starts_from_a_published_file(run_train):
     run_train("--weights", "lorat.bin")
     assert_equal(weights_of("run", 2), load_file("lorat.bin"))
-    assert yaml.safe_load(Path("run/config.yaml").read_text())["weights"] == "lorat.bin"
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["weights"] == ["lorat.bin"]
 
 
 def test_resuming_on_another_backbone_needs_force(run_train):

@@ -46,6 +46,11 @@ def as_published(network, variant, path, **how):
     return load_file(path / "model.bin")
 
 
+def scratch(variant):
+    """The variant without pretrained weights."""
+    return variant.model_copy(update={"backbone": variant.backbone.model_copy(update={"pretrained": False})})
+
+
 @pytest.mark.parametrize("scalars", [True, False])
 def test_spmtracks_file_goes_out_as_published_and_comes_back(published, tmp_path, scalars, said):
     keys = json.loads((published / "g11_spmtrack_state_keys.json").read_text())
@@ -87,10 +92,13 @@ def test_a_scalar_that_contradicts_the_variant_is_said_and_counts(published, tmp
     assert_same(live.predict(*spmtrack_inputs(arrays))[0], arrays, "_0")
 
 
-def test_experts_are_not_merged_and_a_word_says_so(published, tmp_path):
+def test_a_whole_file_has_experts_beside_the_weights_under_the_published_names(published, tmp_path, said):
     file = read_weights(published / "g11_spmtrack_state.safetensors", spmtrack())
-    with pytest.raises(UserError, match=r"weighed anew for each token.*--published, --onnx"):
-        export_merged(file, tmp_path / "merged.safetensors", torch.float32)
+    export_merged(file, tmp_path / "whole.safetensors", torch.float32)
+    assert "weighed anew for each token, are not merged but stand beside" in said.text
+    keys = json.loads((published / "g11_spmtrack_state_keys.json").read_text())
+    wanted = {*keys["published_file"], *keys["frozen"]} - keys["scalars"].keys()
+    assert load_file(tmp_path / "whole.safetensors").keys() == wanted
 
 
 @pytest.mark.parametrize("phase", [1, 2])
@@ -149,6 +157,30 @@ def test_the_second_phase_trains_on_from_a_checkpoint_of_the_first(published, st
     save_file(broken, tmp_path / "broken.safetensors")
     with pytest.raises(UserError, match=r"missing: blocks\.1\.mlp\.fc1\.1\.lora\.A"):
         load_weights(tmp_path / "broken.safetensors", two)
+
+
+def test_both_published_files_are_trained_on_together(published, first, second, start, tmp_path):
+    network = build_network(loratv2(2), backbone=start)
+    with pytest.raises(UserError, match=r"second phase alone.*--weights FIRST --weights"):
+        load_weights(second, network)
+    load_weights(second, network, before=[first])
+    arrays = dict(np.load(published / "g12_loratv2_p2_io.npz"))
+    with torch.no_grad():
+        assert_same(network.train().predict(*loratv2_inputs(arrays, 2))[0], arrays)
+    with pytest.raises(UserError, match=r"holds nothing that .*both\.bin lacks; give one of them"):
+        load_weights(both_phases(published, tmp_path / "both.bin"), network, before=[second])
+
+
+def test_a_first_phase_on_a_backbone_from_scratch_brings_it_along(tmp_path):
+    one, two = (scratch(loratv2(phase)) for phase in (1, 2))
+    first, again = assemble(one, None), assemble(two, None)
+    save_weights(tmp_path / "first.safetensors", first, one)
+    load_weights(tmp_path / "first.safetensors", again, layout="timm")
+    for name, parameter in first.named_parameters():
+        if not name.startswith("head."):
+            assert torch.equal(again.get_parameter(name), parameter), name
+    save_weights(tmp_path / "second.safetensors", again, two)
+    assert load_network(tmp_path / "second.safetensors")[1].reference_size == 84
 
 
 @pytest.mark.parametrize(

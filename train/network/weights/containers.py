@@ -6,7 +6,7 @@ writing to them does not change the file), so that processes of one machine shar
 """
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -46,6 +46,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: damaged safetensors file ({error}); fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_joined(path: Path, before: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what `read_tensors` does, with what the file lacks of those `before`; a ``UserError`` names one that adds
+    nothing.
+    """
+    tensors, metadata = read_tensors(path)
+    for earlier in reversed(before):
+        added = read_tensors(earlier)[0]
+        if added.keys() <= tensors.keys():
+            raise UserError(f"{earlier}: holds nothing that {path} lacks; give one of them")
+        tensors = added | tensors
+    return tensors, metadata
 
 
 def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:

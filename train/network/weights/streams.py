@@ -58,8 +58,9 @@ def streams_from_file(path: Path, tensors: Mapping[str, Tensor], ours: Collectio
     if f"{REGION_TYPES}.{tracked}" in tensors and TEMPLATE_TYPES not in tensors:
         what = "holds LoRATv2's second phase alone, which goes on from the first"
         raise UserError(f"{path}: {what}; name both files, the first phase's first: --weights FIRST --weights {path}")
-    other = re.compile(rf"(heads|norms)\.{1 - tracked}\." if tracked else r"norms\.(?!0)")  # nothing reads these
-    table = {rf"^(head|norm)s\.{tracked}\.": r"\1.", "^reg_token$": "prefix_tokens"}
+    norm = int(any(name.startswith(f"norms.{tracked}.") for name in tensors)) * tracked  # all are the backbone's
+    other = re.compile(rf"norms\.(?!{norm})" + r"|heads\.0" * tracked)  # nothing reads these
+    table = {rf"^heads\.{tracked}\.": "head.", rf"^norms\.{norm}\.": "norm.", "^reg_token$": "prefix_tokens"}
     table |= {rf"^{REGION_TYPES}\.1$": LAST_TYPE} if tracked else {}
     named = {renamed(name, table): tensor for name, tensor in tensors.items() if not other.match(name)}
     types = TEMPLATE_TYPES, f"{REGION_TYPES}.0"
