@@ -8,6 +8,7 @@ from torch import nn
 
 from lorat.configs.schema import BackboneConfig, LoraConfig
 from lorat.shards.base.errors import UserError
+from lorat.train.network.blocks import layers
 from lorat.train.network.blocks.layers import Dense, add_residual, attend
 from lorat.train.network.blocks.lora import add_adapters
 from lorat.train.network.blocks.positions import place_positions
@@ -154,6 +155,22 @@ def test_bfloat16_attention_on_a_processor_is_close_to_float32():
     rough = attend(query.bfloat16(), key.bfloat16(), value.bfloat16())
     assert rough.dtype == torch.bfloat16
     torch.testing.assert_close(rough.float(), exact, rtol=0, atol=0.03)
+
+
+def test_wide_attention_goes_head_by_head_and_gives_the_same_numbers(monkeypatch):
+    torch.manual_seed(0)
+    shapes = (2, 3, 5, 16), (2, 3, 9, 16), (2, 3, 9, 16)
+    found = []
+    for limit in (layers._WIDE, 1):
+        monkeypatch.setattr(layers, "_WIDE", limit)
+        torch.manual_seed(1)
+        inputs = [torch.randn(shape, dtype=torch.bfloat16).requires_grad_() for shape in shapes]
+        gathered = attend(*inputs)
+        assert ("HeadByHead" in type(gathered.grad_fn).__name__) == (limit == 1)
+        found.append((gathered, *torch.autograd.grad(gathered, inputs, torch.randn_like(gathered))))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-2)
+    with torch.inference_mode():
+        torch.testing.assert_close(attend(*inputs), found[1][0], rtol=0, atol=0)
 
 
 REFUSED = {

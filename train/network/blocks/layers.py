@@ -4,6 +4,7 @@ Number types: matrices may be held in a smaller type; norms, scales and the resi
 Axes: B batch, T tokens, D channels, H heads, d channels of a head.
 """
 
+import itertools
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from lorat.configs.schema import LoraConfig
 from lorat.shards.base.machine import processor_name
 
+_WIDE = 1 << 19  # scores of a head; fewer are all in the cache at once
 _LARGE = 1 << 21  # multiplications; below it a product takes less time than the longer way into oneDNN costs
 Layer = TypeVar("Layer", bound=nn.Module)
 _Two = tuple[nn.Module, nn.Module]
@@ -185,9 +188,46 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return scaled dot-product attention (B, H, T', d) of a query (B, H, T', d) and (B, H, T, d) key and value."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # PyTorch's fused kernel is three times slower here on processors without AMX.
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return scores.softmax(-1) @ value
+        query = query * query.shape[-1] ** -0.5
+        if query.shape[2] * key.shape[2] >= _WIDE and not torch.compiler.is_compiling():
+            return _HeadByHead.apply(query, key, value)
+        return (query @ key.transpose(-1, -2)).softmax(-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
+
+
+class _HeadByHead(torch.autograd.Function):
+    """Attention of a scaled query, a head of a sample after the other: the scores of one stay in the processor's cache
+    from product to softmax to product, those of all would go through memory each time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, heads, tokens, width = query.shape
+        gathered = query.new_empty(batch, tokens, heads, width).transpose(1, 2)
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        kept = list[Tensor]()
+        with without_autocast(query):
+            for head in itertools.product(range(batch), range(heads)):
+                shares = (query[head] @ key[head].t()).softmax(-1)
+                gathered[head] = shares @ value[head]
+                if any(ctx.needs_input_grad):
+                    kept.append(shares)
+        ctx.save_for_backward(query, key, value, *kept)
+        return gathered
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        query, key, value, *kept = ctx.saved_tensors
+        grads = tuple(torch.empty_like(x) for x in (query, key, value))
+        grad, heads = grad.contiguous(), itertools.product(range(query.shape[0]), range(query.shape[1]))
+        with without_autocast(query):
+            for head, shares in zip(heads, kept, strict=True):
+                scores = torch._softmax_backward_data(grad[head] @ value[head].t(), shares, -1, shares.dtype)
+                own = scores @ key[head], scores.t() @ query[head], shares.t() @ grad[head]
+                for whole, part in zip(grads, own, strict=True):
+                    whole[head] = part
+        return grads
 
 
 class FeedForward(nn.Module):

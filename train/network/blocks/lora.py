@@ -6,7 +6,7 @@ the merged network computes. Under autocast the sum is rounded once, as the weig
 Axes: N rows (tokens of all samples), P pairs of a layer, r rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -72,10 +72,6 @@ class StreamLinear(Adapter):
         """Return (…, out) for x (…, in) of a stream, in autocast's number type or else the weight's."""
         return _beside(self, x, self.lora_a[stream], self.lora_b[stream])
 
-    def own(self, stream: int) -> Sequence[nn.Parameter]:
-        """Return the parameters that a stream alone has."""
-        return self.lora_a[stream], self.lora_b[stream]
-
     def factors(self) -> dict[str, Tensor]:
         """Return ``<stream>.lora.A`` and ``<stream>.lora.B``, of each part where there are several."""
         named = dict[str, Tensor]()
@@ -94,10 +90,6 @@ class Streams(nn.ModuleList):
     def forward(self, x: Tensor, stream: int) -> Tensor:
         """Return (…, out) for x (…, in) of a stream."""
         return self[stream](x)
-
-    def own(self, stream: int) -> Sequence[nn.Parameter]:
-        """Return the parameters that a stream alone has."""
-        return list(self[stream].parameters())
 
 
 def _new_pairs(linear: nn.Linear, config: LoraConfig, pairing: Pairing) -> tuple[nn.Parameter, nn.Parameter]:

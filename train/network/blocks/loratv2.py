@@ -74,7 +74,7 @@ class CausalBlock(Block):
         rate = self.drop_path if self.training else 0.0
         begin = first + len(frames) - kept
         if torch.is_grad_enabled() and kept and begin > first:
-            frames = [*frames[:-1], frames[-1] + self._nothing_of(range(first, begin))]
+            frames = [*frames[:-1], frames[-1] + self._of_no_tokens(frames[-1], range(first, begin))]
 
         def gather(frames: Frames) -> list[Tensor]:
             nonlocal past
@@ -88,14 +88,13 @@ class CausalBlock(Block):
         assert past is not None
         return (add_residuals(frames, frames, think, rate) if kept else []), past
 
-    def _nothing_of(self, streams: range) -> Tensor | float:
-        """Return 0, computed from what is trained of streams but not read, behind the attention of the last block: it
-        has a gradient of zero, for which processes that average theirs wait, and decays.
+    def _of_no_tokens(self, x: Tensor, streams: range) -> Tensor:
+        """Return 0, the sum of what layers behind the attention of the last block make of no tokens at all: nothing
+        reads these streams there, but what is trained of them has a gradient of zero, for which processes that average
+        theirs wait, and decays.
         """
-        layers = [layer for layer in self.modules() if isinstance(layer, StreamLinear | Streams)]
-        after = [layer for layer in layers if layer is not self.attn.qkv]
-        idle = [p for layer in after for stream in streams for p in layer.own(stream) if p.requires_grad]
-        return 0.0 * torch.stack([p.sum() for p in idle]).sum() if idle else 0.0
+        gathered = [cast("CausalAttention", self.attn).proj(x[:, :0], stream) for stream in streams]
+        return torch.stack([self.mlp(x, stream).sum() for stream, x in zip(streams, gathered, strict=True)]).sum()
 
 
 class LoRATv2(OneStream):
