@@ -233,7 +233,7 @@ ROWS = (
     ),
     Row(
         "family",
-        "training step of SPMTrack-B-378, batch 2, 2 blocks, bfloat16",
+        "training step of SPMTrack-B-378, batch 2, 4 blocks, bfloat16",
         "{experts_cpu_s:.1f} s of processor time ({experts_speedup_alone:.2f}x by experts alone)",
         "experts and attention as their formulas read",
         "experts_speedup",

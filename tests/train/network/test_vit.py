@@ -167,7 +167,8 @@ def test_wide_attention_goes_head_by_head_and_gives_the_same_numbers(monkeypatch
         inputs = [torch.randn(shape, dtype=torch.bfloat16).requires_grad_() for shape in shapes]
         gathered = attend(*inputs)
         assert ("HeadByHead" in type(gathered.grad_fn).__name__) == (limit == 1)
-        found.append((gathered, *torch.autograd.grad(gathered, inputs, torch.randn_like(gathered))))
+        slope = torch.randn(gathered.shape, dtype=torch.bfloat16)
+        found.append((gathered, *torch.autograd.grad(gathered, inputs, slope)))
     torch.testing.assert_close(*found, rtol=0, atol=1e-2)
     with torch.inference_mode():
         torch.testing.assert_close(attend(*inputs), found[1][0], rtol=0, atol=0)
