@@ -141,8 +141,8 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
         raise UserError(f"variant {variant.name}: {what} with --weights")
     if request.weights and not request.goes_on():
         *before, last = request.weights
-        how = {"layout": variant.backbone.layout, "force_backbone": start.force_backbone}
-        load_weights(last, network, before=before, **how)
+        layout, force = variant.backbone.layout, start.force_backbone
+        load_weights(last, network, before=before, layout=layout, force_backbone=force)
     if request.repeats is not None:
         _check_repetition(request, request.repeats, network, world)
     source = Source(
