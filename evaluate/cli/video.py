@@ -1,6 +1,7 @@
 """``lorat-eval video``: track objects in one's own video, and look at the result."""
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
@@ -24,7 +25,7 @@ from lorat.evaluate.video.window import check_windows, window
 from lorat.evaluate.video.write import Written, write_tracks
 from lorat.prep.commandline import Command, options_of
 from lorat.shards.base.console import say, start_logging
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.machine import Lost
 from lorat.shards.base.signals import Heard, exit_status, hear_signals, signal_name
 from lorat.shards.base.storage import atomic_file
@@ -34,12 +35,12 @@ _LOG = logging.getLogger("lorat")
 
 
 @click.command("video", cls=Command)
-@click.argument("source", required=False)
+@click.argument("sources", nargs=-1, metavar="[SOURCE]")
 @options_of(VideoOptions, "options", "Footage")
 @options_of(TrackerSettings, "settings", "Weights and tracker")
 @options_of(MaskFileSettings, "segment", "Masks")
 def video_command(
-    source: str | None, options: VideoOptions, settings: TrackerSettings, segment: MaskFileSettings
+    sources: tuple[str, ...], options: VideoOptions, settings: TrackerSettings, segment: MaskFileSettings
 ) -> None:
     """Track objects in SOURCE: a video, a folder of images, or an address (rtsp, http, …).
 
@@ -58,8 +59,14 @@ def video_command(
     Exit status: 0 done, of what is live also by Ctrl-C; 130 by Ctrl-C before the end; 2 wrong input.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    options = replace(options, source=source)
-    if (source is None) == (options.camera is None):
+    if len(sources) > 1:
+        typed = " ".join([*options.box[-1:], *sources[1:]])
+        if re.fullmatch(r"[-+\d. ,]+", typed):
+            right = ",".join(re.split(r"[ ,]+", typed))
+            raise UserError(f"--box {typed}: write four numbers x,y,w,h with commas between, --box {right}")
+        raise UserError(f"video: one source at a time, not {some(sources)}")
+    options = replace(options, source=next(iter(sources), None))
+    if (options.source is None) == (options.camera is None):
         raise UserError("video: name one video, folder of images or address, or give --camera 0")
     if options.first_frame is not None:
         _write_first_frame(options, {**asdict(settings), **asdict(segment)}, options.first_frame)

@@ -199,6 +199,7 @@ def test_a_box_that_cannot_be_tracked_is_one_line(box, parts, here):
         (["clip.mp4", "--weights", "w"], ["--run", "--weights"]),
         (["--camera", "63"], ["--camera 63"]),
         (["clip.mp4", "--to", "x"], ["--to x"]),
+        (["clip.mp4", "other.mp4"], ["one source", "clip.mp4, other.mp4"]),
         (["clip.mp4", "--from", "4", "--box", "2:1,2,30,40"], ["--box 2:1,2,30,40", "before the first frame, 4"]),
         (["clip.mp4", "--json", "clip-tracked.csv"], ["--json clip-tracked.csv", "--csv"]),
         (["ftp://me:secret@host/a.mp4"], ["ftp://host/a.mp4: addresses may begin with http"]),
@@ -213,6 +214,10 @@ def test_mistakes_end_in_one_line(arguments, parts, here):
     for part in parts:
         assert part in result.stderr
     assert names() == set()
+
+
+def test_a_box_with_spaces_is_told_how_to_be_typed(here):
+    refused(video("clip.mp4", "--box", "35", "16", "39", "33", box=None), "--box 35 16 39 33: ", "--box 35,16,39,33")
 
 
 @pytest.mark.parametrize("option", ["--show", "--pick"])
