@@ -76,8 +76,12 @@ class Found(NamedTuple):
 
 
 def pick_type(settings: TrackerSettings, name: str, network: OneStream) -> torch.dtype:
-    """Return the number type of a name for the engine and the device of settings."""
+    """Return the number type of a name for the engine and the device of settings; what an int8 graph keeps from int8 is
+    float32 unless another type is named, since the rest is too little to gain by bfloat16.
+    """
     device, engine = pick_device(settings.device_name()), settings.chosen_engine()
+    if name == "auto" and settings.graph is not None and read_metadata(settings.graph).get("numbers") == "int8":
+        name = "float32"
     return pick_dtype(name, device, network) if engine == "torch" else pick_graph_dtype(engine, name, network)
 
 

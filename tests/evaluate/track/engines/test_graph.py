@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from lorat.evaluate.cli import main
+from lorat.evaluate.cli.vot import _settled, _tracker_command
 from lorat.evaluate.results.files import list_results
 from lorat.evaluate.track.engines import graph as engines
 from lorat.evaluate.track.predictor import Predictor
@@ -73,6 +74,11 @@ def test_weights_are_exported_once_and_results_are_of_their_engine(tiny_weights,
         boxes = [Path(out, f"results/got10k-val/{name}.txt").read_text() for out in ("run/eval/epoch_0010", "named")]
         assert boxes[0] == boxes[1]
     assert len(names) == 1
+    frames = str(got10k_raw / "GOT-10k/val/GOT-10k_Val_000001")
+    seen = CliRunner().invoke(main, ["video", frames, "--box=20,18,22,17", f"--weights={graph}", "--out=own.mp4"])
+    assert seen.exit_code == 0 and len(Path("own.csv").read_text().splitlines()) == 6, seen.output
+    settled = _settled(TrackerSettings(weights=(tiny_weights,), engine="openvino", dtype="float32"), Path("unused"))
+    assert f"--weights={graph}" in _tracker_command(settled)  # of the tracker that VOT's toolkit starts
     weights = graph.with_name("lorat.template.bin")
     weights.write_bytes(weights.read_bytes() + b"0")
     one_line_error(run(f"--weights={graph}", "--out=named", "--limit=1"), "--overwrite")
