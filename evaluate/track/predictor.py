@@ -185,7 +185,7 @@ class Predictor(Feed):
         return Found(rows.astype(np.float64), None if state is None else state[: len(crops)])
 
     def _locate_rows(self, memory: Tensor, crops: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return (B, 5) float32, boxes in crop pixels and scores, and the state."""
+        """Return (B, 5) float32, boxes in crop pixels and scores, or (B, 10) as `Found` has them; and the state."""
         prediction, state = self.engine.follow(memory, crops, state)
         weights = (self.variant.window_weight, 0.0) if self.seeks else (self.variant.window_weight,)
         choices = [select_box(prediction.score_map, prediction.boxes, self._window, weight) for weight in weights]
