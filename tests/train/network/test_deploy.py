@@ -180,7 +180,7 @@ def test_weights_too_large_for_one_file_lie_beside_the_graph(runtime, tmp_path, 
 def test_a_graph_that_onnxruntime_computes_otherwise_is_not_written(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(deploy, "_TOLERANCE", -1.0)
     network, variant = built("plain")
-    with pytest.raises(UserError, match=r"net\.onnx: onnxruntime .* another score_map"):
+    with pytest.raises(UserError, match=r"net\.template\.onnx: onnxruntime .* another template_tokens"):
         export_graphs(tmp_path / "net.onnx", network, variant)
     assert list(tmp_path.iterdir()) == []
 
