@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,6 +35,10 @@ class VotOptions:
         help="The toolkit's program, best in its own environment.  [default: $LORAT_VOT_TOOLKIT, or vot]",
     )
     timeout: int = option(600, least=1, help="Seconds without an answer after which the tracker counts as hung.")
+
+
+_USUAL: dict[str, tuple[Any, ...]] = {"resize": ("published",), "range16": (None,), "redetect": (None, False)}
+"""Option that changes boxes → what it is where results do not name it."""
 
 
 @click.command("vot", cls=Command)
@@ -68,7 +73,8 @@ def vot_command(stack: str, options: VotOptions, settings: TrackerSettings, segm
     dtype = workspace.begun or "auto" if settings.dtype == "auto" else settings.dtype
     settings = _settled(replace(settings, run=None, weights=weights, dtype=dtype), workspace.weights)
     segment = segment.settled(settings.device)
-    workspace.claim(settings.dtype, segment.identity(), settings.parts() if settings.graph else ())
+    how = {name: str(getattr(settings, name)) for name, usual in _USUAL.items() if getattr(settings, name) not in usual}
+    workspace.claim(settings.dtype, {**how, **segment.identity()}, settings.parts() if settings.graph else ())
     workspace.register([*_tracker_command(settings), *segment.arguments()], options.timeout)
     pack = workspace.evaluate(toolkit)
     if workspace.stack.scored:

@@ -99,14 +99,14 @@ class Workspace:
     def _note(self) -> Path:
         return self.folder / f"{self.name}.json"
 
-    def claim(self, dtype: str, masks: Mapping[str, str] = MappingProxyType({}), graphs: Sequence[Path] = ()) -> None:
+    def claim(self, dtype: str, how: Mapping[str, str] = MappingProxyType({}), graphs: Sequence[Path] = ()) -> None:
         """Note that results under the name are of the weights there, or of the files of `graphs`, computed in a number
-        type, with masks made so; a `UserError` if they are of others.
+        type, with boxes and masks made as `how` says; a `UserError` if they are of others.
         """
         digests = "+".join(file_digest(path, "run again") for path in graphs or (self.weights,))
-        identity = {"weights": digests, "dtype": dtype, **masks}
+        identity = {"weights": digests, "dtype": dtype, **how}
         if any(self.results.rglob("*")) and (not self._note.is_file() or read_json(self._note) != identity):
-            text = "holds results of other weights, other masks, or another number type"
+            text = "holds results of other weights, other options, or another number type"
             raise UserError(f"{self.results}: {text}; give another --name, or remove it")
         write_json(self._note, identity)
 

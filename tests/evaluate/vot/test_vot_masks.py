@@ -69,7 +69,7 @@ def test_a_stack_of_masks_is_tracked_segmented_scored_and_packed(
             seen.add(truth.tobytes())
     assert len(seen) > FRAMES
     refused = evaluate()
-    assert refused.exit_code == 2 and "holds results of other weights, other masks" in refused.stderr
+    assert refused.exit_code == 2 and "holds results of other weights, other options" in refused.stderr
 
 
 @pytest.fixture

@@ -175,6 +175,8 @@ def test_results_of_other_weights_or_number_types_are_not_mixed_in(workspace):
     assert workspace.begun == "float32"
     with pytest.raises(UserError, match="or another number type; give another --name, or remove it"):
         workspace.claim("bfloat16")
+    with pytest.raises(UserError, match="other options"):
+        workspace.claim("float32", {"redetect": "True"})
     workspace.weights.write_bytes(b"others")
     with pytest.raises(UserError, match="holds results of other weights"):
         workspace.claim("float32")
