@@ -61,7 +61,7 @@ def run_of(name: str, quick: bool, rounds: int = 9) -> dict[str, float | str]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             sides = _sides(_variant(name, quick), Path(folder), quick)
-            clips = [clip for clip in hd_clips(TreeSize.of(quick)) if clip.frame_size() == SIZES[0]]
+            clips = [clip for clip in hd_clips(_size(quick)) if clip.frame_size() == SIZES[0]]
             frames = [read_image(path) for path in clips[0].frames]
             boxes = np.stack([clip.tracks[0].boxes[0] for clip in clips])
             one = in_turn(1 if quick else rounds, _tracking(sides, frames, boxes[:1], 3))
@@ -88,6 +88,10 @@ def _numbers(key: str, sides: list[str], one: Times, many: Times) -> dict[str, f
     best = max(float(found[f"{key}_{side}_speedup"]) for side in sides if side.startswith("torch"))
     fastest = max(float(found[f"{key}_{side}_speedup"]) for side in sides if side.startswith("openvino_int8"))
     return found | {f"{key}_int8_of_float32": fastest, f"{key}_int8_of_torch": round(fastest / best, 3)}
+
+
+def _size(quick: bool) -> TreeSize:
+    return TreeSize(2, 6) if quick else TreeSize.of(False)  # examples are of five frames in a row
 
 
 def _decode(clip: Clip) -> int:
@@ -127,7 +131,7 @@ def _sides(variant: VariantConfig, folder: Path, quick: bool) -> dict[str, Predi
         hold_matrices_in(network, dtype)
         sides[f"torch_{name}"] = Predictor(network, variant, _CPU, dtype)
     network = _network(variant)
-    clips = [list(hd_clips(TreeSize.of(quick)))]
+    clips = [list(hd_clips(_size(quick)))]
     examples = draw_examples(sides["torch_float32"], clips, 4 if quick else 20, "benchmark").inputs
     scaled = partial(quantise_openvino, examples=examples, known={})
     to_int8 = {".onnx": partial(quantise_onnx, known={}), ".xml": scaled}
