@@ -242,7 +242,7 @@ class _Stages:
 
     def start(self, group: "_Group", arrivals: Sequence[Slot]) -> list[Failed]:
         """Let sequences that begin join a group, and return those that cannot be tracked."""
-        failures = list(self.cutters.map(Slot.begin, arrivals))
+        failures = list(self.cutters.map(lambda slot: slot.begin(), arrivals))
         group.new = [slot for slot, failed in zip(arrivals, failures, strict=True) if failed is None]
         group.slots += group.new
         return [failed for failed in failures if failed is not None]
