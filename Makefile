@@ -1,5 +1,5 @@
 # make demo   toy world -> shards -> training -> scored tracker and submission zip, in ./demo
-# make test   the whole test suite, a process a core (up to four)
+# make test   the whole test suite, in four processes: many tests wait for others
 # make bench  how fast everything is, against its limits: a table, and bench.json
 #             (make bench -- --quick shows only that it works)
 # make bench-gpu  what has to be seen on a GPU, in at most eight minutes; needs no setup
@@ -26,7 +26,7 @@ demo: $(READY)
 	PATH="$(BIN):$$PATH" sh tools/demo.sh $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run --json bench.json $(filter --%,$(MAKECMDGOALS))

@@ -32,7 +32,7 @@ from benchmarks.timing import in_turn
 from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.batch import Work, track_clips
-from lorat.evaluate.track.memory.crops import Places
+from lorat.evaluate.track.memory.cutouts import Places
 from lorat.evaluate.track.memory.feed import mean_colour
 from lorat.evaluate.track.memory.first import First
 from lorat.evaluate.track.predictor import Found, Predictor

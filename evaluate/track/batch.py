@@ -25,7 +25,8 @@ import torch
 
 from lorat.evaluate.results.files import STATES, SequenceResult
 from lorat.evaluate.track.memory.base import Memory
-from lorat.evaluate.track.memory.crops import Box, Frame, Place, Places, frame_size
+from lorat.evaluate.track.memory.crops import Box, Frame, frame_size
+from lorat.evaluate.track.memory.cutouts import Place, Places
 from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.tracker import Cut, TargetState, begin, check_first_box, finish, locate, prepare_search
 from lorat.prep.trees.base.clip import Clip

@@ -20,7 +20,7 @@ from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.engines.base import Engine
 from lorat.evaluate.track.engines.graph import GraphEngine, graph_of, pick_graph_dtype
 from lorat.evaluate.track.memory.base import Memory
-from lorat.evaluate.track.memory.crops import Places
+from lorat.evaluate.track.memory.cutouts import Places
 from lorat.evaluate.track.memory.feed import Feed, mean_colour
 from lorat.evaluate.track.memory.methods import memory_for
 from lorat.evaluate.track.settings import TrackerSettings

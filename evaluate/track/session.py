@@ -161,7 +161,7 @@ class _Part:
         engine = "" if self.by.engine == "torch" else f"{self.by.engine} "
         computed = f"{_machine(predictor.device)}, {engine}{dtype}, {batch} sequences side by side{many}"
         # What one process has opened, another cannot take: only a part of what each would get.
-        ahead = min(batch, (share - batch) // 4 if self.ranks.size > 1 else batch)
+        ahead = min(batch, max(0, share - batch) // 4 if self.ranks.size > 1 else batch)
         ends = track_clips(
             predictor, self._work(), batch=batch, threads=settings.threads, ahead=ahead, on_frames=self.advance
         )

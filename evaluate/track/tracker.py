@@ -17,7 +17,8 @@ from torch import Tensor
 from lorat.evaluate.results.files import State
 from lorat.evaluate.track.judge import Judge, Judged
 from lorat.evaluate.track.memory.base import Memory, Seen
-from lorat.evaluate.track.memory.crops import Box, Frame, Place, Places, frame_size
+from lorat.evaluate.track.memory.crops import Box, Frame, frame_size
+from lorat.evaluate.track.memory.cutouts import Place, Places
 from lorat.evaluate.track.memory.feed import Colour, mean_colour
 from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.seek import sought

@@ -11,19 +11,8 @@ from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.engines.base import Engine, TorchEngine
-from lorat.evaluate.track.memory.crops import (
-    Box,
-    Crop,
-    Cutout,
-    Frame,
-    Place,
-    Places,
-    crop_around,
-    cut_out,
-    frame_size,
-    search_scale,
-    template_scale,
-)
+from lorat.evaluate.track.memory.crops import Box, Crop, Frame, crop_around, frame_size, search_scale, template_scale
+from lorat.evaluate.track.memory.cutouts import Cutout, Place, Places, cut_out
 from lorat.shards.pixels.geometry import CropTransform, box_mask
 from lorat.shards.pixels.resample import Stored
 from lorat.train.network.blocks.lorat import OneStream

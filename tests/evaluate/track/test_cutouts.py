@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from lorat.evaluate.track.memory.crops import Cutout, crop_around, cut_out
+from lorat.evaluate.track.memory.crops import crop_around
+from lorat.evaluate.track.memory.cutouts import Cutout, cut_out
 
 
 @pytest.mark.parametrize("scale", [None, 0.4])

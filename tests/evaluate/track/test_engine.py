@@ -9,7 +9,7 @@ import torch
 
 from lorat.evaluate.track import batch as engine
 from lorat.evaluate.track.batch import Failed, Tracked, Work, track_clips
-from lorat.evaluate.track.memory.crops import Cutout
+from lorat.evaluate.track.memory.cutouts import Cutout
 from lorat.evaluate.track.tracker import Tracker
 from lorat.prep.trees.base.clip import FrameFiles
 from lorat.shards.base.errors import UserError

@@ -113,5 +113,5 @@ def test_a_box_for_a_frame_that_does_not_decode_waits_and_one_after_the_end_is_t
     steps = tracks(["20,18,22,17", "2:60,30,20,20"], ["9:1,2,30,40"], lost=(2,))
     assert sorted(by_object(steps, 2)) == [3, 4, 5]
     assert np.isnan(by_object(steps, 1)[2].score)
-    assert caplog.messages == ["--restart 9:1,2,30,40: the footage ended before that frame"]
+    assert set(caplog.messages) == {"--restart 9:1,2,30,40: the footage ended before that frame"}
     np.testing.assert_array_equal(steps[2].image, picture(1, 0))
