@@ -196,6 +196,11 @@ class AugmentConfig(_Frozen):
     background: Share = 0.0
     """Probability that the objects of a sample's search crops stand before another image of its shard."""
 
+    def windows_only(self) -> "AugmentConfig":
+        """Return what jitters search windows as here, and neither flips crops nor changes colours: for measuring."""
+        jitter = self.model_dump(include={"scale_jitter", "translation_jitter"})
+        return AugmentConfig(**jitter, flip=0.0, colour_jitter=0.0, grey_solarise_blur=False)
+
 
 class EarlyStopping(_Frozen):
     """A run ends before its last epoch where a metric gets no better."""

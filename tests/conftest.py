@@ -1,3 +1,4 @@
+import logging
 import signal
 import socket
 import subprocess
@@ -51,6 +52,15 @@ def own_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What lorat logs, caught once. pytest listens to a logger that hands nothing on, as a command leaves lorat's; one
+    that is changed after the test has begun is heard twice.
+    """
+    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+    return caplog
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lorat.configs.schema import AugmentConfig, DataConfig, RecipeConfig, VariantConfig
+from lorat.configs.schema import DataConfig, RecipeConfig, VariantConfig
 from lorat.shards.base.console import say
 from lorat.shards.base.disk import check_can_write
 from lorat.shards.base.errors import UserError
@@ -174,12 +175,10 @@ def validation_source(data: DataConfig, training: Source, shards: Location, worl
         _LOG.warning("%s: no shards, so there is no validation; %s", shards / name, remedy)
     if missing or not name:
         return None
-    jitter = training.augment.model_dump(include={"scale_jitter", "translation_jitter"})
-    augment = AugmentConfig(**jitter, flip=0.0, colour_jitter=0.0, grey_solarise_blur=False)
     pairs = -(-data.validation_pairs // training.batch_size) * training.batch_size
     only: dict[str, Any] = {"manifests": (load_manifest(shards / name),), "weights": (1,), "negatives": 0.0}
     only |= {"max_gap": None, "causal": False}
-    return replace(training, augment=augment, pairs_per_epoch=pairs, epochs=1, **only)
+    return replace(training, augment=training.augment.windows_only(), pairs_per_epoch=pairs, epochs=1, **only)
 
 
 def _check_division(recipe: RecipeConfig, world: World) -> None:
@@ -204,7 +203,7 @@ def _check_repetition(request: Request, repeated: RunRecord, network: OneStream,
         what = f"the run to repeat had another backbone (fingerprint {wanted or 'none'}, not {found or 'none'})"
         raise UserError(f"--config: {what}; give that one with --backbone, or --force-backbone")
     starts = () if request.goes_on() else request.weights
-    for first, digest in zip(starts, repeated.weights_sha256, strict=False):
+    for first, digest in zip_longest(starts, repeated.weights_sha256[: len(starts)]):
         if file_digest(first, "restore it") != digest:
             what = f"{first}: not the file that the run to repeat started from (its SHA-256 was {digest})"
             raise UserError(f"{what}; restore it")

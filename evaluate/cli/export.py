@@ -125,14 +125,13 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
 
 def _write_graphs(out: Path, suffix: str, settings: WeightsSettings, options: ExportOptions) -> list[Path]:
     """Write graphs, with what is needed beside them to track as the weights do."""
+    from lorat.evaluate.track.predictor import known_shards
     from lorat.train.network.deploy.graphs import check_target, export_graphs
     from lorat.train.network.deploy.operators import NEWEST
-    from lorat.train.network.weights.containers import read_tensors
 
     check_target(out, suffix, overwrite=options.overwrite)
     network, variant = settings.load_network()
-    known = {key: value for key, value in read_tensors(settings.file())[1].items() if key == "stored"}
-    opset = options.opset or NEWEST
+    known, opset = known_shards(settings.file()), options.opset or NEWEST
     if not options.int8:
         return export_graphs(out, network, variant, opset, known)
     from lorat.train.network.deploy.int8 import quantise_onnx, quantise_openvino

@@ -59,8 +59,8 @@ def score_pairs(
         settle_threads(network, _BATCH)
     objective = Objective(network.to(device).eval(), variant, torch.float32)  # matrices have their type, no autocast
     spec = CropSpec.of(variant, network.template_grid, network.search_grid)
-    jitter = {"scale_jitter": settings.scale_jitter, "translation_jitter": settings.translation_jitter}
-    augment = AugmentConfig(**jitter, flip=0.0, colour_jitter=0.0, grey_solarise_blur=False)
+    jitter = AugmentConfig(scale_jitter=settings.scale_jitter, translation_jitter=settings.translation_jitter)
+    augment = jitter.windows_only()
     pairs = -(-settings.pairs // _BATCH) * _BATCH
     plan: dict[str, Any] = {"seed": settings.seed, "batch_size": _BATCH, "pairs_per_epoch": pairs, "epochs": 1}
     window = penalty_window(network.search_grid, device)

@@ -90,18 +90,18 @@ def graph_for(settings: TrackerSettings, network: OneStream, variant: VariantCon
     if settings.graph is not None:
         return settings.graph
     digests = [file_digest(path, "check --weights") for path in settings.files()]
-    return graph_of(settings.chosen_engine(), network, variant, _known(settings.file()), digests)
+    return graph_of(settings.chosen_engine(), network, variant, known_shards(settings.file()), digests)
 
 
-def _known(weights: Path) -> dict[str, str]:
-    """Return what a file of weights says of the shards that it was trained on."""
+def known_shards(weights: Path) -> dict[str, str]:
+    """Return what a file of weights, or a graph, says of the shards that it was trained on: ``stored``, or nothing."""
     metadata = read_metadata(weights) if weights.suffix in RUNTIMES else read_tensors(weights)[1]
     return {key: value for key, value in metadata.items() if key == "stored"}
 
 
 def _stored(weights: Path, search_size: int) -> Stored:
     """Return how the shards hold frames that weights were trained on: training took it from the shards' manifest."""
-    if said := _known(weights).get("stored"):
+    if said := known_shards(weights).get("stored"):
         return Stored(*json.loads(said))
     size = serving(search_size)
     _LOG.warning("%s: names no shards; --resize shards takes those of lorat-prep build --serve %d", weights, size)

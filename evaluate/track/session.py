@@ -66,9 +66,9 @@ def evaluate(
     several `ranks` calls, with the same sets. A `UserError`, on every rank if on one, if the weights do not load, or
     `out` holds results of another tracker and these are not to be overwritten.
     """
-    ranks, batch = ranks or Ranks(), settings.batch or usual_batch(pick_device(settings.device_name()))
+    ranks = ranks or Ranks()
 
-    def load() -> tuple[str, OneStream, VariantConfig, str]:
+    def load() -> tuple[str, OneStream, VariantConfig, str, int]:
         digest, device = folder.weights_digest(*settings.parts()), pick_device(settings.device_name())
         network, variant = settings.load_network(dtype=None)
         if device.type == "cpu":
@@ -76,9 +76,10 @@ def evaluate(
         begun = None if overwrite or settings.dtype != "auto" else folder.number_type(out, digest)
         # The other ranks take the first one's.
         name = pick_type(settings, begun or settings.dtype, network) if ranks.speaks else torch.float32
-        return digest, network, variant, str(name).removeprefix("torch.")
+        batch = settings.batch or usual_batch(device)
+        return digest, network, variant, str(name).removeprefix("torch."), batch
 
-    digest, network, variant, own = ranks.together(load)
+    digest, network, variant, own, batch = ranks.together(load)
     dtype = getattr(torch, ranks.first(own))
 
     def prepare() -> tuple[Predictor, folder.Identity]:

@@ -23,10 +23,9 @@ from tests.shards.pixels.test_jpeg import exif, with_exif
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
-    caplog.set_level(logging.INFO, "lorat")
-    return lambda: caplog.messages
+def said(said):
+    said.set_level(logging.INFO, "lorat")
+    return lambda: said.messages
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi", "b-frames.mkv", "vp9.webm"])

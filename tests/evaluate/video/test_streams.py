@@ -2,7 +2,6 @@
 
 import http.server
 import itertools
-import logging
 import threading
 import time
 from contextlib import closing
@@ -84,14 +83,13 @@ def test_every_frame_of_a_stream_is_taken_if_it_is_not_to_be_live(server):
     assert numbers == [*range(5)]
 
 
-def test_a_stream_that_falls_silent_is_told_and_has_ended_after_a_limit(server, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
+def test_a_stream_that_falls_silent_is_told_and_has_ended_after_a_limit(server, said):
     with closing(open_footage(f"http://me:secret@{server}/falls-silent", silence=1.0)) as footage:
         shots = list(read_ahead(footage, silence=1.0))
     assert shots and shots[-1].number < BEFORE_SILENCE
-    *_, told, ended = dict.fromkeys(line for line in caplog.messages if "no frame for" in line)
+    *_, told, ended = (line for line in said.messages if "no frame for" in line)
     assert "waiting for up to 1 s" in told and "taken as its end" in ended
-    assert "secret" not in caplog.text
+    assert "secret" not in said.text
 
 
 def test_a_wish_to_stop_is_heard_while_a_stream_is_silent(server):

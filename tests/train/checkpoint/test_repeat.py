@@ -71,6 +71,10 @@ def test_other_shards_weights_or_backbone_are_refused(first, tmp_path, tiny_clip
     shutil.copy("a/checkpoints/epoch_0001/model.safetensors", "start.safetensors")
     refused("--run=b", "start.safetensors", "SHA-256")
     Path("start.safetensors").write_bytes(weights)
+    whole = Path("a/config.yaml").read_bytes()
+    Path("a/config.yaml").write_text(yaml.safe_dump({**record("a"), "weights_sha256": []}))
+    refused("--run=b", "start.safetensors", "SHA-256 was None")
+    Path("a/config.yaml").write_bytes(whole)
     Path("a/config.yaml").write_text(yaml.safe_dump({**record("a"), "backbone_fingerprint": "xxh3:0"}))
     refused("--run=b", "another backbone", "--force-backbone")
 

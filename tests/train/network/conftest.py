@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 
 import pytest
@@ -50,13 +49,6 @@ def golden_network():
     """The tiny published network in training form, for a variant."""
 
     return golden.network_of
-
-
-@pytest.fixture
-def said(caplog, monkeypatch):
-    """What lorat logs."""
-    monkeypatch.setattr(logging.getLogger("lorat"), "propagate", True)
-    return caplog
 
 
 def transformer_of(config: BackboneConfig, drop_path: float = 0.0) -> Transformer:
