@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lorat.train.network.deploy.runtimes import KEY, check_packages, import_openvino, read_metadata
+from lorat.train.network.deploy.runtimes import KEY, check_packages, import_openvino, openvino_core, read_metadata
 
 INT8 = {"numbers": "int8"}
 """In the metadata of such graphs."""
@@ -33,10 +33,9 @@ def quantise_openvino(file: Path, examples: Examples, known: Mapping[str, str]) 
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    metadata, core = read_metadata(file) | INT8 | dict(known), openvino.Core()
-    core.set_property({"ENABLE_MMAP": False})  # the file is written over
+    metadata = read_metadata(file) | INT8 | dict(known)
     arrays = [{name: tensor.numpy() for name, tensor in example.items()} for example in examples]
-    model = core.read_model(file)
+    model = openvino_core().read_model(file, config={"ENABLE_MMAP": False})  # the file is written over
     named = [(op.get_type_name(), op.get_friendly_name()) for op in model.get_ordered_ops()]
     exact = [name for kind, name in named if kind == "MatMul"][-_HEAD:]
     exact += [name for kind, name in named if kind == "Convolution"]

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,9 +56,20 @@ def import_openvino() -> ModuleType:
     return openvino
 
 
+@cache
+def openvino_core() -> Any:
+    """Return the process's one `openvino.Core`, which lives as long. Each that computes on the processor gives its
+    thread another stack for signals, and takes it away as it goes: of two, the first to go leaves the second's behind
+    that, in no memory, and the next signal that Python handles (Ctrl-C, a loader worker's end) ends the process.
+    """
+    core = import_openvino().Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # now, before any other, such as nncf's
+    return core
+
+
 def has_bfloat16() -> bool:
     """Return whether OpenVINO computes in bfloat16 on this processor."""
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -85,7 +97,7 @@ def _openvino(file: Path, threads: int, dtype: torch.dtype) -> Runtime:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # the core that a thread is tied to may be another process's
     }
-    request = import_openvino().compile_model(model, "CPU", how).create_infer_request()
+    request = openvino_core().compile_model(model, "CPU", how).create_infer_request()
 
     def compute(inputs: Arrays) -> list[NDArray[Any]]:
         found = request.infer(inputs, share_inputs=True, share_outputs=False)
@@ -96,7 +108,7 @@ def _openvino(file: Path, threads: int, dtype: torch.dtype) -> Runtime:
 
 def _read_openvino(file: Path) -> Any:
     try:
-        return import_openvino().Core().read_model(file)
+        return openvino_core().read_model(file)
     except RuntimeError as error:
         raise UserError(f"{file}: OpenVINO cannot read it ({_short(error)}); export it again") from None
 

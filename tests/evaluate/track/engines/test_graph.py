@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,22 @@ def test_a_graph_of_another_program_is_told(tmp_path):
     openvino.save_model(model, tmp_path / "other.xml")
     with pytest.raises(UserError, match=r"other\.xml: no graph of ours"):
         open_graph(tmp_path / "other.xml", 1)
+
+
+def test_a_signal_is_heard_after_graphs_were_dropped_in_any_order(small, tmp_path):
+    pytest.importorskip("openvino")
+    export_graphs(tmp_path / "net.xml", small("lorat").network, small("lorat").variant)
+    code = (
+        "import os, signal, sys, torch, pathlib; from lorat.train.network.deploy.runtimes import open_graph as load\n"
+        "files = sorted(pathlib.Path(sys.argv[1]).glob('*.xml'))\n"
+        "graphs = [load(file, 1) for file in files]\n"
+        "while graphs: del graphs[0]\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('heard'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
+    assert done.returncode == 0 and done.stdout == "heard\n", (done.returncode, done.stderr)
 
 
 def test_importing_openvino_tells_nobody(tmp_path):
