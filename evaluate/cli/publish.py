@@ -96,6 +96,9 @@ class Summary:
         }
         if identity.redetect:
             about["lost objects"] = "sought over all of the frame (--redetect)"
+        if rules := identity.memory_rules:
+            named = ", ".join(f"of a {rule} on {name}" for name, rule in rules.items())
+            about["templates"] = f"{named}, as published (--published)"
         folders = [result_folder(self.out, item.name) for item in self.outcome.sets]
         # The newest result's time: the clock of now would change the page.
         if times := [path.stat().st_mtime for folder in folders for path in folder.glob("*.txt")]:

@@ -23,20 +23,22 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from lorat.configs.schema import MemoryRule
 from lorat.evaluate.results.files import STATES, SequenceResult
-from lorat.evaluate.track.memory.base import Memory
+from lorat.evaluate.track.memory.base import Known, Memory, Size
 from lorat.evaluate.track.memory.crops import Box, Frame, frame_size
 from lorat.evaluate.track.memory.cutouts import Place, Places
 from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.tracker import Cut, TargetState, begin, check_first_box, finish, locate, prepare_search
 from lorat.prep.trees.base.clip import Clip
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.machine import usable_cores
+from lorat.shards.base.machine import local_ranks, memory_left, usable_cores
 from lorat.shards.pixels.geometry import xyxy_to_xywh
 from lorat.shards.pixels.jpeg import ImageError
 
 _FEWEST_IN_TWO_GROUPS = 8
 _FEWEST, _MOST_BY_ITSELF = 16, 64  # sequences side by side
+_WORK = 256 << 20  # bytes
 _MOST_OPENED = 32  # folders at once: listing them is waiting, of a remote disk for tenths of a second
 Answer = TypeVar("Answer")
 
@@ -46,6 +48,7 @@ class Work(NamedTuple):
 
     clip: Clip
     run: int = 1
+    rule: MemoryRule | None = None  # as `Known` has it
 
 
 class Tracked(NamedTuple):
@@ -113,13 +116,20 @@ def track_clips(
             raise UserError(f"--batch {batch}: the device's memory does not hold it; {remedy}") from None
 
 
-def usual_batch(device: torch.device) -> int:
-    """Return how many sequences stand side by side where nobody says. One of g-378, the largest variant, takes some 40
-    MB of a device's memory, so that 256 MiB leave room for any; a larger device idles with few rows.
+def usual_batch(device: torch.device, sizes: Sequence[Size]) -> int:
+    """Return how many sequences, of these sizes of what is remembered, in their order, stand side by side where nobody
+    says. A batch's work takes less than 256 MiB of a device's memory for each with any variant, and a large device
+    idles with few rows. What the host remembers, which it all does on a processor, is to stay below half of what this
+    process's share of its memory has left.
     """
-    if device.type != "cuda":
-        return _FEWEST
-    return min(max(torch.cuda.get_device_properties(device).total_memory >> 28, _FEWEST), _MOST_BY_ITSELF)
+    most, host = _FEWEST, [each.host for each in sizes]
+    if device.type == "cuda":
+        room = _WORK + max((each.device for each in sizes), default=0)
+        most = min(max(torch.cuda.get_device_properties(device).total_memory // room, _FEWEST), _MOST_BY_ITSELF)
+    else:
+        host = [each.host + each.device for each in sizes]
+    fit = int(np.searchsorted(np.cumsum(host), memory_left() // 2 // local_ranks(), side="right"))
+    return most if fit == len(sizes) else max(1, min(most, fit))
 
 
 def works_beside(device: torch.device) -> bool:
@@ -141,18 +151,19 @@ class _Beginning(NamedTuple):
     memory: Memory[Any]
     beside: bool  # whether images are decoded while the network works
 
-    def open(self, clip: Clip) -> "Callable[[], _First]":
+    def open(self, work: Work) -> "Callable[[], _First]":
         """See that a sequence's images are there; return what gives its target, or has made it already `beside`."""
-        check_images(clip)
+        check_images(work.clip)
         if not self.beside:
-            return partial(self._first, clip)
-        first = self._first(clip)
+            return partial(self._first, work)
+        first = self._first(work)
         return lambda: first
 
-    def _first(self, clip: Clip) -> "_First":
+    def _first(self, work: Work) -> "_First":
+        clip, known = work.clip, Known(len(work.clip.frames), work.rule)
         frame = clip.frames.read(0)
         box = check_first_box(clip.tracks[0].boxes[0], frame_size(frame))
-        return _First(*_timed(begin, self.memory, frame, box, len(clip.frames)))
+        return _First(*_timed(begin, self.memory, frame, box, known))
 
 
 class _First(NamedTuple):
@@ -172,7 +183,7 @@ class Slot:
         self.done, self.count = 0, len(work.clip.frames)  # frames that have a result, of how many
         boxes, scores, times = np.zeros((self.count, 4)), np.zeros(self.count), np.zeros(self.count)
         self.result = SequenceResult(work.clip.name, boxes, scores, times, np.full(self.count, STATES[0]))
-        self._opened = openers.submit(beginning.open, work.clip)
+        self._opened = openers.submit(beginning.open, work)
         self._image: Callable[[], Frame]
         self._next = 1  # frame to be decoded
 

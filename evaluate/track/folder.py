@@ -5,13 +5,15 @@ second evaluation goes on where the first stopped if it is of the same, and is r
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from lorat.configs.schema import MemoryRule
 from lorat.evaluate.results.files import has_result, read_result
 from lorat.evaluate.track.testsets import TestSet
 from lorat.prep.trees.base.clip import Clip
@@ -38,6 +40,7 @@ class Identity:
     method: str = "lorat"
     redetect: bool = False
     engine: str = "torch"  # of a graph the weights are the digests of all its files
+    memory_rules: Mapping[str, MemoryRule] = field(default_factory=dict)  # data set → SPMTrack's, not the variant's
 
     @property
     def label(self) -> str:
@@ -62,7 +65,7 @@ def claim(out: Path, identity: Identity, overwrite: bool) -> None:
     if overwrite:
         _clear(out)
     if any((out / "results").rglob("*.txt")) and read_identity(out) != identity:
-        options = "--engine, --compile, --resize, --range16 or --redetect"
+        options = "--engine, --compile, --resize, --range16, --redetect or --published"
         other = f"holds results of other weights, variant, number type, {options} than these"
         raise UserError(f"{out}: {other} ({identity.variant}, {identity.dtype}); give another --out, or --overwrite")
     write_json(out / _IDENTITY, _VERSION | asdict(identity))

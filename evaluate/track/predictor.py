@@ -19,7 +19,7 @@ from torch import Tensor
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.engines.base import Engine
 from lorat.evaluate.track.engines.graph import GraphEngine, graph_of, pick_graph_dtype
-from lorat.evaluate.track.memory.base import Memory
+from lorat.evaluate.track.memory.base import UNKNOWN, Memory
 from lorat.evaluate.track.memory.cutouts import Places
 from lorat.evaluate.track.memory.feed import Feed, mean_colour
 from lorat.evaluate.track.memory.methods import memory_for
@@ -165,7 +165,7 @@ class Predictor(Feed):
         self._threads = Threads()  # a graph is for one number of them
         side, memory = self.variant.search_size, self.memory(1)
         frame, box = np.zeros((side, side, 3), dtype=np.uint8), np.array([0.0, 0.0, side, side])
-        recalled = memory.recall([memory.begin(frame, box, mean_colour(frame), None)])
+        recalled = memory.recall([memory.begin(frame, box, mean_colour(frame), UNKNOWN)])
         self.predict(recalled.memory, np.zeros((1, side, side, 3), dtype=np.float32), recalled.state)
 
     def memory(self, room: int) -> Memory[Any]:

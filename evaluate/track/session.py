@@ -20,6 +20,8 @@ from lorat.configs.schema import VariantConfig
 from lorat.evaluate.results.files import result_files
 from lorat.evaluate.track import folder
 from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips, usual_batch
+from lorat.evaluate.track.memory.methods import target_size
+from lorat.evaluate.track.memory.templates import PUBLISHED_RULES
 from lorat.evaluate.track.predictor import Predictor, pick_type
 from lorat.evaluate.track.ranks import Ranks
 from lorat.evaluate.track.settings import BatchSettings
@@ -59,12 +61,14 @@ def evaluate(
     settings: BatchSettings,
     *,
     overwrite: bool = False,
+    published: bool = False,
     progress: Show = lambda done, total, text: None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Track every sequence of the test sets that has no result in ``out/results/<dataset>-<split>/`` yet. Each of
-    several `ranks` calls, with the same sets. A `UserError`, on every rank if on one, if the weights do not load, or
-    `out` holds results of another tracker and these are not to be overwritten.
+    """Track every sequence of the test sets that has no result in ``out/results/<dataset>-<split>/`` yet; `published`
+    takes the memory rules that published code has for some data sets. Each of several `ranks` calls, with the same
+    sets. A `UserError`, on every rank if on one, if the weights do not load, or `out` holds results of another tracker
+    and these are not to be overwritten.
     """
     ranks = ranks or Ranks()
 
@@ -76,7 +80,8 @@ def evaluate(
         begun = None if overwrite or settings.dtype != "auto" else folder.number_type(out, digest)
         # The other ranks take the first one's.
         name = pick_type(settings, begun or settings.dtype, network) if ranks.speaks else torch.float32
-        batch = settings.batch or usual_batch(device)
+        lengths = sorted((len(clip.frames) for item in sets for clip in item.clips * item.runs), reverse=True)
+        batch = settings.batch or usual_batch(device, [target_size(network, variant, count) for count in lengths])
         return digest, network, variant, str(name).removeprefix("torch."), batch
 
     digest, network, variant, own, batch = ranks.together(load)
@@ -88,7 +93,8 @@ def evaluate(
         computed = str(dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]
         how = computed, hashed, settings.resize, settings.range16, predictor.variant.method, bool(settings.redetect)
-        identity = folder.Identity(digest, predictor.variant.name, *how, settings.chosen_engine())
+        rules = PUBLISHED_RULES.get(predictor.variant.name, {}) if published else {}
+        identity = folder.Identity(digest, predictor.variant.name, *how, settings.chosen_engine(), dict(rules))
         if ranks.speaks:
             folder.claim(out, identity, overwrite)
         return predictor, identity
@@ -193,7 +199,7 @@ class _Part:
             if (clip := self.clips.get((name, sequence))) is None:
                 self.failed[name][sequence] = f"not in the tree of rank {self.ranks.rank}; give all nodes the same tree"
             elif sequence not in self.failed[name]:  # once is enough to know
-                yield Work(clip, run)
+                yield Work(clip, run, self.by.memory_rules.get(clip.dataset))
 
 
 def _machine(device: torch.device) -> str:

@@ -138,7 +138,10 @@ class BatchSettings(TrackerSettings):
     """A tracker of many sequences side by side."""
 
     batch: int | None = option(
-        None, least=1, shown="16; on CUDA 16 to 64, one for 256 MiB of its memory", help="Sequences side by side."
+        None,
+        least=1,
+        shown="16; on CUDA 16 to 64, one for 256 MiB of its memory; fewer where memory does not hold them",
+        help="Sequences side by side.",
     )
     threads: int = option(
         min(8, cores_a_rank()),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorat.evaluate.results.files import State
 from lorat.evaluate.track.judge import Judge, Judged
-from lorat.evaluate.track.memory.base import Memory, Seen
+from lorat.evaluate.track.memory.base import UNKNOWN, Known, Memory, Seen
 from lorat.evaluate.track.memory.crops import Box, Frame, frame_size
 from lorat.evaluate.track.memory.cutouts import Place, Places
 from lorat.evaluate.track.memory.feed import Colour, mean_colour
@@ -94,12 +94,10 @@ class Cut(NamedTuple):
     elsewhere: bool = False  # not around the last box
 
 
-def begin(memory: Memory[Any], frame: Frame, box: Box, frames: int | None = None) -> TargetState:
-    """Return the target of a first box, as `check_first_box` returns it, and of a sequence of so many `frames`; the
-    network has not looked at it yet.
-    """
+def begin(memory: Memory[Any], frame: Frame, box: Box, known: Known = UNKNOWN) -> TargetState:
+    """Return the target of a first box, as `check_first_box` returns it; the network has not looked at it yet."""
     mean = mean_colour(frame)
-    return TargetState(box, mean, memory.begin(frame, box, mean, frames))
+    return TargetState(box, mean, memory.begin(frame, box, mean, known))
 
 
 def prepare_search(
@@ -156,16 +154,17 @@ class Targets:
         self.predictor, self.judge = predictor, judge
         self.states: list[TargetState] = []
 
-    def start(self, image: Image, boxes: ArrayLike, room: int = 0) -> None:
+    def start(self, image: Image, boxes: ArrayLike, room: int = 0, frames: int | None = None) -> None:
         """Take the objects in `boxes`, (N, 4) xyxy, each with an area inside the frame, as the targets. There is `room`
-        for so many in all, or for these.
+        for so many in all, or for these. Where the video has at most so many `frames`, SPMTrack holds whatever its rule
+        may choose of them, and else a bounded number.
         """
         frame = as_frame(image)
         firsts = [check_first_box(box, frame_size(frame)) for box in np.asarray(boxes, dtype=np.float64)]
         room = max(room, len(firsts))
         self._memory = self.predictor.memory(room)
         self._crops = self.predictor.room_for_crops(room)
-        self.states = [begin(self._memory, frame, box) for box in firsts]
+        self.states = [begin(self._memory, frame, box, Known(frames)) for box in firsts]
         self._memory.take([state.kept for state in self.states])
 
     def begin(self, image: Image, box: ArrayLike, index: int | None = None) -> None:
@@ -218,17 +217,17 @@ class Tracker:
         """What is remembered of the target since `start`."""
         return self._targets.states[0]
 
-    def start(self, image: Image, box: ArrayLike) -> None:
-        """Take the object in `box`, (4,) xyxy with an area inside the frame, as the target."""
-        self._targets.start(image, np.asarray(box, dtype=np.float64)[None])
+    def start(self, image: Image, box: ArrayLike, frames: int | None = None) -> None:
+        """Take the object in `box`, (4,) xyxy with an area inside the frame, as the target; `frames`: see `Targets`."""
+        self._targets.start(image, np.asarray(box, dtype=np.float64)[None], frames=frames)
 
     def track(self, image: Image) -> TrackedBox:
         """Return the target's box, score and state in the next frame."""
         return self._targets.track(image)[0]
 
-    def start_all(self, image: Image, boxes: ArrayLike) -> None:
-        """Take the objects in `boxes`, (N, 4) xyxy, as the targets."""
-        self._targets.start(image, boxes)
+    def start_all(self, image: Image, boxes: ArrayLike, frames: int | None = None) -> None:
+        """Take the objects in `boxes`, (N, 4) xyxy, as the targets; `frames` as for `Targets`."""
+        self._targets.start(image, boxes, frames=frames)
 
     def track_all(self, image: Image) -> list[TrackedBox]:
         """Return each target's box, score and state in the next frame, in the order of the first boxes."""

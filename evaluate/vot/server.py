@@ -18,7 +18,8 @@ def serve(
     for image, boxes in dialogue.requests():
         if boxes is not None:
             fixed = range16 and range_of(image, range16)
-            targets.start(read_image(image, fixed), boxes)
+            # The toolkit does not say how long a sequence is; its images stand in one folder.
+            targets.start(read_image(image, fixed), boxes, frames=sum(1 for _ in image.parent.iterdir()))
             dialogue.answer(boxes, [1.0] * len(boxes))
         else:
             frame = read_image(image, fixed)

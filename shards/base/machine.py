@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 _GROUPS, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-_STAT, _TASKS = Path("/proc/stat"), Path("/proc/self/task")
+_STAT, _TASKS, _MEMORY = Path("/proc/stat"), Path("/proc/self/task"), Path("/proc/meminfo")
 _NO_LIMIT = 1 << 60  # version 1 writes the largest number of pages that it can
 MUCH = 0.2  # share of wanted time that is worth a line when it is lost
 _LOOK = 0.2  # seconds
@@ -34,7 +34,12 @@ def allowed_cores() -> int:
 
 def cores_a_rank() -> int:
     """Return how many usable cores each of the ranks has that torchrun started on this machine."""
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // local_ranks())
+
+
+def local_ranks() -> int:
+    """Return how many ranks torchrun started on this machine; 1 where it did not."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def processor_name() -> str:
@@ -76,6 +81,14 @@ def memory_limits(groups: Path = _GROUPS, mount: Path = _MOUNT) -> list[MemoryLi
                 files = dict(zip(stat[::2], stat[1::2], strict=False)).get("inactive_file", "0")
                 found.append(MemoryLimit(most, most - int(usage[0]) + int(files)))
     return found
+
+
+def memory_left() -> int:
+    """Return the bytes that this process could still take; where the system does not tell, all that there are."""
+    if not _MEMORY.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    words = next(line.split() for line in _MEMORY.read_text().splitlines() if line.startswith("MemAvailable:"))
+    return min(int(words[1]) * 1024, *(limit.left for limit in memory_limits()), sys.maxsize)
 
 
 def _own_groups(controller: str, groups: Path, mount: Path) -> Iterator[Path]:

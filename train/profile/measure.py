@@ -4,7 +4,6 @@ A step is measured in a process of its own, so that its peak is its own, and a s
 memory ends nothing else.
 """
 
-import os
 import re
 import resource
 import sys
@@ -19,13 +18,13 @@ from typing import NamedTuple
 
 import torch
 
-from lorat.shards.base.machine import memory_limits
+from lorat.shards.base.machine import memory_left
 from lorat.train.network.deploy.devices import catch_up
 from lorat.train.network.variants import empty_network
 from lorat.train.profile.count import Setting, made_up_batch, materialise, step_engine
 from lorat.train.step.step import update
 
-_STATUS, _MEMORY = Path("/proc/self/status"), Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 _LEAST_STEPS, _MOST_STEPS, _ENOUGH = 2, 5, 10.0  # seconds after which no more steps begin
 _SIDES, _PRODUCTS = {"cuda": 8192, "mps": 4096, "cpu": 2048}, 5
 
@@ -91,9 +90,7 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    if not _MEMORY.is_file():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(_kilobytes(_MEMORY, "MemAvailable"), *(limit.left for limit in memory_limits()), sys.maxsize)
+    return memory_left()
 
 
 def _resident(name: str) -> int:

@@ -11,8 +11,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from lorat.configs.schema import MemoryRule, VariantConfig
 from lorat.evaluate.track.memory.crops import Box, Frame
 from lorat.evaluate.track.memory.feed import Colour, Feed
+from lorat.train.network.blocks.lorat import OneStream
 
 Kept = TypeVar("Kept")
 
@@ -34,6 +36,23 @@ class Seen(NamedTuple):
     state: Tensor | None  # (…) as the network gave it
 
 
+class Known(NamedTuple):
+    """What is known of a sequence when it begins, as far as it is."""
+
+    frames: int | None = None  # that it has at most
+    rule: MemoryRule | None = None  # by which SPMTrack looks at templates, if not the variant's
+
+
+UNKNOWN = Known()
+
+
+class Size(NamedTuple):
+    """Bytes that a target takes beside its frames and a batch's work."""
+
+    host: int = 0
+    device: int = 0
+
+
 class Memory(ABC, Generic[Kept]):
     """What a method remembers of up to `room` targets at once, of each an object that it keeps."""
 
@@ -44,9 +63,14 @@ class Memory(ABC, Generic[Kept]):
         """Make room for so many targets."""
         self.feed = feed
 
+    @classmethod
+    def size(cls, network: OneStream, variant: VariantConfig, frames: int) -> Size:
+        """Return the most that a target of a sequence of so many frames takes."""
+        return Size()
+
     @abstractmethod
-    def begin(self, frame: Frame, box: Box, mean: Colour, frames: int | None) -> Kept:
-        """Cut what is to be kept of a target's first frame; the sequence has so many `frames`, if that is known."""
+    def begin(self, frame: Frame, box: Box, mean: Colour, known: Known) -> Kept:
+        """Cut what is to be kept of a target's first frame."""
 
     @abstractmethod
     def take(self, kept: Sequence[Kept]) -> None:

@@ -5,14 +5,17 @@ leaves the next one, around the box that the next search crop is cut around. Eac
 cache with room for all, however long its sequence is.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from lorat.evaluate.track.memory.base import Memory, Recalled, Seen
+from lorat.configs.schema import VariantConfig
+from lorat.evaluate.track.memory.base import Known, Memory, Recalled, Seen, Size
 from lorat.evaluate.track.memory.crops import Box, Crop, Frame
 from lorat.evaluate.track.memory.feed import Colour, Feed, TemplateInput
+from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.blocks.loratv2 import LoRATv2
 
 
@@ -41,7 +44,13 @@ class Caches(Memory[Held]):
         self.length, self.free = network.template_length, list(range(room))
         self.renews, self.threshold = feed.variant.reference_size is not None, feed.variant.reference_threshold
 
-    def begin(self, frame: Frame, box: Box, mean: Colour, frames: int | None) -> Held:
+    @classmethod
+    def size(cls, network: OneStream, variant: VariantConfig, frames: int) -> Size:
+        """Return what a slot takes in float32, and its copy in a batch."""
+        assert isinstance(network, LoRATv2)
+        return Size(device=2 * 4 * math.prod(network.memory_shape))
+
+    def begin(self, frame: Frame, box: Box, mean: Colour, known: Known) -> Held:
         """Cut the template, and the first reference out of the same frame."""
         reference = self.feed.cut_reference(frame, box, mean) if self.renews else None
         return Held(self.feed.cut_template(frame, box, mean), mean, reference)

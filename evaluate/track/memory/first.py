@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorat.evaluate.track.memory.base import Memory, Recalled
+from lorat.evaluate.track.memory.base import Known, Memory, Recalled
 from lorat.evaluate.track.memory.crops import Box, Frame
 from lorat.evaluate.track.memory.feed import Colour, TemplateInput
 
@@ -22,7 +22,7 @@ class First:
 class FirstTemplate(Memory[First]):
     """What LoRAT remembers."""
 
-    def begin(self, frame: Frame, box: Box, mean: Colour, frames: int | None) -> First:
+    def begin(self, frame: Frame, box: Box, mean: Colour, known: Known) -> First:
         """Cut the template."""
         return First(self.feed.cut_template(frame, box, mean))
 

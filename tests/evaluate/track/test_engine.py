@@ -9,7 +9,9 @@ import torch
 
 from lorat.evaluate.track import batch as engine
 from lorat.evaluate.track.batch import Failed, Tracked, Work, track_clips
+from lorat.evaluate.track.memory.base import Known, Seen, Size
 from lorat.evaluate.track.memory.cutouts import Cutout
+from lorat.evaluate.track.memory.methods import target_size
 from lorat.evaluate.track.tracker import Tracker
 from lorat.prep.trees.base.clip import FrameFiles
 from lorat.shards.base.errors import UserError
@@ -235,8 +237,34 @@ def test_threads_end_when_the_results_are_no_longer_wanted(tiny_predictor, make_
 @pytest.mark.parametrize(("gib", "batch"), [(2, 16), (8, 32), (141, 64)])
 def test_a_larger_device_takes_more_sequences(monkeypatch, gib, batch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gib << 30))
-    assert engine.usual_batch(torch.device("cuda")) == batch
-    assert engine.usual_batch(torch.device("cpu")) == 16
+    cuda, nothing = torch.device("cuda"), [Size()] * 100
+    assert engine.usual_batch(cuda, nothing) == engine.usual_batch(cuda, []) == batch
+    assert engine.usual_batch(cuda, [Size(device=256 << 20)]) == max(16, min(64, gib * 2))
+    assert engine.usual_batch(torch.device("cpu"), nothing) == 16
+
+
+def test_as_many_sequences_stand_side_by_side_as_memory_holds_of_what_they_remember(small, monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(engine, "memory_left", lambda: 2 << 30)
+    long, short = Size(host=300 << 20), Size(host=1 << 20)
+    assert engine.usual_batch(cpu, [long, long, long, long, short]) == 3
+    assert engine.usual_batch(cpu, [Size(device=100 << 20)] * 40) == 10
+    assert engine.usual_batch(cpu, [Size(host=3 << 30)]) == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert engine.usual_batch(cpu, [Size(device=100 << 20)] * 40) == 2
+    for method in ("spmtrack", "loratv2"):
+        predictor = small(method)
+        size, memory = target_size(predictor.network, predictor.variant, 41), predictor.memory(1)
+        if method == "loratv2":
+            assert size == Size(device=2 * memory.memory.nbytes)
+            continue
+        frame, box = np.zeros((72, 96, 3), np.uint8), np.array([20.0, 20, 40, 40])
+        album, most = memory.begin(frame, box, np.zeros(3, np.float32), Known(41)), 0
+        while album.count < 40:
+            memory.note(album, Seen(frame, box, box, 0.9, torch.zeros(1, 64)))
+            memory.learn(album)
+            most = max(most, sum(entry.crop.nbytes + entry.mask.nbytes for entry in album.entries.values()))
+        assert 0.7 * size.host < most <= size.host and size.device == 0
 
 
 def test_a_batch_that_memory_does_not_hold_is_an_error_that_names_the_option(tiny_predictor, make_clip, monkeypatch):

@@ -1,5 +1,6 @@
 """Trackers that remember: traces of the published systems, and what is kept of a target."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from lorat.configs.load import load_variant
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.evaluate.cli import main
-from lorat.evaluate.track.memory.base import Seen
+from lorat.evaluate.track import session
+from lorat.evaluate.track.memory import templates
+from lorat.evaluate.track.memory.base import UNKNOWN, Seen
 from lorat.evaluate.track.memory.feed import mean_colour
-from lorat.evaluate.track.memory.templates import Album, Entry, chosen
+from lorat.evaluate.track.memory.templates import MOST_ENTRIES, PUBLISHED_RULES, Album, Entry, chosen
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import (
     Cut,
@@ -153,16 +157,31 @@ def test_the_last_box_after_boxes_that_miss_the_frame_is_the_published_one(golde
         np.testing.assert_allclose(state.box, kept, rtol=0, atol=1e-9)
 
 
+ENTRY = Entry(np.zeros((1, 1, 3), np.uint16), np.zeros((1, 1), bool))
+
+
 @pytest.mark.parametrize("rule", ["quarter", "third"])
-@pytest.mark.parametrize("frames", [None, 400, 5, 2])
+@pytest.mark.parametrize("frames", [400, 5, 2])
 def test_no_template_is_dropped_that_is_chosen_later_and_the_others_are(rule, frames):
-    entry = Entry(np.zeros((1, 1, 3), np.uint16), np.zeros((1, 1), bool))
-    album = Album(frames, {0: entry}, torch.zeros(1, 1))
-    share = 1 / 4 if rule == "quarter" else 1 / 3
-    for count in range(1, frames or 400):
-        assert album.count == count and set(chosen(count, rule)) <= album.entries.keys()
-        assert len(album.entries) <= 4 + (share * frames if frames else (1 - share) * count)
-        album.add(entry, rule)
+    album, share = Album(rule, frames, {0: ENTRY}, torch.zeros(1, 1)), 1 / 4 if rule == "quarter" else 1 / 3
+    for count in range(1, frames):
+        assert album.count == count and album.looked_at() == chosen(count, rule)
+        assert len(album.entries) <= 4 + share * frames
+        album.add(ENTRY)
+
+
+@pytest.mark.parametrize("rule", ["quarter", "third"])
+@pytest.mark.parametrize("said", [None, 500])  # or less than there are
+def test_of_a_sequence_that_may_have_no_end_a_fixed_number_is_held_of_what_the_rule_asks_for(rule, said):
+    album, exact, near = Album(rule, said, {0: ENTRY}, torch.zeros(1, 1)), said or 340, 0 if said is None else 4 * said
+    for count in range(1, 2100):
+        if count < exact or count > near:
+            off = np.abs(np.subtract(album.looked_at(), chosen(count, rule))).max()
+            assert off <= (0 if count < exact else count / 200)
+        assert album.count - 1 in album.entries  # is repeated where the next box has no sides
+        assert len(album.entries) <= MOST_ENTRIES
+        album.add(ENTRY)
+    assert len(album.entries) > MOST_ENTRIES / 2
 
 
 def frame_with(box: tuple[int, int, int, int]) -> np.ndarray:
@@ -175,7 +194,7 @@ def frame_with(box: tuple[int, int, int, int]) -> np.ndarray:
 def test_a_box_past_a_corner_repeats_the_last_template_and_one_without_width_is_cut(small):
     memory = small("spmtrack").memory(1)
     frame = frame_with((20, 20, 40, 40))
-    album = memory.begin(frame, np.array([20.0, 20, 40, 40]), mean_colour(frame), None)
+    album = memory.begin(frame, np.array([20.0, 20, 40, 40]), mean_colour(frame), UNKNOWN)
     for box, same in (([96.0, 72, 96, 72], True), ([96.0, 20, 96, 40], False)):
         box, last = np.array(box), album.entries[album.count - 1]
         memory.note(album, Seen(frame, box, box, 0.9, torch.zeros(1, 64)))
@@ -257,3 +276,25 @@ def test_an_evaluation_goes_on_where_it_stopped(small, method, tmp_path, got10k_
     lost.unlink()
     assert len(whole) == 3 and run([*fixed, f"--out={out}", "--datasets=got10k-val"]).exit_code == 0
     assert boxes(out) == whole
+
+
+def test_published_numbers_take_the_published_rule_of_a_data_set_and_results_say_so(
+    small, tmp_path, got10k_raw, monkeypatch
+):
+    predictor, weights, out = small("spmtrack"), tmp_path / "model.safetensors", tmp_path / "out"
+    save_weights(weights, predictor.network, predictor.variant)
+    assert PUBLISHED_RULES == {"spmtrack-B-378": {"lasot": "third"}} and load_variant("spmtrack-B-378")
+    monkeypatch.setattr(session, "PUBLISHED_RULES", {"spmtrack-tiny": {"got10k": "third"}})
+    fixed = [f"--weights={weights}", f"--raw={got10k_raw}", "--dtype=float32", "--device=cpu", "--no-video"]
+    fixed += ["--datasets=got10k-val", "--sequences=GOT-10k_Val_000003"]
+
+    def asked(*more: str) -> tuple[set[str], str]:
+        rules = set[str]()
+        monkeypatch.setattr(templates, "chosen", lambda count, rule: rules.add(rule) or chosen(count, rule))
+        return rules, CliRunner().invoke(main, [*fixed, *more]).output
+
+    assert "third" in asked(f"--out={out}", "--published")[0]
+    assert json.loads((out / "metrics.json").read_text())["tracker"]["memory_rules"] == {"got10k": "third"}
+    assert "of a third on got10k" in (out / "report.html").read_text()
+    assert "--published" in asked(f"--out={out}")[1]
+    assert asked(f"--out={tmp_path / 'other'}", "--limit=1")[0] == {"quarter"}

@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lorat.configs.load import load_recipe, load_variant
 from lorat.configs.schema import LoraConfig, TrainConfig
+from lorat.shards.base import machine
 from lorat.shards.base.machine import MemoryLimit
 from lorat.train.cli import main
 from lorat.train.network.variants import empty_network
-from lorat.train.profile import measure
 from lorat.train.profile import profile as profiling
 from lorat.train.profile.count import (
     Setting,
@@ -202,7 +202,7 @@ def test_a_machine_too_small_says_so(tiny, monkeypatch):
 
 def test_memory_of_a_container_counts(monkeypatch):
     assert free_memory(CPU) > 2**20
-    monkeypatch.setattr(measure, "memory_limits", lambda: [MemoryLimit(1000, 450), MemoryLimit(2000, 900)])
+    monkeypatch.setattr(machine, "memory_limits", lambda: [MemoryLimit(1000, 450), MemoryLimit(2000, 900)])
     assert free_memory(CPU) == 450
 
 
