@@ -26,7 +26,7 @@ demo: $(READY)
 	PATH="$(BIN):$$PATH" sh tools/demo.sh $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 4 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -n 4 --dist loadfile --max-worker-restart=0 --durations=20
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run --json bench.json $(filter --%,$(MAKECMDGOALS))
