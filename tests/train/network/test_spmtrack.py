@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lorat.configs.load import load_variant
 from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.trained import load_network
 from lorat.train.network.variants import assemble
@@ -112,6 +113,12 @@ def test_everything_that_is_new_is_drawn():
         assert 0.01 < parameter.std().item() < 0.03
     assert not torch.equal(network.track_query, network.query_embed)
     assert network.tokens == 3 * 36 + 1 + 81
+
+
+def test_from_scratch_what_the_head_sees_begins_small():
+    variant = load_variant("spmtrack-toy")
+    norms = [assemble(one, None).norm.weight for one in (variant, variant.model_copy(update={"method": "lorat"}))]
+    assert norms[0].unique().tolist() == [pytest.approx(0.2)] and norms[1].unique().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("name", ["eva02_base_patch14_224.mim_in22k", "vit_base_patch16_dinov3.lvd1689m"])
