@@ -49,11 +49,15 @@ def load_recipe(names: str | Sequence[str], overrides: Sequence[str] = ()) -> Re
 def load_plan(variant: str, recipes: Sequence[str], overrides: Sequence[str]) -> tuple[VariantConfig, RecipeConfig]:
     """Read a variant and the recipes that train it, the later over the earlier; the variant's own if none is named,
     and below them if they name no data. A section ``variant`` of a recipe changes the variant. Then keys are changed by
-    overrides (``train.lr=c``, ``variant.a.b=c``). What a recipe sets otherwise than one below it is said in a line.
+    overrides (``train.lr=c``, ``variant.a.b=c``). What a recipe sets otherwise than one below it is said in a line, and
+    so is what a tracker that remembers loses of its own recipe where that is not among them.
     """
     of_variant = [text.removeprefix(OF_VARIANT) for text in overrides if text.startswith(OF_VARIANT)]
-    own = load_variant(variant, of_variant).recipe
+    wanted = load_variant(variant, of_variant)
+    own = wanted.recipe
     layers, changes = _recipes(recipes or [own], own)
+    if wanted.method != "lorat" and own not in {layer.name for layer in layers}:
+        _say_lost(_recipe(own), layers)
     recipe = _put_together(RecipeConfig, layers, [text for text in overrides if not text.startswith(OF_VARIANT)])
     return _put_together(VariantConfig, [_read("variant", variant), *changes], of_variant, OF_VARIANT), recipe
 
@@ -202,6 +206,17 @@ def _recipes(names: Sequence[str], base: str = "standard") -> tuple[list[_Layer]
             _LOG.info("recipe %s takes the place of %s", layer.name, what)
         said |= news
     return layers, variant
+
+
+def _say_lost(own: _Layer, layers: Sequence[_Layer]) -> None:
+    """Warn of what a variant's own recipe says of the optimisation and none of `layers` does."""
+    said = {place for layer in layers for place, _ in _leaves(RecipeConfig, layer.values)}
+    lost = [
+        ".".join(place) for place, _ in _leaves(RecipeConfig, own.values) if place[0] == "train" and place not in said
+    ]
+    if lost:
+        both = " ".join(f"--recipe {layer.name}" for layer in (own, *layers))
+        _LOG.warning("without the variant's own recipe %s goes %s; to keep it: %s", own.name, ", ".join(lost), both)
 
 
 def _recipe(name: str) -> _Layer:

@@ -75,3 +75,20 @@ def test_a_published_mixin_is_a_recipe_or_an_error_that_says_what_to_take(name):
 def test_a_mistyped_mixin_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'resumable'"):
         load_recipe(["standard", "resumeable"])
+
+
+def test_what_a_tracker_that_remembers_loses_without_its_own_recipe_is_told(caplog):
+    _, recipe = load_plan("spmtrack-L-378", ["got10k"], [])
+    (told,) = caplog.messages
+    for words in (
+        "recipe spmtrack-L",
+        "train.batch_size, train.box_warmup_epochs",
+        "--recipe spmtrack-L --recipe got10k",
+    ):
+        assert words in told
+    assert recipe.train.batch_size == 128
+    caplog.clear()
+    _, recipe = load_plan("spmtrack-L-378", ["spmtrack-L", "got10k"], [])
+    assert (recipe.train.batch_size, recipe.train.box_warmup_epochs, recipe.train.epochs) == (64, 2, 100)
+    load_plan("toy", ["got10k"], [])
+    assert not any("own recipe" in message for message in caplog.messages)

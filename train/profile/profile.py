@@ -122,7 +122,7 @@ class Profile:
 
     def _operations(self) -> Table:
         frame, variant, pairs = self.frame, self.setting.variant, self.setting.train.batch_size
-        merged = ", LoRA merged" * (variant.lora is None or not variant.lora.experts)
+        merged = ", LoRA merged" * (variant.lora is not None and not variant.lora.experts)
         several = f"{variant.templates} templates, where they change"
         rows = {
             f"a tracked frame{merged}": frame.track,

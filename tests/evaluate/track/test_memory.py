@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from lorat.configs.load import load_variant
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.evaluate.cli import main
+from lorat.evaluate.track import predictor as predictors
 from lorat.evaluate.track import session
 from lorat.evaluate.track.memory import templates
 from lorat.evaluate.track.memory.base import UNKNOWN, Seen
-from lorat.evaluate.track.memory.feed import mean_colour
+from lorat.evaluate.track.memory.feed import mean_colour, search_window
 from lorat.evaluate.track.memory.templates import MOST_ENTRIES, PUBLISHED_RULES, Album, Entry, chosen
 from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.tracker import (
@@ -30,7 +31,7 @@ from lorat.evaluate.track.tracker import (
     locate,
     prepare_search,
 )
-from lorat.shards.pixels.geometry import CropTransform, box_mask
+from lorat.shards.pixels.geometry import CropTransform, adjust, box_mask, crop_transform
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.reading import read_weights
 from lorat.train.network.trained import export_merged, load_network, save_weights
@@ -91,11 +92,36 @@ def predictor_of(golden: Path, tmp_path: Path, variant: VariantConfig) -> Predic
     return Predictor(network, variant, torch.device("cpu"), torch.float32)
 
 
-def follow(tracker: Tracker, golden: Path, first: np.ndarray):
-    """Track the frames of a trace."""
-    files = sorted((golden / "g7_seqA").glob("*.jpg"))
+def follow(tracker: Tracker, golden: Path, first: np.ndarray, look=lambda: None):
+    """Track the frames of a trace, and look after each."""
+    files, found = sorted((golden / "g7_seqA").glob("*.jpg")), []
     tracker.start(read_image(files[0]), first)
-    return [tracker.track(read_image(file)) for file in files[1:]]
+    for file in files[1:]:
+        found.append(tracker.track(read_image(file)))
+        look()
+    return found
+
+
+@pytest.fixture
+def cells(monkeypatch) -> list[int]:
+    """The cells that are chosen."""
+    chosen_cells, select = [], predictors.select_box
+
+    def selected(*arguments):
+        choice = select(*arguments)
+        chosen_cells.extend(choice.cell.tolist())
+        return choice
+
+    monkeypatch.setattr(predictors, "select_box", selected)
+    return chosen_cells
+
+
+def assert_crops(found, grids):
+    """Crops (S, S, 3), averaged over the squares of a grid of theirs."""
+    count, _, grid, _ = grids.shape
+    side = len(found[0]) // grid
+    means = np.stack(found).reshape(count, grid, side, grid, side, 3).mean((2, 4)).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(means, grids, rtol=0, atol=1e-4 * np.abs(grids).max())
 
 
 def assert_boxes(found, boxes, scores):
@@ -104,11 +130,27 @@ def assert_boxes(found, boxes, scores):
 
 
 @pytest.mark.parametrize("rule", ["quarter", "third"])
-def test_spmtrack_follows_the_published_trace(golden, tmp_path, rule):
-    trace = np.load(golden / "g11_spmtrack_trace.npz")
-    tracker = Tracker(predictor_of(golden, tmp_path, spmtrack(rule)))
-    found = follow(tracker, golden, trace[f"{rule}/boxes"][0])
-    assert_boxes(found, trace[f"{rule}/boxes"], trace[f"{rule}/scores"])
+def test_spmtrack_follows_the_published_trace(golden, tmp_path, rule, cells):
+    arrays = np.load(golden / "g11_spmtrack_trace.npz")
+    trace = {name.partition("/")[2]: arrays[name] for name in arrays.files if name.startswith(rule)}
+    predictor = predictor_of(golden, tmp_path, spmtrack(rule))
+    tracker, cut, cuts, looked, states = Tracker(predictor), predictor.cut_template, [], [], []
+    predictor.cut_template = lambda *arguments: cuts.append(cut(*arguments)) or cuts[-1]
+
+    def look():
+        looked.append(tracker.state.kept.looked_at())
+        states.append(tracker.state.kept.state[0].numpy())
+
+    found = follow(tracker, golden, trace["boxes"][0], look)
+    assert_boxes(found, trace["boxes"], trace["scores"])
+    assert looked == [tuple(row) for row in trace["selection"].tolist()] and cells == trace["best_index"].tolist()
+    if rule == "quarter":  # the other trace holds no more
+        np.testing.assert_allclose(states, trace["state"], rtol=0, atol=1e-4)
+        np.testing.assert_array_equal([each.mask for each in cuts], trace["memory_masks"][: len(cuts)])
+        assert_crops([each.crop for each in cuts], trace["memory_crop_grid7"][: len(cuts)])
+        for box, (scale, shift) in zip(trace["boxes"], trace["memory_crop_params"], strict=True):
+            adjusted = adjust(crop_transform(box, 2.0, (196, 196)), (320, 240), (196, 196)).transform
+            np.testing.assert_allclose((adjusted.scale, adjusted.translation), (scale, shift), rtol=1e-6)
 
 
 def test_a_whole_file_of_spmtrack_tracks_without_another(golden, tmp_path):
@@ -120,11 +162,29 @@ def test_a_whole_file_of_spmtrack_tracks_without_another(golden, tmp_path):
 
 
 @pytest.mark.parametrize("phase", [1, 2])
-def test_loratv2_follows_the_published_trace(golden, tmp_path, phase):
-    trace = np.load(golden / "g12_loratv2_trace.npz")
-    tracker = Tracker(predictor_of(golden, tmp_path, loratv2(phase)))
-    found = follow(tracker, golden, trace[f"p{phase}/boxes"][0])
-    assert_boxes(found, trace[f"p{phase}/boxes"], trace[f"p{phase}/scores"])
+def test_loratv2_follows_the_published_trace(golden, tmp_path, phase, cells):
+    arrays = np.load(golden / "g12_loratv2_trace.npz")
+    trace = {name.partition("/")[2]: arrays[name] for name in arrays.files if name.startswith(f"p{phase}")}
+    predictor = predictor_of(golden, tmp_path, loratv2(phase))
+    tracker, last, renewed = Tracker(predictor), [], []
+    masks, references, cut, reference = [], [], predictor.cut_template, predictor.cut_reference
+    predictor.cut_template = lambda *arguments: masks.append(cut(*arguments)) or masks[-1]
+    predictor.cut_reference = lambda *arguments: references.append(reference(*arguments)) or references[-1]
+
+    def look():
+        last.append(tracker.state.box)
+        renewed.append(tracker.state.kept.seen is not None)
+
+    found = follow(tracker, golden, trace["boxes"][0], look)
+    assert_boxes(found, trace["boxes"], trace["scores"])
+    np.testing.assert_allclose(last, trace["last_box"], rtol=0, atol=1e-3)
+    np.testing.assert_array_equal([each.mask for each in masks], trace["template_mask"][None])
+    assert cells == trace["best_index"].tolist()
+    if phase == 2:  # the last frame's would be cut with the next
+        frames = [0, *(number for number, now in enumerate(renewed, start=1) if now)]
+        assert [number for number in frames if number < len(renewed)] == trace["reference_frames"].tolist()
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        assert_crops([(each / 255 - mean) / std for each in references], trace["reference_grid"])
 
 
 def test_a_reference_that_no_score_renews_stays_the_first_frames(golden, tmp_path):
@@ -151,10 +211,13 @@ def test_the_last_box_after_boxes_that_miss_the_frame_is_the_published_one(golde
     memory = small("lorat").memory(1)
     width, height = arrays["last_box/frame_size"]
     cut = Cut(np.zeros((height, width, 3), np.uint8), CropTransform((1.0, 1.0), (0.0, 0.0)))
-    state = TargetState(arrays["last_box/start"], np.zeros(3, np.float32), None)
+    state, following = TargetState(arrays["last_box/start"], np.zeros(3, np.float32), None), []
     for box, kept in zip(arrays["last_box/predicted"], arrays["last_box/kept"], strict=True):
         _, state = finish(memory, cut, np.append(box, 0.5), None, state)
         np.testing.assert_allclose(state.box, kept, rtol=0, atol=1e-9)
+        next_crop = crop_transform(search_window(state.box), 5.0, (224, 224))
+        following.append((next_crop.scale, next_crop.translation))
+    np.testing.assert_allclose(following, arrays["last_box/next_crop_params"], rtol=0, atol=1e-9)
 
 
 ENTRY = Entry(np.zeros((1, 1, 3), np.uint16), np.zeros((1, 1), bool))

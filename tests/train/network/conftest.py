@@ -8,16 +8,14 @@ from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.variants import assemble, hold_matrices_in
 from lorat.train.network.weights.backbones import BackboneWeights
 from lorat.train.network.weights.timm_models import timm_model
+from tests.conftest import Golden
 from tests.train.network import golden
 
 
 @pytest.fixture(scope="session")
-def published() -> Path:
-    """All of the published system's arrays, outside the checkout."""
-    folder = Path(__file__).parents[4] / "shared" / "golden"
-    if not folder.is_dir():
-        pytest.skip(f"needs {folder}")
-    return folder
+def published(golden: Golden) -> Golden:
+    """All of the published system's arrays."""
+    return golden
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from lorat.configs.load import load_variant
+from lorat.configs.schema import TrainConfig
 from lorat.train.network.blocks.lorat import Prediction
 from lorat.train.network.trained import load_network
 from lorat.train.network.variants import assemble
+from lorat.train.step.optimizer import box_weight
 from tests.train.network.family import (
     assert_gradients,
     assert_near,
@@ -52,6 +54,11 @@ def test_a_sample_from_tokens_to_losses_and_every_gradient_is_the_published_one(
         assert losses.box.item() == pytest.approx(arrays[f"loss_giou_{frame}"], rel=1e-5)
         total = total + losses.total
     assert total.item() == pytest.approx(arrays["loss"], rel=1e-5)
+    boxes = sum(losses_of(prediction, arrays, f"_{frame}").box for frame, prediction in enumerate(found)).item()
+    for step, name in enumerate(("loss_warmup", "loss_after_warmup")):
+        weight = box_weight(step, TrainConfig(box_warmup_epochs=1, pairs_per_epoch=2, batch_size=2))
+        weighed = total.item() + (weight - 1) * boxes
+        assert weighed == pytest.approx(arrays[name], rel=1e-5)
     total.backward()
     assert_gradients(published_gradients(network), load_file(published / "g11_spmtrack_grads.safetensors"))
 
