@@ -69,6 +69,19 @@ class Command(click.Command):
             status = exit_status(heard.number)
         end_process(status)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read a command line; of an option that is given twice, click by itself would take the last in silence."""
+        *_, order = self.make_parser(ctx).parse_args(list(args))
+        given: dict[str | None, list[str]] = {}
+        for parameter in order:
+            if isinstance(parameter, click.Option) and not _may_repeat(parameter):
+                given.setdefault(parameter.name, []).append("/".join(parameter.opts + parameter.secondary_opts))
+        for spellings in given.values():
+            if len(spellings) > 1:
+                told = "give one of them" if len(set(spellings)) > 1 else f"given {len(spellings)} times; give it once"
+                raise UserError(f"{' and '.join(dict.fromkeys(spellings))}: {told}")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command; click by itself would end with 1 after Ctrl-C."""
         try:
@@ -86,6 +99,12 @@ class Command(click.Command):
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+def _may_repeat(option: click.Option) -> bool:
+    """Return whether giving an option again adds to it, or says the same."""
+    says_yes = option.is_bool_flag and not option.secondary_opts
+    return option.multiple or option.count or says_yes
 
 
 class Group(Command, click.Group):

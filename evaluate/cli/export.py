@@ -1,6 +1,6 @@
 """``lorat-eval export-weights``: weights in another form, for other programs or machines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,8 @@ class ExportOptions:
     out: Path | None = option(
         None,
         kind="file",
-        help="File to write: .safetensors, .bin (the same inside), .pth or .pt; .onnx or .pt2 for "
-        "graphs.  [default: <run>/export/<checkpoint>-<form>.safetensors, or beside the weights]",
+        help="File to write: .safetensors, .bin (the same inside), .pth or .pt; .onnx, .xml or .pt2 for graphs.  "
+        "[default: <run>/export/<checkpoint>-<form>.safetensors, -graph.onnx, ..., or beside the weights]",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = option(
         None, help="Number type of the matrices of --merged.  [default: float32]"
@@ -99,10 +99,11 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
         raise UserError(f"export-weights: say what to write: {some([f'--{form}' for form in _FORMS], len(_FORMS))}")
     options.check(form, settings)
     weights, force = settings.file(), settings.force_backbone
-    out = options.out or _default_out(weights, _GRAPHS.get(form, f"-{form}.safetensors"))
+    out = options.out or _default_out(weights, f"-graph{_GRAPHS[form]}" if form in _GRAPHS else f"-{form}.safetensors")
+    sources = (*settings.files(), *([settings.backbone] if settings.backbone else ()))
     # torch and timm take seconds to import: help and mistakes need not wait for them.
     if form in _GRAPHS:
-        what, files = "graph", _write_graphs(out, _GRAPHS[form], settings, options)
+        what, files = "graph", _write_graphs(out, _GRAPHS[form], settings, options, sources)
     else:
         import torch
 
@@ -110,7 +111,7 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
         from lorat.train.network.trained import export_merged, export_published
         from lorat.train.network.weights.containers import check_writable
 
-        check_writable(out, options.overwrite)
+        check_writable(out, options.overwrite, sources)
         *before, last = settings.files()
         file = read_weights(last, settings.variant_config(), before=before, force_backbone=force)
         if form == "published":
@@ -123,13 +124,15 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
         say(f"{what}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def _write_graphs(out: Path, suffix: str, settings: WeightsSettings, options: ExportOptions) -> list[Path]:
+def _write_graphs(
+    out: Path, suffix: str, settings: WeightsSettings, options: ExportOptions, sources: Collection[Path]
+) -> list[Path]:
     """Write graphs, with what is needed beside them to track as the weights do."""
     from lorat.evaluate.track.predictor import known_shards
     from lorat.train.network.deploy.graphs import check_target, export_graphs
     from lorat.train.network.deploy.operators import NEWEST
 
-    check_target(out, suffix, overwrite=options.overwrite)
+    check_target(out, suffix, overwrite=options.overwrite, sources=sources)
     network, variant = settings.load_network()
     known, opset = known_shards(settings.file()), options.opset or NEWEST
     if not options.int8:
@@ -140,17 +143,18 @@ def _write_graphs(out: Path, suffix: str, settings: WeightsSettings, options: Ex
         return export_graphs(out, network, variant, opset, known, partial(quantise_onnx, known={}))
     import torch
 
-    from lorat.evaluate.calibrate.examples import CHECKED, CROPS, agreement, calibration_clips, draw_examples
+    from lorat.evaluate.calibrate.examples import CHECKED, CROPS, Frame, agreement, calibration_clips, draw_examples
     from lorat.evaluate.track.predictor import Predictor
 
     clips = calibration_clips(TreeOptions(raw=options.calibrate))
     predictor = Predictor(network, variant, torch.device("cpu"), torch.float32)
+    used = set[Frame]()
     with progress_bar("crops") as bar:
-        examples = draw_examples(predictor, clips, CROPS, "scales", lambda done: bar(done, CROPS))
+        examples = draw_examples(predictor, clips, CROPS, "scales", lambda done: bar(done, CROPS), used)
     say(f"calibration: {examples.line()}")
     quantise = partial(quantise_openvino, examples=examples.inputs, known=examples.metadata())
     files = export_graphs(out, network, variant, opset, known, quantise)
-    others = draw_examples(predictor, clips, CHECKED, "comparison")
+    others = draw_examples(predictor, clips, CHECKED, "comparison", used=used)
     mean, least = agreement(predictor, out, others)
     say(f"boxes in other crops of these sequences overlap float32's by {mean:.3f} in the mean, {least:.3f} at least")
     return files

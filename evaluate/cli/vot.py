@@ -94,9 +94,10 @@ def _settled(settings: TrackerSettings, out: Path) -> TrackerSettings:
         from lorat.evaluate.track.predictor import graph_for, pick_type
 
         network, variant = settings.load_network(dtype=None)
-        name = str(pick_type(settings, settings.dtype, network)).removeprefix("torch.")
-        graph = graph_for(settings, network, variant).absolute()
-        return replace(settings, weights=(graph,), variant=None, backbone=None, force_backbone=False, dtype=name)
+        dtype = pick_type(settings, settings.dtype, network)
+        graph, _ = graph_for(settings, network, variant, dtype)
+        own, name = (graph.absolute(),), str(dtype).removeprefix("torch.")
+        return replace(settings, weights=own, variant=None, backbone=None, force_backbone=False, dtype=name)
     from lorat.train.network.deploy.devices import pick_device, pick_dtype
     from lorat.train.network.reading import read_weights
     from lorat.train.network.trained import export_merged

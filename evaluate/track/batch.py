@@ -31,6 +31,7 @@ from lorat.evaluate.track.memory.cutouts import Place, Places
 from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.tracker import Cut, TargetState, begin, check_first_box, finish, locate, prepare_search
 from lorat.prep.trees.base.clip import Clip
+from lorat.shards.base.disk import explain_reading
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import local_ranks, memory_left, usable_cores
 from lorat.shards.pixels.geometry import xyxy_to_xywh
@@ -334,7 +335,9 @@ def check_images(clip: Clip) -> None:
     if count < max(1, clip.annotated):
         lines = f"{clip.annotated} lines of ground truth"
         raise UserError(f"{folder}: {count} images for {lines}; restore the missing images")
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if missing := [path for path in clip.frames if path.name not in there and not path.is_file()]:
+    with explain_reading(folder):
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        missing = [path for path in clip.frames if path.name not in there and not path.is_file()]
+    if missing:
         first = missing[0].name
         raise UserError(f"{folder}: {len(missing)} of {count} images are missing, the first {first}; restore them")

@@ -7,6 +7,7 @@ float16 or a compiled graph give float32's boxes to the last digit.
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,12 +86,26 @@ def pick_type(settings: TrackerSettings, name: str, network: OneStream) -> torch
     return pick_dtype(name, device, network) if engine == "torch" else pick_graph_dtype(engine, name, network)
 
 
-def graph_for(settings: TrackerSettings, network: OneStream, variant: VariantConfig) -> Path:
-    """Return the tracking graph of settings that have an engine for one: their own, or else one of their weights."""
+def graph_for(
+    settings: TrackerSettings, network: OneStream, variant: VariantConfig, dtype: torch.dtype
+) -> tuple[Path, GraphEngine]:
+    """Return the tracking graph of settings that have an engine for one, and that engine in a number type: their own
+    graph, or else one of their weights, which is exported once more where it does not open.
+    """
+
+    def opened(file: Path) -> tuple[Path, GraphEngine]:
+        return file, GraphEngine(file, variant, torch.get_num_threads(), dtype)
+
     if settings.graph is not None:
-        return settings.graph
+        return opened(settings.graph)
     digests = [file_digest(path, "check --weights") for path in settings.files()]
-    return graph_of(settings.chosen_engine(), network, variant, known_shards(settings.file()), digests)
+    exported = partial(graph_of, settings.chosen_engine(), network, variant, known_shards(settings.file()), digests)
+    file = exported()
+    try:
+        return opened(file)
+    except UserError as error:
+        _LOG.warning("%s, which is done now", error.message)
+        return opened(exported(anew=True))
 
 
 def known_shards(weights: Path) -> dict[str, str]:
@@ -145,8 +160,7 @@ class Predictor(Feed):
         stored = None if settings.resize == "published" else _stored(settings.file(), variant.search_size)
         threads = settle_threads(network, samples) if device.type == "cpu" else Threads()
         if engine != "torch":
-            file = graph_for(settings, network, variant)
-            graphs = GraphEngine(file, variant, torch.get_num_threads(), dtype)
+            _, graphs = graph_for(settings, network, variant, dtype)
             predictor = cls(network.to("meta"), variant, device, dtype, stored, graphs)
         else:
             hold_matrices_in(network, dtype)
@@ -161,6 +175,8 @@ class Predictor(Feed):
         """Compile the work of a frame, not of a template, into one graph, which takes a minute or so. Batches of fewer
         than `batch` targets are padded to serve it. A `UserError` if nothing can be compiled.
         """
+        if isinstance(self.engine, GraphEngine):
+            raise UserError("compile: is for PyTorch alone; an exported graph is compiled by its own engine")
         self._locate, self._rows = compile_whole(self._locate_rows, self.device), batch
         self._threads = Threads()  # a graph is for one number of them
         side, memory = self.variant.search_size, self.memory(1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from lorat.evaluate.track.predictor import Found, Predictor
 from lorat.evaluate.track.seek import sought
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.options import settings_of
 from lorat.shards.pixels.geometry import CropTransform, clip_boxes
 
 
@@ -52,9 +54,9 @@ JUDGE = Judge()
 Image = ArrayLike | Tensor  # a frame as callers may have it
 
 
-def check_first_box(box: ArrayLike, size: tuple[int, int]) -> Box:
+def check_first_box(box: ArrayLike | Tensor, size: tuple[int, int]) -> Box:
     """Return an xyxy first box as (4,) float64; a `UserError` if it has no area inside a frame of (width, height)."""
-    box = np.asarray(box, dtype=np.float64)
+    box = _numbers(box)
     if box.shape != (4,) or not np.isfinite(box).all():
         wrong = "not four finite numbers"
     elif not has_area(box):
@@ -67,17 +69,31 @@ def check_first_box(box: ArrayLike, size: tuple[int, int]) -> Box:
     raise UserError(f"first box ({numbers}): {wrong}; correct the first box")
 
 
+def _numbers(boxes: ArrayLike | Tensor) -> NDArray[np.float64]:
+    """Return boxes as float64 numbers; a `UserError` if they are none, or rows of different lengths."""
+    try:
+        return np.asarray(boxes.detach().double().cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"first box {boxes!r}: not four numbers; give x1, y1, x2, y2 of each object") from None
+
+
 def as_frame(image: Image) -> Frame:
     """Return a frame: (H, W, 3) uint8 RGB, of numpy, of PIL, or a tensor on any device, which may also be (3, H, W):
     what ends in 3 is taken for (H, W, 3). A `UserError` for anything else.
     """
+    what = "give (height, width, 3) uint8 RGB"
     if isinstance(image, Tensor):
+        if image.dtype != torch.uint8:  # of which numpy does not know all
+            raise UserError(f"a frame of shape {tuple(image.shape)} and type {image.dtype}; {what}")
         if image.ndim == 3 and image.shape[2] != 3:
             image = image.movedim(0, 2)
         image = image.detach().cpu()
-    frame = np.ascontiguousarray(image)
+    try:
+        frame = np.ascontiguousarray(image)
+    except ValueError:
+        raise UserError(f"a frame of rows of different lengths; {what}") from None
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise UserError(f"a frame of shape {frame.shape} and type {frame.dtype}; give (height, width, 3) uint8 RGB")
+        raise UserError(f"a frame of shape {frame.shape} and type {frame.dtype}; {what}")
     return frame
 
 
@@ -154,20 +170,20 @@ class Targets:
         self.predictor, self.judge = predictor, judge
         self.states: list[TargetState] = []
 
-    def start(self, image: Image, boxes: ArrayLike, room: int = 0, frames: int | None = None) -> None:
+    def start(self, image: Image, boxes: ArrayLike | Tensor, room: int = 0, frames: int | None = None) -> None:
         """Take the objects in `boxes`, (N, 4) xyxy, each with an area inside the frame, as the targets. There is `room`
         for so many in all, or for these. Where the video has at most so many `frames`, SPMTrack holds whatever its rule
         may choose of them, and else a bounded number.
         """
         frame = as_frame(image)
-        firsts = [check_first_box(box, frame_size(frame)) for box in np.asarray(boxes, dtype=np.float64)]
+        firsts = [check_first_box(box, frame_size(frame)) for box in np.atleast_1d(_numbers(boxes))]
         room = max(room, len(firsts))
         self._memory = self.predictor.memory(room)
         self._crops = self.predictor.room_for_crops(room)
         self.states = [begin(self._memory, frame, box, Known(frames)) for box in firsts]
         self._memory.take([state.kept for state in self.states])
 
-    def begin(self, image: Image, box: ArrayLike, index: int | None = None) -> None:
+    def begin(self, image: Image, box: ArrayLike | Tensor, index: int | None = None) -> None:
         """Take the object in `box`, (4,) xyxy, as one more target, or as the one at `index`, from this frame on, the
         one that was tracked last.
         """
@@ -180,17 +196,21 @@ class Targets:
             self.states[index] = target
         self._memory.take([target.kept])
 
-    def track(self, image: Image) -> list[TrackedBox]:
-        """Return each target's box, score and state in the next frame, in the order in which they were taken."""
-        frame = as_frame(image)
+    def started(self) -> list[TargetState]:
+        """Return what is remembered of each target; a `UserError` where there is none."""
         if not self.states:
             raise UserError("the tracker has no target; call start(frame, box) before track(frame)")
+        return self.states
+
+    def track(self, image: Image) -> list[TrackedBox]:
+        """Return each target's box, score and state in the next frame, in the order in which they were taken."""
+        frame, states = as_frame(image), self.started()
         predictor, memory = self.predictor, self._memory
-        crops = self._crops[: len(self.states)]
-        both = zip(self.states, crops, strict=True)
+        crops = self._crops[: len(states)]
+        both = zip(states, crops, strict=True)
         cuts = [prepare_search(predictor, memory, frame, state, crop) for state, crop in both]
-        answers = locate(predictor, memory, self.states, crops).each()
-        parts = zip(cuts, answers, self.states, strict=True)
+        answers = locate(predictor, memory, states, crops).each()
+        parts = zip(cuts, answers, states, strict=True)
         found = [finish(memory, cut, *answer, state, self.judge) for cut, answer, state in parts]
         self.states = [state for _, state in found]
         return [result for result, _ in found]
@@ -207,25 +227,25 @@ class Tracker:
     @classmethod
     def load(cls, *weights: str | Path, judge: Judge = JUDGE, **settings: Any) -> "Tracker":
         """Load a checkpoint's ``model.safetensors`` or a published file (of LoRATv2 both phases'); of no file, the
-        newest run's. `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``. What does not fit is a
-        `UserError`.
+        newest run's. `settings` are other fields of `TrackerSettings`, such as ``device="cpu"``, as `settings_of` takes
+        them. What does not fit is a `UserError`.
         """
-        return cls(Predictor.load(TrackerSettings(weights=tuple(map(Path, weights)), **settings)), judge)
+        return cls(Predictor.load(settings_of(TrackerSettings, {"weights": weights} | settings)), judge)
 
     @property
     def state(self) -> TargetState:
-        """What is remembered of the target since `start`."""
-        return self._targets.states[0]
+        """What is remembered of the target since `start`; a `UserError` before."""
+        return self._targets.started()[0]
 
-    def start(self, image: Image, box: ArrayLike, frames: int | None = None) -> None:
+    def start(self, image: Image, box: ArrayLike | Tensor, frames: int | None = None) -> None:
         """Take the object in `box`, (4,) xyxy with an area inside the frame, as the target; `frames`: see `Targets`."""
-        self._targets.start(image, np.asarray(box, dtype=np.float64)[None], frames=frames)
+        self._targets.start(image, _numbers(box)[None], frames=frames)
 
     def track(self, image: Image) -> TrackedBox:
         """Return the target's box, score and state in the next frame."""
         return self._targets.track(image)[0]
 
-    def start_all(self, image: Image, boxes: ArrayLike, frames: int | None = None) -> None:
+    def start_all(self, image: Image, boxes: ArrayLike | Tensor, frames: int | None = None) -> None:
         """Take the objects in `boxes`, (N, 4) xyxy, as the targets; `frames` as for `Targets`."""
         self._targets.start(image, boxes, frames=frames)
 

@@ -8,7 +8,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,7 @@ from lorat.shards.base.waiting import wait_for
 from lorat.shards.pixels.jpeg import Range16
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
     from av.container import InputContainer
 
 _LOG = logging.getLogger("lorat")
@@ -62,7 +62,7 @@ def open_file(path: Path, start: Place, range16: Range16 | None) -> Footage:
     """Open a video file; a `UserError` if FFmpeg does not read it."""
     av, name = load_av(), str(path)
     with suppress(av.FFmpegError):
-        container = av.open(name)
+        container = av.open(str(path.absolute()))  # what stands before a colon would be taken for a protocol
         if container.streams.video:
             return _footage(container, name, start, range16, live=False)
     raise UserError(f"{path}: not a video that FFmpeg reads; give one (.mp4, .avi, .mkv, …)")
@@ -86,10 +86,12 @@ def open_stream(url: str, start: Place, *, live: bool | None, silence: float = S
         raise UserError(f"{name}: no video in it; check the address")
     if live is None:
         live = scheme in _STREAMS or not container.duration
-    return _footage(container, name, start, None, live=live)
+    return _footage(container, name, start, None, live=live, far=True)
 
 
-def _footage(container: "InputContainer", name: str, start: Place, range16: Range16 | None, *, live: bool) -> Footage:
+def _footage(
+    container: "InputContainer", name: str, start: Place, range16: Range16 | None, *, live: bool, far: bool = False
+) -> Footage:
     stream, second = container.streams.video[0], load_av().time_base
     rate = checked_rate(float(stream.guessed_rate or 0), name)
     lasting = round((container.duration or 0) / second * rate)
@@ -102,7 +104,7 @@ def _footage(container: "InputContainer", name: str, start: Place, range16: Rang
         what = "only the upper 8 are read; --range16 stretches them" if grey else "--range16 needs grey of 16"
         _LOG.warning("%s: %d bits a pixel; %s", name, bits, what)
     shots = _shots(container, name, rate, known, start, range16 if grey else None, live=live)
-    return Footage(name, rate, known, live, shots)
+    return Footage(name, rate, known, live, shots, far)
 
 
 def upright(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
@@ -135,7 +137,14 @@ def _shots(
 
     stream = container.streams.video[0]
     to_rgb, tick, begin = VideoReformatter(), float(stream.time_base or 0), stream.start_time or 0
-    index, lost, now, epoch = 0, 0, -1 / rate, math.inf
+    index, lost, now, epoch, ended = 0, 0, -1 / rate, math.inf, ""
+
+    def packets() -> Iterator["Packet[Any]"]:
+        nonlocal ended
+        try:
+            yield from container.demux(stream)
+        except FFmpegError as error:  # what cannot be read any further is the end
+            ended = f" ({error.strerror})"
 
     def image_of(frame: "VideoFrame") -> NDArray[np.uint8]:
         nonlocal range16
@@ -148,8 +157,8 @@ def _shots(
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")
         return upright(image, None if matrix is None else np.frombuffer(bytes(matrix), np.int32))
 
-    with container, suppress(FFmpegError):  # what cannot be read any further is the end
-        for packet in container.demux(stream):
+    with container:
+        for packet in packets():
             try:
                 frames = packet.decode()
             except FFmpegError:
@@ -168,5 +177,9 @@ def _shots(
                         yield Shot(index, seconds, None if left else image_of(frame))
                     index += 1
                 lost = 0
-    if count is not None and count - index > count // 100:  # some containers only estimate
-        _LOG.warning("%s: ends after %d of the %d frames that it says", name, index, count)
+    if live:
+        _LOG.warning("%s: has ended%s", name, ended)
+    elif count is not None and count - index > count // 100:  # some containers only estimate
+        _LOG.warning("%s: ends after %d of the %d frames that it says%s", name, index, count, ended)
+    elif ended:
+        _LOG.warning("%s: cannot be read after frame %d%s", name, index - 1, ended)

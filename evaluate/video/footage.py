@@ -59,6 +59,12 @@ class Place:
         """Return whether a frame is after this place."""
         return number > self.number if self.number is not None else seconds > (self.seconds or 0.0) + 1e-6
 
+    def is_before(self, other: "Place") -> bool:
+        """Return whether this place surely comes before another: a number and a time have no order of their own."""
+        if self.number is None or other.number is None:
+            return self.number is other.number and (self.seconds or 0.0) < (other.seconds or 0.0)
+        return self.number < other.number
+
 
 BEGIN = Place()
 
@@ -72,6 +78,7 @@ class Footage:
     count: int | None  # frames in all, as the file says; None where nothing does
     live: bool  # whether frames pass by whether they are taken or not
     shots: Generator[Shot, None, None]  # from the start that was asked for on
+    far: bool = False  # whether frames come over a network, which may fall silent as what is live may
 
     def close(self) -> None:
         """Give the file or the camera back."""
@@ -105,7 +112,7 @@ def read_ahead(
     footage: Footage, enough: Callable[[], bool] = lambda: False, silence: float = SILENCE
 ) -> Generator[Shot, None, None]:
     """Yield the rest of the footage, read by a thread of its own, until it ends or `enough`; raise what reading raises.
-    Of live footage only the newest frame waits. A camera that hangs is left behind; one that gives nothing for
+    Of live footage only the newest frame waits. What hangs is left behind; what is live or far and gives nothing for
     `silence` seconds has ended.
     """
     ready: queue.Queue[Shot | Exception | None] = queue.Queue(1 if footage.live else 2)
@@ -131,16 +138,16 @@ def read_ahead(
     thread = threading.Thread(target=read, name="footage", daemon=True)
     thread.start()
     try:
-        since, told = time.monotonic(), False
+        since, told, limited = time.monotonic(), False, footage.live or footage.far
         while not enough():
             try:
                 item = ready.get(timeout=_POLL)  # what gives nothing must not keep Ctrl-C waiting
             except queue.Empty:
                 silent = time.monotonic() - since
-                if footage.live and silent >= silence:
+                if limited and silent >= silence:
                     _LOG.warning("%s: no frame for %.3g s; taken as its end", footage.name, silent)
                     return
-                if footage.live and not told and silent >= min(_WORD, silence / 2):
+                if limited and not told and silent >= min(_WORD, silence / 2):
                     told = True
                     _LOG.warning("%s: no frame for %.3g s; waiting for up to %g s", footage.name, silent, silence)
                 continue

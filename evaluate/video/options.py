@@ -68,6 +68,8 @@ class VideoOptions:
     def open(self, range16: Range16 | None) -> Footage:
         """Open what is to be tracked."""
         start = Place.parse(self.start, "--start")
+        if self.live is not None and not (self.source and is_url(self.source)):
+            raise UserError("--live/--no-live: is for an address; a camera is always live, a file never; leave it out")
         if self.source is None:
             return open_camera(self.camera or 0, start)
         return open_footage(self.source, start, range16, live=self.live, silence=self.silence)
@@ -79,6 +81,21 @@ class VideoOptions:
     def last(self) -> Place | None:
         """Return the place of --to."""
         return None if self.to is None else Place.parse(self.to, "--to")
+
+    def check_places(self) -> None:
+        """Refuse a --to before --from, where both are numbers or both times."""
+        start, last = Place.parse(self.start, "--start"), self.last()
+        if last is not None and last.is_before(start):
+            raise UserError(f"--to {self.to}: that is before --from {self.start}; give a later one")
+
+    def end_before(self, place: Place, footage: Footage, first: Shot) -> str:
+        """Return what ends before a place, in words; nothing where that cannot be said before the footage is read."""
+        ends = {f"--to {self.to}": self.last()}
+        if self.frames is not None and not footage.live:
+            ends[f"--frames {self.frames}"] = Place(first.number + self.frames - 1)
+        if footage.count is not None:  # some containers only estimate
+            ends[f"frame {footage.count - 1}"] = Place(footage.count - 1 + footage.count // 100)
+        return next((name for name, end in ends.items() if end is not None and end.is_before(place)), "")
 
     def total(self, footage: Footage, first: Shot) -> int | None:
         """Return how many frames there will be from the first on, where that is known."""

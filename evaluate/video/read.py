@@ -19,9 +19,11 @@ from lorat.evaluate.video.footage import BEGIN, RATE, SILENCE, Footage, Place, S
 from lorat.prep.trees.base.clip import FrameFiles
 from lorat.prep.trees.base.folders import IMAGE_SUFFIXES, image_names, natural_order
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.waiting import wait_for
 from lorat.shards.pixels.jpeg import ImageError, Range16, examine
 
 _LOG = logging.getLogger("lorat")
+_LOST = 10  # reads of a camera in a row that give no frame, after which it has ended
 
 
 def open_footage(
@@ -75,27 +77,32 @@ def open_camera(number: int, start: Place = BEGIN) -> Footage:
     """Open a camera, 0 for the first one; times are the clock's since its first frame."""
     name, messages = f"camera {number}", cv2.utils.logging
     before = messages.setLogLevel(messages.LOG_LEVEL_SILENT)
-    capture = cv2.VideoCapture(number)
-    messages.setLogLevel(before)
+    try:
+        capture = wait_for(lambda: cv2.VideoCapture(number), name)
+    finally:
+        messages.setLogLevel(before)
     if not capture.isOpened():
         why = "is it connected, free and allowed to this user? Cameras count from 0"
         raise UserError(f"--camera {number}: cannot be opened; {why}")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # else the driver hands out frames from a while ago
-    return Footage(name, checked_rate(capture.get(cv2.CAP_PROP_FPS), name), None, True, _camera_shots(capture, start))
+    rate = checked_rate(capture.get(cv2.CAP_PROP_FPS), name)
+    return Footage(name, rate, None, True, _camera_shots(capture, name, start))
 
 
-def _camera_shots(capture: cv2.VideoCapture, start: Place) -> Generator[Shot, None, None]:
+def _camera_shots(capture: cv2.VideoCapture, name: str, start: Place) -> Generator[Shot, None, None]:
+    """Read a camera; what it does not give has its number but no shot, so that its silence is noticed."""
     index, lost, begin = 0, 0, math.inf
     codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}  # by channels
     try:
-        while lost < 10:  # without a frame it has ended
+        while lost < _LOST:
             done, frame = capture.read()
             now = time.monotonic()
-            begin = min(begin, now)
             lost = 0 if done else lost + 1
-            if start.reached(index, now - begin):
-                image = cv2.cvtColor(frame, codes[frame.shape[2] if frame.ndim == 3 else 1]) if done else None
-                yield Shot(index, now - begin, image)
+            if done:
+                begin = min(begin, now)
+                if start.reached(index, now - begin):
+                    yield Shot(index, now - begin, cv2.cvtColor(frame, codes[frame.shape[2] if frame.ndim == 3 else 1]))
             index += 1
+        _LOG.warning("%s: gives no frames any more; it has ended", name)
     finally:
         capture.release()

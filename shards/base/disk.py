@@ -58,6 +58,12 @@ def check_can_write(*places: Path | UPath) -> None:
                     file.write(b"\0")  # a full disk still makes files
 
 
+def check_apart(path: Path, sources: Collection[Path]) -> None:
+    """Refuse (`UserError`) to write over one of the files that something is made of."""
+    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+        raise UserError(f"{path}: is read for this, and would be written over; give another --out")
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a local folder's names to disk, where its file system can."""
     number = os.open(folder, os.O_RDONLY)

@@ -1,13 +1,20 @@
-"""Settings that a command line fills, declared once as fields of a dataclass; sizes as written.
+"""Settings that a command line or a caller fills, declared once as fields of a dataclass; sizes as written.
 
 No library of command lines is needed for that; `lorat.prep.commandline.options_of` makes the options.
 """
 
+import os
 import re
-from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from lorat.shards.base.errors import UserError
+from lorat.shards.base.errors import UserError, unknown
+
+Settings = TypeVar("Settings")
 
 _UNITS = ("", "K", "M", "G", "T")
 _BYTES = re.compile(r"(\d*\.?\d+(?:e\d+)?) ?(?:([KMGT])(i)?)?B?", re.IGNORECASE)
@@ -33,6 +40,43 @@ def option(default: Any = MISSING, *, help: str, **settings: Any) -> Any:
     option must be given; `settings` are fields of `Option`.
     """
     return field(default=default, metadata={"option": Option(help=help, **settings)})
+
+
+def settings_of(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Fill a dataclass with values as callers have them: paths may be texts, what is named may be what prints as its
+    name (a ``torch.device`` or ``torch.dtype``), one may stand for several. A `UserError` for any other, and for a
+    name that no field has.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown("setting", name, known)
+    return cls(**{name: _fitting(name, value, hints[name]) for name, value in values.items()})
+
+
+def _fitting(name: str, value: Any, hint: Any) -> Any:
+    """Return a value in the type of its field."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if value is None:
+            return None
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        several = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_fitting(name, each, typing.get_args(hint)[0]) for each in several)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise unknown(name, str(value), typing.get_args(hint))
+        return value
+    if hint is Path and isinstance(value, str | os.PathLike):
+        return Path(value)
+    if hint is str and type(value).__module__ in ("torch", "pathlib"):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, str) and hasattr(hint, "parse"):
+        return hint.parse(value)
+    if not isinstance(value, hint):
+        raise UserError(f"{name}={value!r}: give a value of type {hint.__name__}")
+    return value
 
 
 def parse_bytes(text: str) -> int:

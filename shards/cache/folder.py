@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,13 +109,15 @@ def room_lock(folder: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold a lock file's lock, exclusive or ``fcntl.LOCK_SH``, waiting for it."""
+def locked(path: Path, kind: int = fcntl.LOCK_EX, wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock file's lock, exclusive or ``fcntl.LOCK_SH``, waiting for it; `wait` waits a moment, or raises that it
+    was long enough, by default as `Others` do.
+    """
     with path.open("ab") as file:
-        others = Others(path.parent, f"{path}: another process holds it")
+        wait = wait or Others(path.parent, f"{path}: another process holds it").wait
         with waiting(f"{path}, which another process holds"):
             while not _taken(file, kind):
-                others.wait()
+                wait()
         try:
             yield
         finally:

@@ -60,6 +60,18 @@ def test_a_dataclass_is_filled_from_its_options():
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--size=2", "--size=3"), "--size: given 2 times; give it once"),
+        (("--kind=round", "--quick", "--kind", "round", "--quick"), "--kind: given 2 times; give it once"),
+        (("--quick", "--quick"), ""),
+    ],
+)
+def test_an_option_of_one_value_is_not_given_twice(given, said):
+    assert run("show", *given).stderr == (f"Error: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize(
     ("argument", "status", "line"),
     [
         ("--size=13", 2, "Error: --size 13: brings bad luck; take another\n"),

@@ -6,8 +6,8 @@ A graph of weights is exported once, in float32, and kept in the user's cache un
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,17 +16,20 @@ from torch import Tensor
 
 from lorat.configs.schema import VariantConfig
 from lorat.evaluate.track.engines.base import Engine
+from lorat.shards.base.disk import check_can_write, explain_disk
 from lorat.shards.base.errors import UserError
-from lorat.shards.base.storage import cache_folder, remove_file
+from lorat.shards.base.storage import cache_folder, remove_old
+from lorat.shards.base.waiting import POLL
+from lorat.shards.cache.folder import locked
 from lorat.train.network.blocks.lorat import OneStream, Prediction, Tracked
 from lorat.train.network.blocks.plan import Plan
 from lorat.train.network.deploy import RUNTIMES
-from lorat.train.network.deploy.graphs import export_graphs, graph_parts, reference_file, template_file
+from lorat.train.network.deploy.graphs import MARK, export_graphs, graph_parts, graphs_of
 from lorat.train.network.deploy.processor import Product, fast_dtype
 from lorat.train.network.deploy.runtimes import check_packages, has_bfloat16, open_graph, read_metadata
 from lorat.train.network.variants import empty_network, hold_matrices_in
 
-_UNUSED = 30 * 86400.0  # seconds
+_UNUSED, _LONGEST = 30 * 86400.0, 3600.0  # seconds without use; of another process's export
 _LOG = logging.getLogger("lorat")
 
 
@@ -38,10 +41,13 @@ class GraphEngine(Engine):
         and then, and always in float32, as PyTorch does it.
         """
         self.variant = variant
-        self._track, self._template = open_graph(file, threads, dtype), open_graph(template_file(file), threads)
-        self._reference = None
-        if variant.reference_size is not None:
-            self._reference = open_graph(reference_file(file), threads)
+        files = graphs_of(file, variant)
+        types = (dtype, *[torch.float32] * (len(files) - 1))
+        graphs = [open_graph(each, threads, of) for each, of in zip(files, types, strict=True)]
+        for other, graph in zip(files, graphs, strict=True):
+            if graph.metadata.get(MARK) != graphs[0].metadata.get(MARK):
+                raise UserError(f"{other}: is of other weights than {file.name}; export them together again")
+        self._track, self._template, *self._reference = graphs
 
     def remember(self, template: Tensor, mask: Tensor) -> Tensor:
         """Return what each template leaves."""
@@ -59,8 +65,8 @@ class GraphEngine(Engine):
 
     def remember_reference(self, memory: Tensor, reference: Tensor) -> Tensor:
         """Return the whole memories."""
-        assert self._reference is not None
-        return self._reference({"template_memory": memory, "reference": reference})[0]
+        (graph,) = self._reference
+        return graph({"template_memory": memory, "reference": reference})[0]
 
     def follow(self, memory: Tensor, search: Tensor, state: Tensor | None = None) -> Tracked:
         """Find the objects."""
@@ -104,10 +110,17 @@ def pick_graph_dtype(engine: str, name: str, network: OneStream) -> torch.dtype:
 
 
 def graph_of(
-    engine: str, network: OneStream, variant: VariantConfig, known: Mapping[str, str], digests: Sequence[str]
+    engine: str,
+    network: OneStream,
+    variant: VariantConfig,
+    known: Mapping[str, str],
+    digests: Sequence[str],
+    *,
+    anew: bool = False,
 ) -> Path:
     """Return the file of the tracking graph of a network of weights with these `digests`, with what is `known` of it;
-    exported now, which takes half a minute, unless that was done before.
+    exported now, which takes half a minute, unless that was done before, and not to be done `anew`. Of several
+    processes one exports; a `UserError` if another takes longer than an hour, or the cache takes no files.
     """
     check_packages(engine)
     packages = ("torch", "lorat", "onnxscript") if engine == "onnx" else ("torch", "lorat", "openvino")
@@ -116,14 +129,47 @@ def graph_of(
     folder = cache_folder() / "graphs" / hashlib.sha256(key.encode()).hexdigest()[:16]
     suffix = next(suffix for suffix, name in RUNTIMES.items() if name == engine)
     file = folder / f"lorat{suffix}"
-    if not file.is_file():  # the others come before it
-        for old in folder.parent.glob("*/lorat.*"):
-            if time.time() - old.stat().st_mtime > _UNUSED:
-                remove_file(old)
-        _LOG.info("exporting the network for %s, once", engine)
-        hold_matrices_in(network, torch.float32)  # of merged files of another type
-        export_graphs(file, network, variant, known=known)
+    before = _state(file)
+    if anew or not _whole(file, variant):
+        with _alone(folder):
+            if (_state(file) == before) if anew else not _whole(file, variant):  # else another process has, meanwhile
+                remove_old(folder.parent.glob("*/lorat.*"), _UNUSED)
+                _LOG.info("exporting the network for %s, once", engine)
+                hold_matrices_in(network, torch.float32)  # of merged files of another type
+                export_graphs(file, network, variant, known=known)
     for part in graph_parts(file):
         with suppress(OSError):  # another user's
             part.touch()
     return file
+
+
+def _whole(file: Path, variant: VariantConfig) -> bool:
+    """Return whether a graph is there with all that belongs to it."""
+    return {*graphs_of(file, variant)} <= {*graph_parts(file)}
+
+
+def _state(file: Path) -> int | None:
+    """Return what changes as a file is written anew; None where there is none."""
+    with suppress(OSError):
+        return file.stat().st_ino
+    return None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time export into a folder of the cache, which is made."""
+    try:
+        check_can_write(folder)
+        with explain_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except UserError as error:
+        raise UserError(f"{error.message}; $LORAT_CACHE names the folder for graphs") from None
+    deadline = time.monotonic() + _LONGEST
+
+    def wait() -> None:
+        time.sleep(POLL)
+        if time.monotonic() > deadline:
+            raise UserError(f"{folder}: another process has exported into it for {_LONGEST / 60:g} minutes; end it")
+
+    with locked(folder / "lock", wait=wait):
+        yield

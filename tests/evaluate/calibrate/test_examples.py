@@ -14,8 +14,9 @@ from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.evaluate.track.tracker import Targets
 from lorat.prep.trees.sources import TreeOptions
+from lorat.shards.base.errors import UserError
 from lorat.train.network.deploy.runtimes import read_metadata
-from tests.evaluate.conftest import moving_box, picture
+from tests.evaluate.conftest import moving_box, picture, write_frames
 from tests.evaluate.mistakes import one_line_error
 
 WEIGHTS = "run/checkpoints/epoch_0010/model.safetensors"
@@ -60,6 +61,35 @@ def test_examples_are_drawn_alike_each_time_and_others_for_another_purpose(small
     first, again, other = ([example["search"].numpy() for example in draw.inputs] for draw in drawn)
     assert len(first) == 5 and np.array_equal(first, again) and not np.array_equal(first, other)
     assert drawn[0].inputs[1]["state"].any()  # handed on from the frame before
+
+
+def test_examples_are_of_different_frames_and_of_trees_of_ones_own_too(tiny_predictor, tmp_path, said):
+    for number in range(3):
+        folder = tmp_path / f"generic/mine/{number}"
+        write_frames(folder, 9, number)
+        boxes = (moving_box(index, number) for index in range(9))
+        (folder / "groundtruth.txt").write_text("".join(f"{x1},{y1},{x2 - x1},{y2 - y1}\n" for x1, y1, x2, y2 in boxes))
+    clips, used = calibration_clips(TreeOptions(raw=tmp_path)), set()
+    assert [line for line in said.messages if "only 3 sequences" in line]
+    first = draw_examples(tiny_predictor, clips, 8, "one", used=used)
+    draw_examples(tiny_predictor, clips, 4, "another", used=used)
+    assert [*first.sequences] == ["generic-all"] and len(used) >= 12  # as many frames as crops
+    everything = draw_examples(tiny_predictor, clips, 30, "all", used=used)  # there are fewer frames
+    assert len(everything.inputs) == 30 and len(used) <= 24
+
+
+def test_what_is_damaged_is_left_out_unless_it_is_most(tiny_predictor, got10k_raw, said):
+    whole = calibration_clips(TreeOptions(raw=got10k_raw))
+    ((first, *_),) = whole
+    for number in (0, 3, 4):
+        first.frames[number].write_bytes(b"damaged")
+    first.tracks[0].boxes[1] += 1e4
+    drawn = draw_examples(tiny_predictor, whole, 12, "scales")
+    assert len(drawn.inputs) == 12 and drawn.sequences == {"got10k-val": 2}
+    (line,) = (line for line in said.messages if "left out" in line)
+    assert f"got10k-val, {first.name}: " in line
+    with pytest.raises(UserError, match=rf"10 of 10 places .*got10k-val, {first.name}: "):
+        draw_examples(tiny_predictor, [[first]], 12, "scales")
 
 
 @pytest.mark.parametrize(

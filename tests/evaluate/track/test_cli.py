@@ -20,8 +20,8 @@ def run_eval(tiny_weights: Path, got10k_raw: Path, monkeypatch, tmp_path):
     """Run lorat-eval on the tiny run and trees, from an empty working folder."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, weights: tuple[str, ...] = ("--run", "run")):
-        fixed = (*weights, "--raw", str(got10k_raw), "--dtype", "float32", "--device", "cpu")
+    def run(*arguments: str, weights: tuple[str, ...] = ("--run", "run"), dtype: str = "float32"):
+        fixed = (*weights, "--raw", str(got10k_raw), "--dtype", dtype, "--device", "cpu")
         return CliRunner().invoke(main, [*fixed, *arguments])
 
     return run
@@ -123,10 +123,10 @@ def test_an_evaluation_keeps_the_number_type_it_began_with(run_eval, monkeypatch
     for speedup, whole in ((3.0, "--limit=1"), (0.5, "--limit=2")):
         rounds = [(speedup, 1.0)] * 8
         monkeypatch.setattr(devices, "fast_dtype", lambda product, rounds=rounds: Measured.of(rounds).dtype)
-        assert run_eval("--dtype=auto", "--no-video", whole).exit_code == 0
+        assert run_eval("--no-video", whole, dtype="auto").exit_code == 0
         assert json.loads((OUT / "tracker.json").read_text())["dtype"] == "bfloat16"
     assert len(list_results(VAL)) == 2
-    assert run_eval("--dtype=auto", "--no-video", "--limit=1", "--overwrite").exit_code == 0
+    assert run_eval("--no-video", "--limit=1", "--overwrite", dtype="auto").exit_code == 0
     assert json.loads((OUT / "tracker.json").read_text())["dtype"] == "float32"
 
 

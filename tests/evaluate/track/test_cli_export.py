@@ -135,6 +135,17 @@ def test_mistakes_end_in_one_line(arguments, parts, here):
     assert not list(Path().glob("*merged*"))
 
 
+def test_what_is_read_is_not_written_over(here):
+    before = Path("lorat.bin").read_bytes()
+    refused(export("--published", *MERGE[1:], "--out", "./lorat.bin", "--overwrite"), "lorat.bin", "is read for this")
+    backbone = Path("dinov2.bin")
+    Path("dinov2_pretrain.pth").rename(backbone)
+    for out in ("lorat.xml", "dinov2.xml"):
+        again = export("--openvino", *MERGE[1:], f"--backbone={backbone}", "--out", out, "--overwrite")
+        refused(again, Path(out).with_suffix(".bin").name, "is read for this")
+    assert Path("lorat.bin").read_bytes() == before
+
+
 def test_options_before_the_command_are_not_lost_in_silence(here):
     result = CliRunner().invoke(main, ["--weights", "lorat.bin", "export-weights", "--merged"])
     refused(result, "--weights", "after export-weights")

@@ -208,7 +208,11 @@ def test_sequences_that_cannot_be_tracked_fail_by_name_and_the_others_go_on(tiny
     empty.tracks[0].boxes[0, 2] = empty.tracks[0].boxes[0, 0]
     dark = make_clip("dark", 3)
     dark.frames[0].write_bytes(b"")
-    clips = [few, shorter, empty, dark, make_clip("good", 3)]
+    away = make_clip("away", 3)
+    away = dataclasses.replace(
+        away, frames=dataclasses.replace(away.frames, folder=away.frames.folder / ("x" * 300))
+    )  # no disk takes it
+    clips = [few, shorter, empty, dark, away, make_clip("good", 3)]
     found = _by_name(_track(tiny_predictor, clips, batch=2))
     assert isinstance(found.pop("good"), Tracked)
     assert all(isinstance(outcome, Failed) for outcome in found.values())
@@ -216,6 +220,7 @@ def test_sequences_that_cannot_be_tracked_fail_by_name_and_the_others_go_on(tiny
     assert "3 images for 9 lines" in found["short"].reason
     assert "no area" in found["empty"].reason
     assert "00000001.jpg" in found["dark"].reason
+    assert "cannot be read (File name too long)" in found["away"].reason
 
 
 def test_a_frame_of_another_size_is_tracked(tiny_predictor, make_clip):

@@ -201,6 +201,12 @@ def test_a_box_that_cannot_be_tracked_is_one_line(box, parts, here):
         (["clip.mp4", "--to", "x"], ["--to x"]),
         (["clip.mp4", "other.mp4"], ["one source", "clip.mp4, other.mp4"]),
         (["clip.mp4", "--from", "4", "--box", "2:1,2,30,40"], ["--box 2:1,2,30,40", "before the first frame, 4"]),
+        (["clip.mp4", "--from", "6", "--to", "3"], ["--to 3", "before --from 6"]),
+        (["clip.mp4", "--from", "6", "--to", "0.1s"], ["--to 0.1s", "before the first frame, 6"]),
+        (["clip.mp4", "--to", "5", "--box", "9:1,2,30,40"], ["--box 9:1,2,30,40", "after the end, --to 5"]),
+        (["clip.mp4", "--frames", "3", "--restart", "4:1,2,30,40"], ["--restart 4:1", "after the end, --frames 3"]),
+        (["clip.mp4", "--box", "900:1,2,30,40"], ["--box 900:1,2,30,40", "after the end, frame "]),
+        (["clip.mp4", "--live"], ["--live/--no-live", "leave it out"]),
         (["clip.mp4", "--json", "clip-tracked.csv"], ["--json clip-tracked.csv", "--csv"]),
         (["ftp://me:secret@host/a.mp4"], ["ftp://host/a.mp4: addresses may begin with http"]),
         (["http://me:secret@127.0.0.1:9/a.mp4?key=secret"], ["http://127.0.0.1:9/a.mp4: cannot be opened"]),
@@ -217,7 +223,10 @@ def test_mistakes_end_in_one_line(arguments, parts, here):
 
 
 def test_a_box_with_spaces_is_told_how_to_be_typed(here):
-    refused(video("clip.mp4", "--box", "35", "16", "39", "33", box=None), "--box 35 16 39 33: ", "--box 35,16,39,33")
+    said = ("--box 35 16 39 33: ", "--box 35,16,39,33")
+    refused(video("clip.mp4", "--box", "35", "16", "39", "33", box=None), *said)
+    refused(video("--box", "35", "16", "39", "33", "clip.mp4", box=None), *said)
+    refused(video("--camera", "0", "--box", "35", "16", "39", "33", box=None), *said)
 
 
 @pytest.mark.parametrize("option", ["--show", "--pick"])

@@ -3,6 +3,7 @@ import logging
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from unittest.mock import MagicMock
 
 import av
@@ -40,6 +41,14 @@ def test_every_frame_comes_in_order_with_its_time_as_opencv_reads_it(name, tmp_p
     for shot, frame in zip(shots, read_video(path)[1], strict=True):
         np.testing.assert_array_equal(shot.image, frame)
     assert not said()
+
+
+@pytest.mark.parametrize("name", ["2026-11-30T12:30:05.mp4", "12:30.mp4", "file:a.mp4"])
+def test_a_name_with_a_colon_is_no_address(name, tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", frames=2).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    footage = open_footage(name)
+    assert (footage.name, len(list(footage.shots))) == (name, 2)
 
 
 @pytest.mark.parametrize(("start", "index"), [("0", 0), ("5", 5), ("0.2s", 6), ("0.21s", 7)])
@@ -197,7 +206,7 @@ def test_a_camera_that_is_not_there_is_one_line(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_camera_is_read_until_it_gives_nothing_any_more(tmp_path, monkeypatch):
+def test_a_camera_is_read_until_it_gives_nothing_any_more(tmp_path, monkeypatch, said):
     path = write_video(tmp_path / "a.avi", frames=6)
     damage(path, [3])
     real = cv2.VideoCapture
@@ -205,7 +214,9 @@ def test_a_camera_is_read_until_it_gives_nothing_any_more(tmp_path, monkeypatch)
     footage = open_camera(0)
     shots = list(footage.shots)
     assert (footage.live, footage.count) == (True, None)
-    assert [shot.image is None for shot in shots[:6]] == [False] * 3 + [True] + [False] * 2
+    assert [shot.number for shot in shots] == [0, 1, 2, 4, 5]
+    assert all(shot.image is not None for shot in shots)  # silence is not taken for frames
+    assert said() == ["camera 0: gives no frames any more; it has ended"]
     assert shots[0].time == 0
     assert all(a.time <= b.time for a, b in itertools.pairwise(shots))
 
@@ -262,6 +273,13 @@ def test_an_error_while_reading_comes_where_frames_are_taken():
 def test_a_camera_that_hangs_does_not_keep_one_from_stopping():
     deadline = time.monotonic() + 0.2
     assert list(read_ahead(_counting(True, 2, pause=1.0), lambda: time.monotonic() > deadline)) == []
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_is_far_may_not_be_silent_for_ever(live, said):
+    shots = _counting(live, 2, pause=0.8)
+    assert list(read_ahead(replace(shots, far=not live), silence=0.2)) == []
+    assert "taken as its end" in said()[-1]
 
 
 COUNTS = 7000 + 4 * picture(0, 0)[..., 0].astype(np.uint16)

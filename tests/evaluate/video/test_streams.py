@@ -21,8 +21,11 @@ BEFORE_SILENCE = 60  # frames of a camera that falls silent
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Serve a file, ``/clip.mp4``; motion JPEG, ``/camera`` and ``/falls-silent``; ``/deaf``, which never answers."""
+    """Serve a file, ``/clip.mp4``; motion JPEG, ``/camera``, ``/falls-silent`` and ``/hangs-up``; ``/deaf``, which
+    never answers; and a part of the file, ``/cut-off.avi``.
+    """
     clip = write_video(tmp_path_factory.mktemp("served") / "clip.mp4").read_bytes()
+    long = write_video(tmp_path_factory.mktemp("served") / "long.avi", frames=60).read_bytes()
     over = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -31,6 +34,11 @@ def server(tmp_path_factory):
                 over.wait(60)
                 return
             self.send_response(200)
+            if self.path.startswith("/cut-off"):  # in the middle of a file
+                self.send_header("Content-Length", str(len(long)))
+                self.end_headers()
+                self.wfile.write(long[: len(long) // 2])
+                return
             if self.path.startswith("/clip.mp4"):
                 self.send_header("Content-Length", str(len(clip)))
                 self.end_headers()
@@ -39,6 +47,8 @@ def server(tmp_path_factory):
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
             for number in itertools.count():
+                if "hangs-up" in self.path and number == BEFORE_SILENCE:
+                    return
                 if over.wait(0.01) or ("silent" in self.path and number == BEFORE_SILENCE):
                     break
                 data = cv2.imencode(".jpg", picture(number % 20, 0)[..., ::-1])[1].tobytes()
@@ -90,6 +100,16 @@ def test_a_stream_that_falls_silent_is_told_and_has_ended_after_a_limit(server, 
     *_, told, ended = (line for line in said.messages if "no frame for" in line)
     assert "waiting for up to 1 s" in told and "taken as its end" in ended
     assert "secret" not in said.text
+
+
+def test_what_ends_in_the_middle_says_so_and_why(server, said):
+    footage = open_footage(f"http://{server}/cut-off.avi")
+    count = len(list(footage.shots))
+    assert footage.count == 60 and footage.far and count < 60
+    assert f"http://{server}/cut-off.avi: ends after {count} of the 60 frames that it says" in said.messages[-1]
+    with closing(open_footage(f"http://{server}/hangs-up")) as stream:
+        assert list(stream.shots)
+    assert said.messages[-1].startswith(f"http://{server}/hangs-up: has ended")
 
 
 def test_a_wish_to_stop_is_heard_while_a_stream_is_silent(server):

@@ -30,8 +30,8 @@ def tree(tmp_path):
     return tmp_path
 
 
-def build(tree, *options):
-    command = ["build", f"--root=generic={tree / 'mine'}", f"--shards={tree / 'shards'}", "--datasets=generic"]
+def build(tree, *options, shards="shards"):
+    command = ["build", f"--root=generic={tree / 'mine'}", f"--shards={tree / shards}", "--datasets=generic"]
     return CliRunner().invoke(main, [*command, "--workers=1", "--pairs=8", *options])
 
 
@@ -43,10 +43,10 @@ def test_a_range_is_part_of_a_build_that_uses_it_and_of_no_other(tree):
     assert "range16" not in plain.config
     refused = build(tree, "--range16=7000,8020")
     assert refused.exit_code == 2 and "another range16 (None instead of [7000, 8020])" in refused.stderr
-    result = build(tree, "--range16=auto", f"--shards={tree / 'other'}")
+    result = build(tree, "--range16=auto", shards="other")
     assert result.exit_code == 0 and "bits" not in result.stderr and "one colour" not in result.stderr
     assert load_manifest(tree / "other" / "generic-train").config == {**plain.config, "range16": [0, 0]}
-    assert build(tree, "--range16=auto", f"--shards={tree / 'other'}").exit_code == 0  # goes on
+    assert build(tree, "--range16=auto", shards="other").exit_code == 0  # goes on
 
 
 def test_what_is_stored_is_stretched_by_one_range_or_by_each_sequences_own(tree):

@@ -170,6 +170,7 @@ def test_the_metadata_say_what_a_user_has_to_know(runtime, exported):
 def test_weights_too_large_for_one_file_lie_beside_the_graph(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(deploy, "_ONE_FILE", 0)
     network, variant = built("plain")
+    (tmp_path / "net.reference.onnx").write_bytes(b"of another variant")
     file, _ = export_graphs(tmp_path / "net.onnx", network, variant)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"net{part}.onnx{end}" for part in ("", ".template") for end in ("", ".data")}
@@ -191,7 +192,12 @@ def test_wrong_endings_and_missing_packages_are_refused(tmp_path, monkeypatch):
         export_graphs(tmp_path / "net.bin", network, variant)
     with pytest.raises(UserError, match=r"ends in \.pt2"):
         check_target(tmp_path / "net.onnx", ".pt2", overwrite=False)
-    (tmp_path / "net.template.pt2").write_bytes(b"")
+    for name in ("net.template.pt2", "lorat.reference.bin", "weights.bin"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"lorat\.reference\.bin: exists"):
+        check_target(tmp_path / "lorat.xml", ".xml", overwrite=False)
+    with pytest.raises(UserError, match=r"weights\.bin: is read for this"):
+        check_target(tmp_path / "weights.xml", ".xml", overwrite=True, sources=[tmp_path / "weights.bin"])
     with pytest.raises(UserError, match=r"net\.template\.pt2: exists; .* --overwrite"):
         check_target(tmp_path / "net.pt2", ".pt2", overwrite=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -251,9 +257,9 @@ def test_the_command_writes_both_graphs_of_a_weights_file(form, runtime, tmp_pat
     command = ["export-weights", f"--{form}", f"--weights={tmp_path / 'model.safetensors'}"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    for name in (f"model{end}", f"model.template{end}"):
+    for name in (f"model-graph{end}", f"model-graph.template{end}"):
         assert (tmp_path / name).is_file()
         assert name in done.output
     again = CliRunner().invoke(main, command)
     assert again.exit_code == 2
-    assert f"model{end}: exists" in again.stderr
+    assert f"model-graph{end}: exists" in again.stderr

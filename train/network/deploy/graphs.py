@@ -13,7 +13,7 @@ import copy
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from lorat.configs.schema import VariantConfig
-from lorat.shards.base.disk import check_can_write, enduring, explain_disk
+from lorat.shards.base.disk import check_apart, check_can_write, enduring, explain_disk
 from lorat.shards.base.errors import UserError
+from lorat.shards.base.storage import remove_file
 from lorat.train.network.blocks.lora import Streams
 from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.blocks.loratv2 import LoRATv2
@@ -34,9 +35,11 @@ from lorat.train.network.blocks.spmtrack import SPMTrack
 from lorat.train.network.deploy import RUNTIMES
 from lorat.train.network.deploy.operators import NEWEST, export_options, lower
 from lorat.train.network.deploy.runtimes import KEY, check_packages, import_openvino, open_graph
+from lorat.train.network.weights.containers import fingerprint
 
 _ONE_FILE = 2**31 - 2**26  # protobuf's limit, less some room for the graph
 _TOLERANCE = 1e-3
+MARK = "weights_fingerprint"  # in the metadata: the same in graphs that belong together
 _LAYOUT = "float32 RGB on 0...255, (batch, height, width, 3); the graph normalises it"
 
 
@@ -155,9 +158,20 @@ def reference_file(file: Path) -> Path:
 
 def graph_parts(file: Path) -> list[Path]:
     """Return the files that are there of the graph of which `file` is the tracking graph, with their weights."""
-    graphs = (file, template_file(file), reference_file(file))
-    weights = (graph.with_suffix(".bin") if file.suffix == ".xml" else Path(f"{graph}.data") for graph in graphs)
-    return [part for part in (*graphs, *weights) if part.is_file()]
+    return [part for part in _names(file) if part.is_file()]
+
+
+def graphs_of(file: Path, variant: VariantConfig) -> list[Path]:
+    """Return the graphs of a variant, of which `file` is the tracking graph and comes first."""
+    others = [template_file(file), *([reference_file(file)] if variant.reference_size is not None else [])]
+    return [file, *others]
+
+
+def _names(file: Path) -> list[Path]:
+    """Return the graphs that may belong to the tracking graph `file`, and the files of their weights."""
+    graphs = [file, template_file(file), reference_file(file)]
+    beside = {".xml": lambda graph: graph.with_suffix(".bin"), ".onnx": lambda graph: Path(f"{graph}.data")}
+    return graphs + [beside[file.suffix](graph) for graph in graphs if file.suffix in beside]
 
 
 def graph_metadata(variant: VariantConfig, network: OneStream) -> dict[str, str]:
@@ -183,13 +197,15 @@ def graph_metadata(variant: VariantConfig, network: OneStream) -> dict[str, str]
     }
 
 
-def check_target(file: Path, suffix: str, *, overwrite: bool) -> None:
+def check_target(file: Path, suffix: str, *, overwrite: bool, sources: Collection[Path] = ()) -> None:
     """See that graphs can be written to `file`, the tracking graph's, and beside it; a ``UserError`` tells of another
-    suffix, of files that exist and are not to be replaced, of a disk that takes none, and of packages that are missing.
+    suffix, of files that exist and are not to be replaced, or are never, since they are `sources` of the graphs, of a
+    disk that takes none, and of packages that are missing.
     """
     if file.suffix != suffix:
         raise UserError(f"{file}: the name of such a graph ends in {suffix}")
-    for path in (file, template_file(file), reference_file(file)):
+    for path in _names(file):
+        check_apart(path, sources)
         if path.exists() and not overwrite:
             raise UserError(f"{path}: exists; give another --out, or --overwrite")
     if suffix in RUNTIMES:
@@ -222,6 +238,7 @@ def export_graphs(
     check_target(file, file.suffix, overwrite=True)
     folder, graphs = file.parent, _graphs(file, network, variant, known)
     beside: dict[str, Any] = {"dir": folder, "prefix": ".export-", "ignore_cleanup_errors": True}
+    written = set[Path]()
     for graph in reversed(graphs):  # the tracking graph last: where it is, all are
         with explain_disk(graph.file):
             folder.mkdir(parents=True, exist_ok=True)
@@ -232,6 +249,9 @@ def export_graphs(
                 # The weights, where they have a file of their own, come before the graph that names them.
                 for part in sorted(Path(place).iterdir(), key=lambda path: path.name == graph.file.name):
                     part.replace(folder / part.name)
+                    written.add(folder / part.name)
+    for stale in {*graph_parts(file)} - written:  # of what stood here before
+        remove_file(stale)
     return [graph.file for graph in graphs]
 
 
@@ -247,7 +267,7 @@ def _graphs(file: Path, network: OneStream, variant: VariantConfig, known: Mappi
     count = (variant.templates,) if variant.templates > 1 else ()
     mask = torch.zeros(2, *count, grid, grid, dtype=torch.bool)
     mask[..., grid // 4 : grid - grid // 4, grid // 4 : grid - grid // 4] = True
-    about = graph_metadata(variant, network) | dict(known)
+    about = graph_metadata(variant, network) | dict(known) | {MARK: fingerprint(network.state_dict())}
     name = "memory" if isinstance(network, LoRATv2) else "template_tokens"
     first = "template_memory" if variant.reference_size else name
     embed = {"template": crops(variant.template_size, *count), "template_mask": mask}

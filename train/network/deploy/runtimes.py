@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorat.shards.base.disk import explain_reading
 from lorat.shards.base.errors import UserError
 
 KEY = "lorat"  # of the metadata in OpenVINO's files
@@ -73,10 +74,17 @@ def has_bfloat16() -> bool:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Return what a graph file says of itself; a ``UserError`` if it cannot be read, or says nothing."""
+    """Return what a graph file says of itself, which is read once; a ``UserError`` if it cannot be, or says nothing."""
+    with explain_reading(file):
+        state = file.stat()
+    return dict(_metadata(file.absolute(), state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(8)
+def _metadata(file: Path, *state: int) -> dict[str, str]:
     if file.suffix == ".xml":
         return _openvino_metadata(file, _read_openvino(file))
-    return _onnx_metadata(file, _onnx_session(file, 1))
+    return _onnx_metadata(file, _onnx_session(file, 1, ready=False))
 
 
 def open_graph(file: Path, threads: int, dtype: torch.dtype = torch.float32) -> Runtime:
@@ -120,13 +128,16 @@ def _openvino_metadata(file: Path, model: Any) -> dict[str, str]:
     return known
 
 
-def _onnx_session(file: Path, threads: int) -> Any:
+def _onnx_session(file: Path, threads: int, *, ready: bool = True) -> Any:
+    """Open a file, `ready` to compute as fast as can be, or as fast as can be opened."""
     check_packages("onnx", "onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    if not ready:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no type of their own in common

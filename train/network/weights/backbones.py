@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import xxhash
 from torch import Tensor, nn
 
 from lorat.configs.schema import BackboneConfig
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.waiting import fulfil, waiting
 from lorat.train.network.blocks.vit import Transformer
-from lorat.train.network.weights.containers import check_tensors, read_tensors
+from lorat.train.network.weights.containers import check_tensors, fingerprint, read_tensors
 from lorat.train.network.weights.naming import TYPES, named_in_memory
 
 _LOG = logging.getLogger("lorat")
@@ -41,12 +40,8 @@ class BackboneWeights:
     registers: int | None = None  # how many register tokens the file has, used or not; None where it does not say
 
     def fingerprint(self) -> str:
-        """Hash names, shapes and float32 values, in the order of names."""
-        digest = xxhash.xxh3_128()
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name} {tuple(tensor.shape)};".encode())
-            digest.update(tensor.contiguous().numpy().data)
-        return f"xxh3:{digest.hexdigest()}"
+        """Hash the tensors."""
+        return fingerprint(self.tensors)
 
     def load_into(self, transformer: Transformer) -> None:
         """Give `transformer` these tensors, of a grid of any size; a ``UserError`` lists those that do not fit."""

@@ -6,15 +6,16 @@ writing to them does not change the file), so that processes of one machine shar
 """
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lorat.shards.base.disk import check_can_write, enduring
+from lorat.shards.base.disk import check_apart, check_can_write, enduring
 from lorat.shards.base.errors import UserError, some
 from lorat.shards.base.storage import atomic_file
 from lorat.train.network.weights.naming import TYPES, last_block
@@ -82,8 +83,20 @@ def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
     raise UserError(f"{path}: not a table of named tensors{held}; give a file of weights only")
 
 
-def check_writable(path: Path, overwrite: bool) -> None:
-    """Refuse (``UserError``) a file whose suffix is none that readers go by, that exists, or that no disk takes."""
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Hash names, shapes and float32 values, in the order of names."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return f"xxh3:{digest.hexdigest()}"
+
+
+def check_writable(path: Path, overwrite: bool, sources: Collection[Path] = ()) -> None:
+    """Refuse (``UserError``) a file whose suffix is none that readers go by, that is one of the `sources`, that exists,
+    or that no disk takes.
+    """
+    check_apart(path, sources)
     if path.suffix not in _SUFFIXES:
         raise UserError(f"{path}: readers go by the suffix; end the name in one of {', '.join(_SUFFIXES)}")
     if path.exists() and not overwrite:

@@ -3,8 +3,11 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,9 @@ from lorat.evaluate.track.predictor import Predictor
 from lorat.evaluate.track.settings import TrackerSettings
 from lorat.evaluate.track.tracker import Targets
 from lorat.shards.base.errors import UserError
-from lorat.train.network.deploy.graphs import export_graphs
-from lorat.train.network.deploy.runtimes import open_graph
+from lorat.train.network.deploy import runtimes
+from lorat.train.network.deploy.graphs import MARK, export_graphs, graph_parts
+from lorat.train.network.deploy.runtimes import open_graph, read_metadata
 from tests.evaluate.conftest import moving_box, picture
 from tests.evaluate.mistakes import one_line_error
 
@@ -83,6 +87,77 @@ def test_weights_are_exported_once_and_results_are_of_their_engine(tiny_weights,
     weights = graph.with_name("lorat.template.bin")
     weights.write_bytes(weights.read_bytes() + b"0")
     one_line_error(run(f"--weights={graph}", "--out=named", "--limit=1"), "--overwrite")
+
+
+@pytest.fixture(scope="module")
+def exported(small, tmp_path_factory) -> list[Path]:
+    """The files of a small tracker's graphs."""
+    pytest.importorskip("openvino")
+    own, file = small("lorat"), tmp_path_factory.mktemp("graphs") / "lorat.xml"
+    export_graphs(file, own.network, own.variant)
+    return graph_parts(file)
+
+
+@pytest.fixture
+def exports(exported, monkeypatch) -> list[Path]:
+    """The tracking graphs that are exported into the cache; each is a copy, which is quick."""
+    done = []
+
+    def export(file: Path, *_, **__):
+        done.append(file)
+        time.sleep(0.2)
+        for part in exported:
+            shutil.copy(part, file.parent / f".{part.name}")
+            (file.parent / f".{part.name}").replace(file.parent / part.name)
+
+    monkeypatch.setattr(engines, "export_graphs", export)
+    return done
+
+
+@pytest.fixture
+def cached(tiny_weights, tmp_path, monkeypatch) -> TrackerSettings:
+    """A tracker by OpenVINO, with an empty cache."""
+    monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
+    return TrackerSettings(weights=(tiny_weights,), engine="openvino", dtype="float32")
+
+
+def test_a_graph_in_the_cache_that_lacks_a_part_or_does_not_open_is_exported_once_more(cached, exports, said):
+    for harm in (None, Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:200]), None):
+        if harm is not None:
+            harm(exports[0].with_name("lorat.template.xml"))
+        assert np.isfinite(tracked(Predictor.load(cached), 2)[0]).all()
+    assert len(exports) == 3
+    assert len([line for line in said.messages if "cannot read it" in line and "done now" in line]) == 1
+
+
+def test_of_those_who_need_a_graph_at_once_one_exports_it(cached, exports):
+    network, variant = cached.load_network()
+    with ThreadPoolExecutor(3) as pool:
+        files = set(pool.map(lambda _: engines.graph_of("openvino", network, variant, {}, ["one"]), range(3)))
+    assert [*files] == exports
+
+
+def test_a_cache_that_takes_no_files_is_named(cached, exports, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot be written .*LORAT_CACHE"):
+        Predictor.load(cached)
+
+
+def test_graphs_of_different_weights_do_not_go_together(exported, tmp_path):
+    for part in exported:
+        shutil.copy(part, tmp_path)
+    template, mark = tmp_path / "lorat.template.xml", read_metadata(exported[0])[MARK]
+    template.write_text(template.read_text().replace(mark, "xxh3:another"))
+    with pytest.raises(UserError, match=r"lorat\.template\.xml: is of other weights than lorat\.xml; export them"):
+        Predictor.load(TrackerSettings(weights=(tmp_path / "lorat.xml",), dtype="float32"))
+
+
+def test_a_graph_is_read_once_for_what_it_says_and_not_compiled_again(exported, monkeypatch):
+    reads, read = [], runtimes._openvino_metadata
+    monkeypatch.setattr(runtimes, "_openvino_metadata", lambda file, model: reads.append(file) or read(file, model))
+    with pytest.raises(UserError, match="compile: is for PyTorch alone"):
+        Predictor.load(TrackerSettings(weights=(exported[0],))).compile(1)
+    assert reads.count(exported[0]) <= 2  # once, and as it is opened
 
 
 @pytest.mark.parametrize(
