@@ -13,6 +13,7 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.reading import read_weights
 from lorat.train.network.trained import export_merged, export_published, load_network, load_weights, save_weights
 from lorat.train.network.variants import assemble, build_network, empty_network
+from lorat.train.network.weights.containers import read_joined
 from tests.train.network.family import (
     assert_same,
     both_phases,
@@ -171,6 +172,13 @@ def test_both_published_files_are_trained_on_together(published, first, second, 
         assert_same(network.train().predict(*loratv2_inputs(arrays, 2))[0], arrays)
     with pytest.raises(UserError, match=r"holds nothing that .*both\.bin lacks; give one of them"):
         load_weights(both_phases(published, tmp_path / "both.bin"), network, before=[second])
+
+
+def test_two_phases_of_other_scales_are_not_put_together(tmp_path):
+    for name, alpha in (("first", "16"), ("second", "32")):
+        save_file({name: torch.ones(1)}, tmp_path / f"{name}.safetensors", {"lora_alpha": alpha})
+    with pytest.raises(UserError, match=r"first\.safetensors: its pairs have lora_alpha 16, those of .*second.* 32"):
+        read_joined(tmp_path / "second.safetensors", [tmp_path / "first.safetensors"])
 
 
 def test_a_first_phase_on_a_backbone_from_scratch_brings_it_along(tmp_path):

@@ -51,13 +51,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_joined(path: Path, before: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return what `read_tensors` does, with what the file lacks of those `before`; a ``UserError`` names one that adds
-    nothing.
+    nothing, or whose pairs have another scale, since a network has one.
     """
     tensors, metadata = read_tensors(path)
     for earlier in reversed(before):
-        added = read_tensors(earlier)[0]
+        added, about = read_tensors(earlier)
         if added.keys() <= tensors.keys():
             raise UserError(f"{earlier}: holds nothing that {path} lacks; give one of them")
+        for key in sorted(metadata.keys() & about.keys() & {"lora_alpha", "lora_rslora"}):
+            if about[key] != metadata[key]:
+                what = f"its pairs have {key} {about[key]}, those of {path} {metadata[key]}"
+                raise UserError(f"{earlier}: {what}; give phases of one scale")
         tensors = added | tensors
     return tensors, metadata
 
