@@ -70,16 +70,17 @@ class Command(click.Command):
         end_process(status)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read a command line; of an option that is given twice, click by itself would take the last in silence."""
+        """Read a command line; of two forms of one option, click by itself would take the last in silence. Of one form
+        the last is taken, as commands do: scripts change their own defaults so.
+        """
         *_, order = self.make_parser(ctx).parse_args(list(args))
-        given: dict[str | None, list[str]] = {}
+        given: dict[str | None, dict[str, None]] = {}
         for parameter in order:
             if isinstance(parameter, click.Option) and not _may_repeat(parameter):
-                given.setdefault(parameter.name, []).append("/".join(parameter.opts + parameter.secondary_opts))
-        for spellings in given.values():
-            if len(spellings) > 1:
-                told = "give one of them" if len(set(spellings)) > 1 else f"given {len(spellings)} times; give it once"
-                raise UserError(f"{' and '.join(dict.fromkeys(spellings))}: {told}")
+                given.setdefault(parameter.name, {})["/".join(parameter.opts + parameter.secondary_opts)] = None
+        for forms in given.values():
+            if len(forms) > 1:
+                raise UserError(f"{' and '.join(forms)}: give one of them")
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

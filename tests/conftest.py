@@ -73,13 +73,15 @@ def shared() -> Path:
 
 
 class Golden:
-    """Published arrays: those in the checkout, and beside it all of them; a test skips where one is missing."""
+    """Published arrays: all of them beside the checkout, else those in it, of which some are parts; a test skips where
+    one is missing.
+    """
 
     def __truediv__(self, name: str) -> Path:
         own, beside = ROOT / "tests/golden" / name, ROOT.parent / "shared/golden" / name
         if not own.exists() and not beside.exists():
             pytest.skip(f"needs {beside}")
-        return own if own.exists() else beside
+        return beside if beside.exists() else own
 
 
 @pytest.fixture(scope="session")

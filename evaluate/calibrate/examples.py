@@ -138,10 +138,11 @@ def _places(clips: Sequence[Sequence[Clip]], draws: Draws, used: set[Frame]) -> 
             first = int(starts[draws.below(len(starts))])
             frames = range(first, len(clip.frames), step)[: 1 + _FRAMES]
             own = {(clip.dataset, clip.name, frame) for frame in frames[1:]}
-            if used.isdisjoint(own):
+            if own and used.isdisjoint(own):
                 break
-        used |= own
-        yield clip, frames
+        if own:  # a large step may lead out of the video
+            used |= own
+            yield clip, frames
 
 
 class _Seen(Engine):

@@ -9,6 +9,7 @@ from lorat.configs.schema import BackboneConfig, VariantConfig
 from lorat.evaluate.track.predictor import Predictor
 from lorat.prep.trees.base.clip import Clip, FrameFiles, Track
 from lorat.shards.pixels.jpeg import encode
+from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.trained import save_weights
 from lorat.train.network.variants import build_network
 
@@ -28,8 +29,13 @@ TINY = VariantConfig(
 
 
 def _variant(method: str) -> VariantConfig:
-    """A tracker of a method, as small as TINY."""
-    of_method = {"spmtrack": {"templates": 3, "searches": 2}, "loratv2": {"reference_size": 32}}.get(method, {})
+    """A tracker of a method, as small as TINY; SPMTrack's with experts, LoRATv2's with pairs of each frame."""
+    experts, pairs = {"rank": 4, "alpha": 40.0, "experts": 3}, {"rank": 4, "alpha": 40.0}
+    of_method = {
+        "lorat": {},
+        "spmtrack": {"templates": 3, "searches": 2, "lora": experts},
+        "loratv2": {"reference_size": 32, "lora": pairs},
+    }[method]
     return VariantConfig.model_validate(
         TINY.model_dump() | {"name": f"{method}-tiny", "method": method, "reference_threshold": 0.5} | of_method
     )
@@ -59,7 +65,9 @@ def small() -> Callable[[str], Predictor]:
 
     def build(method: str) -> Predictor:
         variant = _variant(method)
-        return Predictor(_network(variant).requires_grad_(False).eval(), variant, torch.device("cpu"), torch.float32)
+        network = _network(variant).requires_grad_(False).eval()
+        merge_adapters(network)
+        return Predictor(network, variant, torch.device("cpu"), torch.float32)
 
     return build
 

@@ -30,6 +30,7 @@ from tests.evaluate.conftest import moving_box, picture
 from tests.evaluate.mistakes import one_line_error
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+_OF_ENGINES = [("lorat", "onnx"), ("spmtrack", "onnx"), ("spmtrack", "openvino"), ("loratv2", "openvino")]
 
 
 def tracked(predictor: Predictor, frames: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +43,7 @@ def tracked(predictor: Predictor, frames: int = 6) -> tuple[np.ndarray, np.ndarr
     )
 
 
-@pytest.mark.parametrize(("method", "engine"), [("lorat", "onnx"), ("spmtrack", "openvino"), ("loratv2", "openvino")])
+@pytest.mark.parametrize(("method", "engine"), _OF_ENGINES)
 def test_a_graph_tracks_as_pytorch_does(method, engine, small, tmp_path):
     pytest.importorskip("onnxruntime" if engine == "onnx" else "openvino")
     own, file = small(method), tmp_path / f"net{SUFFIXES[engine]}"
