@@ -69,20 +69,6 @@ class Command(click.Command):
             status = exit_status(heard.number)
         end_process(status)
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read a command line; of two forms of one option, click by itself would take the last in silence. Of one form
-        the last is taken, as commands do: scripts change their own defaults so.
-        """
-        *_, order = self.make_parser(ctx).parse_args(list(args))
-        given: dict[str | None, dict[str, None]] = {}
-        for parameter in order:
-            if isinstance(parameter, click.Option) and not _may_repeat(parameter):
-                given.setdefault(parameter.name, {})["/".join(parameter.opts + parameter.secondary_opts)] = None
-        for forms in given.values():
-            if len(forms) > 1:
-                raise UserError(f"{' and '.join(forms)}: give one of them")
-        return super().parse_args(ctx, args)
-
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command; click by itself would end with 1 after Ctrl-C."""
         try:
@@ -100,12 +86,6 @@ class Command(click.Command):
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
-
-
-def _may_repeat(option: click.Option) -> bool:
-    """Return whether giving an option again adds to it, or says the same."""
-    says_yes = option.is_bool_flag and not option.secondary_opts
-    return option.multiple or option.count or says_yes
 
 
 class Group(Command, click.Group):

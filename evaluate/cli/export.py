@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,16 +74,27 @@ class ExportOptions:
 
 
 def _form_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag a form; the command gets the one that is given."""
+
+    @wraps(command)
+    def of_one_form(**values: Any) -> Any:
+        given = [f"--{form}" for form in _FORMS if values.pop(form.replace("-", "_"))]
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)}: give one of them")
+        if not given:
+            raise UserError(f"export-weights: say what to write: {some([f'--{form}' for form in _FORMS], len(_FORMS))}")
+        return command(form=given[0].removeprefix("--"), **values)
+
     for form, text in reversed(_FORMS.items()):
-        command = click.option(f"--{form}", "form", flag_value=form, help=text)(command)
-    return command
+        of_one_form = click.option(f"--{form}", is_flag=True, help=text)(of_one_form)
+    return of_one_form
 
 
 @click.command("export-weights", cls=Command)
 @_form_options
 @options_of(WeightsSettings, "settings", "Weights")
 @options_of(ExportOptions, "options", "Output")
-def export_weights_command(form: str | None, settings: WeightsSettings, options: ExportOptions) -> None:
+def export_weights_command(form: str, settings: WeightsSettings, options: ExportOptions) -> None:
     """Write weights in another form.
 
     \b
@@ -95,8 +106,6 @@ def export_weights_command(form: str | None, settings: WeightsSettings, options:
     Exit status 2 when an input is missing or does not fit.
     """  # noqa: D301 (click's mark is the character itself)
     start_logging()
-    if form is None:
-        raise UserError(f"export-weights: say what to write: {some([f'--{form}' for form in _FORMS], len(_FORMS))}")
     options.check(form, settings)
     weights, force = settings.file(), settings.force_backbone
     out = options.out or _default_out(weights, f"-graph{_GRAPHS[form]}" if form in _GRAPHS else f"-{form}.safetensors")

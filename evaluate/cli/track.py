@@ -122,8 +122,8 @@ def track_and_publish(
     output.check_video(sets)
     output.check_files(out := output.out or default_out(files[-1]))
     try:
-        how = {"overwrite": output.overwrite, "published": wanted.published}
-        outcome = _track(replace(settings, run=None, weights=files), sets, segment, out, how)
+        tracked = replace(settings, run=None, weights=files)
+        outcome = _track(tracked, sets, segment, out, overwrite=output.overwrite, published=wanted.published)
     except KeyboardInterrupt:
         click.echo(f"stopped; what is tracked stands in {out}; the same command goes on", err=True)
         return INTERRUPTED
@@ -141,7 +141,13 @@ def track_and_publish(
 
 
 def _track(
-    settings: BatchSettings, sets: list[TestSet], segment: MaskFileSettings, out: Path, how: dict[str, bool]
+    settings: BatchSettings,
+    sets: list[TestSet],
+    segment: MaskFileSettings,
+    out: Path,
+    *,
+    overwrite: bool,
+    published: bool,
 ) -> "Evaluation | None":
     """Track together with the other ranks; None on all but the first, which has the outcome."""
     # torch, timm and matplotlib take seconds to import: help and mistakes need not wait for them.
@@ -159,9 +165,9 @@ def _track(
     ):
         settings = replace(settings, device=str(world.device))
         segmenter = ranks.together(lambda: segment.load(world.device))  # before hours of tracking
-        outcome = evaluate(sets, out, settings, **how, progress=bar, ranks=ranks)
+        outcome = evaluate(sets, out, settings, overwrite=overwrite, published=published, progress=bar, ranks=ranks)
         if segmenter is not None:
             segment = segment.settled(settings.device)
-            segment_results(outcome, out, segmenter, segment, ranks, overwrite=how["overwrite"], progress=bar)
+            segment_results(outcome, out, segmenter, segment, ranks, overwrite=overwrite, progress=bar)
         return outcome if world.speaks else None
     return None

@@ -21,7 +21,7 @@ from lorat.evaluate.results.files import result_files
 from lorat.evaluate.track import folder
 from lorat.evaluate.track.batch import Failed, Work, group_sizes, track_clips, usual_batch
 from lorat.evaluate.track.memory.methods import target_size
-from lorat.evaluate.track.memory.templates import PUBLISHED_RULES
+from lorat.evaluate.track.memory.templates import published_rules
 from lorat.evaluate.track.predictor import Predictor, pick_type
 from lorat.evaluate.track.ranks import Ranks
 from lorat.evaluate.track.settings import BatchSettings
@@ -80,8 +80,11 @@ def evaluate(
         begun = None if overwrite or settings.dtype != "auto" else folder.number_type(out, digest)
         # The other ranks take the first one's.
         name = pick_type(settings, begun or settings.dtype, network) if ranks.speaks else torch.float32
-        lengths = sorted((len(clip.frames) for item in sets for clip in item.clips * item.runs), reverse=True)
-        batch = settings.batch or usual_batch(device, [target_size(network, variant, count) for count in lengths])
+        rules = published_rules(variant) if published else {}
+        clips = [clip for item in sets for clip in item.clips * item.runs]
+        clips.sort(key=lambda clip: len(clip.frames), reverse=True)
+        sizes = [target_size(network, variant, len(clip.frames), rules.get(clip.dataset)) for clip in clips]
+        batch = settings.batch or usual_batch(device, sizes)
         return digest, network, variant, str(name).removeprefix("torch."), batch
 
     digest, network, variant, own, batch = ranks.together(load)
@@ -93,8 +96,8 @@ def evaluate(
         computed = str(dtype).removeprefix("torch.") + (" compiled" if settings.compile else "")
         hashed = hashlib.sha256(what).hexdigest()[:16]
         how = computed, hashed, settings.resize, settings.range16, predictor.variant.method, bool(settings.redetect)
-        rules = PUBLISHED_RULES.get(predictor.variant.name, {}) if published else {}
-        identity = folder.Identity(digest, predictor.variant.name, *how, settings.chosen_engine(), dict(rules))
+        rules = dict(published_rules(variant)) if published else {}
+        identity = folder.Identity(digest, predictor.variant.name, *how, settings.chosen_engine(), rules)
         if ranks.speaks:
             folder.claim(out, identity, overwrite)
         return predictor, identity

@@ -64,8 +64,8 @@ class Memory(ABC, Generic[Kept]):
         self.feed = feed
 
     @classmethod
-    def size(cls, network: OneStream, variant: VariantConfig, frames: int) -> Size:
-        """Return the most that a target of a sequence of so many frames takes."""
+    def size(cls, network: OneStream, variant: VariantConfig, frames: int, rule: MemoryRule | None) -> Size:
+        """Return the most that a target of a sequence of so many frames takes; `rule` as `Known` has it."""
         return Size()
 
     @abstractmethod

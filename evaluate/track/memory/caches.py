@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorat.configs.schema import VariantConfig
+from lorat.configs.schema import MemoryRule, VariantConfig
 from lorat.evaluate.track.memory.base import Known, Memory, Recalled, Seen, Size
 from lorat.evaluate.track.memory.crops import Box, Crop, Frame
 from lorat.evaluate.track.memory.feed import Colour, Feed, TemplateInput
@@ -45,7 +45,7 @@ class Caches(Memory[Held]):
         self.renews, self.threshold = feed.variant.reference_size is not None, feed.variant.reference_threshold
 
     @classmethod
-    def size(cls, network: OneStream, variant: VariantConfig, frames: int) -> Size:
+    def size(cls, network: OneStream, variant: VariantConfig, frames: int, rule: MemoryRule | None) -> Size:
         """Return what a slot takes in float32, and its copy in a batch."""
         assert isinstance(network, LoRATv2)
         return Size(device=2 * 4 * math.prod(network.memory_shape))

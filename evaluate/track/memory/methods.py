@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lorat.configs.schema import VariantConfig
+from lorat.configs.schema import MemoryRule, VariantConfig
 from lorat.evaluate.track.memory.base import Memory, Size
 from lorat.evaluate.track.memory.caches import Caches
 from lorat.evaluate.track.memory.feed import Feed
@@ -13,9 +13,9 @@ from lorat.train.network.blocks.lorat import OneStream
 _MEMORIES: dict[str, type[Memory[Any]]] = {"lorat": FirstTemplate, "spmtrack": Templates, "loratv2": Caches}
 
 
-def target_size(network: OneStream, variant: VariantConfig, frames: int) -> Size:
-    """Return what a target of a sequence of so many frames takes at most."""
-    return _MEMORIES[variant.method].size(network, variant, frames)
+def target_size(network: OneStream, variant: VariantConfig, frames: int, rule: MemoryRule | None = None) -> Size:
+    """Return what a target of a sequence of so many frames takes at most; `rule` as `Known` has it."""
+    return _MEMORIES[variant.method].size(network, variant, frames, rule)
 
 
 def memory_for(feed: Feed, room: int) -> Memory[Any]:

@@ -30,6 +30,11 @@ PUBLISHED_RULES: Mapping[str, Mapping[str, Rule]] = {"spmtrack-B-378": {"lasot":
 MOST_ENTRIES = 256  # of a target whose sequence's length is not known
 
 
+def published_rules(variant: VariantConfig) -> Mapping[str, Rule]:
+    """Return the rules that published code has for a variant on some data sets, by their names."""
+    return PUBLISHED_RULES.get(variant.name, {})
+
+
 def chosen(count: int, rule: Rule) -> tuple[int, int, int]:
     """Return which of `count` entries, the first frame's and one of each tracked frame, are looked at: the first, and
     those at about a quarter and three quarters (published), or at one and two thirds (published for B-378 on LaSOT).
@@ -105,10 +110,10 @@ class Templates(Memory[Album]):
             raise UserError(f"variant {feed.variant.name}: {what}; set 3")
 
     @classmethod
-    def size(cls, network: OneStream, variant: VariantConfig, frames: int) -> Size:
+    def size(cls, network: OneStream, variant: VariantConfig, frames: int, rule: Rule | None) -> Size:
         """Return what the templates take that a sequence is left with."""
         entry = 3 * 2 * variant.template_size**2 + network.template_grid**2
-        return Size(host=entry * (4 + chosen(frames, variant.memory_rule)[1]))
+        return Size(host=entry * (4 + chosen(frames, rule or variant.memory_rule)[1]))
 
     def begin(self, frame: Frame, box: Box, mean: Colour, known: Known) -> Album:
         """Begin with the first template alone and a fresh state."""

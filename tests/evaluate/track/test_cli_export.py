@@ -135,6 +135,19 @@ def test_mistakes_end_in_one_line(arguments, parts, here):
     assert not list(Path().glob("*merged*"))
 
 
+@pytest.mark.parametrize(
+    ("forms", "words"),
+    [
+        (["--onnx", "--merged"], "--merged and --onnx: give one of them"),
+        ([], "say what to write: --merged, "),
+        (["--onnx", "--onnx"], "none.bin"),
+    ],
+)
+def test_one_form_is_written(forms, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(export(*forms, "--weights", "none.bin"), words)
+
+
 def test_what_is_read_is_not_written_over(here):
     before = Path("lorat.bin").read_bytes()
     refused(export("--published", *MERGE[1:], "--out", "./lorat.bin", "--overwrite"), "lorat.bin", "is read for this")

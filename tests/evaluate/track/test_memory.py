@@ -14,7 +14,6 @@ from lorat.configs.load import load_variant
 from lorat.configs.schema import BackboneConfig, LoraConfig, VariantConfig
 from lorat.evaluate.cli import main
 from lorat.evaluate.track import predictor as predictors
-from lorat.evaluate.track import session
 from lorat.evaluate.track.memory import templates
 from lorat.evaluate.track.memory.base import UNKNOWN, Seen
 from lorat.evaluate.track.memory.feed import mean_colour, search_window
@@ -347,7 +346,7 @@ def test_published_numbers_take_the_published_rule_of_a_data_set_and_results_say
     predictor, weights, out = small("spmtrack"), tmp_path / "model.safetensors", tmp_path / "out"
     save_weights(weights, predictor.network, predictor.variant)
     assert PUBLISHED_RULES == {"spmtrack-B-378": {"lasot": "third"}} and load_variant("spmtrack-B-378")
-    monkeypatch.setattr(session, "PUBLISHED_RULES", {"spmtrack-tiny": {"got10k": "third"}})
+    monkeypatch.setattr(templates, "PUBLISHED_RULES", {"spmtrack-tiny": {"got10k": "third"}})
     fixed = [f"--weights={weights}", f"--raw={got10k_raw}", "--dtype=float32", "--device=cpu", "--no-video"]
     fixed += ["--datasets=got10k-val", "--sequences=GOT-10k_Val_000003"]
 

@@ -59,9 +59,10 @@ def import_openvino() -> ModuleType:
 
 @cache
 def openvino_core() -> Any:
-    """Return the process's one `openvino.Core`, which lives as long. Each that computes on the processor gives its
-    thread another stack for signals, and takes it away as it goes: of two, the first to go leaves the second's behind
-    that, in no memory, and the next signal that Python handles (Ctrl-C, a loader worker's end) ends the process.
+    """Return the process's one `openvino.Core`, which lives as long as it. Each that knows the processor gives its
+    thread another stack for signals and, as it goes, the stack that it found. Where the first of two goes first, the
+    second gives back one that is no memory any more, and the next signal that Python handles (Ctrl-C, the end of a
+    loader's worker) ends the process.
     """
     core = import_openvino().Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # now, before any other, such as nncf's
