@@ -14,8 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
+
+from lorat.shards.base.process import wait_briefly
+
+wait_briefly()  # tests run side by side: threads that wait awake took two thirds of the processor's time from them
+
+import torch
 
 from lorat.prep.build.plan import BuildOptions
 from lorat.prep.build.run import build

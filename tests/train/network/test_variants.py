@@ -88,7 +88,7 @@ def crops(variant, patch):
 
 
 def test_the_table_has_every_shipped_variant_but_the_toys():
-    assert SIZES.keys() | {"toy", "spmtrack-toy", "loratv2-toy"} == set(names("variants"))
+    assert SIZES.keys() | {"toy", "demo", "spmtrack-toy", "loratv2-toy"} == set(names("variants"))
 
 
 @pytest.mark.parametrize("name", SIZES)
