@@ -83,6 +83,8 @@ class BackboneConfig(_Frozen):
     token too. They have neither place nor token type, and nothing reads them after the last block."""
     initial_positions: Literal["timm", "sincos"] = "timm"
     """Where nothing is loaded; with sines and cosines a small network knows at once where its tokens are."""
+    initial_attention: Literal["timm", "mimetic"] = "timm"
+    """Where nothing is loaded; as trained attention looks, a small network compares patches much sooner."""
 
 
 class VariantConfig(_Frozen):

@@ -6,10 +6,10 @@ unset $(env | sed -n "s/^\(LORAT_[A-Z0-9_]*\)=.*/\1/p")  # the demo looks at its
 start=$(date +%s)
 lorat-prep toyworld
 lorat-prep build --datasets all
-lorat-train --variant toy --resume auto
+lorat-train --variant demo --resume auto
 lorat-eval --submit-zip got10k
 end=$(date +%s)
 echo
-echo "Training crops: $PWD/runs/toy-toy/samples.png"
-echo "Training curve: $PWD/runs/toy-toy/curves.png"
+echo "Training crops: $PWD/runs/demo-demo/samples.png"
+echo "Training curve: $PWD/runs/demo-demo/curves.png"
 echo "The whole demo took $(((end - start) / 60)) min $(((end - start) % 60)) s."

@@ -24,7 +24,7 @@ VARIANTS = (
     *(f"dinov3-{size}-{side}" for size in "SBL" for side in (256, 384)),
     *(f"spmtrack-{size}-{side}" for size in "BLg" for side in (224, 378)),
     *(f"loratv2-p{phase}-{size}-{side}" for size in "BL" for phase, side in ((1, 224), (2, 378))),
-    *("toy", "spmtrack-toy", "loratv2-toy"),
+    *("toy", "demo", "spmtrack-toy", "loratv2-toy"),
 )
 HEADER = (
     "| variant | weights | gradients | AdamW | 128: kept | most | less: kept | most "

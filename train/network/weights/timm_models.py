@@ -21,6 +21,7 @@ from lorat.shards.base.errors import UserError
 from lorat.train.network.blocks.layers import is_identity
 from lorat.train.network.blocks.plan import Activation, ExtraNorm, Plan
 from lorat.train.network.blocks.positions import Rotary, sincos_positions
+from lorat.train.network.weights.mimetic import mimetic_attention
 from lorat.train.network.weights.naming import named_in_memory
 
 _Family = Literal["vit", "eva", "dinov3"]
@@ -43,6 +44,13 @@ def timm_model(config: BackboneConfig) -> tuple[Plan, dict[str, Tensor]]:
     for name in ("cls_token", "reg_token", "pos_embed"):
         tensors.pop(name, None)
     tensors |= {f"norm.{name}": tensor for name, tensor in model.norm.state_dict().items()}
+    if config.initial_attention == "mimetic":
+        if plan.attention == "apart":
+            what = "has queries, keys and values apart; set backbone.initial_attention to timm"
+            raise UserError(f"backbone {config.timm}: {what}")
+        for block in range(plan.depth):
+            for name, drawn in mimetic_attention(plan.width, plan.heads)._asdict().items():
+                tensors[f"blocks.{block}.attn.{name}.weight"] = drawn
     return plan, tensors | _own_tokens(model, config)
 
 
