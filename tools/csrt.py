@@ -36,6 +36,8 @@ def track(folder: Path, out: Path) -> None:
     tracker = cv2.TrackerCSRT_create()
     for number, path in enumerate(frames):
         frame = cv2.imread(str(path))
+        if frame is None:
+            raise SystemExit(f"{path}: no image that OpenCV reads")
         start = time.perf_counter()
         if number == 0:
             tracker.init(frame, tuple(round(value) for value in box))

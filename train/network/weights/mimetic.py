@@ -14,14 +14,14 @@ from torch import Tensor
 _COMPARE, _MIX = 0.7, 0.4  # of queries · keys, and of values · projection: share of the noise and of the identity alike
 
 
-class Attention(NamedTuple):
+class AttentionMatrices(NamedTuple):
     """Matrices of one layer, as `torch.nn.Linear` holds them."""
 
     qkv: Tensor  # (3D, D)
     proj: Tensor  # (D, D)
 
 
-def mimetic_attention(width: int, heads: int) -> Attention:
+def mimetic_attention(width: int, heads: int) -> AttentionMatrices:
     """Draw the matrices of a layer of D = `width` from torch's generator of the CPU, float32. Of each head, keys' and
     queries' rows are the nearest factors, of its few channels, of its own draw.
     """
@@ -29,7 +29,7 @@ def mimetic_attention(width: int, heads: int) -> Attention:
     pairs = [tuple(factor[:channels] for factor in _factors(_COMPARE, _COMPARE, width)) for _ in range(heads)]
     values, projection = _factors(_MIX, -_MIX, width)
     queries, keys = (torch.cat(part) for part in zip(*pairs, strict=True))
-    return Attention(torch.cat([queries, keys, values]), projection.T.contiguous())
+    return AttentionMatrices(torch.cat([queries, keys, values]), projection.T.contiguous())
 
 
 def _factors(noise: float, identity: float, width: int) -> tuple[Tensor, Tensor]:
