@@ -55,11 +55,13 @@ def first_phase(variants, tuples, tiny_recipe, tmp_path_factory) -> list[str]:
     return [backbone, f"--weights={folder / 'run/checkpoints/epoch_0003/model.safetensors'}"]
 
 
-@pytest.fixture(params=["spmtrack", "phase 2", "whole"])
-def files(request, variants, tuples, tiny_recipe, tmp_path) -> list[str]:
-    more = request.getfixturevalue("first_phase") if request.param == "phase 2" else []
-    variant = variants[request.param]
-    return command_line(tmp_path, variant, tiny_recipe, tuples[variant.method], "--no-eval", *more)
+@pytest.fixture(params=["spmtrack", "phase 1", "phase 2", "whole"])
+def files(request, variants, tuples, tiny_shards, tiny_recipe, tmp_path) -> list[str]:
+    """A small training: of tuples, but of pairs in a first phase, and on the backbone or weights that it takes."""
+    variant, phase = variants[request.param], {"phase 1": 1, "phase 2": 2}.get(request.param, 0)
+    more = request.getfixturevalue("first_phase")[:phase] if phase else []
+    shards = tiny_shards if request.param == "phase 1" else tuples[variant.method]
+    return command_line(tmp_path, variant, tiny_recipe, shards, "--no-eval", *more)
 
 
 @pytest.fixture
