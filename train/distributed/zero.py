@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lorat.shards.base.errors import UserError
-from lorat.train.network.deploy.devices import check_compiler
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -30,11 +29,12 @@ class Zero:
     ) -> None:
         """Spread what `stage` says over all ranks; the optimiser's state, if it has one, goes on."""
         os.environ.setdefault("DS_ACCELERATOR", "cpu" if device.type == "cpu" else "cuda")
-        check_compiler(device)  # it builds some of itself at its first start
         try:
             import deepspeed
         except ImportError:
             raise UserError("train.parallel=deepspeed needs DeepSpeed; pip install 'lorat[deepspeed]'") from None
+        # Its own sums over the memory of a machine's processors take a minute to build; gloo's do.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self._api, self._stage, self._groups = deepspeed, stage, optimizer.state_dict()["param_groups"]
         self._trained: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
