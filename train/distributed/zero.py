@@ -33,7 +33,8 @@ class Zero:
             import deepspeed
         except ImportError:
             raise UserError("train.parallel=deepspeed needs DeepSpeed; pip install 'lorat[deepspeed]'") from None
-        # Its own sums over the memory of a machine's processors take a minute to build; gloo's do.
+        # Of processors alone: its operator for sums in shared memory is compiled for a minute at the first start, and
+        # gloo sums as well.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self._api, self._stage, self._groups = deepspeed, stage, optimizer.state_dict()["param_groups"]

@@ -35,6 +35,7 @@ def compiled(world) -> dict[str, torch.Tensor]:
 
 
 def shared(world, stage: int) -> dict[str, torch.Tensor]:
+    """What ZeRO trains, with nothing compiled before."""
     found = trained(world, torch.float32, parallel="deepspeed", zero_stage=stage, ema=0.0)
     assert deepspeed.comm.comm.cdb.shm_comm_op is None, "it built an operator, which takes a minute"
     return found
