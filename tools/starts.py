@@ -1,42 +1,54 @@
-"""Cuts the sequences of a generic tree into ones that start later, to track each from several starts: one start lost
-early says less about a tracker than four do (the temporal robustness evaluation of OTB, with four segments).
+"""Cuts the sequences of a test set into ones that start later, to track each from several starts: one start lost early
+says less about a tracker than four do (the temporal robustness evaluation of OTB, with four segments).
 
-python tools/starts.py TREE/test OUT/test
+python tools/starts.py SET NAME=DIR OUT
 
-Of every sequence (`groundtruth.txt`, frames in `img`) OUT gets what follows 0, 20, 40 and 60 per cent of its frames, as
-`<sequence>-<first frame>`; frames are linked, not copied.
+SET is a test set (otb), NAME=DIR its tree as `lorat-eval --root` takes it. OUT, a new folder, becomes a generic tree
+with the split test: of every sequence what follows 0, 20, 40 and 60 per cent of its frames, from the first that shows
+the object, as `<sequence>-<first frame>`; frames are linked, not copied.
 """
 
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from lorat.evaluate.track.testsets import choose_test_sets
+from lorat.prep.trees.base.clip import Clip
+from lorat.prep.trees.sources import TreeOptions
+from lorat.shards.pixels.geometry import xyxy_to_xywh
+
 STARTS = (0, 20, 40, 60)  # per cent
 
 
-def cut(sequence: Path, first: int, out: Path) -> None:
+def cut(clip: Clip, first: int, out: Path) -> None:
     """Write what follows the frame with number `first`, counted from 0."""
-    boxes = (sequence / "groundtruth.txt").read_text().splitlines()[first:]
-    frames = sorted((sequence / "img").glob("*.jpg"))[first:]
-    if len(boxes) != len(frames):
-        raise SystemExit(f"{sequence}: {len(frames) + first} JPEG images in img, {len(boxes) + first} boxes")
-    (out / "img").mkdir(parents=True)
-    (out / "groundtruth.txt").write_text("".join(f"{box}\n" for box in boxes))
-    for frame in frames:
-        (out / "img" / frame.name).symlink_to(frame.resolve())
+    track, images = clip.tracks[0], out / "img"
+    images.mkdir(parents=True)
+    rows = (",".join(f"{value:.10g}" for value in box) for box in np.nan_to_num(xyxy_to_xywh(track.boxes[first:])))
+    (out / "groundtruth.txt").write_text("".join(f"{row}\n" for row in rows))
+    (out / "absent.txt").write_text("".join(f"{int(not seen)}\n" for seen in track.visible[first:]))
+    for number in range(first, len(clip.frames)):
+        frame = clip.frames[number].resolve()
+        (images / f"{number:08d}{frame.suffix}").symlink_to(frame)
 
 
-def main(tree: Path, out: Path) -> None:
-    """Cut every sequence of a split."""
-    sequences = sorted(file.parent for file in tree.glob("*/groundtruth.txt"))
-    if not sequences:
-        raise SystemExit(f"{tree}: no <sequence>/groundtruth.txt")
-    for sequence in sequences:
-        frames = len(list((sequence / "img").glob("*.jpg")))
-        for first in (frames * share // 100 for share in STARTS):
-            cut(sequence, first, out / f"{sequence.name}-{first:03d}")
+def main(name: str, root: str, out: Path) -> None:
+    """Cut every sequence whose truth is there."""
+    if out.exists():
+        raise SystemExit(f"{out}: is there already; name a new folder")
+    (tests,) = choose_test_sets([name], [], TreeOptions(root=(root,)))
+    for clip in tests.clips:
+        if clip.annotated < len(clip.frames):
+            print(f"{clip.name}: {clip.annotated} boxes for {len(clip.frames)} frames, left out")
+            continue
+        seen = np.flatnonzero(clip.tracks[0].visible)
+        earliest = [seen[seen >= len(clip.frames) * share // 100] for share in STARTS]
+        for first in sorted({int(later[0]) for later in earliest if later.size}):
+            cut(clip, first, out / "test" / f"{clip.name}-{first:03d}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         raise SystemExit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
