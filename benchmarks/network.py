@@ -1,9 +1,10 @@
 """A training step of B-224 with our LoRA, and with LoRA as its formula reads.
 
-In both number types, one after the other. The plain side is the oracle of the tests: query, key and value as layers of
-their own with a pair each, frozen weights in float32, cast by autocast where it computes in bfloat16, PyTorch's
-attention. All else is the same code on both sides, on random weights: forward, loss, backward, gradient norm, AdamW. In
-bfloat16 a third side, "pairs", is the plain one with our attention, so that only the pairs differ.
+In both number types, one after the other; in bfloat16 only where that is fast. The plain side is the oracle of the
+tests: query, key and value as layers of their own with a pair each, frozen weights in float32, cast by autocast where
+it computes in bfloat16, PyTorch's attention. All else is the same code on both sides, on random weights: forward, loss,
+backward, gradient norm, AdamW. In bfloat16 a third side, "pairs", is the plain one with our attention, so that only the
+pairs differ.
 
 Each side has a process of its own, as a training has, and they do steps in turn. Memory: a process notes its resident
 set once everything is imported; then it builds network and optimiser. The peak resident set from then to the end, less
@@ -24,7 +25,8 @@ from lorat.configs.load import load_variant
 from lorat.configs.schema import VariantConfig
 from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.train.network.blocks.layers import attend
-from lorat.train.network.variants import build_network
+from lorat.train.network.deploy.processor import Product, fast_dtype
+from lorat.train.network.variants import build_network, empty_network
 from lorat.train.step.loss import tracking_loss
 from lorat.train.step.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from tests.train.network.plain_lora import make_plain
@@ -97,7 +99,8 @@ def run(quick: bool) -> dict[str, float | str]:
         Milliseconds a step and MB (10⁶ bytes) of each side, and the ratios that have targets, for bfloat16 under
         ``step_…``, for float32 under ``float32_step_…``.
     """
-    numbers = _measure(torch.bfloat16, quick)
+    worthwhile = quick or fast_dtype(Product.of(empty_network(_variant(quick)))) == torch.bfloat16
+    numbers = _measure(torch.bfloat16, quick) if worthwhile else {}
     return numbers | {f"float32_{name}": value for name, value in _measure(torch.float32, quick).items()}
 
 

@@ -1,10 +1,10 @@
 """What the table shows of each module's numbers, and which of them have targets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MODULES", "ROWS", "Row"]
+__all__ = ["MODULES", "ROWS", "Row", "shown"]
 
 Numbers = Mapping[str, float | str]
 
@@ -22,6 +22,7 @@ class Row:
 
     module: str
     what: str
+    """Format string over the module's numbers."""
     measured: str
     """Format string over the module's numbers."""
     against: str
@@ -42,7 +43,7 @@ class Row:
         """Return the table's cells: what, measured, ratio, against, target, reached."""
         sign = "≥" if self.sense == "least" else "≤"
         return (
-            self.what,
+            self.what.format(**numbers),
             self.measured.format(**numbers),
             self.shown.format(v=float(numbers[self.judged])) if self.against else "",
             self.against,
@@ -233,7 +234,7 @@ ROWS = (
     ),
     Row(
         "family",
-        "training step of SPMTrack-B-378, batch 2, 4 blocks, bfloat16",
+        "training step of SPMTrack-B-378, batch 2, 4 blocks, {experts_type}",
         "{experts_cpu_s:.1f} s of processor time ({experts_speedup_alone:.2f}x by experts alone)",
         "experts and attention as their formulas read",
         "experts_speedup",
@@ -524,3 +525,10 @@ ROWS = (
         _TIMES,
     ),
 )
+
+
+def shown(results: Mapping[str, Numbers]) -> Iterator[tuple[Row, Numbers]]:
+    """Yield the rows of modules that ran, with the module's numbers; a number type that is slow here has none."""
+    for row in ROWS:
+        if row.judged in (numbers := results.get(row.module, {})):
+            yield row, numbers

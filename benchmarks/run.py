@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import MODULES, ROWS, Numbers
+from benchmarks.rows import MODULES, Numbers, shown
 from lorat.shards.base.console import OUT
 from lorat.shards.base.machine import processor_name
 from lorat.shards.pixels.jpeg import codec_name
@@ -51,9 +51,8 @@ def _table(results: dict[str, Numbers], quick: bool) -> Table:
     for column in ("what", "measured", "ratio", "against", "target", "reached"):
         number = column in ("measured", "ratio", "target")
         table.add_column(column, justify="right" if number else "left")
-    for row in ROWS:
-        if row.module in results:
-            table.add_row(*row.cells(results[row.module]))
+    for row, numbers in shown(results):
+        table.add_row(*row.cells(numbers))
     return table
 
 
@@ -68,9 +67,8 @@ def _distance(training: Numbers) -> str:
 def _rows(results: dict[str, Numbers]) -> list[dict[str, str | bool]]:
     names = ("what", "measured", "ratio", "against", "target")
     return [
-        {**dict(zip(names, row.cells(results[row.module]), strict=False)), "reached": row.reached(results[row.module])}
-        for row in ROWS
-        if row.module in results
+        {**dict(zip(names, row.cells(numbers), strict=False)), "reached": row.reached(numbers)}
+        for row, numbers in shown(results)
     ]
 
 

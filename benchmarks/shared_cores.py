@@ -1,4 +1,5 @@
-"""Tracking beside other work: S-224 in bfloat16, one target, the network alone, in processes of their own.
+"""Tracking beside other work: S-224, one target, the network alone, in processes of their own and in the number type
+that is fast here.
 
 Sides: ours, whose threads wait briefly and follow the cores that are free, and PyTorch's defaults. The other work is
 two processes that count for ever, started before the sides are, and ended here. A round is some frames of the one and

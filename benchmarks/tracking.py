@@ -1,4 +1,5 @@
-"""Tracking of S-224 in bfloat16 on processors: what stands around the network, and how much of it.
+"""Tracking of S-224 on processors, in the number type that is fast there: what stands around the network, and how much
+of it.
 
 Frames have 1280 × 720 pixels (`benchmarks.frames`), and objects sides of 8 to 30 % of the width, so that search windows
 of four sides cover a good part of a frame. Weights are random; so that targets keep the size of the given box, the
@@ -43,6 +44,7 @@ from lorat.shards.base.process import ALL_FREED, keep_freed_memory
 from lorat.shards.pixels.jpeg import read_image
 from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.blocks.lorat import OneStream, Prediction, Tracked
+from lorat.train.network.deploy.processor import Product, fast_dtype
 from lorat.train.network.variants import assemble, hold_matrices_in
 
 __all__ = ["all_cores", "longer", "random_network", "run", "steady_predictor"]
@@ -111,19 +113,21 @@ def _variant(quick: bool) -> VariantConfig:
 
 
 def random_network(quick: bool) -> tuple[OneStream, VariantConfig]:
-    """Return S-224 with random weights, LoRA merged, in bfloat16; a narrow one where it is to be quick."""
+    """Return S-224 with random weights, LoRA merged, in the number type that is fast here; a narrow one where it is to
+    be quick.
+    """
     torch.manual_seed(0)
     variant = _variant(quick)
     network = assemble(variant, None).eval().requires_grad_(False)
     merge_adapters(network)
-    hold_matrices_in(network, torch.bfloat16)
+    hold_matrices_in(network, fast_dtype(Product.of(network)))
     return network, variant
 
 
 def steady_predictor(quick: bool) -> Predictor:
     """Return one around `random_network` whose boxes keep the size of the given ones."""
     network, variant = random_network(quick)
-    return _Steady(network, variant, torch.device("cpu"), torch.bfloat16)
+    return _Steady(network, variant, torch.device("cpu"), fast_dtype(Product.of(network)))
 
 
 def all_cores() -> AbstractContextManager[None]:
