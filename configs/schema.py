@@ -243,6 +243,9 @@ class TrainConfig(_Frozen):
     step whose gradients overflow all the same is left out."""
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Each block learns at this times the rate of the block after it; 1 is the same for all."""
+    frozen_blocks: Annotated[int, Field(ge=0)] = 0
+    """The first so many blocks, and all before them, token types too, stay as they were: no gradient passes them, which
+    saves time and memory. With LoRA their pairs are without effect unless ``--weights`` brings some."""
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """What a moving average of the trained weights keeps of itself at each step, such as 0.9998, less in the first
     steps; it is what is validated, tracked with and saved as the model. 0 is no average."""

@@ -29,7 +29,7 @@ from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.deploy.devices import pick_dtype
 from lorat.train.network.deploy.processor import settle_threads
 from lorat.train.network.trained import load_weights
-from lorat.train.network.variants import build_network, empty_network
+from lorat.train.network.variants import build_network, empty_network, freeze_blocks
 from lorat.train.options import StartOptions
 
 _LOG = logging.getLogger("lorat")
@@ -137,6 +137,7 @@ def prepare(request: Request, manifests: tuple[Manifest, ...], world: World) -> 
     # DeepSpeed wants all parameters in float32.
     frozen = torch.float32 if recipe.train.parallel == "deepspeed" and world.size > 1 else dtype
     network = build_network(variant, backbone=start.backbone, dtype_frozen=frozen)
+    freeze_blocks(network, recipe.train.frozen_blocks)
     if variant.second_phase and not (request.weights or request.goes_on()):
         what = "goes on from LoRATv2's first phase; name its weights (a run's checkpoints/…/model.safetensors)"
         raise UserError(f"variant {variant.name}: {what} with --weights")

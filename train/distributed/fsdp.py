@@ -18,7 +18,7 @@ from torch.optim import AdamW, Optimizer
 
 from lorat.train.network.blocks.layers import is_factor
 from lorat.train.network.blocks.lorat import OneStream
-from lorat.train.network.weights.published import is_new
+from lorat.train.network.weights.published import is_kept
 
 
 def shard(module: nn.Module, blocks: nn.ModuleList, optimizer: Optimizer, device: torch.device) -> AdamW:
@@ -70,7 +70,7 @@ def fill(empty: OneStream, network: OneStream, gather: Callable[[nn.Parameter], 
     """
     for name, parameter in network.named_parameters():
         # An earlier phase's factors and token types are frozen too, but no backbone's file has them.
-        if frozen or parameter.requires_grad or is_factor(name) or is_new(name):
+        if frozen or parameter.requires_grad or is_factor(name) or is_kept(name):
             value = gather(parameter)
             if torch.distributed.get_rank() == 0:
                 path, _, last = name.rpartition(".")

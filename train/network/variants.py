@@ -17,11 +17,13 @@ from lorat.train.network.blocks.plan import Plan
 from lorat.train.network.blocks.spmtrack import SPMTrack
 from lorat.train.network.blocks.vit import Transformer
 from lorat.train.network.weights.backbones import BackboneWeights, load_backbone
+from lorat.train.network.weights.naming import block_of
 
 # What the last norm scales by at first, with nothing loaded. SPMTrack's head sees tokens times their product with the
 # state token, which is not scaled: from 1, such numbers are large and toy networks learn late, of three seeds two not
 # within 37,000 crops.
 _SPMTRACK_NORM = 0.2
+_AFTER_BLOCKS = ("norm.", "head.")
 
 
 def build_network(
@@ -79,6 +81,21 @@ def around(transformer: Transformer, variant: VariantConfig) -> OneStream:
     elif variant.streams > 1:
         separate_streams(network.blocks, variant.streams)
     return network
+
+
+@torch.no_grad()
+def freeze_blocks(network: OneStream, count: int) -> None:
+    """Let the first `count` blocks and what comes before them, token types too, stay as they are, so that no gradient
+    passes them. Their pairs, if any, lose their effect: B becomes zero. A ``UserError`` says that no block is left.
+    """
+    if count >= (every := len(network.blocks)):
+        raise UserError(f"train.frozen_blocks={count}: the network has {every} blocks; leave some to train")
+    for name, parameter in network.named_parameters() if count else ():
+        block = block_of(name)
+        if (block is not None and block < count) or (block is None and not name.startswith(_AFTER_BLOCKS)):
+            parameter.requires_grad_(False)
+            if ".lora_b" in name:
+                parameter.zero_()
 
 
 def _network(variant: VariantConfig, transformer: Transformer) -> OneStream:

@@ -24,7 +24,7 @@ from lorat.train.distributed.world import World
 from lorat.train.network.blocks.layers import is_factor
 from lorat.train.network.blocks.lorat import OneStream
 from lorat.train.network.blocks.loratv2 import LoRATv2
-from lorat.train.network.variants import empty_network
+from lorat.train.network.variants import empty_network, freeze_blocks
 from lorat.train.network.weights.published import is_new
 from lorat.train.step.average import average
 from lorat.train.step.loss import Objective
@@ -81,10 +81,11 @@ class StepCost(NamedTuple):
     """The most that is held at a time, all together; less than the sum, since gradients come as activations go."""
 
 
-def count_parameters(variant: VariantConfig) -> dict[str, tuple[int, int]]:
+def count_parameters(variant: VariantConfig, frozen_blocks: int = 0) -> dict[str, tuple[int, int]]:
     """Return part → its parameters in training form, and how many of them are trained."""
     every, trained = Counter[str](), Counter[str]()
-    for name, parameter in empty_network(variant, torch.float32).named_parameters():
+    freeze_blocks(network := empty_network(variant, torch.float32), frozen_blocks)
+    for name, parameter in network.named_parameters():
         part = "LoRA" if is_factor(name) else "backbone" if not is_new(name) else "token types"
         part = "head" if name.startswith("head.") else part
         every[part] += parameter.numel()
@@ -187,6 +188,7 @@ def materialise(network: OneStream, device: torch.device) -> OneStream:
 
 def step_engine(network: OneStream, setting: Setting) -> Engine:
     """Return what `lorat.train.step.step.update` takes, made as the trainer makes it."""
+    freeze_blocks(network, setting.train.frozen_blocks)
     network.train().checkpoint_activations = setting.train.checkpoint_activations
     optimizer = build_optimizer(network, setting.train.weight_decay)
     return Engine(Objective(network, setting.variant, setting.dtype), optimizer, World(0, 1, setting.device))

@@ -54,7 +54,7 @@ class Profile:
         self.measured: Measured | None = None
         self.notes: list[str] = []  # why nothing was measured, or less than the recipe asks for
         with progress_bar("profile") as update:
-            self.parts, self.frame = count_parameters(variant), count_frame(variant)
+            self.parts, self.frame = count_parameters(variant, recipe.train.frozen_blocks), count_frame(variant)
             update(1, 4)
             self.step = count_step(self.setting)
             wider = count_step(self.setting.with_pairs(2 * self.setting.pairs))

@@ -220,7 +220,7 @@ def published_tensors(network: OneStream) -> tuple[dict[str, Tensor], dict[str, 
     has_adapters = bool(trained)
     for name, parameter in network.named_parameters():
         if not is_factor(name):
-            of_backbone = has_adapters and not parameter.requires_grad and not is_new(name)
+            of_backbone = has_adapters and not parameter.requires_grad and not is_kept(name)
             (frozen if of_backbone else trained)[name] = parameter.detach()
     return trained, frozen
 
@@ -228,6 +228,11 @@ def published_tensors(network: OneStream) -> tuple[dict[str, Tensor], dict[str, 
 def adapters_of(network: nn.Module) -> dict[str, Adapter]:
     """Return layer → adapter."""
     return {path: layer for path, layer in network.named_modules() if isinstance(layer, Adapter)}
+
+
+def is_kept(name: str) -> bool:
+    """Whether a file of a network with adapters holds a tensor that is no factor, frozen or not."""
+    return is_new(name) or name.startswith("norm_pre.")
 
 
 def is_new(name: str) -> bool:
