@@ -1,5 +1,7 @@
 """The first blocks stay as they were (`train.frozen_blocks`): no gradient passes them; files are as of any training."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -11,7 +13,7 @@ from lorat.train.network.blocks.lora import merge_adapters
 from lorat.train.network.trained import load_network
 from lorat.train.network.variants import assemble, freeze_blocks
 from lorat.train.profile.count import Setting, count_parameters, count_step, made_up_batch
-from tests.train.conftest import assert_equal, train, weights_of
+from tests.train.conftest import assert_equal, train, two_processes, weights_of
 from tests.train.network.family import loratv2, spmtrack
 from tests.train.network.published_files import make, write
 from tests.train.states import assert_same_state
@@ -59,15 +61,19 @@ def _without_stream(name: str) -> str:
     return ".".join(part for place, part in enumerate(name.split(".")) if place == 1 or not part.isdigit())
 
 
+def command(folder: Path, shards: Path, family: str, **plan: object) -> list[str]:
+    """Options of a training on a small pretrained network of LoRA."""
+    tracker = make(family)
+    write(folder / "backbone.safetensors", tracker.backbone)
+    (folder / "small.yaml").write_text(tracker.variant.model_dump_json())
+    (folder / "mine.yaml").write_text(yaml.safe_dump(RECIPE | {"train": PLAN | plan}))
+    files = [f"--{name}={folder / file}.yaml" for name, file in (("variant", "small"), ("recipe", "mine"))]
+    return [*files, f"--shards={shards}", f"--backbone={folder / 'backbone.safetensors'}", "--device=cpu", "--no-eval"]
+
+
 @pytest.mark.parametrize("family", ["timm-dinov2", "clip"])
 def test_a_run_resumes_to_the_same_bits_and_its_files_load(family, tiny_shards, tmp_path):
-    tracker = make(family)
-    write(tmp_path / "backbone.safetensors", tracker.backbone)
-    (tmp_path / "small.yaml").write_text(tracker.variant.model_dump_json())
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(RECIPE))
-    files = [f"--{name}={tmp_path / file}.yaml" for name, file in (("variant", "small"), ("recipe", "mine"))]
-    files += [f"--shards={tiny_shards}", f"--backbone={tmp_path / 'backbone.safetensors'}", "--device=cpu", "--no-eval"]
-    run = tmp_path / "run"
+    files, run = command(tmp_path, tiny_shards, family), tmp_path / "run"
     train(*files, f"--run={run}")
     first, last = weights_of(run, 1), weights_of(run, 2)
     moved = {name for name in last if not torch.equal(first[name], last[name])}
@@ -79,13 +85,18 @@ def test_a_run_resumes_to_the_same_bits_and_its_files_load(family, tiny_shards, 
     load_network(run / "checkpoints/epoch_0002/model.safetensors", backbone=tmp_path / "backbone.safetensors")
 
 
+def test_two_ranks_that_share_weights_train_the_same(tiny_shards, tmp_path):
+    files = command(tmp_path, tiny_shards, "clip")
+    train(*files, f"--run={tmp_path / 'one'}")
+    done = two_processes(*files, f"--run-dir={tmp_path / 'two'}", "--set=train.parallel=fsdp")
+    assert done.returncode == 0, done.stderr
+    one, two = weights_of(tmp_path / "one", 2), weights_of(tmp_path / "two", 2)
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(two[name], one[name], atol=1e-4) for name in one)
+
+
 def test_pairs_that_weights_bring_stay(tiny_shards, tmp_path):
-    tracker = make("timm-dinov2")
-    write(tmp_path / "backbone.safetensors", tracker.backbone)
-    (tmp_path / "small.yaml").write_text(tracker.variant.model_dump_json())
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(RECIPE | {"train": PLAN | {"frozen_blocks": 0}}))
-    files = [f"--{name}={tmp_path / file}.yaml" for name, file in (("variant", "small"), ("recipe", "mine"))]
-    files += [f"--shards={tiny_shards}", f"--backbone={tmp_path / 'backbone.safetensors'}", "--device=cpu", "--no-eval"]
+    files = command(tmp_path, tiny_shards, "timm-dinov2", frozen_blocks=0)
     train(*files, f"--run={tmp_path / 'first'}")
     model = tmp_path / "first/checkpoints/epoch_0002/model.safetensors"
     train(*files, f"--run={tmp_path / 'on'}", f"--weights={model}", "--set=train.frozen_blocks=2")
