@@ -16,6 +16,7 @@ from lorat.train.profile.count import Setting, StepCost, count_step
 from lorat.train.profile.profile import GIB
 
 VARIANTS = (
+    "S-168",
     *(f"{size}-{side}" for size in "SBLg" for side in (224, 378)),
     *(f"timm-dinov2-{size}-{side}" for size in "SBLg" for side in (224, 378)),
     *("clip-B-256", "clip-L-224", "clip-L-336", "clip-H-224", "clip-H-378"),
