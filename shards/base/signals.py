@@ -224,9 +224,26 @@ def _forget() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget)
 
 
+@contextmanager
+def sigterm_held() -> Iterator[None]:
+    """Hold SIGTERM back from this thread inside the block, on Linux. Processes forked there begin so in all their
+    threads, also in those that libraries start in them before any of our code runs (OpenBLAS does), through which a
+    signal would end them all the same.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def outlive_signals() -> None:
     """Make this loader worker ignore Ctrl-C, and SIGTERM from others than the training itself. A whole group of
-    processes gets the same signals, while the training needs its workers to the end of a step. Where the system does
+    processes gets the same signals, while the training needs its workers to the end of a step. It is forked with
+    `sigterm_held`. Where the system does
     not tell who sent a signal (macOS), SIGTERM ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)

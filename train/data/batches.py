@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from lorat.shards.base.errors import UserError
 from lorat.shards.base.process import settle_worker
-from lorat.shards.base.signals import outlive_signals
+from lorat.shards.base.signals import outlive_signals, sigterm_held
 from lorat.shards.base.waiting import POLL, made_one
 from lorat.train.data.handover import Apart, Notes, is_late, place
 from lorat.train.data.places import Source, Steps
@@ -159,7 +159,8 @@ def poll_batches(
         pin_memory=pin,
         timeout=POLL if workers else 0,
     )
-    batches: Iterator[Batch | UserError] = iter(loader) if workers else Apart(iter(loader), notes)
+    with sigterm_held():
+        batches: Iterator[Batch | UserError] = iter(loader) if workers else Apart(iter(loader), notes)
     number = 0
     try:
         while True:
