@@ -26,6 +26,7 @@ from lorat.shards.base.errors import UserError
 from lorat.shards.base.machine import usable_cores
 from lorat.shards.base.options import option
 from lorat.shards.base.process import one_core, settle_worker
+from lorat.shards.base.signals import held_back
 from lorat.shards.base.waiting import tell_waits_through
 
 _LOG = logging.getLogger("lorat")
@@ -261,11 +262,10 @@ def _interrupts_held() -> Iterator[None]:
     held = callable(handler) and threading.current_thread() is threading.main_thread()
     if held:  # another thread, such as a progress bar's, takes the signal then, and Python still calls the handler here
         signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with held_back(signal.SIGINT):
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if held:
             signal.signal(signal.SIGINT, handler)
     if pressed and callable(handler):

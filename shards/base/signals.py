@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import ClassVar, NoReturn
@@ -225,26 +225,27 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 
 @contextmanager
-def sigterm_held() -> Iterator[None]:
-    """Hold SIGTERM back from this thread inside the block, on Linux. Processes forked there begin so in all their
-    threads, also in those that libraries start in them before any of our code runs (OpenBLAS does), through which a
-    signal would end them all the same.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+def held_back(number: int) -> Iterator[None]:
+    """Hold a signal back from this thread inside the block; threads and processes that start there inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def sigterm_held() -> AbstractContextManager[None]:
+    """Hold SIGTERM back inside the block, where `outlive_signals` can tell who sent it (Linux). Processes forked there
+    begin so in all their threads, also in what PyTorch starts in them before any of our code runs, through which a
+    signal would end them all the same.
+    """
+    return held_back(signal.SIGTERM) if sys.platform == "linux" else nullcontext()
+
+
 def outlive_signals() -> None:
     """Make this loader worker ignore Ctrl-C, and SIGTERM from others than the training itself. A whole group of
-    processes gets the same signals, while the training needs its workers to the end of a step. It is forked with
-    `sigterm_held`. Where the system does
-    not tell who sent a signal (macOS), SIGTERM ends the worker.
+    processes gets the same signals, while the training needs its workers to the end of a step. It is to be forked
+    inside `sigterm_held`. Where the system does not tell who sent a signal (macOS), SIGTERM ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
