@@ -43,7 +43,7 @@ SIZES = {
     "mae-H-224": (684_517_125, 53_754_885),
     "eva02-B-224": (99_330_821, 13_575_173),
     "eva02-L-224": (337_352_645, 34_087_941),
-    "S-168": (27_487_877, 5_902_853),  # ours: fewer positions than S-224
+    "S-168": (23_506_565, 1_921_541),  # ours: LoRA of rank 16, fewer positions than S-224
     # without published counterpart: timm's parameters less five tokens, and what is trained
     "dinov3-S-256": (27_487_877, 5_902_853),
     "dinov3-S-384": (27_487_877, 5_902_853),
